@@ -1,0 +1,30 @@
+"""Retbench: does a RetNet beat a Transformer of the same size, and against which Transformer?
+
+>>> import retbench
+>>> run = retbench.run("inference", models=["retnet", "transformer"], preset="tiny")  # doctest: +SKIP
+>>> run.frame()  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retbench.store import Run
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "open_run", "run"]
+
+
+def run(suite: str = "inference", **given: Any) -> Run:
+    """Measure a suite and return the run; see :func:`retbench.api.run` for the arguments."""
+    from retbench import api
+
+    return api.run(suite, **given)
+
+
+def open_run(path: str) -> Run:
+    """Open the run in a folder; see :func:`retbench.store.open_run`."""
+    from retbench import store
+
+    return store.open_run(path)
