@@ -1,0 +1,59 @@
+"""GPT-2's tokenizer, built without a network from the merges OpenAI published.
+
+``tiktoken.get_encoding("gpt2")`` downloads its ranks at the first use; here they are made from
+``vocab.bpe``, which is carried in the package, and are the same.
+
+    >>> gpt2().encode("hello world")
+    [31373, 995]
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import chain
+from pathlib import Path
+
+import tiktoken
+
+from retbench.data.assets import read_verified
+
+VOCAB_BPE_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+END_OF_TEXT = "<|endoftext|>"
+VOCAB_SIZE = 50257
+
+# How GPT-2 splits text before merging, in tiktoken's form: equivalent to the published
+#   's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+# but without backtracking.
+_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+
+
+@cache
+def gpt2() -> tiktoken.Encoding:
+    """The encoding ``gpt2``: 50,257 tokens, ``<|endoftext|>`` the last of them.
+
+    Raises:
+        UserError: the embedded merges are missing or damaged.
+    """
+    ranks = _ranks(read_verified(Path("gpt2_vocab.bpe.gz"), VOCAB_BPE_SHA256))
+    return tiktoken.Encoding(
+        "gpt2",
+        pat_str=_SPLIT,
+        mergeable_ranks=ranks,
+        special_tokens={END_OF_TEXT: len(ranks)},
+        explicit_n_vocab=VOCAB_SIZE,
+    )
+
+
+def _ranks(vocab_bpe: str) -> dict[bytes, int]:
+    """Token bytes to rank: the 256 single bytes, then each merge in the order of the file.
+
+    The file writes a byte as a printable character: itself where it is printable Latin-1, else the
+    next free code point from 256 on. GPT-2 ranks the bytes in that order too.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    written = {**{byte: byte for byte in printable}, **{256 + i: b for i, b in enumerate(others)}}
+    merges = (line.replace(" ", "") for line in vocab_bpe.splitlines()[1:])  # after "#version"
+    tokens = (merge.translate(written).encode("latin-1") for merge in merges)
+    singles = (bytes([byte]) for byte in written.values())
+    return {token: rank for rank, token in enumerate(chain(singles, tokens))}
