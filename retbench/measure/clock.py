@@ -1,0 +1,184 @@
+"""One clock for every timed thing, on a CPU and on a CUDA device.
+
+On a CPU it is the host's monotonic clock. On a CUDA device, where a call returns before its work
+is done, the host's clock is read after a synchronisation and CUDA events measure the same work
+from inside; both are kept, since a gap between them says that launching, not computing, took the
+time. Garbage collection is off while the clock runs, and nothing but the work is on its line.
+
+    clock = Clock("cpu")
+    repeats = clock.calibrate_repeats(step)
+    samples = [clock.time(step, repeats).seconds for _ in range(20)]
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any
+
+from retbench.measure.stats import WINDOW, is_stationary
+
+SHORTEST_SAMPLE_S = 1e-3
+CLOCK_STEPS_IN_SAMPLE = 100
+LAUNCH_BOUND_GAP = 0.10
+LONG_TRIAL_SPREAD = 0.10  # the last two of a few long trials may differ by this much
+LAUNCH_BOUND = "launch_bound"
+UNSETTLED = "unsettled"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long one call took, on average over the calls of one sample.
+
+    Attributes:
+        host_s: seconds on the host's clock, from the first call to the end of its work.
+        device_s: seconds between CUDA events around the same calls, None on a CPU.
+        repeats: calls in the sample.
+    """
+
+    host_s: float
+    device_s: float | None = None
+    repeats: int = 1
+
+    @property
+    def seconds(self) -> float:
+        """The time of a call: the device's own where there is one, else the host's."""
+        return self.host_s if self.device_s is None else self.device_s
+
+    @property
+    def launch_bound(self) -> bool:
+        """Whether the host took over 10% longer than the device."""
+        if self.device_s is None:
+            return False
+        return self.host_s > self.device_s * (1 + LAUNCH_BOUND_GAP)
+
+
+class Clock:
+    """Times calls on one device.
+
+    Args:
+        device: ``cpu``, or a CUDA device such as ``cuda``; events are recorded on its current
+            stream.
+        cuda: what to use in place of ``torch.cuda``.
+    """
+
+    def __init__(self, device: str = "cpu", *, cuda: Any = None) -> None:
+        self.device = device
+        self._cuda = cuda
+        if cuda is None and device.startswith("cuda"):
+            import torch
+
+            self._cuda = torch.cuda
+
+    def time(self, fn: Callable[[], object], repeats: int = 1) -> Timing:
+        """Time ``repeats`` calls of ``fn`` as one sample.
+
+        Work that was queued before is waited for, so that it is not charged to ``fn``.
+        """
+        with garbage_collection_off():
+            return self._on_cuda(fn, repeats) if self._cuda else _on_host(fn, repeats)
+
+    def calibrate_repeats(self, fn: Callable[[], object]) -> int:
+        """Calls of ``fn`` that make one sample long enough for the clock.
+
+        Long enough is 1 ms and 100 of the clock's own steps, three samples running, so that a slow
+        first call does not pass for the usual one. ``fn`` is called as often as that takes.
+        """
+        enough_s = max(SHORTEST_SAMPLE_S, CLOCK_STEPS_IN_SAMPLE * resolution_s())
+        repeats = 1
+        while True:
+            sample_s = min(self._sample_s(fn, repeats) for _ in range(3))
+            if sample_s >= enough_s:
+                return repeats
+            # A fifth more than needed, at most a hundredfold: the first guesses are the worst.
+            growth = min(100.0, 1.2 * enough_s / max(sample_s, 1e-9))
+            repeats = max(repeats + 1, math.ceil(repeats * growth))
+
+    def _sample_s(self, fn: Callable[[], object], repeats: int) -> float:
+        """Seconds of a whole sample."""
+        return self.time(fn, repeats).seconds * repeats
+
+    def _on_cuda(self, fn: Callable[[], object], repeats: int) -> Timing:
+        """Events inside, the synchronised host clock outside."""
+        first = self._cuda.Event(enable_timing=True)
+        last = self._cuda.Event(enable_timing=True)
+        self._cuda.synchronize(self.device)
+        start = time.perf_counter_ns()
+        first.record()
+        for _ in repeat(None, repeats):
+            fn()
+        last.record()
+        self._cuda.synchronize(self.device)
+        stop = time.perf_counter_ns()
+        device_s = first.elapsed_time(last) * 1e-3  # events count in milliseconds
+        return Timing((stop - start) * 1e-9 / repeats, device_s / repeats, repeats)
+
+
+def _on_host(fn: Callable[[], object], repeats: int) -> Timing:
+    """The host's clock around the calls."""
+    start = time.perf_counter_ns()
+    for _ in repeat(None, repeats):
+        fn()
+    stop = time.perf_counter_ns()
+    return Timing((stop - start) * 1e-9 / repeats, None, repeats)
+
+
+@contextmanager
+def garbage_collection_off() -> Iterator[None]:
+    """Keep the garbage collector off inside, and leave it as it was found."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def resolution_s() -> float:
+    """The clock's smallest step in seconds: what it states or what it shows, whichever is worse."""
+    shown_ns = []
+    for _ in range(20):
+        start = stop = time.perf_counter_ns()
+        while stop == start:
+            stop = time.perf_counter_ns()
+        shown_ns.append(stop - start)
+    return max(min(shown_ns) * 1e-9, time.get_clock_info("perf_counter").resolution)
+
+
+def warm_up(trial: Callable[[], float], *, at_least: int, budget_s: float) -> list[str]:
+    """Repeat a trial until its time no longer moves.
+
+    Ends once ``at_least`` trials have run and the last two windows of three are alike, or when
+    ``budget_s`` is spent. A trial longer than a third of the budget warms itself: then as many run
+    as the budget holds, ``at_least`` or not, and so few are judged by the last two alone.
+
+    Args:
+        trial: runs one trial and returns its time in seconds.
+        at_least: trials to run before the test.
+        budget_s: wall-clock seconds after which no further trial starts.
+
+    Returns:
+        The flags: ``["unsettled"]`` where the trials still differed at the end, else none.
+    """
+    times: list[float] = []
+    started = time.perf_counter()
+    while True:
+        times.append(trial())
+        if len(times) >= at_least and is_stationary(times):
+            return []
+        spent_s = time.perf_counter() - started
+        is_long = spent_s / len(times) > budget_s / 3
+        if spent_s >= budget_s and (is_long or len(times) >= at_least):
+            return [] if _few_but_alike(times) else [UNSETTLED]
+
+
+def _few_but_alike(times: list[float]) -> bool:
+    """Whether there were too few trials for the test, and no sign that they still moved."""
+    last_two = times[-2:]
+    return len(times) < 2 * WINDOW and max(last_two) <= min(last_two) * (1 + LONG_TRIAL_SPREAD)

@@ -1,0 +1,88 @@
+"""Whether something disturbed a measurement: other work on the machine, or a GPU that slowed down.
+
+Looks only before and after what is timed, and only ever flags (rule M12); nothing is dropped.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+FOREIGN_PROCESS = "foreign_process"
+THROTTLED = "throttled"
+
+FOREIGN_CORES = 0.10
+"""Cores that others may keep busy on average before a cell is flagged."""
+
+# NVML's nvmlClocksEventReasons: hardware slowdown, software and hardware thermal slowdown, power
+# brake. The software power cap is left out: a large matmul reaches it on a healthy machine.
+_THROTTLE_REASONS = 0x08 | 0x20 | 0x40 | 0x80
+_SMI_TIMEOUT_S = 10.0
+_CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+class Disturbances:
+    """What happened on a device since this was made.
+
+    Args:
+        device: ``cpu``, or a CUDA device such as ``cuda``.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._on_cuda = device.startswith("cuda")
+        self._started_s = time.perf_counter()
+        self._foreign_s = foreign_cpu_s()
+
+    def flags(self) -> list[str]:
+        """The flags that apply by now; none where the machine does not tell."""
+        if self._on_cuda:
+            return _gpu_flags()
+        now, before = foreign_cpu_s(), self._foreign_s
+        elapsed_s = time.perf_counter() - self._started_s
+        if now is None or before is None or now - before <= FOREIGN_CORES * elapsed_s:
+            return []
+        return [FOREIGN_PROCESS]
+
+
+def foreign_cpu_s(stat: Path = Path("/proc/stat")) -> float | None:
+    """CPU seconds since boot in which somebody else worked, stolen time included; Linux only.
+
+    Only differences mean something: this process's own share is subtracted from all that was busy.
+    """
+    if not stat.exists():
+        return None
+    ticks = [int(field) for field in stat.read_text().split("\n", 1)[0].split()[1:9]]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = ticks
+    busy_s = (user + nice + system + irq + softirq + steal) / _CLOCK_TICKS_PER_S
+    own = os.times()
+    return busy_s - own.user - own.system
+
+
+def throttle_flags(reasons: str) -> list[str]:
+    """The flag for a mask of clock event reasons, as nvidia-smi prints it (``0x...``)."""
+    try:
+        active = int(reasons.strip(), 16)
+    except ValueError:
+        return []
+    return [THROTTLED] if active & _THROTTLE_REASONS else []
+
+
+def _gpu_flags() -> list[str]:
+    """What nvidia-smi says: other processes on the GPU, and a clock held back."""
+    others = _smi("--query-compute-apps=pid").split()
+    flags = [FOREIGN_PROCESS] if len(others) > 1 else []
+    return flags + throttle_flags(_smi("--query-gpu=clocks_event_reasons.active"))
+
+
+def _smi(query: str) -> str:
+    """nvidia-smi's bare answer for the first GPU; empty where it cannot be asked."""
+    command = ["nvidia-smi", query, "--format=csv,noheader", "--id=0"]
+    try:
+        answer = subprocess.run(
+            command, capture_output=True, text=True, timeout=_SMI_TIMEOUT_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer.stdout

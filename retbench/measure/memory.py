@@ -1,0 +1,308 @@
+"""How much memory a phase took, on a CPU and on a CUDA device, and how much there is.
+
+On a CPU the figures are the process's resident set above what it held when the meter was made (the
+interpreter and its libraries), so a meter is made after the imports and before the model. On a
+CUDA device they are the bytes that torch's allocator handed out; what it reserved and what the
+driver sees are figures of their own. Peaks are reset between phases.
+
+    meter = MemoryMeter("cpu")
+    model = build()
+    meter.reset()
+    prefill()
+    prefill_peak_bytes = meter.peak_bytes()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import resource
+import sys
+from pathlib import Path
+from typing import Any, Protocol
+
+_PROC = Path("/proc/self")
+_RESET_PEAK = "5"  # proc(5): written to clear_refs, sets VmHWM to VmRSS
+
+
+class MemoryMeter:
+    """The memory of this process on one device.
+
+    Args:
+        device: ``cpu``, or a CUDA device such as ``cuda``.
+        cuda: what to use in place of ``torch.cuda``.
+
+    Attributes:
+        source: where the figures come from: ``resident_set``, ``resident_set_without_reset``
+            (where the peak is the process's since its start, and cannot be reset) or
+            ``cuda_allocator``.
+        baseline: bytes that every figure is above; 0 on a CUDA device.
+    """
+
+    def __init__(self, device: str = "cpu", *, cuda: Any = None) -> None:
+        self._probe: _Probe = _probe(device, cuda)
+        self._probe.reset()
+        self.source = self._probe.source
+        self.baseline = self._probe.baseline_bytes()
+
+    def reset(self) -> None:
+        """Give unused memory back, and let the peak start again from what is held now."""
+        self._probe.reset()
+
+    def peak_bytes(self) -> int:
+        """The most that was held at once since the last reset, above the baseline."""
+        return max(0, self._probe.peak_bytes() - self.baseline)
+
+    def current_bytes(self) -> int:
+        """What is held now, above the baseline."""
+        return max(0, self._probe.current_bytes() - self.baseline)
+
+    def reserved_peak_bytes(self) -> int | None:
+        """The most that the CUDA allocator reserved since the last reset; None on a CPU."""
+        return self._probe.reserved_peak_bytes()
+
+    def device_used_bytes(self) -> int | None:
+        """What all processes use on the CUDA device, as the driver reports; None on a CPU."""
+        return self._probe.device_used_bytes()
+
+
+class _Probe(Protocol):
+    """A source of memory figures, absolute, in bytes."""
+
+    source: str
+
+    def reset(self) -> None: ...
+    def baseline_bytes(self) -> int: ...
+    def peak_bytes(self) -> int: ...
+    def current_bytes(self) -> int: ...
+    def reserved_peak_bytes(self) -> int | None: ...
+    def device_used_bytes(self) -> int | None: ...
+
+
+def _probe(device: str, cuda: Any) -> _Probe:
+    """The best source of figures for a device."""
+    if device.startswith("cuda"):
+        if cuda is None:
+            import torch
+
+            cuda = torch.cuda
+        return _CudaAllocator(device, cuda)
+    if _peak_can_be_reset():
+        return _ResidentSet()
+    return _ResourceUsage()
+
+
+class _HostProbe:
+    """What the two sources on a CPU share."""
+
+    def reset(self) -> None:
+        gc.collect()
+        _trim_heap()
+
+    def current_bytes(self) -> int:
+        return _status_bytes("VmRSS")
+
+    def baseline_bytes(self) -> int:
+        return self.current_bytes()
+
+    def reserved_peak_bytes(self) -> int | None:
+        return None
+
+    def device_used_bytes(self) -> int | None:
+        return None
+
+
+class _ResidentSet(_HostProbe):
+    """Linux: VmRSS and VmHWM, whose peak the kernel lets a process reset."""
+
+    source = "resident_set"
+
+    def reset(self) -> None:
+        super().reset()
+        (_PROC / "clear_refs").write_text(_RESET_PEAK)
+
+    def peak_bytes(self) -> int:
+        return _status_bytes("VmHWM")
+
+
+class _ResourceUsage(_HostProbe):
+    """Elsewhere: getrusage, which knows only the peak since the process began."""
+
+    source = "resident_set_without_reset"
+
+    def peak_bytes(self) -> int:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+    def current_bytes(self) -> int:
+        # Without /proc the standard library knows no current figure; the peak bounds it.
+        return _status_bytes("VmRSS") if (_PROC / "status").exists() else self.peak_bytes()
+
+
+class _CudaAllocator:
+    """torch's caching allocator, and the driver's view of the device."""
+
+    source = "cuda_allocator"
+
+    def __init__(self, device: str, cuda: Any) -> None:
+        self._device, self._cuda = device, cuda
+
+    def reset(self) -> None:
+        gc.collect()
+        self._cuda.synchronize(self._device)
+        self._cuda.empty_cache()
+        self._cuda.reset_peak_memory_stats(self._device)
+
+    def baseline_bytes(self) -> int:
+        return 0
+
+    def peak_bytes(self) -> int:
+        return int(self._cuda.max_memory_allocated(self._device))
+
+    def current_bytes(self) -> int:
+        return int(self._cuda.memory_allocated(self._device))
+
+    def reserved_peak_bytes(self) -> int | None:
+        return int(self._cuda.max_memory_reserved(self._device))
+
+    def device_used_bytes(self) -> int | None:
+        free, total = self._cuda.mem_get_info(self._device)
+        return int(total - free)
+
+
+def available_memory_bytes(device: str = "cpu") -> int | None:
+    """Bytes that could be allocated now without swapping; None where nothing tells.
+
+    On Linux what the kernel calls available, or what the process's control group leaves if that is
+    less; on a CUDA device what the driver calls free, plus what torch holds but does not use.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return None
+    available = _field_bytes(meminfo, "MemAvailable")
+    headroom = cgroup_headroom_bytes()
+    return available if headroom is None else min(available, headroom)
+
+
+def cgroup_headroom_bytes(
+    root: Path = Path("/sys/fs/cgroup"), membership: Path = _PROC / "cgroup"
+) -> int | None:
+    """What the process's control groups still let it allocate; None where none sets a limit.
+
+    Args:
+        root: where the control groups are mounted, version 1 or 2.
+        membership: the process's ``cgroup`` file.
+    """
+    if not membership.exists():
+        return None
+    rooms = []
+    for line in membership.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            top, limit, usage = root, "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            top, limit, usage = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        # A group is bound by its ancestors' limits too; inside a container they may be hidden.
+        group = top / path.lstrip("/")
+        while group.is_relative_to(top):
+            rooms.append(_group_headroom(group, limit, usage))
+            group = group.parent
+    return min((room for room in rooms if room is not None), default=None)
+
+
+def _group_headroom(group: Path, limit: str, usage: str) -> int | None:
+    """Limit less usage of one control group, its reclaimable file cache not counted as used."""
+    try:
+        bound = (group / limit).read_text().strip()
+        used = int((group / usage).read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except OSError:
+        return None
+    if bound == "max":
+        return None
+    reclaimable = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+    return max(0, int(bound) - used + reclaimable)
+
+
+def limit_further_memory(further_bytes: int) -> None:
+    """Make allocations beyond a limit fail in this process, instead of the kernel killing it.
+
+    Counts private writable memory, the stacks of threads started later included, on top of what
+    there is already. For a CPU only: a CUDA driver maps more than it uses. Linux only; elsewhere
+    nothing is bounded.
+
+    Args:
+        further_bytes: how much may still be allocated.
+    """
+    if not (_PROC / "status").exists():
+        return
+    limit = _status_bytes("VmData") + further_bytes
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def is_out_of_memory(exception: BaseException) -> bool:
+    """Whether an exception, or the one it was raised from, says that memory ran out."""
+    torch = sys.modules.get("torch")
+    kinds = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
+    if isinstance(exception, kinds):
+        return True
+    if isinstance(exception, RuntimeError):
+        text = str(exception).lower()
+        return any(phrase in text for phrase in _OUT_OF_MEMORY_PHRASES) or _cause_is(exception)
+    return _cause_is(exception)
+
+
+# How torch's CPU allocator, the C++ library, the CUDA driver and cuBLAS say it.
+_OUT_OF_MEMORY_PHRASES = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "out of memory",
+    "cublas_status_alloc_failed",
+)
+
+
+def _cause_is(exception: BaseException) -> bool:
+    """Whether the exception's stated cause was want of memory."""
+    return exception.__cause__ is not None and is_out_of_memory(exception.__cause__)
+
+
+def _peak_can_be_reset() -> bool:
+    """Whether this kernel shows the resident set and lets the process reset its peak."""
+    try:
+        (_PROC / "clear_refs").write_text(_RESET_PEAK)
+        return _status_bytes("VmHWM") > 0
+    except (OSError, KeyError):
+        return False
+
+
+def _status_bytes(field: str) -> int:
+    """A field of this process's status, in bytes."""
+    return _field_bytes(_PROC / "status", field)
+
+
+def _field_bytes(path: Path, field: str) -> int:
+    """A field of a ``Name:  123 kB`` file, in bytes."""
+    for line in path.read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name == field:
+            return int(rest.split()[0]) * 1024
+    raise KeyError(f"{path} has no field {field}")
+
+
+def _trim_heap() -> None:
+    """Ask glibc to give freed memory back to the kernel; other C libraries have no such call."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,0 +1,351 @@
+"""From samples to claims: centres, intervals, verdicts and the crossover length.
+
+The process is the unit of replication, so every function here takes one value a process (or one
+ratio a block), never a pool of trials. Latencies are positive and skewed: centres are medians,
+and everything that needs a distribution works on logarithms. A value that is not finite and
+positive stands for a measurement that failed; it is left out and not counted in ``n``.
+
+    >>> estimate([1.0, 1.1, 1.2, 1.3, 1.4, 1.5])
+    Estimate(value=1.25, low=1.0, high=1.5, n=6, method='order')
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import bdtr, stdtr, stdtrit
+
+Floats = NDArray[np.float64]
+
+STATIONARY_MEDIANS = 0.02  # largest relative gap between two windows' medians
+STATIONARY_SPREAD = 0.10  # largest interquartile range of a window, relative to its median
+WINDOW = 3  # trials in a window
+_MOST_BLOCKS = 1000  # a row that needs more will not be settled by measuring longer
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A centre and its interval.
+
+    Attributes:
+        value: the centre, in the unit of what was given; NaN where nothing was.
+        low: lower end of the interval, None where ``n`` supports none.
+        high: upper end, likewise.
+        n: the number of processes or blocks behind it.
+        method: ``order`` (exact order statistics), ``t`` (Student's t on logarithms) or ``none``.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    method: Literal["order", "t", "none"]
+
+
+def estimate(process_medians: ArrayLike, confidence: float = 0.95) -> Estimate:
+    """The median over processes with a confidence interval for it.
+
+    The interval is the exact one between order statistics x_(k) and x_(n+1-k), whose coverage
+    1 - 2 P(Binomial(n, 1/2) < k) needs no distribution. At 95% it exists from n = 6 on; below
+    that it is Student's t on the logarithms, from n = 2 on.
+
+    Args:
+        process_medians: one value a process, shape (n,), positive.
+        confidence: coverage of the interval, between 0 and 1.
+    """
+    values = np.sort(_usable(process_medians))
+    n = len(values)
+    if n == 0:
+        return Estimate(math.nan, None, None, 0, "none")
+    centre = float(np.median(values))
+    rank = _order_rank(n, confidence)
+    if rank:
+        return Estimate(centre, float(values[rank - 1]), float(values[n - rank]), n, "order")
+    return _with_t_interval(centre, np.log(values), confidence)
+
+
+def ratio(subject: ArrayLike, baseline: ArrayLike, confidence: float = 0.95) -> Estimate:
+    """The ratio subject / baseline, paired by block.
+
+    Its centre is the geometric mean of the blocks' ratios, its interval Student's t on their
+    logarithms. A block in which either side has no value does not count.
+
+    Args:
+        subject: the subject's value in each block, shape (blocks,).
+        baseline: the baseline's, in the same blocks and the same order.
+        confidence: coverage of the interval, between 0 and 1.
+
+    Raises:
+        ValueError: the two have different lengths, so cannot be paired.
+    """
+    above, below = np.asarray(subject, dtype=float), np.asarray(baseline, dtype=float)
+    if above.shape != below.shape:
+        raise ValueError(f"cannot pair {above.size} blocks with {below.size}")
+    paired = _is_usable(above) & _is_usable(below)
+    if not paired.any():
+        return Estimate(math.nan, None, None, 0, "none")
+    logs = np.log(above[paired] / below[paired])
+    return _with_t_interval(float(np.exp(logs.mean())), logs, confidence)
+
+
+def percentile(samples: ArrayLike, q: float) -> float | None:
+    """The ``q``-th percentile of the samples, or None where there are too few.
+
+    Enough means that the largest sample lies beyond the percentile with 95% certainty,
+    q^n <= 0.05: 29 samples for p90, 59 for p95, 299 for p99 (below the median, the smallest).
+
+    Args:
+        samples: shape (n,), any unit.
+        q: a percentage, as in ``numpy.percentile``: 90 for p90.
+
+    Raises:
+        ValueError: ``q`` is not between 1 and 99, most likely a fraction.
+    """
+    if not 1 <= q <= 99:
+        raise ValueError(f"q is a percentage between 1 and 99, not {q}")
+    values = np.asarray(samples, dtype=float)
+    values = values[np.isfinite(values)]
+    share = max(q, 100 - q) / 100
+    if len(values) < math.ceil(math.log(0.05) / math.log(share)):
+        return None
+    return float(np.percentile(values, q))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a ratio supports.
+
+    Attributes:
+        word: the claim.
+        n_needed: for an inconclusive row, the number of blocks at which an interval of this centre
+            and spread would settle it; None where it cannot be told (one block, a ratio on the
+            margin itself) or would take more than a thousand.
+    """
+
+    word: Literal["faster", "slower", "equivalent", "inconclusive"]
+    n_needed: int | None = None
+
+
+def verdicts(
+    ratios_by_block: Sequence[Sequence[float]],
+    margin: float,
+    confidence: float = 0.95,
+    lower_is_better: bool = True,
+) -> list[Verdict]:
+    """The verdict on each row of a table of ratios subject / baseline.
+
+    A row's log-ratio interval wholly beyond the margin makes the subject faster or slower, wholly
+    inside it equivalent. Rows are corrected together by Holm's step-down method, so that the whole
+    table, not each row, is wrong with a probability of at most 1 - confidence: a row may stay
+    inconclusive although its own interval at ``confidence`` clears the margin. Rows of fewer than
+    two blocks make no claim and do not count.
+
+    Args:
+        ratios_by_block: one row a comparison, one ratio a block; rows may differ in length.
+        margin: relative difference that matters: 0.01 means ratios from 1 / 1.01 to 1.01 are equal.
+        confidence: of the whole table, between 0 and 1.
+        lower_is_better: whether a ratio under 1 is *faster* (times) or *slower* (rates).
+    """
+    bound = math.log1p(margin)
+    rows = [np.log(_usable(row)) for row in ratios_by_block]
+    support = {i: _best_supported(logs, bound) for i, logs in enumerate(rows) if len(logs) >= 2}
+    result = [Verdict("inconclusive")] * len(rows)
+    ranked = sorted(support, key=lambda i: support[i][1])
+    for step, i in enumerate(ranked):
+        level = (1 - confidence) / (len(ranked) - step)
+        side, p_value = support[i]
+        if p_value > level:
+            for rest in ranked[step:]:
+                result[rest] = Verdict("inconclusive", _blocks_needed(rows[rest], bound, level))
+            break
+        result[i] = Verdict(_word(side, lower_is_better))
+    return result
+
+
+def noise_floor(pairs: Iterable[tuple[float, float]]) -> float:
+    """How far two measurements of the same thing lie apart: the 95th percentile of |log ratio|.
+
+    Of fewer than 20 pairs it is the largest, so that few pairs never flatter a machine.
+
+    Args:
+        pairs: (first, second) values of one cell measured against itself.
+
+    Raises:
+        ValueError: there is no pair of positive values.
+    """
+    sides = np.asarray(list(pairs), dtype=float).reshape(-1, 2)
+    sides = sides[_is_usable(sides).all(axis=1)]
+    if not len(sides):
+        raise ValueError("the noise floor needs at least one pair of positive values")
+    return float(np.percentile(np.abs(np.log(sides[:, 0] / sides[:, 1])), 95, method="higher"))
+
+
+def is_stationary(times: Sequence[float], window: int = WINDOW) -> bool:
+    """Whether the last two neighbouring windows of trials look alike: warm-up is over.
+
+    Alike means medians within 2% of each other, and in each window an interquartile range within
+    10% of its median. Fewer than two windows of trials are never stationary.
+    """
+    if len(times) < 2 * window:
+        return False
+    windows = np.asarray(times[-2 * window :], dtype=float).reshape(2, window)
+    lower, medians, upper = np.percentile(windows, [25, 50, 75], axis=1)
+    alike = medians.max() <= medians.min() * (1 + STATIONARY_MEDIANS)
+    return bool(alike and np.all(upper - lower <= STATIONARY_SPREAD * medians))
+
+
+@dataclass(frozen=True)
+class Crossover:
+    """The length at which the ratio subject / baseline crosses 1.
+
+    Attributes:
+        status: ``reached`` (in every block), ``always below`` or ``always above`` (1, at every
+            length of every block, so not reached), or ``unclear``: blocks disagree, the ratio
+            returns to the side it started from, or nothing was measured.
+        value: the crossover length; the geometric median of the blocks'; None unless reached.
+        low: lower end of its interval, None for a single block.
+        high: upper end, likewise.
+        direction: whether the subject is the ``better`` or the ``worse`` one beyond the crossover;
+            None unless reached.
+        n: blocks that were judged.
+    """
+
+    status: Literal["reached", "always below", "always above", "unclear"]
+    value: float | None
+    low: float | None
+    high: float | None
+    direction: Literal["better", "worse"] | None
+    n: int
+
+
+def crossover(
+    lengths: ArrayLike,
+    ratios: ArrayLike,
+    confidence: float = 0.95,
+    lower_is_better: bool = True,
+) -> Crossover:
+    """From which length on the subject wins, or loses.
+
+    In each block log ratio over log length is interpolated piecewise; the block's crossover is its
+    last crossing, from which the ratio stays on its final side. The interval is Student's t on the
+    logarithms. Blocks that miss a length which another block has are left out, unless all do.
+
+    Args:
+        lengths: shape (lengths,), positive, in any order.
+        ratios: subject / baseline, shape (blocks, lengths); NaN where either side has no value.
+        confidence: coverage of the interval, between 0 and 1.
+        lower_is_better: whether a ratio under 1 favours the subject (times) or not (rates).
+    """
+    at = np.asarray(lengths, dtype=float)
+    order = np.argsort(at)
+    table = np.asarray(ratios, dtype=float).reshape(-1, len(at))[:, order]
+    curves = _complete_curves(np.log(at[order]), table)
+    if not curves:
+        return Crossover("unclear", None, None, None, None, 0)
+    if all((logs < 0).all() for _, logs in curves):
+        return Crossover("always below", None, None, None, None, len(curves))
+    if all((logs > 0).all() for _, logs in curves):
+        return Crossover("always above", None, None, None, None, len(curves))
+    crossings = [_last_crossing(x, logs) for x, logs in curves]
+    ends_below = {bool(logs[-1] < 0) for _, logs in curves}
+    places = np.array([place for place in crossings if place is not None])
+    if len(places) < len(curves) or len(ends_below) > 1:
+        return Crossover("unclear", None, None, None, None, len(curves))
+    centre = _with_t_interval(float(np.exp(np.median(places))), places, confidence)
+    direction: Literal["better", "worse"] = "worse"
+    if ends_below.pop() == lower_is_better:
+        direction = "better"
+    return Crossover("reached", centre.value, centre.low, centre.high, direction, centre.n)
+
+
+def _is_usable(values: Floats) -> NDArray[np.bool_]:
+    """Which values are measurements: finite and positive."""
+    return np.isfinite(values) & (values > 0)
+
+
+def _usable(values: ArrayLike) -> Floats:
+    """The measurements among the values, in their order."""
+    array = np.asarray(values, dtype=float)
+    return array[_is_usable(array)]
+
+
+def _order_rank(n: int, confidence: float) -> int:
+    """The largest k for which x_(k) .. x_(n+1-k) covers the median at ``confidence``, 0 if none."""
+    ranks = np.arange(1, n // 2 + 1)
+    coverage = 1 - 2 * bdtr(ranks - 1, n, 0.5)
+    return int(np.count_nonzero(coverage >= confidence))  # coverage falls with the rank
+
+
+def _with_t_interval(centre: float, logs: Floats, confidence: float) -> Estimate:
+    """``centre`` with Student's t interval of the mean of ``logs``, widened to hold the centre."""
+    n = len(logs)
+    if n < 2:
+        return Estimate(centre, None, None, n, "none")
+    reach = stdtrit(n - 1, (1 + confidence) / 2) * logs.std(ddof=1) / math.sqrt(n)
+    low, high = np.exp(logs.mean() - reach), np.exp(logs.mean() + reach)
+    return Estimate(centre, min(float(low), centre), max(float(high), centre), n, "t")
+
+
+def _best_supported(logs: Floats, bound: float) -> tuple[int, float]:
+    """The claim that a row supports best, and its p-value.
+
+    The claim is -1 (below the margin), 0 (inside) or 1 (above). Its p-value is the alpha at which
+    the two-sided interval of confidence 1 - alpha just touches the margin from that side.
+    """
+    centre = float(logs.mean())
+    error = float(logs.std(ddof=1)) / math.sqrt(len(logs))
+    depth = {-1: -bound - centre, 0: bound - abs(centre), 1: centre - bound}
+    side = max(depth, key=lambda claim: depth[claim])
+    if depth[side] <= 0:  # exactly on the margin
+        return side, 1.0
+    if error == 0:
+        return side, 0.0
+    return side, float(2 * stdtr(len(logs) - 1, -depth[side] / error))
+
+
+def _word(side: int, lower_is_better: bool) -> Literal["faster", "slower", "equivalent"]:
+    """The word for a ratio on that side of the margin."""
+    if side == 0:
+        return "equivalent"
+    return "faster" if (side < 0) == lower_is_better else "slower"
+
+
+def _blocks_needed(logs: Floats, bound: float, level: float) -> int | None:
+    """Blocks at which an interval of this centre and spread clears the margin at ``level``."""
+    gap = abs(abs(float(logs.mean())) - bound)
+    spread = float(logs.std(ddof=1))
+
+    def settled(n: int) -> bool:
+        return bool(stdtrit(n - 1, 1 - level / 2) * spread / math.sqrt(n) < gap)
+
+    # The interval only narrows with n.
+    n = bisect_left(range(_MOST_BLOCKS + 1), True, lo=2, key=settled)
+    return n if n <= _MOST_BLOCKS else None
+
+
+def _complete_curves(log_lengths: Floats, ratios: Floats) -> list[tuple[Floats, Floats]]:
+    """(log lengths, log ratios) of each block that has every length which any block has."""
+    usable = _is_usable(ratios)
+    present = usable.any(axis=1)
+    complete = present & usable[:, usable.any(axis=0)].all(axis=1)
+    keep = complete if complete.any() else present
+    return [
+        (log_lengths[has], np.log(row[has]))
+        for row, has in zip(ratios[keep], usable[keep], strict=True)
+    ]
+
+
+def _last_crossing(log_lengths: Floats, logs: Floats) -> float | None:
+    """Log length of the last sign change, None where the curve ends on the side it began on."""
+    below = logs < 0
+    if below[0] == below[-1]:
+        return None
+    i = int(np.flatnonzero(below[1:] != below[:-1])[-1])
+    share = logs[i] / (logs[i] - logs[i + 1])
+    return float(log_lengths[i] + share * (log_lengths[i + 1] - log_lengths[i]))

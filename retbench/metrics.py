@@ -1,0 +1,122 @@
+"""What a sample is, which metrics there are, and in which unit each is stored.
+
+A metric is a declaration; tables, plots and exports follow from it. This module knows nothing of
+how a metric is measured and imports nothing heavy, so that reports can be made without torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "oom", "oom_implied", "unsupported", "timeout", "error", "invalid"]
+STATUSES: tuple[Status, ...] = (
+    "ok", "oom", "oom_implied", "unsupported", "timeout", "error", "invalid",
+)  # fmt: skip
+
+
+class Sample(TypedDict):
+    """One line of ``samples.jsonl``: a raw measurement, or how a cell ended.
+
+    ``seq_len`` and ``batch_size`` count tokens and sequences; ``value`` is in ``unit``.
+    ``block`` counts rounds from 0, ``process`` counts worker processes from 0 over the whole run,
+    ``trial`` counts within a process and is None where a metric has one value a process.
+    ``model`` is the contender's label. ``implementation`` names what really ran (the retention
+    form, the attention backend, the source of a memory figure).
+    """
+
+    suite: str
+    point: str
+    model: str
+    preset: str
+    implementation: str
+    mode: str
+    phase: str
+    metric: str
+    unit: str
+    seq_len: int
+    batch_size: int
+    dtype: str
+    device: str
+    block: int
+    process: int
+    trial: int | None
+    value: float | None
+    status: Status
+    cause: str | None
+    flags: list[str]
+
+
+COLUMNS: tuple[str, ...] = tuple(Sample.__annotations__)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measured or derived quantity.
+
+    Attributes:
+        tag: its name in samples, tables and code.
+        unit: the unit it is stored in (``s``, ``bytes``, ``flop``, ``tokens/s``, ``ratio``).
+        title: its name for people.
+        definition: one sentence that says exactly what is measured.
+        better: which direction wins; None where neither does.
+    """
+
+    tag: str
+    unit: str
+    title: str
+    definition: str
+    better: Literal["lower", "higher"] | None = None
+
+
+_DECLARED = (
+    # What one process measures many times.
+    Metric("ttft_s", "s", "TTFT", "time to first token: from the prompt's tokens on the device "
+           "to the first new token, prefill included, state allocation excluded", "lower"),
+    Metric("tpot_s", "s", "TPOT", "time per output token: one decode step of the whole batch at "
+           "the context, greedy choice included", "lower"),
+    # What one process measures once.
+    Metric("cold_start_s", "s", "Cold start", "first prefill and first decode step of a fresh "
+           "process, compilation and graph capture included", "lower"),
+    Metric("import_s", "s", "Imports", "from the worker's start to its libraries imported"),
+    Metric("build_s", "s", "Build", "building and initialising the model"),
+    Metric("gate_s", "s", "Gate", "checking that decoding reproduces the full forward"),
+    Metric("gate_error", "ratio", "Gate error", "relative L2 distance of decoded logits from the "
+           "full forward's"),
+    Metric("cell_s", "s", "Cell time", "wall time of a cell in one process"),
+    Metric("weights_bytes", "bytes", "Weights", "bytes of all parameters and buffers", "lower"),
+    Metric("state_bytes", "bytes", "State", "bytes of the KV cache or retention state, summed "
+           "over its tensors", "lower"),
+    Metric("prefill_peak_bytes", "bytes", "Prefill peak", "peak memory during prefill; resident "
+           "set above the import baseline on a CPU, allocated bytes on a GPU", "lower"),
+    Metric("decode_peak_bytes", "bytes", "Decode peak", "peak memory during decoding", "lower"),
+    Metric("steady_bytes", "bytes", "Steady state", "memory held between decode steps", "lower"),
+    Metric("prefill_reserved_bytes", "bytes", "Reserved", "the GPU allocator's reserved bytes "
+           "at the prefill peak", "lower"),
+    Metric("device_used_bytes", "bytes", "Device", "memory in use on the device as the driver "
+           "reports it, all processes", "lower"),
+    # Analytic.
+    Metric("prefill_flops", "flop", "Prefill FLOPs", "analytic FLOPs of one prefill of the batch"),
+    Metric("decode_flops", "flop", "Decode FLOPs", "analytic FLOPs of one decode step of the "
+           "batch"),
+    Metric("decode_bytes", "bytes", "Decode bytes", "analytic bytes one decode step must move: "
+           "weights once, state read, state written"),
+    # Derived from the above when a report is made.
+    Metric("prefill_tokens_per_s", "tokens/s", "Prefill throughput", "prompt tokens of the batch "
+           "over the median TTFT", "higher"),
+    Metric("decode_tokens_per_s", "tokens/s", "Decode throughput", "batch size over the median "
+           "TPOT", "higher"),
+    Metric("prefill_mfu", "ratio", "Prefill MFU", "model FLOPs utilisation: analytic prefill "
+           "FLOPs over TTFT over the peak matmul rate", "higher"),
+    Metric("decode_bandwidth", "bytes/s", "Achieved bandwidth", "analytic decode bytes over TPOT",
+           "higher"),
+)  # fmt: skip
+
+METRICS: dict[str, Metric] = {metric.tag: metric for metric in _DECLARED}
+
+
+def sample_key(sample: Sample | dict[str, Any]) -> tuple[int, str, str]:
+    """The coordinates of a cell in one block: ``(block, model, point)``."""
+    return sample["block"], sample["model"], sample["point"]
