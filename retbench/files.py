@@ -1,0 +1,133 @@
+"""Files that survive a kill or a full disk: atomic replacement, an append that can be undone."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+from typing import NoReturn
+
+from retbench.errors import UserError
+
+
+def cannot_write(path: Path, error: OSError) -> NoReturn:
+    """Raise the user's error for a disk that is full, read-only or gone."""
+    hint = "what was finished is kept; make room or name another --out"
+    raise UserError(f"cannot write {path}: {error.strerror or error}", hint) from error
+
+
+def replace_file(path: Path, temporary: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` as a whole: any reader, and any crash, sees the old or the new.
+
+    Args:
+        path: the file to replace or make.
+        temporary: a name beside it that is free to use.
+        data: the new content.
+
+    Raises:
+        UserError: it cannot be written; the old file stays.
+    """
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        cannot_write(path, error)
+
+
+class CommitLog:
+    """A file that is only appended to, by one process at a time, a whole commit or nothing.
+
+    It holds an advisory lock on the file until :meth:`close` or the end of the process, however
+    that comes.
+
+    Args:
+        path: the file.
+        create: make it where it does not exist.
+
+    Raises:
+        UserError: the file cannot be opened for writing, or another process holds the lock.
+    """
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        self.path = path
+        self.committed_bytes = 0
+        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+        try:
+            self._descriptor = os.open(path, flags, 0o644)
+        except OSError as error:
+            cannot_write(path, error)
+        self._lock()
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise UserError(
+                f"another process is writing to {self.path.parent}",
+                "wait for it, or name another --out",
+            ) from None
+        except OSError:
+            pass  # a file system without locks: one writer unguarded is better than none
+
+    def append(self, data: bytes) -> None:
+        """Append ``data``; it is on the disk when this returns.
+
+        Raises:
+            UserError: the disk is full or gone. The file is then as it was before.
+        """
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+            os.fsync(self._descriptor)
+        except OSError as error:
+            self._roll_back()
+            cannot_write(self.path, error)
+        except BaseException:
+            self._roll_back()
+            raise
+        self.committed_bytes += len(data)
+
+    def set_aside(self, keep: Path, committed_bytes: int) -> None:
+        """Move what follows the first ``committed_bytes`` to the end of the file ``keep``.
+
+        Raises:
+            UserError: ``keep`` cannot be written; the log is then unchanged.
+        """
+        self.committed_bytes = committed_bytes
+        excess = os.fstat(self._descriptor).st_size - committed_bytes
+        if excess <= 0:
+            return
+        cut = os.pread(self._descriptor, excess, committed_bytes)
+        try:
+            with open(keep, "ab") as file:
+                file.write(cut)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            cannot_write(keep, error)
+        self._roll_back()
+
+    def _roll_back(self) -> None:
+        # Should this fail too, the tail stays uncommitted, and the next resume sets it aside.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._descriptor, self.committed_bytes)
+            os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

@@ -1,0 +1,115 @@
+"""What a run measures, and in which order: points, contenders, blocks.
+
+A *point* is one coordinate of the sweep. A *cell* is a point for one contender; it is measured
+once in each *block*, by the worker process of that contender. Within a block the contenders come
+in random order, so that a drift of the machine favours nobody (rule M6); within a contender the
+points ascend, so that the first to run out of memory is the smallest that does.
+
+    >>> plan = Plan("inference", (Contender("retnet", "retnet"),), (Point(512, 1),), 1, seed=0)
+    >>> [(block, contender.label, point.id) for block, contender, point in plan.cells()]
+    [(0, 'retnet', 'context=512,batch=1')]
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from retbench.errors import UserError
+
+
+@dataclass(frozen=True, order=True)
+class Point:
+    """One coordinate of the sweep: ``seq_len`` tokens of context, ``batch_size`` sequences."""
+
+    seq_len: int
+    batch_size: int
+
+    @property
+    def id(self) -> str:
+        """The name of the point in samples and on the command line."""
+        return f"context={self.seq_len},batch={self.batch_size}"
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole batch."""
+        return self.seq_len * self.batch_size
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One side of the comparison.
+
+    Attributes:
+        label: its name in samples, tables and plots; unique in a run.
+        family: its name in the models' registry.
+        options: overrides of the model's configuration, for this contender alone.
+    """
+
+    label: str
+    family: str
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a run.
+
+    Raises:
+        UserError: two contenders share a label, or a point occurs twice; their samples could not
+            be told apart.
+    """
+
+    suite: str
+    contenders: tuple[Contender, ...]
+    points: tuple[Point, ...]
+    blocks: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        _require_unique("model", [contender.label for contender in self.contenders])
+        _require_unique("point", [point.id for point in self.points])
+
+    def order(self, block: int) -> list[Contender]:
+        """The contenders in the random order of one block; the same for the same seed, always.
+
+        The generator is seeded with a string, which Python hashes with SHA-512: unlike ``hash``
+        of a tuple, it depends on neither the version nor the process.
+        """
+        contenders = list(self.contenders)
+        random.Random(f"retbench order {self.seed} {block}").shuffle(contenders)
+        return contenders
+
+    def ascending(self) -> list[Point]:
+        """The points from the fewest tokens to the most; the shorter context first among equals."""
+        return sorted(self.points, key=lambda point: (point.tokens, point.seq_len))
+
+    def cells(self) -> Iterator[tuple[int, Contender, Point]]:
+        """Yield ``(block, contender, point)`` in the order of execution."""
+        points = self.ascending()
+        for block in range(self.blocks):
+            for contender in self.order(block):
+                for point in points:
+                    yield block, contender, point
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as ``run.json`` keeps it, the order of every block included."""
+        return {
+            "suite": self.suite,
+            "contenders": [
+                {"label": c.label, "family": c.family, "options": dict(c.options)}
+                for c in self.contenders
+            ],
+            "points": [asdict(point) | {"point": point.id} for point in self.points],
+            "blocks": self.blocks,
+            "seed": self.seed,
+            "order": [[c.label for c in self.order(block)] for block in range(self.blocks)],
+        }
+
+
+def _require_unique(what: str, names: Sequence[str]) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UserError(f"{what} {repeated[0]!r} occurs twice in the run", "name each one once")

@@ -1,0 +1,234 @@
+"""From a plan to a run directory: blocks of fresh worker processes, one contender at a time.
+
+In each block every contender gets a worker process of its own, in random order (rule M6). A worker
+measures the cells of its model one after the other; each is committed to the store before the next
+one starts. A worker that dies, hangs or runs out of memory costs the cell it was at: that cell gets
+a status and a cause (rule M17), and a fresh worker takes what is left. Whenever the run is killed,
+``resume=True`` continues it behind the last committed cell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from retbench import environment, store
+from retbench.config import RunConfig
+from retbench.errors import Interrupted, UserError
+from retbench.interrupts import Interrupts
+from retbench.observer import Observer, Silent
+from retbench.plan import Contender, Plan
+from retbench.process import Worker, WorkerFailure
+from retbench.shift import Shift
+
+__all__ = ["WORKER_COMMAND", "Observer", "execute"]
+
+WORKER_COMMAND = (sys.executable, "-m", "retbench.worker")
+
+
+def execute(
+    config: RunConfig,
+    *,
+    out: Path,
+    resume: bool = False,
+    observer: Observer | None = None,
+    plan: Plan | None = None,
+    worker_command: Sequence[str] = WORKER_COMMAND,
+) -> store.Run:
+    """Measure every cell of a plan.
+
+    Args:
+        config: what to measure, and how.
+        out: the run directory; new or empty, or with ``resume`` the one to continue.
+        resume: continue an earlier run with the same configuration.
+        observer: told of the progress.
+        plan: the cells; by default those of the configuration's suite.
+        worker_command: the program that measures.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UserError: the directory, the configuration or the disk does not allow it.
+        Interrupted: the user stopped the run; what was finished is kept.
+    """
+    observer = observer or Silent()
+    plan = plan or _plan_of(config)
+    with Interrupts() as interrupts:
+        try:
+            writer = _open_writer(config, plan, Path(out), resume)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted before the first cell") from None
+        with writer:
+            session = _Session(config, plan, writer, observer, interrupts, worker_command)
+            _run_to_the_end(session)
+        run = store.open_run(out)
+        observer.finished(run)
+        return run
+
+
+def _plan_of(config: RunConfig) -> Plan:
+    from retbench import suites  # a caller that brings its own plan needs no suite
+
+    plan: Plan = suites.get(config.suite).plan(config)
+    return plan
+
+
+def _run_to_the_end(session: _Session) -> None:
+    writer = session.writer
+    try:
+        session.run()
+        if writer.meta["state"] != "finished":
+            writer.finish("finished")
+    except KeyboardInterrupt:
+        _finish_interrupted(writer)
+        total = len(session.plan.points) * len(session.plan.contenders) * session.plan.blocks
+        raise Interrupted(
+            f"interrupted, {len(writer.done)} of {total} cells are kept",
+            f"continue with: {store.continue_command(writer.path)}",
+        ) from None
+    except BaseException:
+        _finish_interrupted(writer)
+        raise
+
+
+def _finish_interrupted(writer: store.RunWriter) -> None:
+    # On a full disk run.json stays as it is, and a resume works all the same.
+    with contextlib.suppress(UserError):
+        writer.finish("interrupted")
+
+
+def _open_writer(config: RunConfig, plan: Plan, out: Path, resume: bool) -> store.RunWriter:
+    configuration = config.to_json() | {"out": None}
+    found = environment.provenance(config.device, config.threads, sys.orig_argv, seed=config.seed)
+    if not resume:
+        meta: dict[str, Any] = {
+            "suite": config.suite,
+            "configuration": configuration,
+            "plan": plan.to_json(),
+            "models": {},
+            "provenance": found,
+            "resumed": [],
+            "ceilings": None,
+            "calibration": None,
+            "warnings": [],
+        }
+        return store.RunWriter.create(out, meta)
+    writer = store.RunWriter.resume(out, configuration)
+    try:
+        _require_same_run(writer, plan, found)
+        if writer.meta["state"] != "finished":
+            _record_resumption(writer, found)
+    except BaseException:
+        writer.close()
+        raise
+    return writer
+
+
+def _require_same_run(writer: store.RunWriter, plan: Plan, found: Mapping[str, Any]) -> None:
+    """Cells of two machines, or of two plans, make no comparison."""
+    begun = writer.meta["provenance"]["machine_id"]
+    if begun != found["machine_id"]:
+        raise UserError(
+            f"{writer.path} was begun on another machine ({begun}, this one is "
+            f"{found['machine_id']})",
+            "continue it there, or begin a new run with another --out",
+        )
+    if writer.meta["plan"] != plan.to_json():
+        raise UserError(
+            f"{writer.path} was begun with other cells than this version of the suite plans",
+            "begin a new run with another --out",
+        )
+
+
+def _record_resumption(writer: store.RunWriter, found: dict[str, Any]) -> None:
+    begun = writer.meta["provenance"]
+    changed = [key for key in ("commit", "versions", "python") if begun[key] != found[key]]
+    warnings = writer.meta["warnings"] + [
+        f"{key} changed before the run was resumed" for key in changed
+    ]
+    session = {"from_process": writer.last_process + 1, "provenance": found}
+    writer.update(
+        resumed=[*writer.meta["resumed"], session],
+        warnings=list(dict.fromkeys(warnings)),
+    )
+
+
+class _Session:
+    """One call of :func:`execute`."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        plan: Plan,
+        writer: store.RunWriter,
+        observer: Observer,
+        interrupts: Interrupts,
+        worker_command: Sequence[str],
+    ) -> None:
+        self.config = config
+        self.plan = plan
+        self.writer = writer
+        self._observer = observer
+        self._interrupts = interrupts
+        self._worker_command = worker_command
+        self._processes = writer.last_process + 1
+
+    def run(self) -> None:
+        """Measure what is not done yet."""
+        self._observer.started(self.plan, self.writer.done)
+        self._measure_ceilings()
+        for block in range(self.plan.blocks):
+            for contender in self.plan.order(block):
+                self._measure(block, contender)
+
+    def _measure(self, block: int, contender: Contender) -> None:
+        done = self.writer.done
+        points = [p for p in self.plan.ascending() if (block, contender.label, p.id) not in done]
+        start = self._numbered_worker
+        with Shift(self.config, contender, block, self.writer, self._observer, start) as shift:
+            for point in points:
+                self._interrupts.check()
+                outcome = shift.outcome_of(point)
+                self.writer.append(outcome.rows)
+                elapsed_s = outcome.elapsed_s or 0.0
+                self._observer.cell(block, contender, point, outcome.status, elapsed_s)
+            shift.end()
+
+    def _measure_ceilings(self) -> None:
+        """Ask a worker of its own for what this machine can do; a failure is but a warning."""
+        planned = {(block, c.label, point.id) for block, c, point in self.plan.cells()}
+        if self.writer.meta["ceilings"] is not None or planned <= self.writer.done:
+            return
+        self._observer.phase("ceilings")
+        request = {"do": "ceilings", "configuration": self.config.to_json()}
+        try:
+            with self._worker() as worker:
+                reply = worker.ask(request, self.config.timeout_s)
+                while reply["event"] == "phase":
+                    reply = worker.receive()
+                if reply["event"] != "ceilings":
+                    raise WorkerFailure("error", str(reply.get("cause") or reply["event"]))
+                self.writer.update(ceilings=reply["ceilings"])
+                worker.stop()
+        except WorkerFailure as failure:
+            self.writer.warn(f"the machine's ceilings could not be measured: {failure.cause}")
+
+    def _numbered_worker(self) -> tuple[Worker, int]:
+        """A fresh worker process and its number; no number is given out twice."""
+        number, self._processes = self._processes, self._processes + 1
+        return self._worker(), number
+
+    def _worker(self) -> Worker:
+        threads = str(self.config.threads)
+        paths = [str(environment.PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]
+        variables = {
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        }
+        return Worker(self._worker_command, os.environ | variables, self._interrupts)

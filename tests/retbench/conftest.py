@@ -1,0 +1,73 @@
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+
+META: dict[str, Any] = {
+    "suite": "inference",
+    "configuration": {"preset": "tiny", "seed": 0, "context": [16, 32]},
+    "plan": {},
+    "models": {},
+    "provenance": {},
+}
+
+
+def _sample(**own: Any) -> dict[str, Any]:
+    return {
+        "suite": "inference", "point": "context=16,batch=1", "model": "retnet", "preset": "tiny",
+        "implementation": "chunkwise", "mode": "eager", "phase": "decode", "metric": "tpot_s",
+        "unit": "s", "seq_len": 16, "batch_size": 1, "dtype": "float32", "device": "cpu",
+        "block": 0, "process": 0, "trial": 0, "value": 0.25, "status": "ok", "cause": None,
+        "flags": [],
+    } | own  # fmt: skip
+
+
+def _batch(trials: int = 2, **own: Any) -> list[dict[str, Any]]:
+    ending = {"phase": "cell", "metric": "cell_s", "trial": None} | own
+    return [_sample(**own | {"trial": trial}) for trial in range(trials)] + [_sample(**ending)]
+
+
+@pytest.fixture(scope="session")
+def meta() -> dict[str, Any]:
+    """What a run's ``run.json`` needs at least."""
+    return META
+
+
+@pytest.fixture(scope="session")
+def batch() -> Callable[..., list[dict[str, Any]]]:
+    """``batch(trials, **columns)``: the samples of one cell, the status row last."""
+    return _batch
+
+
+@pytest.fixture(scope="session")
+def drive() -> ModuleType:
+    """The module ``drive.py``: runs with a fake worker."""
+    spec = importlib.util.spec_from_file_location("retbench_drive", HERE / "drive.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def misbehave(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, dict[str, str]]], None]:
+    """``misbehave({"LABEL": {"POINT": action}})``: what the fake worker does in which cell."""
+
+    def tell(actions: dict[str, Any]) -> None:
+        monkeypatch.setenv("FAKE_WORKER", json.dumps(actions))
+
+    return tell
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], list[dict[str, Any]]]:
+    """``requests()``: all that the fake workers have been asked so far, in order."""
+    log = tmp_path / "requests.jsonl"
+    monkeypatch.setenv("FAKE_WORKER_LOG", str(log))
+    return lambda: [json.loads(line) for line in log.read_text().splitlines()]

@@ -1,0 +1,45 @@
+"""Runs with the fake worker; as a program, for tests that kill it: ``drive.py OUT [resume]``."""
+
+import sys
+from pathlib import Path
+
+from retbench import runner
+from retbench.config import RunConfig
+from retbench.errors import UserError
+from retbench.plan import Contender, Plan, Point
+
+HERE = Path(__file__).parent
+
+CONFIG = {
+    "suite": "inference", "models": ("retnet", "transformer"), "preset": "tiny",
+    "context": (16, 32, 64), "batch": (1,), "batch_context": 16, "new_tokens": 2,
+    "device": "cpu", "dtype": "float32", "mode": "eager", "profile": "smoke", "seed": 0,
+    "threads": 1, "ffn": "gelu", "timeout_s": 20.0,
+}  # fmt: skip
+PLAN = Plan(
+    "inference",
+    (Contender("retnet", "retnet"), Contender("transformer", "transformer")),
+    (Point(16, 1), Point(32, 1), Point(64, 1)),
+    blocks=2,
+    seed=0,
+)
+
+
+def execute(out, *, plan=PLAN, resume=False, observer=None, **changes):
+    """Make a run with the fake worker; ``changes`` are fields of the configuration."""
+    return runner.execute(
+        RunConfig(**CONFIG | changes),
+        out=Path(out),
+        resume=resume,
+        observer=observer,
+        plan=plan,
+        worker_command=(sys.executable, "-S", str(HERE / "fake_worker.py")),
+    )
+
+
+if __name__ == "__main__":
+    try:
+        execute(sys.argv[1], resume="resume" in sys.argv[2:])
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_status)

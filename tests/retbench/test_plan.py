@@ -1,0 +1,65 @@
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+
+from retbench.errors import UserError
+from retbench.plan import Contender, Plan, Point
+
+CONTENDERS = tuple(Contender(name, name) for name in ("retnet", "transformer", "gqa"))
+POINTS = (Point(8192, 1), Point(512, 1), Point(1024, 16), Point(1024, 1))
+
+
+def plan(blocks: int = 4, seed: int = 0) -> Plan:
+    return Plan("inference", CONTENDERS, POINTS, blocks, seed)
+
+
+def test_a_point_is_named_after_its_coordinates() -> None:
+    assert Point(2048, 4).id == "context=2048,batch=4"
+
+
+def test_every_cell_comes_once_in_every_block() -> None:
+    times = Counter((block, c.label, point.id) for block, c, point in plan().cells())
+    assert len(times) == 4 * len(CONTENDERS) * len(POINTS)
+    assert set(times.values()) == {1}
+
+
+def test_points_ascend_by_the_tokens_of_the_batch() -> None:
+    ascending = [Point(512, 1), Point(1024, 1), Point(8192, 1), Point(1024, 16)]
+    assert [point for _, _, point in plan().cells()][: len(POINTS)] == ascending
+
+
+def test_a_contender_measures_all_its_points_of_a_block_in_a_row() -> None:
+    labels = [c.label for block, c, _ in plan().cells() if block == 0]
+    assert sum(a != b for a, b in pairwise(labels)) == len(CONTENDERS) - 1
+
+
+def test_the_order_is_the_same_for_the_same_seed_on_any_machine() -> None:
+    assert [c.label for c in plan().order(0)] == [c.label for c in plan().order(0)]
+    # Written down, so that a change of the generator does not go unseen.
+    orders = [[c.label for c in plan(seed=7).order(block)] for block in range(2)]
+    assert orders == ORDERS_OF_SEED_7
+
+
+ORDERS_OF_SEED_7 = [["transformer", "retnet", "gqa"], ["transformer", "gqa", "retnet"]]
+
+
+def test_every_contender_comes_first_about_as_often() -> None:
+    first = Counter(plan().order(block)[0].label for block in range(600))
+    # Binomial(600, 1/3): 200 with a standard deviation of 11.5; five of them either way.
+    assert all(140 < times < 260 for times in first.values())
+
+
+def test_the_seed_changes_the_order() -> None:
+    orders = [[c.label for c in plan(seed=s).order(b)] for s in (0, 1) for b in range(8)]
+    assert orders[:8] != orders[8:]
+
+
+def test_two_contenders_of_one_label_are_refused() -> None:
+    with pytest.raises(UserError, match="'retnet' occurs twice"):
+        Plan("inference", (CONTENDERS[0], CONTENDERS[0]), POINTS, 1, 0)
+
+
+def test_a_point_given_twice_is_refused() -> None:
+    with pytest.raises(UserError, match="'context=512,batch=1' occurs twice"):
+        Plan("inference", CONTENDERS, (Point(512, 1), Point(512, 1)), 1, 0)
