@@ -1,0 +1,130 @@
+"""Causal attention as pure functions, and the KV cache.
+
+Shapes: q (batch, heads, time, head_dim); k, v (batch, kv_heads, time, head_dim) with ``heads`` a
+multiple of ``kv_heads``: query head i reads KV head i // (heads / kv_heads).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend
+
+from models.protocol import LayerState
+
+DECODE_SPLITS = 16
+"""Parts into which one decode step's keys are cut on a GPU, so that one sequence fills it."""
+
+
+@dataclass
+class KVCache(LayerState):
+    """A preallocated cache of one layer: keys and values, (batch, kv_heads, max_len, head_dim)."""
+
+    keys: Tensor
+    values: Tensor
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Keys and values."""
+        return self.keys, self.values
+
+    def clone(self) -> KVCache:
+        """A copy that shares no memory."""
+        return KVCache(self.keys.clone(), self.values.clone())
+
+    def write(self, positions: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Put keys and values (batch, kv_heads, time, head_dim) at int64 positions (time,)."""
+        self.keys.index_copy_(2, positions, keys.to(self.keys.dtype))
+        self.values.index_copy_(2, positions, values.to(self.values.dtype))
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(head_dim)) v, each position seeing itself and what came before.
+
+    Args:
+        q: (batch, heads, time, head_dim).
+        k: (batch, kv_heads, keys, head_dim), with as many keys as ``bias`` speaks of.
+        v: likewise.
+        bias: where the queries do not start at key 0, what :func:`offset_bias` gives; else None.
+
+    Returns:
+        (batch, heads, time, head_dim).
+    """
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=bias, is_causal=bias is None, enable_gqa=q.shape[1] != k.shape[1]
+    )
+
+
+def offset_bias(start: int, time: int, like: Tensor) -> Tensor:
+    """The causal mask of ``time`` queries that follow ``start`` keys: (time, start + time)."""
+    allowed = torch.ones(time, start + time, dtype=torch.bool, device=like.device).tril(start)
+    return step_bias(allowed, like)
+
+
+def step_bias(allowed: Tensor, like: Tensor) -> Tensor:
+    """0 where a key may be seen and minus infinity elsewhere, in the type of ``like``."""
+    zeros = torch.zeros(allowed.shape, dtype=like.dtype, device=like.device)
+    return zeros.masked_fill(~allowed, float("-inf"))
+
+
+def decode_attention(q: Tensor, cache: KVCache, bias: Tensor) -> Tensor:
+    """Attention of one query a head over the whole cache, of a shape that never changes.
+
+    The query heads of a KV head are taken as one product's rows, so that each key is read once.
+    On a CPU this is ``scaled_dot_product_attention``. On a GPU its masked kernels give one
+    sequence's head to one multiprocessor, so there the keys are cut into parts that are reduced
+    side by side, as in Flash-Decoding (Dao et al. 2023).
+
+    Args:
+        q: (batch, heads, 1, head_dim).
+        cache: keys and values of all positions so far, this one included.
+        bias: (keys,), see :func:`step_bias`.
+
+    Returns:
+        (batch, heads, 1, head_dim).
+    """
+    batch, heads, _, head_dim = q.shape
+    grouped = q.reshape(batch, cache.keys.shape[1], -1, head_dim)
+    keys, values = cache.keys.to(q.dtype), cache.values.to(q.dtype)
+    if q.is_cuda:
+        mixed = split_decode(grouped, keys, values, bias)
+    else:
+        mask = bias.view(1, 1, 1, -1)
+        mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
+    return mixed.reshape(batch, heads, 1, head_dim)
+
+
+def split_decode(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(head_dim) + bias) v with the reduction over keys cut into parts.
+
+    Args:
+        q: (batch, kv_heads, rows, head_dim).
+        k: (batch, kv_heads, keys, head_dim).
+        v: likewise.
+        bias: (keys,).
+
+    Returns:
+        Like ``q``. The softmax and the sum over parts are taken in float32 or wider.
+    """
+    keys, head_dim = k.shape[-2:]
+    parts = DECODE_SPLITS if keys % DECODE_SPLITS == 0 else 1
+    scores = (q * head_dim**-0.5) @ k.transpose(-1, -2)
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    weights = torch.softmax(scores.to(wide) + bias, dim=-1).to(v.dtype)
+    weights = torch.unflatten(weights, -1, (parts, -1)).transpose(-2, -3)
+    partial = weights @ torch.unflatten(v, -2, (parts, -1))
+    return partial.sum(dim=2, dtype=wide).to(q.dtype)
+
+
+def sdpa_backend(q: Tensor, k: Tensor, v: Tensor) -> str:
+    """The kernel PyTorch chooses for :func:`causal_attention`: flash, efficient, cudnn, math."""
+    choice = torch._fused_sdp_choice(q, k, v, None, 0.0, True, enable_gqa=q.shape[1] != k.shape[1])
+    names = {
+        SDPBackend.MATH: "math",
+        SDPBackend.FLASH_ATTENTION: "flash",
+        SDPBackend.EFFICIENT_ATTENTION: "efficient",
+        SDPBackend.CUDNN_ATTENTION: "cudnn",
+    }
+    return names.get(SDPBackend(choice), "other")

@@ -1,0 +1,270 @@
+"""The sizes that all models share, the presets, and how parameters are matched.
+
+Every layer of every model holds the same number of parameters, the paper's ``12 d_model^2``: a
+mixer takes what it needs, and the feed-forward width is chosen to use up the rest. Equal size is
+therefore a property of the structure, for a third party's mixer too. Figures in this file are
+analytic, exact, and need no torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+if TYPE_CHECKING:
+    import torch
+
+    from models.decoder import Mixer
+    from models.protocol import LanguageModel
+
+FeedForwardKind = Literal["gelu", "swiglu"]
+Phase = Literal["prefill", "decode", "forward", "train"]
+
+LAYER_BUDGET = 12
+"""Matrix parameters of one layer over d_model^2: a Transformer's 4 + 8, a RetNet's 8 + 4."""
+
+_PLAIN_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "bool": (bool,)}
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be built: the message says which field and why."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The sizes that a preset fixes; ``head_dim`` is attention's, ``retention_dim`` is d_k."""
+
+    d_model: int
+    n_layers: int
+    head_dim: int
+    retention_dim: int
+
+
+# From 125m on a preset is named for all its parameters with tied GPT-2 embeddings, as in GPT-3;
+# below, for the non-embedding ones, for there the embedding would be most of the model.
+# d_k is 256 where the paper trained (1.3b and larger, its table 8); smaller models keep at least
+# six heads, so that their slowest decay still spans a context worth the name.
+PRESETS: dict[str, Preset] = {
+    "tiny": Preset(d_model=64, n_layers=2, head_dim=16, retention_dim=16),
+    "10m": Preset(d_model=384, n_layers=6, head_dim=48, retention_dim=64),
+    "30m": Preset(d_model=512, n_layers=10, head_dim=64, retention_dim=64),
+    "125m": Preset(d_model=768, n_layers=12, head_dim=64, retention_dim=128),
+    "350m": Preset(d_model=1024, n_layers=24, head_dim=64, retention_dim=128),
+    "1.3b": Preset(d_model=2048, n_layers=24, head_dim=128, retention_dim=256),
+    "2.7b": Preset(d_model=2560, n_layers=32, head_dim=128, retention_dim=256),
+    "6.7b": Preset(d_model=4096, n_layers=32, head_dim=128, retention_dim=256),
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig(ABC):
+    """What every model of a comparison has; a family adds its own fields in a subclass.
+
+    Attributes:
+        d_model: width of the residual stream.
+        n_layers: number of blocks.
+        n_heads: heads of the mixer; must divide ``d_model``.
+        d_ff: inner width of the feed-forward; 0 means as wide as the layer's budget allows.
+        ffn: feed-forward kind, ``gelu`` (the paper) or ``swiglu`` (today's).
+        vocab_size: entries of the vocabulary; GPT-2's by default.
+        max_len: the longest sequence, in tokens.
+        tie_embeddings: whether the output head shares the embedding's weights.
+        norm_eps: epsilon of every norm.
+        rope_base: base of the rotary frequencies.
+    """
+
+    d_model: int
+    n_layers: int
+    n_heads: int
+    d_ff: int = 0
+    ffn: FeedForwardKind = "gelu"
+    vocab_size: int = 50257
+    max_len: int = 131072
+    tie_embeddings: bool = True
+    norm_eps: float = 1e-6
+    rope_base: float = 10000.0
+
+    family: ClassVar[str] = ""
+    """The name under which the family is registered; set by :func:`models.register`."""
+
+    def __post_init__(self) -> None:
+        """Check every field and settle ``d_ff``.
+
+        Raises:
+            ConfigError: if the fields contradict each other or are out of range.
+        """
+        self._check_types({field.name: getattr(self, field.name) for field in fields(self)})
+        for name in ("d_model", "n_layers", "n_heads", "vocab_size", "max_len"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.d_ff < 0:
+            raise ConfigError(f"d_ff must be 0 (matched) or more, not {self.d_ff}")
+        if self.ffn not in ("gelu", "swiglu"):
+            raise ConfigError(f"ffn must be 'gelu' or 'swiglu', not {self.ffn!r}")
+        if self.d_model % self.n_heads:
+            raise ConfigError(f"n_heads = {self.n_heads} does not divide d_model = {self.d_model}")
+        self.check()
+        if self.d_ff == 0:
+            object.__setattr__(self, "d_ff", self._matched_d_ff())
+
+    # What a family says of its mixer.
+
+    @classmethod
+    @abstractmethod
+    def preset_heads(cls, preset: Preset, d_model: int) -> int:
+        """Number of heads at a preset whose width is (or was overridden to be) ``d_model``."""
+
+    @abstractmethod
+    def mixer(self) -> Mixer:
+        """A new, uninitialised mixer for one layer."""
+
+    @abstractmethod
+    def mixer_parameters(self) -> int:
+        """Parameters of one layer's mixer."""
+
+    @abstractmethod
+    def mixer_flops(self, tokens: int, *, context: int = 0) -> int:
+        """FLOPs of one layer's mixer over ``tokens`` new tokens after ``context`` earlier ones.
+
+        Projections are not counted here (they follow from :meth:`mixer_parameters`); causal
+        products count the pairs that are needed, not those a kernel may compute and mask.
+        One new token means the decode step.
+        """
+
+    @abstractmethod
+    def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
+        """Bytes that one layer carries from token to token at a context of that many tokens."""
+
+    def mixer_step_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
+        """Bytes of state that one decode step must move in one layer; by default, read once."""
+        return self.mixer_state_bytes(batch_size, context, dtype_bytes)
+
+    def check(self) -> None:  # noqa: B027  (a family may have nothing to check)
+        """Check the family's own fields; raises :class:`ConfigError`."""
+
+    # What follows from that.
+
+    @classmethod
+    def from_preset(cls, preset: str, **overrides: Any) -> Self:
+        """The family's configuration at a preset, with any field overridden.
+
+        Raises:
+            ConfigError: for an unknown preset or field, or an impossible combination.
+        """
+        if preset not in PRESETS:
+            raise ConfigError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(overrides) - known):
+            raise ConfigError(
+                f"{cls.family} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}"
+            )
+        sizes = PRESETS[preset]
+        given = {"d_model": sizes.d_model, "n_layers": sizes.n_layers, **overrides}
+        cls._check_types(given)
+        given.setdefault("n_heads", cls.preset_heads(sizes, given["d_model"]))
+        return cls(**given)
+
+    def build(
+        self,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        seed: int = 0,
+    ) -> LanguageModel:
+        """Build the model with freshly initialised weights, in evaluation mode.
+
+        Args:
+            device: where its weights are made.
+            dtype: floating-point type of its weights; float32 where None.
+            seed: of the initialisation.
+        """
+        from models.decoder import Decoder
+
+        return Decoder(self, device=device, dtype=dtype, seed=seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The family's name and every field, as JSON-able values."""
+        return {"family": self.family, **asdict(self)}
+
+    @property
+    def ffn_matrices(self) -> int:
+        """Weight matrices of the feed-forward, each ``d_model x d_ff``."""
+        return 3 if self.ffn == "swiglu" else 2
+
+    def num_parameters(self, embeddings: bool = False) -> int:
+        """Parameters of the whole model; without the embedding and the head unless asked for."""
+        norms = (2 * self.n_layers + 1) * self.d_model
+        count = self.n_layers * (self.mixer_parameters() + self._ffn_parameters()) + norms
+        if embeddings:
+            count += self.vocab_size * self.d_model * (1 if self.tie_embeddings else 2)
+        return count
+
+    def weight_bytes(self, dtype_bytes: int) -> int:
+        """Bytes of all weights at ``dtype_bytes`` a parameter."""
+        return self.num_parameters(embeddings=True) * dtype_bytes
+
+    def flops_per_token(self, seq_len: int, phase: Phase) -> float:
+        """Model FLOPs per token, a multiply-add counting two.
+
+        Args:
+            seq_len: tokens of the sequence; for ``decode``, tokens already in the state.
+            phase: ``prefill`` (logits of the last position only), ``decode`` (one step),
+                ``forward`` (logits of every position) or ``train`` (forward and backward, three
+                times the forward: Kaplan et al. 2020, arXiv 2001.08361, section 2.1).
+        """
+        matrices = 2 * self.n_layers * (self.mixer_parameters() + self._ffn_parameters())
+        head = 2 * self.vocab_size * self.d_model
+        if phase == "decode":
+            return matrices + head + self.n_layers * self.mixer_flops(1, context=seq_len)
+        mixing = self.n_layers * self.mixer_flops(seq_len) / seq_len
+        if phase == "prefill":
+            return matrices + mixing + head / seq_len
+        return (matrices + mixing + head) * (3 if phase == "train" else 1)
+
+    def state_bytes(self, batch_size: int, context: int, dtype_bytes: int = 4) -> int:
+        """Bytes of the state (KV cache or retention state) that holds ``context`` tokens."""
+        return self.n_layers * self.mixer_state_bytes(batch_size, context, dtype_bytes)
+
+    def decode_bytes(self, batch_size: int, context: int, dtype_bytes: int = 4) -> int:
+        """Bytes that one decode step must move: the weights once, and the state.
+
+        The embedding is read one row a sequence; tied or not, the head's matrix is read whole.
+        """
+        matrices = self.num_parameters() + self.vocab_size * self.d_model
+        rows = batch_size * self.d_model
+        moved = self.n_layers * self.mixer_step_bytes(batch_size, context, dtype_bytes)
+        return (matrices + rows) * dtype_bytes + moved
+
+    @classmethod
+    def _check_types(cls, values: Mapping[str, Any]) -> None:
+        """Raise ConfigError for a value that is not of its field's plain type."""
+        for field in fields(cls):
+            kind = str(getattr(field.type, "__name__", field.type))
+            accepted = _PLAIN_TYPES.get(kind, ())
+            if accepted and field.name in values and type(values[field.name]) not in accepted:
+                raise ConfigError(f"{field.name} must be {kind}, not {values[field.name]!r}")
+
+    def _ffn_parameters(self) -> int:
+        return self.ffn_matrices * self.d_model * self.d_ff
+
+    def _matched_d_ff(self) -> int:
+        """The width that fills the layer's budget, rounded for the hardware where that is cheap.
+
+        Rounded to the largest power of two up to 128 that moves the layer's size by at most 0.2%,
+        for matrix units like such widths.
+        """
+        budget = LAYER_BUDGET * self.d_model**2
+        exact = (budget - self.mixer_parameters()) / (self.ffn_matrices * self.d_model)
+        if exact < 1:
+            raise ConfigError(
+                f"the mixer of {self.family} alone holds {self.mixer_parameters():,} parameters a "
+                f"layer, more than the {budget:,} that a layer of d_model = {self.d_model} has"
+            )
+        for multiple in (128, 64, 32, 16, 8, 4, 2):
+            width = round(exact / multiple) * multiple
+            drift = abs(width - exact) * self.ffn_matrices * self.d_model
+            if width and drift <= 0.002 * budget:
+                return width
+        return round(exact)

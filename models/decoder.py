@@ -1,0 +1,260 @@
+"""The one decoder-only skeleton that all families share.
+
+Embedding, pre-norm blocks (x + mixer(norm(x)), then x + ffn(norm(x))), final norm, head. A family
+differs in its :class:`Mixer` alone. Three ways through the model:
+
+- ``forward``: all positions at once, for training and scoring;
+- ``prefill``: a prompt into a state, logits of its last position only;
+- ``step``: one token a sequence through the state, of fixed shapes, so that it can be captured in a
+  CUDA graph or compiled.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.config import ModelConfig, Phase
+from models.layers import FeedForward
+from models.protocol import LayerState, State
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where in their sequences some tokens stand.
+
+    Attributes:
+        positions: int64 of shape (time,), on the device.
+        start: the first of them, known to the host; None in a decode step, which must not ask.
+        form: the mixer's form to run; its default where None.
+    """
+
+    positions: Tensor
+    start: int | None
+    form: str | None = None
+
+
+class Mixer(nn.Module, ABC):
+    """Mixes information along the sequence; the only part in which families differ.
+
+    Inputs and outputs are (batch, time, d_model). ``shared`` is what :meth:`prepare` made of the
+    positions, once a call for all layers (rotary angles, decays, masks).
+    """
+
+    forms: tuple[str, ...] = ()
+    """The forms that ``forward`` offers, the default first; empty where there is only one."""
+
+    def prepare(self, span: Span, state: LayerState | None) -> Any:
+        """What all layers need of the positions; nothing by default."""
+        return None
+
+    @abstractmethod
+    def forward(self, x: Tensor, shared: Any) -> Tensor:
+        """Mix a whole sequence that starts at position 0."""
+
+    @abstractmethod
+    def init_state(
+        self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype
+    ) -> LayerState:
+        """An empty state for this layer."""
+
+    @abstractmethod
+    def prefill(self, x: Tensor, shared: Any, state: LayerState) -> Tensor:
+        """Mix some tokens that follow those in the state, and take them in."""
+
+    @abstractmethod
+    def step(self, x: Tensor, shared: Any, state: LayerState) -> Tensor:
+        """As :meth:`prefill` for one token, with no shape that depends on the position."""
+
+    @abstractmethod
+    def implementation(self, phase: Phase) -> str:
+        """The form and kernel that run in a phase, for the record."""
+
+
+class Block(nn.Module):
+    """One pre-norm layer: mixer, then feed-forward, each with its residual."""
+
+    def __init__(self, config: ModelConfig, **factory: Any) -> None:
+        super().__init__()
+        self.mixer_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps, **factory)
+        with factory["device"]:  # made there, not on the host and moved
+            self.mixer = config.mixer().to(**factory)
+        self.ffn_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps, **factory)
+        self.ffn = FeedForward(config.d_model, config.d_ff, config.ffn, **factory)
+
+    def forward(
+        self, x: Tensor, shared: Any, state: LayerState | None = None, *, step: bool = False
+    ) -> Tensor:
+        """Map (batch, time, d_model) likewise; with a state, take the tokens into it."""
+        normed = self.mixer_norm(x)
+        if state is None:
+            mixed = self.mixer(normed, shared)
+        elif step:
+            mixed = self.mixer.step(normed, shared, state)
+        else:
+            mixed = self.mixer.prefill(normed, shared, state)
+        x = x + mixed
+        return x + self.ffn(self.ffn_norm(x))  # type: ignore[no-any-return]
+
+
+class Decoder(nn.Module):
+    """A decoder-only language model around a family's mixer; keeps the LanguageModel protocol."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        factory: dict[str, Any] = {"device": torch.device(device), "dtype": dtype or torch.float32}
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model, **factory)
+        self.blocks = nn.ModuleList(Block(config, **factory) for _ in range(config.n_layers))
+        self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps, **factory)
+        self.head = (
+            None
+            if config.tie_embeddings
+            else nn.Linear(config.d_model, config.vocab_size, bias=False, **factory)
+        )
+        self._initialise(seed)
+        self.eval()
+
+    # The three ways through.
+
+    def forward(self, tokens: Tensor, *, form: str | None = None) -> Tensor:
+        """Logits of every position.
+
+        Args:
+            tokens: int64, (batch, time).
+            form: one of the mixer's forms; its default where None.
+
+        Returns:
+            (batch, time, vocab), in the model's dtype.
+
+        Raises:
+            ValueError: if the mixer has no such form.
+        """
+        if form is not None and form not in self._mixer.forms:
+            raise ValueError(f"{self.config.family} has no form {form!r}: {self._mixer.forms}")
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        shared = self._mixer.prepare(Span(positions, 0, form), None)
+        x = self.embedding(tokens)
+        for block in self.blocks:
+            x = block(x, shared)
+        return self._logits(x)
+
+    def prefill(self, tokens: Tensor, state: State) -> Tensor:
+        """Take a prompt, or more of one, into the state.
+
+        Args:
+            tokens: int64, (batch, time), at least one token.
+            state: updated in place; may hold earlier tokens.
+
+        Returns:
+            Logits of the last position, (batch, vocab).
+
+        Raises:
+            ValueError: if the state has no room for the tokens.
+        """
+        start, length = int(state.position), tokens.shape[1]
+        if start + length > state.max_len:
+            raise ValueError(f"{start} + {length} tokens into a state of {state.max_len}")
+        positions = torch.arange(start, start + length, device=tokens.device)
+        shared = self._mixer.prepare(Span(positions, start), state.layers[0])
+        x = self.embedding(tokens)
+        for block, layer in zip(self.blocks, state.layers, strict=True):
+            x = block(x, shared, layer)
+        state.position += length
+        return self._logits(x[:, -1])
+
+    def step(self, token: Tensor, state: State) -> Tensor:
+        """Take one token a sequence into the state; the caller sees to it that there is room.
+
+        Args:
+            token: int64, (batch,).
+            state: updated in place.
+
+        Returns:
+            Logits, (batch, vocab).
+        """
+        shared = self._mixer.prepare(Span(state.position, None), state.layers[0])
+        x = self.embedding(token[:, None])
+        for block, layer in zip(self.blocks, state.layers, strict=True):
+            x = block(x, shared, layer, step=True)
+        state.position += 1
+        return self._logits(x[:, -1])
+
+    def init_state(
+        self,
+        batch_size: int,
+        max_len: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> State:
+        """An empty state for ``batch_size`` sequences of up to ``max_len`` tokens.
+
+        Raises:
+            ValueError: if ``max_len`` is beyond the configuration's.
+        """
+        if max_len > self.config.max_len:
+            raise ValueError(f"max_len {max_len} is beyond the model's {self.config.max_len}")
+        weight = self.embedding.weight
+        device = torch.device(device) if device is not None else weight.device
+        layers = [
+            block.mixer.init_state(batch_size, max_len, device, dtype or weight.dtype)  # type: ignore[union-attr,operator]
+            for block in self.blocks
+        ]
+        return State(layers, torch.zeros(1, dtype=torch.int64, device=device), max_len)
+
+    # What the model says of itself.
+
+    def num_parameters(self, embeddings: bool = False) -> int:
+        """Parameters counted over the tensors; embedding and head only if asked for."""
+        outside = {id(self.embedding.weight)}
+        if self.head is not None:
+            outside.add(id(self.head.weight))
+        return sum(p.numel() for p in self.parameters() if embeddings or id(p) not in outside)
+
+    def flops_per_token(self, seq_len: int, phase: Phase) -> float:
+        """Analytic FLOPs per token; see :meth:`ModelConfig.flops_per_token`."""
+        return self.config.flops_per_token(seq_len, phase)
+
+    def state_bytes(self, batch_size: int, context: int) -> int:
+        """Analytic bytes of the state at the model's dtype."""
+        return self.config.state_bytes(batch_size, context, self.embedding.weight.element_size())
+
+    def implementation(self, phase: Phase) -> str:
+        """The form and kernel of the mixer in a phase."""
+        return self._mixer.implementation(phase)
+
+    @property
+    def _mixer(self) -> Mixer:
+        return self.blocks[0].mixer  # type: ignore[return-value]
+
+    def _logits(self, x: Tensor) -> Tensor:
+        head = self.embedding if self.head is None else self.head
+        return F.linear(self.norm(x), head.weight)
+
+    @torch.no_grad()
+    def _initialise(self, seed: int) -> None:
+        """Normal(0, 0.02), projections into the residual stream scaled by 1/sqrt(2 layers).
+
+        GPT-2 (Radford et al. 2019, section 2.3); fla initialises its RetNet alike.
+        """
+        generator = torch.Generator(device=self.embedding.weight.device).manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim < 2:
+                continue
+            into_residual = name.endswith(("out.weight", "down.weight"))
+            std = 0.02 / math.sqrt(2 * self.config.n_layers) if into_residual else 0.02
+            parameter.normal_(0.0, std, generator=generator)

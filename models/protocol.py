@@ -1,0 +1,123 @@
+"""What the harness asks of a model, and what a model carries from token to token.
+
+A model of any origin can be measured if it keeps to :class:`LanguageModel`; those built on
+:class:`models.decoder.Decoder` do so already.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from models.config import ModelConfig, Phase
+
+
+class LayerState(ABC):
+    """The tensors that one mixer carries from token to token; updated in place.
+
+    The first dimension of each tensor is the batch. Shapes and addresses never change, so that a
+    decode step can be captured in a CUDA graph.
+    """
+
+    @abstractmethod
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor of the state."""
+
+    @abstractmethod
+    def clone(self) -> Self:
+        """A copy that shares no memory."""
+
+    def reset(self) -> None:
+        """Forget every token."""
+        for tensor in self.tensors():
+            tensor.zero_()
+
+
+class State:
+    """All that a model carries from token to token for one batch of sequences.
+
+    Attributes:
+        layers: one :class:`LayerState` a layer.
+        position: int64 of shape (1,), on the device: how many tokens were taken in.
+        max_len: how many tokens the state can take in.
+    """
+
+    def __init__(self, layers: Sequence[LayerState], position: Tensor, max_len: int) -> None:
+        self.layers = tuple(layers)
+        self.position = position
+        self.max_len = max_len
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the layers' tensors (the 8 bytes of ``position`` are not counted)."""
+        return sum(t.numel() * t.element_size() for layer in self.layers for t in layer.tensors())
+
+    def clone(self) -> State:
+        """A copy that shares no memory."""
+        return State([layer.clone() for layer in self.layers], self.position.clone(), self.max_len)
+
+    def reset(self) -> None:
+        """Forget every token."""
+        self.position.zero_()
+        for layer in self.layers:
+            layer.reset()
+
+    def seek(self, position: int) -> None:
+        """Move the position alone, to an earlier one: enough to time a step there again.
+
+        A KV cache is then as it was; a recurrent state keeps what it has taken in since, which
+        changes the numbers and not the work.
+        """
+        self.position.fill_(position)
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """A decoder-only language model. Tokens are int64, logits in the model's dtype."""
+
+    config: ModelConfig
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Every parameter once, as of a torch.nn.Module."""
+
+    def buffers(self) -> Iterator[Tensor]:
+        """Every buffer once, as of a torch.nn.Module."""
+
+    def __call__(self, tokens: Tensor, *, form: str | None = None) -> Tensor:
+        """Logits (batch, time, vocab) of tokens (batch, time), for training and scoring.
+
+        ``form`` is ``parallel``, ``chunkwise`` or ``recurrent`` where the mixer has forms.
+        """
+
+    def init_state(
+        self,
+        batch_size: int,
+        max_len: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> State:
+        """An empty state for sequences of up to ``max_len`` tokens."""
+
+    def prefill(self, tokens: Tensor, state: State) -> Tensor:
+        """Take in tokens (batch, time); logits (batch, vocab) of the last position."""
+
+    def step(self, token: Tensor, state: State) -> Tensor:
+        """Take in one token a sequence, (batch,); logits (batch, vocab). Shapes never change."""
+
+    def implementation(self, phase: Phase) -> str:
+        """What computes the mixing in that phase: the form and kernel, for the record."""
+
+    def num_parameters(self, embeddings: bool = False) -> int:
+        """Parameters, counted over the actual tensors."""
+
+    def flops_per_token(self, seq_len: int, phase: Phase) -> float:
+        """Analytic FLOPs; see :meth:`models.config.ModelConfig.flops_per_token`."""
+
+    def state_bytes(self, batch_size: int, context: int) -> int:
+        """Analytic bytes of a state that holds ``context`` tokens at the model's dtype."""

@@ -1,0 +1,207 @@
+"""RetNet: multi-scale retention with a swish gate (Sun et al. 2023, arXiv 2307.08621)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.config import ConfigError, ModelConfig, Phase, Preset
+from models.decoder import Mixer, Span
+from models.layers import rotary_angles, rotate
+from models.protocol import LayerState
+from models.registry import register
+from models.retention import (
+    DecayKind,
+    log_decays,
+    retention_chunkwise,
+    retention_parallel,
+    retention_recurrent,
+    retention_step,
+)
+
+
+@register("retnet")
+@dataclass(frozen=True)
+class RetNetConfig(ModelConfig):
+    """The paper's RetNet: d_k = d_model / heads, d_v = 2 d_k, so a mixer holds 8 d_model^2.
+
+    Attributes:
+        decay: which decays the heads have, see :func:`models.retention.log_decays`.
+        chunk_size: tokens of a chunk in the chunkwise form; changes speed, not the function.
+    """
+
+    decay: DecayKind = "paper"
+    chunk_size: int = 128
+
+    @classmethod
+    def preset_heads(cls, preset: Preset, d_model: int) -> int:
+        """As many heads of the preset's ``retention_dim`` as fit."""
+        return max(1, d_model // preset.retention_dim)
+
+    def check(self) -> None:
+        """Raise ConfigError for an odd head dimension, an unknown decay or an empty chunk."""
+        if self.d_k % 2:
+            raise ConfigError(f"retnet needs an even d_model / n_heads, not {self.d_k}")
+        if self.decay not in ("paper", "language-model"):
+            raise ConfigError(f"decay must be 'paper' or 'language-model', not {self.decay!r}")
+        if self.chunk_size < 1:
+            raise ConfigError(f"chunk_size must be at least 1, not {self.chunk_size}")
+
+    @property
+    def d_k(self) -> int:
+        """Dimension of a head's queries and keys."""
+        return self.d_model // self.n_heads
+
+    @property
+    def d_v(self) -> int:
+        """Dimension of a head's values."""
+        return 2 * self.d_k
+
+    def mixer(self) -> MultiScaleRetention:
+        """A new mixer."""
+        return MultiScaleRetention(self)
+
+    def mixer_parameters(self) -> int:
+        """q, k: d^2 each; v, gate, out: 2 d^2 each."""
+        return 8 * self.d_model**2
+
+    def mixer_flops(self, tokens: int, *, context: int = 0) -> int:
+        """Chunkwise for a sequence, recurrent for one token; independent of the context."""
+        state_product = 2 * self.d_k * self.d_v
+        whole, tail = divmod(tokens, self.chunk_size)
+        pairs = whole * _triangle(self.chunk_size) + _triangle(tail)
+        inside = pairs * 2 * (self.d_k + self.d_v)
+        if tokens == 1:
+            inside = 0
+        return self.n_heads * (inside + tokens * 2 * state_product)
+
+    def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
+        """Heads x d_k x d_v numbers in float32 (float64 in a float64 model), at any context."""
+        return batch_size * self.n_heads * self.d_k * self.d_v * max(4, dtype_bytes)
+
+    def mixer_step_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
+        """The state is read and written in each step."""
+        return 2 * self.mixer_state_bytes(batch_size, context, dtype_bytes)
+
+
+@dataclass
+class RetentionState(LayerState):
+    """The state matrices of one layer: (batch, heads, d_k, d_v), float32 or float64."""
+
+    matrices: Tensor
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The matrices."""
+        return (self.matrices,)
+
+    def clone(self) -> RetentionState:
+        """A copy that shares no memory."""
+        return RetentionState(self.matrices.clone())
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What all layers need of the positions: rotary angles, decays, and the form to run."""
+
+    cos: Tensor
+    sin: Tensor
+    gamma: Tensor
+    form: str
+
+
+class MultiScaleRetention(Mixer):
+    """(silu(x W_G) * norm(retention(x W_Q, x W_K, x W_V))) W_O (eqs. 8 and 9).
+
+    The norm is an RMSNorm per head in float32 without affine weights: the paper's group norm up to
+    its mean. Queries and keys are rotated; keys carry the one scale d_k^-0.5.
+    """
+
+    forms = ("chunkwise", "parallel", "recurrent")
+
+    def __init__(self, config: RetNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        d = config.d_model
+        # One matrix for queries, keys, values and gate: one product over the same input.
+        self.qkvg = nn.Linear(d, 6 * d, bias=False)
+        self.out = nn.Linear(2 * d, d, bias=False)
+        # float64 kept as its bits, so that .to(bfloat16) moves the decays but does not round them.
+        bits = log_decays(config.n_heads, config.decay).view(torch.int64)
+        self.register_buffer("log_gamma_bits", bits, persistent=False)
+
+    @property
+    def log_gamma(self) -> Tensor:
+        """Logarithms of the heads' decays, (heads,) float64."""
+        return self.log_gamma_bits.view(torch.float64)  # type: ignore[operator]
+
+    def prepare(self, span: Span, state: LayerState | None) -> _Shared:
+        """Rotary angles and decays in the type that the state is kept in."""
+        wide = torch.float64 if self.out.weight.dtype == torch.float64 else torch.float32
+        cos, sin = rotary_angles(span.positions, self.config.d_k, self.config.rope_base)
+        gamma = self.log_gamma.exp().to(wide)[:, None, None]
+        return _Shared(cos.to(wide), sin.to(wide), gamma, span.form or self.forms[0])
+
+    def forward(self, x: Tensor, shared: _Shared) -> Tensor:
+        """Mix a whole sequence in the chosen form."""
+        q, k, v, gate = self._project(x, shared)
+        mixed, _ = self._retain(q, k, v, shared.form, None)
+        return self._output(mixed, gate)
+
+    def init_state(
+        self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype
+    ) -> RetentionState:
+        """Zeros; the same size for any ``max_len``."""
+        c = self.config
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        shape = (batch_size, c.n_heads, c.d_k, c.d_v)
+        return RetentionState(torch.zeros(shape, device=device, dtype=wide))
+
+    def prefill(self, x: Tensor, shared: _Shared, state: LayerState) -> Tensor:
+        """Mix tokens after those in the state, chunk by chunk."""
+        assert isinstance(state, RetentionState)
+        q, k, v, gate = self._project(x, shared)
+        wide = state.matrices.to(shared.gamma.dtype)
+        mixed, matrices = self._retain(q, k, v, shared.form, wide)
+        state.matrices.copy_(matrices)
+        return self._output(mixed, gate)
+
+    def step(self, x: Tensor, shared: _Shared, state: LayerState) -> Tensor:
+        """Mix one token by the recurrence."""
+        assert isinstance(state, RetentionState)
+        q, k, v, gate = self._project(x, shared)
+        return self._output(retention_step(q, k, v, shared.gamma, state.matrices), gate)
+
+    def implementation(self, phase: Phase) -> str:
+        """The recurrence for decoding, else the chunkwise form and its chunk size."""
+        return "recurrent" if phase == "decode" else f"chunkwise-{self.config.chunk_size}"
+
+    def _project(self, x: Tensor, shared: _Shared) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Queries and keys (batch, heads, time, d_k), values (…, d_v), gate (batch, time, 2 d)."""
+        c = self.config
+        q, k, v, gate = self.qkvg(x).split([c.d_model, c.d_model, 2 * c.d_model, 2 * c.d_model], -1)
+        q, k, v = (part.unflatten(-1, (c.n_heads, -1)).transpose(1, 2) for part in (q, k, v))
+        k = k * c.d_k**-0.5
+        return rotate(q, shared.cos, shared.sin), rotate(k, shared.cos, shared.sin), v, gate
+
+    def _retain(
+        self, q: Tensor, k: Tensor, v: Tensor, form: str, state: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        if form == "parallel":
+            return retention_parallel(q, k, v, self.log_gamma, state)
+        if form == "recurrent":
+            return retention_recurrent(q, k, v, self.log_gamma, state)
+        return retention_chunkwise(q, k, v, self.log_gamma, self.config.chunk_size, state)
+
+    def _output(self, mixed: Tensor, gate: Tensor) -> Tensor:
+        """Norm per head in the wide type, gate, and project back to the model's width."""
+        normed = F.rms_norm(mixed, mixed.shape[-1:], eps=self.config.norm_eps)
+        joined = normed.transpose(1, 2).flatten(-2).to(gate.dtype)
+        return self.out(F.silu(gate) * joined)  # type: ignore[no-any-return]
+
+
+def _triangle(n: int) -> int:
+    """Pairs (i, j) with 0 <= j <= i < n."""
+    return n * (n + 1) // 2

@@ -1,0 +1,183 @@
+"""The Transformer baselines: multi-head attention, and grouped-query attention as served today."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.attention import (
+    KVCache,
+    causal_attention,
+    decode_attention,
+    offset_bias,
+    sdpa_backend,
+    step_bias,
+)
+from models.config import ConfigError, ModelConfig, Phase, Preset
+from models.decoder import Mixer, Span
+from models.layers import rotary_angles, rotate
+from models.protocol import LayerState
+from models.registry import register
+
+
+@register("transformer")
+@dataclass(frozen=True)
+class TransformerConfig(ModelConfig):
+    """Rotary positions, RMSNorm, multi-head attention, no biases: Llama's architecture.
+
+    Attributes:
+        n_kv_heads: heads of keys and values; 0 means as many as query heads.
+    """
+
+    n_kv_heads: int = 0
+
+    @classmethod
+    def preset_heads(cls, preset: Preset, d_model: int) -> int:
+        """As many heads of the preset's ``head_dim`` as fit."""
+        return max(1, d_model // preset.head_dim)
+
+    def check(self) -> None:
+        """Settle ``n_kv_heads``; raise ConfigError where it does not divide the heads."""
+        if self.n_kv_heads == 0:
+            object.__setattr__(self, "n_kv_heads", self.default_kv_heads())
+        if self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
+            raise ConfigError(
+                f"n_kv_heads = {self.n_kv_heads} does not divide n_heads = {self.n_heads}"
+            )
+        if self.head_dim % 2:
+            raise ConfigError(f"{self.family} needs an even d_model / n_heads, not {self.head_dim}")
+
+    def default_kv_heads(self) -> int:
+        """A KV head for each query head."""
+        return self.n_heads
+
+    @property
+    def head_dim(self) -> int:
+        """Dimension of a head."""
+        return self.d_model // self.n_heads
+
+    @property
+    def kv_dim(self) -> int:
+        """Width of all keys of one token."""
+        return self.n_kv_heads * self.head_dim
+
+    def mixer(self) -> Attention:
+        """A new mixer."""
+        return Attention(self)
+
+    def mixer_parameters(self) -> int:
+        """q, out: d^2 each; k, v: d kv_dim each."""
+        return 2 * self.d_model**2 + 2 * self.d_model * self.kv_dim
+
+    def mixer_flops(self, tokens: int, *, context: int = 0) -> int:
+        """Scores and weighted sum over the pairs a causal mask leaves."""
+        pairs = tokens * context + tokens * (tokens + 1) // 2
+        return pairs * 4 * self.d_model
+
+    def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
+        """Keys and values of every token."""
+        return 2 * batch_size * context * self.kv_dim * dtype_bytes
+
+
+@register("transformer-gqa")
+@dataclass(frozen=True)
+class GroupedQueryConfig(TransformerConfig):
+    """Four query heads a KV head (Ainslie et al. 2023, arXiv 2305.13245).
+
+    The parameters that keys and values save go to the feed-forward.
+    """
+
+    def default_kv_heads(self) -> int:
+        """A KV head for four query heads."""
+        if self.n_heads % 4:
+            raise ConfigError(f"transformer-gqa needs n_heads in fours, not {self.n_heads}")
+        return self.n_heads // 4
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What all layers need of the positions: rotary angles, the mask, and where to write."""
+
+    cos: Tensor
+    sin: Tensor
+    span: Span
+    bias: Tensor | None
+
+
+class Attention(Mixer):
+    """Causal attention with rotary positions and a static KV cache (Vaswani et al. 2017)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        # One matrix for queries, keys and values: one product over the same input.
+        self.qkv = nn.Linear(config.d_model, config.d_model + 2 * config.kv_dim, bias=False)
+        self.out = nn.Linear(config.d_model, config.d_model, bias=False)
+
+    def prepare(self, span: Span, state: LayerState | None) -> _Shared:
+        """Rotary angles in float32 or wider, and the mask where a cache is read."""
+        weight = self.out.weight
+        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        cos, sin = rotary_angles(span.positions, self.config.head_dim, self.config.rope_base)
+        bias = None
+        if span.start is None:
+            assert isinstance(state, KVCache)
+            slots = torch.arange(state.keys.shape[2], device=weight.device)
+            bias = step_bias(slots <= span.positions, weight)
+        elif span.start > 0:
+            bias = offset_bias(span.start, span.positions.shape[0], weight)
+        return _Shared(cos.to(wide), sin.to(wide), span, bias)
+
+    def forward(self, x: Tensor, shared: _Shared) -> Tensor:
+        """Mix a whole sequence."""
+        q, k, v = self._project(x, shared)
+        return self._output(causal_attention(q, k, v))
+
+    def init_state(
+        self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype
+    ) -> KVCache:
+        """A cache of ``max_len`` tokens in the model's dtype."""
+        shape = (batch_size, self.config.n_kv_heads, max_len, self.config.head_dim)
+        return KVCache(*(torch.zeros(shape, device=device, dtype=dtype) for _ in range(2)))
+
+    def prefill(self, x: Tensor, shared: _Shared, state: LayerState) -> Tensor:
+        """Mix tokens after those in the cache."""
+        assert isinstance(state, KVCache)
+        q, k, v = self._project(x, shared)
+        state.write(shared.span.positions, k, v)
+        if shared.bias is None:
+            return self._output(causal_attention(q, k, v))
+        seen = shared.bias.shape[-1]
+        keys, values = (cached[:, :, :seen].to(q.dtype) for cached in state.tensors())
+        return self._output(causal_attention(q, keys, values, shared.bias))
+
+    def step(self, x: Tensor, shared: _Shared, state: LayerState) -> Tensor:
+        """Mix one token with all in the cache."""
+        assert isinstance(state, KVCache) and shared.bias is not None
+        q, k, v = self._project(x, shared)
+        state.write(shared.span.positions, k, v)
+        return self._output(decode_attention(q, state, shared.bias))
+
+    def implementation(self, phase: Phase) -> str:
+        """The kernel that PyTorch's attention chooses, or the split reduction on a GPU."""
+        weight = self.out.weight
+        if phase == "decode":
+            return "split-kv" if weight.is_cuda else "sdpa"
+        c = self.config
+        q = weight.new_empty(1, c.n_heads, 512, c.head_dim)
+        k = weight.new_empty(1, c.n_kv_heads, 512, c.head_dim)
+        return f"sdpa-{sdpa_backend(q, k, k)}"
+
+    def _project(self, x: Tensor, shared: _Shared) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries (batch, heads, time, head_dim) and keys, values of the KV heads."""
+        c = self.config
+        q, k, v = (
+            part.unflatten(-1, (-1, c.head_dim)).transpose(1, 2)
+            for part in self.qkv(x).split([c.d_model, c.kv_dim, c.kv_dim], -1)
+        )
+        return rotate(q, shared.cos, shared.sin), rotate(k, shared.cos, shared.sin), v
+
+    def _output(self, mixed: Tensor) -> Tensor:
+        return self.out(mixed.transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]

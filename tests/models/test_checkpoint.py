@@ -1,0 +1,105 @@
+"""Models on disk come back as they were, and what cannot be read is said of the file it is in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.checkpoint import CONFIG, WEIGHTS, CheckpointError, load, save
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_comes_back_as_it_was(
+    small: Any, family: str, dtype: torch.dtype, tied: bool, tmp_path: Path
+) -> None:
+    model = small.model(family, dtype, tie_embeddings=tied, ffn="swiglu", norm_eps=1e-5)
+    save(model, tmp_path / "new" / "folder")
+    again = load(tmp_path / "new" / "folder")
+    assert again.config == model.config
+    assert again.embedding.weight.dtype == dtype
+    tokens = small.tokens(2, 12)
+    assert torch.equal(again(tokens), model(tokens))
+    assert not again.training
+
+
+def test_a_model_may_be_loaded_in_another_type(small: Any, family: str, tmp_path: Path) -> None:
+    model = small.model(family, torch.float32)
+    save(model, tmp_path)
+    tokens = small.tokens(1, 9)
+    half = load(tmp_path, dtype=torch.bfloat16)
+    assert torch.equal(half(tokens), model.bfloat16()(tokens))
+
+
+def test_saving_again_replaces_the_model_and_leaves_no_other_file(
+    small: Any, tmp_path: Path
+) -> None:
+    save(small.model("retnet"), tmp_path)
+    other = small.model("transformer")
+    save(other, tmp_path)
+    assert sorted(f.name for f in tmp_path.iterdir()) == [CONFIG, WEIGHTS]
+    assert load(tmp_path).config == other.config
+
+
+def test_the_configuration_is_plain_json(small: Any, tmp_path: Path) -> None:
+    save(small.model("retnet", chunk_size=7), tmp_path)
+    values = json.loads((tmp_path / CONFIG).read_text())
+    assert values["family"] == "retnet"
+    assert values["chunk_size"] == 7
+
+
+def changed(**fields: Any) -> Callable[[Path], object]:
+    """Damage: rewrite fields of the configuration."""
+
+    def apply(file: Path) -> None:
+        file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "complaint"),
+    [
+        (CONFIG, Path.unlink, "No such file"),
+        (CONFIG, lambda f: f.write_text("{"), "Expecting"),
+        (CONFIG, lambda f: f.write_text("[1]"), "not a JSON object"),
+        (CONFIG, lambda f: f.write_bytes(b"\xff\xfe"), "can't decode"),
+        (CONFIG, changed(family="gone"), "unknown model 'gone'"),
+        (CONFIG, changed(colour="red"), "colour"),
+        (CONFIG, changed(n_heads=5), "does not divide"),
+        (CONFIG, changed(d_model="32"), "d_model must be int"),
+        (WEIGHTS, Path.unlink, "is missing"),
+        (WEIGHTS, lambda f: f.write_bytes(b""), "damaged"),
+        (WEIGHTS, lambda f: f.write_bytes(f.read_bytes()[:-9]), "damaged"),
+        (WEIGHTS, lambda f: f.write_bytes(b"not weights" * 99), "damaged"),
+    ],
+)
+def test_a_missing_or_damaged_file_is_named(
+    small: Any, tmp_path: Path, name: str, damage: Callable[[Path], object], complaint: str
+) -> None:
+    save(small.model("retnet"), tmp_path)
+    damage(tmp_path / name)
+    with pytest.raises(CheckpointError, match=complaint) as caught:
+        load(tmp_path)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize("fields", [{"n_layers": 3}, {"d_ff": 8}, {"tie_embeddings": False}])
+def test_weights_of_another_configuration_are_named(
+    small: Any, tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    save(small.model("retnet"), tmp_path)
+    changed(**fields)(tmp_path / CONFIG)
+    with pytest.raises(CheckpointError, match="does not fit") as caught:
+        load(tmp_path)
+    assert str(tmp_path / WEIGHTS) in str(caught.value)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nowhere"):
+        load(tmp_path / "nowhere")

@@ -1,0 +1,262 @@
+"""Sizes: presets, equal parameters, and analytic figures that equal the counted ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from models import PRESETS, ConfigError, ModelConfig, build, config_for
+from models.decoder import Decoder
+from models.registry import config_from_dict
+from models.retnet import RetNetConfig
+from models.transformer import TransformerConfig
+
+FAMILIES = ("retnet", "transformer", "transformer-gqa")
+PAPERS = {"1.3b": (8, 1.208e9), "2.7b": (10, 2.517e9), "6.7b": (16, 6.442e9)}
+"""Heads and non-embedding parameters of the paper's sizes, facts.md's table."""
+
+
+# --- presets and matching ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ffn", ["gelu", "swiglu"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_models_of_one_preset_are_of_equal_size(preset: str, ffn: str) -> None:
+    sizes = [config_for(family, preset, ffn=ffn).num_parameters() for family in FAMILIES]
+    assert max(sizes) / min(sizes) - 1 < 0.005
+
+
+@pytest.mark.parametrize("preset", PAPERS)
+def test_the_papers_sizes(preset: str) -> None:
+    heads, parameters = PAPERS[preset]
+    config = config_for("retnet", preset)
+    assert isinstance(config, RetNetConfig)
+    assert (config.n_heads, config.d_k, config.d_v) == (heads, 256, 512)
+    assert config.num_parameters() == pytest.approx(parameters, rel=1e-3)
+    assert config.d_ff == 2 * config.d_model  # the paper's 4 d^2 of feed-forward
+
+
+def test_the_transformers_feed_forward_is_the_usual_four_times_wide() -> None:
+    assert config_for("transformer", "1.3b").d_ff == 4 * 2048
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_grouped_queries_share_a_kv_head_in_fours(preset: str) -> None:
+    config = config_for("transformer-gqa", preset)
+    assert isinstance(config, TransformerConfig)
+    assert config.n_heads == 4 * config.n_kv_heads
+
+
+@pytest.mark.parametrize("d_model", [48, 96, 320, 1008])
+@pytest.mark.parametrize("ffn", ["gelu", "swiglu"])
+def test_any_overridden_width_is_matched_too(d_model: int, ffn: str) -> None:
+    sizes = [
+        config_for(family, "tiny", d_model=d_model, n_heads=8, ffn=ffn).num_parameters()
+        for family in FAMILIES
+    ]
+    assert max(sizes) / min(sizes) - 1 < 0.005
+
+
+def test_overrides_win_over_the_preset() -> None:
+    config = config_for("retnet", "tiny", n_layers=5, d_ff=7, chunk_size=9, vocab_size=11)
+    assert isinstance(config, RetNetConfig)
+    assert (config.n_layers, config.d_ff, config.chunk_size, config.vocab_size) == (5, 7, 9, 11)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_configuration_survives_its_dictionary(family: str) -> None:
+    config = config_for(family, "10m", ffn="swiglu", tie_embeddings=False, rope_base=5e5)
+    assert config_from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("family", "overrides", "complaint"),
+    [
+        ("retnet", {"n_heads": 7}, "n_heads = 7 does not divide d_model = 64"),
+        ("retnet", {"d_model": 12, "n_heads": 4}, "even d_model / n_heads, not 3"),
+        ("transformer", {"d_model": 12, "n_heads": 4}, "even d_model / n_heads, not 3"),
+        ("retnet", {"decay": "none"}, "decay must be 'paper' or 'language-model', not 'none'"),
+        ("retnet", {"chunk_size": 0}, "chunk_size must be at least 1"),
+        ("retnet", {"ffn": "relu"}, "ffn must be 'gelu' or 'swiglu', not 'relu'"),
+        ("retnet", {"n_layers": 0}, "n_layers must be at least 1, not 0"),
+        ("retnet", {"d_ff": -1}, "d_ff must be 0"),
+        ("retnet", {"d_model": "64"}, "d_model must be int, not '64'"),
+        ("retnet", {"tie_embeddings": "no"}, "tie_embeddings must be bool, not 'no'"),
+        ("retnet", {"n_kv_heads": 2}, "retnet has no option 'n_kv_heads'"),
+        ("transformer", {"n_kv_heads": 3}, "n_kv_heads = 3 does not divide n_heads = 4"),
+        ("transformer-gqa", {"n_heads": 2}, "n_heads in fours, not 2"),
+    ],
+)
+def test_an_impossible_configuration_says_why(
+    family: str, overrides: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        config_for(family, "tiny", **overrides)
+
+
+def test_a_mixer_that_outgrows_its_layer_is_an_error() -> None:
+    class Greedy(RetNetConfig):
+        def mixer_parameters(self) -> int:
+            return 13 * self.d_model**2
+
+    with pytest.raises(ConfigError, match="more than the 12,288"):
+        Greedy(d_model=32, n_layers=1, n_heads=4)
+
+
+def test_a_mixer_that_leaves_next_to_nothing_still_has_a_feed_forward() -> None:
+    class Large(RetNetConfig):
+        def mixer_parameters(self) -> int:
+            return 12 * self.d_model**2 - 3 * self.d_model
+
+    assert Large(d_model=64, n_layers=1, n_heads=4).d_ff == 2
+
+
+# --- analytic figures against counted ones -------------------------------------------------------
+
+
+def small_model(family: str, **overrides: Any) -> Decoder:
+    sizes = {"d_model": 32, "n_heads": 4, "vocab_size": 61, **overrides}
+    model = build(family, preset="tiny", **sizes)
+    assert isinstance(model, Decoder)
+    return model
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("ffn", ["gelu", "swiglu"])
+def test_parameters_are_those_of_the_tensors(family: str, ffn: str, tied: bool) -> None:
+    model = small_model(family, ffn=ffn, tie_embeddings=tied)
+    counted = sum(t.numel() for t in model.parameters())
+    outside = 61 * 32 * (1 if tied else 2)
+    config = model.config
+    assert model.num_parameters(embeddings=True) == counted
+    assert config.num_parameters(embeddings=True) == counted
+    assert model.num_parameters() == config.num_parameters() == counted - outside
+    assert config.weight_bytes(4) == sum(t.nbytes for t in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("context", [8, 40])
+def test_state_bytes_are_those_of_the_tensors(
+    family: str, dtype: torch.dtype, context: int
+) -> None:
+    model = small_model(family).to(dtype)
+    state = model.init_state(3, context)
+    counted = sum(t.nbytes for layer in state.layers for t in layer.tensors())
+    assert state.nbytes == counted
+    assert model.state_bytes(3, context) == counted
+    assert model.config.state_bytes(3, context, dtype.itemsize) == counted
+
+
+def test_a_recurrent_state_does_not_grow_and_a_cache_does() -> None:
+    retnet, transformer = config_for("retnet", "10m"), config_for("transformer", "10m")
+    assert retnet.state_bytes(2, 100) == retnet.state_bytes(2, 10_000)
+    assert transformer.state_bytes(2, 10_000) == 100 * transformer.state_bytes(2, 100)
+
+
+def test_a_retnets_state_is_the_smaller_from_d_k_tokens_on() -> None:
+    """The closed form of measurement.md: d_k tokens, twice that with a bfloat16 cache."""
+    retnet, transformer = config_for("retnet", "1.3b"), config_for("transformer", "1.3b")
+    assert retnet.state_bytes(1, 0, 4) == transformer.state_bytes(1, 256, 4)
+    assert retnet.state_bytes(1, 0, 2) == transformer.state_bytes(1, 512, 2)
+    grouped = config_for("transformer-gqa", "1.3b")
+    assert retnet.state_bytes(1, 0, 2) == grouped.state_bytes(1, 2048, 2)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_step_moves_its_weights_once_and_its_state(family: str, tied: bool) -> None:
+    model = small_model(family, tie_embeddings=tied).to(torch.bfloat16)
+    state = model.init_state(3, 40)
+    head = model.embedding if model.head is None else model.head
+    matrices = sum(t.nbytes for block in model.blocks for t in block.parameters())
+    read = matrices + model.norm.weight.nbytes + head.weight.nbytes
+    embedding_rows = 3 * 32 * 2
+    passes = 2 if family == "retnet" else 1  # a recurrent state is also written
+    expected = read + embedding_rows + passes * state.nbytes
+    assert model.config.decode_bytes(3, 40, 2) == expected
+
+
+def fused_product_flops(_added: Any, left: Any, right: Any, **_: Any) -> int:
+    """FLOPs of an in-place baddbmm, from its operands' shapes; PyTorch's counter overlooks it."""
+    batch, rows, inner = left
+    return int(2 * batch * rows * inner * right[-1])
+
+
+def counted_flops(model: Decoder, run: Any) -> int:
+    """FLOPs that PyTorch's counter sees, attention by its two plain products."""
+    unknown_to_it = {torch.ops.aten.baddbmm_: fused_product_flops}
+    counter = FlopCounterMode(display=False, custom_mapping=unknown_to_it)
+    with counter, sdpa_kernel(SDPBackend.MATH):
+        run(model)
+    return int(counter.get_total_flops())
+
+
+def masked_pairs(tokens: int) -> int:
+    """Pairs above the diagonal, which a dense product computes and the mask throws away."""
+    return tokens * (tokens - 1) // 2
+
+
+def scan_flops(config: RetNetConfig, chunks: int) -> int:
+    """The triangular product over the chunks' states; fewer chunks than the scan's radix."""
+    return 2 * config.n_heads * (chunks + 1) ** 2 * config.d_k * config.d_v
+
+
+def excess_flops(config: ModelConfig, tokens: int) -> int:
+    """What one layer's mixer is counted for beyond the products that are needed."""
+    if isinstance(config, RetNetConfig):
+        chunks, tail = divmod(tokens, config.chunk_size)
+        masked = chunks * masked_pairs(config.chunk_size) + masked_pairs(tail)
+        dense = config.n_heads * masked * 2 * (config.d_k + config.d_v)
+        return dense + (scan_flops(config, chunks) if chunks else 0)
+    return masked_pairs(tokens) * 4 * config.d_model
+
+
+@pytest.mark.parametrize("ffn", ["gelu", "swiglu"])
+@pytest.mark.parametrize("tokens", [16, 35])
+def test_prefill_flops_are_the_counted_ones(family: str, tokens: int, ffn: str) -> None:
+    options = {"chunk_size": 8} if family == "retnet" else {}
+    model = small_model(family, ffn=ffn, **options)
+    prompt = torch.zeros(1, tokens, dtype=torch.int64)
+    state = model.init_state(1, tokens)
+    counted = counted_flops(model, lambda m: m.prefill(prompt, state))
+    excess = model.config.n_layers * excess_flops(model.config, tokens)
+    assert model.flops_per_token(tokens, "prefill") * tokens + excess == pytest.approx(counted)
+
+
+@pytest.mark.parametrize("tokens", [16, 32])
+def test_forward_flops_add_the_head_at_every_position(family: str, tokens: int) -> None:
+    options = {"chunk_size": 8} if family == "retnet" else {}
+    model = small_model(family, **options)
+    batch = torch.zeros(1, tokens, dtype=torch.int64)
+    counted = counted_flops(model, lambda m: m(batch))
+    excess = model.config.n_layers * excess_flops(model.config, tokens)
+    assert model.flops_per_token(tokens, "forward") * tokens + excess == pytest.approx(counted)
+
+
+def test_decode_flops_are_the_counted_ones(family: str) -> None:
+    model = small_model(family)
+    context = 20
+    state = model.init_state(1, context + 1)
+    model.prefill(torch.zeros(1, context, dtype=torch.int64), state)
+    token = torch.zeros(1, dtype=torch.int64)
+    counted = counted_flops(model, lambda m: m.step(token, state))
+    config = model.config
+    if isinstance(config, RetNetConfig):
+        # The state's update is elementwise, which the counter does not see.
+        counted += config.n_layers * 2 * config.n_heads * config.d_k * config.d_v
+    assert model.flops_per_token(context, "decode") == counted
+
+
+def test_training_is_three_forwards(family: str) -> None:
+    config = config_for(family, "10m")
+    assert config.flops_per_token(512, "train") == 3 * config.flops_per_token(512, "forward")
+
+
+def test_only_attentions_work_per_token_grows_with_the_context() -> None:
+    retnet, transformer = config_for("retnet", "10m"), config_for("transformer", "10m")
+    assert retnet.flops_per_token(100, "decode") == retnet.flops_per_token(99_999, "decode")
+    grown = [transformer.flops_per_token(n, "decode") for n in (100, 200, 300)]
+    assert grown[2] - grown[1] == grown[1] - grown[0] == 100 * 4 * 384 * 6

@@ -1,0 +1,118 @@
+"""What makes a RetNet of the skeleton: decays and angles in any precision, norm, gate, state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from models.decoder import Span
+from models.layers import rotary_angles, rotate
+from models.retention import log_decays, retention_recurrent
+from models.retnet import MultiScaleRetention, RetNetConfig
+
+
+def mixer_of(model: Any) -> MultiScaleRetention:
+    mixer = model.blocks[0].mixer
+    assert isinstance(mixer, MultiScaleRetention)
+    return mixer
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        nn.Module.bfloat16,
+        nn.Module.half,
+        lambda m: m.to(torch.bfloat16),
+        lambda m: m.to(torch.bfloat16).to(torch.float32),
+    ],
+)
+@pytest.mark.parametrize("decay", ["paper", "language-model"])
+def test_no_conversion_of_a_model_rounds_its_decays_or_angles(
+    small: Any, convert: Any, decay: Any
+) -> None:
+    model = small.model("retnet", torch.float32, decay=decay)
+    span = Span(torch.tensor([255, 65535]), 0)
+    before = mixer_of(model).prepare(span, None)
+    mixer = mixer_of(convert(model))
+    after = mixer.prepare(span, None)
+    assert torch.equal(mixer.log_gamma, log_decays(4, decay))
+    for name in ("cos", "sin", "gamma"):
+        assert getattr(after, name).dtype == torch.float32
+        assert torch.equal(getattr(after, name), getattr(before, name))
+
+
+def test_half_precision_angles_at_a_far_position_are_those_of_float64(small: Any) -> None:
+    mixer = mixer_of(small.model("retnet", torch.bfloat16))
+    shared = mixer.prepare(Span(torch.tensor([100_003]), 0), None)
+    exact = 100_003 * torch.tensor([10000.0], dtype=torch.float64) ** (-torch.arange(4) / 4)
+    assert torch.allclose(shared.sin[0, :4].double(), exact.sin(), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_state_is_float32_whatever_the_weights(small: Any, dtype: torch.dtype) -> None:
+    model = small.model("retnet", dtype)
+    state = model.init_state(2, 50)
+    tokens = small.tokens(2, 12)
+    model.prefill(tokens, state)
+    model.step(tokens[:, 0], state)
+    for layer in state.layers:
+        assert [t.dtype for t in layer.tensors()] == [torch.float32]
+
+
+def test_the_mixer_is_the_papers_gated_multi_scale_retention(small: Any) -> None:
+    """Equations 8 and 9, written out: rotate, retain, norm per head, swish gate, project."""
+    mixer = mixer_of(small.model("retnet"))
+    x = torch.randn(2, 9, 32, dtype=torch.float64)
+    w_q, w_k, w_v, w_g = mixer.qkvg.weight.split([32, 32, 64, 64])
+    cos, sin = rotary_angles(torch.arange(9), 8, 10000.0)
+
+    def heads(y: torch.Tensor) -> torch.Tensor:
+        return torch.unflatten(y, -1, (4, -1)).transpose(1, 2)
+
+    q, k = (rotate(heads(x @ w.T), cos, sin) for w in (w_q, w_k))
+    retained, _ = retention_recurrent(q, k / 8**0.5, heads(x @ w_v.T), log_decays(4, "paper"))
+    normed = retained / (retained.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    joined = normed.transpose(1, 2).flatten(-2)
+    expected = (F.silu(x @ w_g.T) * joined) @ mixer.out.weight.T
+    found = mixer(x, mixer.prepare(Span(torch.arange(9), 0), None))
+    assert torch.allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_rotation_makes_a_score_depend_on_the_distance_alone() -> None:
+    q, k = torch.randn(2, 1, 8, dtype=torch.float64)
+
+    def score(m: int, n: int) -> float:
+        angles = [rotary_angles(torch.tensor([at]), 8, 10000.0) for at in (m, n)]
+        return float((rotate(q, *angles[0]) * rotate(k, *angles[1])).sum())
+
+    assert score(9, 4) == pytest.approx(score(1_000_005, 1_000_000), rel=1e-8)
+    assert score(9, 4) != pytest.approx(score(9, 5), rel=1e-3)
+
+
+@pytest.mark.parametrize("decay", ["paper", "language-model"])
+@pytest.mark.parametrize("chunk_size", [1, 3, 128])
+def test_the_chunk_size_changes_no_logit(small: Any, decay: str, chunk_size: int) -> None:
+    tokens = small.tokens(2, 20)
+    expected = small.model("retnet", decay=decay)(tokens, form="recurrent")
+    found = small.model("retnet", decay=decay, chunk_size=chunk_size)(tokens)
+    assert small.distance(found, expected) < 1e-10
+
+
+def test_the_kind_of_decay_changes_the_logits(small: Any) -> None:
+    tokens = small.tokens(2, 30)
+    paper, other = (small.model("retnet", decay=d)(tokens) for d in ("paper", "language-model"))
+    assert small.distance(paper, other) > 1e-4
+
+
+def test_decays_are_not_saved_for_they_follow_from_the_configuration(small: Any) -> None:
+    assert not [name for name in small.model("retnet").state_dict() if "gamma" in name]
+
+
+def test_implementation_names_form_and_chunk() -> None:
+    mixer = RetNetConfig(d_model=32, n_layers=1, n_heads=4, chunk_size=64).mixer()
+    assert mixer.implementation("decode") == "recurrent"
+    assert mixer.implementation("prefill") == "chunkwise-64"
