@@ -20,6 +20,7 @@ from retbench import environment, store
 from retbench.config import RunConfig
 from retbench.errors import Interrupted, UserError
 from retbench.interrupts import Interrupts
+from retbench.measure import ceilings
 from retbench.observer import Observer, Silent
 from retbench.plan import Contender, Plan
 from retbench.process import Worker, WorkerFailure
@@ -181,10 +182,15 @@ class _Session:
     def run(self) -> None:
         """Measure what is not done yet."""
         self._observer.started(self.plan, self.writer.done)
+        planned = {(block, c.label, point.id) for block, c, point in self.plan.cells()}
+        if planned <= self.writer.done:
+            return
+        # Before and after: what else the machine does can only lower them, and the better counts.
         self._measure_ceilings()
         for block in range(self.plan.blocks):
             for contender in self.plan.order(block):
                 self._measure(block, contender)
+        self._measure_ceilings()
 
     def _measure(self, block: int, contender: Contender) -> None:
         done = self.writer.done
@@ -201,9 +207,6 @@ class _Session:
 
     def _measure_ceilings(self) -> None:
         """Ask a worker of its own for what this machine can do; a failure is but a warning."""
-        planned = {(block, c.label, point.id) for block, c, point in self.plan.cells()}
-        if self.writer.meta["ceilings"] is not None or planned <= self.writer.done:
-            return
         self._observer.phase("ceilings")
         request = {"do": "ceilings", "configuration": self.config.to_json()}
         try:
@@ -213,7 +216,8 @@ class _Session:
                     reply = worker.receive()
                 if reply["event"] != "ceilings":
                     raise WorkerFailure("error", str(reply.get("cause") or reply["event"]))
-                self.writer.update(ceilings=reply["ceilings"])
+                known = self.writer.meta["ceilings"]
+                self.writer.update(ceilings=ceilings.merge(known, reply["ceilings"]))
                 worker.stop()
         except WorkerFailure as failure:
             self.writer.warn(f"the machine's ceilings could not be measured: {failure.cause}")

@@ -66,6 +66,26 @@ def measure(device: str, dtypes: Sequence[str], threads: int) -> dict[str, Any]:
     }
 
 
+def merge(first: Mapping[str, Any] | None, second: Mapping[str, Any]) -> dict[str, Any]:
+    """The better figure of two measurements of one machine: other work can only lower a ceiling."""
+    if first is None:
+        return dict(second)
+    rates = first["matmul_flop_per_s"], second["matmul_flop_per_s"]
+    entries: dict[int, dict[str, float]] = {}
+    for entry in [*first["bandwidth"], *second["bandwidth"]]:
+        known = entries.setdefault(entry["working_set_bytes"], dict(entry))
+        known.update({key: max(known[key], entry[key]) for key in entry})
+    return {
+        **second,
+        "bandwidth": [entries[size] for size in sorted(entries)],
+        "matmul_flop_per_s": {
+            dtype: max(rate[dtype] for rate in rates if dtype in rate)
+            for dtype in {**rates[0], **rates[1]}
+        },
+        "elapsed_s": first["elapsed_s"] + second["elapsed_s"],
+    }
+
+
 def bandwidth_at(ceilings: Mapping[str, Any] | None, working_set_bytes: float) -> float | None:
     """The bandwidth that a working set of this size can reach at most, bytes/s.
 

@@ -16,6 +16,14 @@ REPLIES = os.fdopen(int(os.environ["RETBENCH_REPLY_FD"]), "w")
 ACTIONS = json.loads(os.environ.get("FAKE_WORKER", "{}"))
 CELL_S = float(os.environ.get("FAKE_WORKER_S", "0"))
 
+# The shape of what retbench.measure.ceilings.measure gives.
+CEILINGS = {
+    "device": "cpu", "threads": 1, "elapsed_s": 0.0, "matmul_flop_per_s": {"float32": 1e11},
+    "bandwidth": [
+        {"working_set_bytes": 2**30, "read_bytes_per_s": 1e10, "copy_bytes_per_s": 1e10}
+    ],
+}  # fmt: skip
+
 
 def reply(**message):
     REPLIES.write(json.dumps(message) + "\n")
@@ -113,7 +121,7 @@ def main():
         elif do == "ceilings":
             note(do=do)
             misbehave(ACTIONS.get("ceilings"))
-            reply(event="ceilings", ceilings={"copy_bytes_per_s": 1e10})
+            reply(event="ceilings", ceilings=CEILINGS)
         elif do == "stop":
             return
 

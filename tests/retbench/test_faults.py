@@ -200,17 +200,18 @@ def test_a_run_killed_at_any_moment_and_resumed_has_each_cell_once(
     drive: ModuleType, tmp_path: Path
 ) -> None:
     moments = random.Random(2)  # fixed, so that a failure can be repeated
-    out, kills = tmp_path / "run", 0
-    for _ in range(6):
+    out = tmp_path / "run"
+    for new_cells in (0, 0, 1, 1, 1):
         words = ["resume"] if (out / "run.json").exists() else []
-        process = start(out, *words, cell_s=0.1)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=moments.uniform(0.1, 0.5))
-        kills += process.poll() is None
+        wanted = committed(out) + new_cells
+        process = start(out, *words, cell_s=0.2)
+        while committed(out) < wanted:
+            assert process.poll() is None, "ended before it could be killed"
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0.0, 0.3))
         process.kill()
         process.communicate()
-    assert kills >= 3
-    assert 0 < committed(out) < 12
+    assert 3 <= committed(out) < 12
     run = drive.execute(out, resume=(out / "run.json").exists())
     undisturbed = drive.execute(tmp_path / "undisturbed")
     assert coordinates(run) == coordinates(undisturbed)

@@ -160,3 +160,25 @@ def test_the_cause_names_the_figure_and_the_ceiling():
 
 def test_no_work_takes_no_time():
     assert "less than any work takes" in ceilings.violates_physics(1.0, 0.0, CACHED)
+
+
+def test_the_better_of_two_measurements_counts_figure_by_figure():
+    quiet = {
+        "device": "cpu", "threads": 2, "elapsed_s": 2.0, "matmul_flop_per_s": {"float32": 3e11},
+        "bandwidth": [{"working_set_bytes": 4, "read_bytes_per_s": 9.0, "copy_bytes_per_s": 5.0}],
+    }  # fmt: skip
+    busy = {
+        "device": "cpu", "threads": 2, "elapsed_s": 2.5,
+        "matmul_flop_per_s": {"float32": 1e11, "bfloat16": 1e12},
+        "bandwidth": [
+            {"working_set_bytes": 4, "read_bytes_per_s": 2.0, "copy_bytes_per_s": 6.0},
+            {"working_set_bytes": 8, "read_bytes_per_s": 3.0, "copy_bytes_per_s": 3.0},
+        ],
+    }  # fmt: skip
+    merged = ceilings.merge(quiet, busy)
+    assert merged["matmul_flop_per_s"] == {"float32": 3e11, "bfloat16": 1e12}
+    assert merged["bandwidth"] == [
+        {"working_set_bytes": 4, "read_bytes_per_s": 9.0, "copy_bytes_per_s": 6.0},
+        {"working_set_bytes": 8, "read_bytes_per_s": 3.0, "copy_bytes_per_s": 3.0},
+    ]
+    assert ceilings.merge(None, busy) == busy

@@ -1,0 +1,183 @@
+"""One call from a configuration to a finished run with its tables and plots.
+
+The command line and the Python API are both thin over this module::
+
+    run = retbench.run("inference", models=["retnet", "transformer"], preset="tiny")
+    run.frame()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retbench import configcheck
+from retbench.config import RunConfig, contradictions, explicit, resolve
+from retbench.errors import UserError
+
+if TYPE_CHECKING:
+    from retbench.observer import Observer
+    from retbench.report.summary import Summary
+    from retbench.store import Run
+
+RESULTS = Path("results")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be made or continued: what, and where."""
+
+    config: RunConfig
+    out: Path
+    resume: bool
+
+
+def run(
+    suite: str | None = "inference",
+    *,
+    observer: Observer | None = None,
+    out: Path | str | None = None,
+    resume: bool = False,
+    config_file: Path | str | None = None,
+    **given: Any,
+) -> Run:
+    """Measure a suite, write its tables and plots, and return the run.
+
+    Args:
+        suite: name of the suite; None for the configuration file's.
+        observer: told of the progress; nothing is printed without one.
+        out: the run directory; by default ``results/SUITE-PRESET-DEVICE-TIME``.
+        resume: continue the run in ``out``, or the only unfinished one in ``results/``.
+        config_file: a TOML file with the same keys as the flags.
+        given: fields of :class:`retbench.config.RunConfig`.
+
+    Returns:
+        The run; its :meth:`~retbench.store.Run.frame` holds all samples.
+
+    Raises:
+        UserError: for anything the configuration, the machine or the disk does not allow.
+        Interrupted: the user stopped it; what was finished is kept.
+    """
+    job = prepare(suite, out=out, resume=resume, config_file=config_file, **given)
+    return carry_out(job, observer)[0]
+
+
+def prepare(
+    suite: str | None = None,
+    *,
+    out: Path | str | None = None,
+    resume: bool = False,
+    config_file: Path | str | None = None,
+    **given: Any,
+) -> Job:
+    """Settle what to run and where; writes nothing. Arguments and errors as :func:`run`."""
+    if resume:
+        return _continued(explicit(suite, out=out, config_file=config_file, **given))
+    config = resolve(suite, out=out, config_file=config_file, **given)
+    return Job(config, Path(config.out) if config.out else _new_folder(config), resume=False)
+
+
+def carry_out(job: Job, observer: Observer | None = None) -> tuple[Run, list[Path]]:
+    """Measure, then write all derived files; returns the run and those. Errors as :func:`run`."""
+    from retbench import calibration, environment, runner, store
+
+    # Read before the run: a damaged file must not spoil its end.
+    floors = calibration.matching(
+        environment.provenance(job.config.device, job.config.threads, ())["machine_id"]
+    )
+    run = runner.execute(job.config, out=job.out, resume=job.resume, observer=observer)
+    if floors is not None and run.meta["calibration"] is None:
+        with store.RunWriter.resume(job.out, run.meta["configuration"]) as writer:
+            writer.update(calibration=floors)
+        run = store.open_run(job.out)
+    return run, write_derived(run)
+
+
+def write_derived(run: Run) -> list[Path]:
+    """Write every table, plot and report of a run anew; torch is not needed.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    from retbench import report
+
+    with _written_or_explained(run):
+        return list(report.write_all(run))
+
+
+def write_tables(run: Run, summary: Summary) -> list[Path]:
+    """Write the tables alone; see :func:`write_derived`."""
+    from retbench import report
+
+    with _written_or_explained(run):
+        return list(report.write_tables(run, summary))
+
+
+def write_plots(run: Run) -> list[Path]:
+    """Write the plots and the HTML report alone; see :func:`write_derived`."""
+    from retbench import report
+
+    with _written_or_explained(run):
+        return list(report.write_plots(run))
+
+
+def unfinished(results: Path = RESULTS) -> list[Path]:
+    """The runs in a folder that have not finished, the newest first."""
+    from retbench import store
+
+    found = []
+    for file in results.glob(f"*/{store.RUN_FILE}"):
+        try:
+            meta = store.read_meta(file.parent)
+        except UserError:
+            continue  # not a run of ours, or one that nothing can be said about
+        if meta["state"] != "finished":
+            found.append((str(meta.get("started")), file.parent))
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _continued(asked: dict[str, Any]) -> Job:
+    from retbench import store
+
+    out = Path(asked["out"]) if asked.get("out") else _only_unfinished()
+    config = RunConfig.from_json(store.read_meta(out)["configuration"])
+    if differing := contradictions(config, asked):
+        raise UserError(
+            f"{out} was begun with another configuration: {', '.join(differing)}",
+            "continue it unchanged, or begin a new run with another --out",
+        )
+    configcheck.check(config)
+    return Job(config, out, resume=True)
+
+
+def _only_unfinished() -> Path:
+    found = unfinished()
+    if not found:
+        raise UserError(f"{RESULTS}/ holds no unfinished run", "name one with --out")
+    if len(found) > 1:
+        names = ", ".join(str(path) for path in found)
+        raise UserError(
+            f"{RESULTS}/ holds {len(found)} unfinished runs: {names}", "name one with --out"
+        )
+    return found[0]
+
+
+def _new_folder(config: RunConfig) -> Path:
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    return RESULTS / f"{config.suite}-{config.preset}-{config.device}-{stamp}"
+
+
+@contextmanager
+def _written_or_explained(run: Run) -> Iterator[None]:
+    """Turn a disk that is full or read-only into the user's error."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {error.filename or run.path}: {error.strerror or error}",
+            "the samples are kept; `retbench plot` and `table` make the rest from them",
+        ) from error

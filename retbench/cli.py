@@ -1,0 +1,298 @@
+"""The command line: flags in, one call each, errors as one line on stderr.
+
+Exit status: 0 done, 1 a bug or a failed check, 2 a mistake of the user's, 130 interrupted. Heavy
+imports happen inside the commands, so that ``plot`` and ``--help`` are quick.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.main import get_command
+
+from retbench import __version__
+from retbench.errors import EXIT_INTERRUPTED, UserError
+
+if TYPE_CHECKING:
+    from retbench.config import RunConfig
+    from retbench.console import Console
+
+EXIT_FAILED = 1
+
+# The base of typer's usage errors: click's own class, or the one typer carries since 0.2x.
+_UsageProblem: type[Exception] = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    name="retbench",
+    help="Does a RetNet beat a Transformer of the same size, on this machine?",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress and no summary.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Folder = Annotated[Path, typer.Argument(help="A run directory.", metavar="DIR")]
+Ffn = Annotated[str | None, typer.Option(help="Feed-forward kind: gelu (the paper) or swiglu.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda. [default: cuda where there is one]")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads. [default: physical cores]")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"retbench {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def run(
+    suite: Annotated[str | None, typer.Option(help="What to measure. [default: inference]")] = None,
+    models: Annotated[
+        str | None, typer.Option(help="Families, commas between; the first is the subject.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Size of all models, such as 10m.")] = None,
+    context: Annotated[
+        str | None, typer.Option(help="Context lengths: 512,2048 or 512:8192 (powers of two).")
+    ] = None,
+    batch: Annotated[str | None, typer.Option(help="Batch sizes, written like --context.")] = None,
+    batch_context: Annotated[
+        int | None, typer.Option(help="Context of the sweep over batch sizes.")
+    ] = None,
+    new_tokens: Annotated[int | None, typer.Option(help="Decode steps of one trial.")] = None,
+    device: Device = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16, float16 or float64.")
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help="eager, compile or cudagraph.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="smoke, quick, report or rigorous. [default: quick]")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of prompts, weights and order.")] = None,
+    threads: Threads = None,
+    ffn: Ffn = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override a model's field; FAMILY.KEY=VALUE for one family. Repeatable.",
+        ),
+    ] = None,
+    plugin: Annotated[
+        list[str] | None, typer.Option(help="File or module that registers a model. Repeatable.")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds a cell may take.")] = None,
+    memory_limit: Annotated[float | None, typer.Option(help="GiB a worker may take.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory. [default: in results/]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show cells, minutes and memory; write nothing.")
+    ] = False,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with the same keys; flags win.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a suite; write samples, tables and plots."""
+    from retbench import api, report
+    from retbench.console import Console
+
+    console = Console(quiet=quiet, as_json=as_json)
+    job = api.prepare(
+        suite, out=out, resume=resume, config_file=config, models=models, preset=preset,
+        context=context, batch=batch, batch_context=batch_context, new_tokens=new_tokens,
+        device=device, dtype=dtype, mode=mode, profile=profile, seed=seed, threads=threads,
+        ffn=ffn, overrides=overrides or None, plugins=plugin or None, timeout=timeout,
+        memory_limit=memory_limit,
+    )  # fmt: skip
+    if dry_run:
+        _show_forecast(console, job.config)
+        return
+    progress = console.progress(job.config)
+    try:
+        done, files = api.carry_out(job, progress)
+    finally:
+        progress.close()
+    console.summary(report.summarise(done), files)
+
+
+@app.command()
+def plot(folder: Folder, quiet: Quiet = False) -> None:
+    """Make all plots of a run anew from its samples, and its HTML report."""
+    from retbench import api, store
+    from retbench.console import Console
+
+    files = api.write_plots(store.open_run(folder))
+    Console(quiet=quiet).files(folder, files)
+
+
+@app.command()
+def table(folder: Folder, quiet: Quiet = False, as_json: AsJson = False) -> None:
+    """Make all tables of a run anew from its samples, and print the summary."""
+    from retbench import api, report, store
+    from retbench.console import Console
+
+    opened = store.open_run(folder)
+    summary = report.summarise(opened)
+    files = api.write_tables(opened, summary)
+    Console(quiet=quiet, as_json=as_json).summary(summary, files)
+
+
+@app.command()
+def models(
+    preset: Annotated[str | None, typer.Option(help="One preset. [default: all]")] = None,
+    ffn: Ffn = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the sizes of all models; fail where those of a preset differ by over 0.5%."""
+    from retbench.console import Console
+    from retbench.sizes import model_sizes
+
+    sizes = model_sizes(preset, ffn or "gelu")
+    console = Console(as_json=as_json)
+    console.sizes(sizes)
+    if unequal := [size for size in sizes if not size.matches]:
+        worst = max(unequal, key=lambda size: abs(size.ratio - 1))
+        _fail(
+            f"{worst.family} at preset {worst.preset} has {worst.ratio:.4f} times the parameters "
+            "of the first model, more than 0.5% off"
+        )
+
+
+@app.command()
+def doctor(device: Device = None, threads: Threads = None, as_json: AsJson = False) -> None:
+    """Measure this machine's bandwidth and matmul rate; print what a run would record of it."""
+    from retbench.configcheck import machine
+    from retbench.console import Console
+    from retbench.environment import provenance
+    from retbench.measure import ceilings
+
+    device, threads = machine(device, threads)
+    console = Console(as_json=as_json)
+    found = provenance(device, threads, sys.orig_argv)
+    dtypes = ("float32", "bfloat16") + (("float16",) if device == "cuda" else ())
+    console.machine(found, ceilings.measure(device, dtypes, threads))
+
+
+@app.command()
+def calibrate(
+    model: Annotated[str, typer.Option(help="The model that is compared with itself.")] = "",
+    preset: Annotated[str | None, typer.Option(help="Its size.")] = None,
+    context: Annotated[int | None, typer.Option(help="Its context length.")] = None,
+    device: Device = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure this machine's noise floor and keep it: one model against itself."""
+    from retbench import calibration
+    from retbench.config import resolve
+    from retbench.console import Console
+
+    config = resolve(
+        models=model or None, preset=preset, context=context, device=device, threads=threads,
+        profile="report",
+    )  # fmt: skip
+    console = Console(quiet=quiet, as_json=as_json)
+    calibration.matching("")  # a damaged file is better found before than after measuring
+    progress = console.progress(config)
+    try:
+        record = calibration.calibrate(config, progress)
+    finally:
+        progress.close()
+    console.calibration(record, calibration.remember(record))
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line and exit.
+
+    Args:
+        arguments: without the program's name; the process's own where None.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    # Accepted behind the command as well: that is where one adds it to a line that failed.
+    words = [word for word in words if word != "--debug"]
+    try:
+        _invoke(words)
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        _end(error)
+
+
+def _end(error: BaseException) -> NoReturn:
+    """Turn an exception into one line and an exit status."""
+    if isinstance(error, UserError):
+        _fail(str(error), error.exit_status)
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        _fail("interrupted", EXIT_INTERRUPTED)
+    if isinstance(error, BrokenPipeError):
+        # Whoever read our output has gone, as after `| head`: there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILED)
+    _fail(f"a bug: {type(error).__name__}: {error}; add --debug to see where")
+
+
+def _invoke(words: list[str]) -> NoReturn:
+    command = get_command(app)
+    try:
+        status = command.main(args=words, prog_name="retbench", standalone_mode=False)
+    except _UsageProblem as problem:
+        raise UserError(_usage(problem, command, words)) from None
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _usage(problem: Any, command: Any, words: Sequence[str]) -> str:
+    """A usage error as one line, with the nearest flag or command for an unknown one."""
+    context = getattr(problem, "ctx", None)
+    message = " ".join(str(problem.format_message()).split()).rstrip(".")
+    unknown = getattr(problem, "option_name", None)
+    if unknown and hasattr(problem, "possibilities"):  # click's NoSuchOption
+        scope = context.command if context is not None else command
+        flags = [flag for parameter in scope.params for flag in parameter.opts]
+        return f"unknown flag {unknown}; {_nearest(unknown, flags)}"
+    if context is not None and message.startswith("No such command"):
+        given = next(word for word in words if not word.startswith("-"))
+        return f"unknown command {given!r}; {_nearest(given, list(command.commands))}"
+    return message
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(known))}"
+
+
+def _fail(message: str, status: int = EXIT_FAILED) -> NoReturn:
+    from retbench.console import error
+
+    error(message)
+    sys.exit(status)
+
+
+def _show_forecast(console: Console, config: RunConfig) -> None:
+    from retbench import suites
+    from retbench.forecast import forecast
+    from retbench.measure import ceilings, memory
+
+    plan = suites.get(config.suite).plan(config)
+    measured = ceilings.measure(config.device, (config.dtype,), config.threads)
+    available = memory.available_memory_bytes(config.device)
+    if config.memory_limit_gib is not None:
+        limit = int(config.memory_limit_gib * 2**30)
+        available = limit if available is None else min(limit, available)
+    console.forecast(forecast(config, plan, measured), available)

@@ -1,0 +1,285 @@
+"""What a run is asked to do: one frozen :class:`RunConfig`, checked before anything starts.
+
+Flags win over the configuration file, the file over the defaults of the device. All defaults
+stand in this module and nowhere else::
+
+    config = resolve("inference", preset="10m", context="512:8192")
+    config.context                              # (512, 1024, 2048, 4096, 8192)
+
+Neither torch nor a model is imported until a configuration is resolved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from retbench import configvalues as value
+from retbench.configcheck import check, default_device, physical_cores
+from retbench.configfile import read_config_file
+from retbench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How often a cell is measured (rule M2), and how long that may take.
+
+    Attributes:
+        name: what ``--profile`` calls it.
+        blocks: fresh worker processes of each model; the number of independent replicates.
+        trials: timed trials in one process.
+        phase_budget_s: stop a phase of a cell in one process after this long, in seconds, once
+            ``min_trials`` are done.
+        min_trials: trials that are made however long they take.
+        warmup: warm-up trials at least (rule M3).
+    """
+
+    name: str
+    blocks: int
+    trials: int
+    phase_budget_s: float
+    min_trials: int = 3
+    warmup: int = 3
+
+
+PROFILES: dict[str, Profile] = {
+    profile.name: profile
+    for profile in (
+        Profile("smoke", blocks=1, trials=3, phase_budget_s=0.5),
+        Profile("quick", blocks=3, trials=10, phase_budget_s=2.0),
+        Profile("report", blocks=5, trials=20, phase_budget_s=10.0),
+        Profile("rigorous", blocks=10, trials=30, phase_budget_s=60.0),
+    )
+}
+DEVICES = ("cpu", "cuda")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+MODES = ("eager", "compile", "cudagraph")
+FEED_FORWARDS = ("gelu", "swiglu")
+
+_DEFAULTS: dict[str, Any] = {
+    "suite": "inference",
+    "models": ("retnet", "transformer", "transformer-gqa"),
+    "profile": "quick",
+    "seed": 0,
+    "ffn": "gelu",
+    "plugins": (),
+    "overrides": {},
+    "memory_limit_gib": None,
+    "out": None,
+}
+_DEVICE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "cpu": {
+        "preset": "10m",
+        "dtype": "float32",
+        "mode": "eager",
+        "context": (512, 1024, 2048, 4096, 8192),
+        "batch": (1, 4, 16),
+        "batch_context": 1024,
+        "new_tokens": 8,
+        "timeout_s": 600.0,
+    },
+    "cuda": {
+        "preset": "1.3b",
+        "dtype": "bfloat16",
+        "mode": "cudagraph",
+        "context": tuple(2**power for power in range(9, 17)),
+        "batch": tuple(2**power for power in range(11)),
+        "batch_context": 8192,
+        "new_tokens": 32,
+        "timeout_s": 900.0,
+    },
+}
+_SHORT_NAMES = {
+    "timeout": "timeout_s",
+    "memory_limit": "memory_limit_gib",
+    "set": "overrides",
+    "plugin": "plugins",
+}
+_FLAGS = {name: flag for flag, name in _SHORT_NAMES.items()}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A resolved configuration; nothing is left to a default.
+
+    Attributes:
+        suite: what is measured.
+        models: names of families in the models' registry; the first is the subject of every ratio.
+        preset: size of all models.
+        context: context lengths, in tokens, swept at the first batch size.
+        batch: batch sizes, swept at ``batch_context``.
+        batch_context: context of the sweep over batch sizes, in tokens.
+        new_tokens: decode steps of one trial.
+        device: ``cpu`` or ``cuda``.
+        dtype: of the weights and activations.
+        mode: ``eager``, ``compile`` or ``cudagraph``, the same for all models.
+        profile: a name in :data:`PROFILES`.
+        seed: of prompts, weights and the order of the blocks.
+        threads: compute threads of a worker.
+        ffn: feed-forward kind of all models.
+        timeout_s: a cell in one process is stopped after this long, in seconds.
+        memory_limit_gib: memory a worker may take, in GiB; None for no limit.
+        out: the run directory as it was asked for; None for one named after suite and time.
+        plugins: files or modules that register further families of models.
+        overrides: fields of the models' configuration: ``key`` for all, ``family.key`` for one.
+    """
+
+    suite: str
+    models: tuple[str, ...]
+    preset: str
+    context: tuple[int, ...]
+    batch: tuple[int, ...]
+    batch_context: int
+    new_tokens: int
+    device: str
+    dtype: str
+    mode: str
+    profile: str
+    seed: int
+    threads: int
+    ffn: str
+    timeout_s: float
+    memory_limit_gib: float | None = None
+    out: str | None = None
+    plugins: tuple[str, ...] = ()
+    overrides: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "overrides", MappingProxyType(dict(self.overrides)))
+
+    def overrides_for(self, family: str) -> dict[str, Any]:
+        """Fields to override in one family's configuration, the feed-forward kind included."""
+        shared = {key: given for key, given in self.overrides.items() if "." not in key}
+        prefix = f"{family}."
+        own = {
+            key.removeprefix(prefix): given
+            for key, given in self.overrides.items()
+            if key.startswith(prefix)
+        }
+        return {"ffn": self.ffn, **shared, **own}
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field as JSON-able values; :meth:`from_json` gives back an equal configuration."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {
+            key: list(given) if isinstance(given, tuple) else given for key, given in plain.items()
+        } | {"overrides": dict(self.overrides)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> RunConfig:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            UserError: if a field is missing, unknown or of the wrong type.
+        """
+        required = [f.name for f in fields(cls) if f.default is f.default_factory is MISSING]
+        if missing := [name for name in required if name not in document]:
+            raise UserError(f"the stored configuration lacks {', '.join(missing)}")
+        return cls(**parse(document))
+
+
+_READERS: dict[str, value.Reader] = {
+    "suite": value.text,
+    "models": value.names,
+    "preset": value.text,
+    "context": value.ascending_sizes,
+    "batch": value.ascending_sizes,
+    "batch_context": value.positive,
+    "new_tokens": value.positive,
+    "device": value.one_of("device", DEVICES),
+    "dtype": value.one_of("dtype", DTYPES),
+    "mode": value.one_of("mode", MODES),
+    "profile": value.one_of("profile", tuple(PROFILES)),
+    "seed": value.non_negative,
+    "threads": value.positive,
+    "ffn": value.one_of("feed-forward", FEED_FORWARDS),
+    "timeout_s": value.positive_float,
+    "memory_limit_gib": value.optional(value.positive_float),
+    "out": value.optional(value.path),
+    "plugins": value.names,
+    "overrides": value.overrides,
+}
+
+
+def parse(
+    given: Mapping[str, Any], *, file: str | None = None, lines: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """Check and convert single values, by the name of their field or flag.
+
+    Args:
+        given: values as a flag, a file or Python code gives them.
+        file: the file they come from, to be named in errors.
+        lines: the line of each key in that file.
+
+    Raises:
+        UserError: for an unknown key (with the nearest one) or a value that cannot be.
+    """
+    parsed = {}
+    for key, raw in given.items():
+        where = f"{file}:{(lines or {}).get(key, 1)}: " if file else ""
+        name = _SHORT_NAMES.get(key, key)
+        if name not in _READERS:
+            known = [*_READERS, *_SHORT_NAMES]
+            raise UserError(f"{where}unknown key {key!r}", value.nearest(key, known))
+        try:
+            parsed[name] = _READERS[name](raw)
+        except ValueError as problem:
+            flag = _FLAGS.get(name, name).replace("_", "-")
+            raise UserError(f"{where}{flag}: {problem}") from None
+    return parsed
+
+
+def explicit(
+    suite: str | None = None, *, config_file: Path | str | None = None, **given: Any
+) -> dict[str, Any]:
+    """What was asked for, flags over file, without any default; arguments as :func:`resolve`.
+
+    Raises:
+        UserError: for an unreadable file, an unknown key or a value that cannot be.
+    """
+    flags = {key: raw for key, raw in {"suite": suite, **given}.items() if raw is not None}
+    chosen = parse(flags)
+    if config_file is None:
+        return chosen
+    values, lines = read_config_file(config_file)
+    stored = parse(values, file=str(config_file), lines=lines)
+    merged = {**stored.get("overrides", {}), **chosen.get("overrides", {})}
+    return {**stored, **chosen, **({"overrides": merged} if merged else {})}
+
+
+def resolve(
+    suite: str | None = None, *, config_file: Path | str | None = None, **given: Any
+) -> RunConfig:
+    """Settle every field of a configuration and check that it can be run.
+
+    Args:
+        suite: name of the suite; the file's, or ``inference``, where None.
+        config_file: a TOML file with the same keys, which ``given`` overrule.
+        given: fields of :class:`RunConfig`, as values or as the text of a flag; None means not
+            given. ``overrides`` are merged key by key.
+
+    Raises:
+        UserError: for an unreadable file, an unknown key or name, a value of the wrong type or out
+            of range, or a combination that is impossible on this machine.
+    """
+    chosen = explicit(suite, config_file=config_file, **given)
+    device = chosen.get("device") or default_device()
+    defaults = {**_DEFAULTS, **_DEVICE_DEFAULTS[device], "device": device}
+    defaults["threads"] = chosen.get("threads") or physical_cores()
+    config = RunConfig(**{**defaults, **chosen})
+    check(config)
+    return config
+
+
+def contradictions(config: RunConfig, asked: Mapping[str, Any]) -> list[str]:
+    """Which of the values asked for differ from a stored configuration, one phrase each."""
+    stored = config.to_json()
+    asked = {k: list(v) if isinstance(v, tuple) else v for k, v in asked.items() if k != "out"}
+    return [
+        f"{key.replace('_', '-')} was {stored[key]!r}, not {wanted!r}"
+        for key, wanted in asked.items()
+        if stored[key] != wanted
+    ]

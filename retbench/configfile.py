@@ -1,0 +1,74 @@
+"""Reads a configuration file (TOML) and says in which line each key stands.
+
+The keys are those of the command line's flags, with dashes or underscores; a table ``[set]`` holds
+overrides of the models' configuration, and ``[set.FAMILY]`` those of one family alone::
+
+    preset = "10m"
+    context = "512:8192"
+
+    [set]
+    max_len = 16384
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from retbench.errors import UserError
+
+
+def read_config_file(path: Path | str) -> tuple[dict[str, Any], dict[str, int]]:
+    """Read a TOML file.
+
+    Returns:
+        Its top-level values, dashes in keys turned to underscores, and the line of each key,
+        counted from 1.
+
+    Raises:
+        UserError: if it cannot be read, is not UTF-8, is not TOML or gives a key twice.
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from None
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: not UTF-8 text") from None
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(_located(path, text, str(error))) from None
+    values: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    for written, value in document.items():
+        key = written.replace("-", "_")
+        lines[key] = _line_of(text, written)
+        if key in values:
+            raise UserError(f"{path}:{lines[key]}: {key} is given twice")
+        values[key] = value
+    return values, lines
+
+
+def _located(path: Path, text: str, problem: str) -> str:
+    """The parser's message, its position moved to the front where editors look for it."""
+    found = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", problem)
+    if found is None:
+        return f"{path}: {problem}"
+    line = found[1] or str(max(1, len(text.splitlines())))
+    return f"{path}:{line}: not valid TOML: {problem[: found.start()]}"
+
+
+def _line_of(text: str, key: str) -> int:
+    """The line that sets a top-level key, or opens its table; 1 if the key is written oddly."""
+    name = rf"[\"']?{re.escape(key)}[\"']?"
+    opening = re.compile(rf"^\s*(?:{name}\s*[=.]|\[\s*{name}\s*[\].])")
+    for number, line in enumerate(text.splitlines(), start=1):
+        if opening.match(line):
+            return number
+    return 1

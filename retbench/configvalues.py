@@ -1,0 +1,184 @@
+"""Reads single configuration values: from a flag's text, from TOML or JSON, from Python.
+
+A reader takes the raw value and returns the checked one, or raises ValueError with a message that
+completes "context: ...".
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from os import PathLike, fspath
+from typing import Any
+
+Reader = Callable[[Any], Any]
+Scalar = bool | int | float | str
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What to suggest for an unknown name: the nearest known one, or else all of them."""
+    known = list(known)
+    folded = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {folded[close[0]]!r}?"
+    return f"there are {', '.join(known)}" if known else "there are none"
+
+
+def text(raw: Any) -> str:
+    """A non-empty string."""
+    if not isinstance(raw, str):
+        raise ValueError(f"must be text, not {raw!r}")
+    if not raw.strip():
+        raise ValueError("must not be empty")
+    return raw.strip()
+
+
+def path(raw: Any) -> str:
+    """A path, as text."""
+    return text(fspath(raw) if isinstance(raw, PathLike) else raw)
+
+
+def one_of(what: str, known: tuple[str, ...]) -> Reader:
+    """A reader of one of a few names."""
+
+    def read(raw: Any) -> str:
+        name = text(raw)
+        if name not in known:
+            raise ValueError(f"unknown {what} {name!r}; {nearest(name, known)}")
+        return name
+
+    return read
+
+
+def optional(reader: Reader) -> Reader:
+    """A reader that lets None pass."""
+    return lambda raw: None if raw is None else reader(raw)
+
+
+def positive(raw: Any) -> int:
+    """A whole number from 1 on."""
+    if _whole(raw) < 1:
+        raise ValueError(f"must be at least 1, not {raw}")
+    return int(raw)
+
+
+def non_negative(raw: Any) -> int:
+    """A whole number from 0 on."""
+    if _whole(raw) < 0:
+        raise ValueError(f"must be at least 0, not {raw}")
+    return int(raw)
+
+
+def positive_float(raw: Any) -> float:
+    """A finite number above 0."""
+    if isinstance(raw, bool) or not isinstance(raw, int | float):
+        raise ValueError(f"must be a number, not {raw!r}")
+    if not (math.isfinite(raw) and raw > 0):
+        raise ValueError(f"must be above 0, not {raw}")
+    return float(raw)
+
+
+def names(raw: Any) -> tuple[str, ...]:
+    """Names: a sequence of them, or text with commas between."""
+    parts = [part for part in raw.split(",") if part.strip()] if isinstance(raw, str) else raw
+    return tuple(text(part) for part in _sequence(parts))
+
+
+def ascending_sizes(raw: Any) -> tuple[int, ...]:
+    """Sizes from 1 on: ``512,2048``, ``512:8192`` (its powers of two), both mixed, or a sequence.
+
+    Returns:
+        Each size once, ascending.
+
+    >>> ascending_sizes("100,512:2048")
+    (100, 512, 1024, 2048)
+    """
+    if isinstance(raw, str):
+        found = [size for part in raw.split(",") for size in _size_or_range(part.strip())]
+    else:
+        found = [positive(item) for item in _sequence([raw] if isinstance(raw, int) else raw)]
+    if not found:
+        raise ValueError("needs at least one value")
+    return tuple(sorted(set(found)))
+
+
+def overrides(raw: Any) -> dict[str, Scalar]:
+    """Overrides of models' fields: a mapping (of families to mappings, too) or ``KEY=VALUE``s."""
+    if isinstance(raw, Mapping):
+        return _flat(raw)
+    found = {}
+    for item in _sequence([raw] if isinstance(raw, str) else raw):
+        key, equals, given = text(item).partition("=")
+        if not (equals and key.strip()):
+            raise ValueError(f"must be KEY=VALUE, not {item!r}")
+        found[_key(key)] = _finite(key, _scalar(given.strip()))
+    return found
+
+
+def _whole(raw: Any) -> int:
+    if isinstance(raw, bool) or not isinstance(raw, int):
+        raise ValueError(f"must be a whole number, not {raw!r}")
+    return raw
+
+
+def _sequence(raw: Any) -> list[Any]:
+    if isinstance(raw, str) or not isinstance(raw, Iterable):
+        raise ValueError(f"must be a list, not {raw!r}")
+    return list(raw)
+
+
+def _size_or_range(part: str) -> list[int]:
+    low, colon, high = part.partition(":")
+    try:
+        first, last = int(low), int(high if colon else low)
+    except ValueError:
+        raise ValueError(
+            f"{part!r} is neither a whole number nor a range such as 512:8192"
+        ) from None
+    positive(first)
+    positive(last)
+    if not colon:
+        return [first]
+    powers = [
+        2**n for n in range(first.bit_length() - 1, last.bit_length()) if first <= 2**n <= last
+    ]
+    if not powers:
+        raise ValueError(f"the range {part!r} holds no power of two")
+    return powers
+
+
+def _flat(tree: Mapping[str, Any]) -> dict[str, Scalar]:
+    found: dict[str, Scalar] = {}
+    for key, given in tree.items():
+        if isinstance(given, Mapping):
+            found |= {f"{key}.{inner}": deep for inner, deep in _flat(given).items()}
+        elif isinstance(given, bool | int | float | str):
+            found[_key(key)] = _finite(key, given)
+        else:
+            raise ValueError(f"{key} must be a number, text, true or false, not {given!r}")
+    return found
+
+
+def _finite(key: str, given: Scalar) -> Scalar:
+    """The value, unless it is a number that JSON cannot hold."""
+    if isinstance(given, float) and not math.isfinite(given):
+        raise ValueError(f"{key} must be finite, not {given}")
+    return given
+
+
+def _key(written: str) -> str:
+    """A field's name with underscores; a family's name before the dot keeps its dashes."""
+    family, dot, name = written.strip().rpartition(".")
+    return f"{family}{dot}{name.replace('-', '_')}"
+
+
+def _scalar(given: str) -> Scalar:
+    """A number, true or false where the text is one; else the text itself."""
+    try:
+        parsed = json.loads(given, parse_constant=str)
+    except ValueError:
+        return given
+    return parsed if isinstance(parsed, bool | int | float | str) else given

@@ -1,0 +1,162 @@
+"""What a suite is, and the session in which one worker process measures one contender.
+
+Importing this module does not import torch: the parent process only plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from retbench.config import PROFILES, Profile, RunConfig
+from retbench.measure import ceilings
+from retbench.metrics import METRICS, Sample, Status
+from retbench.plan import Contender, Plan, Point
+
+if TYPE_CHECKING:
+    import torch
+
+    from models.protocol import LanguageModel
+    from retbench.measure.clock import Clock
+    from retbench.measure.memory import MemoryMeter
+
+
+class CellFailure(Exception):
+    """A cell that cannot be measured, with the status of M17 that says why."""
+
+    def __init__(self, status: Status, cause: str) -> None:
+        super().__init__(cause)
+        self.status = status
+        self.cause = cause
+
+
+@dataclass
+class Session:
+    """One worker process: a model, and what measures it.
+
+    Attributes:
+        config: of the run.
+        contender: whose model this is.
+        block: round of the run, from 0.
+        process: number of this process in the run, from 0.
+        model: built and in evaluation mode.
+        device: where it is.
+        clock: of that device.
+        meter: of its memory; its baseline was taken after the imports, before the model.
+        ceilings: of this machine as measured when the run began; None where unknown.
+    """
+
+    config: RunConfig
+    contender: Contender
+    block: int
+    process: int
+    model: LanguageModel
+    device: torch.device
+    clock: Clock
+    meter: MemoryMeter
+    ceilings: Mapping[str, Any] | None = None
+
+    @property
+    def profile(self) -> Profile:
+        """How often to measure."""
+        return PROFILES[self.config.profile]
+
+    def require_physical(self, violation: Callable[[Mapping[str, Any] | None], str | None]) -> None:
+        """M15: a time that this machine cannot have taken makes the cell invalid.
+
+        Before a cell is condemned the ceilings are measured again: other work on the machine may
+        have lowered them when the run began.
+
+        Args:
+            violation: says why a time is impossible under some ceilings; None where it is not.
+
+        Raises:
+            CellFailure: with the status ``invalid``.
+        """
+        if self.ceilings is None or violation(self.ceilings) is None:
+            return
+        again = ceilings.measure(self.config.device, (self.config.dtype,), self.config.threads)
+        self.ceilings = ceilings.merge(self.ceilings, again)
+        cause = violation(self.ceilings)
+        if cause is not None:
+            raise CellFailure("invalid", cause)
+
+
+@dataclass
+class Rows:
+    """The samples of one cell in one process, as they are made."""
+
+    session: Session
+    point: Point
+    samples: list[Sample] = field(default_factory=list)
+
+    def add(
+        self,
+        phase: str,
+        metric: str,
+        value: float,
+        *,
+        trial: int | None = None,
+        implementation: str = "",
+        flags: Sequence[str] = (),
+    ) -> None:
+        """Add one measurement of a declared metric, in that metric's unit."""
+        session, config = self.session, self.session.config
+        self.samples.append(
+            Sample(
+                suite=config.suite,
+                point=self.point.id,
+                model=session.contender.label,
+                preset=config.preset,
+                implementation=implementation,
+                mode=config.mode,
+                phase=phase,
+                metric=metric,
+                unit=METRICS[metric].unit,
+                seq_len=self.point.seq_len,
+                batch_size=self.point.batch_size,
+                dtype=config.dtype,
+                device=config.device,
+                block=session.block,
+                process=session.process,
+                trial=trial,
+                value=value,
+                status="ok",
+                cause=None,
+                flags=list(flags),
+            )
+        )
+
+
+    def flags(self) -> list[str]:
+        """Every flag that any sample carries, once."""
+        return sorted({flag for sample in self.samples for flag in sample["flags"]})
+
+
+class Suite(Protocol):
+    """A family of points and the way one is measured."""
+
+    name: str
+
+    def plan(self, config: RunConfig) -> Plan:
+        """Every cell of a run; called in the parent, must not import torch."""
+
+    def verify(self, session: Session) -> float:
+        """Check that the model computes what it should, before any clock runs.
+
+        Returns:
+            The error found, relative.
+
+        Raises:
+            CellFailure: if the model is broken; it is then never timed.
+        """
+
+    def measure(self, session: Session, rows: Rows, progress: Callable[[str], None]) -> None:
+        """Measure the cell at ``rows.point`` and add its samples to ``rows``.
+
+        ``progress`` takes the name of each phase as it begins.
+
+        Raises:
+            CellFailure: if it cannot be measured; out-of-memory errors may simply pass through.
+        """

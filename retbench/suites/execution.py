@@ -1,0 +1,102 @@
+"""Prefill and decode steps of a model in one execution mode: eager, compiled, or as a CUDA graph.
+
+All models of a comparison run through this file alone, so none gets a treatment that another
+lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from models.protocol import LanguageModel
+
+STATE_ALIGNMENT = 16
+"""States hold a multiple of so many tokens, for the kernels' sake."""
+
+GRAPH_WARM_UP_STEPS = 3
+"""Steps on a side stream before a capture, as torch.cuda.graph asks for."""
+
+
+class Execution:
+    """One batch of sequences: its state, its last token, and the means to move on.
+
+    All work runs in inference mode. Buffers stay in place from call to call.
+
+    Args:
+        model: on its device, in evaluation mode.
+        batch_size: sequences.
+        max_len: tokens that prompt and new tokens may come to.
+        mode: ``eager``, ``compile`` (prefill and step) or ``cudagraph`` (the step).
+        device: the model's.
+
+    Attributes:
+        state: the model's, empty at first.
+        token: int64, (batch,): the token that the next step takes in.
+        prompt_logits: (batch, vocab) of the last prefill.
+        step_logits: (batch, vocab) of the last step.
+    """
+
+    def __init__(
+        self, model: LanguageModel, batch_size: int, max_len: int, mode: str, device: torch.device
+    ) -> None:
+        self._mode = mode
+        self._prefill, self._model_step = model.prefill, model.step
+        self._graph: torch.cuda.CUDAGraph | None = None
+        room = -(-max_len // STATE_ALIGNMENT) * STATE_ALIGNMENT
+        with torch.inference_mode():
+            self.state = model.init_state(batch_size, room, device=device)
+            self.token = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        self.prompt_logits = self.step_logits = torch.empty(0)
+
+    def ready(self) -> None:
+        """Compile or capture what the mode asks for, and leave the state empty."""
+        if self._mode == "compile":
+            # Each cell has its own shapes; those of the last one would only fill the cache.
+            torch.compiler.reset()
+            self._prefill = torch.compile(self._prefill, dynamic=False)
+            self._model_step = torch.compile(self._model_step, dynamic=False)
+        elif self._mode == "cudagraph":
+            self._capture()
+
+    @torch.inference_mode()
+    def prefill(self, prompt: Tensor) -> None:
+        """Take in a prompt (batch, time) and choose the first new token."""
+        self.prompt_logits = self._prefill(prompt, self.state)
+        self.token.copy_(self.prompt_logits.argmax(-1))
+
+    @property
+    def step(self) -> Callable[[], None]:
+        """What takes in ``token`` and puts the greedy choice in its place."""
+        return self._step if self._graph is None else self._graph.replay
+
+    @torch.inference_mode()
+    def reset(self) -> None:
+        """Empty the state."""
+        self.state.reset()
+
+    @torch.inference_mode()
+    def seek(self, position: int) -> None:
+        """Go back to an earlier position; see :meth:`models.protocol.State.seek`."""
+        self.state.seek(position)
+
+    @torch.inference_mode()
+    def _step(self) -> None:
+        self.step_logits = self._model_step(self.token, self.state)
+        self.token.copy_(self.step_logits.argmax(-1))
+
+    @torch.inference_mode()
+    def _capture(self) -> None:
+        """Capture one step. Its trial steps start from an empty state, and leave one."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(GRAPH_WARM_UP_STEPS):
+                self._step()
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._step()
+        self.state.reset()

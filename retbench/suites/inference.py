@@ -1,0 +1,228 @@
+"""The inference suite: TTFT, TPOT, memory and their analytic bounds over context and batch size.
+
+One cell is a model at a context and a batch size. Its prompt of real text is prefilled, timed, for
+several trials; then, at the context that the last prefill left, windows of decode steps are timed,
+each window from that same position. Importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from retbench.config import PROFILES, RunConfig
+from retbench.data import prompt_tokens
+from retbench.measure.ceilings import violates_matmul_rate, violates_physics
+from retbench.measure.clock import LAUNCH_BOUND, SHORTEST_SAMPLE_S, Timing, warm_up
+from retbench.plan import Contender, Plan, Point
+from retbench.suites.base import CellFailure, Rows, Session
+
+if TYPE_CHECKING:
+    import torch
+
+    from retbench.suites.execution import Execution
+
+T = TypeVar("T")
+
+GATE_PROMPT = 240
+GATE_STEPS = 16
+GATE_TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
+"""Largest relative L2 distance of decoded logits from the full forward's: the dtype's rounding,
+grown over the layers of a deep model. A wrong cache, mask or state is off by 0.1 or more."""
+
+
+class InferenceSuite:
+    """Prefill and decode of matched models."""
+
+    name = "inference"
+
+    def plan(self, config: RunConfig) -> Plan:
+        """Every context at the first batch size, and every batch size at ``batch_context``."""
+        points = {Point(context, config.batch[0]) for context in config.context}
+        points |= {Point(config.batch_context, batch) for batch in config.batch}
+        contenders = tuple(
+            Contender(name, name, config.overrides_for(name)) for name in config.models
+        )
+        blocks = PROFILES[config.profile].blocks
+        return Plan(self.name, contenders, tuple(sorted(points)), blocks, config.seed)
+
+    def verify(self, session: Session) -> float:
+        """Decoding must reproduce the model's own full forward, in this mode and dtype."""
+        import torch
+
+        tokens = _prompt(session, Point(GATE_PROMPT + GATE_STEPS, 1))
+        run = _execution(session, Point(GATE_PROMPT, 1), GATE_STEPS)
+        run.ready()
+        with torch.inference_mode():
+            expected = session.model(tokens)[0, GATE_PROMPT - 1 :].double()
+            run.prefill(tokens[:, :GATE_PROMPT])
+            decoded = [run.prompt_logits[0].double()]
+            for position in range(GATE_PROMPT, GATE_PROMPT + GATE_STEPS):
+                run.token.copy_(tokens[:, position])
+                run.step()
+                decoded.append(run.step_logits[0].double())
+            error = float((torch.stack(decoded) - expected).norm() / expected.norm())
+        limit = GATE_TOLERANCE[session.config.dtype]
+        if not error <= limit:  # NaN fails too
+            raise CellFailure(
+                "error",
+                f"decoding does not reproduce the full forward: relative error {error:.2g}, "
+                f"allowed {limit:g} in {session.config.dtype}",
+            )
+        return error
+
+    def measure(self, session: Session, rows: Rows, progress: Callable[[str], None]) -> None:
+        """Prefill, then decode, with the memory of each; see the module's description."""
+        prompt = _prompt(session, rows.point)
+        session.meter.reset()
+        run = _execution(session, rows.point, session.config.new_tokens)
+        _add_sizes(rows, run)
+        _add_analytic(rows)
+        progress("prefill")
+        _measure_prefill(rows, run, prompt)
+        progress("decode")
+        _measure_decode(rows, run)
+
+
+SUITE = InferenceSuite()
+
+
+def _prompt(session: Session, point: Point) -> torch.Tensor:
+    """Real text of the point's shape, int64, on the device."""
+    import torch
+
+    vocab = session.model.config.vocab_size
+    tokens = prompt_tokens(point.batch_size, point.seq_len, session.config.seed)
+    if tokens.max() >= vocab:
+        raise CellFailure("unsupported", f"the text needs GPT-2's vocabulary, not {vocab} entries")
+    return torch.from_numpy(tokens).to(session.device)
+
+
+def _execution(session: Session, point: Point, new_tokens: int) -> Execution:
+    from retbench.suites.execution import Execution
+
+    return Execution(
+        session.model,
+        point.batch_size,
+        point.seq_len + new_tokens,
+        session.config.mode,
+        session.device,
+    )
+
+
+def _measure_prefill(rows: Rows, run: Execution, prompt: torch.Tensor) -> None:
+    """Cold start, then time to first token: warm-up and trials; then the peak of memory."""
+    session = rows.session
+
+    def trial() -> Timing:
+        run.reset()
+        return session.clock.time(lambda: run.prefill(prompt))
+
+    rows.add("setup", "cold_start_s", _cold_start_s(session, run, prompt))
+    flags = _warm_up(session, lambda: trial().seconds)
+    implementation = session.model.implementation("prefill")
+    flops = session.model.flops_per_token(prompt.shape[1], "prefill") * prompt.numel()
+    dtype = session.config.dtype
+    for number, timing in enumerate(_trials(session, trial)):
+        session.require_physical(partial(violates_matmul_rate, flops, timing.seconds, dtype))
+        rows.add(
+            "prefill", "ttft_s", timing.seconds, trial=number,
+            implementation=implementation, flags=flags + _flags(timing),
+        )  # fmt: skip
+    _add_memory(rows, "prefill_peak_bytes", session.meter.peak_bytes())
+    _add_memory(rows, "prefill_reserved_bytes", session.meter.reserved_peak_bytes())
+
+
+def _measure_decode(rows: Rows, run: Execution) -> None:
+    """Time per output token over windows that start at the same position; then memory."""
+    session, window = rows.session, rows.session.config.new_tokens
+    session.meter.reset()
+    run.seek(rows.point.seq_len)
+    step_s = session.clock.time(run.step, window).seconds
+    # M4: steps too short for the clock are timed several at once.
+    repeats = min(window, math.ceil(SHORTEST_SAMPLE_S / step_s))
+
+    def trial() -> list[Timing]:
+        run.seek(rows.point.seq_len)
+        return [session.clock.time(run.step, repeats) for _ in range(window // repeats)]
+
+    flags = _warm_up(session, lambda: sum(timing.seconds for timing in trial()))
+    implementation = session.model.implementation("decode")
+    moved = _decode_bytes(rows)
+    for number, timings in enumerate(_trials(session, trial)):
+        for timing in timings:
+            session.require_physical(partial(violates_physics, moved, timing.seconds))
+            rows.add(
+                "decode", "tpot_s", timing.seconds, trial=number,
+                implementation=implementation, flags=flags + _flags(timing),
+            )  # fmt: skip
+    if not bool(run.step_logits.isfinite().all()):
+        raise CellFailure("error", "the logits of the last decode step are not finite")
+    _add_memory(rows, "decode_peak_bytes", session.meter.peak_bytes())
+    _add_memory(rows, "steady_bytes", session.meter.current_bytes())
+    _add_memory(rows, "device_used_bytes", session.meter.device_used_bytes())
+
+
+def _cold_start_s(session: Session, run: Execution, prompt: torch.Tensor) -> float:
+    """Seconds of compilation or capture, the first prefill and the first step."""
+    started = time.perf_counter()
+    run.ready()
+    session.clock.time(lambda: run.prefill(prompt))
+    session.clock.time(run.step)
+    return time.perf_counter() - started
+
+
+def _warm_up(session: Session, trial: Callable[[], float]) -> list[str]:
+    profile = session.profile
+    return warm_up(trial, at_least=profile.warmup, budget_s=profile.phase_budget_s)
+
+
+def _trials(session: Session, trial: Callable[[], T]) -> Iterator[T]:
+    """As many trials as the profile asks for, or as its time allows."""
+    profile = session.profile
+    started = time.perf_counter()
+    for number in range(profile.trials):
+        spent_s = time.perf_counter() - started
+        if number >= profile.min_trials and spent_s > profile.phase_budget_s:
+            return
+        yield trial()
+
+
+def _flags(timing: Timing) -> list[str]:
+    return [LAUNCH_BOUND] if timing.launch_bound else []
+
+
+def _add_sizes(rows: Rows, run: Execution) -> None:
+    """Bytes of the weights and of the state, summed over the actual tensors."""
+    model = rows.session.model
+    tensors = [*model.parameters(), *model.buffers()]
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    rows.add("memory", "weights_bytes", weights, implementation="tensors")
+    rows.add("memory", "state_bytes", run.state.nbytes, implementation="tensors")
+
+
+def _add_memory(rows: Rows, metric: str, value: int | None) -> None:
+    """A figure of the memory meter, labelled with its source; none where the device has none."""
+    if value is not None:
+        rows.add("memory", metric, value, implementation=rows.session.meter.source)
+
+
+def _add_analytic(rows: Rows) -> None:
+    """FLOPs of a prefill and of a decode step, and the bytes that a step must move."""
+    model, point = rows.session.model, rows.point
+    per_token = model.flops_per_token(point.seq_len, "prefill")
+    step = model.flops_per_token(point.seq_len, "decode")
+    tokens = point.batch_size * point.seq_len
+    rows.add("analytic", "prefill_flops", per_token * tokens, implementation="analytic")
+    rows.add("analytic", "decode_flops", step * point.batch_size, implementation="analytic")
+    rows.add("analytic", "decode_bytes", _decode_bytes(rows), implementation="analytic")
+
+
+def _decode_bytes(rows: Rows) -> int:
+    """Analytic bytes of one decode step in the run's dtype."""
+    model, point = rows.session.model, rows.point
+    size = next(model.parameters()).element_size()
+    return model.config.decode_bytes(point.batch_size, point.seq_len, size)

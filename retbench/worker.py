@@ -1,0 +1,236 @@
+"""The worker process: builds one contender's model, verifies it, and measures cell after cell.
+
+Started by the runner, never by hand. Takes one JSON message a line on stdin and answers through a
+descriptor of its own, so that nothing a library prints can be taken for an answer. Ends when stdin
+closes, and dies with its parent.
+"""
+
+from __future__ import annotations
+
+import time
+
+STARTED = time.perf_counter()
+
+import contextlib  # noqa: E402
+import ctypes  # noqa: E402
+import json  # noqa: E402
+import os  # noqa: E402
+import signal  # noqa: E402
+import sys  # noqa: E402
+import traceback  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+from retbench import suites  # noqa: E402
+from retbench.config import RunConfig  # noqa: E402
+from retbench.measure.disturbance import Disturbances  # noqa: E402
+from retbench.measure.memory import (  # noqa: E402
+    available_memory_bytes,
+    is_out_of_memory,
+    limit_further_memory,
+)
+from retbench.metrics import Status  # noqa: E402
+from retbench.plan import Contender, Point  # noqa: E402
+from retbench.suites.base import CellFailure, Rows, Session  # noqa: E402
+
+Message = dict[str, Any]
+
+_PR_SET_PDEATHSIG = 1
+_MEMORY_KEPT_FREE = 0.05
+_MATH_LIMIT = 512
+
+
+def main() -> None:
+    """Answer messages until told to stop or until stdin closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    _die_with_parent()
+    _volunteer_for_the_oom_killer()
+    descriptor = int(os.environ["RETBENCH_REPLY_FD"])
+    os.set_inheritable(descriptor, False)  # a compiler's child must not outlive us at the pipe
+    with os.fdopen(descriptor, "w") as replies:
+
+        def reply(event: str, **fields: Any) -> None:
+            replies.write(json.dumps({"event": event, **fields}) + "\n")
+            replies.flush()
+
+        worker = _Worker(reply)
+        for line in sys.stdin:
+            message = json.loads(line)
+            if message["do"] == "stop":
+                return
+            worker.answer(message)
+
+
+class _Worker:
+    def __init__(self, reply: Callable[..., None]) -> None:
+        self._reply = reply
+        self._session: Session | None = None
+
+    def answer(self, message: Message) -> None:
+        """Do what one message asks; every failure becomes a reply."""
+        do = {"start": self._start, "cell": self._cell, "ceilings": self._ceilings}[message["do"]]
+        try:
+            do(message)
+        except Exception as error:
+            status, cause = _explain(error)
+            if message["do"] == "cell":
+                self._reply("cell", rows=[], status=status, cause=cause, flags=[])
+            else:
+                self._reply("failed", status=status, cause=cause)
+
+    def _start(self, message: Message) -> None:
+        """Import, build and verify the model."""
+        config = RunConfig.from_json(message["configuration"])
+        contender = Contender(**message["contender"])
+        _prepare_process(config)
+        import_s = time.perf_counter() - STARTED
+        started = time.perf_counter()
+        session = open_session(
+            config, contender, message["block"], message["process"], message.get("ceilings")
+        )
+        built = time.perf_counter()
+        gate_error = suites.get(config.suite).verify(session)
+        self._session = session
+        self._reply(
+            "ready",
+            model=describe(session),
+            import_s=import_s,
+            build_s=built - started,
+            gate_s=time.perf_counter() - built,
+            gate_error=gate_error,
+        )
+
+    def _cell(self, message: Message) -> None:
+        """Measure one cell."""
+        session = self._session
+        if session is None:
+            raise RuntimeError("asked for a cell before a model was built")
+        rows = Rows(session, Point(message["seq_len"], message["batch_size"]))
+        suite = suites.get(session.config.suite)
+        disturbances = Disturbances(session.config.device)
+        status: Status = "ok"
+        cause = None
+        try:
+            suite.measure(session, rows, lambda phase: self._reply("phase", phase=phase))
+        except CellFailure as failure:
+            status, cause = failure.status, failure.cause
+        flags = rows.flags() + disturbances.flags()
+        self._reply("cell", rows=rows.samples, status=status, cause=cause, flags=flags)
+
+    def _ceilings(self, message: Message) -> None:
+        """Measure what this machine can do at most."""
+        from retbench.measure import ceilings
+
+        config = RunConfig.from_json(message["configuration"])
+        _prepare_process(config)
+        dtypes = list(dict.fromkeys(("float32", config.dtype)))
+        self._reply("ceilings", ceilings=ceilings.measure(config.device, dtypes, config.threads))
+
+
+def open_session(
+    config: RunConfig,
+    contender: Contender,
+    block: int,
+    process: int,
+    ceilings: dict[str, Any] | None = None,
+) -> Session:
+    """Build a contender's model and what measures it, in this process.
+
+    Raises:
+        CellFailure: if the model's attention would fall back to the math kernel on a GPU.
+    """
+    import torch
+
+    from models.registry import config_for
+    from retbench.data import prompt_tokens
+    from retbench.measure.clock import Clock
+    from retbench.measure.memory import MemoryMeter
+
+    prompt_tokens(1, 1, config.seed)  # read the text now: it belongs to the meter's baseline
+    meter = MemoryMeter(config.device)
+    device = torch.device(config.device)
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    model_config = config_for(contender.family, config.preset, **contender.options)
+    model = model_config.build(device=device, dtype=dtype, seed=config.seed)
+    if device.type == "cuda" and max(config.context) >= _MATH_LIMIT:
+        for phase in ("prefill", "decode"):
+            if model.implementation(phase) == "sdpa-math":  # type: ignore[arg-type]
+                raise CellFailure("unsupported", f"{phase} has no fused attention on this GPU")
+    clock = Clock(config.device)
+    return Session(config, contender, block, process, model, device, clock, meter, ceilings)
+
+
+def describe(session: Session) -> dict[str, Any]:
+    """What ``run.json`` keeps of a contender's model."""
+    config, model, contender = session.config, session.model, session.contender
+    weights = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
+    state = model.init_state(1, 1)
+    kept = sorted({str(t.dtype).removeprefix("torch.") for s in state.layers for t in s.tensors()})
+    return {
+        "family": contender.family,
+        "preset": config.preset,
+        "config": model.config.to_dict(),
+        "parameters": model.num_parameters(),
+        "parameters_embedding": model.num_parameters(embeddings=True) - model.num_parameters(),
+        "weights_dtype": ",".join(weights),
+        "state_dtype": ",".join(kept),
+        "implementation": {
+            "prefill": model.implementation("prefill"),
+            "decode": model.implementation("decode"),
+        },
+    }
+
+
+def _prepare_process(config: RunConfig) -> None:
+    """Import torch and third parties' models, set the threads, and bound the memory."""
+    import torch
+
+    from models.registry import families, load_plugin
+
+    torch.set_num_threads(config.threads)
+    families()
+    for plugin in config.plugins:
+        load_plugin(plugin)
+    if config.device == "cpu":
+        _bound_memory(config.memory_limit_gib)
+    elif config.memory_limit_gib is not None:
+        _, total = torch.cuda.mem_get_info()
+        share = min(1.0, config.memory_limit_gib * 2**30 / total)
+        torch.cuda.set_per_process_memory_fraction(share)
+
+
+def _bound_memory(limit_gib: float | None) -> None:
+    """Make allocations beyond the limit, or beyond what is free, fail rather than kill."""
+    available = available_memory_bytes("cpu")
+    limits = [] if available is None else [int(available * (1 - _MEMORY_KEPT_FREE))]
+    if limit_gib is not None:
+        limits.append(int(limit_gib * 2**30))
+    if limits:
+        limit_further_memory(min(limits))
+
+
+def _explain(error: Exception) -> tuple[Status, str]:
+    """The status and the one-line cause of a failed cell."""
+    if isinstance(error, CellFailure):
+        return error.status, error.cause
+    traceback.print_exc()
+    lines = str(error).strip().splitlines()
+    cause = f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")
+    return ("oom" if is_out_of_memory(error) else "error"), cause[:300]
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent ends; Linux alone can."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _volunteer_for_the_oom_killer() -> None:
+    """If the machine runs out of memory, let it be this process that goes, not the parent."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""The inference suite: its points, its gate, and what one cell measures."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import pytest
+import torch
+
+from retbench.config import RunConfig, resolve
+from retbench.measure import ceilings
+from retbench.metrics import METRICS
+from retbench.plan import Contender, Point
+from retbench.suites.base import CellFailure, Rows, Session
+from retbench.suites.execution import Execution
+from retbench.suites.inference import SUITE
+from retbench.worker import describe, open_session
+
+FAMILIES = ("retnet", "transformer", "transformer-gqa")
+
+
+def configuration(**given: Any) -> RunConfig:
+    small = {"preset": "tiny", "context": "64", "batch": "1", "batch_context": 64, "threads": 1}
+    return resolve("inference", **({"profile": "smoke"} | small | given))
+
+
+def session(family: str = "retnet", **given: Any) -> Session:
+    config = configuration(**given)
+    return open_session(config, Contender(family, family, config.overrides_for(family)), 0, 0)
+
+
+def cell(session: Session, point: Point) -> dict[str, list[dict[str, Any]]]:
+    rows = Rows(session, point)
+    SUITE.measure(session, rows, lambda phase: None)
+    by_metric: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for sample in rows.samples:
+        by_metric[sample["metric"]].append(dict(sample))
+    return by_metric
+
+
+def test_contexts_are_swept_at_the_first_batch_and_batches_at_one_context() -> None:
+    plan = SUITE.plan(configuration(context="64,128", batch="1,4", batch_context=128))
+    assert set(plan.points) == {Point(64, 1), Point(128, 1), Point(128, 4)}
+
+
+def test_all_models_run_the_same_points_in_as_many_blocks_as_the_profile_says() -> None:
+    plan = SUITE.plan(configuration(profile="report"))
+    assert plan.blocks == 5
+    assert [c.family for c in plan.contenders] == list(FAMILIES)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+def test_every_family_passes_the_gate_in_every_dtype(family: str, dtype: str) -> None:
+    error = SUITE.verify(session(family, dtype=dtype))
+    assert error <= {"float64": 1e-12, "float32": 1e-5}.get(dtype, 0.05)
+
+
+def test_a_model_that_forgets_its_prompt_fails_the_gate() -> None:
+    broken = session()
+    prefill = broken.model.prefill
+
+    def forgetful(tokens: torch.Tensor, state: Any) -> torch.Tensor:
+        logits = prefill(tokens, state)
+        state.layers[0].reset()
+        return logits
+
+    broken.model.prefill = forgetful  # type: ignore[method-assign]
+    with pytest.raises(CellFailure, match="does not reproduce the full forward") as failure:
+        SUITE.verify(broken)
+    assert failure.value.status == "error"
+
+
+def test_a_model_that_gives_nan_fails_the_gate() -> None:
+    broken = session()
+    with torch.no_grad():
+        next(broken.model.parameters()).fill_(float("nan"))
+    with pytest.raises(CellFailure, match="nan"):
+        SUITE.verify(broken)
+
+
+def test_a_cell_has_every_metric_of_the_suite_in_its_declared_unit() -> None:
+    samples = cell(session(new_tokens=4), Point(64, 2))
+    assert set(samples) == {
+        "weights_bytes", "state_bytes", "prefill_flops", "decode_flops", "decode_bytes",
+        "cold_start_s", "ttft_s", "tpot_s",
+        "prefill_peak_bytes", "decode_peak_bytes", "steady_bytes",
+    }  # fmt: skip
+    for metric, found in samples.items():
+        assert {sample["unit"] for sample in found} == {METRICS[metric].unit}
+        assert {(sample["seq_len"], sample["batch_size"]) for sample in found} == {(64, 2)}
+        assert all(sample["value"] > 0 for sample in found)
+
+
+def test_each_trial_is_one_prefill_and_a_window_of_steps() -> None:
+    samples = cell(session(new_tokens=4), Point(64, 1))
+    assert [sample["trial"] for sample in samples["ttft_s"]] == [0, 1, 2]
+    assert {sample["trial"] for sample in samples["tpot_s"]} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_state_and_weight_bytes_are_those_of_the_tensors(family: str) -> None:
+    one = session(family, new_tokens=16)
+    samples = cell(one, Point(64, 2))
+    assert samples["state_bytes"][0]["value"] == one.model.state_bytes(2, 64 + 16)
+    weights = one.model.config.weight_bytes(4)
+    assert samples["weights_bytes"][0]["value"] == pytest.approx(weights, rel=1e-3)
+
+
+def test_decoding_is_timed_at_the_context_that_was_prefilled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = session(new_tokens=4)
+    positions: list[int] = []
+    step = one.model.step
+
+    def watched(token: torch.Tensor, state: Any) -> torch.Tensor:
+        positions.append(int(state.position))
+        return step(token, state)
+
+    one.model.step = watched  # type: ignore[method-assign]
+    cell(one, Point(64, 1))
+    assert set(positions) == {64, 65, 66, 67}
+
+
+def test_exactly_the_prompt_is_prefilled_from_an_empty_state() -> None:
+    one = session()
+    seen: set[tuple[int, int]] = set()
+    prefill = one.model.prefill
+
+    def watched(tokens: torch.Tensor, state: Any) -> torch.Tensor:
+        seen.add((tokens.shape[1], int(state.position)))
+        return prefill(tokens, state)
+
+    one.model.prefill = watched  # type: ignore[method-assign]
+    cell(one, Point(64, 1))
+    assert seen == {(64, 0)}
+
+
+SLOW = {
+    "elapsed_s": 0.0,
+    "matmul_flop_per_s": {},
+    "bandwidth": [{"working_set_bytes": 4, "read_bytes_per_s": 1.0, "copy_bytes_per_s": 1.0}],
+}
+
+
+def test_a_step_faster_than_the_memory_allows_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceilings, "measure", lambda *arguments: SLOW)
+    one = session()
+    one.ceilings = SLOW
+    with pytest.raises(CellFailure, match="bandwidth") as failure:
+        cell(one, Point(64, 1))
+    assert failure.value.status == "invalid"
+
+
+def test_ceilings_that_were_measured_too_low_condemn_nothing() -> None:
+    one = session()
+    one.ceilings = SLOW
+    assert cell(one, Point(64, 1))["tpot_s"]
+    assert one.ceilings["bandwidth"][0] == SLOW["bandwidth"][0]
+    assert len(one.ceilings["bandwidth"]) > 1
+
+
+def test_logits_that_are_not_finite_are_an_error() -> None:
+    one = session()
+    step = one.model.step
+    one.model.step = lambda token, state: step(token, state) * float("nan")  # type: ignore[method-assign,assignment]
+    with pytest.raises(CellFailure, match="not finite"):
+        cell(one, Point(64, 1))
+
+
+def test_a_vocabulary_that_lacks_the_text_is_unsupported() -> None:
+    with pytest.raises(CellFailure, match="vocabulary") as failure:
+        SUITE.verify(session(overrides={"vocab_size": 100}))
+    assert failure.value.status == "unsupported"
+
+
+def test_the_record_of_a_model_says_what_ran() -> None:
+    record = describe(session("retnet", dtype="bfloat16"))
+    assert record["weights_dtype"] == "bfloat16"
+    assert record["state_dtype"] == "float32"
+    assert record["implementation"] == {"prefill": "chunkwise-128", "decode": "recurrent"}
+    assert record["config"]["ffn"] == "gelu"
+    assert record["parameters"] == 98_624
+
+
+def test_a_compiled_step_gives_what_the_eager_one_gives() -> None:
+    one = session("retnet", context="32", batch_context=32)
+    prompt = torch.randint(0, 50257, (1, 32))
+    tokens = {}
+    for mode in ("eager", "compile"):
+        run = Execution(one.model, 1, 40, mode, one.device)
+        run.ready()
+        run.prefill(prompt)
+        made = [run.token.clone()]
+        for _ in range(3):
+            run.step()
+            made.append(run.token.clone())
+        tokens[mode] = torch.cat(made)
+    assert torch.equal(tokens["eager"], tokens["compile"])
