@@ -1,0 +1,155 @@
+r"""Numbers to cite: LaTeX macros, and the same as JSON with intervals and units.
+
+A macro's name is made of letters only, as TeX demands: metric, model, context and batch in words.
+
+    \RetbenchTpotRetnetContextEightKBatchOne          2.13 ms
+    \RetbenchTpotRetnetContextEightKBatchOneInterval  [2.10, 2.16] ms
+    \RetbenchRatioTpotTransformerContextEightKBatchOne         0.532
+    \RetbenchCrossoverTpotTransformer                 2027 tokens
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from retbench.report import compare, layout, stamp, units
+from retbench.report.frames import records
+from retbench.report.summary import Summary, metric_of
+from retbench.report.tables import escape
+
+_CITED = (
+    "ttft_s", "tpot_s", "prefill_tokens_per_s", "decode_tokens_per_s", "state_bytes",
+    "prefill_peak_bytes", "decode_peak_bytes", "prefill_mfu", "decode_bandwidth",
+)  # fmt: skip
+_ONES = (
+    "Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten",
+    "Eleven", "Twelve", "Thirteen", "Fourteen", "Fifteen", "Sixteen", "Seventeen", "Eighteen",
+    "Nineteen",
+)  # fmt: skip
+_TENS = ("", "", "Twenty", "Thirty", "Forty", "Fifty", "Sixty", "Seventy", "Eighty", "Ninety")
+
+
+def words(number: int) -> str:
+    """A number in letters: 512 is FiveHundredTwelve, 8192 (a multiple of 1,024) is EightK."""
+    if number >= units.KIB and number % units.KIB == 0:
+        return f"{words(number // units.KIB)}K"
+    if number < 20:
+        return _ONES[number]
+    if number < 100:
+        return _TENS[number // 10] + (_ONES[number % 10] if number % 10 else "")
+    for size, name in ((1_000_000, "Million"), (1000, "Thousand"), (100, "Hundred")):
+        if number >= size:
+            rest = number % size
+            return f"{words(number // size)}{name}{words(rest) if rest else ''}"
+    raise ValueError(f"cannot name {number}")  # pragma: no cover
+
+
+def letters(text: str) -> str:
+    """A label in letters: ``transformer-gqa`` is TransformerGqa, ``mamba2`` is MambaTwo."""
+    parts = re.findall(r"[A-Za-z]+|\d+", text)
+    return "".join(words(int(p)) if p.isdigit() else p[0].upper() + p[1:] for p in parts)
+
+
+def macros(summary: Summary) -> str:
+    """The content of ``numbers.tex``."""
+    lines: dict[str, str] = {}
+
+    def define(name: str, value: str, interval: str | None) -> None:
+        while name in lines:  # two labels with the same letters
+            name += "Bis"
+        lines[name] = f"\\newcommand{{\\{name}}}{{{value}}}"
+        if interval is not None:
+            lines[f"{name}Interval"] = f"\\newcommand{{\\{name}Interval}}{{{interval}}}"
+
+    cells = summary.cells[summary.cells["metric"].isin(_CITED)]
+    for row in records(cells):
+        scale = units.scale_for(row["unit"], [row["value"]])
+        unit = f"\\,{escape(scale.symbol)}" if scale.symbol else ""
+        name = f"Retbench{_metric(row['metric'])}{letters(row['model'])}{_point(row)}"
+        define(name, _value(row, scale.divisor) + unit, _edges(row, scale.divisor, unit))
+    for row in records(summary.ratios):
+        if units.is_missing(row["value"]):
+            continue
+        name = f"RetbenchRatio{_metric(row['metric'])}{letters(row['baseline'])}{_point(row)}"
+        define(name, _value(row, 1.0), _edges(row, 1.0, ""))
+        define(f"{name}Verdict", escape(row["verdict"]), None)
+    for row in records(summary.crossovers):
+        name = f"RetbenchCrossover{_metric(row['metric'])}{letters(row['baseline'])}"
+        define(name, escape(layout.crossing(row)), None)
+    stamps = (stamp.conditions(summary.meta), stamp.noise_floor(summary.meta))
+    return "\n".join([*(f"% {line}" for line in stamps), *lines.values()]) + "\n"
+
+
+def _metric(tag: str) -> str:
+    """The metric's tag without its unit, in letters: ``tpot_s`` is Tpot."""
+    bare = re.sub(r"(_tokens_per_s|_bytes|_s)$", "", tag)
+    rate = "Throughput" if tag.endswith("_tokens_per_s") else ""
+    return letters(bare) + rate
+
+
+def _point(row: dict[str, Any]) -> str:
+    return f"Context{words(row['seq_len'])}Batch{words(row['batch_size'])}"
+
+
+def _value(row: dict[str, Any], divisor: float) -> str:
+    return units.significant(row["value"] / divisor)
+
+
+def _edges(row: dict[str, Any], divisor: float, unit: str) -> str | None:
+    if units.is_missing(row["low"]) or units.is_missing(row["high"]):
+        return None
+    low, high = (units.significant(row[edge] / divisor) for edge in ("low", "high"))
+    return f"[{low}, {high}]{unit}"
+
+
+def numbers(summary: Summary) -> dict[str, Any]:
+    """The content of ``numbers.json``: every cell, ratio and crossover at full precision."""
+    meta = summary.meta
+    cells: dict[str, Any] = {}
+    for row in records(summary.cells):
+        at = cells.setdefault(row["model"], {}).setdefault(row["point"], {})
+        at[row["metric"]] = _entry(row, row["unit"])
+    ratios: dict[str, Any] = {}
+    for row in records(summary.ratios):
+        at = ratios.setdefault(row["baseline"], {}).setdefault(row["point"], {})
+        verdict = {"verdict": row["verdict"] or None, "note": row["note"] or None}
+        at[row["metric"]] = _entry(row, "ratio") | verdict
+    crossovers: dict[str, Any] = {}
+    for row in records(summary.crossovers):
+        at = crossovers.setdefault(row["baseline"], {})
+        direction = row["direction"] if isinstance(row["direction"], str) else None
+        found = {"status": row["status"], "direction": direction}
+        at[row["metric"]] = _entry(row, "tokens") | found
+    return {
+        "conditions": stamp.conditions(meta),
+        "profile": summary.configuration["profile"],
+        "noise_floor": compare.floor(meta),
+        "margin": compare.margin(meta),
+        "subject": summary.models[0],
+        "cells": cells,
+        "ratios": ratios,
+        "crossovers": crossovers,
+        "warnings": list(summary.warnings),
+        "definitions": {
+            tag: metric_of(tag).definition for tag in dict.fromkeys(summary.cells["metric"])
+        },
+    }
+
+
+def _entry(row: dict[str, Any], unit: str) -> dict[str, Any]:
+    """Value, interval, number of processes and unit; null where there is none."""
+    edges = {key: row[key] for key in ("value", "low", "high")}
+    known = {key: None if units.is_missing(edge) else edge for key, edge in edges.items()}
+    return known | {"n": int(row["n"]), "unit": unit}
+
+
+def write(summary: Summary, folder: Path) -> list[Path]:
+    """Write ``numbers.tex`` and ``numbers.json`` into the run directory."""
+    tex, as_json = folder / "numbers.tex", folder / "numbers.json"
+    tex.write_text(macros(summary), encoding="utf-8", newline="\n")
+    text = json.dumps(numbers(summary), indent=1, allow_nan=False, ensure_ascii=False)
+    as_json.write_text(text + "\n", encoding="utf-8", newline="\n")
+    return [tex, as_json]

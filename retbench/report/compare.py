@@ -1,0 +1,176 @@
+"""The comparison: ratios with their verdicts, and the context at which two models are equal.
+
+The subject is the first model of the run; each other model is a baseline. A ratio is subject over
+baseline, paired by block (M7): below 1 the subject is faster, or needs less memory. Verdicts on
+times are corrected together by Holm's method over the whole table (M11). Memory is nearly
+deterministic (M14): its interval is the range over blocks, its verdict takes no statistics.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from retbench.measure import stats
+from retbench.report.frames import Floats, Row, records
+
+TIMES = ("tpot_s", "ttft_s")
+MEMORY = ("prefill_peak_bytes", "decode_peak_bytes", "state_bytes")
+CROSSING = ("tpot_s", "ttft_s", "decode_peak_bytes", "state_bytes")
+LEAST_MARGIN = 0.01
+NO_CLAIM = "no claim"
+
+RATIO_COLUMNS = [
+    "metric", "seq_len", "batch_size", "point", "subject", "baseline", "value", "low", "high", "n",
+    "verdict", "n_needed", "note",
+]  # fmt: skip
+CROSSOVER_COLUMNS = [
+    "metric", "subject", "baseline", "batch_size", "status", "value", "low", "high", "direction",
+    "shortest", "longest", "n",
+]  # fmt: skip
+
+_NAN = float("nan")
+_UNKNOWN: Row = {
+    "value": _NAN, "low": _NAN, "high": _NAN, "n": 0, "verdict": "", "n_needed": None, "note": "",
+}  # fmt: skip
+
+
+def floor(meta: Mapping[str, Any]) -> float | None:
+    """The machine's noise floor as calibrated, a log ratio; None where it never was."""
+    calibration = meta.get("calibration")
+    return None if not calibration else float(calibration["floor"])
+
+
+def margin(meta: Mapping[str, Any]) -> float:
+    """The relative difference that counts: 1%, or the noise floor where that is larger (M11)."""
+    return max(LEAST_MARGIN, math.expm1(floor(meta) or 0.0))
+
+
+def ratios(
+    processes: pd.DataFrame,
+    cells: pd.DataFrame,
+    statuses: pd.DataFrame,
+    models: Sequence[str],
+    meta: Mapping[str, Any],
+) -> pd.DataFrame:
+    """One row per metric, planned point and baseline; where a side is missing, ``note`` says why.
+
+    Args:
+        processes: one value per block, cell and metric.
+        cells: one value per cell and metric.
+        statuses: how each cell ended.
+        models: the subject, then the baselines.
+        meta: ``run.json``.
+    """
+    by_block = _by_block(processes)
+    largest = {(row["metric"], row["model"], row["point"]): row["value"] for row in records(cells)}
+    ended = {(row["model"], row["point"]): row["status"] for row in records(statuses)}
+    points = statuses[["batch_size", "seq_len", "point"]].drop_duplicates()
+    measured = set(cells["metric"])
+    table: list[Row] = []
+    paired: list[Floats] = []
+    for metric, baseline, at in itertools.product(
+        (tag for tag in (*TIMES, *MEMORY) if tag in measured),
+        models[1:],
+        records(points.sort_values(["batch_size", "seq_len"])),
+    ):
+        row: Row = {"metric": metric} | at | {"subject": models[0], "baseline": baseline}
+        keys = [(metric, model, at["point"]) for model in (models[0], baseline)]
+        if not all(key in by_block for key in keys):
+            row["note"] = _why(keys, ended)
+            found = np.array([])
+        else:
+            subject, other = (by_block[key] for key in keys)
+            found = (subject / other)[np.isfinite(subject / other)]
+            if metric in TIMES:
+                row |= _timed(subject, other)
+            elif len(found):
+                row |= _memory(largest[keys[0]] / largest[keys[1]], found, margin(meta))
+        row["n"] = len(found)
+        table.append(_UNKNOWN | row)
+        paired.append(found)
+    _judge(table, paired, meta)
+    return pd.DataFrame(table, columns=RATIO_COLUMNS)
+
+
+def crossovers(
+    processes: pd.DataFrame, models: Sequence[str], meta: Mapping[str, Any]
+) -> pd.DataFrame:
+    """The context from which on the ratio has changed sides, per metric and baseline.
+
+    Args:
+        processes: one value per block, cell and metric.
+        models: the subject, then the baselines.
+        meta: ``run.json``; the contexts are those at the first batch size of its configuration.
+    """
+    batch_size = meta["configuration"]["batch"][0]
+    along = processes[processes["batch_size"] == batch_size]
+    wide = along.pivot_table(index=["metric", "model", "block"], columns="seq_len", values="value")
+    table = []
+    for metric in (tag for tag in CROSSING if tag in set(along["metric"])):
+        for baseline in models[1:]:
+            if not all((metric, model) in wide.index for model in (models[0], baseline)):
+                continue
+            ratio = (wide.loc[metric, models[0]] / wide.loc[metric, baseline]).dropna(
+                axis="columns", how="all"
+            )
+            if ratio.shape[1] < 2:
+                continue
+            found = stats.crossover(ratio.columns.to_numpy(), ratio.to_numpy())
+            table.append((
+                metric, models[0], baseline, batch_size, found.status, found.value, found.low,
+                found.high, found.direction, ratio.columns.min(), ratio.columns.max(), found.n,
+            ))  # fmt: skip
+    numbers = dict.fromkeys(("value", "low", "high"), "float64")
+    return pd.DataFrame(table, columns=CROSSOVER_COLUMNS).astype(numbers)
+
+
+def _by_block(processes: pd.DataFrame) -> dict[tuple[str, str, str], Floats]:
+    """The value in each block, NaN where there is none, by metric, model and point."""
+    wide = processes.pivot_table(
+        index=["metric", "model", "point"], columns="block", values="value", observed=True
+    )
+    return dict(zip(wide.index.to_list(), wide.to_numpy(dtype=float), strict=True))
+
+
+def _timed(subject: Floats, baseline: Floats) -> Row:
+    found = stats.ratio(subject, baseline)
+    low, high = (_NAN if edge is None else edge for edge in (found.low, found.high))
+    return {"value": found.value, "low": low, "high": high}
+
+
+def _memory(value: float, by_block: Floats, margin_: float) -> Row:
+    low, high = min(value, float(by_block.min())), max(value, float(by_block.max()))
+    if high < 1 / (1 + margin_):
+        verdict = "smaller"
+    elif low > 1 + margin_:
+        verdict = "larger"
+    elif low >= 1 / (1 + margin_) and high <= 1 + margin_:
+        verdict = "equivalent"
+    else:
+        verdict = "inconclusive"
+    return {"value": value, "low": low, "high": high, "verdict": verdict}
+
+
+def _judge(table: list[Row], by_block: list[Floats], meta: Mapping[str, Any]) -> None:
+    """Fill in the verdicts on times, corrected over all of them; a smoke run earns none (M2)."""
+    if meta["configuration"]["profile"] == "smoke":
+        for row in table:
+            row["verdict"] = NO_CLAIM if row["n"] else ""
+        return
+    timed = [i for i, row in enumerate(table) if row["metric"] in TIMES and row["n"]]
+    found = stats.verdicts([by_block[i].tolist() for i in timed], margin(meta))
+    for i, verdict in zip(timed, found, strict=True):
+        table[i] |= {"verdict": verdict.word, "n_needed": verdict.n_needed}
+
+
+def _why(keys: Sequence[tuple[str, str, str]], ended: Mapping[tuple[str, str], str]) -> str:
+    """Which side is missing, and how it ended."""
+    endings = {model: ended.get((model, point), "not run") for _, model, point in keys}
+    failed = [f"{model}: {status}" for model, status in endings.items() if status != "ok"]
+    return ", ".join(failed) or "not measured"

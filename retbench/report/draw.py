@@ -1,0 +1,247 @@
+"""What the figures are drawn with: axes with honest ticks, lines with bands, marks for failures.
+
+Functions here take axes and plain numbers and know nothing of runs. Failures have lanes of their
+own at the top edge, above all data, so that nothing is hidden and nothing is left out.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+from retbench.report import theme, units
+from retbench.report.frames import Floats
+from retbench.report.theme import Style
+
+_LANE = 0.075  # height of a lane of failures, as a share of the axes
+_PAD = 0.06  # free space above and below the data, likewise
+_HEIGHT_IN = 4.3
+_HEAD_IN = 0.86  # title, caption and legend
+_FOOT_IN = 0.78  # x label and footnote
+_WIDTHS_IN = {1: 6.6, 2: 9.6, 3: 11.4}
+
+IMPLIED = "oom_implied"
+
+
+def canvas(
+    title: str, caption: str, footnote: str, models: dict[str, Style], panels: int
+) -> tuple[Figure, list[Axes]]:
+    """A figure with its texts and legend outside the axes, and empty axes.
+
+    Args:
+        title: what the figure shows.
+        caption: the conditions, on one line under the title.
+        footnote: how to read the marks.
+        models: label and style of each entry of the legend.
+        panels: number of axes, side by side.
+    """
+    width = _WIDTHS_IN[panels]
+    figure = Figure(figsize=(width, _HEIGHT_IN), dpi=theme.DPI)
+    left = 0.86 / width
+    axes = [figure.add_subplot(1, panels, place + 1) for place in range(panels)]
+    figure.subplots_adjust(
+        left=left, right=1 - 0.18 / width, bottom=_FOOT_IN / _HEIGHT_IN,
+        top=1 - (_HEAD_IN + (0.2 if panels > 1 else 0)) / _HEIGHT_IN, wspace=0.24,
+    )  # fmt: skip
+    edge = 0.12 / width
+    figure.text(edge, 1 - 0.12 / _HEIGHT_IN, title, size=12, weight="bold", va="top")
+    caption = textwrap.shorten(caption, int(width * 17.5), placeholder=" …")
+    figure.text(edge, 1 - 0.37 / _HEIGHT_IN, caption, size=7.5, color=theme.MUTED, va="top")
+    handles = [
+        Line2D([], [], color=s.color, marker=s.marker, linestyle=s.line, label=label)
+        for label, s in models.items()
+    ]
+    figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(edge, 1 - 0.53 / _HEIGHT_IN),
+        ncols=len(handles), fontsize=8.5, handlelength=3.2, columnspacing=1.8, borderpad=0,
+        borderaxespad=0.1,
+    )  # fmt: skip
+    lines = textwrap.fill(footnote, int(width * 19))
+    figure.text(edge, 0.07 / _HEIGHT_IN, lines, size=7, color=theme.MUTED, va="bottom")
+    return figure, axes
+
+
+def log2_axis(axes: Axes, at: Sequence[int], label: str, *, tokens: bool) -> None:
+    """A log2 x axis with a tick at each planned value; every second labelled where they crowd."""
+    axes.set_xscale("log", base=2)
+    at = sorted(at)
+    room = axes.get_window_extent().width / theme.DPI / max(len(at), 1)
+    texts = [units.tokens(value) if tokens else str(value) for value in at]
+    if room < 0.12 + 0.075 * max(map(len, texts), default=0):
+        texts = [text if (len(at) - 1 - i) % 2 == 0 else "" for i, text in enumerate(texts)]
+    axes.xaxis.set_major_locator(FixedLocator(at))
+    axes.xaxis.set_major_formatter(FixedFormatter(texts))
+    axes.xaxis.set_minor_locator(NullLocator())
+    if at:
+        margin = 2**0.25 if len(at) > 1 else 2.0
+        axes.set_xlim(at[0] / margin, at[-1] * margin)
+    axes.set_xlabel(label)
+    axes.grid(axis="x", color=theme.GRID, linewidth=0.6)
+
+
+def log_x(axes: Axes, values: Iterable[float]) -> None:
+    """A logarithmic x axis around measured ``values``."""
+    low, high = _extent(values)
+    axes.set_xscale("log")
+    _ticks(axes.xaxis, log_ticks(low / 1.15, high * 1.15))
+    axes.set_xlim(low / 1.15, high * 1.15)
+    axes.grid(axis="x", color=theme.GRID, linewidth=0.6)
+
+
+def log_y(axes: Axes, values: Iterable[float], lanes: int = 0) -> None:
+    """A logarithmic y axis around ``values``, with ``lanes`` kept free at the top for failures."""
+    low, high = _extent(values)
+    taken = 2 * _PAD + lanes * _LANE
+    unit = (math.log(high) - math.log(low)) / (1 - taken)
+    axes.set_yscale("log")
+    _ticks(axes.yaxis, log_ticks(low * math.exp(-_PAD * unit), high * math.exp(_PAD * unit)))
+    axes.set_ylim(low * math.exp(-_PAD * unit), high * math.exp((_PAD + lanes * _LANE) * unit))
+    axes.grid(axis="y", color=theme.GRID, linewidth=0.6)
+
+
+def _ticks(axis: Axis, at: list[float]) -> None:
+    axis.set_major_locator(FixedLocator(at))
+    axis.set_major_formatter(FixedFormatter([f"{tick:,.10g}" for tick in at]))
+    axis.set_minor_locator(NullLocator())
+
+
+def _extent(values: Iterable[float]) -> tuple[float, float]:
+    """The range to show: at least a factor of 1.2, so that noise does not look like a trend."""
+    sizes = [value for value in values if math.isfinite(value) and value > 0] or [1.0]
+    low, high = min(sizes), max(sizes)
+    widen = math.sqrt(max(1.2 * low / high, 1.0))
+    return low / widen, high * widen
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Four to nine round numbers from ``low`` to ``high`` for a logarithmic axis."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+        ticks = [float(f"{d}e{k}") for k in decades for d in digits]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 4:
+            return ticks
+    step = 10 ** math.floor(math.log10((high - low) / 3))
+    step *= next(m for m in (5, 2, 1) if (high - low) / (m * step) >= 3)
+    first = math.ceil(low / step)
+    return [float(f"{k * step:.12g}") for k in range(first, math.floor(high / step) + 1)]
+
+
+def series(axes: Axes, x: Floats, value: Floats, low: Floats, high: Floats, style: Style) -> None:
+    """One model's line with its interval: a band, or an error bar where there is one point.
+
+    Args:
+        axes: where to draw.
+        x: shape (points,), ascending.
+        value: shape (points,), in the unit of the axis.
+        low: lower ends of the intervals; NaN where there is none.
+        high: upper ends, likewise.
+        style: the model's.
+    """
+    axes.plot(
+        x, value, color=style.color, marker=style.marker, linestyle=style.line,
+        markeredgecolor="white", markeredgewidth=0.6, markersize=6.5, zorder=3,
+    )  # fmt: skip
+    known = np.isfinite(low) & np.isfinite(high)
+    if known.sum() > 1:
+        axes.fill_between(
+            x[known], low[known], high[known], color=style.color, alpha=0.18, linewidth=0, zorder=2
+        )
+    elif known.any():
+        reach = np.abs(np.stack([value - low, high - value]))[:, known]
+        axes.errorbar(
+            x[known], value[known], yerr=reach, color=style.color, capsize=3, linestyle="none"
+        )
+
+
+def bound(axes: Axes, x: Floats, value: Floats, style: Style) -> None:
+    """An analytic bound: a thin dashed line in the model's colour, without markers."""
+    axes.plot(
+        x, value, color=style.color, linestyle=theme.BOUND, linewidth=1.0, alpha=0.85, zorder=1
+    )
+
+
+def failures(
+    axes: Axes, lane: int, x: Sequence[float], labels: Sequence[str], style: Style
+) -> None:
+    """Marks of cells that failed, in a lane at the top edge; lane 0 is the highest.
+
+    Neighbouring marks share the label to their left, which names their statuses in order, after
+    the model's marker (for readers in greyscale). A cell that was skipped after a smaller one ran
+    out of memory is drawn faint.
+    """
+    y = 1 - (lane + 0.5) * _LANE
+    at_top = axes.get_xaxis_transform()
+    marks = list(zip(x, labels, strict=True))
+    for implied, alpha in ((False, 1.0), (True, 0.4)):
+        places = [place for place, label in marks if (label == IMPLIED) == implied]
+        axes.plot(
+            places, [y] * len(places), transform=at_top, color=style.color, marker="x",
+            markersize=6, markeredgewidth=1.8, linestyle="none", alpha=alpha, clip_on=False,
+        )  # fmt: skip
+    ticks = [float(tick) for tick in axes.xaxis.get_majorticklocs()]
+    for run in _neighbours(marks, ticks):
+        axes.annotate(
+            f"{style.glyph} {statuses([label for _, label in run])}", (run[0][0], y),
+            xycoords=at_top, xytext=(-6, 0), textcoords="offset points", ha="right", va="center",
+            size=7, color=style.color,
+        )  # fmt: skip
+
+
+def _neighbours(
+    marks: Sequence[tuple[float, str]], ticks: Sequence[float]
+) -> Iterator[list[tuple[float, str]]]:
+    """Runs of marks at successive ticks."""
+    run: list[tuple[float, str]] = []
+    for place, label in marks:
+        if run and ticks.index(place) != ticks.index(run[-1][0]) + 1:
+            yield run
+            run = []
+        run.append((place, label))
+    if run:
+        yield run
+
+
+def statuses(labels: Sequence[str]) -> str:
+    """The different statuses of neighbouring failures; what an oom implies goes without saying."""
+    different = list(dict.fromkeys(labels))
+    if any(label.startswith("oom") and label != IMPLIED for label in different):
+        different = [label for label in different if label != IMPLIED]
+    return ", ".join(different).replace("_", " ")
+
+
+def names(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
+    """A text beside each point ``(x, y, text, colour)``; equal texts that would collide stand once.
+
+    The limits of the axes must be final.
+    """
+    placed: list[tuple[str, float, float]] = []
+    for x, y, text, color in points:
+        left, bottom = axes.transData.transform((x, y)) / theme.DPI * 72
+        if any(
+            text == other and abs(left - other_left) < 14 and abs(bottom - other_bottom) < 9
+            for other, other_left, other_bottom in placed
+        ):
+            continue
+        placed.append((text, left, bottom))
+        axes.annotate(
+            text, (x, y), xytext=(7, -3), textcoords="offset points", size=7.5, color=color,
+            va="top",
+        )  # fmt: skip
+
+
+def lane_text(axes: Axes, lane: int, text: str, style: Style) -> None:
+    """A line of text in a lane of failures, where they have no place on the x axis."""
+    axes.annotate(
+        f"{style.glyph} {text}", (0.0, 1 - (lane + 0.5) * _LANE), xycoords="axes fraction",
+        xytext=(6, 0), textcoords="offset points", ha="left", va="center", size=7,
+        color=style.color,
+    )  # fmt: skip

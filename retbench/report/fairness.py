@@ -1,0 +1,176 @@
+"""What a reader must know before believing the numbers: printed beside them, never in their place.
+
+Fairness is checked, not assumed: what differs between the models but should not, what the machine
+did during the run, and what failed, each as one line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from retbench.measure.ceilings import TOLERANCE
+from retbench.report import units
+from retbench.report.compare import TIMES
+from retbench.report.frames import Row, records
+
+PARAMETERS = 0.005  # of the subject's non-embedding parameters
+MEMORY_SPREAD = 0.01  # over processes (M14)
+MATH_BACKEND_FROM = 512  # tokens, on a GPU
+LEAST_BLOCKS = 3
+
+
+def warnings(
+    meta: Mapping[str, Any],
+    models: Sequence[str],
+    modes: Mapping[str, str],
+    cells: pd.DataFrame,
+    statuses: pd.DataFrame,
+    ratios: pd.DataFrame,
+) -> tuple[str, ...]:
+    """Every warning that applies to the run, the gravest first.
+
+    Args:
+        meta: ``run.json``.
+        models: the subject, then the baselines.
+        modes: the execution mode that the samples of each model name.
+        cells: one value per cell and metric.
+        statuses: how each cell ended.
+        ratios: the comparison.
+    """
+    return (
+        *_claims(meta, ratios),
+        *_fairness(meta, models, modes),
+        *_attention(meta, cells),
+        *_physics(cells),
+        *_memory(cells),
+        *_flags(statuses),
+        *_failures(statuses),
+    )
+
+
+def _claims(meta: Mapping[str, Any], ratios: pd.DataFrame) -> Iterator[str]:
+    if meta["configuration"]["profile"] == "smoke":
+        yield "SMOKE profile: one short process a model; no claim can be made from these numbers"
+    if not meta.get("calibration"):
+        yield (
+            "the noise floor of this machine is unknown: not calibrated (`retbench calibrate`); "
+            "the margin of verdicts is 1%"
+        )
+    if meta.get("state") != "finished":
+        yield f"the run is {meta.get('state')}, not finished: cells may be missing"
+    if _dirty(meta.get("provenance", {})):
+        yield "the source tree was dirty: the commit does not say what ran"
+    few = ratios[(ratios["n"] > 0) & (ratios["n"] < LEAST_BLOCKS) & ratios["metric"].isin(TIMES)]
+    if len(few):
+        least, most = few["n"].min(), few["n"].max()
+        blocks = f"{least}" if least == most else f"{least} or {most}"
+        yield (
+            f"{len(few)} of {int(ratios['metric'].isin(TIMES).sum())} ratios of times come from "
+            f"{blocks} block{'s' if most > 1 else ''}; at least {LEAST_BLOCKS} are needed"
+        )
+
+
+def _dirty(provenance: Mapping[str, Any]) -> bool:
+    """Whether any record of the source says that it had uncommitted changes."""
+    nested = [value for value in provenance.values() if isinstance(value, Mapping)]
+    return any(bool(part.get("dirty")) for part in (provenance, *nested))
+
+
+def _fairness(
+    meta: Mapping[str, Any], models: Sequence[str], modes: Mapping[str, str]
+) -> Iterator[str]:
+    known = {model: meta["models"][model] for model in models if model in meta.get("models", {})}
+    if not known:
+        return
+    first, reference = next(iter(known.items()))
+    for model, described in known.items():
+        excess = described["parameters"] / reference["parameters"] - 1
+        if abs(excess) > PARAMETERS:
+            yield (
+                f"{model} has {excess:+.1%} non-embedding parameters compared with {first} "
+                f"({described['parameters']:,} against {reference['parameters']:,})"
+            )
+    for what, of in (
+        ("preset", {model: described["preset"] for model, described in known.items()}),
+        ("dtype of weights", {m: described["weights_dtype"] for m, described in known.items()}),
+        ("feed-forward", {m: described["config"].get("ffn") for m, described in known.items()}),
+        ("execution mode", modes),
+    ):
+        yield from _unequal(what, of)
+    states = {model: described["state_dtype"] for model, described in known.items()}
+    for line in _unequal("dtype of the state", states):
+        yield f"{line}; each is charged with the bytes it really keeps"
+
+
+def _unequal(what: str, by_model: Mapping[str, Any]) -> Iterator[str]:
+    if len({str(value) for value in by_model.values()}) > 1:
+        yield f"unequal {what}: " + ", ".join(f"{m} {v}" for m, v in by_model.items())
+
+
+def _attention(meta: Mapping[str, Any], cells: pd.DataFrame) -> Iterator[str]:
+    if meta["configuration"]["device"] != "cuda":
+        return
+    timed = cells[cells["metric"].isin(TIMES) & (cells["seq_len"] >= MATH_BACKEND_FROM)]
+    for model in timed.loc[timed["source"].str.contains(r"\bmath\b", case=False), "model"].unique():
+        yield f"{model} ran attention's math backend on a GPU: that is not the fused baseline"
+
+
+def _physics(cells: pd.DataFrame) -> Iterator[str]:
+    """Times below their own bound (M15): either the clock or the ceiling is wrong."""
+    value = cells.pivot_table(
+        index=["model", "point"], columns="metric", values="value", sort=False
+    )
+    for time, bound, what in (
+        ("tpot_s", "tpot_bound_s", "decodes at {:.0%} of the bandwidth measured at that size"),
+        ("ttft_s", "ttft_bound_s", "prefills at {:.0%} of the measured matmul rate"),
+    ):
+        if not {time, bound} <= set(value.columns):
+            continue
+        for row in records(value[value[time] * TOLERANCE < value[bound]].reset_index()):
+            share = what.format(row[bound] / row[time])
+            yield f"{row['model']} at {row['point']} {share}: do not believe it"
+
+
+def _memory(cells: pd.DataFrame) -> Iterator[str]:
+    ranges = cells[(cells["method"] == "range") & (cells["spread"] > MEMORY_SPREAD)]
+    if len(ranges):
+        worst = max(records(ranges), key=lambda row: float(row["spread"]))
+        yield (
+            f"{len(ranges)} memory figures vary by more than {MEMORY_SPREAD:.0%} over processes; "
+            f"the worst, {worst['metric']} of {worst['model']} at {worst['point']}, by "
+            f"{worst['spread']:.1%}"
+        )
+
+
+def _flags(statuses: pd.DataFrame) -> Iterator[str]:
+    cells: Counter[str] = Counter()
+    for flags in statuses["flags"]:
+        cells.update({re.split(r"[= ]", flag)[0] for flag in flags.split(", ") if flag})
+    for flag, count in sorted(cells.items()):
+        yield f"{count} of {len(statuses)} cells are flagged {flag} in at least one block"
+
+
+def _failures(statuses: pd.DataFrame) -> Iterator[str]:
+    failed = statuses[statuses["status"] != "ok"]
+    for (model, status), group in failed.groupby(["model", "status"], sort=False):
+        points = "; ".join(
+            f"context {units.tokens(row['seq_len'])} batch {row['batch_size']}{_share(row)}"
+            for row in records(group)
+        )
+        causes = group["cause"].dropna()
+        cause = f": {causes.iloc[0]}" if len(causes) else ""
+        yield f"{model} {status} at {points}{cause}"
+
+
+def _share(row: Row) -> str:
+    """How many blocks failed, where not all did."""
+    return (
+        f" ({row['blocks'] - row['ok_blocks']} of {row['blocks']} blocks)"
+        if row["ok_blocks"]
+        else ""
+    )

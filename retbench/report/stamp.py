@@ -1,0 +1,61 @@
+"""The lines that go with every table and figure: what was measured, on what, and how well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from retbench.report.compare import floor, margin
+
+HOW_TO_READ = (
+    "ratio = subject / baseline, paired by block; below 1 the subject is faster (or smaller), "
+    "above 1 slower (or larger)"
+)
+
+
+def hardware(meta: Mapping[str, Any]) -> str:
+    """The device that computed: the GPU's name, or the processor's with the threads used."""
+    configuration = meta["configuration"]
+    provenance = meta.get("provenance", {})
+    if configuration["device"] == "cuda":
+        return _name(provenance.get("gpu")) or "unknown GPU"
+    name = _name(provenance.get("processor")) or "unknown processor"
+    threads = configuration["threads"]
+    return f"{name}, {threads} thread{'s' if threads != 1 else ''}"
+
+
+def _name(described: Any) -> str:
+    """The name in a provenance entry: a string, a mapping with a name, or a list of those."""
+    if isinstance(described, str):
+        return described
+    if isinstance(described, Mapping):
+        return str(described.get("name") or described.get("model") or "")
+    if isinstance(described, (list, tuple)) and described:
+        return _name(described[0])
+    return ""
+
+
+def conditions(meta: Mapping[str, Any]) -> str:
+    """Hardware, dtype, mode, preset, profile and blocks, on one line."""
+    configuration = meta["configuration"]
+    blocks = meta["plan"]["blocks"]
+    return " · ".join((
+        hardware(meta),
+        configuration["dtype"],
+        configuration["mode"],
+        configuration["preset"],
+        f"{profile(meta)}, {blocks} block{'s' if blocks != 1 else ''}",
+    ))  # fmt: skip
+
+
+def profile(meta: Mapping[str, Any]) -> str:
+    """The profile; a smoke run is stamped so that nobody cites it."""
+    name = str(meta["configuration"]["profile"])
+    return "SMOKE (no claims)" if name == "smoke" else f"profile {name}"
+
+
+def noise_floor(meta: Mapping[str, Any]) -> str:
+    """The noise floor of the machine, and the margin that verdicts use."""
+    measured = floor(meta)
+    known = "not calibrated" if measured is None else f"{measured:.2%}"
+    return f"noise floor: {known}; margin of verdicts: {margin(meta):.2%}"

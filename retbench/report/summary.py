@@ -1,0 +1,231 @@
+"""From raw samples to one value per cell, with its interval: what every table and plot shows.
+
+The levels are those of rule M1. Inside a process the median of its trials or steps; a cell's value
+is the median of its processes' medians (M7); a memory figure is the largest of its processes
+(M14); a rate is work over the median time (M9). A block counts for a cell only where the cell ended
+``ok`` in it; what ended otherwise is a row of ``statuses``, never a hole.
+
+    >>> summary = summarise(open_run("results/laptop"))     # doctest: +SKIP
+    >>> summary.value("retnet", "tpot_s", 8192, 1)          # doctest: +SKIP
+    0.00213
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pandas as pd
+
+from retbench.measure import stats
+from retbench.metrics import METRICS, Metric
+from retbench.report import compare, derive, fairness
+from retbench.report.frames import Floats, column, groups
+
+if TYPE_CHECKING:
+    from retbench.store import Run
+
+CELL = ["model", "seq_len", "batch_size", "point"]
+PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
+CELL_COLUMNS = [
+    *CELL, "metric", "unit", "value", "low", "high", "method", "n", "samples", "spread",
+    *PERCENTILES, "source",
+]  # fmt: skip
+STATUS_COLUMNS = [*CELL, "status", "ok_blocks", "blocks", "cause", "flags"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All that the report says about one run; pure data.
+
+    Attributes:
+        path: the run directory.
+        meta: ``run.json``.
+        models: the labels in the order of the plan; the first is the subject of every ratio.
+        cells: one row per model, point and metric: ``value`` in ``unit`` with ``low`` and ``high``
+            (interval of ``method``; for memory the range over processes), ``n`` processes,
+            ``samples`` raw values, ``spread`` = max / min - 1 over processes, percentiles of the
+            raw values where n supports them, ``source`` = the implementation that was measured.
+        statuses: one row per model and point: ``status`` ok only if all blocks ended ok;
+            ``ok_blocks`` of ``blocks``, first ``cause``, ``flags`` counted, e.g. ``noisy x2``.
+        setup: as ``cells`` without a point: import, build, gate and cold start of each model.
+        ratios: one row per metric, point and baseline: subject / baseline with interval and
+            ``verdict``; ``note`` says why a value is missing.
+        crossovers: per metric and baseline the context at which the subject and the baseline are
+            equal, or in which direction it was not reached.
+        warnings: what is unequal, noisy or missing, one line each.
+    """
+
+    path: Path
+    meta: Mapping[str, Any]
+    models: tuple[str, ...]
+    cells: pd.DataFrame
+    statuses: pd.DataFrame
+    setup: pd.DataFrame
+    ratios: pd.DataFrame
+    crossovers: pd.DataFrame
+    warnings: tuple[str, ...]
+
+    @property
+    def configuration(self) -> Mapping[str, Any]:
+        """The resolved configuration of the run."""
+        return cast(Mapping[str, Any], self.meta["configuration"])
+
+    def value(self, model: str, metric: str, seq_len: int, batch_size: int) -> float | None:
+        """The value of one cell in the metric's unit, or None where it was not measured."""
+        found = self.cells.query(
+            "model == @model and metric == @metric and seq_len == @seq_len"
+            " and batch_size == @batch_size"
+        )
+        return None if found.empty else float(found["value"].iloc[0])
+
+
+def summarise(run: Run) -> Summary:
+    """Reduce a run to its summary; the same samples give the same summary, digit for digit.
+
+    Args:
+        run: a handle with ``path``, ``meta`` and ``frame()``; only these are read.
+    """
+    frame, meta = run.frame(), run.meta
+    models = model_order(meta, frame["model"].unique())
+    statuses = _statuses(frame, models)
+    kept = _kept(frame)
+    processes = _processes(kept)
+    cells = _in_order(_cells(kept, processes), models, meta)
+    modes = {str(model): mode for model, mode in frame.groupby("model")["mode"].first().items()}
+    ratios = compare.ratios(processes, cells, statuses, models, meta)
+    crossovers = compare.crossovers(processes, models, meta)
+    return Summary(
+        path=run.path,
+        meta=meta,
+        models=models,
+        cells=cells,
+        statuses=statuses,
+        setup=_setup(frame, models),
+        ratios=ratios,
+        crossovers=crossovers,
+        warnings=fairness.warnings(meta, models, modes, cells, statuses, ratios),
+    )
+
+
+def model_order(meta: Mapping[str, Any], measured: Iterable[str] = ()) -> tuple[str, ...]:
+    """The labels in the order of the plan, then any that only the samples know."""
+    planned = [contender["label"] for contender in meta["plan"]["contenders"]]
+    return (*planned, *sorted(set(measured) - set(planned)))
+
+
+def _kept(frame: pd.DataFrame) -> pd.DataFrame:
+    """The samples that count: cells of blocks that ended ok, and analytic figures of any."""
+    ended = frame.loc[frame["phase"] == "cell", ["block", "model", "point", "status"]]
+    ok = ended.loc[ended["status"] == "ok", ["block", "model", "point"]]
+    of_cells = ~frame["phase"].isin(["cell", "setup"]) | (frame["metric"] == "cold_start_s")
+    rows = frame[of_cells & frame["value"].notna()]
+    rows = rows[rows["status"] == "ok"]
+    good = pd.MultiIndex.from_frame(rows[["block", "model", "point"]]).isin(
+        pd.MultiIndex.from_frame(ok)
+    )
+    return rows[good | (rows["phase"] == "analytic").to_numpy()]
+
+
+def _processes(kept: pd.DataFrame) -> pd.DataFrame:
+    """One row per block, cell and metric: the median of the process that measured it."""
+    keys = [*CELL, "phase", "metric", "unit", "block"]
+    grouped = kept.groupby(keys, observed=True, sort=True)
+    return grouped.agg(value=("value", "median"), source=("implementation", "first")).reset_index()
+
+
+def _statuses(frame: pd.DataFrame, models: tuple[str, ...]) -> pd.DataFrame:
+    rows = []
+    for key, group in groups(frame[frame["phase"] == "cell"], CELL):
+        failed = group[group["status"] != "ok"]
+        worst = "ok" if failed.empty else Counter(failed["status"]).most_common(1)[0][0]
+        causes = failed.loc[failed["status"] == worst, "cause"].dropna()
+        flags = Counter(flag for flags in group["flags"] for flag in flags or ())
+        rows.append((
+            *key, worst, len(group) - len(failed), len(group),
+            None if causes.empty else causes.iloc[0],
+            ", ".join(f"{flag} x{count}" for flag, count in sorted(flags.items())),
+        ))  # fmt: skip
+    return _by_model(pd.DataFrame(rows, columns=STATUS_COLUMNS), models)
+
+
+def _cells(kept: pd.DataFrame, processes: pd.DataFrame) -> pd.DataFrame:
+    raw = {key: column(group, "value") for key, group in groups(kept, [*CELL, "metric"])}
+    rows = []
+    for key, group in groups(processes, [*CELL, "phase", "metric", "unit"]):
+        *cell, phase, metric, unit = key
+        values = column(group, "value")
+        samples = raw[(*cell, metric)]
+        centre = _range(values) if phase == "memory" else _estimate(values, phase)
+        rows.append((
+            *cell, metric, unit, *centre, len(values), len(samples), _spread(values),
+            *(_percentiles(samples) if phase in ("prefill", "decode") else _NO_PERCENTILES),
+            group["source"].iloc[0],
+        ))  # fmt: skip
+    return pd.DataFrame(rows, columns=CELL_COLUMNS)
+
+
+def _in_order(
+    cells: pd.DataFrame, models: tuple[str, ...], meta: Mapping[str, Any]
+) -> pd.DataFrame:
+    """The measured metrics with the derived ones, by model, point and declared metric order."""
+    derived = derive.rows(cells, meta)
+    if derived:
+        cells = pd.concat([cells, pd.DataFrame(derived)[CELL_COLUMNS]], ignore_index=True)
+    known = {tag: place for place, tag in enumerate([*METRICS, *derive.BOUNDS])}
+    places = cells["metric"].map(known).fillna(len(known))
+    return _by_model(cells.assign(_place=places), models, "_place", "metric").drop(columns="_place")
+
+
+def _setup(frame: pd.DataFrame, models: tuple[str, ...]) -> pd.DataFrame:
+    """Setup figures belong to a process, not to the cell whose batch carries them."""
+    rows = frame[(frame["phase"] == "setup") & frame["value"].notna()]
+    first = rows.groupby(["model", "metric", "unit", "process"])["value"].first().reset_index()
+    table = [
+        (*key, *_estimate(column(group, "value"), "setup"), len(group))
+        for key, group in groups(first, ["model", "metric", "unit"])
+    ]
+    columns = ["model", "metric", "unit", "value", "low", "high", "method", "n"]
+    return _by_model(pd.DataFrame(table, columns=columns), models, "metric")
+
+
+def _by_model(table: pd.DataFrame, models: tuple[str, ...], *then: str) -> pd.DataFrame:
+    place = table["model"].map({model: index for index, model in enumerate(models)})
+    keys = ["_model", *(k for k in ("batch_size", "seq_len") if k in table), *then]
+    ordered = table.assign(_model=place).sort_values(keys, kind="stable")
+    return ordered.drop(columns="_model").reset_index(drop=True)
+
+
+_NO_PERCENTILES = tuple(float("nan") for _ in PERCENTILES)
+
+
+def _percentiles(samples: Floats) -> tuple[float, ...]:
+    found = (stats.percentile(samples, q) for q in PERCENTILES.values())
+    return tuple(float("nan") if value is None else float(value) for value in found)
+
+
+def _estimate(values: Floats, phase: str) -> tuple[float, float, float, str]:
+    """Centre, low, high and method; analytic figures are exact and have no interval."""
+    if phase == "analytic" or (values <= 0).any():
+        return float(np.median(values)), float("nan"), float("nan"), "none"
+    found = stats.estimate(values)
+    low, high = (float("nan") if edge is None else edge for edge in (found.low, found.high))
+    return found.value, low, high, found.method
+
+
+def _range(values: Floats) -> tuple[float, float, float, str]:
+    return float(values.max()), float(values.min()), float(values.max()), "range"
+
+
+def _spread(values: Floats) -> float:
+    smallest = float(values.min())
+    return float(values.max()) / smallest - 1 if smallest > 0 else 0.0
+
+
+def metric_of(tag: str) -> Metric:
+    """The declaration of a stored, derived or bound metric."""
+    return METRICS.get(tag) or derive.BOUNDS.get(tag) or Metric(tag, "", tag, tag)

@@ -1,0 +1,70 @@
+"""What is unequal, noisy or missing is said beside the numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from retbench.report import summarise
+
+from .conftest import FAILURES, MakeRun
+
+
+def test_a_fair_calibrated_complete_run_has_no_warning(make_run: MakeRun) -> None:
+    assert summarise(make_run()).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"configuration": {"profile": "smoke"}}, "SMOKE"),
+        ({"calibration": None}, "not calibrated"),
+        ({"state": "interrupted"}, "not finished"),
+        ({"provenance": {"commit": {"hash": "abc", "dirty": True}}}, "dirty"),
+        ({"models": {"transformer": {"parameters": 10_100_000}}}, "+1.0% non-embedding"),
+        ({"models": {"transformer": {"weights_dtype": "bfloat16"}}}, "unequal dtype of weights"),
+        ({"models": {"retnet": {"state_dtype": "float64"}}}, "unequal dtype of the state"),
+        ({"models": {"retnet": {"config": {"ffn": "swiglu"}}}}, "unequal feed-forward"),
+        ({"flags": {"retnet": ["noisy"]}}, "7 of 21 cells are flagged noisy"),
+        ({"blocks": 2}, "come from 2 blocks"),
+        ({"failures": FAILURES}, "transformer oom at context 8k batch 1: oom of the test"),
+        ({"failures": FAILURES}, "(1 of 3 blocks)"),
+    ],
+)
+def test_it_warns_of(make_run: MakeRun, options: dict[str, Any], said: str) -> None:
+    assert any(said in warning for warning in summarise(make_run(**options)).warnings)
+
+
+def test_parameters_within_half_a_percent_are_equal(make_run: MakeRun) -> None:
+    run = make_run(models={"transformer": {"parameters": 10_040_000}})
+    assert not any("parameters" in warning for warning in summarise(run).warnings)
+
+
+def test_it_warns_of_attentions_math_backend_on_a_gpu_only(make_run: MakeRun) -> None:
+    for device, expected in (("cuda", True), ("cpu", False)):
+        run = make_run(device, configuration={"device": device}, implementations={
+            "transformer": "sdpa:math"})  # fmt: skip
+        assert any("math backend" in line for line in summarise(run).warnings) is expected
+
+
+def test_it_warns_of_a_time_that_the_ceilings_forbid(make_run: MakeRun) -> None:
+    slow = {
+        "bandwidth": [
+            {"working_set_bytes": 2**22, "read_bytes_per_s": 1e9, "copy_bytes_per_s": 1e9}
+        ],
+        "matmul_flop_per_s": {"float32": 1e9},
+    }
+    warnings = summarise(make_run(ceilings=slow)).warnings
+    assert any("of the bandwidth measured" in warning for warning in warnings)
+    assert any("of the measured matmul rate" in warning for warning in warnings)
+
+
+def test_it_warns_of_unequal_modes(make_run: MakeRun) -> None:
+    run = make_run(modes={"transformer": "compile"})
+    expected = "unequal execution mode: retnet eager, transformer compile, transformer-gqa eager"
+    assert expected in summarise(run).warnings
+
+
+def test_it_warns_of_memory_that_varies_over_processes(make_run: MakeRun) -> None:
+    assert any("memory figures vary" in line for line in summarise(make_run(memory=0.05)).warnings)
