@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.config import ModelConfig, Phase
-from models.layers import FeedForward
+from models.layers import FeedForward, RMSNorm
 from models.protocol import LayerState, State
 
 
@@ -82,10 +82,10 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, **factory: Any) -> None:
         super().__init__()
-        self.mixer_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps, **factory)
+        self.mixer_norm = RMSNorm(config.d_model, config.norm_eps, **factory)
         with factory["device"]:  # made there, not on the host and moved
             self.mixer = config.mixer().to(**factory)
-        self.ffn_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps, **factory)
+        self.ffn_norm = RMSNorm(config.d_model, config.norm_eps, **factory)
         self.ffn = FeedForward(config.d_model, config.d_ff, config.ffn, **factory)
 
     def forward(
@@ -119,7 +119,7 @@ class Decoder(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model, **factory)
         self.blocks = nn.ModuleList(Block(config, **factory) for _ in range(config.n_layers))
-        self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps, **factory)
+        self.norm = RMSNorm(config.d_model, config.norm_eps, **factory)
         self.head = (
             None
             if config.tie_embeddings

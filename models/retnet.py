@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from models.config import ConfigError, ModelConfig, Phase, Preset
 from models.decoder import Mixer, Span
-from models.layers import rotary_angles, rotate
+from models.layers import Rotary, rms_norm, rotate
 from models.protocol import LayerState
 from models.registry import register
 from models.retention import (
@@ -104,7 +104,7 @@ class RetentionState(LayerState):
 
 @dataclass(frozen=True)
 class _Shared:
-    """What all layers need of the positions: rotary angles, decays, and the form to run."""
+    """What all layers need of the positions: rotary angles (2, 1, time, d_k), decays, the form."""
 
     cos: Tensor
     sin: Tensor
@@ -125,6 +125,7 @@ class MultiScaleRetention(Mixer):
         super().__init__()
         self.config = config
         d = config.d_model
+        self.rotary = Rotary(config.d_k, config.rope_base)
         # One matrix for queries, keys, values and gate: one product over the same input.
         self.qkvg = nn.Linear(d, 6 * d, bias=False)
         self.out = nn.Linear(2 * d, d, bias=False)
@@ -140,9 +141,11 @@ class MultiScaleRetention(Mixer):
     def prepare(self, span: Span, state: LayerState | None) -> _Shared:
         """Rotary angles and decays in the type that the state is kept in."""
         wide = torch.float64 if self.out.weight.dtype == torch.float64 else torch.float32
-        cos, sin = rotary_angles(span.positions, self.config.d_k, self.config.rope_base)
+        cos, sin = self.rotary(span.positions, wide)
+        # Queries in the first row; keys in the second, with their scale.
+        cos, sin = (torch.stack((row, row * self.config.d_k**-0.5))[:, None] for row in (cos, sin))
         gamma = self.log_gamma.exp().to(wide)[:, None, None]
-        return _Shared(cos.to(wide), sin.to(wide), gamma, span.form or self.forms[0])
+        return _Shared(cos, sin, gamma, span.form or self.forms[0])
 
     def forward(self, x: Tensor, shared: _Shared) -> Tensor:
         """Mix a whole sequence in the chosen form."""
@@ -180,11 +183,12 @@ class MultiScaleRetention(Mixer):
 
     def _project(self, x: Tensor, shared: _Shared) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Queries and keys (batch, heads, time, d_k), values (…, d_v), gate (batch, time, 2 d)."""
-        c = self.config
-        q, k, v, gate = self.qkvg(x).split([c.d_model, c.d_model, 2 * c.d_model, 2 * c.d_model], -1)
-        q, k, v = (part.unflatten(-1, (c.n_heads, -1)).transpose(1, 2) for part in (q, k, v))
-        k = k * c.d_k**-0.5
-        return rotate(q, shared.cos, shared.sin), rotate(k, shared.cos, shared.sin), v, gate
+        c, (batch, time, d) = self.config, x.shape
+        qk, v, gate = self.qkvg(x).split_with_sizes([2 * d, 2 * d, 2 * d], -1)
+        # Queries and keys are rotated alike, so as one tensor.
+        qk = qk.view(batch, time, 2, c.n_heads, c.d_k).movedim(1, 3)
+        q, k = rotate(qk, shared.cos, shared.sin).unbind(1)
+        return q, k, v.view(batch, time, c.n_heads, c.d_v).transpose(1, 2), gate
 
     def _retain(
         self, q: Tensor, k: Tensor, v: Tensor, form: str, state: Tensor | None
@@ -197,7 +201,7 @@ class MultiScaleRetention(Mixer):
 
     def _output(self, mixed: Tensor, gate: Tensor) -> Tensor:
         """Norm per head in the wide type, gate, and project back to the model's width."""
-        normed = F.rms_norm(mixed, mixed.shape[-1:], eps=self.config.norm_eps)
+        normed = rms_norm(mixed, self.config.norm_eps)
         joined = normed.transpose(1, 2).flatten(-2).to(gate.dtype)
         return self.out(F.silu(gate) * joined)  # type: ignore[no-any-return]
 

