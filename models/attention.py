@@ -30,10 +30,6 @@ class KVCache(LayerState):
         """Keys and values."""
         return self.keys, self.values
 
-    def clone(self) -> KVCache:
-        """A copy that shares no memory."""
-        return KVCache(self.keys.clone(), self.values.clone())
-
     def write(self, positions: Tensor, keys: Tensor, values: Tensor) -> None:
         """Put keys and values (batch, kv_heads, time, head_dim) at int64 positions (time,)."""
         self.keys.index_copy_(2, positions, keys.to(self.keys.dtype))
@@ -106,15 +102,17 @@ def split_decode(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         bias: (keys,).
 
     Returns:
-        Like ``q``. The softmax and the sum over parts are taken in float32 or wider.
+        Like ``q``. The softmax (inside its kernel) and the sum over parts are taken in float32 or
+        wider.
     """
     keys, head_dim = k.shape[-2:]
     parts = DECODE_SPLITS if keys % DECODE_SPLITS == 0 else 1
     scores = (q * head_dim**-0.5) @ k.transpose(-1, -2)
-    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    weights = torch.softmax(scores.to(wide) + bias, dim=-1).to(v.dtype)
+    # Adding 0 or minus infinity rounds nothing, so the scores need not be widened for it.
+    weights = torch.softmax(scores + bias, dim=-1)
     weights = torch.unflatten(weights, -1, (parts, -1)).transpose(-2, -3)
     partial = weights @ torch.unflatten(v, -2, (parts, -1))
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     return partial.sum(dim=2, dtype=wide).to(q.dtype)
 
 

@@ -62,7 +62,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def rms_norm(x: Tensor, eps: float, weight: Tensor | None = None) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) over the last dimension, times a weight (arXiv 1910.07467, eq. 4).
+    """Scale to a root mean square of 1, then by a weight: x / sqrt(mean(x^2) + eps) * weight.
+
+    Zhang and Sennrich 2019 (arXiv 1910.07467), eq. 4, over the last dimension.
 
     On a GPU torch's fused kernel. On a CPU torch's own is a chain of operations that takes twice
     as long as this one, which a decode step of one token would feel.

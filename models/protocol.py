@@ -20,17 +20,22 @@ if TYPE_CHECKING:
 class LayerState(ABC):
     """The tensors that one mixer carries from token to token; updated in place.
 
-    The first dimension of each tensor is the batch. Shapes and addresses never change, so that a
-    decode step can be captured in a CUDA graph.
+    The first dimension of each tensor is the batch, and a state is made of its tensors alone:
+    ``type(state)(*state.tensors())`` is the same one. Shapes and addresses never change, so that
+    a decode step can be captured in a CUDA graph.
     """
 
     @abstractmethod
     def tensors(self) -> tuple[Tensor, ...]:
         """Every tensor of the state."""
 
-    @abstractmethod
     def clone(self) -> Self:
         """A copy that shares no memory."""
+        return type(self)(*(tensor.clone() for tensor in self.tensors()))
+
+    def rows(self, start: int, stop: int) -> Self:
+        """The sequences ``start`` to ``stop - 1`` of the batch, in the same memory."""
+        return type(self)(*(tensor[start:stop] for tensor in self.tensors()))
 
     def reset(self) -> None:
         """Forget every token."""
@@ -60,6 +65,15 @@ class State:
     def clone(self) -> State:
         """A copy that shares no memory."""
         return State([layer.clone() for layer in self.layers], self.position.clone(), self.max_len)
+
+    def rows(self, start: int, stop: int) -> State:
+        """The sequences ``start`` to ``stop - 1`` in the same memory, to prefill them apart.
+
+        The position is a copy on the host, where a prefill reads it without waiting for the
+        device; that of the whole batch is the caller's to move.
+        """
+        layers = [layer.rows(start, stop) for layer in self.layers]
+        return State(layers, self.position.to("cpu", copy=True), self.max_len)
 
     def reset(self) -> None:
         """Forget every token."""

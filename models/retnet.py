@@ -97,10 +97,6 @@ class RetentionState(LayerState):
         """The matrices."""
         return (self.matrices,)
 
-    def clone(self) -> RetentionState:
-        """A copy that shares no memory."""
-        return RetentionState(self.matrices.clone())
-
 
 @dataclass(frozen=True)
 class _Shared:

@@ -128,7 +128,8 @@ class Attention(Mixer):
             bias = step_bias(slots <= span.positions, weight)
         elif span.start > 0:
             bias = offset_bias(span.start, span.positions.shape[0], weight)
-        return _Shared(*self.rotary(span.positions, wide), span, bias)
+        cos, sin = self.rotary(span.positions, wide)
+        return _Shared(cos, sin, span, bias)
 
     def forward(self, x: Tensor, shared: _Shared) -> Tensor:
         """Mix a whole sequence."""

@@ -78,8 +78,9 @@ _DECLARED = (
     Metric("tpot_s", "s", "TPOT", "time per output token: one decode step of the whole batch at "
            "the context, greedy choice included", "lower"),
     # What one process measures once.
-    Metric("cold_start_s", "s", "Cold start", "first prefill and first decode step of a fresh "
-           "process, compilation and graph capture included", "lower"),
+    Metric("cold_start_s", "s", "Cold start", "compilation or graph capture, then the first "
+           "prefill and the first decode step at these shapes, in a process whose gate has run",
+           "lower"),
     Metric("import_s", "s", "Imports", "from the worker's start to its libraries imported"),
     Metric("build_s", "s", "Build", "building and initialising the model"),
     Metric("gate_s", "s", "Gate", "checking that decoding reproduces the full forward"),

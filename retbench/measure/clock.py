@@ -2,11 +2,12 @@
 
 On a CPU it is the host's monotonic clock. On a CUDA device, where a call returns before its work
 is done, the host's clock is read after a synchronisation and CUDA events measure the same work
-from inside; both are kept, since a gap between them says that launching, not computing, took the
-time. Garbage collection is off while the clock runs, and nothing but the work is on its line.
+from inside; both are kept, and so is the time that launching the first call took, which says
+whether launching, not computing, took the time. Garbage collection is off while the clock runs,
+and nothing but the work is on its line.
 
     clock = Clock("cpu")
-    repeats = clock.calibrate_repeats(step)
+    repeats = repeats_for(clock.time(step).seconds)
     samples = [clock.time(step, repeats).seconds for _ in range(20)]
 """
 
@@ -25,7 +26,7 @@ from retbench.measure.stats import WINDOW, is_stationary
 
 SHORTEST_SAMPLE_S = 1e-3
 CLOCK_STEPS_IN_SAMPLE = 100
-LAUNCH_BOUND_GAP = 0.10
+LAUNCH_BOUND_GAP = 0.10  # of the time; a device kept busy is further behind its host than that
 LONG_TRIAL_SPREAD = 0.10  # the last two of a few long trials may differ by this much
 LAUNCH_BOUND = "launch_bound"
 UNSETTLED = "unsettled"
@@ -39,11 +40,13 @@ class Timing:
         host_s: seconds on the host's clock, from the first call to the end of its work.
         device_s: seconds between CUDA events around the same calls, None on a CPU.
         repeats: calls in the sample.
+        launch_s: seconds until the first call returned, its work launched; None on a CPU.
     """
 
     host_s: float
     device_s: float | None = None
     repeats: int = 1
+    launch_s: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -52,10 +55,16 @@ class Timing:
 
     @property
     def launch_bound(self) -> bool:
-        """Whether the host took over 10% longer than the device."""
-        if self.device_s is None:
+        """Whether the device waited for the host.
+
+        Either the host took over 10% longer, or launching a call took the host all but 10% of the
+        device's time. The second is what starves a device from call to call: its events then lie
+        as far apart as the launches, and the two clocks agree.
+        """
+        if self.device_s is None or self.launch_s is None:
             return False
-        return self.host_s > self.device_s * (1 + LAUNCH_BOUND_GAP)
+        gap = self.host_s > self.device_s * (1 + LAUNCH_BOUND_GAP)
+        return gap or self.launch_s > self.device_s * (1 - LAUNCH_BOUND_GAP)
 
 
 class Clock:
@@ -83,26 +92,6 @@ class Clock:
         with garbage_collection_off():
             return self._on_cuda(fn, repeats) if self._cuda else _on_host(fn, repeats)
 
-    def calibrate_repeats(self, fn: Callable[[], object]) -> int:
-        """Calls of ``fn`` that make one sample long enough for the clock.
-
-        Long enough is 1 ms and 100 of the clock's own steps, three samples running, so that a slow
-        first call does not pass for the usual one. ``fn`` is called as often as that takes.
-        """
-        enough_s = max(SHORTEST_SAMPLE_S, CLOCK_STEPS_IN_SAMPLE * resolution_s())
-        repeats = 1
-        while True:
-            sample_s = min(self._sample_s(fn, repeats) for _ in range(3))
-            if sample_s >= enough_s:
-                return repeats
-            # A fifth more than needed, at most a hundredfold: the first guesses are the worst.
-            growth = min(100.0, 1.2 * enough_s / max(sample_s, 1e-9))
-            repeats = max(repeats + 1, math.ceil(repeats * growth))
-
-    def _sample_s(self, fn: Callable[[], object], repeats: int) -> float:
-        """Seconds of a whole sample."""
-        return self.time(fn, repeats).seconds * repeats
-
     def _on_cuda(self, fn: Callable[[], object], repeats: int) -> Timing:
         """Events inside, the synchronised host clock outside."""
         first = self._cuda.Event(enable_timing=True)
@@ -110,13 +99,20 @@ class Clock:
         self._cuda.synchronize(self.device)
         start = time.perf_counter_ns()
         first.record()
-        for _ in repeat(None, repeats):
+        fn()
+        # The first call alone: later ones may wait for room in the device's queue.
+        launched = time.perf_counter_ns()
+        for _ in repeat(None, repeats - 1):
             fn()
         last.record()
         self._cuda.synchronize(self.device)
         stop = time.perf_counter_ns()
-        device_s = first.elapsed_time(last) * 1e-3  # events count in milliseconds
-        return Timing((stop - start) * 1e-9 / repeats, device_s / repeats, repeats)
+        return Timing(
+            host_s=(stop - start) * 1e-9 / repeats,
+            device_s=first.elapsed_time(last) * 1e-3 / repeats,  # events count in milliseconds
+            repeats=repeats,
+            launch_s=(launched - start) * 1e-9,
+        )
 
 
 def _on_host(fn: Callable[[], object], repeats: int) -> Timing:
@@ -138,6 +134,12 @@ def garbage_collection_off() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+def repeats_for(call_s: float) -> int:
+    """Calls of that many seconds that make one sample long enough: 1 ms and 100 clock steps."""
+    enough_s = max(SHORTEST_SAMPLE_S, CLOCK_STEPS_IN_SAMPLE * resolution_s())
+    return max(1, math.ceil(enough_s / max(call_s, 1e-9)))
 
 
 def resolution_s() -> float:

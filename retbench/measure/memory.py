@@ -252,15 +252,20 @@ def limit_further_memory(further_bytes: int) -> None:
 
 
 def is_out_of_memory(exception: BaseException) -> bool:
-    """Whether an exception, or the one it was raised from, says that memory ran out."""
+    """Whether an exception, or the one it was raised from or after, says that memory ran out.
+
+    After: where a CUDA graph's capture is short of memory, ending it may fail for its own reason.
+    """
     torch = sys.modules.get("torch")
     kinds = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
     if isinstance(exception, kinds):
         return True
     if isinstance(exception, RuntimeError):
         text = str(exception).lower()
-        return any(phrase in text for phrase in _OUT_OF_MEMORY_PHRASES) or _cause_is(exception)
-    return _cause_is(exception)
+        if any(phrase in text for phrase in _OUT_OF_MEMORY_PHRASES):
+            return True
+    earlier = exception.__cause__ or exception.__context__
+    return earlier is not None and is_out_of_memory(earlier)
 
 
 # How torch's CPU allocator, the C++ library, the CUDA driver and cuBLAS say it.
@@ -272,11 +277,6 @@ _OUT_OF_MEMORY_PHRASES = (
     "out of memory",
     "cublas_status_alloc_failed",
 )
-
-
-def _cause_is(exception: BaseException) -> bool:
-    """Whether the exception's stated cause was want of memory."""
-    return exception.__cause__ is not None and is_out_of_memory(exception.__cause__)
 
 
 def _peak_can_be_reset() -> bool:

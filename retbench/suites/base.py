@@ -128,7 +128,6 @@ class Rows:
             )
         )
 
-
     def flags(self) -> list[str]:
         """Every flag that any sample carries, once."""
         return sorted({flag for sample in self.samples for flag in sample["flags"]})

@@ -6,7 +6,8 @@ lacks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -14,7 +15,11 @@ from torch import Tensor
 from models.protocol import LanguageModel
 
 STATE_ALIGNMENT = 16
-"""States hold a multiple of so many tokens, for the kernels' sake."""
+"""States hold a multiple of so many tokens where the model can, for the kernels' sake."""
+
+PREFILL_TOKENS = 65536
+"""Most tokens of one prefill call; a larger batch goes in by parts of whole sequences. Otherwise
+the activations of its prefill, not its state, would decide how large a batch fits."""
 
 GRAPH_WARM_UP_STEPS = 3
 """Steps on a side stream before a capture, as torch.cuda.graph asks for."""
@@ -45,7 +50,8 @@ class Execution:
         self._mode = mode
         self._prefill, self._model_step = model.prefill, model.step
         self._graph: torch.cuda.CUDAGraph | None = None
-        room = -(-max_len // STATE_ALIGNMENT) * STATE_ALIGNMENT
+        aligned = -(-max_len // STATE_ALIGNMENT) * STATE_ALIGNMENT
+        room = aligned if aligned <= model.config.max_len else max_len
         with torch.inference_mode():
             self.state = model.init_state(batch_size, room, device=device)
             self.token = torch.zeros(batch_size, dtype=torch.int64, device=device)
@@ -64,7 +70,11 @@ class Execution:
     @torch.inference_mode()
     def prefill(self, prompt: Tensor) -> None:
         """Take in a prompt (batch, time) and choose the first new token."""
-        self.prompt_logits = self._prefill(prompt, self.state)
+        parts = prompt.split(max(1, PREFILL_TOKENS // prompt.shape[1]))
+        if len(parts) == 1:
+            self.prompt_logits = self._prefill(prompt, self.state)
+        else:
+            self.prompt_logits = self._prefill_parts(parts)
         self.token.copy_(self.prompt_logits.argmax(-1))
 
     @property
@@ -81,6 +91,16 @@ class Execution:
     def seek(self, position: int) -> None:
         """Go back to an earlier position; see :meth:`models.protocol.State.seek`."""
         self.state.seek(position)
+
+    def _prefill_parts(self, parts: Sequence[Tensor]) -> Tensor:
+        """Take in prompts (some of the batch, time), one part after the other; logits of all."""
+        ends = list(accumulate(len(part) for part in parts))
+        states = [
+            self.state.rows(end - len(part), end) for end, part in zip(ends, parts, strict=True)
+        ]
+        logits = [self._prefill(*pair) for pair in zip(parts, states, strict=True)]
+        self.state.position += parts[0].shape[1]
+        return torch.cat(logits)
 
     @torch.inference_mode()
     def _step(self) -> None:

@@ -7,25 +7,26 @@ each window from that same position. Importing this module does not import torch
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from retbench.config import PROFILES, RunConfig
 from retbench.data import prompt_tokens
 from retbench.measure.ceilings import violates_matmul_rate, violates_physics
-from retbench.measure.clock import LAUNCH_BOUND, SHORTEST_SAMPLE_S, Timing, warm_up
+from retbench.measure.clock import LAUNCH_BOUND, Timing, repeats_for, warm_up
 from retbench.plan import Contender, Plan, Point
 from retbench.suites.base import CellFailure, Rows, Session
 
 if TYPE_CHECKING:
     import torch
 
+    from models.config import Phase
     from retbench.suites.execution import Execution
 
 T = TypeVar("T")
+Ceilings = Mapping[str, Any] | None
 
 GATE_PROMPT = 240
 GATE_STEPS = 16
@@ -117,23 +118,24 @@ def _measure_prefill(rows: Rows, run: Execution, prompt: torch.Tensor) -> None:
     """Cold start, then time to first token: warm-up and trials; then the peak of memory."""
     session = rows.session
 
-    def trial() -> Timing:
+    def trial() -> list[Timing]:
         run.reset()
-        return session.clock.time(lambda: run.prefill(prompt))
+        return [session.clock.time(lambda: run.prefill(prompt))]
 
-    rows.add("setup", "cold_start_s", _cold_start_s(session, run, prompt))
-    flags = _warm_up(session, lambda: trial().seconds)
-    implementation = session.model.implementation("prefill")
     flops = session.model.flops_per_token(prompt.shape[1], "prefill") * prompt.numel()
-    dtype = session.config.dtype
-    for number, timing in enumerate(_trials(session, trial)):
-        session.require_physical(partial(violates_matmul_rate, flops, timing.seconds, dtype))
-        rows.add(
-            "prefill", "ttft_s", timing.seconds, trial=number,
-            implementation=implementation, flags=flags + _flags(timing),
-        )  # fmt: skip
+
+    def violation(seconds: float, ceilings: Ceilings) -> str | None:
+        return violates_matmul_rate(flops, seconds, session.config.dtype, ceilings)
+
+    cold_s, first = _cold_start(session, run, prompt)
+    rows.add("setup", "cold_start_s", cold_s)
+    # A prefill as long as all the time a phase may take was its own warm-up, if it only computed.
+    is_warm = session.config.mode != "compile" and first.seconds > session.profile.phase_budget_s
+    flags = [] if is_warm else _warm_up(session, trial)
+    trials = list(_trials(session, trial))
     _add_memory(rows, "prefill_peak_bytes", session.meter.peak_bytes())
     _add_memory(rows, "prefill_reserved_bytes", session.meter.reserved_peak_bytes())
+    _add_times(rows, "prefill", "ttft_s", trials, flags, violation)
 
 
 def _measure_decode(rows: Rows, run: Execution) -> None:
@@ -141,43 +143,65 @@ def _measure_decode(rows: Rows, run: Execution) -> None:
     session, window = rows.session, rows.session.config.new_tokens
     session.meter.reset()
     run.seek(rows.point.seq_len)
-    step_s = session.clock.time(run.step, window).seconds
     # M4: steps too short for the clock are timed several at once.
-    repeats = min(window, math.ceil(SHORTEST_SAMPLE_S / step_s))
+    repeats = min(window, repeats_for(session.clock.time(run.step, window).seconds))
 
     def trial() -> list[Timing]:
         run.seek(rows.point.seq_len)
         return [session.clock.time(run.step, repeats) for _ in range(window // repeats)]
 
-    flags = _warm_up(session, lambda: sum(timing.seconds for timing in trial()))
-    implementation = session.model.implementation("decode")
-    moved = _decode_bytes(rows)
-    for number, timings in enumerate(_trials(session, trial)):
-        for timing in timings:
-            session.require_physical(partial(violates_physics, moved, timing.seconds))
-            rows.add(
-                "decode", "tpot_s", timing.seconds, trial=number,
-                implementation=implementation, flags=flags + _flags(timing),
-            )  # fmt: skip
+    def violation(seconds: float, ceilings: Ceilings) -> str | None:
+        return violates_physics(_decode_bytes(rows), seconds, ceilings)
+
+    flags = _warm_up(session, trial)
+    trials = list(_trials(session, trial))
     if not bool(run.step_logits.isfinite().all()):
         raise CellFailure("error", "the logits of the last decode step are not finite")
     _add_memory(rows, "decode_peak_bytes", session.meter.peak_bytes())
     _add_memory(rows, "steady_bytes", session.meter.current_bytes())
     _add_memory(rows, "device_used_bytes", session.meter.device_used_bytes())
+    _add_times(rows, "decode", "tpot_s", trials, flags, violation)
 
 
-def _cold_start_s(session: Session, run: Execution, prompt: torch.Tensor) -> float:
-    """Seconds of compilation or capture, the first prefill and the first step."""
+def _add_times(
+    rows: Rows,
+    phase: Phase,
+    metric: str,
+    trials: Sequence[Sequence[Timing]],
+    flags: Sequence[str],
+    violation: Callable[[float, Ceilings], str | None],
+) -> None:
+    """The samples of a phase, and M15's check of the fastest.
+
+    Called once the phase's memory has been read: the check may measure the ceilings again.
+    """
+    implementation = rows.session.model.implementation(phase)
+    for number, timings in enumerate(trials):
+        for timing in timings:
+            rows.add(
+                phase, metric, timing.seconds, trial=number, implementation=implementation,
+                flags=[*flags, LAUNCH_BOUND] if timing.launch_bound else flags,
+            )  # fmt: skip
+    fastest_s = min(timing.seconds for timings in trials for timing in timings)
+    rows.session.require_physical(partial(violation, fastest_s))
+
+
+def _cold_start(session: Session, run: Execution, prompt: torch.Tensor) -> tuple[float, Timing]:
+    """Seconds of compilation or capture, the first prefill and the first step; that prefill."""
     started = time.perf_counter()
     run.ready()
-    session.clock.time(lambda: run.prefill(prompt))
+    first = session.clock.time(lambda: run.prefill(prompt))
     session.clock.time(run.step)
-    return time.perf_counter() - started
+    return time.perf_counter() - started, first
 
 
-def _warm_up(session: Session, trial: Callable[[], float]) -> list[str]:
+def _warm_up(session: Session, trial: Callable[[], Sequence[Timing]]) -> list[str]:
     profile = session.profile
-    return warm_up(trial, at_least=profile.warmup, budget_s=profile.phase_budget_s)
+
+    def trial_s() -> float:
+        return sum(timing.seconds for timing in trial())
+
+    return warm_up(trial_s, at_least=profile.warmup, budget_s=profile.phase_budget_s)
 
 
 def _trials(session: Session, trial: Callable[[], T]) -> Iterator[T]:
@@ -189,10 +213,6 @@ def _trials(session: Session, trial: Callable[[], T]) -> Iterator[T]:
         if number >= profile.min_trials and spent_s > profile.phase_budget_s:
             return
         yield trial()
-
-
-def _flags(timing: Timing) -> list[str]:
-    return [LAUNCH_BOUND] if timing.launch_bound else []
 
 
 def _add_sizes(rows: Rows, run: Execution) -> None:

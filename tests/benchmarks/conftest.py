@@ -12,7 +12,6 @@ from typing import Protocol
 
 import pytest
 
-
 WARM_UP_PAIRS = 3
 
 
@@ -28,9 +27,7 @@ def paired_ratio_fixture() -> PairedRatio:
     return paired_ratio
 
 
-def paired_ratio(
-    first: Callable[[], object], second: Callable[[], object], pairs: int
-) -> float:
+def paired_ratio(first: Callable[[], object], second: Callable[[], object], pairs: int) -> float:
     """Median over pairs of the time of ``first`` over that of ``second``, run in turn."""
     for _ in range(WARM_UP_PAIRS):
         first()

@@ -66,9 +66,7 @@ def test_step(benchmark: BenchmarkFixture, family: str) -> None:
 
 
 @pytest.mark.parametrize("family", families())
-def test_a_step_takes_little_more_than_its_products(
-    family: str, paired_ratio: PairedRatio
-) -> None:
+def test_a_step_takes_little_more_than_its_products(family: str, paired_ratio: PairedRatio) -> None:
     with torch.inference_mode():
         model = build(family, preset=PRESET)
         ratio = paired_ratio(decode_step(model), bare_products(model), pairs=101)

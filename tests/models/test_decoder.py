@@ -209,6 +209,19 @@ def test_a_clone_shares_no_memory(small: Any, family: str) -> None:
     assert torch.equal(model.step(tokens[:, 0], copy), first)
 
 
+def test_a_batch_prefilled_by_rows_holds_what_one_prefill_gives(small: Any, family: str) -> None:
+    model = small.model(family)
+    tokens = small.tokens(3, 7)
+    whole, parts = model.init_state(3, 9), model.init_state(3, 9)
+    expected = model.prefill(tokens, whole)
+    logits = [model.prefill(tokens[i:j], parts.rows(i, j)) for i, j in ((0, 2), (2, 3))]
+    assert small.distance(torch.cat(logits), expected) < 1e-12
+    for layer, other in zip(parts.layers, whole.layers, strict=True):
+        for found, kept in zip(layer.tensors(), other.tensors(), strict=True):
+            assert small.distance(found, kept) < 1e-12
+    assert int(parts.position) == 0  # the caller's to move
+
+
 def test_a_reset_state_is_as_new(small: Any, family: str) -> None:
     model = small.model(family)
     tokens = small.tokens(2, 8)

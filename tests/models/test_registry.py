@@ -40,9 +40,6 @@ class Sums(LayerState):
     def tensors(self):
         return self.total, self.count
 
-    def clone(self):
-        return Sums(self.total.clone(), self.count.clone())
-
 
 @register("moving-average")
 @dataclass(frozen=True)

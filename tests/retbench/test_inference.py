@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from models import build
+from models.protocol import LanguageModel
 from retbench.config import RunConfig, resolve
 from retbench.measure import ceilings
 from retbench.metrics import METRICS
@@ -57,8 +59,9 @@ def test_every_family_passes_the_gate_in_every_dtype(family: str, dtype: str) ->
     assert error <= {"float64": 1e-12, "float32": 1e-5}.get(dtype, 0.05)
 
 
-def test_a_model_that_forgets_its_prompt_fails_the_gate() -> None:
-    broken = session()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_that_forgets_its_prompt_fails_the_gate(family: str) -> None:
+    broken = session(family)
     prefill = broken.model.prefill
 
     def forgetful(tokens: torch.Tensor, state: Any) -> torch.Tensor:
@@ -162,6 +165,29 @@ def test_ceilings_that_were_measured_too_low_condemn_nothing() -> None:
     assert len(one.ceilings["bandwidth"]) > 1
 
 
+def test_the_memory_is_read_before_the_ceilings_are_measured_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = session()
+    one.ceilings = SLOW
+    order: list[str] = []
+    peak_bytes = one.meter.peak_bytes
+
+    def read() -> int:
+        order.append("memory")
+        return peak_bytes()
+
+    def measured(*arguments: Any) -> dict[str, Any]:
+        order.append("ceilings")
+        fast = {"working_set_bytes": 4, "read_bytes_per_s": 1e15, "copy_bytes_per_s": 1e15}
+        return SLOW | {"bandwidth": [fast]}
+
+    monkeypatch.setattr(one.meter, "peak_bytes", read)
+    monkeypatch.setattr(ceilings, "measure", measured)
+    cell(one, Point(64, 1))
+    assert order == ["memory", "memory", "ceilings"]
+
+
 def test_logits_that_are_not_finite_are_an_error() -> None:
     one = session()
     step = one.model.step
@@ -171,8 +197,9 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
 
 
 def test_a_vocabulary_that_lacks_the_text_is_unsupported() -> None:
+    small = Contender("retnet", "retnet", {"vocab_size": 100})
     with pytest.raises(CellFailure, match="vocabulary") as failure:
-        SUITE.verify(session(overrides={"vocab_size": 100}))
+        SUITE.verify(open_session(configuration(), small, 0, 0))
     assert failure.value.status == "unsupported"
 
 
@@ -185,17 +212,76 @@ def test_the_record_of_a_model_says_what_ran() -> None:
     assert record["parameters"] == 98_624
 
 
-def test_a_compiled_step_gives_what_the_eager_one_gives() -> None:
-    one = session("retnet", context="32", batch_context=32)
-    prompt = torch.randint(0, 50257, (1, 32))
-    tokens = {}
-    for mode in ("eager", "compile"):
-        run = Execution(one.model, 1, 40, mode, one.device)
-        run.ready()
+def small_model(family: str, **overrides: Any) -> LanguageModel:
+    """A tiny model of 97 tokens' vocabulary: no run may have it, an execution may."""
+    return build(family, preset="tiny", vocab_size=97, **overrides)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_just_long_enough_is_measured_to_its_last_token(family: str) -> None:
+    model = small_model(family, max_len=14)
+    run = Execution(model, 1, 14, "eager", torch.device("cpu"))
+    run.prefill(torch.randint(0, 97, (1, 12)))
+    run.step()
+    run.step()
+    assert int(run.state.position) == 14
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_large_batch_prefilled_by_parts_decodes_as_if_in_one(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model(family)
+    prompt = torch.randint(0, 97, (5, 12))
+    logits = []
+    for limit in (60, 25):  # all five sequences at once; two, two and one
+        monkeypatch.setattr("retbench.suites.execution.PREFILL_TOKENS", limit)
+        run = Execution(model, 5, 16, "eager", torch.device("cpu"))
         run.prefill(prompt)
-        made = [run.token.clone()]
+        assert int(run.state.position) == 12
+        run.step()
+        logits.append(torch.stack((run.prompt_logits, run.step_logits)))
+    assert torch.allclose(logits[1], logits[0], atol=1e-5)
+
+
+def greedy_tokens(model: LanguageModel, mode: str, device: str = "cpu") -> torch.Tensor:
+    """The greedy choices of three steps, made twice from the same state and position."""
+    run = Execution(model, 1, 16, mode, torch.device(device))
+    run.ready()
+    made = []
+    for _ in range(2):
+        run.reset()
+        run.prefill(torch.arange(12, device=device)[None])
         for _ in range(3):
             run.step()
             made.append(run.token.clone())
-        tokens[mode] = torch.cat(made)
-    assert torch.equal(tokens["eager"], tokens["compile"])
+        assert int(run.state.position) == 15
+    assert torch.equal(torch.cat(made[:3]), torch.cat(made[3:]))
+    return torch.cat(made)
+
+
+def test_a_compiled_step_gives_what_the_eager_one_gives() -> None:
+    model = small_model("retnet", n_layers=1)
+    assert torch.equal(greedy_tokens(model, "compile"), greedy_tokens(model, "eager"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_captured_step_gives_what_the_eager_one_gives(family: str) -> None:
+    one = session(family, device="cuda", mode="cudagraph", dtype="float32")
+    assert SUITE.verify(one) <= 1e-4
+    replayed, eager = (greedy_tokens(one.model, mode, "cuda") for mode in ("cudagraph", "eager"))
+    assert torch.equal(replayed, eager)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cell_on_a_gpu_has_the_allocators_figures(family: str) -> None:
+    one = session(family, device="cuda", mode="cudagraph", dtype="bfloat16")
+    samples = cell(one, Point(64, 2))
+    assert {"prefill_reserved_bytes", "device_used_bytes"} <= set(samples)
+    assert samples["steady_bytes"][0]["implementation"] == "cuda_allocator"
+    kept = samples["weights_bytes"][0]["value"] + samples["state_bytes"][0]["value"]
+    assert samples["decode_peak_bytes"][0]["value"] >= kept

@@ -13,6 +13,7 @@ from retbench.measure.clock import (
     Clock,
     Timing,
     garbage_collection_off,
+    repeats_for,
     resolution_s,
     warm_up,
 )
@@ -63,33 +64,20 @@ def test_a_cpu_has_no_device_time_and_is_never_launch_bound():
     assert not timing.launch_bound
 
 
-def test_short_operations_are_batched_until_the_sample_is_long_enough():
-    clock = Clock()
-    repeats = clock.calibrate_repeats(lambda: None)
-    samples = [clock.time(lambda: None, repeats).host_s * repeats for _ in range(5)]
-    assert repeats > 1000
-    assert max(samples) >= max(SHORTEST_SAMPLE_S, CLOCK_STEPS_IN_SAMPLE * resolution_s())
+def test_short_operations_are_batched_until_the_sample_is_long_enough(monkeypatch):
+    monkeypatch.setattr("retbench.measure.clock.resolution_s", lambda: 1e-9)
+    assert repeats_for(SHORTEST_SAMPLE_S / 4) == 4
+    assert repeats_for(SHORTEST_SAMPLE_S / 3.5) == 4
+    assert repeats_for(0.0) > 1000
 
 
 def test_long_operations_are_not_batched():
-    assert Clock().calibrate_repeats(busy(0.002)) == 1
-
-
-def test_a_slow_first_call_does_not_shorten_the_batch():
-    pauses = itertools.chain([0.01], itertools.repeat(None))
-
-    def slow_at_first():
-        if pause := next(pauses):
-            time.sleep(pause)
-
-    assert Clock().calibrate_repeats(slow_at_first) > 1
+    assert repeats_for(0.5) == 1
 
 
 def test_a_coarse_clock_asks_for_longer_samples(monkeypatch):
     monkeypatch.setattr("retbench.measure.clock.resolution_s", lambda: 1e-4)
-    clock = Clock()
-    repeats = clock.calibrate_repeats(busy(0.0005))
-    assert repeats * 0.0005 >= 0.01
+    assert repeats_for(0.0005) * 0.0005 == pytest.approx(CLOCK_STEPS_IN_SAMPLE * 1e-4)
 
 
 def test_the_resolution_is_a_small_positive_time():
@@ -172,7 +160,20 @@ def test_device_time_is_in_seconds_a_call():
 
 @pytest.mark.parametrize(("host_s", "expected"), [(1.09, False), (1.11, True)])
 def test_a_gap_over_10_percent_is_launch_bound(host_s, expected):
-    assert Timing(host_s, 1.0).launch_bound is expected
+    assert Timing(host_s, 1.0, launch_s=0.1).launch_bound is expected
+
+
+@pytest.mark.parametrize(("launch_s", "expected"), [(0.89, False), (0.91, True)])
+def test_a_device_that_waits_for_each_launch_is_launch_bound(launch_s, expected):
+    # Its events lie as far apart as the launches, so the clocks agree.
+    assert Timing(1.0, 1.0, launch_s=launch_s).launch_bound is expected
+
+
+def test_the_launch_is_that_of_the_first_call():
+    pauses = iter([0.001, 0.01])
+    clock = Clock("cuda", cuda=FakeCuda(device_ms=8.0))
+    timing = clock.time(lambda: time.sleep(next(pauses)), repeats=2)
+    assert 0.001 <= timing.launch_s < 0.01
 
 
 # Warm-up, on a clock that moves only with the trials

@@ -243,6 +243,16 @@ def test_an_error_raised_from_want_of_memory_is_one():
         assert memory.is_out_of_memory(outer)
 
 
+def test_an_error_while_cleaning_up_after_want_of_memory_is_one():
+    try:
+        try:
+            raise torch.OutOfMemoryError
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error")
+    except RuntimeError as outer:
+        assert memory.is_out_of_memory(outer)
+
+
 @pytest.mark.parametrize(
     "exception", [RuntimeError("shapes differ"), ValueError("out of memory"), KeyError("x")]
 )

@@ -1,0 +1,28 @@
+"""What the harness costs: around a timed call, and around the cells of the default run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pytest_benchmark.fixture import BenchmarkFixture
+
+import retbench
+from retbench.measure.clock import Clock
+
+MOST_OUTSIDE_CELLS = 0.35
+DEFAULT_RUN_S = 360.0
+
+
+def test_timing_nothing(benchmark: BenchmarkFixture) -> None:
+    clock = Clock("cpu")
+    benchmark(lambda: clock.time(lambda: None))
+
+
+def test_the_default_run_spends_its_time_on_cells(tmp_path: Path) -> None:
+    run = retbench.run("inference", out=tmp_path / "run")
+    cells_s = run.statuses()["value"].sum()
+    elapsed_s = run.meta["elapsed_s"]
+    outside = 1 - cells_s / elapsed_s
+    print(f"\ndefault run: {elapsed_s:.0f} s, {outside:.1%} of them outside cells")
+    assert outside < MOST_OUTSIDE_CELLS
+    assert elapsed_s < DEFAULT_RUN_S
