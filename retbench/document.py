@@ -25,6 +25,7 @@ def of_summary(summary: Summary, files: Sequence[Path]) -> dict[str, Any]:
         "statuses": _records(summary.statuses),
         "ratios": _records(summary.ratios),
         "crossovers": _records(summary.crossovers),
+        "largest_batches": _records(summary.batches),
         "warnings": list(summary.warnings),
         "files": [str(file) for file in files],
     }

@@ -123,6 +123,11 @@ def crossovers(summary: Summary) -> list[str]:
     return [_crossover(row) for row in summary.crossovers.to_dict("records")]
 
 
+def largest_batches(summary: Summary) -> list[str]:
+    """A sentence per model: the largest batch that fits, and how the next one ended."""
+    return [_largest_batch(row) for row in summary.batches.to_dict("records")]
+
+
 def load_warning(provenance: Mapping[str, Any]) -> str | None:
     """That the machine is busy, where other programs take more than half a thread."""
     load = provenance["load_average"][0]
@@ -271,9 +276,12 @@ def _ratio(row: Mapping[Any, Any] | None, worded: bool) -> Text:
 
 
 def _crossover(row: Mapping[Any, Any]) -> str:
+    from retbench.report.compare import NO_CLAIM
     from retbench.report.summary import metric_of
 
     what = f"{metric_of(row['metric']).title}, {row['subject']} against {row['baseline']}"
+    if row["status"] == NO_CLAIM:
+        return f"{what}: {NO_CLAIM}"
     swept = f"from {row['shortest']} to {row['longest']} tokens at batch {row['batch_size']}"
     if row["status"] == "reached":
         value, low, high = (
@@ -285,3 +293,9 @@ def _crossover(row: Mapping[Any, Any]) -> str:
         return f"{what}: unclear, the blocks disagree {swept}"
     side = "better" if row["status"] == "always below" else "worse"
     return f"{what}: not reached, {side} everywhere {swept}"
+
+
+def _largest_batch(row: Mapping[Any, Any]) -> str:
+    from retbench.report.layout import largest, stopped
+
+    return f"{row['model']} at {row['seq_len']} tokens: {largest(row)} ({stopped(row)})"

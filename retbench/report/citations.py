@@ -15,6 +15,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from retbench.report import compare, layout, stamp, units
 from retbench.report.frames import records
 from retbench.report.summary import Summary, metric_of
@@ -24,6 +26,7 @@ _CITED = (
     "ttft_s", "tpot_s", "prefill_tokens_per_s", "decode_tokens_per_s", "state_bytes",
     "prefill_peak_bytes", "decode_peak_bytes", "prefill_mfu", "decode_bandwidth",
 )  # fmt: skip
+_BATCH_KEYS = ("batch_size", "stopped_at", "stopped_by", "largest_tried")
 _ONES = (
     "Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten",
     "Eleven", "Twelve", "Thirteen", "Fourteen", "Fifteen", "Sixteen", "Seventeen", "Eighteen",
@@ -79,6 +82,9 @@ def macros(summary: Summary) -> str:
     for row in records(summary.crossovers):
         name = f"RetbenchCrossover{_metric(row['metric'])}{letters(row['baseline'])}"
         define(name, escape(layout.crossing(row)), None)
+    for row in records(summary.batches):
+        name = f"RetbenchLargestBatch{letters(row['model'])}Context{words(row['seq_len'])}"
+        define(name, layout.largest(row), None)
     stamps = (stamp.conditions(summary.meta), stamp.noise_floor(summary.meta))
     return "\n".join([*(f"% {line}" for line in stamps), *lines.values()]) + "\n"
 
@@ -106,7 +112,7 @@ def _edges(row: dict[str, Any], divisor: float, unit: str) -> str | None:
 
 
 def numbers(summary: Summary) -> dict[str, Any]:
-    """The content of ``numbers.json``: every cell, ratio and crossover at full precision."""
+    """The content of ``numbers.json``: cells, ratios, crossovers, largest batches; unrounded."""
     meta = summary.meta
     cells: dict[str, Any] = {}
     for row in records(summary.cells):
@@ -123,6 +129,10 @@ def numbers(summary: Summary) -> dict[str, Any]:
         direction = row["direction"] if isinstance(row["direction"], str) else None
         found = {"status": row["status"], "direction": direction}
         at[row["metric"]] = _entry(row, "tokens") | found
+    batches: dict[str, Any] = {}
+    for row in records(summary.batches):
+        found = {key: None if pd.isna(row[key]) else row[key] for key in _BATCH_KEYS}
+        batches.setdefault(row["model"], {})[str(row["seq_len"])] = found
     return {
         "conditions": stamp.conditions(meta),
         "profile": summary.configuration["profile"],
@@ -132,6 +142,7 @@ def numbers(summary: Summary) -> dict[str, Any]:
         "cells": cells,
         "ratios": ratios,
         "crossovers": crossovers,
+        "largest_batches": batches,
         "warnings": list(summary.warnings),
         "definitions": {
             tag: metric_of(tag).definition for tag in dict.fromkeys(summary.cells["metric"])

@@ -34,6 +34,10 @@ CROSSOVER_COLUMNS = [
     "shortest", "longest", "n",
 ]  # fmt: skip
 
+BATCH_COLUMNS = [
+    "model", "seq_len", "batch_size", "stopped_at", "stopped_by", "cause", "largest_tried",
+]  # fmt: skip
+
 _NAN = float("nan")
 _UNKNOWN: Row = {
     "value": _NAN, "low": _NAN, "high": _NAN, "n": 0, "verdict": "", "n_needed": None, "note": "",
@@ -103,6 +107,8 @@ def crossovers(
 ) -> pd.DataFrame:
     """The context from which on the ratio has changed sides, per metric and baseline.
 
+    A smoke run earns none (M2): its rows have the status "no claim".
+
     Args:
         processes: one value per block, cell and metric.
         models: the subject, then the baselines.
@@ -122,12 +128,49 @@ def crossovers(
             if ratio.shape[1] < 2:
                 continue
             found = stats.crossover(ratio.columns.to_numpy(), ratio.to_numpy())
+            claim: tuple[Any, ...] = (
+                found.status,
+                found.value,
+                found.low,
+                found.high,
+                found.direction,
+            )
+            if _is_smoke(meta):
+                claim = (NO_CLAIM, None, None, None, None)
             table.append((
-                metric, models[0], baseline, batch_size, found.status, found.value, found.low,
-                found.high, found.direction, ratio.columns.min(), ratio.columns.max(), found.n,
+                metric, models[0], baseline, batch_size, *claim, ratio.columns.min(),
+                ratio.columns.max(), found.n,
             ))  # fmt: skip
     numbers = dict.fromkeys(("value", "low", "high"), "float64")
     return pd.DataFrame(table, columns=CROSSOVER_COLUMNS).astype(numbers)
+
+
+def largest_batches(statuses: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+    """The largest batch size that ended ok, per model and context that had several.
+
+    ``stopped_at`` is the smallest larger batch size that failed, ``stopped_by`` its status; both
+    are missing where the largest tried fits. A smaller one that failed, as by a timeout, stops
+    nothing: a larger one is known to fit.
+
+    Args:
+        statuses: how each cell ended.
+        models: in the order of the rows.
+    """
+    rows = []
+    for model, seq_len in itertools.product(models, sorted(statuses["seq_len"].unique())):
+        at = (statuses["model"] == model) & (statuses["seq_len"] == seq_len)
+        own = statuses[at].sort_values("batch_size")
+        if len(own) < 2:
+            continue
+        fits = own.loc[own["status"] == "ok", "batch_size"].max()
+        beyond = own[own["batch_size"] > fits] if fits == fits else own
+        stop = beyond.iloc[0] if len(beyond) else {}
+        rows.append((
+            model, seq_len, fits, stop.get("batch_size"), stop.get("status"), stop.get("cause"),
+            own["batch_size"].max(),
+        ))  # fmt: skip
+    counts = dict.fromkeys(("seq_len", "batch_size", "stopped_at", "largest_tried"), "Int64")
+    return pd.DataFrame(rows, columns=BATCH_COLUMNS).astype(counts)
 
 
 def _by_block(processes: pd.DataFrame) -> dict[tuple[str, str, str], Floats]:
@@ -159,7 +202,7 @@ def _memory(value: float, by_block: Floats, margin_: float) -> Row:
 
 def _judge(table: list[Row], by_block: list[Floats], meta: Mapping[str, Any]) -> None:
     """Fill in the verdicts on times, corrected over all of them; a smoke run earns none (M2)."""
-    if meta["configuration"]["profile"] == "smoke":
+    if _is_smoke(meta):
         for row in table:
             row["verdict"] = NO_CLAIM if row["n"] else ""
         return
@@ -169,8 +212,14 @@ def _judge(table: list[Row], by_block: list[Floats], meta: Mapping[str, Any]) ->
         table[i] |= {"verdict": verdict.word, "n_needed": verdict.n_needed}
 
 
+def _is_smoke(meta: Mapping[str, Any]) -> bool:
+    return bool(meta["configuration"]["profile"] == "smoke")
+
+
 def _why(keys: Sequence[tuple[str, str, str]], ended: Mapping[tuple[str, str], str]) -> str:
-    """Which side is missing, and how it ended."""
+    """Which side is missing, and how it ended; "both" where both ran out of memory."""
     endings = {model: ended.get((model, point), "not run") for _, model, point in keys}
+    if all(status.startswith("oom") for status in endings.values()):
+        return "both: oom"
     failed = [f"{model}: {status}" for model, status in endings.items() if status != "ok"]
     return ", ".join(failed) or "not measured"

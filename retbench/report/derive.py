@@ -21,7 +21,8 @@ BOUNDS: dict[str, Metric] = {
     metric.tag: metric
     for metric in (
         Metric("tpot_bound_s", "s", "TPOT bound", "analytic decode bytes over the machine's "
-               "measured bandwidth at that size: no decode step can be faster", "lower"),
+               "measured bandwidth at that size: no step that reads them all from memory can be "
+               "faster", "lower"),
         Metric("ttft_bound_s", "s", "TTFT bound", "analytic prefill FLOPs over the machine's "
                "measured matmul rate: no prefill can be faster", "lower"),
         Metric("decode_bound_tokens_per_s", "tokens/s", "Decode throughput bound", "batch size "
@@ -85,8 +86,8 @@ def _over(time: Row, metric: str, work: float) -> Row:
     row = _exact(time, metric, work / time["value"])
     return row | {
         "low": work / time["high"], "high": work / time["low"],
-        "method": time["method"], "n": time["n"], "samples": time["samples"],
-        "spread": time["spread"],
+        "method": time["method"], "n": time["n"], "trials": time["trials"],
+        "samples": time["samples"], "spread": time["spread"],
     }  # fmt: skip
 
 

@@ -27,8 +27,19 @@ _HEIGHT_IN = 4.3
 _HEAD_IN = 0.86  # title, caption and legend
 _FOOT_IN = 0.78  # x label and footnote
 _WIDTHS_IN = {1: 6.6, 2: 9.6, 3: 11.4}
+_NAME_PT = 7.5  # size of a name
+_MARK_PT = 4.5  # from the middle of a marker to its edge
+# Where a name may stand: from its point to the middle of its near edge, in points.
+_BESIDE = tuple(
+    (dx * reach, dy * reach)
+    for reach in (1.0, 1.6, 2.4)
+    for dx, dy in ((6, -7), (-6, 7), (6, 7), (-6, -7), (0, -11), (0, 11))
+)
 
 IMPLIED = "oom_implied"
+
+Name = tuple[float, float, str, str]
+Box = tuple[float, float, float, float]
 
 
 def canvas(
@@ -218,24 +229,57 @@ def statuses(labels: Sequence[str]) -> str:
     return ", ".join(different).replace("_", " ")
 
 
-def names(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
-    """A text beside each point ``(x, y, text, colour)``; equal texts that would collide stand once.
+def names(axes: Axes, points: Sequence[Name], bars: Sequence[tuple[float, float, float]]) -> None:
+    """A text beside each point, where it hides no marker, no bar and no other text.
 
-    The limits of the axes must be final.
+    Args:
+        axes: where to draw; its limits must be final.
+        points: ``(x, y, text, colour)`` of each.
+        bars: ``(left, right, y)`` of each horizontal bar.
     """
-    placed: list[tuple[str, float, float]] = []
-    for x, y, text, color in points:
-        left, bottom = axes.transData.transform((x, y)) / theme.DPI * 72
-        if any(
-            text == other and abs(left - other_left) < 14 and abs(bottom - other_bottom) < 9
-            for other, other_left, other_bottom in placed
-        ):
-            continue
-        placed.append((text, left, bottom))
+    places = [axes.transData.transform((x, y)) / theme.DPI * 72 for x, y, _, _ in points]
+    taken = [(x - _MARK_PT, y - _MARK_PT, x + _MARK_PT, y + _MARK_PT) for x, y in places]
+    for low, high, y in bars:
+        ends = axes.transData.transform([(low, y), (high, y)]) / theme.DPI * 72
+        taken.append((ends[0, 0], ends[0, 1] - 1.0, ends[1, 0], ends[1, 1] + 1.0))
+    for (x, y, text, color), (left, bottom) in zip(points, places, strict=True):
+        width, height = 0.64 * _NAME_PT * len(text), 0.8 * _NAME_PT
+        spots = [
+            (
+                left + dx - (width if dx < 0 else width / 2 if not dx else 0),
+                bottom + dy - height / 2,
+            )
+            for dx, dy in _BESIDE
+        ]
+        boxes = [(a, b, a + width, b + height) for a, b in spots]
+        best = min(range(len(boxes)), key=lambda i: (_overlaps(boxes[i], taken), i))
+        taken.append(boxes[best])
         axes.annotate(
-            text, (x, y), xytext=(7, -3), textcoords="offset points", size=7.5, color=color,
-            va="top",
+            text, (x, y), xytext=(spots[best][0] - left, spots[best][1] - bottom),
+            textcoords="offset points", size=_NAME_PT, color=color, va="baseline",
         )  # fmt: skip
+
+
+def _overlaps(box: Box, others: Iterable[Box]) -> float:
+    """The area that a box (left, bottom, right, top) shares with others."""
+    return sum(
+        max(min(box[2], right) - max(box[0], left), 0.0)
+        * max(min(box[3], top) - max(box[1], bottom), 0.0)
+        for left, bottom, right, top in others
+    )
+
+
+def listed(values: Sequence[int], labels: Sequence[str]) -> str:
+    """Failed values with their statuses; those of one status together."""
+    runs: list[tuple[list[int], list[str]]] = []
+    for value, label in zip(values, labels, strict=True):
+        implied = label == IMPLIED and runs and runs[-1][1][0].startswith("oom")
+        if implied or (runs and label == runs[-1][1][0]):
+            runs[-1][0].append(value)
+            runs[-1][1].append(label)
+        else:
+            runs.append(([value], [label]))
+    return " · ".join(f"× {', '.join(map(str, at))}: {statuses(ended)}" for at, ended in runs)
 
 
 def lane_text(axes: Axes, lane: int, text: str, style: Style) -> None:

@@ -6,7 +6,6 @@ did during the run, and what failed, each as one line.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from retbench.measure.ceilings import TOLERANCE
-from retbench.report import units
+from retbench.report import flags, units
 from retbench.report.compare import TIMES
 from retbench.report.frames import Row, records
 
@@ -121,19 +120,25 @@ def _attention(meta: Mapping[str, Any], cells: pd.DataFrame) -> Iterator[str]:
 
 
 def _physics(cells: pd.DataFrame) -> Iterator[str]:
-    """Times below their own bound (M15): either the clock or the ceiling is wrong."""
+    """Times below their own bound (M15).
+
+    A worker has made `invalid` what beats the best ceiling of any size. A decode step below the
+    bound of its own size is possible where caches help; a prefill below its bound is not.
+    """
     value = cells.pivot_table(
         index=["model", "point"], columns="metric", values="value", sort=False
     )
     for time, bound, what in (
-        ("tpot_s", "tpot_bound_s", "decodes at {:.0%} of the bandwidth measured at that size"),
-        ("ttft_s", "ttft_bound_s", "prefills at {:.0%} of the measured matmul rate"),
-    ):
+        ("tpot_s", "tpot_bound_s",
+         "decodes at {:.0%} of the bandwidth measured at that size: part of what it reads may "
+         "have come from a cache, or that bandwidth was measured low"),
+        ("ttft_s", "ttft_bound_s",
+         "prefills at {:.0%} of the measured matmul rate: do not believe it"),
+    ):  # fmt: skip
         if not {time, bound} <= set(value.columns):
             continue
         for row in records(value[value[time] * TOLERANCE < value[bound]].reset_index()):
-            share = what.format(row[bound] / row[time])
-            yield f"{row['model']} at {row['point']} {share}: do not believe it"
+            yield f"{row['model']} at {row['point']} {what.format(row[bound] / row[time])}"
 
 
 def _memory(cells: pd.DataFrame) -> Iterator[str]:
@@ -149,10 +154,23 @@ def _memory(cells: pd.DataFrame) -> Iterator[str]:
 
 def _flags(statuses: pd.DataFrame) -> Iterator[str]:
     cells: Counter[str] = Counter()
-    for flags in statuses["flags"]:
-        cells.update({re.split(r"[= ]", flag)[0] for flag in flags.split(", ") if flag})
+    outliers: list[int] = []
+    for cell in statuses["flags"]:
+        for flag in filter(None, cell.split(", ")):
+            name, _, count = flag.partition("=")
+            if name == "outliers":
+                outliers.append(int(count))
+            else:
+                cells[name.partition(" x")[0]] += 1
     for flag, count in sorted(cells.items()):
-        yield f"{count} of {len(statuses)} cells are flagged {flag} in at least one block"
+        meaning = f": {flags.MEANING[flag]}" if flag in flags.MEANING else ""
+        yield f"{count} of {len(statuses)} cells are flagged {flag}{meaning}"
+    if outliers:
+        yield (
+            f"{sum(outliers)} samples of {len(outliers)} cells are outliers, beyond "
+            f"{flags.OUTLIER_REACH:g} interquartile ranges of their process's quartiles; they are "
+            "kept and counted"
+        )
 
 
 def _failures(statuses: pd.DataFrame) -> Iterator[str]:

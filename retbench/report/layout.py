@@ -6,7 +6,7 @@ three significant digits (M16); the CSV files beside them keep every digit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +27,10 @@ class Table:
         header: column titles, with units.
         rows: cells, one tuple a row.
         numeric: which columns hold numbers, to be set flush right.
-        notes: lines with the table: how to read it, the stamp, the noise floor.
+        notes: how to read it, a line each.
+        stamp: under which conditions it was measured, and the noise floor.
         in_print: the columns that fit a printed page; all where it is None.
+        on_screen: more notes, on what is in the other columns.
     """
 
     name: str
@@ -37,18 +39,25 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     numeric: tuple[bool, ...]
     notes: tuple[str, ...]
+    stamp: tuple[str, ...]
     in_print: tuple[int, ...] | None = None
+    on_screen: tuple[str, ...] = ()
 
 
-# Metric, and whether its interval is printed beside it.
-_CELL_METRICS = (
-    ("ttft_s", True), ("prefill_tokens_per_s", False), ("tpot_s", True),
-    ("decode_tokens_per_s", False), ("tpot_bound_s", False), ("state_bytes", False),
-    ("prefill_peak_bytes", False), ("decode_peak_bytes", False), ("prefill_mfu", False),
-    ("decode_bandwidth", False),
+# Metric, and what of it is printed: its value, with its interval, or a percentile.
+_CELL_COLUMNS = (
+    ("ttft_s", "interval"), ("prefill_tokens_per_s", "value"), ("tpot_s", "interval"),
+    ("tpot_s", "p90"), ("tpot_s", "p99"), ("tpot_bound_s", "value"),
+    ("decode_tokens_per_s", "value"), ("state_bytes", "value"), ("prefill_peak_bytes", "value"),
+    ("decode_peak_bytes", "value"), ("prefill_mfu", "value"), ("decode_bandwidth", "value"),
 )  # fmt: skip
-_NOT_IN_PRINT = ("prefill_tokens_per_s", "tpot_bound_s", "prefill_mfu", "decode_bandwidth")
-_SETUP_METRICS = ("cold_start_s", "import_s", "build_s", "gate_s", "gate_error")
+_IN_PRINT = ("ttft_s", "tpot_s", "decode_tokens_per_s", "state_bytes", "prefill_peak_bytes",
+             "decode_peak_bytes")  # fmt: skip
+_EDGES = ("value", "low", "high")
+# What is printed of each; the gate's error is the same in every process.
+_SETUP_METRICS = dict.fromkeys(("cold_start_s", "import_s", "build_s", "gate_s"), _EDGES) | {
+    "gate_error": ("value",)
+}  # fmt: skip
 _INTERVALS = (
     "value [low, high]: median over processes of their medians, with its 95% interval; "
     "memory: the largest over processes"
@@ -57,7 +66,8 @@ _INTERVALS = (
 
 def tables(summary: Summary) -> tuple[Table, ...]:
     """Every table of a report, in the order in which to read them."""
-    return ratios(summary), crossover(summary), cells(summary), setup(summary)
+    makers = (ratios, crossover, batches, cells, setup)
+    return tuple(make(summary) for make in makers)
 
 
 def _stamp(summary: Summary) -> tuple[str, ...]:
@@ -65,10 +75,10 @@ def _stamp(summary: Summary) -> tuple[str, ...]:
 
 
 def cells(summary: Summary) -> Table:
-    """One row per model and point: every figure, or how the cell failed."""
-    found = _numbers(summary.cells, ["model", "point", "metric"])
+    """One row per model and point: every figure, or how the cell failed, and its flags."""
+    found = {(row["model"], row["point"], row["metric"]): row for row in records(summary.cells)}
     present = set(summary.cells["metric"])
-    shown = [(tag, interval) for tag, interval in _CELL_METRICS if tag in present]
+    shown = [(tag, what) for tag, what in _CELL_COLUMNS if tag in present]
     # A bound is read beside the time it bounds, so it has that time's scale.
     scales = {tag: _scale(summary.cells, tag.replace("_bound_s", "_s")) for tag, _ in shown}
     rows = []
@@ -77,32 +87,43 @@ def cells(summary: Summary) -> Table:
         if status != "ok" and row["ok_blocks"]:
             status += f" in {row['blocks'] - row['ok_blocks']} of {row['blocks']}"
         texts = [row["model"], units.tokens(row["seq_len"]), str(row["batch_size"]), status]
-        for tag, interval in shown:
-            numbers = found.get((row["model"], row["point"], tag), _NOTHING)
-            texts.append(_printed(numbers if interval else (numbers[0], None, None), scales[tag]))
-        rows.append(tuple(texts))
+        for tag, what in shown:
+            cell = found.get((row["model"], row["point"], tag), {})
+            keys = _EDGES if what == "interval" else (what,)
+            texts.append(_printed([cell.get(key) for key in keys], scales[tag]))
+        rows.append((*texts, row["flags"]))
     header = ["Model", "Context", "Batch", "Status"]
-    header += [_heading(tag, scales[tag]) for tag, _ in shown]
-    numeric = (False, True, True, False, *(True for _ in shown))
-    notes = (_INTERVALS, *_stamp(summary))
-    printed = tuple(i for i in range(len(header)) if i < 4 or shown[i - 4][0] not in _NOT_IN_PRINT)
-    return Table("cells", "Measurements", tuple(header), tuple(rows), numeric, notes, printed)
+    header += [_heading(tag, scales[tag], what) for tag, what in shown]
+    numeric = (False, True, True, False, *(True for _ in shown), False)
+    printed = [i for i, (tag, what) in enumerate(shown, 4) if _is_in_print(tag, what)]
+    return Table(
+        "cells", "Measurements", (*header, "Flags"), tuple(rows), numeric,
+        (_INTERVALS,), _stamp(summary), (0, 1, 2, 3, *printed), (_tails(summary),),
+    )  # fmt: skip
 
 
-Interval = tuple[float | None, float | None, float | None]
-_NOTHING: Interval = (None, None, None)
+def _is_in_print(tag: str, what: str) -> bool:
+    return tag in _IN_PRINT and what in ("value", "interval")
 
 
-def _numbers(table: pd.DataFrame, keys: list[str]) -> dict[tuple[str, ...], Interval]:
-    """Value, low and high of each row, by its keys."""
-    return {
-        tuple(row[key] for key in keys): (row["value"], row["low"], row["high"])
-        for row in records(table)
-    }
+def _tails(summary: Summary) -> str:
+    """What the percentiles are over: steps, or means of steps too short for the clock (M4, M8)."""
+    steps = summary.cells[summary.cells["metric"] == "tpot_s"]
+    several = steps["samples"] < steps["trials"] * summary.configuration["new_tokens"]
+    over = "single decode steps"
+    if several.all():
+        over = "means of several decode steps, each step being too short for the clock,"
+    elif several.any():
+        over = "single decode steps, or means of several where a step is too short for the clock,"
+    return (
+        f"p90 and p99 describe {over} of all processes together; {units.DASH}: too few of them "
+        "(p90 needs 29, p99 299)"
+    )
 
 
-def _printed(found: Interval, scale: units.Scale) -> str:
-    value, low, high = found
+def _printed(found: Sequence[float | None], scale: units.Scale) -> str:
+    """A value, or a value with its interval's ends."""
+    value, low, high = (*found, None, None)[:3]
     return units.with_interval(value, low, high, scale.divisor)
 
 
@@ -110,8 +131,10 @@ def _scale(table: pd.DataFrame, tag: str) -> units.Scale:
     return units.scale_for(metric_of(tag).unit, table.loc[table["metric"] == tag, "value"])
 
 
-def _heading(tag: str, scale: units.Scale) -> str:
+def _heading(tag: str, scale: units.Scale, what: str = "value") -> str:
     title = metric_of(tag).title
+    if what not in ("value", "interval"):
+        title += f" {what}"
     return f"{title} ({scale.symbol})" if scale.symbol else title
 
 
@@ -130,7 +153,10 @@ def ratios(summary: Summary) -> Table:
             timed = tag in compare.TIMES
             edges = (row["low"], row["high"]) if timed else (None, None)
             texts.append(_printed((row["value"], *edges), units.Scale("", 1.0)))
-            texts += [verdict(row)] if timed else []
+            if timed:
+                said = verdict(row)
+                # Why there is no ratio is said once, not for each metric.
+                texts.append(units.DASH if row["note"] and said in texts else said)
         rows.append(tuple(texts))
     header = ["Baseline", "Context", "Batch", "Blocks"]
     numeric = [False, True, True, True]
@@ -144,10 +170,11 @@ def ratios(summary: Summary) -> Table:
         stamp.HOW_TO_READ,
         "[low, high]: 95% interval; verdicts on times are corrected over the whole table (Holm); "
         "inconclusive (n=6): 6 blocks would settle it",
-        *_stamp(summary),
     )
     title = f"Ratios: {summary.models[0]} / baseline"
-    return Table("ratios", title, tuple(header), tuple(rows), tuple(numeric), notes)
+    return Table(
+        "ratios", title, tuple(header), tuple(rows), tuple(numeric), notes, _stamp(summary)
+    )
 
 
 def _metrics(table: pd.DataFrame) -> set[str]:
@@ -180,17 +207,16 @@ def crossover(summary: Summary) -> Table:
         for row in records(summary.crossovers)
     ]  # fmt: skip
     header = ("Metric", "Baseline", "Batch", "Contexts", "Crossover")
-    notes = (
-        "the context at which the ratio crosses 1, interpolated on logarithms in each block",
-        *_stamp(summary),
-    )
+    notes = ("the context at which the ratio crosses 1, interpolated on logarithms in each block",)
     title = f"Crossover of {summary.models[0]}"
     numeric = (False, False, True, False, False)
-    return Table("crossover", title, header, tuple(rows), numeric, notes)
+    return Table("crossover", title, header, tuple(rows), numeric, notes, _stamp(summary))
 
 
 def crossing(row: Mapping[str, Any]) -> str:
     """A crossover in words, with its interval; or in which direction it was not reached."""
+    if row["status"] == compare.NO_CLAIM:
+        return compare.NO_CLAIM
     lower, higher = _WORDS.get(str(row["metric"]), ("smaller", "larger"))
     if row["status"] == "reached":
         value, low, high = (row[edge] for edge in ("value", "low", "high"))
@@ -203,27 +229,54 @@ def crossing(row: Mapping[str, Any]) -> str:
     return "unclear: blocks disagree or the ratio returns"
 
 
+def batches(summary: Summary) -> Table:
+    """How far each model's batch size can go, where several were tried."""
+    rows = [
+        (row["model"], units.tokens(row["seq_len"]), largest(row), stopped(row))
+        for row in records(summary.batches)
+    ]
+    header = ("Model", "Context", "Largest batch", "Beyond it")
+    notes = ("the largest batch size that ended ok in every block",)
+    numeric = (False, True, True, False)
+    title = "Largest batch that fits"
+    return Table("batch", title, header, tuple(rows), numeric, notes, _stamp(summary))
+
+
+def largest(row: Mapping[str, Any]) -> str:
+    """The largest batch size that fits."""
+    return "none" if pd.isna(row["batch_size"]) else str(row["batch_size"])
+
+
+def stopped(row: Mapping[str, Any]) -> str:
+    """What keeps a larger batch from fitting, as far as was tried."""
+    if pd.isna(row["stopped_at"]):
+        return "none larger was tried"
+    return f"{row['stopped_at']}: {str(row['stopped_by']).replace('_', ' ')}"
+
+
 _WORDS = dict.fromkeys(compare.TIMES, ("faster", "slower"))
 
 
 def setup(summary: Summary) -> Table:
     """What a fresh process costs each model before the first measurement."""
-    found = _numbers(summary.setup, ["model", "metric"])
+    found = {(row["model"], row["metric"]): row for row in records(summary.setup)}
     shown = [tag for tag in _SETUP_METRICS if tag in set(summary.setup["metric"])]
     scales = {tag: _scale(summary.setup, tag) for tag in shown}
-    rows = tuple(
-        (model, *(_printed(found.get((model, tag), _NOTHING), scales[tag]) for tag in shown))
-        for model in summary.models
-    )
+
+    def text(model: str, tag: str) -> str:
+        row = found.get((model, tag), {})
+        return _printed([row.get(key) for key in _SETUP_METRICS[tag]], scales[tag])
+
+    rows = tuple((model, *(text(model, tag) for tag in shown)) for model in summary.models)
     header = ("Model", *(_heading(tag, scales[tag]) for tag in shown))
     numeric = (False, *(True for _ in shown))
-    notes = ("cold start: of the first cell of each process", *_stamp(summary))
-    return Table("setup", "Start of a process", header, rows, numeric, notes)
+    notes = ("cold start: of the first cell of each process",)
+    return Table("setup", "Start of a process", header, rows, numeric, notes, _stamp(summary))
 
 
 def definitions(summary: Summary) -> tuple[tuple[str, str], ...]:
     """Title and definition of every metric that the tables show."""
     present = set(summary.cells["metric"]) | set(summary.setup["metric"])
-    tags = (*(tag for tag, _ in _CELL_METRICS), *_SETUP_METRICS)
+    tags = dict.fromkeys((*(tag for tag, _ in _CELL_COLUMNS), *_SETUP_METRICS))
     known = [tag for tag in tags if tag in present]
     return tuple((metric_of(tag).title, metric_of(tag).definition) for tag in known)

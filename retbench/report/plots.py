@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from retbench.report import compare, draw, stamp, theme, units
+from retbench.report.draw import IMPLIED
 from retbench.report.frames import Row, column, intervals, records
 from retbench.report.selection import (
     Axis,
@@ -33,7 +34,6 @@ from retbench.report.summary import Summary, metric_of
 
 _COMPRESSION = 4  # of PNG files: half the time of the default, a few percent larger
 _REACH = 1.5  # how far beyond the values an interval may stretch the y axis
-_FAILED = "×: failed (faint: implied by a smaller one)"
 _INTERVAL = "band: 95% interval over processes"
 _NO_INTERVAL = "no intervals: they need two processes"
 
@@ -92,7 +92,7 @@ def sweep_figure(summary: Summary, sweep: Sweep) -> Drawn:
         sweep.footnote if intervals_known else _NO_INTERVAL,
         *([_BOUND] if bounded else []),
         held(summary, sweep.axis),
-        _FAILED,
+        *_marks(summary, sweep.axis),
     ]
     figure, axes = draw.canvas(
         sweep.title, stamp.conditions(summary.meta), " · ".join(notes), styles, len(sweep.panels)
@@ -108,6 +108,15 @@ def sweep_figure(summary: Summary, sweep: Sweep) -> Drawn:
     drawn = pd.concat(shown)
     sidecar = sidecar_of(summary, sweep.name, sweep.title, [p.metric for p in sweep.panels], drawn)
     return figure, sidecar | {"note": " · ".join(notes)}
+
+
+def _marks(summary: Summary, axis: Axis) -> list[str]:
+    """How to read the marks of failures, where there are any."""
+    failed, _ = failures_on(summary, axis)
+    labels = {label for _, labels in failed.values() for label in labels}
+    if not labels:
+        return []
+    return ["×: failed" + (" (faint: implied by a smaller one)" if IMPLIED in labels else "")]
 
 
 def _panel_title(metric: str, cells: pd.DataFrame) -> str:
@@ -151,11 +160,13 @@ def ratio_figure(summary: Summary) -> Drawn:
     styles = theme.styles(summary.models)
     subject, *baselines = summary.models
     margin = compare.margin(summary.meta)
-    note = (
-        f"below 1: {subject} is faster · grey: margin ±{margin:.1%} · "
-        "diamond: crossover with its interval · " + " · ".join(
-            ("band: 95% interval, paired by block", held(summary, "context"), _FAILED))
-    )  # fmt: skip
+    timed = summary.crossovers[summary.crossovers["metric"].isin(metrics)]
+    note = " · ".join((
+        f"below 1: {subject} is faster", f"grey: margin ±{margin:.1%}",
+        *(["diamond: crossover with its interval"] if (timed["status"] == "reached").any() else []),
+        "band: 95% interval, paired by block", held(summary, "context"),
+        *_marks(summary, "context"),
+    ))  # fmt: skip
     title = f"Ratio of times: {subject} over its baselines"
     legend = {f"{subject} / {name}": styles[name] for name in baselines}
     figure, axes = draw.canvas(title, stamp.conditions(summary.meta), note, legend, len(metrics))
@@ -207,8 +218,8 @@ def pareto_figure(summary: Summary) -> Drawn:
     metrics = ["tpot_s", "decode_tokens_per_s"]
     styles = theme.styles(summary.models)
     note = (
-        f"numbers: batch size · up and to the left is better · bars: 95% intervals · "
-        f"{held(summary, 'batch')} · ×: failed batch sizes"
+        "numbers: batch size · up and to the left is better · bars: 95% intervals · "
+        f"{held(summary, 'batch')}"
     )
     figure, (ax,) = draw.canvas(title, stamp.conditions(summary.meta), note, styles, 1)
     latency, rate = (cells_of(summary, metric, "batch") for metric in metrics)
@@ -222,10 +233,11 @@ def pareto_figure(summary: Summary) -> Drawn:
         own = latency["model"] == model
         named += _front(ax, latency[own], rate[rate["model"] == model], scale.divisor, style)
         if model in lanes:
-            batches, labels = failed[model]
-            listed = ", ".join(map(str, batches))
-            draw.lane_text(ax, lanes[model], f"× {listed}: {draw.statuses(labels)}", style)
-    draw.names(ax, named)
+            draw.lane_text(ax, lanes[model], draw.listed(*failed[model]), style)
+    # Latency and throughput are rows of the same cells, in the same order.
+    ends = zip(*(column(latency, edge) / scale.divisor for edge in ("low", "high")), strict=True)
+    bars = [(*pair, y) for pair, y in zip(ends, column(rate, "value"), strict=True)]
+    draw.names(ax, named, [bar for bar in bars if math.isfinite(bar[0])])
     ax.set_xlabel(f"TPOT ({scale.symbol})")
     ax.set_ylabel("Decode throughput (tokens/s)")
     return figure, sidecar_of(summary, "pareto", title, metrics, pd.concat([latency, rate])) | {

@@ -24,6 +24,7 @@ import pandas as pd
 from retbench.measure import stats
 from retbench.metrics import METRICS, Metric
 from retbench.report import compare, derive, fairness
+from retbench.report import flags as flagging
 from retbench.report.frames import Floats, column, groups
 
 if TYPE_CHECKING:
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
 CELL = ["model", "seq_len", "batch_size", "point"]
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
 CELL_COLUMNS = [
-    *CELL, "metric", "unit", "value", "low", "high", "method", "n", "samples", "spread",
-    *PERCENTILES, "source",
+    *CELL, "metric", "unit", "value", "low", "high", "method", "n", "trials", "samples",
+    "spread", *PERCENTILES, "source",
 ]  # fmt: skip
+_LABELS = ("model", "point", "phase", "metric", "unit", "status", "implementation")
 STATUS_COLUMNS = [*CELL, "status", "ok_blocks", "blocks", "cause", "flags"]
 
 
@@ -48,15 +50,19 @@ class Summary:
         models: the labels in the order of the plan; the first is the subject of every ratio.
         cells: one row per model, point and metric: ``value`` in ``unit`` with ``low`` and ``high``
             (interval of ``method``; for memory the range over processes), ``n`` processes,
-            ``samples`` raw values, ``spread`` = max / min - 1 over processes, percentiles of the
-            raw values where n supports them, ``source`` = the implementation that was measured.
+            their ``trials`` together, ``samples`` raw values, ``spread`` = max / min - 1 over
+            processes, percentiles of the raw values where n supports them, ``source`` = the
+            implementation that was measured.
         statuses: one row per model and point: ``status`` ok only if all blocks ended ok;
-            ``ok_blocks`` of ``blocks``, first ``cause``, ``flags`` counted, e.g. ``noisy x2``.
+            ``ok_blocks`` of ``blocks``, first ``cause``, ``flags``: those of the report (see
+            :mod:`retbench.report.flags`), then the worker's by blocks, e.g. ``unsettled x2``.
         setup: as ``cells`` without a point: import, build, gate and cold start of each model.
         ratios: one row per metric, point and baseline: subject / baseline with interval and
             ``verdict``; ``note`` says why a value is missing.
         crossovers: per metric and baseline the context at which the subject and the baseline are
             equal, or in which direction it was not reached.
+        batches: per model and context with several batch sizes the largest that fits, and what
+            stopped it.
         warnings: what is unequal, noisy or missing, one line each.
     """
 
@@ -68,6 +74,7 @@ class Summary:
     setup: pd.DataFrame
     ratios: pd.DataFrame
     crossovers: pd.DataFrame
+    batches: pd.DataFrame
     warnings: tuple[str, ...]
 
     @property
@@ -90,13 +97,17 @@ def summarise(run: Run) -> Summary:
     Args:
         run: a handle with ``path``, ``meta`` and ``frame()``; only these are read.
     """
-    frame, meta = run.frame(), run.meta
+    # Categories halve the time: every grouping would take the texts apart again.
+    frame, meta = run.frame().astype(dict.fromkeys(_LABELS, "category")), run.meta
     models = model_order(meta, frame["model"].unique())
-    statuses = _statuses(frame, models)
     kept = _kept(frame)
     processes = _processes(kept)
+    statuses = _statuses(frame, flagging.of_cells(kept, processes), models)
     cells = _in_order(_cells(kept, processes), models, meta)
-    modes = {str(model): mode for model, mode in frame.groupby("model")["mode"].first().items()}
+    modes = {
+        str(model): mode
+        for model, mode in frame.groupby("model", observed=True)["mode"].first().items()
+    }
     ratios = compare.ratios(processes, cells, statuses, models, meta)
     crossovers = compare.crossovers(processes, models, meta)
     return Summary(
@@ -108,6 +119,7 @@ def summarise(run: Run) -> Summary:
         setup=_setup(frame, models),
         ratios=ratios,
         crossovers=crossovers,
+        batches=compare.largest_batches(statuses, models),
         warnings=fairness.warnings(meta, models, modes, cells, statuses, ratios),
     )
 
@@ -135,20 +147,25 @@ def _processes(kept: pd.DataFrame) -> pd.DataFrame:
     """One row per block, cell and metric: the median of the process that measured it."""
     keys = [*CELL, "phase", "metric", "unit", "block"]
     grouped = kept.groupby(keys, observed=True, sort=True)
-    return grouped.agg(value=("value", "median"), source=("implementation", "first")).reset_index()
+    return grouped.agg(
+        value=("value", "median"), trials=("trial", "nunique"), source=("implementation", "first")
+    ).reset_index()
 
 
-def _statuses(frame: pd.DataFrame, models: tuple[str, ...]) -> pd.DataFrame:
+def _statuses(
+    frame: pd.DataFrame, found: Mapping[tuple[str, str], list[str]], models: tuple[str, ...]
+) -> pd.DataFrame:
     rows = []
     for key, group in groups(frame[frame["phase"] == "cell"], CELL):
         failed = group[group["status"] != "ok"]
         worst = "ok" if failed.empty else Counter(failed["status"]).most_common(1)[0][0]
         causes = failed.loc[failed["status"] == worst, "cause"].dropna()
-        flags = Counter(flag for flags in group["flags"] for flag in flags or ())
+        counts = Counter(flag for flags in group["flags"] for flag in flags)
+        flags = found.get((key[0], key[-1]), [])
         rows.append((
             *key, worst, len(group) - len(failed), len(group),
             None if causes.empty else causes.iloc[0],
-            ", ".join(f"{flag} x{count}" for flag, count in sorted(flags.items())),
+            ", ".join([*flags, *(f"{flag} x{count}" for flag, count in sorted(counts.items()))]),
         ))  # fmt: skip
     return _by_model(pd.DataFrame(rows, columns=STATUS_COLUMNS), models)
 
@@ -162,7 +179,8 @@ def _cells(kept: pd.DataFrame, processes: pd.DataFrame) -> pd.DataFrame:
         samples = raw[(*cell, metric)]
         centre = _range(values) if phase == "memory" else _estimate(values, phase)
         rows.append((
-            *cell, metric, unit, *centre, len(values), len(samples), _spread(values),
+            *cell, metric, unit, *centre, len(values), int(group["trials"].sum()), len(samples),
+            _spread(values),
             *(_percentiles(samples) if phase in ("prefill", "decode") else _NO_PERCENTILES),
             group["source"].iloc[0],
         ))  # fmt: skip
@@ -184,7 +202,8 @@ def _in_order(
 def _setup(frame: pd.DataFrame, models: tuple[str, ...]) -> pd.DataFrame:
     """Setup figures belong to a process, not to the cell whose batch carries them."""
     rows = frame[(frame["phase"] == "setup") & frame["value"].notna()]
-    first = rows.groupby(["model", "metric", "unit", "process"])["value"].first().reset_index()
+    keys = ["model", "metric", "unit", "process"]
+    first = rows.groupby(keys, observed=True)["value"].first().reset_index()
     table = [
         (*key, *_estimate(column(group, "value"), "setup"), len(group))
         for key, group in groups(first, ["model", "metric", "unit"])

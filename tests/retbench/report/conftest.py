@@ -78,6 +78,7 @@ def _meta(blocks: int, **changes: Any) -> dict[str, Any]:
 def _batch(
     model: str, point: tuple[int, int], block: int, trials: int, steps: int, status: str,
     flags: list[str], rng: random.Random, implementation: str, mode: str, memory: float,
+    steps_per_sample: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
     seq_len, batch = point
     process = block * len(MODELS) + MODELS.index(model)
@@ -114,7 +115,8 @@ def _batch(
             add("prefill", "ttft_s", prefill * drift * rng.uniform(0.99, 1.02), trial)
         for step in range(steps):
             jitter = drift * rng.uniform(0.99, 1.03)
-            add("decode", "tpot_s", step_s(model, seq_len, batch) * jitter, step)
+            trial = step * steps_per_sample // 8  # of 8 new tokens
+            add("decode", "tpot_s", step_s(model, seq_len, batch) * jitter, trial)
         weights, work = 4 * PARAMETERS, 3000 * seq_len * batch
         for metric, size in (
             ("weights_bytes", weights), ("state_bytes", state),
@@ -143,7 +145,8 @@ def write_run(
     path: Path, *, blocks: int = 3, trials: int = 10, steps: int = 12,
     failures: Failures | None = None, flags: dict[str, list[str]] | None = None,
     implementations: dict[str, str] | None = None, modes: dict[str, str] | None = None,
-    memory: float = 0.002, **changes: Any,
+    memory: float = 0.002, steps_per_sample: int = 1,
+    change: Callable[[dict[str, Any]], float] | None = None, **changes: Any,
 ) -> Path:  # fmt: skip
     """Write a run directory as the store lays it out.
 
@@ -157,6 +160,8 @@ def write_run(
         implementations: what a model's samples say ran.
         modes: the execution mode that a model's samples name.
         memory: by how much memory peaks vary over processes.
+        steps_per_sample: decode steps that one sample of TPOT is the mean of.
+        change: a factor on the value of each row that has one.
         changes: keys of run.json to replace; ``configuration`` and ``models`` are merged.
     """
     meta = _meta(blocks, **changes)
@@ -173,8 +178,11 @@ def write_run(
                 rows += _batch(
                     model, point, block, trials, steps, status, noted, rng,
                     (implementations or {}).get(model, "fused"),
-                    (modes or {}).get(model, "eager"), memory,
+                    (modes or {}).get(model, "eager"), memory, steps_per_sample,
                 )  # fmt: skip
+    for row in rows:
+        if change is not None and row["value"] is not None:
+            row["value"] *= change(row)
     path.mkdir(parents=True)
     (path / "run.json").write_text(json.dumps(meta, indent=2) + "\n")
     lines = "".join(json.dumps(row) + "\n" for row in rows)

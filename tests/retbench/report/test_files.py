@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from retbench.report import citations, draw, summarise, tables, units, write_all, write_plots
 from retbench.report.plots import figures
@@ -201,6 +202,66 @@ def test_markdown_states_how_to_read_a_ratio_and_defines_the_metrics(make_run: M
     assert "| transformer | 8k | 1 | oom |" in cells
 
 
+def test_percentiles_of_tpot_stand_on_the_screen_and_not_in_print(make_run: MakeRun) -> None:
+    run = make_run(steps=16)  # 48 of a cell: enough for p90, not for p99
+    write_all(run)
+    lines = (run.path / "tables" / "cells.md").read_text().splitlines()
+    header, _, first = [line.split(" | ") for line in lines if line.startswith("|")][:3]
+    at = dict(zip(header, first, strict=True))
+    assert float(at["TPOT p90 (ms)"]) > 4
+    assert at["TPOT p99 (ms)"] == units.DASH
+    assert any("describe single decode steps of all processes" in line for line in lines)
+    assert "p90" in (run.path / "report.html").read_text()
+    assert "p90" not in (run.path / "tables" / "cells.tex").read_text()
+
+
+def test_percentiles_over_means_of_steps_say_so(make_run: MakeRun) -> None:
+    run = make_run(steps=16, steps_per_sample=4)
+    write_all(run)
+    assert "means of several decode steps" in (run.path / "tables" / "cells.md").read_text()
+
+
+def test_a_footer_speaks_of_failures_only_where_there_are_any(make_run: MakeRun) -> None:
+    for name, failures, said in (
+        ("none", None, ""),
+        ("some", {("transformer", 8192, 1): "oom"}, "×: failed"),
+        ("implied", {("transformer", 4096, 1): "oom", ("transformer", 8192, 1): "oom_implied"},
+         "×: failed (faint: implied by a smaller one)"),
+    ):  # fmt: skip
+        drawn = figures(summarise(make_run(name, failures=failures)))
+        for figure in ("tpot_context", "ratio_context"):
+            _, sidecar = drawn[figure]()
+            assert sidecar["note"].partition("×")[2] == said.partition("×")[2], (name, figure)
+        assert "×" not in drawn["latency_batch"]()[1]["note"]
+
+
+def test_failed_batches_are_listed_by_status() -> None:
+    found = draw.listed([4, 64, 128, 256], ["timeout 1/5", "oom", "oom_implied", "oom_implied"])
+    assert found == "× 4: timeout 1/5 · × 64, 128, 256: oom"
+
+
+def test_the_names_of_points_hide_no_marker_no_bar_and_no_other_name() -> None:
+    figure = Figure()
+    axes = figure.add_subplot()
+    axes.set(xlim=(0, 10), ylim=(0, 10))
+    points = [(5.0, 5.0, "16", "black"), (5.3, 5.0, "16", "red"), (5.15, 4.8, "4", "blue")]
+    draw.names(axes, points, [(4.5, 5.5, 5.0), (4.5, 5.5, 4.8)])
+    figure.canvas.draw()
+    texts = [text.get_window_extent() for text in axes.texts]
+    assert [text.get_text() for text in axes.texts] == ["16", "16", "4"]
+    for i, box in enumerate(texts):
+        assert not any(box.overlaps(other) for other in texts[:i])
+        places = (axes.transData.transform((x, y)) for x, y, _, _ in points)
+        assert not any(box.contains(*place) for place in places)
+
+
+def test_why_there_is_no_ratio_is_said_once_a_row(make_run: MakeRun) -> None:
+    run = make_run(failures={(model, 8192, 1): "oom" for model in ("retnet", "transformer")})
+    write_all(run)
+    rows = (run.path / "tables" / "ratios.md").read_text()
+    assert rows.count("both: oom") == 1
+
+
 def test_latex_rows_have_as_many_cells_as_columns_and_nothing_unescaped(make_run: MakeRun) -> None:
     run = make_run(failures=FAILURES)
     write_all(run)
@@ -213,6 +274,9 @@ def test_latex_rows_have_as_many_cells_as_columns_and_nothing_unescaped(make_run
         rows = [line for line in body.splitlines() if line.endswith(r"\\")]
         assert rows
         for row in rows:
+            if row.startswith(r"\multicolumn"):  # the heading of a group
+                assert row.startswith(rf"\multicolumn{{{len(columns[1])}}}{{@{{}}l}}{{\textit{{")
+                continue
             assert len(re.findall(r"(?<!\\)&", row)) == len(columns[1]) - 1
             assert not re.search(r"(?<!\\)[_%#$]", row)
     assert r"oom\_implied" in (run.path / "tables" / "cells.tex").read_text()

@@ -166,6 +166,13 @@ def test_a_smoke_run_earns_no_verdict(make_run: MakeRun) -> None:
     assert set(summary.ratios["verdict"]) == {"no claim"}
 
 
+def test_a_smoke_run_earns_no_crossover(make_run: MakeRun) -> None:
+    rows = summarise(make_run(blocks=1, configuration={"profile": "smoke"})).crossovers
+    assert len(rows)
+    assert set(rows["status"]) == {"no claim"}
+    assert rows[["value", "low", "high"]].isna().all(axis=None)
+
+
 def test_the_crossover_is_found_where_the_law_puts_it(make_run: MakeRun) -> None:
     rows = summarise(make_run(blocks=5)).crossovers.set_index(["metric", "baseline"])
     found = rows.loc[("tpot_s", "transformer")]

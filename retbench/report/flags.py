@@ -1,0 +1,93 @@
+"""Flags that follow from the samples themselves (M12): counted and shown, nothing is ever removed.
+
+``noisy`` and ``drift`` look at the blocks' values of a cell's times, ``outliers=k`` at the samples
+inside each process. What the worker flagged while it measured is kept beside them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+
+from retbench.report.compare import TIMES
+from retbench.report.frames import Floats, column, groups
+
+NOISY = 0.10  # largest relative gap between the processes of a cell
+DRIFT = 0.05  # least relative change from the first block to the last
+DRIFT_BLOCKS = 5  # fewer put themselves in order by chance too often
+DRIFT_DEVIATIONS = 2.4  # of the trend's sign count: all of 5 blocks in order, or 36 pairs of 45
+OUTLIER_REACH = 3.0  # interquartile ranges beyond a quartile
+OUTLIER_SAMPLES = 20  # of a process; quartiles of fewer say little
+
+MEANING = {
+    "noisy": f"their processes lie more than {NOISY:.0%} apart",
+    "drift": f"their blocks moved in one direction by more than {DRIFT:.0%}",
+    "unsettled": "their times still changed when warm-up gave up",
+    "launch_bound": "the host was slower than the device",
+    "throttled": "the device slowed itself down",
+    "foreign_process": "another program was running",
+}
+
+Cell = tuple[str, str]
+
+
+def of_cells(times: pd.DataFrame, processes: pd.DataFrame) -> dict[Cell, list[str]]:
+    """The flags of each cell ``(model, point)`` that has any.
+
+    Args:
+        times: the samples that count, of any metric.
+        processes: one value per block, cell and metric.
+    """
+    found: dict[Cell, list[str]] = {}
+    timed = processes[processes["metric"].isin(TIMES)].sort_values("block", kind="stable")
+    for (model, point, _), group in groups(timed, ["model", "point", "metric"]):
+        flags = found.setdefault((model, point), [])
+        values = column(group, "value")
+        for name, applies in (("noisy", is_noisy(values)), ("drift", is_drift(values))):
+            if applies and name not in flags:
+                flags.append(name)
+    for cell, count in _outliers(times[times["metric"].isin(TIMES)]).items():
+        found.setdefault(cell, []).append(f"outliers={count}")
+    return {cell: flags for cell, flags in found.items() if flags}
+
+
+def is_noisy(by_block: Floats) -> bool:
+    """Whether the processes of a cell lie too far apart; ``by_block`` is of shape (blocks,)."""
+    return bool(by_block.max() > by_block.min() * (1 + NOISY))
+
+
+def is_drift(by_block: Floats) -> bool:
+    """Whether the values move in one direction over the blocks, and by enough to matter.
+
+    The direction is Mann's and Kendall's: of all pairs of blocks, those that rise less those that
+    fall, in units of its standard deviation without a trend, sqrt(n (n - 1) (2 n + 5) / 18).
+
+    Args:
+        by_block: shape (blocks,), in the order of the blocks.
+    """
+    n = len(by_block)
+    if n < DRIFT_BLOCKS or abs(math.log(by_block[-1] / by_block[0])) <= math.log1p(DRIFT):
+        return False
+    rises = sum(np.sign(later - earlier) for earlier, later in itertools.combinations(by_block, 2))
+    return bool(abs(rises) >= DRIFT_DEVIATIONS * math.sqrt(n * (n - 1) * (2 * n + 5) / 18))
+
+
+def _outliers(times: pd.DataFrame) -> dict[Cell, int]:
+    """How many samples of a cell lie far outside their own process's quartiles."""
+    counts: dict[Cell, int] = {}
+    for (model, point, _, _), group in groups(times, ["model", "point", "metric", "block"]):
+        if count := count_outliers(column(group, "value")):
+            counts[model, point] = counts.get((model, point), 0) + count
+    return counts
+
+
+def count_outliers(samples: Floats) -> int:
+    """Samples of one process beyond :data:`OUTLIER_REACH` interquartile ranges of its quartiles."""
+    if len(samples) < OUTLIER_SAMPLES:
+        return 0
+    lower, upper = np.percentile(samples, [25, 75])
+    reach = OUTLIER_REACH * (upper - lower)
+    return int(np.count_nonzero((samples < lower - reach) | (samples > upper + reach)))

@@ -1,0 +1,83 @@
+"""The largest batch that fits: per model, with what stopped it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pandas as pd
+
+from retbench import document
+from retbench.console import Console
+from retbench.report import compare, summarise, write_tables
+
+from .conftest import MakeRun
+
+ALL_TRIED = {1: "ok", 4: "ok", 16: "ok"}
+
+
+def largest(ends: dict[int, str]) -> tuple[object, ...]:
+    """What is found of one model whose batch sizes ended so."""
+    statuses = pd.DataFrame(
+        [("retnet", 1024, batch, end, None) for batch, end in ends.items()],
+        columns=["model", "seq_len", "batch_size", "status", "cause"],
+    )
+    (row,) = compare.largest_batches(statuses, ["retnet"]).to_dict("records")
+    keys = ("batch_size", "stopped_at", "stopped_by", "largest_tried")
+    return tuple(None if pd.isna(row[key]) else row[key] for key in keys)
+
+
+def test_where_all_fit_it_is_the_largest_tried() -> None:
+    assert largest(ALL_TRIED) == (16, None, None, 16)
+
+
+def test_it_is_stopped_by_the_smallest_larger_one_that_failed() -> None:
+    ends = ALL_TRIED | {4: "oom", 16: "oom_implied", 64: "oom_implied"}
+    assert largest(ends) == (1, 4, "oom", 64)
+
+
+def test_a_failure_in_the_middle_stops_nothing() -> None:
+    assert largest(ALL_TRIED | {4: "timeout"}) == (16, None, None, 16)
+    assert largest(ALL_TRIED | {4: "timeout", 64: "oom"}) == (16, 64, "oom", 64)
+
+
+def test_where_none_fits_there_is_none() -> None:
+    ends = {1: "error", 4: "oom"}
+    assert largest(ends) == (None, 1, "error", 4)
+
+
+def test_only_contexts_with_several_batch_sizes_count(make_run: MakeRun) -> None:
+    rows = summarise(make_run()).batches
+    assert set(rows["seq_len"]) == {1024}
+    assert list(rows["model"]) == ["retnet", "transformer", "transformer-gqa"]
+
+
+def test_a_batch_fits_only_if_it_did_in_every_block(make_run: MakeRun) -> None:
+    run = make_run(failures={("retnet", 1024, 16): {1: "oom"}})
+    assert summarise(run).batches.set_index("model").loc["retnet", "batch_size"] == 4
+
+
+def test_it_is_in_every_kind_of_output(make_run: MakeRun, capsys) -> None:  # type: ignore[no-untyped-def]
+    run = make_run(failures={("transformer", 1024, 4): "oom", ("transformer", 1024, 16): "oom"})
+    summary = summarise(run)
+    write_tables(run, summary)
+    folder = run.path / "tables"
+    assert "| transformer | 1k | 1 | 4: oom |" in (folder / "batch.md").read_text()
+    assert "transformer & 1k & 1 & 4: oom" in (folder / "batch.tex").read_text()
+    rows = list(csv.DictReader(io.StringIO((folder / "batch.csv").read_text())))
+    assert rows[1]["batch_size"] == "1"
+    numbers = json.loads((run.path / "numbers.json").read_text())
+    found = {"batch_size": 1, "stopped_at": 4, "stopped_by": "oom", "largest_tried": 16}
+    assert numbers["largest_batches"]["transformer"]["1024"] == found
+    macro = r"\newcommand{\RetbenchLargestBatchTransformerContextOneK}{1}"
+    assert macro in (run.path / "numbers.tex").read_text()
+    as_json = document.plain(document.of_summary(summary, []))["largest_batches"]
+    assert as_json[0] == {
+        "model": "retnet", "seq_len": 1024, "batch_size": 16, "stopped_at": None,
+        "stopped_by": None, "cause": None, "largest_tried": 16,
+    }  # fmt: skip
+    Console().summary(summary)
+    said = capsys.readouterr().out
+    assert "transformer at 1024 tokens: 1 (4: oom)" in said
+    assert "retnet at 1024 tokens: 16 (none larger was tried)" in said
