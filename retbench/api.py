@@ -8,16 +8,16 @@ The command line and the Python API are both thin over this module::
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retbench import configcheck
+from retbench import configcheck, plugins
 from retbench.config import RunConfig, contradictions, explicit, resolve
-from retbench.errors import UserError
+from retbench.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from retbench.observer import Observer
@@ -125,6 +125,30 @@ def write_plots(run: Run) -> list[Path]:
         return list(report.write_plots(run))
 
 
+def stored_configuration(path: Path, meta: Mapping[str, Any]) -> RunConfig:
+    """The configuration of a run, from its ``run.json``.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    from retbench import store
+
+    try:
+        return RunConfig.from_json(meta["configuration"])
+    except UserError as problem:
+        what = f"{path / store.RUN_FILE}: damaged configuration: {problem.message}"
+        raise UserError(what, "restore it from a copy") from None
+
+
+def open_run(path: Path) -> Run:
+    """Open a run to report on it: :func:`retbench.store.open_run`, its configuration checked."""
+    from retbench import store
+
+    run = store.open_run(path)
+    stored_configuration(path, run.meta)
+    return run
+
+
 def unfinished(results: Path = RESULTS) -> list[Path]:
     """The runs in a folder that have not finished, the newest first."""
     from retbench import store
@@ -144,12 +168,17 @@ def _continued(asked: dict[str, Any]) -> Job:
     from retbench import store
 
     out = Path(asked["out"]) if asked.get("out") else _only_unfinished()
-    config = RunConfig.from_json(store.read_meta(out)["configuration"])
-    if differing := contradictions(config, asked):
+    config = stored_configuration(out, store.read_meta(out))
+    given = asked.pop("plugins", None)
+    differing = contradictions(config, asked)
+    if given is not None and plugins.names(given) != plugins.names(config.plugins):
+        differing.append(f"plugins was {list(config.plugins)!r}, not {list(given)!r}")
+    if differing:
         raise UserError(
             f"{out} was begun with another configuration: {', '.join(differing)}",
             "continue it unchanged, or begin a new run with another --out",
         )
+    config = replace(config, plugins=given or plugins.located(config.plugins, out))
     configcheck.check(config)
     return Job(config, out, resume=True)
 
@@ -173,11 +202,13 @@ def _new_folder(config: RunConfig) -> Path:
 
 @contextmanager
 def _written_or_explained(run: Run) -> Iterator[None]:
-    """Turn a disk that is full or read-only into the user's error."""
+    """Turn a disk that is full or read-only, and Ctrl-C, into the user's error."""
+    remedy = f"the samples are kept; `retbench plot {run.path}` and `table` make the rest from them"
     try:
         yield
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted while tables and plots were written", remedy) from None
     except OSError as error:
         raise UserError(
-            f"cannot write {error.filename or run.path}: {error.strerror or error}",
-            "the samples are kept; `retbench plot` and `table` make the rest from them",
+            f"cannot write {error.filename or run.path}: {error.strerror or error}", remedy
         ) from error

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retbench.config import PROFILES, RunConfig
-from retbench.errors import UserError
+from retbench.errors import Interrupted, UserError
 from retbench.files import replace_file
 from retbench.plan import Contender, Plan, Point
 
@@ -25,10 +25,19 @@ if TYPE_CHECKING:
 
 METRICS = ("ttft_s", "tpot_s")
 
+_ELSEWHERE = "set XDG_CACHE_HOME to a folder of yours"
+
 
 def cache_file() -> Path:
-    """Where calibrations are kept."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    """Where calibrations are kept.
+
+    Raises:
+        UserError: the user has no home.
+    """
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        raise UserError("no home folder for the noise floor", "set XDG_CACHE_HOME") from None
     return Path(home) / "retbench" / "calibration.json"
 
 
@@ -38,8 +47,25 @@ def matching(machine_id: str) -> dict[str, Any] | None:
     Raises:
         UserError: the file cannot be read.
     """
+    try:
+        cache_file()
+    except UserError:
+        return None  # without a home there is none
     record = _load().get(machine_id)
     return dict(record) if isinstance(record, Mapping) else None
+
+
+def require_storable() -> None:
+    """Make sure that a calibration can be stored, before the minutes that it takes.
+
+    Raises:
+        UserError: the file is damaged, or its folder cannot be written.
+    """
+    file = cache_file()
+    _load()
+    _make_folder(file)
+    if not os.access(file.parent, os.W_OK):
+        raise UserError(f"cannot write {file}", _ELSEWHERE)
 
 
 def remember(record: Mapping[str, Any]) -> Path:
@@ -50,10 +76,7 @@ def remember(record: Mapping[str, Any]) -> Path:
     """
     file = cache_file()
     records = {**_load(), record["machine_id"]: dict(record)}
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}") from None
+    _make_folder(file)
     data = (json.dumps(records, indent=2, sort_keys=True) + "\n").encode()
     replace_file(file, file.with_suffix(f".{os.getpid()}.tmp"), data)
     return file
@@ -67,7 +90,8 @@ def calibrate(config: RunConfig, observer: Observer | None = None) -> dict[str, 
         observer: told of the progress.
 
     Returns:
-        The record: ``floor`` is the 95th percentile of the absolute log ratio over blocks and metrics.
+        The record: ``floor`` is the 95th percentile of the absolute log ratio over blocks and
+            metrics.
 
     Raises:
         UserError: no block was measured on both sides.
@@ -76,9 +100,14 @@ def calibrate(config: RunConfig, observer: Observer | None = None) -> dict[str, 
     from retbench import runner
 
     with tempfile.TemporaryDirectory(prefix="retbench-calibrate-") as folder:
-        run = runner.execute(
-            config, out=Path(folder) / "run", plan=against_itself(config), observer=observer
-        )
+        try:
+            run = runner.execute(
+                config, out=Path(folder) / "run", plan=against_itself(config), observer=observer
+            )
+        except Interrupted:  # its folder is gone, there is nothing to continue
+            raise Interrupted(
+                "interrupted, no noise floor was stored", "run `retbench calibrate` again"
+            ) from None
         return _record(config, run)
 
 
@@ -123,6 +152,13 @@ def _pairs(run: Run) -> list[tuple[float, float]]:
     ]
 
 
+def _make_folder(file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror}", _ELSEWHERE) from None
+
+
 def _load() -> dict[str, Any]:
     file = cache_file()
     try:
@@ -130,7 +166,7 @@ def _load() -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from None
+        raise UserError(f"cannot read {file}: {error.strerror}", _ELSEWHERE) from None
     except ValueError:
         records = None
     if not isinstance(records, dict):

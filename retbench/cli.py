@@ -6,8 +6,12 @@ imports happen inside the commands, so that ``plot`` and ``--help`` are quick.
 
 from __future__ import annotations
 
+import atexit
 import difflib
+import errno
+import gc
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -18,7 +22,7 @@ import typer
 from typer.main import get_command
 
 from retbench import __version__
-from retbench.errors import EXIT_INTERRUPTED, UserError
+from retbench.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, UserError
 
 if TYPE_CHECKING:
     from retbench.config import RunConfig
@@ -96,7 +100,9 @@ def run(
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds a cell may take.")] = None,
     memory_limit: Annotated[float | None, typer.Option(help="GiB a worker may take.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory. [default: in results/]")] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Run directory. [default: in results/]")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show cells, minutes and memory; write nothing.")
@@ -133,20 +139,22 @@ def run(
 @app.command()
 def plot(folder: Folder, quiet: Quiet = False) -> None:
     """Make all plots of a run anew from its samples, and its HTML report."""
-    from retbench import api, store
+    from retbench import api
     from retbench.console import Console
 
-    files = api.write_plots(store.open_run(folder))
+    gc.disable()  # a fifth of the time, and all that is read stays in use to the end
+    files = api.write_plots(api.open_run(folder))
     Console(quiet=quiet).files(folder, files)
 
 
 @app.command()
 def table(folder: Folder, quiet: Quiet = False, as_json: AsJson = False) -> None:
     """Make all tables of a run anew from its samples, and print the summary."""
-    from retbench import api, report, store
+    from retbench import api, report
     from retbench.console import Console
 
-    opened = store.open_run(folder)
+    gc.disable()  # as in plot
+    opened = api.open_run(folder)
     summary = report.summarise(opened)
     files = api.write_tables(opened, summary)
     Console(quiet=quiet, as_json=as_json).summary(summary, files)
@@ -207,8 +215,10 @@ def calibrate(
         models=model or None, preset=preset, context=context, device=device, threads=threads,
         profile="report",
     )  # fmt: skip
+    if model and len(config.models) > 1:
+        raise UserError("model: one model is compared with itself", "name a single one")
     console = Console(quiet=quiet, as_json=as_json)
-    calibration.matching("")  # a damaged file is better found before than after measuring
+    calibration.require_storable()
     progress = console.progress(config)
     try:
         record = calibration.calibrate(config, progress)
@@ -223,38 +233,56 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: without the program's name; the process's own where None.
     """
+    # A stream that the caller has closed is None: what would be printed there goes nowhere.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (open to the end)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     # Accepted behind the command as well: that is where one adds it to a line that failed.
     words = [word for word in words if word != "--debug"]
     try:
-        _invoke(words)
+        status = _invoke(words)
+        sys.stdout.flush()  # what it cannot hold is better known now than while Python ends
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
         _end(error)
+    sys.exit(status)
 
 
 def _end(error: BaseException) -> NoReturn:
     """Turn an exception into one line and an exit status."""
+    if isinstance(error, KeyboardInterrupt | Interrupted):
+        # A further Ctrl-C while Python takes itself apart would end in a traceback.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     if isinstance(error, UserError):
         _fail(str(error), error.exit_status)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         _fail("interrupted", EXIT_INTERRUPTED)
     if isinstance(error, BrokenPipeError):
         # Whoever read our output has gone, as after `| head`: there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         sys.exit(EXIT_FAILED)
+    if isinstance(error, OSError) and error.filename is None and error.errno == errno.ENOSPC:
+        _discard_output()
+        _fail("cannot print: the disk that stdout goes to is full", EXIT_USER_ERROR)
     _fail(f"a bug: {type(error).__name__}: {error}; add --debug to see where")
 
 
-def _invoke(words: list[str]) -> NoReturn:
+def _discard_output() -> None:
+    """Let what is still buffered for stdout go nowhere, for want of a place."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _invoke(words: list[str]) -> int:
     command = get_command(app)
     try:
         status = command.main(args=words, prog_name="retbench", standalone_mode=False)
     except _UsageProblem as problem:
         raise UserError(_usage(problem, command, words)) from None
-    sys.exit(status if isinstance(status, int) else 0)
+    if status == EXIT_INTERRUPTED:  # how typer reports a Ctrl-C that nothing else has caught
+        raise KeyboardInterrupt
+    return status if isinstance(status, int) else 0
 
 
 def _usage(problem: Any, command: Any, words: Sequence[str]) -> str:

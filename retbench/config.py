@@ -20,7 +20,7 @@ from typing import Any
 from retbench import configvalues as value
 from retbench.configcheck import check, default_device, physical_cores
 from retbench.configfile import read_config_file
-from retbench.errors import UserError
+from retbench.errors import Misfit, UserError
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ PROFILES: dict[str, Profile] = {
     profile.name: profile
     for profile in (
         Profile("smoke", blocks=1, trials=3, phase_budget_s=0.5),
-        Profile("quick", blocks=3, trials=10, phase_budget_s=2.0),
+        Profile("quick", blocks=3, trials=10, phase_budget_s=0.5, min_trials=2),
         Profile("report", blocks=5, trials=20, phase_budget_s=10.0),
         Profile("rigorous", blocks=10, trials=30, phase_budget_s=60.0),
     )
@@ -76,7 +76,7 @@ _DEVICE_DEFAULTS: dict[str, dict[str, Any]] = {
         "dtype": "float32",
         "mode": "eager",
         "context": (512, 1024, 2048, 4096, 8192),
-        "batch": (1, 4, 16),
+        "batch": (1, 4, 8),
         "batch_context": 1024,
         "new_tokens": 8,
         "timeout_s": 600.0,
@@ -193,7 +193,7 @@ _READERS: dict[str, value.Reader] = {
     "dtype": value.one_of("dtype", DTYPES),
     "mode": value.one_of("mode", MODES),
     "profile": value.one_of("profile", tuple(PROFILES)),
-    "seed": value.non_negative,
+    "seed": value.seed,
     "threads": value.positive,
     "ffn": value.one_of("feed-forward", FEED_FORWARDS),
     "timeout_s": value.positive_float,
@@ -215,15 +215,18 @@ def parse(
         lines: the line of each key in that file.
 
     Raises:
-        UserError: for an unknown key (with the nearest one) or a value that cannot be.
+        UserError: for an unknown key (with the nearest one), a key given twice, or a value that
+            cannot be.
     """
-    parsed = {}
+    parsed: dict[str, Any] = {}
     for key, raw in given.items():
         where = f"{file}:{(lines or {}).get(key, 1)}: " if file else ""
         name = _SHORT_NAMES.get(key, key)
         if name not in _READERS:
             known = [*_READERS, *_SHORT_NAMES]
             raise UserError(f"{where}unknown key {key!r}", value.nearest(key, known))
+        if name in parsed:
+            raise UserError(f"{where}{key}: {name} is given twice")
         try:
             parsed[name] = _READERS[name](raw)
         except ValueError as problem:
@@ -240,14 +243,28 @@ def explicit(
     Raises:
         UserError: for an unreadable file, an unknown key or a value that cannot be.
     """
+    return _asked(suite, config_file, given)[0]
+
+
+def _asked(
+    suite: str | None, config_file: Path | str | None, given: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What was asked for, and ``file:line`` of what the file alone decides."""
     flags = {key: raw for key, raw in {"suite": suite, **given}.items() if raw is not None}
     chosen = parse(flags)
     if config_file is None:
-        return chosen
+        return chosen, {}
     values, lines = read_config_file(config_file)
     stored = parse(values, file=str(config_file), lines=lines)
-    merged = {**stored.get("overrides", {}), **chosen.get("overrides", {})}
-    return {**stored, **chosen, **({"overrides": merged} if merged else {})}
+    overrides = chosen.get("overrides", {})
+    merged = {**stored.get("overrides", {}), **overrides}
+    places = {}
+    for key, line in lines.items():
+        table, dot, inner = key.partition(".")
+        name = _SHORT_NAMES.get(table, table) + dot + inner
+        if inner not in overrides if dot else name not in chosen:
+            places[name] = f"{config_file}:{line}"
+    return {**stored, **chosen, **({"overrides": merged} if merged else {})}, places
 
 
 def resolve(
@@ -265,12 +282,18 @@ def resolve(
         UserError: for an unreadable file, an unknown key or name, a value of the wrong type or out
             of range, or a combination that is impossible on this machine.
     """
-    chosen = explicit(suite, config_file=config_file, **given)
+    chosen, places = _asked(suite, config_file, given)
     device = chosen.get("device") or default_device()
     defaults = {**_DEFAULTS, **_DEVICE_DEFAULTS[device], "device": device}
     defaults["threads"] = chosen.get("threads") or physical_cores()
     config = RunConfig(**{**defaults, **chosen})
-    check(config)
+    try:
+        check(config)
+    except Misfit as problem:
+        place = next((places[key] for key in problem.keys if key in places), None)
+        if place is None:
+            raise
+        raise UserError(f"{place}: {problem.message}", problem.hint) from None
     return config
 
 

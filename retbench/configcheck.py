@@ -11,12 +11,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from retbench import plugins
 from retbench.configvalues import nearest
-from retbench.errors import UserError
+from retbench.errors import Misfit
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
     from retbench.config import RunConfig
+
+VOCAB_SIZE = 50257  # of retbench.data.tokenizer, which takes its time to import
+
+# What is set for a whole run by a flag, never for one model.
+_OWN_FLAGS = {"ffn": "--ffn", "family": "--models", "preset": "--preset"}
 
 
 def default_device() -> str:
@@ -52,8 +58,8 @@ def machine(device: str | None, threads: int | None) -> tuple[str, int]:
     require_known("device", device, DEVICES)
     if device == "cuda" and not cuda_available():
         raise _no_gpu()
-    if threads is not None and threads < 1:
-        raise UserError(f"threads: must be at least 1, not {threads}")
+    if threads is not None:
+        _check_threads(threads)
     return device, threads or physical_cores()
 
 
@@ -61,19 +67,22 @@ def check(config: RunConfig) -> None:
     """Check names and combinations.
 
     Raises:
-        UserError: for an unknown suite, preset or model (with the nearest name), a model named
+        Misfit: for an unknown suite, preset or model (with the nearest name), a model named
             twice, or a combination that is impossible.
     """
     from retbench import suites
 
     require_known("suite", config.suite, suites.names())
     if repeated := sorted({name for name in config.models if config.models.count(name) > 1}):
-        raise UserError(f"models: {repeated[0]!r} is named twice", "name each model once")
+        problem = f"models: {repeated[0]!r} is named twice"
+        raise Misfit(problem, "name each model once", keys=("models",))
     if not config.models:
-        raise UserError("models: needs at least one")
+        raise Misfit("models: needs at least one", keys=("models",))
     _check_device(config)
+    _check_threads(config.threads)
     for family, model in model_configs(config).items():
         _check_length(config, family, model)
+        _check_vocabulary(family, model)
 
 
 def model_configs(config: RunConfig) -> dict[str, ModelConfig]:
@@ -83,72 +92,75 @@ def model_configs(config: RunConfig) -> dict[str, ModelConfig]:
         UserError: for an unknown model, preset or override, or sizes that do not fit together.
     """
     from models.config import PRESETS, ConfigError
-    from models.registry import config_for, families
+    from models.registry import config_for
 
-    load_plugins(config.plugins)
+    plugins.load(config.plugins)
     require_known("preset", config.preset, PRESETS)
+    known = plugins.families()
     for family in config.models:
-        require_known("model", family, families())
+        require_known("model", family, known, key="models")
     _check_override_families(config)
     found = {}
     for family in config.models:
         try:
             found[family] = config_for(family, config.preset, **config.overrides_for(family))
         except (ConfigError, TypeError) as problem:
-            raise UserError(f"{family} at preset {config.preset}: {problem}") from None
+            keys = [f"overrides.{key}" for key in config.overrides if _field(key) in str(problem)]
+            message = f"{family} at preset {config.preset}: {problem}"
+            raise Misfit(message, keys=[*keys, "overrides", "preset"]) from None
     return found
 
 
-def load_plugins(sources: Iterable[str]) -> None:
-    """Import the files and modules that register further models.
-
-    Raises:
-        UserError: if there is no such file or module.
-    """
-    if not sources:
-        return
-    from models.config import ConfigError
-    from models.registry import load_plugin
-
-    for source in sources:
-        try:
-            load_plugin(source)
-        except ConfigError as problem:
-            raise UserError(f"plugins: {problem}") from None
-
-
-def require_known(what: str, name: str, known: Iterable[str]) -> None:
-    """Raise a UserError with the nearest known name for an unknown one."""
+def require_known(what: str, name: str, known: Iterable[str], *, key: str | None = None) -> None:
+    """Raise a Misfit with the nearest known name for an unknown one."""
     names = list(known)
     if name not in names:
-        raise UserError(f"unknown {what} {name!r}", nearest(name, names))
+        raise Misfit(f"unknown {what} {name!r}", nearest(name, names), keys=(key or what,))
+
+
+def _field(key: str) -> str:
+    """The field that an override sets."""
+    return key.rpartition(".")[2]
 
 
 def _check_override_families(config: RunConfig) -> None:
     for key in config.overrides:
         family, dot, name = key.rpartition(".")
+        places = (f"overrides.{key}", "overrides")
         if dot and family not in config.models:
-            raise UserError(
-                f"set: {key}: the run has no model {family!r}", nearest(family, config.models)
-            )
-        if name == "ffn":
-            raise UserError("set: ffn is the same for all models of a comparison", "use --ffn")
+            problem = f"set: {key}: the run has no model {family!r}"
+            raise Misfit(problem, nearest(family, config.models), keys=places)
+        if name in _OWN_FLAGS:
+            problem = f"set: {name} is the same for all models of a comparison"
+            raise Misfit(problem, f"use {_OWN_FLAGS[name]}", keys=places)
 
 
 def _check_device(config: RunConfig) -> None:
     if config.device == "cuda" and not cuda_available():
         raise _no_gpu()
     if config.mode == "cudagraph" and config.device != "cuda":
-        raise UserError(
+        raise Misfit(
             f"mode cudagraph is impossible on device {config.device}: CUDA graphs need a GPU",
             "use --mode eager or compile",
+            keys=("mode", "device"),
         )
 
 
-def _no_gpu() -> UserError:
-    return UserError(
+def _check_threads(threads: int) -> None:
+    """More threads than processors only get in each other's way: no number would mean a thing."""
+    if threads < 1:
+        raise Misfit(f"threads: must be at least 1, not {threads}", keys=("threads",))
+    usable = len(os.sched_getaffinity(0))
+    if threads > usable:
+        problem = f"threads: {threads} are more than the {usable} processors one may use here"
+        raise Misfit(problem, "use fewer", keys=("threads",))
+
+
+def _no_gpu() -> Misfit:
+    return Misfit(
         "device cuda: there is no GPU that torch can use",
         "use --device cpu, or install a driver and a CUDA build of torch",
+        keys=("device",),
     )
 
 
@@ -156,11 +168,22 @@ def _check_length(config: RunConfig, family: str, model: ModelConfig) -> None:
     longest = {"context": max(config.context), "batch_context": config.batch_context}
     for name, length in longest.items():
         if length + config.new_tokens > model.max_len:
-            raise UserError(
+            raise Misfit(
                 f"{name.replace('_', '-')} {length} and {config.new_tokens} new tokens exceed the "
                 f"{model.max_len} tokens that {family} can hold (its max_len)",
                 f"shorten it or use --set max_len={length + config.new_tokens}",
+                keys=(name, "overrides.max_len", f"overrides.{family}.max_len"),
             )
+
+
+def _check_vocabulary(family: str, model: ModelConfig) -> None:
+    """The prompts are text of GPT-2's tokenizer, whose every token a model must know."""
+    if model.vocab_size < VOCAB_SIZE:
+        raise Misfit(
+            f"set: vocab_size = {model.vocab_size} of {family} is less than the {VOCAB_SIZE} "
+            "tokens that prompts are made of",
+            keys=("overrides.vocab_size", f"overrides.{family}.vocab_size"),
+        )
 
 
 def _siblings(cpu: int) -> str:

@@ -25,7 +25,7 @@ def read_config_file(path: Path | str) -> tuple[dict[str, Any], dict[str, int]]:
 
     Returns:
         Its top-level values, dashes in keys turned to underscores, and the line of each key,
-        counted from 1.
+        counted from 1; a key within a table stands there as ``table.key`` too.
 
     Raises:
         UserError: if it cannot be read, is not UTF-8, is not TOML or gives a key twice.
@@ -36,7 +36,7 @@ def read_config_file(path: Path | str) -> tuple[dict[str, Any], dict[str, int]]:
     except OSError as error:
         raise UserError(f"cannot read the configuration {path}: {error.strerror}") from None
     try:
-        text = raw.decode()
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}:{line}: not UTF-8 text") from None
@@ -52,7 +52,7 @@ def read_config_file(path: Path | str) -> tuple[dict[str, Any], dict[str, int]]:
         if key in values:
             raise UserError(f"{path}:{lines[key]}: {key} is given twice")
         values[key] = value
-    return values, lines
+    return values, _inner_lines(text) | lines
 
 
 def _located(path: Path, text: str, problem: str) -> str:
@@ -62,6 +62,18 @@ def _located(path: Path, text: str, problem: str) -> str:
         return f"{path}: {problem}"
     line = found[1] or str(max(1, len(text.splitlines())))
     return f"{path}:{line}: not valid TOML: {problem[: found.start()]}"
+
+
+def _inner_lines(text: str) -> dict[str, int]:
+    """The line of each key of a table, as ``table.key``, as far as they are written plainly."""
+    table = ""
+    lines: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if opened := re.match(r"\s*\[([^\[\]]+)\]", line):
+            table = re.sub(r"[\s\"']", "", opened[1])
+        elif table and (given := re.match(r"\s*[\"']?([\w-]+)[\"']?\s*=", line)):
+            lines.setdefault(f"{table}.{given[1].replace('-', '_')}", number)
+    return lines
 
 
 def _line_of(text: str, key: str) -> int:

@@ -65,10 +65,10 @@ def positive(raw: Any) -> int:
     return int(raw)
 
 
-def non_negative(raw: Any) -> int:
-    """A whole number from 0 on."""
-    if _whole(raw) < 0:
-        raise ValueError(f"must be at least 0, not {raw}")
+def seed(raw: Any) -> int:
+    """A whole number that random generators take: from 0 on, below 2**63."""
+    if not 0 <= _whole(raw) < 2**63:
+        raise ValueError(f"must be at least 0 and less than 2**63, not {raw}")
     return int(raw)
 
 

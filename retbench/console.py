@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from retbench.store import Run
 
 PIPED_COLUMNS = 100
+# A narrower terminal breaks the lines of a table; a narrower table would lose digits.
+_FEWEST_COLUMNS = 80
 
 
 def error(message: str) -> None:
@@ -58,12 +60,16 @@ class Console:
         self._out = RichConsole(
             file=stream, width=width, highlight=False, emoji=False, markup=False
         )
+        self._tables = RichConsole(
+            file=stream, width=max(self._out.width, _FEWEST_COLUMNS),
+            highlight=False, emoji=False, markup=False,
+        )  # fmt: skip
 
     def show(self, *what: RenderableType) -> None:
         """Print renderables, unless quiet."""
         if not self.quiet:
             for renderable in what:
-                self._out.print(renderable)
+                self._tables.print(renderable)
 
     def emit(self, content: Mapping[str, Any]) -> None:
         """Print one JSON document to stdout, if that was asked for."""
@@ -81,6 +87,7 @@ class Console:
         if settling := render.settling(summary):
             self.show(Text(f"  {settling}"))
         self._list("Crossovers", render.crossovers(summary))
+        self._list("Largest batch that fits", render.largest_batches(summary))
         self._list("Warnings", summary.warnings)
         self._list("Files", _places(summary.path, files))
         self.emit(document.of_summary(summary, files))

@@ -6,6 +6,8 @@ Everything a user can get wrong (a flag, a file, a folder, a damaged run) is rai
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -24,6 +26,19 @@ class UserError(Exception):
         super().__init__(f"{message}; {hint}" if hint else message)
         self.message = message
         self.hint = hint
+
+
+class Misfit(UserError):
+    """A value that is well-formed, and yet cannot be used here.
+
+    Attributes:
+        keys: the fields of the configuration that it comes from, the likeliest first; an override
+            is ``overrides.KEY``.
+    """
+
+    def __init__(self, message: str, hint: str | None = None, *, keys: Sequence[str] = ()) -> None:
+        super().__init__(message, hint)
+        self.keys = tuple(keys)
 
 
 class Interrupted(UserError):

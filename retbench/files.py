@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import NoReturn
 
 from retbench.errors import UserError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def cannot_write(path: Path, error: OSError) -> NoReturn:
     """Raise the user's error for a disk that is full, read-only or gone."""
-    hint = "what was finished is kept; make room or name another --out"
+    remedy = "make room" if error.errno in _FULL else "make it writable"
+    hint = f"what was finished is kept; {remedy} or name another --out"
     raise UserError(f"cannot write {path}: {error.strerror or error}", hint) from error
 
 
@@ -66,6 +70,8 @@ class CommitLog:
         try:
             self._descriptor = os.open(path, flags, 0o644)
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and not create:
+                raise UserError(f"{path} is missing", "restore it from a copy") from None
             cannot_write(path, error)
         self._lock()
 

@@ -29,7 +29,7 @@ _NOMINAL_MATMUL_RATE = {"cpu": 1e11, "cuda": 3e14}
 
 # What a forward reaches of the best matmul rate, and a decode step of the bandwidth.
 _MATMUL_EFFICIENCY = 0.4
-_BANDWIDTH_EFFICIENCY = 0.7
+_BANDWIDTH_EFFICIENCY = 0.45
 # Host work of one layer in one step: dispatch on a CPU, a launch (or its replay) on a GPU.
 _LAYER_OVERHEAD_S = {
     "eager": {"cpu": 1e-4, "cuda": 3e-4},
@@ -143,10 +143,11 @@ class _Cost:
         """Warm-up and timed trials of one phase, each under the profile's cap."""
         profile = self._profile
         budget_s = profile.phase_budget_s
-        # A long trial warms itself: as many run as begin within the cap. A short one repeats until
-        # two windows are alike, which takes six trials if the machine is calm.
+        # A long trial warms itself: as many run as begin within the cap, none if it exceeds it. A
+        # short one repeats until two windows are alike, six trials if the machine is calm.
         is_long = trial_s > budget_s / 3
         fewest = math.ceil(budget_s / trial_s) if is_long else max(profile.warmup, _SETTLED_TRIALS)
+        fewest = 0 if trial_s > budget_s else fewest
         timed = max(profile.min_trials, min(profile.trials, math.ceil(budget_s / trial_s)))
         return (fewest + timed) * trial_s
 

@@ -25,6 +25,7 @@ from retbench.interrupts import Interrupts
 from retbench.metrics import Status
 
 REPLY_FD = "RETBENCH_REPLY_FD"
+PARENT = "RETBENCH_PARENT"
 
 Message = dict[str, Any]
 
@@ -76,7 +77,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=self._log,
                 stderr=self._log,
-                env={**environment, REPLY_FD: str(theirs)},
+                env={**environment, REPLY_FD: str(theirs), PARENT: str(os.getpid())},
                 pass_fds=(theirs,),
                 start_new_session=True,
             )

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from retbench import environment, store
+from retbench import environment, plugins, store
 from retbench.config import RunConfig
 from retbench.errors import Interrupted, UserError
 from retbench.interrupts import Interrupts
@@ -90,7 +90,8 @@ def _run_to_the_end(session: _Session) -> None:
         total = len(session.plan.points) * len(session.plan.contenders) * session.plan.blocks
         raise Interrupted(
             f"interrupted, {len(writer.done)} of {total} cells are kept",
-            f"continue with: {store.continue_command(writer.path)}",
+            f"continue with: {store.continue_command(writer.path)}"
+            + plugins.flags(session.config.plugins, writer.path),
         ) from None
     except BaseException:
         _finish_interrupted(writer)
@@ -104,7 +105,8 @@ def _finish_interrupted(writer: store.RunWriter) -> None:
 
 
 def _open_writer(config: RunConfig, plan: Plan, out: Path, resume: bool) -> store.RunWriter:
-    configuration = config.to_json() | {"out": None}
+    known = plugins.published(config.plugins, out)
+    configuration = config.to_json() | {"out": None, "plugins": known}
     found = environment.provenance(config.device, config.threads, sys.orig_argv, seed=config.seed)
     if not resume:
         meta: dict[str, Any] = {
@@ -132,7 +134,7 @@ def _open_writer(config: RunConfig, plan: Plan, out: Path, resume: bool) -> stor
 
 def _require_same_run(writer: store.RunWriter, plan: Plan, found: Mapping[str, Any]) -> None:
     """Cells of two machines, or of two plans, make no comparison."""
-    begun = writer.meta["provenance"]["machine_id"]
+    begun = writer.meta["provenance"].get("machine_id")
     if begun != found["machine_id"]:
         raise UserError(
             f"{writer.path} was begun on another machine ({begun}, this one is "
@@ -148,7 +150,7 @@ def _require_same_run(writer: store.RunWriter, plan: Plan, found: Mapping[str, A
 
 def _record_resumption(writer: store.RunWriter, found: dict[str, Any]) -> None:
     begun = writer.meta["provenance"]
-    changed = [key for key in ("commit", "versions", "python") if begun[key] != found[key]]
+    changed = [key for key in ("commit", "versions", "python") if begun.get(key) != found[key]]
     warnings = writer.meta["warnings"] + [
         f"{key} changed before the run was resumed" for key in changed
     ]

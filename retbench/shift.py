@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from retbench import store
 from retbench.config import RunConfig
+from retbench.environment import anonymous
 from retbench.journal import STATUS_METRIC, STATUS_PHASE, problem_of_batch
 from retbench.metrics import METRICS, STATUSES, Sample, Status
 from retbench.observer import Observer
@@ -213,7 +214,8 @@ class Shift:
     ) -> Outcome:
         """The batch of a cell: what its worker's start took, its samples, its status row."""
         row = self._row(point, STATUS_PHASE, STATUS_METRIC, elapsed_s)
-        row["status"], row["cause"], row["flags"] = status, cause, list(flags)
+        row["status"], row["flags"] = status, list(flags)
+        row["cause"] = None if cause is None else anonymous(cause)
         row["process"] = self._process if process is None else process
         return Outcome(status, elapsed_s, [*self._setup_rows(point), *rows, row])
 

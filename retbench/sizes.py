@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from retbench import plugins as registered
 from retbench.configcheck import require_known
 from retbench.errors import UserError
 
@@ -66,18 +67,18 @@ def model_sizes(
         UserError: unknown preset or feed-forward kind, or a model that cannot be that size.
     """
     from models.config import PRESETS, ConfigError
-    from models.registry import config_for, families
+    from models.registry import config_for
     from retbench.config import FEED_FORWARDS
-    from retbench.configcheck import load_plugins
 
-    load_plugins(plugins)
+    registered.load(plugins)
     require_known("feed-forward", ffn, FEED_FORWARDS)
     if preset is not None:
         require_known("preset", preset, PRESETS)
+    families = registered.families()
     found: list[ModelSize] = []
     for name in [preset] if preset else PRESETS:
         first = None
-        for family in families():
+        for family in families:
             try:
                 config = config_for(family, name, ffn=ffn)
             except ConfigError as problem:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from retbench import journal
@@ -34,10 +35,18 @@ RUN_FILE = "run.json"
 SAMPLES_FILE = "samples.jsonl"
 CUT_FILE = "samples.jsonl.cut"
 _TEMPORARY = "run.json.tmp"
-_REQUIRED = ("suite", "state", "configuration", "plan", "models", "provenance", "samples")
+_STATES = ("running", "interrupted", "finished")
+_REQUIRED: dict[str, tuple[type, ...]] = {
+    "suite": (str,), "state": (str,), "configuration": (dict,), "plan": (dict,), "models": (dict,),
+    "provenance": (dict,), "samples": (dict, NoneType),
+}  # fmt: skip
+_OPTIONAL: dict[str, tuple[type, ...]] = {
+    "ceilings": (dict, NoneType), "calibration": (dict, NoneType), "warnings": (list,),
+    "elapsed_s": (int, float), "resumed": (list,),
+}  # fmt: skip
 
-# A run's folder may be moved or named otherwise when it is resumed.
-_FREE_KEYS = {"out"}
+# A run's folder, or a plugin's, may be moved or named otherwise when it is resumed.
+_FREE_KEYS = {"out", "plugins"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,9 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     try:
         meta = json.loads(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        problem = "holds no run.json" if Path(path).is_dir() else "does not exist"
+        problem = "does not exist"
+        if Path(path).exists():
+            problem = "holds no run.json" if Path(path).is_dir() else "is a file"
         raise UserError(f"{path} {problem}", "name the folder of a run") from None
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from error
@@ -109,9 +120,24 @@ def _check_meta(file: Path, meta: object) -> None:
             f"({SCHEMA_VERSION})",
             "update Retbench",
         )
-    for key in _REQUIRED:
+    if problem := _problem_of_meta(meta):
+        raise UserError(f"{file}:1: damaged, {problem}", "restore it from a copy")
+
+
+def _problem_of_meta(meta: dict[str, Any]) -> str | None:
+    """What keeps ``meta`` from being a run's, in a few words; None if nothing does."""
+    for key, types in (_REQUIRED | _OPTIONAL).items():
         if key not in meta:
-            raise UserError(f"{file}:1: damaged, it lacks {key!r}", "restore it from a copy")
+            if key in _REQUIRED:
+                return f"it lacks {key!r}"
+        elif not isinstance(meta[key], types):
+            return f"{key!r} holds {meta[key]!r:.60}"
+    if meta["state"] not in _STATES:
+        return f"'state' holds {meta['state']!r:.60}"
+    samples = meta["samples"]
+    if samples is not None and not {"lines", "sha256"} <= samples.keys():
+        return "'samples' lacks 'lines' or 'sha256'"
+    return None
 
 
 def open_run(path: str | Path) -> Run:
@@ -195,6 +221,8 @@ class RunWriter:
         try:
             path.mkdir(parents=True, exist_ok=True)
             _require_vacant(path)
+        except FileExistsError:
+            raise UserError(f"{path} is a file", "name another --out") from None
         except OSError as error:
             cannot_write(path, error)
         log = CommitLog(path / SAMPLES_FILE, create=True)

@@ -155,7 +155,7 @@ def open_session(
     model = model_config.build(device=device, dtype=dtype, seed=config.seed)
     if device.type == "cuda" and max(config.context) >= _MATH_LIMIT:
         for phase in ("prefill", "decode"):
-            if model.implementation(phase) == "sdpa-math":  # type: ignore[arg-type]
+            if model.implementation(phase) == "sdpa-math":
                 raise CellFailure("unsupported", f"{phase} has no fused attention on this GPU")
     clock = Clock(config.device)
     return Session(config, contender, block, process, model, device, clock, meter, ceilings)
@@ -217,13 +217,20 @@ def _explain(error: Exception) -> tuple[Status, str]:
     traceback.print_exc()
     lines = str(error).strip().splitlines()
     cause = f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")
-    return ("oom" if is_out_of_memory(error) else "error"), cause[:300]
+    # A library that the memory limit keeps from being loaded is the last of these.
+    lacks_memory = is_out_of_memory(error) or "failed to map segment" in cause
+    return ("oom" if lacks_memory else "error"), cause[:300]
 
 
 def _die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent ends; Linux alone can."""
+    """Ask the kernel to kill this process when its parent ends; Linux alone can.
+
+    A parent that ended before the kernel was asked would leave us to work for nobody.
+    """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.environ.get("RETBENCH_PARENT", str(os.getppid())) != str(os.getppid()):
+        sys.exit()
 
 
 def _volunteer_for_the_oom_killer() -> None:

@@ -94,6 +94,8 @@ def measure(start, cell):
     rows = [sample(start, cell, trial=trial) for trial in range(3)]
     if action == "oom":
         reply(event="cell", rows=[], status="oom", cause="asked for 8 GiB", flags=[])
+    elif action == "path":
+        reply(event="cell", rows=[], status="error", cause="no /home/ada/secret/file.py", flags=[])
     elif action == "foreign rows":
         reply(event="cell", rows=[rows[0] | {"block": 99}], status="ok", cause=None, flags=[])
     elif action == "nan":

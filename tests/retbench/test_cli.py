@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 
 import retbench
-from retbench import api, calibration, runner, sizes
+from retbench import api, calibration, report, runner, sizes
 from retbench.cli import main
 from retbench.console import PIPED_COLUMNS
 from retbench.errors import Interrupted
@@ -102,6 +102,12 @@ def files(folder: Path) -> dict[str, bytes]:
         (["run", "--contxt", "512"], "unknown flag --contxt; did you mean --context?"),
         (["runn"], "unknown command 'runn'; did you mean run?"),
         (["run", "--seed", "one"], "--seed"),
+        (["run", "--seed", str(2**63)], "seed: must be at least 0 and less than 2**63"),
+        (["run", "--threads", "9999"], "threads: 9999 are more than the"),
+        (["doctor", "--threads", "9999"], "threads: 9999 are more than the"),
+        (["run", "--out", ""], "out: must not be empty"),
+        (["run", "--set", "vocab_size=10"], "vocab_size = 10 of retnet is less than the 50257"),
+        (["run", "--set", "family=x"], "use --models"),
         (["run", "--context"], "--context"),
         (["run", "--context", "0"], "context: must be at least 1, not 0"),
         (["run", "--set", "n_heads=7"], "n_heads = 7 does not divide d_model"),
@@ -119,6 +125,7 @@ def files(folder: Path) -> dict[str, bytes]:
         (["models", "--ffn", "relu"], "unknown feed-forward 'relu'"),
         (["doctor", "--device", "gpu"], "unknown device 'gpu'"),
         (["calibrate", "--model", "retnt"], "did you mean 'retnet'?"),
+        (["calibrate", "--model", "retnet,transformer"], "name a single one"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2_and_writes_nothing(
@@ -155,6 +162,22 @@ def test_a_folder_that_holds_another_run_is_left_as_it_is(
     assert files(folder) == before
 
 
+def test_a_mistake_found_by_the_models_names_its_line_too(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('preset = "tiny"\n\n[set]\nmax_len = 64\nn_heads = 7\n')
+    ended = command("run", "--config", "run.toml", "--device", "cpu", "--context", "32")
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "run.toml:5: retnet at preset tiny: n_heads = 7 does not divide" in ended.err
+
+
+def test_an_out_folder_that_is_a_file_is_left_as_it_is(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    ended = command("run", *SMALL, "--out", "file")
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "file is a file; name another --out" in ended.err
+    assert (tmp_path / "file").read_text() == "kept"
+    assert "file is a file" in command("plot", "file").err
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(command: Command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
     ended = command("run", *SMALL, "--out", "file/run")
@@ -186,6 +209,34 @@ def test_a_run_of_a_newer_schema_is_refused(
     ended = command("table", copy)
     assert (ended.status, ended.err.count("\n")) == (2, 1)
     assert "schema version 99 is newer" in ended.err
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"configuration": {}},
+        {"configuration": []},
+        {"plan": 3},
+        {"provenance": None},
+        {"samples": {}},
+        {"state": "done"},
+        {"ceilings": 4},
+        {"warnings": "none"},
+    ],
+)
+def test_a_damaged_run_json_is_refused_by_every_command(
+    command: Command, tmp_path: Path, finished: tuple[Path, Outcome], damage: dict[str, Any]
+) -> None:
+    copy = Path(shutil.copytree(finished[0], tmp_path / "copy"))
+    meta = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps(meta | damage))
+    before = files(copy)
+    for words in (["plot"], ["table"], ["run", "--resume", "--out"]):
+        ended = command(*words, copy)
+        assert (ended.status, ended.err.count("\n")) == (2, 1)
+        assert f"{copy / 'run.json'}" in ended.err
+        assert "damaged" in ended.err
+    assert files(copy) == before
 
 
 def test_resuming_with_other_flags_is_refused_by_name(
@@ -234,6 +285,76 @@ def test_ctrl_c_ends_in_status_130_and_the_line_that_continues(
     assert ended.err == (
         "retbench: error: interrupted, 3 of 6 cells are kept; continue with: retbench …\n"
     )
+
+
+def test_ctrl_c_before_the_run_begins_is_one_line(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "prepare", stopped)
+    ended = command("run", *SMALL)
+    assert (ended.status, ended.err) == (130, "retbench: error: interrupted\n")
+
+
+def test_ctrl_c_while_files_are_derived_says_how_to_make_them(
+    command: Command, monkeypatch: pytest.MonkeyPatch, finished: tuple[Path, Outcome]
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "write_plots", stopped)
+    ended = command("plot", finished[0])
+    assert (ended.status, ended.err.count("\n")) == (130, 1)
+    assert f"the samples are kept; `retbench plot {finished[0]}`" in ended.err
+
+
+def test_a_further_ctrl_c_at_the_very_end_is_ignored(tmp_path: Path) -> None:
+    code = (
+        "import atexit, os, signal\n"
+        "from retbench import api\n"
+        "from retbench.cli import main\n"
+        "def prepare(*_, **__): raise KeyboardInterrupt\n"
+        "api.prepare = prepare\n"
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        "main(['run'])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (130, "retbench: error: interrupted\n")
+
+
+def test_an_interrupted_calibration_offers_nothing_to_continue(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise Interrupted("interrupted, 3 of 10 cells are kept", "continue with: --resume")
+
+    monkeypatch.setattr(runner, "execute", stopped)
+    ended = command("calibrate", "--device", "cpu")
+    assert (ended.status, ended.err.count("\n")) == (130, 1)
+    assert "no noise floor was stored" in ended.err
+    assert "--resume" not in ended.err
+
+
+def test_a_calibration_that_could_not_be_stored_is_not_begun(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(calibration, "calibrate", lambda *_: pytest.fail("was begun"))
+    ended = command("calibrate", "--device", "cpu")
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "XDG_CACHE_HOME" in ended.err
+
+
+def test_without_a_home_there_is_no_noise_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("no home")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert calibration.matching("abc") is None
 
 
 def test_a_bug_is_one_line_unless_debug_is_asked_for(
@@ -314,6 +435,20 @@ def test_the_summary_is_legible_when_piped(
     assert max(len(line) for line in out.splitlines()) <= PIPED_COLUMNS
     for part in ("Cells", "retnet / transformer", "Crossovers", "Warnings", "Files", "SMOKE"):
         assert part in out
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "says"),
+    [
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        ("> /dev/full", 2, "retbench: error: cannot print: the disk that stdout goes to is full\n"),
+    ],
+)
+def test_output_that_goes_nowhere_is_no_bug(redirection: str, status: int, says: str) -> None:
+    line = f"{sys.executable} -m retbench models --preset tiny {redirection}"
+    ended = subprocess.run(line, shell=True, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (status, says)
 
 
 def test_quiet_prints_nothing(command: Command, finished: tuple[Path, Outcome]) -> None:

@@ -81,7 +81,7 @@ def test_the_cpu_default_reaches_8k_tokens_in_float32() -> None:
     assert (config.preset, config.dtype, config.mode) == ("10m", "float32", "eager")
     assert config.models == ("retnet", "transformer", "transformer-gqa")
     assert config.context == (512, 1024, 2048, 4096, 8192)
-    assert config.batch == (1, 4, 16)
+    assert config.batch == (1, 4, 8)
     assert config.profile == "quick"
 
 
@@ -228,6 +228,12 @@ def test_a_table_in_the_file_overrides_one_family(tmp_path: Path) -> None:
         ("timeout = true\n", ":1: timeout: must be a number"),
         ("seed = 1\n[set]\nsizes = [1]\n", ":2: set: sizes must be a number"),
         ("batch-context = 1\nbatch_context = 2\n", ":2: batch_context is given twice"),
+        ("timeout = 1\ntimeout_s = 2\n", ":2: timeout_s: timeout_s is given twice"),
+        ('\npreset = "tinny"\n', ":2: unknown preset 'tinny'; did you mean 'tiny'?"),
+        ('\nmodels = ["retnt"]\n', ":2: unknown model 'retnt'; did you mean 'retnet'?"),
+        ('device = "cpu"\nmode = "cudagraph"\n', ":2: mode cudagraph is impossible"),
+        ("seed = 1\n[set.retnt]\nn_heads = 2\n", ":3: set: retnt.n_heads: the run has no model"),
+        ('plugin = "nowhere.py"\n', ":1: plugin nowhere.py: no file"),
         ('profile = "quik"\n', ":1: profile: unknown profile 'quik'; did you mean 'quick'?"),
     ],
 )
@@ -236,6 +242,16 @@ def test_a_mistake_in_the_file_is_reported_with_its_line(
 ) -> None:
     file = toml(tmp_path, text)
     assert f"{file}{expected}" in refused(config_file=file)
+
+
+def test_a_mistake_of_a_flag_names_no_line_of_the_file(tmp_path: Path) -> None:
+    file = toml(tmp_path, 'preset = "tiny"\n')
+    assert refused(config_file=file, preset="tinny").startswith("unknown preset")
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    file = toml(tmp_path, '\ufeffpreset = "tiny"\n')
+    assert resolve(device="cpu", config_file=file).preset == "tiny"
 
 
 def test_a_file_that_is_not_utf8_is_reported_with_its_line(tmp_path: Path) -> None:

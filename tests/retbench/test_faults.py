@@ -101,6 +101,15 @@ def test_a_failing_worker_costs_its_cell_only(
     assert statuses(run, "transformer") == ["ok"] * 3
 
 
+def test_a_cause_names_no_folder_of_the_machine(
+    drive: ModuleType, tmp_path: Path, misbehave: Misbehave
+) -> None:
+    misbehave({"retnet": {SECOND: "path"}})
+    plan = drive.Plan("inference", drive.PLAN.contenders, drive.PLAN.points, 1, 0)
+    run = drive.execute(tmp_path / "run", plan=plan)
+    assert endings(run)[0, SECOND] == ("error", "no file.py")
+
+
 def test_a_fresh_worker_takes_the_cells_behind_a_crash(
     drive: ModuleType, tmp_path: Path, misbehave: Misbehave
 ) -> None:

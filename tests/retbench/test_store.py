@@ -312,6 +312,13 @@ def test_missing_samples_are_named(run: Path) -> None:
         open_run(run)
 
 
+def test_a_run_whose_samples_are_missing_is_not_resumed(run: Path, meta: dict[str, Any]) -> None:
+    (run / "samples.jsonl").unlink()
+    with pytest.raises(UserError, match=r"samples\.jsonl is missing; restore it"):
+        RunWriter.resume(run, meta["configuration"])
+    assert not (run / "samples.jsonl").exists()
+
+
 # A run that was killed.
 
 

@@ -16,11 +16,11 @@ import pytest
 from retbench.config import RunConfig, resolve
 from retbench.environment import PROJECT_ROOT
 from retbench.interrupts import Interrupts
-from retbench.process import REPLY_FD, Message, Worker
+from retbench.process import PARENT, REPLY_FD, Message, Worker
 from retbench.runner import WORKER_COMMAND
 
 TIMEOUT_S = 120.0
-linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone ends orphaned workers")
 
 
 def environment() -> dict[str, str]:
@@ -41,6 +41,21 @@ def start(config: RunConfig, family: str = "retnet") -> Message:
         "process": 7,
         "ceilings": None,
     }
+
+
+def test_a_library_that_the_memory_limit_keeps_out_is_out_of_memory(worker: Worker) -> None:
+    reply = answer(worker, start(configuration(memory_limit_gib=0.001)))
+    assert (reply["event"], reply["status"]) == ("failed", "oom")
+
+
+@linux
+def test_a_worker_whose_parent_ended_before_it_began_does_nothing() -> None:
+    variables = environment() | {REPLY_FD: "1", PARENT: str(os.getpid() + 1)}
+    ended = subprocess.run(
+        WORKER_COMMAND, env=variables, input=b'{"do": "ceilings"}\n', capture_output=True,
+        timeout=TIMEOUT_S,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
 
 
 @pytest.fixture
