@@ -17,6 +17,7 @@ from retbench.config import PROFILES, Profile, RunConfig
 from retbench.configcheck import model_configs
 from retbench.measure import ceilings as ceiling
 from retbench.plan import Contender, Plan, Point
+from retbench.suites.base import PREFILL_TOKENS
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
@@ -175,7 +176,8 @@ class _Cost:
     def _activation_bytes(self, point: Point) -> int:
         """Live activations of one layer at once: residual, mixer (RetNet's 8 d), feed-forward."""
         width = 8 * self.model.d_model + self.model.d_ff
-        return point.tokens * width * self._dtype_bytes
+        tokens = min(point.tokens, max(point.seq_len, PREFILL_TOKENS))
+        return tokens * width * self._dtype_bytes
 
     def memory_bytes(self, point: Point) -> int:
         capacity = point.seq_len + self.config.new_tokens

@@ -156,8 +156,10 @@ def memory_line(unfit: int, available_bytes: int | None) -> str:
     """How many cells would not fit the memory there is."""
     if available_bytes is None:
         return "the available memory is unknown"
-    gib = significant(available_bytes / 2**30)
-    return f"{unfit or 'no'} cell{'s' * (unfit != 1)} would not fit the {gib} GiB available"
+    there_is = f"the {significant(available_bytes / 2**30)} GiB available"
+    if unfit == 0:
+        return f"all cells fit into {there_is}"
+    return f"{unfit} cell{'s' * (unfit != 1)} would not fit into {there_is}"
 
 
 def sizes(models: Sequence[ModelSize]) -> Table:

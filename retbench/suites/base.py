@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from retbench.measure.memory import MemoryMeter
 
 
+PREFILL_TOKENS = 65536
+"""Most tokens of one prefill call; a larger batch goes in by parts of whole sequences. Otherwise
+the activations of its prefill, not its state, would decide how large a batch fits."""
+
+
 class CellFailure(Exception):
     """A cell that cannot be measured, with the status of M17 that says why."""
 

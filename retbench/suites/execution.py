@@ -13,13 +13,10 @@ import torch
 from torch import Tensor
 
 from models.protocol import LanguageModel
+from retbench.suites.base import PREFILL_TOKENS
 
 STATE_ALIGNMENT = 16
 """States hold a multiple of so many tokens where the model can, for the kernels' sake."""
-
-PREFILL_TOKENS = 65536
-"""Most tokens of one prefill call; a larger batch goes in by parts of whole sequences. Otherwise
-the activations of its prefill, not its state, would decide how large a batch fits."""
 
 GRAPH_WARM_UP_STEPS = 3
 """Steps on a side stream before a capture, as torch.cuda.graph asks for."""
