@@ -1,9 +1,9 @@
 """Retbench: does a RetNet beat a Transformer of the same size, and against which Transformer?
 
-    import retbench
+import retbench
 
-    run = retbench.run("inference", models=["retnet", "transformer"], preset="tiny")
-    run.frame()  # one row a sample: a pandas DataFrame
+run = retbench.run("inference", models=["retnet", "transformer"], preset="tiny")
+run.frame()  # one row a sample: a pandas DataFrame
 """
 
 from __future__ import annotations

@@ -30,6 +30,16 @@ __all__ = ["WORKER_COMMAND", "Observer", "execute"]
 
 WORKER_COMMAND = (sys.executable, "-m", "retbench.worker")
 
+# glibc's malloc gives large tensors back to the kernel and takes them again, page by page, or does
+# not, as the heap of a process happens to lie: the same prefill took 70 ms in one process, 120 ms in
+# the next. With these it keeps what it was given until the memory meter trims it, as the allocators
+# do that torch's tuning guide recommends for serving. Other C libraries ignore them.
+ALLOCATOR = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
+
 
 def execute(
     config: RunConfig,
@@ -232,7 +242,7 @@ class _Session:
     def _worker(self) -> Worker:
         threads = str(self.config.threads)
         paths = [str(environment.PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]
-        variables = {
+        variables = ALLOCATOR | {
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "PYTHONPATH": os.pathsep.join(path for path in paths if path),
