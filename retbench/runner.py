@@ -31,9 +31,9 @@ __all__ = ["WORKER_COMMAND", "Observer", "execute"]
 WORKER_COMMAND = (sys.executable, "-m", "retbench.worker")
 
 # glibc's malloc gives large tensors back to the kernel and takes them again, page by page, or does
-# not, as the heap of a process happens to lie: the same prefill took 70 ms in one process, 120 ms in
-# the next. With these it keeps what it was given until the memory meter trims it, as the allocators
-# do that torch's tuning guide recommends for serving. Other C libraries ignore them.
+# not, as the heap of a process happens to lie: the same prefill took 70 ms in one process, 120 ms
+# in the next. With these it keeps what it was given until the memory meter trims it, as do the
+# allocators that torch's tuning guide recommends for serving. Other C libraries ignore them.
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
