@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,5 +58,5 @@ def profile(meta: Mapping[str, Any]) -> str:
 def noise_floor(meta: Mapping[str, Any]) -> str:
     """The noise floor of the machine, and the margin that verdicts use."""
     measured = floor(meta)
-    known = "not calibrated" if measured is None else f"{measured:.2%}"
+    known = "not calibrated" if measured is None else f"{math.expm1(measured):.2%}"
     return f"noise floor: {known}; margin of verdicts: {margin(meta):.2%}"

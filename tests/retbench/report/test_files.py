@@ -195,7 +195,7 @@ def test_markdown_states_how_to_read_a_ratio_and_defines_the_metrics(make_run: M
     write_all(run)
     ratios = (run.path / "tables" / "ratios.md").read_text()
     assert "below 1 the subject is faster" in ratios
-    assert "noise floor: 2.00%" in ratios
+    assert "noise floor: 2.02%" in ratios
     assert "| transformer | 8k | 1 | 0 | – | transformer: oom |" in ratios
     cells = (run.path / "tables" / "cells.md").read_text()
     assert "**TPOT**: time per output token" in cells
