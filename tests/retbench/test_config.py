@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retbench import configcheck
@@ -45,7 +45,7 @@ configs = st.builds(
     dtype=st.sampled_from(DTYPES),
     mode=st.sampled_from(MODES),
     profile=st.sampled_from(sorted(PROFILES)),
-    seed=st.integers(0, 2**63),
+    seed=st.integers(0, 2**63 - 1),
     threads=st.integers(1, 1024),
     ffn=st.sampled_from(["gelu", "swiglu"]),
     timeout_s=st.floats(1e-9, 1e9),
@@ -56,6 +56,7 @@ configs = st.builds(
 )
 
 
+@settings(deadline=None, derandomize=True)
 @given(configs)
 def test_a_configuration_survives_json_exactly(config: RunConfig) -> None:
     assert RunConfig.from_json(json.loads(json.dumps(config.to_json()))) == config

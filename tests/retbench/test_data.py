@@ -101,7 +101,7 @@ class TestTokenizer:
         assert order[188:190] == b"\x00\x01"
         assert sorted(order) == list(range(256))
 
-    @settings(deadline=None)
+    @settings(deadline=None, derandomize=True)
     @given(st.text())
     def test_decoding_returns_any_text(self, text: str) -> None:
         assert gpt2().decode(gpt2().encode_ordinary(text)) == text

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -302,43 +302,39 @@ def test_a_second_run_into_the_same_folder_is_refused_while_the_first_goes_on(
 # Disks.
 
 
-def full_disk(limit_bytes: int) -> None:
-    """Let no file of this process grow beyond the limit: a disk that is full, without one."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, resource.RLIM_INFINITY))
+@contextlib.contextmanager
+def full_disk(limit_bytes: int) -> Iterator[None]:
+    """Let no file of this process grow beyond the limit: a disk that is full, without one.
 
-
-@pytest.fixture
-def disk_limit() -> Any:
-    """``disk_limit(bytes)``; lifted when the test ends."""
-    handler, limits = signal.getsignal(signal.SIGXFSZ), resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield full_disk
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+    Lifted within the test: the log that the test's result goes to may itself be a longer file.
+    """
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_disk_that_fills_up_keeps_whole_cells(
-    tmp_path: Path, meta: dict[str, Any], batch: Any, disk_limit: Any
+    tmp_path: Path, meta: dict[str, Any], batch: Any
 ) -> None:
     with RunWriter.create(tmp_path / "run", meta) as writer:
         writer.append(batch())
         before = (tmp_path / "run" / "samples.jsonl").read_bytes()
-        disk_limit(len(before) + 300)  # the next cell's first line fits, and no more
-        with pytest.raises(UserError, match=r"cannot write .*samples\.jsonl: File too large"):
+        full = pytest.raises(UserError, match=r"cannot write .*samples\.jsonl: File too large")
+        with full, full_disk(len(before) + 300):  # the next cell's first line fits, and no more
             writer.append(batch(block=1))
         assert (tmp_path / "run" / "samples.jsonl").read_bytes() == before
         assert writer.done == {(0, "retnet", FIRST)}
     assert len(open_run(tmp_path / "run").endings) == 1
 
 
-def test_a_run_goes_on_when_there_is_room_again(
-    drive: ModuleType, tmp_path: Path, disk_limit: Any
-) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    disk_limit(12_000)
-    with pytest.raises(UserError, match=r"cannot write .*samples\.jsonl"):
+def test_a_run_goes_on_when_there_is_room_again(drive: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot write .*samples\.jsonl"), full_disk(12_000):
         drive.execute(tmp_path / "run")
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     kept = (tmp_path / "run" / "samples.jsonl").read_bytes()
     assert 0 < len(open_run(tmp_path / "run").endings) < 12
     run = drive.execute(tmp_path / "run", resume=True)
@@ -346,13 +342,10 @@ def test_a_run_goes_on_when_there_is_room_again(
     assert coordinates(run) == coordinates(drive.execute(tmp_path / "undisturbed"))
 
 
-def test_run_json_stays_when_the_disk_is_full(
-    tmp_path: Path, meta: dict[str, Any], disk_limit: Any
-) -> None:
+def test_run_json_stays_when_the_disk_is_full(tmp_path: Path, meta: dict[str, Any]) -> None:
     with RunWriter.create(tmp_path / "run", meta) as writer:
         before = (tmp_path / "run" / "run.json").read_bytes()
-        disk_limit(100)
-        with pytest.raises(UserError, match=r"cannot write .*run\.json"):
+        with pytest.raises(UserError, match=r"cannot write .*run\.json"), full_disk(100):
             writer.update(models={"retnet": {}})
         assert writer.meta["models"] == {}
     assert {f.name for f in (tmp_path / "run").iterdir()} == {"run.json", "samples.jsonl"}
