@@ -62,9 +62,6 @@ class Sum(LayerState):
     def tensors(self):
         return self.total, self.count
 
-    def clone(self):
-        return Sum(self.total.clone(), self.count.clone())
-
 
 class MovingAverage(Mixer):
     def __init__(self, d_model):
