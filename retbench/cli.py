@@ -63,7 +63,12 @@ def _root(
 
 @app.command()
 def run(
-    suite: Annotated[str | None, typer.Option(help="What to measure. [default: inference]")] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="inference, perplexity, scaling, ablation or recall. [default: inference]"
+        ),
+    ] = None,
     models: Annotated[
         str | None, typer.Option(help="Families, commas between; the first is the subject.")
     ] = None,
@@ -81,6 +86,25 @@ def run(
         str | None, typer.Option(help="float32, bfloat16, float16 or float64.")
     ] = None,
     mode: Annotated[str | None, typer.Option(help="eager, compile or cudagraph.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Text to train on: FILE, FOLDER, GLOB or hf:NAME. [default: embedded]"),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="char, byte, bpe:N, gpt2, cl100k_base or o200k_base.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps of one training.")] = None,
+    lr: Annotated[
+        str | None, typer.Option(help="Learning rates to try out, the same for all models.")
+    ] = None,
+    train: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Set a field of the training. Repeatable."),
+    ] = None,
+    presets: Annotated[str | None, typer.Option(help="Sizes of the suite scaling.")] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Of the suite recall: mqar, copy, needle.")
+    ] = None,
     profile: Annotated[
         str | None, typer.Option(help="smoke, quick, report or rigorous. [default: quick]")
     ] = None,
@@ -121,9 +145,10 @@ def run(
     job = api.prepare(
         suite, out=out, resume=resume, config_file=config, models=models, preset=preset,
         context=context, batch=batch, batch_context=batch_context, new_tokens=new_tokens,
-        device=device, dtype=dtype, mode=mode, profile=profile, seed=seed, threads=threads,
-        ffn=ffn, overrides=overrides or None, plugins=plugin or None, timeout=timeout,
-        memory_limit=memory_limit,
+        data=data, tokenizer=tokenizer, steps=steps, lr=lr, train=train or None, presets=presets,
+        tasks=tasks, device=device, dtype=dtype, mode=mode, profile=profile, seed=seed,
+        threads=threads, ffn=ffn, overrides=overrides or None, plugins=plugin or None,
+        timeout=timeout, memory_limit=memory_limit,
     )  # fmt: skip
     if dry_run:
         _show_forecast(console, job.config)

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from retbench import configvalues as value
-from retbench.configcheck import check, default_device, physical_cores
+from retbench.configcheck import check, default_device, physical_cores, require_known
 from retbench.configfile import read_config_file
 from retbench.errors import Misfit, UserError
 
@@ -59,6 +59,8 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 MODES = ("eager", "compile", "cudagraph")
 FEED_FORWARDS = ("gelu", "swiglu")
 
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
+
 _DEFAULTS: dict[str, Any] = {
     "suite": "inference",
     "models": ("retnet", "transformer", "transformer-gqa"),
@@ -70,8 +72,40 @@ _DEFAULTS: dict[str, Any] = {
     "memory_limit_gib": None,
     "out": None,
 }
-_DEVICE_DEFAULTS: dict[str, dict[str, Any]] = {
-    "cpu": {
+_TRAINING_DEFAULTS: dict[str, Any] = {
+    "models": ("retnet", "transformer"),
+    "mode": "eager",
+    "timeout_s": 3600.0,
+}
+
+
+def _without_text(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: given for name, given in defaults.items() if name != "tokenizer"}
+
+
+_CPU_TRAINING: dict[str, Any] = _TRAINING_DEFAULTS | {
+    "dtype": "float32",
+    "preset": "1m",
+    "tokenizer": "char",
+    "context": (256,),
+    "batch": (4,),
+    "steps": 700,
+    "learning_rates": (1e-3, 3e-3, 1e-2),
+}
+_CUDA_TRAINING: dict[str, Any] = _TRAINING_DEFAULTS | {
+    "dtype": "bfloat16",
+    "preset": "30m",
+    "tokenizer": "gpt2",
+    "context": (1024,),
+    "batch": (32,),
+    "steps": 1000,
+    "learning_rates": (5e-4, 1e-3, 2e-3),
+}
+_RECALL: dict[str, Any] = {"preset": "tiny", "tasks": ("mqar", "copy", "needle")}
+_CPU_RECALL = _without_text(_CPU_TRAINING) | _RECALL | {"context": (64,), "batch": (64,)}
+_CUDA_RECALL = _without_text(_CUDA_TRAINING) | _RECALL | {"context": (256,), "batch": (64,)}
+_SUITE_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
+    ("inference", "cpu"): {
         "preset": "10m",
         "dtype": "float32",
         "mode": "eager",
@@ -81,7 +115,7 @@ _DEVICE_DEFAULTS: dict[str, dict[str, Any]] = {
         "new_tokens": 8,
         "timeout_s": 600.0,
     },
-    "cuda": {
+    ("inference", "cuda"): {
         "preset": "1.3b",
         "dtype": "bfloat16",
         "mode": "cudagraph",
@@ -91,12 +125,39 @@ _DEVICE_DEFAULTS: dict[str, dict[str, Any]] = {
         "new_tokens": 32,
         "timeout_s": 900.0,
     },
+    ("perplexity", "cpu"): _CPU_TRAINING,
+    ("perplexity", "cuda"): _CUDA_TRAINING,
+    ("scaling", "cpu"): _CPU_TRAINING | {"presets": ("tiny", "1m", "3m"), "steps": 200},
+    ("scaling", "cuda"): _CUDA_TRAINING | {"presets": ("30m", "125m", "350m")},
+    ("ablation", "cpu"): _CPU_TRAINING | {"models": ("retnet",), "steps": 400},
+    ("ablation", "cuda"): _CUDA_TRAINING | {"models": ("retnet",)},
+    ("recall", "cpu"): _CPU_RECALL,
+    ("recall", "cuda"): _CUDA_RECALL,
 }
+
+_INFERENCE = ("inference",)
+_TEXT = ("perplexity", "scaling", "ablation")
+_TRAINING = (*_TEXT, "recall")
+_USED_BY: dict[str, tuple[str, ...]] = {
+    "batch_context": _INFERENCE,
+    "new_tokens": _INFERENCE,
+    "data": _TEXT,
+    "tokenizer": _TEXT,
+    "steps": _TRAINING,
+    "learning_rates": _TRAINING,
+    "training": _TRAINING,
+    "presets": ("scaling",),
+    "tasks": ("recall",),
+}
+"""The suites that use a field; one that is not listed is used by all."""
+
 _SHORT_NAMES = {
     "timeout": "timeout_s",
     "memory_limit": "memory_limit_gib",
     "set": "overrides",
     "plugin": "plugins",
+    "train": "training",
+    "lr": "learning_rates",
 }
 _FLAGS = {name: flag for flag, name in _SHORT_NAMES.items()}
 
@@ -109,10 +170,10 @@ class RunConfig:
         suite: what is measured.
         models: names of families in the models' registry; the first is the subject of every ratio.
         preset: size of all models.
-        context: context lengths, in tokens, swept at the first batch size.
-        batch: batch sizes, swept at ``batch_context``.
-        batch_context: context of the sweep over batch sizes, in tokens.
-        new_tokens: decode steps of one trial.
+        context: context lengths, in tokens, swept at the first batch size; a training suite has
+            one, the context of its training.
+        batch: batch sizes, swept at ``batch_context``; a training suite has one, the sequences of
+            an optimizer step.
         device: ``cpu`` or ``cuda``.
         dtype: of the weights and activations.
         mode: ``eager``, ``compile`` or ``cudagraph``, the same for all models.
@@ -125,6 +186,15 @@ class RunConfig:
         out: the run directory as it was asked for; None for one named after suite and time.
         plugins: files or modules that register further families of models.
         overrides: fields of the models' configuration: ``key`` for all, ``family.key`` for one.
+        batch_context: context of the sweep over batch sizes, in tokens.
+        new_tokens: decode steps of one trial.
+        data: text to train and test on: a file, a folder, a pattern; None for the embedded one.
+        tokenizer: its name.
+        steps: optimizer steps of one training.
+        learning_rates: the rates that are tried out, the same for all models.
+        presets: sizes of a scaling run.
+        tasks: of a recall run.
+        training: fields of :class:`retbench.training.TrainingConfig` to override.
     """
 
     suite: str
@@ -132,8 +202,6 @@ class RunConfig:
     preset: str
     context: tuple[int, ...]
     batch: tuple[int, ...]
-    batch_context: int
-    new_tokens: int
     device: str
     dtype: str
     mode: str
@@ -146,9 +214,19 @@ class RunConfig:
     out: str | None = None
     plugins: tuple[str, ...] = ()
     overrides: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    batch_context: int = 0
+    new_tokens: int = 0
+    data: str | None = None
+    tokenizer: str = ""
+    steps: int = 0
+    learning_rates: tuple[float, ...] = ()
+    presets: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "overrides", MappingProxyType(dict(self.overrides)))
+        object.__setattr__(self, "training", MappingProxyType(dict(self.training)))
 
     def overrides_for(self, family: str) -> dict[str, Any]:
         """Fields to override in one family's configuration, the feed-forward kind included."""
@@ -162,11 +240,9 @@ class RunConfig:
         return {"ffn": self.ffn, **shared, **own}
 
     def to_json(self) -> dict[str, Any]:
-        """Every field as JSON-able values; :meth:`from_json` gives back an equal configuration."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {
-            key: list(given) if isinstance(given, tuple) else given for key, given in plain.items()
-        } | {"overrides": dict(self.overrides)}
+        """Every field that the suite uses, as JSON-able values; :meth:`from_json` inverts it."""
+        used = [f.name for f in fields(self) if is_used(f.name, self.suite)]
+        return {name: _plain(getattr(self, name)) for name in used}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> RunConfig:
@@ -179,6 +255,18 @@ class RunConfig:
         if missing := [name for name in required if name not in document]:
             raise UserError(f"the stored configuration lacks {', '.join(missing)}")
         return cls(**parse(document))
+
+
+def _plain(given: Any) -> Any:
+    """A field's value as JSON can hold it."""
+    if isinstance(given, tuple):
+        return list(given)
+    return dict(given) if isinstance(given, Mapping) else given
+
+
+def is_used(name: str, suite: str) -> bool:
+    """Whether a suite has a use for a field of :class:`RunConfig`."""
+    return suite in _USED_BY.get(name, (suite,))
 
 
 _READERS: dict[str, value.Reader] = {
@@ -201,6 +289,13 @@ _READERS: dict[str, value.Reader] = {
     "out": value.optional(value.path),
     "plugins": value.names,
     "overrides": value.overrides,
+    "data": value.optional(value.path),
+    "tokenizer": value.text,
+    "steps": value.positive,
+    "learning_rates": value.ascending_floats,
+    "presets": value.names,
+    "tasks": value.names,
+    "training": value.overrides,
 }
 
 
@@ -284,10 +379,15 @@ def resolve(
     """
     chosen, places = _asked(suite, config_file, given)
     device = chosen.get("device") or default_device()
-    defaults = {**_DEFAULTS, **_DEVICE_DEFAULTS[device], "device": device}
-    defaults["threads"] = chosen.get("threads") or physical_cores()
-    config = RunConfig(**{**defaults, **chosen})
+    name = chosen.get("suite", _DEFAULTS["suite"])
     try:
+        require_known("suite", name, _suites())
+        _require_used(name, chosen)
+        defaults = {**_DEFAULTS, **_SUITE_DEFAULTS[name, device], "device": device}
+        defaults["threads"] = chosen.get("threads") or physical_cores()
+        if "presets" in defaults:
+            defaults["preset"] = chosen.get("presets", defaults["presets"])[0]
+        config = RunConfig(**{**defaults, **chosen})
         check(config)
     except Misfit as problem:
         place = next((places[key] for key in problem.keys if key in places), None)
@@ -297,12 +397,27 @@ def resolve(
     return config
 
 
+def _suites() -> tuple[str, ...]:
+    return tuple(dict.fromkeys(suite for suite, _ in _SUITE_DEFAULTS))
+
+
+def _require_used(suite: str, chosen: Mapping[str, Any]) -> None:
+    """Refuse what would be ignored: whoever gives it expects an effect."""
+    for name in chosen:
+        if not is_used(name, suite):
+            flag = _FLAGS.get(name, name).replace("_", "-")
+            owners = f"it belongs to {', '.join(_USED_BY[name])}"
+            raise Misfit(f"{flag}: the suite {suite} has no use for it", owners, keys=(name,))
+    if "preset" in chosen and is_used("presets", suite):
+        raise Misfit(f"preset: the suite {suite} takes several", "use --presets", keys=("preset",))
+
+
 def contradictions(config: RunConfig, asked: Mapping[str, Any]) -> list[str]:
     """Which of the values asked for differ from a stored configuration, one phrase each."""
     stored = config.to_json()
     asked = {k: list(v) if isinstance(v, tuple) else v for k, v in asked.items() if k != "out"}
     return [
-        f"{key.replace('_', '-')} was {stored[key]!r}, not {wanted!r}"
+        f"{key.replace('_', '-')} was {stored.get(key)!r}, not {wanted!r}"
         for key, wanted in asked.items()
-        if stored[key] != wanted
+        if stored.get(key) != wanted
     ]

@@ -18,8 +18,7 @@ from retbench.errors import Misfit
 if TYPE_CHECKING:
     from models.config import ModelConfig
     from retbench.config import RunConfig
-
-VOCAB_SIZE = 50257  # of retbench.data.tokenizer, which takes its time to import
+    from retbench.plan import Contender, Point
 
 # What is set for a whole run by a flag, never for one model.
 _OWN_FLAGS = {"ffn": "--ffn", "family": "--models", "preset": "--preset"}
@@ -80,13 +79,34 @@ def check(config: RunConfig) -> None:
         raise Misfit("models: needs at least one", keys=("models",))
     _check_device(config)
     _check_threads(config.threads)
-    for family, model in model_configs(config).items():
-        _check_length(config, family, model)
-        _check_vocabulary(family, model)
+    for preset in config.presets or (config.preset,):
+        suites.get(config.suite).check(config, model_configs(config, preset))
 
 
-def model_configs(config: RunConfig) -> dict[str, ModelConfig]:
+def model_config(
+    config: RunConfig, contender: Contender, point: Point | None = None
+) -> ModelConfig:
+    """The configuration of a contender's model, at a point's own preset where it has one.
+
+    Raises:
+        ConfigError: if there is no such family, preset or option.
+        UserError: if the data that decide on its vocabulary cannot be read.
+    """
+    from models.registry import config_for
+    from retbench import suites
+
+    plugins.load(config.plugins)
+    preset = config.preset if point is None else str(point.setting("preset", config.preset))
+    asked = suites.get(config.suite).model_options(config)
+    return config_for(contender.family, preset, **{**contender.options, **asked})
+
+
+def model_configs(config: RunConfig, preset: str | None = None) -> dict[str, ModelConfig]:
     """The configuration of every model of a run, by the name of its family.
+
+    Args:
+        config: of the run.
+        preset: the models' size; the run's where None.
 
     Raises:
         UserError: for an unknown model, preset or override, or sizes that do not fit together.
@@ -95,7 +115,8 @@ def model_configs(config: RunConfig) -> dict[str, ModelConfig]:
     from models.registry import config_for
 
     plugins.load(config.plugins)
-    require_known("preset", config.preset, PRESETS)
+    preset = preset or config.preset
+    require_known("preset", preset, PRESETS, key="presets" if config.presets else "preset")
     known = plugins.families()
     for family in config.models:
         require_known("model", family, known, key="models")
@@ -103,10 +124,10 @@ def model_configs(config: RunConfig) -> dict[str, ModelConfig]:
     found = {}
     for family in config.models:
         try:
-            found[family] = config_for(family, config.preset, **config.overrides_for(family))
+            found[family] = config_for(family, preset, **config.overrides_for(family))
         except (ConfigError, TypeError) as problem:
             keys = [f"overrides.{key}" for key in config.overrides if _field(key) in str(problem)]
-            message = f"{family} at preset {config.preset}: {problem}"
+            message = f"{family} at preset {preset}: {problem}"
             raise Misfit(message, keys=[*keys, "overrides", "preset"]) from None
     return found
 
@@ -162,28 +183,6 @@ def _no_gpu() -> Misfit:
         "use --device cpu, or install a driver and a CUDA build of torch",
         keys=("device",),
     )
-
-
-def _check_length(config: RunConfig, family: str, model: ModelConfig) -> None:
-    longest = {"context": max(config.context), "batch_context": config.batch_context}
-    for name, length in longest.items():
-        if length + config.new_tokens > model.max_len:
-            raise Misfit(
-                f"{name.replace('_', '-')} {length} and {config.new_tokens} new tokens exceed the "
-                f"{model.max_len} tokens that {family} can hold (its max_len)",
-                f"shorten it or use --set max_len={length + config.new_tokens}",
-                keys=(name, "overrides.max_len", f"overrides.{family}.max_len"),
-            )
-
-
-def _check_vocabulary(family: str, model: ModelConfig) -> None:
-    """The prompts are text of GPT-2's tokenizer, whose every token a model must know."""
-    if model.vocab_size < VOCAB_SIZE:
-        raise Misfit(
-            f"set: vocab_size = {model.vocab_size} of {family} is less than the {VOCAB_SIZE} "
-            "tokens that prompts are made of",
-            keys=("overrides.vocab_size", f"overrides.{family}.vocab_size"),
-        )
 
 
 def _siblings(cpu: int) -> str:

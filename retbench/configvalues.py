@@ -81,6 +81,25 @@ def positive_float(raw: Any) -> float:
     return float(raw)
 
 
+def ascending_floats(raw: Any) -> tuple[float, ...]:
+    """Numbers above 0: ``1e-3,3e-3``, one number, or a sequence.
+
+    Returns:
+        Each number once, ascending.
+    """
+    if isinstance(raw, str):
+        try:
+            items: list[Any] = [float(part) for part in raw.split(",") if part.strip()]
+        except ValueError:
+            raise ValueError(f"{raw!r} is no list of numbers such as 1e-3,3e-3") from None
+    else:
+        items = _sequence([raw] if isinstance(raw, int | float) else raw)
+    found = {positive_float(item) for item in items}
+    if not found:
+        raise ValueError("needs at least one value")
+    return tuple(sorted(found))
+
+
 def names(raw: Any) -> tuple[str, ...]:
     """Names: a sequence of them, or text with commas between."""
     parts = [part for part in raw.split(",") if part.strip()] if isinstance(raw, str) else raw

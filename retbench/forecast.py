@@ -1,47 +1,20 @@
 """How long a run will take and how much memory its cells need, before and while it runs.
 
-A rough model, good to a factor of about two: prefill is bound by the matmul rate or by memory
-bandwidth, a decode step by the bytes it must move or by its FLOPs, and everything by the caps of
-the profile. While a run goes on, :class:`TimeLeft` replaces it by what was observed, cell by cell.
-No number of this module enters a table.
+Each suite brings a rough model of its cells (``Suite.cost``), good to a factor of about two. While
+a run goes on, :class:`TimeLeft` replaces it by what was observed, cell by cell. No number of this
+module enters a table.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from retbench.config import PROFILES, Profile, RunConfig
-from retbench.configcheck import model_configs
-from retbench.measure import ceilings as ceiling
+from retbench import suites
+from retbench.config import RunConfig
+from retbench.configcheck import model_config
 from retbench.plan import Contender, Plan, Point
-from retbench.suites.base import PREFILL_TOKENS
-
-if TYPE_CHECKING:
-    from models.config import ModelConfig
-
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
-
-# For a machine that was not measured; only proportions between cells matter then.
-_NOMINAL_BANDWIDTH = {"cpu": 1e10, "cuda": 2e12}
-_NOMINAL_MATMUL_RATE = {"cpu": 1e11, "cuda": 3e14}
-
-# What a forward reaches of the best matmul rate, and a decode step of the bandwidth.
-_MATMUL_EFFICIENCY = 0.4
-_BANDWIDTH_EFFICIENCY = 0.45
-# Host work of one layer in one step: dispatch on a CPU, a launch (or its replay) on a GPU.
-_LAYER_OVERHEAD_S = {
-    "eager": {"cpu": 1e-4, "cuda": 3e-4},
-    "compile": {"cpu": 4e-5, "cuda": 1e-4},
-    "cudagraph": {"cpu": 0.0, "cuda": 2e-5},
-}
-# A worker's imports, gate and first calls; compilation comes on top, once a process.
-_PROCESS_S = 4.0
-_COMPILE_S = {"eager": 0.0, "compile": 45.0, "cudagraph": 2.0}
-_INITIALISED_BYTES_PER_S = {"cpu": 5e8, "cuda": 2e10}
-_SETTLED_TRIALS = 6
 
 
 @dataclass(frozen=True)
@@ -52,13 +25,15 @@ class CellForecast:
         contender: the model.
         point: where it is measured.
         seconds: in one process, without starting it.
-        memory_bytes: of weights, state and prefill activations at their peak.
+        memory_bytes: at its peak.
+        blocks: how often it is measured.
     """
 
     contender: Contender
     point: Point
     seconds: float
     memory_bytes: int
+    blocks: int
 
 
 @dataclass(frozen=True)
@@ -68,7 +43,7 @@ class Forecast:
     Attributes:
         cells: one entry per model and point, in the order of the plan.
         process_s: starting a worker of each model until its first cell, in seconds, by label.
-        blocks: how often each cell is measured.
+        blocks: how often each model is started.
     """
 
     cells: tuple[CellForecast, ...]
@@ -78,8 +53,8 @@ class Forecast:
     @property
     def total_s(self) -> float:
         """Wall time of the whole run, in seconds."""
-        cells = sum(cell.seconds for cell in self.cells)
-        return self.blocks * (cells + sum(self.process_s.values()))
+        cells = sum(cell.seconds * cell.blocks for cell in self.cells)
+        return cells + self.blocks * sum(self.process_s.values())
 
     def unfit(self, available_bytes: int | None) -> list[CellForecast]:
         """The cells that need more than this memory; none where it is unknown."""
@@ -96,95 +71,17 @@ def forecast(config: RunConfig, plan: Plan, ceilings: Mapping[str, Any] | None =
         plan: the cells.
         ceilings: as ``retbench.measure.ceilings.measure`` gives them; nominal ones where None.
     """
-    models = model_configs(config)
-    costs = {c.label: _Cost(config, models[c.family], ceilings) for c in plan.contenders}
-    return Forecast(
-        cells=tuple(
-            CellForecast(
-                contender, point, costs[contender.label].cell_s(point),
-                costs[contender.label].memory_bytes(point),
-            )
-            for contender in plan.contenders
-            for point in plan.ascending()
-        ),
-        process_s={label: cost.process_s() for label, cost in costs.items()},
-        blocks=plan.blocks,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Cost:
-    """The cost model of one model on one machine."""
-
-    config: RunConfig
-    model: ModelConfig
-    ceilings: Mapping[str, Any] | None
-
-    @property
-    def _profile(self) -> Profile:
-        return PROFILES[self.config.profile]
-
-    @property
-    def _dtype_bytes(self) -> int:
-        return DTYPE_BYTES[self.config.dtype]
-
-    def process_s(self) -> float:
-        weights = self.model.weight_bytes(self._dtype_bytes)
-        build_s = weights / _INITIALISED_BYTES_PER_S[self.config.device]
-        return _PROCESS_S + _COMPILE_S[self.config.mode] + build_s
-
-    def cell_s(self, point: Point) -> float:
-        prefill_s = self._prefill_s(point)
-        steps_s = self.config.new_tokens * self._step_s(point)
-        # Before the warm-up: the cold start, and a window of steps to find their length.
-        once_s = prefill_s + steps_s
-        return once_s + self._phase_s(prefill_s) + self._phase_s(steps_s)
-
-    def _phase_s(self, trial_s: float) -> float:
-        """Warm-up and timed trials of one phase, each under the profile's cap."""
-        profile = self._profile
-        budget_s = profile.phase_budget_s
-        # A long trial warms itself: as many run as begin within the cap, none if it exceeds it. A
-        # short one repeats until two windows are alike, six trials if the machine is calm.
-        is_long = trial_s > budget_s / 3
-        fewest = math.ceil(budget_s / trial_s) if is_long else max(profile.warmup, _SETTLED_TRIALS)
-        fewest = 0 if trial_s > budget_s else fewest
-        timed = max(profile.min_trials, min(profile.trials, math.ceil(budget_s / trial_s)))
-        return (fewest + timed) * trial_s
-
-    def _prefill_s(self, point: Point) -> float:
-        flops = self.model.flops_per_token(point.seq_len, "prefill") * point.tokens
-        moved = self.model.weight_bytes(self._dtype_bytes) + 2 * self._activation_bytes(point)
-        return self._bound_s(flops, moved) + self._overhead_s()
-
-    def _step_s(self, point: Point) -> float:
-        flops = self.model.flops_per_token(point.seq_len, "decode") * point.batch_size
-        moved = self.model.decode_bytes(point.batch_size, point.seq_len, self._dtype_bytes)
-        return self._bound_s(flops, moved) + self._overhead_s()
-
-    def _bound_s(self, flops: float, moved_bytes: float) -> float:
-        device = self.config.device
-        rate = ceiling.matmul_rate(self.ceilings, self.config.dtype)
-        bandwidth = ceiling.bandwidth_at(self.ceilings, moved_bytes)
-        compute_s = flops / (rate or _NOMINAL_MATMUL_RATE[device]) / _MATMUL_EFFICIENCY
-        memory_s = moved_bytes / (bandwidth or _NOMINAL_BANDWIDTH[device]) / _BANDWIDTH_EFFICIENCY
-        return max(compute_s, memory_s)
-
-    def _overhead_s(self) -> float:
-        return self.model.n_layers * _LAYER_OVERHEAD_S[self.config.mode][self.config.device]
-
-    def _activation_bytes(self, point: Point) -> int:
-        """Live activations of one layer at once: residual, mixer (RetNet's 8 d), feed-forward."""
-        width = 8 * self.model.d_model + self.model.d_ff
-        tokens = min(point.tokens, max(point.seq_len, PREFILL_TOKENS))
-        return tokens * width * self._dtype_bytes
-
-    def memory_bytes(self, point: Point) -> int:
-        capacity = point.seq_len + self.config.new_tokens
-        state = self.model.state_bytes(point.batch_size, capacity, self._dtype_bytes)
-        weights = self.model.weight_bytes(self._dtype_bytes)
-        logits = point.batch_size * self.model.vocab_size * self._dtype_bytes
-        return weights + state + logits + self._activation_bytes(point)
+    cost = suites.get(plan.suite).cost(config, ceilings)
+    cells = []
+    process_s = {}
+    for contender in plan.contenders:
+        process_s[contender.label] = cost.process_s(model_config(config, contender))
+        for point in plan.ascending():
+            model = model_config(config, contender, point)
+            blocks = 1 if point.once else plan.blocks
+            seconds, needed = cost.cell_s(model, point), cost.memory_bytes(model, point)
+            cells.append(CellForecast(contender, point, seconds, needed, blocks))
+    return Forecast(tuple(cells), process_s, plan.blocks)
 
 
 @dataclass

@@ -22,7 +22,9 @@ class Sample(TypedDict):
 
     ``seq_len`` and ``batch_size`` count tokens and sequences; ``value`` is in ``unit``.
     ``block`` counts rounds from 0, ``process`` counts worker processes from 0 over the whole run,
-    ``trial`` counts within a process and is None where a metric has one value a process.
+    ``trial`` counts within a process and is None where a metric has one value a process. In a
+    training suite ``trial`` is what the metric runs over: the optimizer step of a curve, the
+    document of a test, the last position of a bucket, the load of a recall task.
     ``model`` is the contender's label. ``implementation`` names what really ran (the retention
     form, the attention backend, the source of a memory figure).
     """
@@ -104,6 +106,33 @@ _DECLARED = (
            "batch"),
     Metric("decode_bytes", "bytes", "Decode bytes", "analytic bytes one decode step must move: "
            "weights once, state read, state written"),
+    # What one training measures; ``trial`` is the optimizer step of a curve.
+    Metric("train_loss", "nat/token", "Train loss", "cross-entropy on the training split, mean "
+           "over the steps since the record before", "lower"),
+    Metric("dev_loss", "nat/token", "Dev loss", "cross-entropy on the beginning of the dev split, "
+           "estimated during training", "lower"),
+    Metric("train_s", "s", "Training time", "time of all steps so far, evaluation excluded"),
+    Metric("final_dev_loss", "nat/token", "Final dev loss", "cross-entropy on the dev split after "
+           "the last step: what the learning rate is chosen by", "lower"),
+    Metric("learning_rate", "1", "Learning rate", "peak of the schedule"),
+    Metric("train_tokens_per_s", "tokens/s", "Training throughput", "tokens of all steps over "
+           "their time, evaluation excluded", "higher"),
+    Metric("parameters", "1", "Parameters", "non-embedding parameters"),
+    Metric("train_tokens", "1", "Training tokens", "tokens of all steps of one training"),
+    Metric("train_flops", "flop", "Training FLOPs", "analytic FLOPs, forward and backward, of one "
+           "training"),
+    Metric("data_order", "1", "Data order", "fingerprint of the training data and the order of "
+           "its batches: equal for all models of a block"),
+    # What the trained model is then tested on; ``trial`` is the document.
+    Metric("test_nats", "nat", "Test loss", "negative log-likelihood of a test document, every "
+           "token but its first scored once", "lower"),
+    Metric("test_tokens", "1", "Test tokens", "tokens scored in a test document"),
+    Metric("test_bytes", "bytes", "Test bytes", "UTF-8 bytes of a test document"),
+    Metric("position_loss", "nat/token", "Loss by position", "cross-entropy over the positions of "
+           "a bucket, that ends before position `trial` of the window", "lower"),
+    Metric("accuracy", "ratio", "Accuracy", "share of the answers whose likeliest token is right, "
+           "at a length and a load", "higher"),
+    Metric("answers", "1", "Answers", "answers asked for at a length and a load"),
     # Derived from the above when a report is made.
     Metric("prefill_tokens_per_s", "tokens/s", "Prefill throughput", "prompt tokens of the batch "
            "over the median TTFT", "higher"),

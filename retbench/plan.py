@@ -14,23 +14,58 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from retbench.errors import UserError
 
+Setting = str | int | float
+
 
 @dataclass(frozen=True, order=True)
 class Point:
-    """One coordinate of the sweep: ``seq_len`` tokens of context, ``batch_size`` sequences."""
+    """One coordinate of the sweep.
+
+    Attributes:
+        seq_len: tokens of context.
+        batch_size: sequences.
+        settings: further coordinates by name, in the order of the id: a training suite's stage,
+            learning rate, preset or task.
+        once: measured in the first block alone, as the learning rates are that are tried out.
+    """
 
     seq_len: int
     batch_size: int
+    settings: tuple[tuple[str, Setting], ...] = ()
+    once: bool = False
 
     @property
     def id(self) -> str:
         """The name of the point in samples and on the command line."""
-        return f"context={self.seq_len},batch={self.batch_size}"
+        sizes = (("context", self.seq_len), ("batch", self.batch_size))
+        named = (*self.settings, *sizes)
+        return ",".join(
+            f"{name}={given:g}" if isinstance(given, float) else f"{name}={given}"
+            for name, given in named
+        )
+
+    def setting(self, name: str, default: Setting | None = None) -> Setting | None:
+        """A further coordinate, or ``default`` where the point has none of that name."""
+        return dict(self.settings).get(name, default)
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field as JSON-able values; :meth:`from_json` gives back an equal point."""
+        sizes: dict[str, Any] = {"seq_len": self.seq_len, "batch_size": self.batch_size}
+        if self.settings or self.once:
+            sizes |= {"settings": dict(self.settings), "once": self.once}
+        return sizes
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Point:
+        """The inverse of :meth:`to_json`."""
+        settings = tuple(document.get("settings", {}).items())
+        once = bool(document.get("once", False))
+        return cls(document["seq_len"], document["batch_size"], settings, once)
 
     @property
     def tokens(self) -> int:
@@ -82,16 +117,19 @@ class Plan:
         random.Random(f"retbench order {self.seed} {block}").shuffle(contenders)
         return contenders
 
-    def ascending(self) -> list[Point]:
-        """The points from the fewest tokens to the most; the shorter context first among equals."""
-        return sorted(self.points, key=lambda point: (point.tokens, point.seq_len))
+    def ascending(self, block: int = 0) -> list[Point]:
+        """The points of a block from the fewest tokens to the most.
+
+        Among equals the shorter context comes first, and else the order of ``points`` stays.
+        """
+        points = [point for point in self.points if block == 0 or not point.once]
+        return sorted(points, key=lambda point: (point.tokens, point.seq_len))
 
     def cells(self) -> Iterator[tuple[int, Contender, Point]]:
         """Yield ``(block, contender, point)`` in the order of execution."""
-        points = self.ascending()
         for block in range(self.blocks):
             for contender in self.order(block):
-                for point in points:
+                for point in self.ascending(block):
                     yield block, contender, point
 
     def to_json(self) -> dict[str, Any]:
@@ -102,7 +140,7 @@ class Plan:
                 {"label": c.label, "family": c.family, "options": dict(c.options)}
                 for c in self.contenders
             ],
-            "points": [asdict(point) | {"point": point.id} for point in self.points],
+            "points": [point.to_json() | {"point": point.id} for point in self.points],
             "blocks": self.blocks,
             "seed": self.seed,
             "order": [[c.label for c in self.order(block)] for block in range(self.blocks)],

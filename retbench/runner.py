@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from retbench import environment, plugins, store
+from retbench import environment, plugins, store, suites
 from retbench.config import RunConfig
 from retbench.errors import Interrupted, UserError
 from retbench.interrupts import Interrupts
@@ -83,10 +83,7 @@ def execute(
 
 
 def _plan_of(config: RunConfig) -> Plan:
-    from retbench import suites  # a caller that brings its own plan needs no suite
-
-    plan: Plan = suites.get(config.suite).plan(config)
-    return plan
+    return suites.get(config.suite).plan(config)
 
 
 def _run_to_the_end(session: _Session) -> None:
@@ -97,7 +94,7 @@ def _run_to_the_end(session: _Session) -> None:
             writer.finish("finished")
     except KeyboardInterrupt:
         _finish_interrupted(writer)
-        total = len(session.plan.points) * len(session.plan.contenders) * session.plan.blocks
+        total = len(list(session.plan.cells()))
         raise Interrupted(
             f"interrupted, {len(writer.done)} of {total} cells are kept",
             f"continue with: {store.continue_command(writer.path)}"
@@ -118,11 +115,13 @@ def _open_writer(config: RunConfig, plan: Plan, out: Path, resume: bool) -> stor
     known = plugins.published(config.plugins, out)
     configuration = config.to_json() | {"out": None, "plugins": known}
     found = environment.provenance(config.device, config.threads, sys.orig_argv, seed=config.seed)
+    data = suites.get(config.suite).data(config)
     if not resume:
         meta: dict[str, Any] = {
             "suite": config.suite,
             "configuration": configuration,
             "plan": plan.to_json(),
+            "data": data,
             "models": {},
             "provenance": found,
             "resumed": [],
@@ -133,7 +132,7 @@ def _open_writer(config: RunConfig, plan: Plan, out: Path, resume: bool) -> stor
         return store.RunWriter.create(out, meta)
     writer = store.RunWriter.resume(out, configuration)
     try:
-        _require_same_run(writer, plan, found)
+        _require_same_run(writer, plan, found, data)
         if writer.meta["state"] != "finished":
             _record_resumption(writer, found)
     except BaseException:
@@ -142,8 +141,13 @@ def _open_writer(config: RunConfig, plan: Plan, out: Path, resume: bool) -> stor
     return writer
 
 
-def _require_same_run(writer: store.RunWriter, plan: Plan, found: Mapping[str, Any]) -> None:
-    """Cells of two machines, or of two plans, make no comparison."""
+def _require_same_run(
+    writer: store.RunWriter,
+    plan: Plan,
+    found: Mapping[str, Any],
+    data: Mapping[str, Any] | None,
+) -> None:
+    """Cells of two machines, of two plans or of two texts make no comparison."""
     begun = writer.meta["provenance"].get("machine_id")
     if begun != found["machine_id"]:
         raise UserError(
@@ -155,6 +159,11 @@ def _require_same_run(writer: store.RunWriter, plan: Plan, found: Mapping[str, A
         raise UserError(
             f"{writer.path} was begun with other cells than this version of the suite plans",
             "begin a new run with another --out",
+        )
+    if writer.meta.get("data") != data:
+        raise UserError(
+            f"{writer.path} was begun with another text: its content or its tokens have changed",
+            "restore the text, or begin a new run with another --out",
         )
 
 
@@ -206,7 +215,9 @@ class _Session:
 
     def _measure(self, block: int, contender: Contender) -> None:
         done = self.writer.done
-        points = [p for p in self.plan.ascending() if (block, contender.label, p.id) not in done]
+        points = [
+            p for p in self.plan.ascending(block) if (block, contender.label, p.id) not in done
+        ]
         start = self._numbered_worker
         with Shift(self.config, contender, block, self.writer, self._observer, start) as shift:
             for point in points:

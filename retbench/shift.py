@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from retbench import store
+from retbench import store, suites
 from retbench.config import RunConfig
 from retbench.environment import anonymous
 from retbench.journal import STATUS_METRIC, STATUS_PHASE, problem_of_batch
@@ -19,6 +19,7 @@ from retbench.metrics import METRICS, STATUSES, Sample, Status
 from retbench.observer import Observer
 from retbench.plan import Contender, Point
 from retbench.process import Message, Worker, WorkerFailure
+from retbench.suites.base import CellFailure
 
 # The process number of a cell that no process measured.
 NO_PROCESS = -1
@@ -99,9 +100,12 @@ class Shift:
             return self._failed(point, self._refusal)
         begun: float | None = None
         try:
+            brief = self._brief(point)
             worker = self._worker or self._start()
             begun = time.monotonic()
-            return self._measured(point, worker, begun)
+            return self._measured(point, brief, worker, begun)
+        except CellFailure as failure:  # what an earlier cell should have found is not there
+            return self._ended(point, failure.status, failure.cause, process=NO_PROCESS)
         except WorkerFailure as failure:
             # Dead, or in a state that no later cell should inherit.
             self._discard_worker()
@@ -120,12 +124,18 @@ class Shift:
             and row["status"] == "oom"
             and row["seq_len"] <= point.seq_len
             and row["batch_size"] <= point.batch_size
+            and self._named(row["point"]) == self._named(point.id)
         ]
         killed = [row for row in smaller if _KILLED in row["flags"]]
         known = [row for row in smaller if _KILLED not in row["flags"]] or killed[1:]
         if not known:
             return None
         return f"out of memory at {known[0]['point']} in block {known[0]['block']}"
+
+    @staticmethod
+    def _named(point_id: str) -> str:
+        """The part of a point's id that more tokens do not change: its settings."""
+        return point_id.partition("context=")[0]
 
     def _start(self) -> Worker:
         self._observer.worker(self._contender, self._block)
@@ -174,8 +184,17 @@ class Shift:
             reply = worker.receive()
         return reply
 
-    def _measured(self, point: Point, worker: Worker, begun: float) -> Outcome:
-        request = {"do": "cell", "seq_len": point.seq_len, "batch_size": point.batch_size}
+    def _brief(self, point: Point) -> Message:
+        """What the suite says of a cell, from the committed figures of the first block."""
+
+        def scalar(point_id: str, metric: str) -> float | None:
+            return self._writer.scalars.get((0, self._contender.label, point_id, metric))
+
+        suite = suites.get(self._config.suite)
+        return suite.brief(self._config, self._contender, point, scalar)
+
+    def _measured(self, point: Point, brief: Message, worker: Worker, begun: float) -> Outcome:
+        request = {"do": "cell", "point": point.to_json(), "brief": brief}
         reply = self._reply(worker, request)
         if reply["event"] != "cell" or reply.get("status") not in STATUSES:
             raise _reported(reply)
@@ -232,7 +251,7 @@ class Shift:
             suite=self._config.suite,
             point=point.id,
             model=self._contender.label,
-            preset=self._config.preset,
+            preset=str(point.setting("preset", self._config.preset)),
             implementation="",
             mode=self._config.mode,
             phase=phase,

@@ -42,6 +42,7 @@ _REQUIRED: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 _OPTIONAL: dict[str, tuple[type, ...]] = {
     "ceilings": (dict, NoneType), "calibration": (dict, NoneType), "warnings": (list,),
+    "data": (dict, NoneType),
     "elapsed_s": (int, float), "resumed": (list,),
 }  # fmt: skip
 
@@ -193,6 +194,8 @@ class RunWriter:
         path: the directory.
         meta: the content of ``run.json``.
         statuses: the status row of each finished ``(block, model, point)``.
+        scalars: figures that have one value a process, by ``(block, model, point, metric)``, of
+            cells that ended ok.
         last_process: the highest process number in the samples; -1 where there is none.
     """
 
@@ -200,6 +203,7 @@ class RunWriter:
         self.path = path
         self.meta = meta
         self.statuses: dict[Key, dict[str, Any]] = {}
+        self.scalars: dict[tuple[int, str, str, str], float] = {}
         self.last_process = -1
         self._log = log
         self._opened = time.monotonic()
@@ -261,8 +265,17 @@ class RunWriter:
             raise
         writer = cls(path, log, meta)
         writer.statuses.update(content.statuses)
+        writer._remember(content.columns)
         writer.last_process = max(content.columns["process"], default=-1)
         return writer
+
+    def _remember(self, columns: Columns) -> None:
+        """Keep the scalars of committed samples."""
+        names = ("block", "model", "point", "metric", "trial", "value")
+        for *cell, metric, trial, value in zip(*(columns[name] for name in names), strict=True):
+            key = (cell[0], cell[1], cell[2])
+            if trial is None and value is not None and self.statuses[key]["status"] == "ok":
+                self.scalars[*key, metric] = value
 
     def append(self, rows: Sequence[Sample]) -> None:
         """Commit the samples of one cell in one block; they are on the disk when this returns.
@@ -283,6 +296,7 @@ class RunWriter:
             self.update(state="running", samples=None, finished=None)
         self._log.append(data)
         self.statuses[key] = dict(rows[-1])
+        self._remember({name: [row[name] for row in rows] for name in COLUMNS})  # type: ignore[literal-required]
         self.last_process = max(self.last_process, *(row["process"] for row in rows))
 
     def update(self, **meta: Any) -> None:

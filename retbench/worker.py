@@ -20,7 +20,7 @@ import sys  # noqa: E402
 import traceback  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
 
 from retbench import suites  # noqa: E402
 from retbench.config import RunConfig  # noqa: E402
@@ -33,6 +33,9 @@ from retbench.measure.memory import (  # noqa: E402
 from retbench.metrics import Status  # noqa: E402
 from retbench.plan import Contender, Point  # noqa: E402
 from retbench.suites.base import CellFailure, Rows, Session  # noqa: E402
+
+if TYPE_CHECKING:
+    from models.protocol import LanguageModel
 
 Message = dict[str, Any]
 
@@ -106,7 +109,7 @@ class _Worker:
         session = self._session
         if session is None:
             raise RuntimeError("asked for a cell before a model was built")
-        rows = Rows(session, Point(message["seq_len"], message["batch_size"]))
+        rows = Rows(session, Point.from_json(message["point"]), message["brief"])
         suite = suites.get(session.config.suite)
         disturbances = Disturbances(session.config.device)
         status: Status = "ok"
@@ -143,30 +146,33 @@ def open_session(
     import torch
 
     from models.registry import config_for
-    from retbench.data import prompt_tokens
     from retbench.measure.clock import Clock
     from retbench.measure.memory import MemoryMeter
 
-    prompt_tokens(1, 1, config.seed)  # read the text now: it belongs to the meter's baseline
+    suite = suites.get(config.suite)
+    suite.data(config)  # read the text now: it belongs to the meter's baseline
+    options = suite.model_options(config)
     meter = MemoryMeter(config.device)
     device = torch.device(config.device)
-    dtype: torch.dtype = getattr(torch, config.dtype)
-    model_config = config_for(contender.family, config.preset, **contender.options)
+    # Weights that are trained are kept in float32, whatever type computes with them.
+    dtype: torch.dtype = torch.float32 if suite.trains else getattr(torch, config.dtype)
+    model_config = config_for(contender.family, config.preset, **{**contender.options, **options})
     model = model_config.build(device=device, dtype=dtype, seed=config.seed)
-    if device.type == "cuda" and max(config.context) >= _MATH_LIMIT:
+    if device.type == "cuda" and max(config.context) >= _MATH_LIMIT and not suite.trains:
         for phase in ("prefill", "decode"):
             if model.implementation(phase) == "sdpa-math":
                 raise CellFailure("unsupported", f"{phase} has no fused attention on this GPU")
     clock = Clock(config.device)
-    return Session(config, contender, block, process, model, device, clock, meter, ceilings)
+    return Session(
+        config, contender, block, process, model, device, clock, meter, ceilings, options
+    )
 
 
 def describe(session: Session) -> dict[str, Any]:
     """What ``run.json`` keeps of a contender's model."""
     config, model, contender = session.config, session.model, session.contender
     weights = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
-    state = model.init_state(1, 1)
-    kept = sorted({str(t.dtype).removeprefix("torch.") for s in state.layers for t in s.tensors()})
+    kept = _state_dtypes(model)
     return {
         "family": contender.family,
         "preset": config.preset,
@@ -180,6 +186,15 @@ def describe(session: Session) -> dict[str, Any]:
             "decode": model.implementation("decode"),
         },
     }
+
+
+def _state_dtypes(model: LanguageModel) -> list[str]:
+    """The types of a state's tensors; none for a model that can only be trained and scored."""
+    try:
+        state = model.init_state(1, 1)
+    except NotImplementedError:
+        return []
+    return sorted({str(t.dtype).removeprefix("torch.") for s in state.layers for t in s.tensors()})
 
 
 def _prepare_process(config: RunConfig) -> None:

@@ -10,7 +10,10 @@ from retbench.errors import UserError
 if TYPE_CHECKING:
     from retbench.suites.base import Suite
 
-_MODULES = {"inference": "retbench.suites.inference"}
+_MODULES = {
+    name: f"retbench.suites.{name}"
+    for name in ("inference", "perplexity", "scaling", "ablation", "recall")
+}
 
 
 def names() -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from retbench.config import PROFILES, Profile, RunConfig
 from retbench.measure import ceilings
@@ -17,10 +17,15 @@ from retbench.plan import Contender, Plan, Point
 if TYPE_CHECKING:
     import torch
 
+    from models.config import ModelConfig
     from models.protocol import LanguageModel
     from retbench.measure.clock import Clock
     from retbench.measure.memory import MemoryMeter
 
+
+Scalar = Callable[[str, str], float | None]
+"""Looks up ``(point id, metric)`` among one contender's committed figures of the first block that
+have one value a process; None where there is none."""
 
 PREFILL_TOKENS = 65536
 """Most tokens of one prefill call; a larger batch goes in by parts of whole sequences. Otherwise
@@ -50,6 +55,7 @@ class Session:
         clock: of that device.
         meter: of its memory; its baseline was taken after the imports, before the model.
         ceilings: of this machine as measured when the run began; None where unknown.
+        options: overrides of the model's configuration that the suite asks for.
     """
 
     config: RunConfig
@@ -61,11 +67,26 @@ class Session:
     clock: Clock
     meter: MemoryMeter
     ceilings: Mapping[str, Any] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def profile(self) -> Profile:
         """How often to measure."""
         return PROFILES[self.config.profile]
+
+    def build(self, point: Point, seed: int) -> LanguageModel:
+        """A new model of this contender, to be trained: float32 weights, at the point's preset.
+
+        Args:
+            point: whose setting ``preset``, if it has one, overrules the run's.
+            seed: of the initialisation.
+        """
+        from models.registry import config_for
+
+        preset = str(point.setting("preset", self.config.preset))
+        options = {**self.contender.options, **self.options}
+        config = config_for(self.contender.family, preset, **options)
+        return config.build(device=self.device, seed=seed)
 
     def require_physical(self, violation: Callable[[Mapping[str, Any] | None], str | None]) -> None:
         """M15: a time that this machine cannot have taken makes the cell invalid.
@@ -90,10 +111,18 @@ class Session:
 
 @dataclass
 class Rows:
-    """The samples of one cell in one process, as they are made."""
+    """The samples of one cell in one process, as they are made.
+
+    Attributes:
+        session: of the process.
+        point: of the cell.
+        brief: what the suite's ``brief`` said of the cell.
+        samples: so far.
+    """
 
     session: Session
     point: Point
+    brief: Mapping[str, Any] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
 
     def add(
@@ -105,21 +134,25 @@ class Rows:
         trial: int | None = None,
         implementation: str = "",
         flags: Sequence[str] = (),
+        seq_len: int | None = None,
     ) -> None:
-        """Add one measurement of a declared metric, in that metric's unit."""
+        """Add one measurement of a declared metric, in that metric's unit.
+
+        ``seq_len`` is the point's unless something else was measured at, as in a test of lengths.
+        """
         session, config = self.session, self.session.config
         self.samples.append(
             Sample(
                 suite=config.suite,
                 point=self.point.id,
                 model=session.contender.label,
-                preset=config.preset,
+                preset=str(self.point.setting("preset", config.preset)),
                 implementation=implementation,
                 mode=config.mode,
                 phase=phase,
                 metric=metric,
                 unit=METRICS[metric].unit,
-                seq_len=self.point.seq_len,
+                seq_len=seq_len or self.point.seq_len,
                 batch_size=self.point.batch_size,
                 dtype=config.dtype,
                 device=config.device,
@@ -139,12 +172,61 @@ class Rows:
 
 
 class Suite(Protocol):
-    """A family of points and the way one is measured."""
+    """A family of points and the way one is measured.
+
+    Attributes:
+        name: what ``--suite`` calls it.
+        trains: whether a cell trains a model of its own, whose quality is then tested; otherwise
+            it times the contender's one model.
+    """
 
     name: str
+    trains: ClassVar[bool]
 
     def plan(self, config: RunConfig) -> Plan:
         """Every cell of a run; called in the parent, must not import torch."""
+
+    def data(self, config: RunConfig) -> dict[str, Any] | None:
+        """Make the data set ready before any worker starts; called in the parent, without torch.
+
+        Returns:
+            What ``run.json`` keeps of it; None where there is nothing to make ready.
+
+        Raises:
+            UserError: the text cannot be read, or is too short.
+        """
+        return None
+
+    def model_options(self, config: RunConfig) -> dict[str, Any]:
+        """Overrides of every model's configuration that the data ask for, such as the vocabulary.
+
+        Called once :meth:`data` has been.
+        """
+        return {}
+
+    def brief(
+        self, config: RunConfig, contender: Contender, point: Point, scalar: Scalar
+    ) -> dict[str, Any]:
+        """What a worker must know of earlier cells to measure this one: JSON-able.
+
+        Raises:
+            CellFailure: if what it needs could not be measured.
+        """
+        return {}
+
+    def check(self, config: RunConfig, models: Mapping[str, ModelConfig]) -> None:
+        """Check what only this suite asks of a configuration; called in the parent, without torch.
+
+        Args:
+            config: of the run, its names and device known to be good.
+            models: the configuration of each model, by family, at the run's preset.
+
+        Raises:
+            Misfit: for a combination that is impossible.
+        """
+
+    def cost(self, config: RunConfig, ceilings: Mapping[str, Any] | None) -> Cost:
+        """A model of what cells need, for a forecast."""
 
     def verify(self, session: Session) -> float:
         """Check that the model computes what it should, before any clock runs.
@@ -164,3 +246,16 @@ class Suite(Protocol):
         Raises:
             CellFailure: if it cannot be measured; out-of-memory errors may simply pass through.
         """
+
+
+class Cost(Protocol):
+    """What a suite's cells are expected to need of one machine, within a factor of about two."""
+
+    def process_s(self, model: ModelConfig) -> float:
+        """Seconds from the start of a worker of this model until its first cell."""
+
+    def cell_s(self, model: ModelConfig, point: Point) -> float:
+        """Seconds of a cell in one process."""
+
+    def memory_bytes(self, model: ModelConfig, point: Point) -> int:
+        """Memory of a cell at its peak."""

@@ -14,19 +14,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from retbench.config import PROFILES, RunConfig
 from retbench.data import prompt_tokens
+from retbench.errors import Misfit
 from retbench.measure.ceilings import violates_matmul_rate, violates_physics
 from retbench.measure.clock import LAUNCH_BOUND, Timing, repeats_for, warm_up
 from retbench.plan import Contender, Plan, Point
-from retbench.suites.base import CellFailure, Rows, Session
+from retbench.suites.base import CellFailure, Rows, Session, Suite
+from retbench.suites.inference_cost import InferenceCost
 
 if TYPE_CHECKING:
     import torch
 
-    from models.config import Phase
+    from models.config import ModelConfig, Phase
     from retbench.suites.execution import Execution
 
 T = TypeVar("T")
 Ceilings = Mapping[str, Any] | None
+
+VOCAB_SIZE = 50257  # of retbench.data.tokenizer, which takes its time to import
 
 GATE_PROMPT = 240
 GATE_STEPS = 16
@@ -35,10 +39,11 @@ GATE_TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "float16": 1e-2, "bfloat16"
 grown over the layers of a deep model. A wrong cache, mask or state is off by 0.1 or more."""
 
 
-class InferenceSuite:
+class InferenceSuite(Suite):
     """Prefill and decode of matched models."""
 
     name = "inference"
+    trains = False
 
     def plan(self, config: RunConfig) -> Plan:
         """Every context at the first batch size, and every batch size at ``batch_context``."""
@@ -49,6 +54,20 @@ class InferenceSuite:
         )
         blocks = PROFILES[config.profile].blocks
         return Plan(self.name, contenders, tuple(sorted(points)), blocks, config.seed)
+
+    def data(self, config: RunConfig) -> None:
+        """Read and encode the embedded text that prompts are made of."""
+        prompt_tokens(1, 1, config.seed)
+
+    def check(self, config: RunConfig, models: Mapping[str, ModelConfig]) -> None:
+        """Every model must hold the contexts and know every token of the prompts."""
+        for family, model in models.items():
+            _check_length(config, family, model)
+            _check_vocabulary(family, model)
+
+    def cost(self, config: RunConfig, ceilings: Ceilings) -> InferenceCost:
+        """Bounds of prefill and decode steps under the caps of the profile."""
+        return InferenceCost(config, ceilings)
 
     def verify(self, session: Session) -> float:
         """Decoding must reproduce the model's own full forward, in this mode and dtype."""
@@ -89,6 +108,28 @@ class InferenceSuite:
 
 
 SUITE = InferenceSuite()
+
+
+def _check_length(config: RunConfig, family: str, model: ModelConfig) -> None:
+    longest = {"context": max(config.context), "batch_context": config.batch_context}
+    for name, length in longest.items():
+        if length + config.new_tokens > model.max_len:
+            raise Misfit(
+                f"{name.replace('_', '-')} {length} and {config.new_tokens} new tokens exceed the "
+                f"{model.max_len} tokens that {family} can hold (its max_len)",
+                f"shorten it or use --set max_len={length + config.new_tokens}",
+                keys=(name, "overrides.max_len", f"overrides.{family}.max_len"),
+            )
+
+
+def _check_vocabulary(family: str, model: ModelConfig) -> None:
+    """The prompts are text of GPT-2's tokenizer, whose every token a model must know."""
+    if model.vocab_size < VOCAB_SIZE:
+        raise Misfit(
+            f"set: vocab_size = {model.vocab_size} of {family} is less than the {VOCAB_SIZE} "
+            "tokens that prompts are made of",
+            keys=("overrides.vocab_size", f"overrides.{family}.vocab_size"),
+        )
 
 
 def _prompt(session: Session, point: Point) -> torch.Tensor:

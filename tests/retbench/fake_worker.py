@@ -118,8 +118,9 @@ def main():
             misbehave(ACTIONS.get(label, {}).get("start"))
             reply(event="ready", model={"family": "fake"}, import_s=0.5, build_s=0.25, gate_s=0.1)
         elif do == "cell":
-            note(do=do, model=start["contender"]["label"], block=start["block"], cell=message)
-            measure(start, message)
+            cell = message["point"]
+            note(do=do, model=start["contender"]["label"], block=start["block"], cell=cell)
+            measure(start, cell)
         elif do == "ceilings":
             note(do=do)
             misbehave(ACTIONS.get("ceilings"))

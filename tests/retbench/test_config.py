@@ -32,15 +32,11 @@ def toml(folder: Path, text: str) -> Path:
 sizes = st.sets(st.integers(1, 2**40), min_size=1, max_size=4).map(lambda s: tuple(sorted(s)))
 names = st.text(min_size=1).map(str.strip).filter(bool)
 scalars = st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | names
-configs = st.builds(
-    RunConfig,
-    suite=names,
+shared = dict(
     models=st.lists(names, min_size=1, max_size=3).map(tuple),
     preset=names,
     context=sizes,
     batch=sizes,
-    batch_context=st.integers(1, 2**40),
-    new_tokens=st.integers(1, 2**20),
     device=st.sampled_from(["cpu", "cuda"]),
     dtype=st.sampled_from(DTYPES),
     mode=st.sampled_from(MODES),
@@ -53,6 +49,23 @@ configs = st.builds(
     out=st.none() | names,
     plugins=st.lists(names, max_size=2).map(tuple),
     overrides=st.dictionaries(st.from_regex(r"([a-z-]+\.)?[a-z_]+", fullmatch=True), scalars),
+)
+configs = st.builds(
+    RunConfig,
+    suite=st.just("inference"),
+    batch_context=st.integers(1, 2**40),
+    new_tokens=st.integers(1, 2**20),
+    **shared,
+) | st.builds(
+    RunConfig,
+    suite=st.just("scaling"),
+    data=st.none() | names,
+    tokenizer=names,
+    steps=st.integers(1, 2**40),
+    learning_rates=st.sets(st.floats(1e-9, 1e3), min_size=1).map(lambda s: tuple(sorted(s))),
+    presets=st.lists(names, min_size=1, max_size=3).map(tuple),
+    training=st.dictionaries(st.from_regex(r"[a-z_]+", fullmatch=True), scalars),
+    **shared,
 )
 
 
@@ -75,6 +88,14 @@ def test_a_stored_configuration_that_lacks_a_field_is_refused() -> None:
     del document["mode"]
     with pytest.raises(UserError, match="lacks mode"):
         RunConfig.from_json(document)
+
+
+def test_a_value_that_the_suite_has_no_use_for_is_refused() -> None:
+    with pytest.raises(UserError, match="lr: the suite inference has no use for it"):
+        resolve("inference", lr="1e-3", device="cpu")
+    with pytest.raises(UserError, match="new-tokens: the suite perplexity has no use"):
+        resolve("perplexity", new_tokens=4, device="cpu")
+    assert "steps" not in resolve("inference", device="cpu").to_json()
 
 
 def test_the_cpu_default_reaches_8k_tokens_in_float32() -> None:

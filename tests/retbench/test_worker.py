@@ -16,6 +16,7 @@ import pytest
 from retbench.config import RunConfig, resolve
 from retbench.environment import PROJECT_ROOT
 from retbench.interrupts import Interrupts
+from retbench.plan import Point
 from retbench.process import PARENT, REPLY_FD, Message, Worker
 from retbench.runner import WORKER_COMMAND
 
@@ -41,6 +42,10 @@ def start(config: RunConfig, family: str = "retnet") -> Message:
         "process": 7,
         "ceilings": None,
     }
+
+
+def cell(seq_len: int, batch_size: int) -> Message:
+    return {"do": "cell", "point": Point(seq_len, batch_size).to_json(), "brief": {}}
 
 
 def test_a_library_that_the_memory_limit_keeps_out_is_out_of_memory(worker: Worker) -> None:
@@ -76,7 +81,7 @@ def test_a_worker_builds_verifies_and_measures(worker: Worker) -> None:
     assert ready["event"] == "ready"
     assert ready["model"]["family"] == "retnet"
     assert 0 <= ready["gate_error"] < 1e-4
-    reply = answer(worker, {"do": "cell", "seq_len": 64, "batch_size": 1})
+    reply = answer(worker, cell(64, 1))
     assert (reply["event"], reply["status"]) == ("cell", "ok")
     coordinates = {(row["model"], row["block"], row["process"]) for row in reply["rows"]}
     assert coordinates == {("A", 2, 7)}
@@ -86,10 +91,10 @@ def test_a_cell_beyond_the_memory_limit_is_out_of_memory_and_the_worker_lives(
     worker: Worker,
 ) -> None:
     answer(worker, start(configuration(memory_limit_gib=0.25), "transformer"))
-    reply = answer(worker, {"do": "cell", "seq_len": 64, "batch_size": 16384})
+    reply = answer(worker, cell(64, 16384))
     assert reply["status"] == "oom", reply
     assert "memory" in reply["cause"]
-    assert answer(worker, {"do": "cell", "seq_len": 64, "batch_size": 1})["status"] == "ok"
+    assert answer(worker, cell(64, 1))["status"] == "ok"
 
 
 def test_a_model_that_cannot_be_built_is_reported_with_its_cause(worker: Worker) -> None:
