@@ -48,6 +48,8 @@ class Preset:
 # six heads, so that their slowest decay still spans a context worth the name.
 PRESETS: dict[str, Preset] = {
     "tiny": Preset(d_model=64, n_layers=2, head_dim=16, retention_dim=16),
+    "1m": Preset(d_model=128, n_layers=4, head_dim=32, retention_dim=32),
+    "3m": Preset(d_model=256, n_layers=4, head_dim=32, retention_dim=64),
     "10m": Preset(d_model=384, n_layers=6, head_dim=48, retention_dim=64),
     "30m": Preset(d_model=512, n_layers=10, head_dim=64, retention_dim=64),
     "125m": Preset(d_model=768, n_layers=12, head_dim=64, retention_dim=128),

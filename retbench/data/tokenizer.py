@@ -24,7 +24,7 @@ VOCAB_SIZE = 50257
 # How GPT-2 splits text before merging, in tiktoken's form: equivalent to the published
 #   's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 # but without backtracking.
-_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
 
 @cache
@@ -37,7 +37,7 @@ def gpt2() -> tiktoken.Encoding:
     ranks = _ranks(read_verified(Path("gpt2_vocab.bpe.gz"), VOCAB_BPE_SHA256))
     return tiktoken.Encoding(
         "gpt2",
-        pat_str=_SPLIT,
+        pat_str=SPLIT,
         mergeable_ranks=ranks,
         special_tokens={END_OF_TEXT: len(ranks)},
         explicit_n_vocab=VOCAB_SIZE,
@@ -50,10 +50,16 @@ def _ranks(vocab_bpe: str) -> dict[bytes, int]:
     The file writes a byte as a printable character: itself where it is printable Latin-1, else the
     next free code point from 256 on. GPT-2 ranks the bytes in that order too.
     """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    written = {**{byte: byte for byte in printable}, **{256 + i: b for i, b in enumerate(others)}}
+    written = {code: byte for byte, code in written_bytes().items()}
     merges = (line.replace(" ", "") for line in vocab_bpe.splitlines()[1:])  # after "#version"
     tokens = (merge.translate(written).encode("latin-1") for merge in merges)
     singles = (bytes([byte]) for byte in written.values())
     return {token: rank for rank, token in enumerate(chain(singles, tokens))}
+
+
+@cache
+def written_bytes() -> dict[int, int]:
+    """The code point by which GPT-2's files write each byte, in the order of its ranks."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: byte for byte in printable} | {b: 256 + i for i, b in enumerate(others)}

@@ -1,0 +1,129 @@
+"""Batches as pure functions of a step, and a thread that keeps them ahead of the model.
+
+The batch of a step depends on the seed and the step alone: a training that is continued needs no
+other position in the data, and every model of a comparison sees the same batches in the same order,
+which :meth:`RandomWindows.digest` puts into one number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retbench.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+Ints = NDArray[np.int64]
+
+AHEAD = 4
+_DIGEST_BITS = 48
+
+
+class BatchSource(Protocol):
+    """Where a training takes its batches from."""
+
+    def batch(self, step: int) -> tuple[Ints, Ints]:
+        """Inputs and targets of a step, int64 (batch, time); a target of -100 is not scored."""
+
+
+class RandomWindows:
+    """Windows of a text at random places; the targets are the inputs' next tokens.
+
+    Args:
+        tokens: shape (tokens,), any unsigned type; may be memory-mapped.
+        batch_size: windows of a batch.
+        seq_len: tokens of a window.
+        seed: with the step it decides on the places, through a counter-based generator (Philox,
+            Salmon et al. 2011): no state, no order of calls.
+
+    Raises:
+        UserError: the text is shorter than one window and its last target.
+    """
+
+    def __init__(self, tokens: NDArray[Any], *, batch_size: int, seq_len: int, seed: int) -> None:
+        if len(tokens) < seq_len + 1:
+            raise UserError(
+                f"the training text has {len(tokens):,} tokens, less than one window of "
+                f"{seq_len + 1:,}",
+                "shorten the context or give more text",
+            )
+        self._tokens = tokens
+        self._batch_size, self._seq_len, self._seed = batch_size, seq_len, seed
+
+    def starts(self, step: int) -> Ints:
+        """Where the windows of a step begin: shape (batch,)."""
+        generator = np.random.Generator(np.random.Philox(key=self._seed, counter=[0, 0, 0, step]))
+        return generator.integers(len(self._tokens) - self._seq_len, size=self._batch_size)
+
+    def batch(self, step: int) -> tuple[Ints, Ints]:
+        """See :class:`BatchSource`; both of shape (batch, seq_len)."""
+        places = self.starts(step)[:, None] + np.arange(self._seq_len + 1)
+        windows = self._tokens[places].astype(np.int64)
+        return windows[:, :-1], windows[:, 1:]
+
+    def digest(self, steps: int) -> int:
+        """A fingerprint of the first ``steps`` batches: 48 bits of SHA-256 over text and places."""
+        found = hashlib.sha256(np.ascontiguousarray(self._tokens).data)
+        for step in range(steps):
+            found.update(self.starts(step).tobytes())
+        return int.from_bytes(found.digest()[: _DIGEST_BITS // 8], "big")
+
+
+def prefetch(
+    source: BatchSource, steps: range, device: torch.device | str
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The batches of some steps as tensors on a device, made by a thread while others are used.
+
+    Args:
+        source: its ``batch`` is called from the thread.
+        steps: which batches, in order.
+        device: for a GPU they come through pinned memory, without waiting.
+
+    Yields:
+        Inputs and targets, int64. What the source raises is raised here; closing the iterator ends
+        the thread.
+    """
+    import torch
+
+    ready: queue.Queue[Any] = queue.Queue(maxsize=AHEAD)
+    stopped = threading.Event()
+    is_gpu = torch.device(device).type == "cuda"
+
+    def put(item: Any) -> bool:
+        while not stopped.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def produce() -> None:
+        try:
+            for step in steps:
+                pair = [torch.from_numpy(array) for array in source.batch(step)]
+                if not put([t.pin_memory() for t in pair] if is_gpu else pair):
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=produce, name="batches", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            inputs, targets = (tensor.to(device, non_blocking=True) for tensor in item)
+            yield inputs, targets
+    finally:
+        stopped.set()
+        thread.join()

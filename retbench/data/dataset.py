@@ -1,0 +1,295 @@
+"""A text, split and encoded once, and from then on read through a memory map.
+
+The encoded text lies in a cache under a hash of its content: it is written beside and moved into
+place as a whole, so that two processes may race, and a killed one leaves nothing half-done.
+
+    >>> dataset = load_dataset(None, "char")                  # doctest: +SKIP
+    >>> len(dataset.train.tokens), dataset.tokenizer.vocab_size    # doctest: +SKIP
+    (1082193, 63)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retbench.data.cache import cache_folder
+from retbench.data.documents import Document
+from retbench.data.split import SPLITS, Source, open_source
+from retbench.data.vocabulary import Tokenizer, tokenizer_from_json, tokenizer_named
+from retbench.errors import UserError
+
+Progress = Callable[[str, float], None]
+"""Told what is done, and which share of it, from 0 to 1."""
+
+_FORMAT = 1
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Split:
+    """A part of a text, encoded.
+
+    Attributes:
+        tokens: shape (tokens,), uint16 or uint32, memory-mapped; documents one after the other.
+        ends: int64 (documents,), where in ``tokens`` each document ends.
+        bytes: int64 (documents,), UTF-8 bytes of each.
+        tokenizer: what encoded it.
+    """
+
+    tokens: NDArray[Any]
+    ends: NDArray[np.int64]
+    bytes: NDArray[np.int64]
+    tokenizer: Tokenizer
+
+    def documents(self, at_most: int = 32, least: int = 2) -> list[tuple[NDArray[Any], int]]:
+        """The documents to test on, with the bytes that their tokens but the first stand for.
+
+        A split of fewer documents than ``at_most`` has them cut into equal segments; one of more
+        gives those that lie at equal distances.
+
+        Args:
+            at_most: documents that are returned.
+            least: tokens of a document or segment; shorter ones are left out.
+
+        Returns:
+            Tokens, shape (tokens,), and bytes of each; the same for the same text, always.
+        """
+        starts = np.concatenate(([0], self.ends[:-1]))
+        ranges = [(a, b) for a, b in zip(starts.tolist(), self.ends.tolist(), strict=True)]
+        ranges = [(a, b) for a, b in ranges if b - a >= max(least, 2)]
+        if len(ranges) > at_most:
+            chosen = np.arange(at_most) * len(ranges) // at_most
+            ranges = [ranges[i] for i in chosen]
+        elif ranges:
+            ranges = _segments(ranges, at_most, max(least, 2))
+        found = [self.tokens[a:b] for a, b in ranges]
+        return [(part, len(self.tokenizer.decode_bytes(part[1:]))) for part in found]
+
+
+def _segments(ranges: list[tuple[int, int]], at_most: int, least: int) -> list[tuple[int, int]]:
+    """Ranges cut so that there are up to ``at_most``, none shorter than ``least``."""
+    total = sum(b - a for a, b in ranges)
+    found = []
+    for a, b in ranges:
+        share = at_most * (b - a) // total
+        parts = max(1, min(share, (b - a) // least))
+        edges = [a + (b - a) * i // parts for i in range(parts + 1)]
+        found += list(itertools.pairwise(edges))
+    return found
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A text, split and encoded.
+
+    Attributes:
+        name: where it comes from.
+        tokenizer: what encoded it.
+        train: to train on.
+        dev: to choose by.
+        test: to report on.
+        sha256: of the tokens and their tokenizer.
+    """
+
+    name: str
+    tokenizer: Tokenizer
+    train: Split
+    dev: Split
+    test: Split
+    sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """What a run keeps of it."""
+        return {
+            "name": self.name,
+            "tokenizer": self.tokenizer.name,
+            "vocab_size": self.tokenizer.vocab_size,
+            "sha256": self.sha256,
+            "splits": {
+                name: {
+                    "tokens": len(split.tokens),
+                    "bytes": int(split.bytes.sum()),
+                    "documents": len(split.ends),
+                }
+                for name in SPLITS
+                for split in (getattr(self, name),)
+            },
+        }
+
+
+@cache
+def load_dataset(data: str | None, tokenizer: str, *, progress: Progress | None = None) -> Dataset:
+    """Open a text that has been encoded before, or encode it now.
+
+    Args:
+        data: as :func:`retbench.data.documents.read_documents` takes it.
+        tokenizer: as :func:`retbench.data.vocabulary.tokenizer_named` takes it.
+        progress: told how far the encoding has come.
+
+    Raises:
+        UserError: the text cannot be read or is empty, or there is no such tokenizer.
+    """
+    source = open_source(data)
+    key = hashlib.sha256(f"{_FORMAT} {tokenizer} {source.sha256}".encode()).hexdigest()
+    name = source.name
+    folder = cache_folder() / "data" / key[:32]
+    found = _opened(folder, name)
+    if found is None:
+        _encode(source, tokenizer, folder, progress)
+        found = _opened(folder, name)
+    if found is None:
+        raise UserError(f"the encoded text in {folder} is damaged", "delete the folder")
+    return found
+
+
+def require_windows(dataset: Dataset, window: int) -> None:
+    """Refuse a text one of whose splits does not hold a window of tokens and the next one.
+
+    Raises:
+        UserError: says which split is too short.
+    """
+    for name in SPLITS:
+        tokens = len(getattr(dataset, name).tokens)
+        if tokens < window + 1:
+            raise UserError(
+                f"data: the {name} split of {dataset.name} has {tokens:,} tokens, less than one "
+                f"window of {window + 1:,}",
+                "give more text or shorten --context",
+            )
+
+
+def _encode(source: Source, name: str, folder: Path, progress: Progress | None) -> None:
+    """Write an encoded text into a folder of its own, then move that into place."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.new-"))
+    try:
+        if progress:
+            progress("reading the text", 0.0)
+        tokenizer = tokenizer_named(
+            name,
+            lambda: _texts(source, ("train",)),
+            every=lambda: _texts(source, SPLITS),
+        )
+        tell = (lambda share: progress("encoding the text", share)) if progress else None
+        manifest = _Writer(source, tokenizer, new).write(tell)
+        (new / _MANIFEST).write_text(json.dumps(manifest))
+        _move(new, folder)
+    except OSError as error:
+        raise UserError(
+            f"cannot keep the encoded text in {folder.parent}: {error.strerror or error}",
+            "make room, or let RETBENCH_CACHE name another folder",
+        ) from None
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _texts(source: Source, splits: Sequence[str]) -> Iterator[str]:
+    for split, document in source.documents():
+        if split in splits:
+            yield from document.pieces()
+
+
+def _move(new: Path, folder: Path) -> None:
+    """Put a finished folder into place; one that another process was quicker with may stay."""
+    for _ in range(2):
+        try:
+            os.rename(new, folder)
+            return
+        except OSError:
+            if _manifest(folder) is not None:
+                return
+            damaged = Path(tempfile.mkdtemp(dir=folder.parent, prefix="damaged-"))
+            with contextlib.suppress(OSError):
+                os.rename(folder, damaged)
+            shutil.rmtree(damaged, ignore_errors=True)
+    os.rename(new, folder)
+
+
+class _Writer:
+    """Encodes the documents of a source into one file a split."""
+
+    def __init__(self, source: Source, tokenizer: Tokenizer, folder: Path) -> None:
+        self._source, self._tokenizer, self._folder = source, tokenizer, folder
+        self._dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+        self._hash = hashlib.sha256(json.dumps(tokenizer.to_json()).encode())
+
+    def write(self, progress: Callable[[float], None] | None) -> dict[str, Any]:
+        """Write all splits; returns the manifest."""
+        sizes: dict[str, dict[str, list[int]]] = {s: {"ends": [], "bytes": []} for s in SPLITS}
+        ends = dict.fromkeys(SPLITS, 0)
+        done = 0
+        with contextlib.ExitStack() as stack:
+            files = {
+                split: stack.enter_context(open(self._folder / f"{split}.bin", "wb"))
+                for split in SPLITS
+            }
+            for split, document in self._source.documents():
+                length = 0
+                for tokens, size in self._encoded(document):
+                    files[split].write(tokens.data)
+                    self._hash.update(split.encode() + tokens.tobytes())
+                    ends[split] += len(tokens)
+                    length += size
+                    done += size
+                    if progress:
+                        progress(min(1.0, done / max(1, self._source.bytes)))
+                sizes[split]["ends"].append(ends[split])
+                sizes[split]["bytes"].append(length)
+        return {
+            "format": _FORMAT,
+            "tokenizer": self._tokenizer.to_json(),
+            "dtype": np.dtype(self._dtype).name,
+            "sha256": self._hash.hexdigest(),
+            "splits": sizes,
+        }
+
+    def _encoded(self, document: Document) -> Iterator[tuple[NDArray[Any], int]]:
+        for piece in document.pieces():
+            yield self._tokenizer.encode(piece).astype(self._dtype), len(piece.encode())
+
+
+def _manifest(folder: Path) -> dict[str, Any] | None:
+    """What a folder of an encoded text holds; None where it is missing, old or damaged."""
+    try:
+        found = json.loads((folder / _MANIFEST).read_bytes())
+        width = np.dtype(found["dtype"]).itemsize
+        for split in SPLITS:
+            ends = found["splits"][split]["ends"]
+            expected = (ends[-1] if ends else 0) * width
+            if (folder / f"{split}.bin").stat().st_size != expected:
+                return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return dict(found) if found["format"] == _FORMAT else None
+
+
+def _opened(folder: Path, name: str) -> Dataset | None:
+    found = _manifest(folder)
+    if found is None:
+        return None
+    tokenizer = tokenizer_from_json(found["tokenizer"])
+    splits = {}
+    for split in SPLITS:
+        sizes = {key: np.array(found["splits"][split][key], dtype=np.int64) for key in
+                 ("ends", "bytes")}  # fmt: skip
+        file = folder / f"{split}.bin"
+        dtype = np.dtype(found["dtype"])
+        tokens: NDArray[Any] = np.empty(0, dtype)
+        if file.stat().st_size:
+            tokens = np.memmap(file, dtype=dtype, mode="r")
+        splits[split] = Split(tokens, sizes["ends"], sizes["bytes"], tokenizer)
+    return Dataset(name=name, tokenizer=tokenizer, sha256=found["sha256"], **splits)

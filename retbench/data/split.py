@@ -1,0 +1,147 @@
+"""Which part of a text is trained on, chosen by, and reported on.
+
+Many documents are split as wholes, by a hash of their content: a document lands in the same split
+whatever else the text holds, and two equal ones never in two. Few documents, as a single file, are
+each split by contiguous ranges: the first 90% to train on, then 5% and 5%.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+from retbench.data.documents import EMBEDDED, HUB, Document, files_of, read_documents
+from retbench.errors import UserError
+
+SPLITS = ("train", "dev", "test")
+FEW_DOCUMENTS = 20
+"""From so many on documents are split as wholes."""
+
+_SHARES = {"test": 0.05, "dev": 0.10}  # of the hashes below that; the rest is trained on
+_EDGES = (0.90, 0.95)  # of a document's bytes
+
+
+@dataclass(frozen=True)
+class Source:
+    """A text whose documents are known, though not read at once.
+
+    Attributes:
+        name: where it comes from, without a folder of this machine.
+        sha256: of the content, and of how it is split.
+        bytes: UTF-8 bytes of all documents.
+        documents: goes through the parts of the text anew, each with the name of its split.
+    """
+
+    name: str
+    sha256: str
+    bytes: int
+    documents: Callable[[], Iterator[tuple[str, Document]]]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a first reading says of a document."""
+
+    digest: str
+    size: int
+
+
+def open_source(data: str | None) -> Source:
+    """Read a text once, in pieces, to know its documents and where each of them belongs.
+
+    Raises:
+        UserError: it cannot be read, or it is empty.
+    """
+    name = EMBEDDED if data is None else data if data.startswith(HUB) else Path(data).name
+    known = _read(data, _stamp(data))
+    size = sum(document.size for document in known)
+    if not size:
+        raise UserError(f"data: {data} is empty", "give a text")
+    listed = json.dumps([SPLITS, _EDGES, FEW_DOCUMENTS, [doc.digest for doc in known]])
+    digest = hashlib.sha256(listed.encode()).hexdigest()
+    walk = partial(_whole_documents, data, known)
+    if len(known) < FEW_DOCUMENTS:
+        walk = partial(_ranges, data, known)
+    return Source(name, digest, size, walk)
+
+
+def _stamp(data: str | None) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of the files: a text is read again once these have changed."""
+    if data is None or data.startswith(HUB):
+        return ()
+    stats = [(str(file), file.stat()) for file in files_of(data)]
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
+@cache
+def _read(data: str | None, stamp: tuple[tuple[str, int, int], ...]) -> list[_Known]:
+    """Digest and size of every document."""
+    found = []
+    for document in read_documents(data):
+        digest, size = hashlib.sha256(), 0
+        for piece in document.pieces():
+            content = piece.encode()
+            digest.update(content)
+            size += len(content)
+        found.append(_Known(digest.hexdigest(), size))
+    return found
+
+
+def _whole_documents(data: str | None, known: list[_Known]) -> Iterator[tuple[str, Document]]:
+    homes = _homes(known)
+    for document, home in zip(read_documents(data), homes, strict=True):
+        yield home, document
+
+
+def _homes(known: list[_Known]) -> list[str]:
+    """The split of each document, by its hash; the first by hash fill a split that got none."""
+    homes = {}
+    for document in known:
+        place = int(document.digest[:13], 16) / 16**13
+        homes[document.digest] = next((s for s, edge in _SHARES.items() if place < edge), "train")
+    ranked = sorted(homes)
+    for spare, split in enumerate(("test", "dev")):
+        if split not in homes.values():
+            homes[ranked[-1 - spare]] = split
+    return [homes[document.digest] for document in known]
+
+
+def _ranges(data: str | None, known: list[_Known]) -> Iterator[tuple[str, Document]]:
+    for split, low, high in zip(SPLITS, (0.0, *_EDGES), (*_EDGES, 1.0), strict=True):
+        for document, doc in zip(read_documents(data), known, strict=True):
+            edges = round(doc.size * low), round(doc.size * high)
+            part = partial(_part, document, *edges)
+            yield split, Document(document.name, part)
+
+
+def _part(document: Document, low: int, high: int) -> Iterator[str]:
+    """The text of a range of bytes, its ends moved to the next line break where there is one.
+
+    Both neighbours of an edge move it alike, so that every character is in exactly one part.
+    """
+    offset = 0
+    for piece in document.pieces():
+        content = piece.encode()
+        start = _edge(content, low - offset) if offset < low else 0
+        stop = _edge(content, high - offset)
+        offset += len(content)
+        if start < stop:
+            yield content[start:stop].decode()
+        if offset >= high:
+            return
+
+
+def _edge(content: bytes, at: int) -> int:
+    """Where a piece is cut: behind the first line break from ``at`` on, else between characters."""
+    if at >= len(content):
+        return len(content)
+    found = content.find(b"\n", at)
+    if found >= 0:
+        return found + 1
+    while at < len(content) and content[at] & 0xC0 == 0x80:  # inside a character of UTF-8
+        at += 1
+    return at

