@@ -5,6 +5,10 @@ ratio a block), never a pool of trials. Latencies are positive and skewed: centr
 and everything that needs a distribution works on logarithms. A value that is not finite and
 positive stands for a measurement that failed; it is left out and not counted in ``n``.
 
+Quality has its own: :func:`crossed` for a loss over training seeds and documents (kept in
+``twoway.py``, importable from here), ``quality_stats.py`` for verdicts on losses and for
+accuracies, ``powerlaw.py`` for scaling laws.
+
     >>> estimate([1.0, 1.1, 1.2, 1.3, 1.4, 1.5])
     Estimate(value=1.25, low=1.0, high=1.5, n=6, method='order')
 """
@@ -12,40 +16,32 @@ positive stands for a measurement that failed; it is left out and not counted in
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr, stdtr, stdtrit
+from scipy.special import bdtr, stdtrit
 
-Floats = NDArray[np.float64]
+from retbench.measure.estimate import (
+    Effect,
+    Estimate,
+    Floats,
+    best_supported,
+    holm,
+    replicates_needed,
+)
+from retbench.measure.twoway import crossed
+
+__all__ = [
+    "Crossover", "Estimate", "Verdict", "crossed", "crossover", "estimate", "is_stationary",
+    "noise_floor", "percentile", "ratio", "verdicts",
+]  # fmt: skip
 
 STATIONARY_MEDIANS = 0.02  # largest relative gap between two windows' medians
 STATIONARY_SPREAD = 0.10  # largest interquartile range of a window, relative to its median
 WINDOW = 3  # trials in a window
-_MOST_BLOCKS = 1000  # a row that needs more will not be settled by measuring longer
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A centre and its interval.
-
-    Attributes:
-        value: the centre, in the unit of what was given; NaN where nothing was.
-        low: lower end of the interval, None where ``n`` supports none.
-        high: upper end, likewise.
-        n: the number of processes or blocks behind it.
-        method: ``order`` (exact order statistics), ``t`` (Student's t on logarithms) or ``none``.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    n: int
-    method: Literal["order", "t", "none"]
 
 
 def estimate(process_medians: ArrayLike, confidence: float = 0.95) -> Estimate:
@@ -154,17 +150,16 @@ def verdicts(
     """
     bound = math.log1p(margin)
     rows = [np.log(_usable(row)) for row in ratios_by_block]
-    support = {i: _best_supported(logs, bound) for i, logs in enumerate(rows) if len(logs) >= 2}
+    effects = {i: _mean_effect(logs) for i, logs in enumerate(rows) if len(logs) >= 2}
+    support = {i: best_supported(effect, bound) for i, effect in effects.items()}
     result = [Verdict("inconclusive")] * len(rows)
-    ranked = sorted(support, key=lambda i: support[i][1])
-    for step, i in enumerate(ranked):
-        level = (1 - confidence) / (len(ranked) - step)
-        side, p_value = support[i]
-        if p_value > level:
-            for rest in ranked[step:]:
-                result[rest] = Verdict("inconclusive", _blocks_needed(rows[rest], bound, level))
-            break
-        result[i] = Verdict(_word(side, lower_is_better))
+    corrected = holm({i: p_value for i, (_, p_value) in support.items()}, confidence)
+    for i, (level, stands) in corrected.items():
+        if stands:
+            result[i] = Verdict(_word(support[i][0], lower_is_better))
+        else:
+            needed = replicates_needed(effects[i], bound, level)
+            result[i] = Verdict("inconclusive", needed)
     return result
 
 
@@ -292,21 +287,10 @@ def _with_t_interval(centre: float, logs: Floats, confidence: float) -> Estimate
     return Estimate(centre, min(float(low), centre), max(float(high), centre), n, "t")
 
 
-def _best_supported(logs: Floats, bound: float) -> tuple[int, float]:
-    """The claim that a row supports best, and its p-value.
-
-    The claim is -1 (below the margin), 0 (inside) or 1 (above). Its p-value is the alpha at which
-    the two-sided interval of confidence 1 - alpha just touches the margin from that side.
-    """
-    centre = float(logs.mean())
+def _mean_effect(logs: Floats) -> Effect:
+    """The mean of at least two logarithms with its standard error."""
     error = float(logs.std(ddof=1)) / math.sqrt(len(logs))
-    depth = {-1: -bound - centre, 0: bound - abs(centre), 1: centre - bound}
-    side = max(depth, key=lambda claim: depth[claim])
-    if depth[side] <= 0:  # exactly on the margin
-        return side, 1.0
-    if error == 0:
-        return side, 0.0
-    return side, float(2 * stdtr(len(logs) - 1, -depth[side] / error))
+    return Effect(float(logs.mean()), error, len(logs) - 1, len(logs))
 
 
 def _word(side: int, lower_is_better: bool) -> Literal["faster", "slower", "equivalent"]:
@@ -314,19 +298,6 @@ def _word(side: int, lower_is_better: bool) -> Literal["faster", "slower", "equi
     if side == 0:
         return "equivalent"
     return "faster" if (side < 0) == lower_is_better else "slower"
-
-
-def _blocks_needed(logs: Floats, bound: float, level: float) -> int | None:
-    """Blocks at which an interval of this centre and spread clears the margin at ``level``."""
-    gap = abs(abs(float(logs.mean())) - bound)
-    spread = float(logs.std(ddof=1))
-
-    def settled(n: int) -> bool:
-        return bool(stdtrit(n - 1, 1 - level / 2) * spread / math.sqrt(n) < gap)
-
-    # The interval only narrows with n.
-    n = bisect_left(range(_MOST_BLOCKS + 1), True, lo=2, key=settled)
-    return n if n <= _MOST_BLOCKS else None
 
 
 def _complete_curves(log_lengths: Floats, ratios: Floats) -> list[tuple[Floats, Floats]]:

@@ -1,0 +1,141 @@
+"""What every statistic here returns: a centre with its interval, and what lies behind one.
+
+An :class:`Effect` is a centre with its standard error: what an interval or a verdict is made of.
+Its error has a part that falls with the number of replicates (processes, training seeds) and may
+have one that does not, as where the test documents are the same for every seed.
+
+    >>> Effect(0.0, 1.0, df=4.0, n=5).estimate(0.95, "t").high
+    2.7764451051977934
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
+
+Floats = NDArray[np.float64]
+Method = Literal["order", "t", "crossed", "documents", "seeds", "wilson", "answers", "none"]
+
+_MOST_REPLICATES = 1000  # a row that needs more will not be settled by measuring longer
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A centre and its interval.
+
+    Attributes:
+        value: the centre, in the unit of what was given; NaN where nothing was.
+        low: lower end of the interval, None where ``n`` supports none.
+        high: upper end, likewise.
+        n: the number of processes, blocks or training seeds behind it.
+        method: ``order`` (exact order statistics), ``t`` (Student's t, on logarithms for latencies
+            and ratios), ``crossed`` (t over seeds and documents), ``documents`` or ``seeds`` (t
+            over one of the two), ``wilson`` (score interval of a proportion), ``answers`` (normal,
+            over the answers of one seed) or ``none``.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    method: Method
+
+    def mapped(self, function: Callable[[float], float]) -> Estimate:
+        """The estimate of ``function`` of the quantity; ``function`` must never decrease.
+
+        A loss in nats becomes a perplexity by ``estimate.mapped(math.exp)``.
+        """
+        low, high = (None if edge is None else function(edge) for edge in (self.low, self.high))
+        return replace(self, value=function(self.value), low=low, high=high)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A centre with its standard error.
+
+    Attributes:
+        centre: in the unit of the values.
+        error: standard error of the centre, at least 0.
+        df: its degrees of freedom; infinite where the error is known.
+        n: replicates behind it.
+        fixed: variance, part of ``error**2``, that more replicates do not lower.
+        fixed_df: degrees of freedom of that part.
+    """
+
+    centre: float
+    error: float
+    df: float
+    n: int
+    fixed: float = 0.0
+    fixed_df: float = math.inf
+
+    def estimate(self, confidence: float, method: Method) -> Estimate:
+        """The centre with Student's t interval of that confidence."""
+        reach = float(stdtrit(self.df, (1 + confidence) / 2)) * self.error
+        return Estimate(self.centre, self.centre - reach, self.centre + reach, self.n, method)
+
+
+def best_supported(effect: Effect, bound: float) -> tuple[int, float]:
+    """The claim that an effect supports best against a margin, and its p-value.
+
+    The claim is -1 (below ``-bound``), 0 (inside) or 1 (above ``bound``). Its p-value is the alpha
+    at which the two-sided interval of confidence 1 - alpha just touches the margin from that side.
+    """
+    depth = {-1: -bound - effect.centre, 0: bound - abs(effect.centre), 1: effect.centre - bound}
+    side = max(depth, key=lambda claim: depth[claim])
+    if depth[side] <= 0:  # exactly on the margin
+        return side, 1.0
+    if effect.error == 0:
+        return side, 0.0
+    return side, float(2 * stdtr(effect.df, -depth[side] / effect.error))
+
+
+def replicates_needed(effect: Effect, bound: float, level: float, least: int = 2) -> int | None:
+    """Replicates at which an interval of this centre and spread clears the margin.
+
+    Args:
+        effect: of at least two replicates.
+        bound: half width of the margin, in the unit of the effect.
+        level: 1 - confidence of the interval.
+        least: the fewest to consider, at least 2.
+
+    Returns:
+        The number, or None where it would exceed a thousand, or where the part of the error that
+        replicates do not lower is too large by itself.
+    """
+    gap = abs(abs(effect.centre) - bound)
+    single = max(effect.error**2 - effect.fixed, 0.0) * effect.n
+    n = np.arange(least, _MOST_REPLICATES + 1, dtype=np.float64)
+    falling = single / n
+    variance = falling + effect.fixed
+    if not variance.any():
+        return least if gap > 0 else None
+    df = variance**2 / (falling**2 / (n - 1) + effect.fixed**2 / effect.fixed_df)
+    settled = stdtrit(df, 1 - level / 2) * np.sqrt(variance) < gap
+    return int(n[np.argmax(settled)]) if settled.any() else None
+
+
+def holm(p_values: dict[int, float], confidence: float) -> dict[int, tuple[float, bool]]:
+    """Holm's step-down correction: for each row its level, and whether its claim stands.
+
+    All claims that stand are right together with probability ``confidence``. From the first row
+    on that fails, all fail, at that row's level. (Holm 1979, Scand. J. Statist. 6, 65-70.)
+
+    Args:
+        p_values: by row.
+        confidence: of the whole table, between 0 and 1.
+    """
+    found: dict[int, tuple[float, bool]] = {}
+    standing, level = True, 1 - confidence
+    for step, row in enumerate(sorted(p_values, key=lambda row: p_values[row])):
+        if standing:
+            level = (1 - confidence) / (len(p_values) - step)
+            standing = p_values[row] <= level
+        found[row] = (level, standing)
+    return found
