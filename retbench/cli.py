@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.main import get_command
 
-from retbench import __version__
+from retbench import __version__, cli_training
 from retbench.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, UserError
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def run(
         done, files = api.carry_out(job, progress)
     finally:
         progress.close()
-    console.summary(report.summarise(done), files)
+    console.report(report.content_of(done), files)
 
 
 @app.command()
@@ -180,9 +180,9 @@ def table(folder: Folder, quiet: Quiet = False, as_json: AsJson = False) -> None
 
     gc.disable()  # as in plot
     opened = api.open_run(folder)
-    summary = report.summarise(opened)
-    files = api.write_tables(opened, summary)
-    Console(quiet=quiet, as_json=as_json).summary(summary, files)
+    content = report.content_of(opened)
+    files = api.write_tables(opened, content)
+    Console(quiet=quiet, as_json=as_json).report(content, files)
 
 
 @app.command()
@@ -250,6 +250,9 @@ def calibrate(
     finally:
         progress.close()
     console.calibration(record, calibration.remember(record))
+
+
+cli_training.register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -1,0 +1,415 @@
+"""``retbench train``: what it prints and leaves behind, how it continues, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from retbench import trainedmodel, trainjob
+from retbench.errors import UserError
+
+Command = Callable[..., Any]
+SMALL = (
+    "--preset", "tiny", "--set", "d_model=32", "--set", "n_heads=4", "--context", "16", "--batch",
+    "4", "--threads", "1", "--device", "cpu", "--lr", "0.01", "--data",
+)  # fmt: skip
+FILES = {"config.json", "model.safetensors", "tokenizer.json", "training.json"}
+MIXER = """
+from dataclasses import dataclass
+from models.registry import register
+from models.retnet import RetNetConfig
+
+@register("mine-{name}")
+@dataclass(frozen=True)
+class Mine(RetNetConfig):
+    pass
+"""
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text of 30 kB whose words are easily learnt."""
+    file = tmp_path_factory.mktemp("text") / "input.txt"
+    lines = (f"the {'quick' if n % 3 else 'slow'} fox jumps {n % 7} times\n" for n in range(1000))
+    file.write_text("".join(lines))
+    return file
+
+
+@pytest.fixture
+def trained(command: Command, text: Path, tmp_path: Path) -> Path:
+    ended = command("train", *SMALL, text, "--steps", "12", "--out", "run", "--quiet")
+    assert (ended.status, ended.out, ended.err) == (0, "", "")
+    return tmp_path / "run"
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    return trainedmodel.read_record(folder)
+
+
+def curve(folder: Path) -> list[Any]:
+    return [
+        {name: figure for name, figure in record.items() if name != "seconds"}
+        for record in record_of(folder)["records"]
+    ]
+
+
+def test_it_says_what_it_does_and_what_came_of_it(command: Command, text: Path) -> None:
+    ended = command("train", *SMALL, text, "--steps", "40", "--out", "run")
+    assert (ended.status, ended.err) == (0, "")
+    for said in (
+        "retnet: ", "input.txt", "40 steps of 64 tokens", "step 40/40  loss", "tokens/s",
+        "train loss", "dev loss", "bits per byte", "Sample",
+        'python -m retbench generate run --prompt "..."',
+    ):  # fmt: skip
+        assert said in ended.out
+    assert ended.out.count("step ") <= 3  # a line now and then
+
+
+def test_json_is_one_document(command: Command, text: Path) -> None:
+    ended = command("train", *SMALL, text, "--steps", "40", "--json", "--model", "transformer")
+    found = json.loads(ended.out)
+    assert "step 40/40" in ended.err
+    assert found["folder"].startswith("results/train-transformer-tiny-")
+    assert found["status"] == "ok" and len(found["records"]) == 40
+    assert found["dev_loss"] == pytest.approx(found["records"][-1]["dev_loss"], rel=0.05)
+    # One byte a character.
+    assert found["bits_per_byte"] == pytest.approx(found["dev_loss"] * 1.442695, rel=1e-6)
+    assert found["train_loss"] < 2.5 and found["tokens_per_s"] > 0 and found["sample"]
+
+
+def test_the_folder_holds_the_model_and_its_record(trained: Path) -> None:
+    assert {file.name for file in trained.iterdir()} == FILES
+    record = record_of(trained)
+    assert record["state"] == "finished"
+    assert record["settings"]["overrides"] == {"d_model": 32, "n_heads": 4}
+    assert record["data"]["name"] == "input.txt" and record["data"]["tokenizer"] == "char"
+    assert record["training"]["steps"] == 12 and len(record["records"]) == 12
+    assert record["results"].keys() >= {"dev_loss", "train_loss", "bits_per_byte"}
+    assert "versions" in record["provenance"]
+    model, tokenizer = trainedmodel.load(trained)
+    assert (
+        model.config.vocab_size == tokenizer.vocab_size == len(set("thequickslowfxjmp 0123456\n"))
+    )
+
+
+def test_equal_settings_train_equal_models(command: Command, text: Path, trained: Path) -> None:
+    command("train", *SMALL, text, "--steps", "12", "--out", "again", "--quiet")
+    assert (
+        Path("again/model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    )
+
+
+# Continuing.
+
+
+def interrupted(text: Path, out: Path, *more: str) -> None:
+    """Train in another process, and kill it when it has a checkpoint."""
+    line = [sys.executable, "-c", _PROGRAM, "train", *SMALL, str(text), "--out", str(out), *more]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 120
+        while not list(out.glob("checkpoints/step-*[0-9]")):
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+
+
+_PROGRAM = """
+from retbench import cli, cli_training
+if cli_training.train not in {each.callback for each in cli.app.registered_commands}:
+    cli_training.register(cli.app)
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("model", ["retnet", "transformer"])
+def test_a_killed_training_resumes_to_the_same_model(
+    command: Command, text: Path, tmp_path: Path, model: str
+) -> None:
+    more = ("--steps", "200", "--eval-every", "5", "--model", model)
+    interrupted(text, tmp_path / "run", *more)
+    assert record_of(tmp_path / "run")["state"] == "running"
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    ended = command("generate", "run", "--prompt", "the ", "--tokens", "5")
+    assert ended.status == 0 and ended.out.startswith("the ")  # from the checkpoint
+    ended = command("train", "--resume", "--out", "run", "--quiet")
+    assert (ended.status, ended.err) == (0, "")
+    command("train", *SMALL, text, *more, "--out", "undisturbed", "--quiet")
+    assert curve(tmp_path / "run") == curve(tmp_path / "undisturbed")
+    weights = [Path(name, "model.safetensors").read_bytes() for name in ("run", "undisturbed")]
+    assert weights[0] == weights[1]
+    assert {file.name for file in (tmp_path / "run").iterdir()} == FILES
+
+
+@pytest.fixture
+def stopped(command: Command, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A training that Ctrl-C has ended in its middle."""
+    from retbench.traindisplay import TrainingDisplay
+
+    show = TrainingDisplay.record
+
+    def record(self: TrainingDisplay, record: Any) -> None:
+        if record.step == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+        show(self, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingDisplay, "record", record)
+        ended = command("train", *SMALL, text, "--steps", "12", "--out", "run", "--quiet")
+    assert ended.status == 130
+    assert "continue it with `retbench train --resume --out run`" in ended.err
+    return tmp_path / "run"
+
+
+def test_ctrl_c_keeps_what_was_trained(command: Command, text: Path, stopped: Path) -> None:
+    assert record_of(stopped)["state"] == "running"
+    # The data may have moved, and flags that say the same be given again.
+    moved = shutil.copy(text, "moved.txt")
+    assert (
+        command("train", "--resume", "--out", "run", "--data", moved, "--steps", "12").status == 0
+    )
+    command("train", *SMALL, text, "--steps", "12", "--out", "undisturbed", "--quiet")
+    assert curve(stopped) == curve(Path("undisturbed"))
+
+
+def test_a_resume_finds_the_only_unfinished_training(
+    command: Command, stopped: Path, trained_elsewhere: Path
+) -> None:
+    nothing = command("train", "--resume")
+    assert (nothing.status, nothing.err.count("\n")) == (2, 1)
+    assert "results/ holds no unfinished training; name one with --out" in nothing.err
+    shutil.copytree(stopped, "results/one")
+    assert command("train", "--resume", "--quiet").status == 0
+    for name in ("two", "three"):
+        shutil.copytree(stopped, f"results/{name}")
+    several = command("train", "--resume")
+    assert "holds 2 unfinished trainings: results/three, results/two" in several.err
+
+
+@pytest.fixture
+def trained_elsewhere(tmp_path: Path) -> Path:
+    """Something in results/ that is no training."""
+    folder = tmp_path / "results" / "other"
+    folder.mkdir(parents=True)
+    (folder / "training.json").write_text("{")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--model", "transformer"), "model was 'retnet', not 'transformer'"),
+        (("--tokenizer", "byte"), "tokenizer was 'char', not 'byte'"),
+        (("--lr", "0.1"), "lr was 0.01, not 0.1"),
+        (("--set", "d_model=64"), "overrides was"),
+        (("--compile",), "compile was False, not True"),
+    ],
+)
+def test_a_training_is_not_continued_as_another(
+    command: Command, stopped: Path, flags: tuple[str, ...], says: str
+) -> None:
+    ended = command("train", "--resume", "--out", stopped, *flags)
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert says in ended.err
+
+
+def test_other_data_are_refused(command: Command, text: Path, stopped: Path) -> None:
+    Path("other.txt").write_text(text.read_text().replace("fox", "ox"))
+    ended = command("train", "--resume", "--out", stopped, "--data", "other.txt")
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "the data or their tokens are not those that" in ended.err
+
+
+def test_the_checkpoint_of_another_training_is_refused(
+    command: Command, text: Path, stopped: Path
+) -> None:
+    record = json.loads((stopped / "training.json").read_text())
+    record["settings"]["lr"] = 0.02
+    (stopped / "training.json").write_text(json.dumps(record))
+    ended = command("train", "--resume", "--out", stopped)
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "is a checkpoint of another model, tokenizer, data or configuration" in ended.err
+
+
+def test_a_damaged_checkpoint_is_named(command: Command, stopped: Path) -> None:
+    (file,) = stopped.glob("checkpoints/*/training.safetensors")
+    file.write_bytes(file.read_bytes()[:-1])
+    ended = command("train", "--resume", "--out", stopped)
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "damaged checkpoint" in ended.err
+
+
+def test_what_is_over_is_not_continued(command: Command, trained: Path) -> None:
+    ended = command("train", "--resume", "--out", trained)
+    assert ended.status == 2
+    assert "has finished: there is nothing to continue" in ended.err
+
+
+def test_two_processes_do_not_train_in_one_folder(command: Command, stopped: Path) -> None:
+    from retbench.files import CommitLog
+
+    lock = CommitLog(stopped / "lock", create=True)
+    ended = command("train", "--resume", "--out", stopped)
+    lock.close()
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "another process is writing to" in ended.err
+
+
+# What ends badly.
+
+
+def test_a_divergence_has_its_own_status(command: Command, text: Path) -> None:
+    line = ["train", *SMALL, text, "--steps", "60", "--out", "run"]
+    line[line.index("0.01")] = "1e6"
+    ended = command(*line, "--grad-clip", "0", "--warmup", "0")
+    assert (ended.status, ended.err.count("\n")) == (3, 1)
+    assert "the training diverged: the train loss is" in ended.err
+    assert "try a lower --lr" in ended.err
+    record = record_of(Path("run"))
+    assert record["state"] == "diverged" and record["cause"] in ended.err
+    assert "has diverged: there is nothing" in command("train", "--resume", "--out", "run").err
+
+
+def test_a_disk_that_fills_leaves_a_training_to_continue(
+    command: Command, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    full_disk: Callable[[int], AbstractContextManager[None]],
+) -> None:  # fmt: skip
+    """The first checkpoint fits; then there is room for small files alone."""
+    from retbench.traindisplay import TrainingDisplay
+
+    show, disk = TrainingDisplay.record, full_disk(50_000)
+
+    def record(self: TrainingDisplay, record: Any) -> None:
+        if record.step == 3:
+            disk.__enter__()
+        show(self, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingDisplay, "record", record)
+        ended = command("train", *SMALL, text, "--steps", "12", "--out", "run", "--quiet")
+    disk.__exit__(None, None, None)
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "cannot write run/checkpoints/step-00000004: File too large; what was" in ended.err
+    assert [path.name for path in tmp_path.glob("run/checkpoints/*")] == ["step-00000003"]
+    assert command("train", "--resume", "--out", "run", "--quiet").status == 0
+    assert curve(Path("run"))[-1]["step"] == 12
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--steps", "0"), "steps: must be at least 1, not 0"),
+        (("--steps", "many"), "Invalid value for '--steps'"),
+        (("--batch", "4", "--accumulate", "3"), "accumulate: 3 parts do not divide the batch of 4"),
+        (("--lr", "-1"), "lr: must be above 0"),
+        (("--warmup", "-1"), "warmup: must not be negative"),
+        (("--warmup", "5000"), "warmup: must be at least 0 and below"),
+        (("--grad-clip", "-1"), "grad-clip: must not be negative"),
+        (("--dtype", "float16"), "dtype: must be float32 or bfloat16 in training"),
+        (("--model", "retnt"), "unknown model 'retnt'; did you mean 'retnet'?"),
+        (("--preset", "2m"), "unknown preset '2m'"),
+        (("--ffn", "relu"), "ffn: unknown feed-forward 'relu'"),
+        (("--set", "n_heads"), "set: must be KEY=VALUE, not 'n_heads'"),
+        (("--set", "heads=3"), "has no option 'heads'"),
+        (("--set", "n_heads=3"), "n_heads = 3 does not divide d_model"),
+        (("--set", "vocab_size=9"), "vocab_size follows from the tokenizer"),
+        (("--set", "max_len=100", "--context", "200"), "context: 200 is beyond the model's 100"),
+        (("--tokenizer", "chars"), "unknown tokenizer 'chars'"),
+        (("--plugin", "nowhere.py"), "plugin nowhere.py: no file to load models from"),
+        (("--model", "mine"), "unknown model 'mine'"),
+        (("--device", "tpu"), "unknown device 'tpu'"),
+        (("--threads", "0"), "threads: must be at least 1"),
+        (("--contxt", "64"), "unknown flag --contxt; did you mean --context?"),
+        (("--context", "600", "--data", "short.txt"), "less than one window"),
+        (("--data", "empty.txt"), "empty.txt is empty"),
+        (("--data", "missing.txt"), "missing.txt"),
+        (("--out", "full"), "--out full is there already and not an empty folder"),
+        (("--resume", "--out", "full"), "full holds no training: training.json is missing"),
+    ],
+)
+def test_mistakes_are_one_line(
+    command: Command, tmp_path: Path, flags: tuple[str, ...], says: str
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "short.txt").write_text("to be or not to be\n" * 20)
+    before = sorted(tmp_path.rglob("*"))
+    ended = command("train", *flags)
+    assert (ended.status, ended.err.count("\n")) == (2, 1), ended.err
+    assert says in ended.err
+    kept = [path for path in tmp_path.rglob("*") if "cache" not in path.parts]
+    assert sorted(kept) == before
+
+
+def test_a_plugin_is_trained_and_found_again(command: Command, text: Path, tmp_path: Path) -> None:
+    name = tmp_path.name.replace("_", "-")
+    Path("mixer.py").write_text(MIXER.format(name=name))
+    model = ("--model", f"mine-{name}")
+    ended = command(
+        "train", *SMALL, text, "--steps", "4", *model, "--plugin", "mixer.py", "--out", "run"
+    )
+    assert ended.status == 0, ended.err
+    assert "mixer.py" in record_of(Path("run"))["plugins"][0]
+    assert command("generate", "run", "--tokens", "3").status == 0
+    Path("mixer.py").rename("moved.py")
+    ended = command("generate", "run", "--tokens", "3")
+    assert ended.status == 2 and "say with --plugin where it is now" in ended.err
+
+
+def test_tensorboard_is_written_or_its_lack_said(
+    command: Command, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ["train", *SMALL, text, "--steps", "4", "--tensorboard", "board", "--out"]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    ended = command(*line, "run")
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "--tensorboard needs the package tensorboard; install it" in ended.err
+    written: list[tuple[str, float, int]] = []
+    board = ModuleType("torch.utils.tensorboard")
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            assert folder == "board"
+
+        def add_scalar(self, name: str, figure: float, step: int) -> None:
+            written.append((name, figure, step))
+
+        def close(self) -> None:
+            written.append(("closed", 0, 0))
+
+    board.SummaryWriter = Writer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
+    assert command(*line, "other").status == 0
+    records = record_of(Path("other"))["records"]
+    expected = [("loss/train", record["train_loss"], record["step"]) for record in records]
+    assert [entry for entry in written if entry[0] == "loss/train"] == expected
+    assert written[-1][0] == "closed"
+
+
+def test_from_python(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RETBENCH_CACHE", str(tmp_path / "cache"))
+    job = trainjob.prepare(out="run", preset="tiny", data=text, context=16, steps=3, threads=1)
+    trained = trainjob.carry_out(job)
+    assert trained.training.status == "ok" and trained.results["dev_loss"] > 0
+    with pytest.raises(UserError, match="there already"):
+        trainjob.prepare(out="run")
+    with pytest.raises(TypeError, match="no such setting: stepz"):
+        trainjob.prepare(out="new", stepz=3)
