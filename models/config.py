@@ -126,13 +126,17 @@ class ModelConfig(ABC):
     def mixer_parameters(self) -> int:
         """Parameters of one layer's mixer."""
 
+    def mixer_vectors(self) -> int:
+        """Those of the mixer's parameters that multiply no token's vector: biases, decays; none."""
+        return 0
+
     @abstractmethod
     def mixer_flops(self, tokens: int, *, context: int = 0) -> int:
         """FLOPs of one layer's mixer over ``tokens`` new tokens after ``context`` earlier ones.
 
-        Projections are not counted here (they follow from :meth:`mixer_parameters`); causal
-        products count the pairs that are needed, not those a kernel may compute and mask.
-        One new token means the decode step.
+        Projections are not counted here (they follow from :meth:`mixer_parameters`, less
+        :meth:`mixer_vectors`); causal products count the pairs that are needed, not those a
+        kernel may compute and mask. One new token means the decode step.
         """
 
     @abstractmethod
@@ -145,6 +149,10 @@ class ModelConfig(ABC):
 
     def check(self) -> None:  # noqa: B027  (a family may have nothing to check)
         """Check the family's own fields; raises :class:`ConfigError`."""
+
+    def ablations(self) -> dict[str, dict[str, Any]]:
+        """Parts of the model that can be left out: by name, the fields that do so; none here."""
+        return {}
 
     # What follows from that.
 
@@ -216,7 +224,8 @@ class ModelConfig(ABC):
                 ``forward`` (logits of every position) or ``train`` (forward and backward, three
                 times the forward: Kaplan et al. 2020, arXiv 2001.08361, section 2.1).
         """
-        matrices = 2 * self.n_layers * (self.mixer_parameters() + self._ffn_parameters())
+        projections = self.mixer_parameters() - self.mixer_vectors()
+        matrices = 2 * self.n_layers * (projections + self._ffn_parameters())
         head = 2 * self.vocab_size * self.d_model
         if phase == "decode":
             return matrices + head + self.n_layers * self.mixer_flops(1, context=seq_len)

@@ -50,6 +50,13 @@ class Mixer(nn.Module, ABC):
     forms: tuple[str, ...] = ()
     """The forms that ``forward`` offers, the default first; empty where there is only one."""
 
+    def initialise(self, generator: torch.Generator) -> None:
+        """Set what shall not begin as the skeleton leaves it; called once, under ``no_grad``.
+
+        The skeleton draws every parameter of two and more dimensions from Normal(0, 0.02) and
+        leaves vectors as they were made.
+        """
+
     def prepare(self, span: Span, state: LayerState | None) -> Any:
         """What all layers need of the positions; nothing by default."""
         return None
@@ -165,16 +172,24 @@ class Decoder(nn.Module):
         Raises:
             ValueError: if the state has no room for the tokens.
         """
+        return self._logits(self._taken_in(tokens, state)[:, -1])
+
+    def score(self, tokens: Tensor, state: State) -> Tensor:
+        """As :meth:`prefill`, but logits of every position: (batch, time, vocab)."""
+        return self._logits(self._taken_in(tokens, state))
+
+    def _taken_in(self, tokens: Tensor, state: State) -> Tensor:
+        """Take tokens into the state; what the last block made of each, (batch, time, d_model)."""
         start, length = int(state.position), tokens.shape[1]
         if start + length > state.max_len:
             raise ValueError(f"{start} + {length} tokens into a state of {state.max_len}")
         positions = torch.arange(start, start + length, device=tokens.device)
         shared = self._mixer.prepare(Span(positions, start), state.layers[0])
-        x = self.embedding(tokens)
+        x: Tensor = self.embedding(tokens)
         for block, layer in zip(self.blocks, state.layers, strict=True):
             x = block(x, shared, layer)
         state.position += length
-        return self._logits(x[:, -1])
+        return x
 
     def step(self, token: Tensor, state: State) -> Tensor:
         """Take one token a sequence into the state; the caller sees to it that there is room.
@@ -238,6 +253,11 @@ class Decoder(nn.Module):
         return self._mixer.implementation(phase)
 
     @property
+    def forms(self) -> tuple[str, ...]:
+        """The forms that ``forward`` offers, the default first; empty where there is only one."""
+        return self._mixer.forms
+
+    @property
     def _mixer(self) -> Mixer:
         return self.blocks[0].mixer  # type: ignore[return-value]
 
@@ -258,3 +278,5 @@ class Decoder(nn.Module):
             into_residual = name.endswith(("out.weight", "down.weight"))
             std = 0.02 / math.sqrt(2 * self.config.n_layers) if into_residual else 0.02
             parameter.normal_(0.0, std, generator=generator)
+        for block in self.blocks:
+            block.mixer.initialise(generator)  # type: ignore[union-attr,operator]

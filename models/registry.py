@@ -28,7 +28,13 @@ if TYPE_CHECKING:
     from models.protocol import LanguageModel
 
 ENTRY_POINT_GROUP = "retbench.models"
-_BUILTIN = ("models.retnet", "models.transformer")
+_BUILTIN = (
+    "models.retnet",
+    "models.transformer",
+    "models.linear_attention",
+    "models.gla",
+    "models.h3",
+)
 _FAMILIES: dict[str, type[ModelConfig]] = {}
 
 ConfigClass = TypeVar("ConfigClass", bound=type[ModelConfig])

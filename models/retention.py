@@ -13,13 +13,17 @@ bfloat16; float16 inputs are computed in float32, for an unnormalised row can le
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-DecayKind = Literal["paper", "language-model"]
+DecayKind = Literal["paper", "language-model", "single", "none"]
+
+SINGLE_DECAY = 127 / 128
+"""The one decay of all heads in the paper's ablation (section 3.5)."""
 
 SCAN_RADIX = 16
 """States joined by one matrix product of the scan; any value gives the same result."""
@@ -31,8 +35,13 @@ def log_decays(n_heads: int, kind: DecayKind) -> Tensor:
     ``paper``: gamma_i = 1 - 2^(-5-i) (eq. 8; torchscale and fla). ``language-model``:
     gamma = 1 - exp(linspace(ln 1/32, ln 1/512, heads)), the same range for any number of heads
     (section 3.1's experiments; yet-another-retnet). ``log1p`` in float64, because in float32 the
-    first kind is exactly 1 from head 20 on.
+    first kind is exactly 1 from head 20 on. For ablations: ``single``, the same for all heads, and
+    ``none``, gamma = 1.
     """
+    if kind == "none":
+        return torch.zeros(n_heads, dtype=torch.float64)
+    if kind == "single":
+        return torch.full((n_heads,), math.log(SINGLE_DECAY), dtype=torch.float64)
     if kind == "paper":
         forgotten = 2.0 ** (-5.0 - torch.arange(n_heads, dtype=torch.float64))
     else:
@@ -130,6 +139,21 @@ def retention_step(q: Tensor, k: Tensor, v: Tensor, gamma: Tensor, state: Tensor
     q, k, v = q.to(state.dtype), k.to(state.dtype), v.to(state.dtype)
     state.mul_(gamma).addcmul_(k.transpose(-1, -2), v)
     return q @ state
+
+
+def decay_sums(log_gamma: Tensor, positions: Tensor) -> Tensor:
+    """gamma^0 + ... + gamma^n for each head at each position n: (heads, time), float64.
+
+    The sum of a row of D (eq. 5), in closed form, so that all forms agree on it wherever a
+    sequence is split.
+
+    Args:
+        log_gamma: (heads,) float64.
+        positions: (time,) int64, from 0 on.
+    """
+    terms = (positions + 1).to(torch.float64)
+    decayed = torch.expm1(log_gamma[:, None] * terms) / torch.expm1(log_gamma)[:, None]
+    return torch.where(log_gamma[:, None] == 0, terms, decayed)
 
 
 def decay_powers(log_gamma: Tensor, count: int, dtype: torch.dtype) -> Tensor:

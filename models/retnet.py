@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from models.protocol import LayerState
 from models.registry import register
 from models.retention import (
     DecayKind,
+    decay_sums,
     log_decays,
     retention_chunkwise,
     retention_parallel,
@@ -31,10 +33,17 @@ class RetNetConfig(ModelConfig):
     Attributes:
         decay: which decays the heads have, see :func:`models.retention.log_decays`.
         chunk_size: tokens of a chunk in the chunkwise form; changes speed, not the function.
+        gate: whether the swish gate stands behind the retention; without it the feed-forward gets
+            its parameters.
+        group_norm: whether each head's output is normalised; without, it is divided by the square
+            root of its decays' sum, the one of the paper's stabilising scalings (section 2.1) that
+            is a function of the position alone and so is the same in all forms.
     """
 
     decay: DecayKind = "paper"
     chunk_size: int = 128
+    gate: bool = True
+    group_norm: bool = True
 
     @classmethod
     def preset_heads(cls, preset: Preset, d_model: int) -> int:
@@ -45,8 +54,9 @@ class RetNetConfig(ModelConfig):
         """Raise ConfigError for an odd head dimension, an unknown decay or an empty chunk."""
         if self.d_k % 2:
             raise ConfigError(f"retnet needs an even d_model / n_heads, not {self.d_k}")
-        if self.decay not in ("paper", "language-model"):
-            raise ConfigError(f"decay must be 'paper' or 'language-model', not {self.decay!r}")
+        if self.decay not in get_args(DecayKind):
+            known = ", ".join(get_args(DecayKind))
+            raise ConfigError(f"decay must be one of {known}, not {self.decay!r}")
         if self.chunk_size < 1:
             raise ConfigError(f"chunk_size must be at least 1, not {self.chunk_size}")
 
@@ -66,7 +76,19 @@ class RetNetConfig(ModelConfig):
 
     def mixer_parameters(self) -> int:
         """q, k: d^2 each; v, gate, out: 2 d^2 each."""
-        return 8 * self.d_model**2
+        return (8 if self.gate else 6) * self.d_model**2
+
+    def ablations(self) -> dict[str, dict[str, Any]]:
+        """The paper's (section 3.5): without gate, norm or decay, one decay, heads half as wide."""
+        parts: dict[str, dict[str, Any]] = {
+            "no-gate": {"gate": False},
+            "no-group-norm": {"group_norm": False},
+            "no-decay": {"decay": "none"},
+            "one-decay": {"decay": "single"},
+        }
+        if self.d_k % 4 == 0:
+            parts["small-heads"] = {"n_heads": 2 * self.n_heads}
+        return parts
 
     def mixer_flops(self, tokens: int, *, context: int = 0) -> int:
         """Chunkwise for a sequence, recurrent for one token; independent of the context."""
@@ -100,11 +122,15 @@ class RetentionState(LayerState):
 
 @dataclass(frozen=True)
 class _Shared:
-    """What all layers need of the positions: rotary angles (2, 1, time, d_k), decays, the form."""
+    """What all layers need of the positions: rotary angles (2, 1, time, d_k), decays, the form.
+
+    ``scale``, (heads, time, 1), multiplies the output where no norm does.
+    """
 
     cos: Tensor
     sin: Tensor
     gamma: Tensor
+    scale: Tensor | None
     form: str
 
 
@@ -123,7 +149,7 @@ class MultiScaleRetention(Mixer):
         d = config.d_model
         self.rotary = Rotary(config.d_k, config.rope_base)
         # One matrix for queries, keys, values and gate: one product over the same input.
-        self.qkvg = nn.Linear(d, 6 * d, bias=False)
+        self.qkvg = nn.Linear(d, (6 if config.gate else 4) * d, bias=False)
         self.out = nn.Linear(2 * d, d, bias=False)
         # float64 kept as its bits, so that .to(bfloat16) moves the decays but does not round them.
         bits = log_decays(config.n_heads, config.decay).view(torch.int64)
@@ -141,13 +167,16 @@ class MultiScaleRetention(Mixer):
         # Queries in the first row; keys in the second, with their scale.
         cos, sin = (torch.stack((row, row * self.config.d_k**-0.5))[:, None] for row in (cos, sin))
         gamma = self.log_gamma.exp().to(wide)[:, None, None]
-        return _Shared(cos, sin, gamma, span.form or self.forms[0])
+        scale = None
+        if not self.config.group_norm:
+            scale = decay_sums(self.log_gamma, span.positions).rsqrt().to(wide)[..., None]
+        return _Shared(cos, sin, gamma, scale, span.form or self.forms[0])
 
     def forward(self, x: Tensor, shared: _Shared) -> Tensor:
         """Mix a whole sequence in the chosen form."""
         q, k, v, gate = self._project(x, shared)
         mixed, _ = self._retain(q, k, v, shared.form, None)
-        return self._output(mixed, gate)
+        return self._output(mixed, gate, shared.scale)
 
     def init_state(
         self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype
@@ -165,26 +194,28 @@ class MultiScaleRetention(Mixer):
         wide = state.matrices.to(shared.gamma.dtype)
         mixed, matrices = self._retain(q, k, v, shared.form, wide)
         state.matrices.copy_(matrices)
-        return self._output(mixed, gate)
+        return self._output(mixed, gate, shared.scale)
 
     def step(self, x: Tensor, shared: _Shared, state: LayerState) -> Tensor:
         """Mix one token by the recurrence."""
         assert isinstance(state, RetentionState)
         q, k, v, gate = self._project(x, shared)
-        return self._output(retention_step(q, k, v, shared.gamma, state.matrices), gate)
+        mixed = retention_step(q, k, v, shared.gamma, state.matrices)
+        return self._output(mixed, gate, shared.scale)
 
     def implementation(self, phase: Phase) -> str:
         """The recurrence for decoding, else the chunkwise form and its chunk size."""
         return "recurrent" if phase == "decode" else f"chunkwise-{self.config.chunk_size}"
 
-    def _project(self, x: Tensor, shared: _Shared) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _project(self, x: Tensor, shared: _Shared) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Queries and keys (batch, heads, time, d_k), values (…, d_v), gate (batch, time, 2 d)."""
         c, (batch, time, d) = self.config, x.shape
-        qk, v, gate = self.qkvg(x).split_with_sizes([2 * d, 2 * d, 2 * d], -1)
+        qk, v, *gate = self.qkvg(x).split_with_sizes([2 * d] * (3 if c.gate else 2), -1)
         # Queries and keys are rotated alike, so as one tensor.
         qk = qk.view(batch, time, 2, c.n_heads, c.d_k).movedim(1, 3)
         q, k = rotate(qk, shared.cos, shared.sin).unbind(1)
-        return q, k, v.view(batch, time, c.n_heads, c.d_v).transpose(1, 2), gate
+        v = v.view(batch, time, c.n_heads, c.d_v).transpose(1, 2)
+        return q, k, v, gate[0] if gate else None
 
     def _retain(
         self, q: Tensor, k: Tensor, v: Tensor, form: str, state: Tensor | None
@@ -195,11 +226,14 @@ class MultiScaleRetention(Mixer):
             return retention_recurrent(q, k, v, self.log_gamma, state)
         return retention_chunkwise(q, k, v, self.log_gamma, self.config.chunk_size, state)
 
-    def _output(self, mixed: Tensor, gate: Tensor) -> Tensor:
+    def _output(self, mixed: Tensor, gate: Tensor | None, scale: Tensor | None) -> Tensor:
         """Norm per head in the wide type, gate, and project back to the model's width."""
-        normed = rms_norm(mixed, self.config.norm_eps)
-        joined = normed.transpose(1, 2).flatten(-2).to(gate.dtype)
-        return self.out(F.silu(gate) * joined)  # type: ignore[no-any-return]
+        normed = rms_norm(mixed, self.config.norm_eps) if scale is None else mixed * scale
+        dtype = self.out.weight.dtype if gate is None else gate.dtype
+        joined = normed.transpose(1, 2).flatten(-2).to(dtype)
+        if gate is not None:
+            joined = F.silu(gate) * joined
+        return self.out(joined)  # type: ignore[no-any-return]
 
 
 def _triangle(n: int) -> int:

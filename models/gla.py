@@ -1,0 +1,308 @@
+"""Gated linear attention: decays that depend on the data (Yang et al. 2023, arXiv 2312.06635)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.config import ConfigError, ModelConfig, Phase, Preset
+from models.decoder import Mixer, Span
+from models.layers import rms_norm
+from models.linear_attention import causal_pairs
+from models.protocol import LayerState
+from models.registry import register
+
+
+@register("gla")
+@dataclass(frozen=True)
+class GatedLinearAttentionConfig(ModelConfig):
+    """The paper's proportions: keys half as wide as values, so a mixer holds about 4 d_model^2.
+
+    Attributes:
+        chunk_size: tokens of a chunk, a power of two; changes speed, not the function.
+        gate_rank: rank of the projection that the decays come from.
+        gate_temperature: divides the decays' logarithms, so that the gates begin near 1.
+    """
+
+    chunk_size: int = 64
+    gate_rank: int = 16
+    gate_temperature: float = 16.0
+
+    @classmethod
+    def preset_heads(cls, preset: Preset, d_model: int) -> int:
+        """As many heads with d_k = ``retention_dim`` as fit: four at 1.3b, as in the paper."""
+        return max(1, d_model // (2 * preset.retention_dim))
+
+    def check(self) -> None:
+        """Raise ConfigError for an odd head, a chunk of no power of two or an impossible gate."""
+        if self.d_v % 2:
+            raise ConfigError(f"gla needs an even d_model / n_heads, not {self.d_v}")
+        if self.chunk_size < 1 or self.chunk_size & (self.chunk_size - 1):
+            raise ConfigError(f"chunk_size of gla must be a power of two, not {self.chunk_size}")
+        if self.gate_rank < 1:
+            raise ConfigError(f"gate_rank must be at least 1, not {self.gate_rank}")
+        if not self.gate_temperature > 0:
+            raise ConfigError(f"gate_temperature must be above 0, not {self.gate_temperature}")
+
+    @property
+    def d_k(self) -> int:
+        """Dimension of a head's queries, keys and decays."""
+        return self.d_v // 2
+
+    @property
+    def d_v(self) -> int:
+        """Dimension of a head's values."""
+        return self.d_model // self.n_heads
+
+    def mixer(self) -> GatedLinearAttention:
+        """A new mixer."""
+        return GatedLinearAttention(self)
+
+    def mixer_parameters(self) -> int:
+        """q, k: d^2 / 2 each; v, gate, out: d^2 each; the decays' two thin matrices and bias."""
+        d = self.d_model
+        return 4 * d**2 + self.gate_rank * (d + d // 2) + self.mixer_vectors()
+
+    def mixer_vectors(self) -> int:
+        """The bias of the decays."""
+        return self.d_model // 2
+
+    def mixer_flops(self, tokens: int, *, context: int = 0) -> int:
+        """Chunkwise for a sequence, recurrent for one token; independent of the context."""
+        pairs = 0 if tokens == 1 else causal_pairs(tokens, self.chunk_size)
+        inside = pairs * 2 * (self.d_k + self.d_v)
+        return self.n_heads * (inside + tokens * 4 * self.d_k * self.d_v)
+
+    def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
+        """Heads x d_k x d_v numbers in float32 (float64 in a float64 model), at any context."""
+        return batch_size * self.n_heads * self.d_k * self.d_v * max(4, dtype_bytes)
+
+    def mixer_step_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
+        """The state is read and written in each step."""
+        return 2 * self.mixer_state_bytes(batch_size, context, dtype_bytes)
+
+
+@dataclass
+class GatedState(LayerState):
+    """The state matrices of one layer: (batch, heads, d_k, d_v), float32 or float64."""
+
+    matrices: Tensor
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The matrices."""
+        return (self.matrices,)
+
+
+class GatedLinearAttention(Mixer):
+    """(silu(x W_G) * norm(gla(x W_Q, x W_K, x W_V, alpha))) W_O (section 4.4 of the paper).
+
+    alpha = sigmoid(x W_1 W_2 + b)^(1/temperature) for each key channel, kept as its logarithm in
+    float32. The norm is an RMSNorm per head without affine weights, and only the decays have a
+    bias, as in RetNet here. Positions are not rotated: the decays give the order.
+    """
+
+    forms = ("chunkwise", "recurrent")
+
+    def __init__(self, config: GatedLinearAttentionConfig) -> None:
+        super().__init__()
+        self.config = config
+        d = config.d_model
+        # One product over the same input: queries, keys, values, gate, and the decays' thin half.
+        self.sizes = [d // 2, d // 2, d, d, config.gate_rank]
+        self.qkvg = nn.Linear(d, sum(self.sizes), bias=False)
+        self.decay = nn.Linear(config.gate_rank, d // 2)
+        nn.init.zeros_(self.decay.bias)
+        self.out = nn.Linear(d, d, bias=False)
+
+    def prepare(self, span: Span, state: LayerState | None) -> str:
+        """The form to run."""
+        return span.form or self.forms[0]
+
+    def forward(self, x: Tensor, shared: str) -> Tensor:
+        """Mix a whole sequence in the chosen form."""
+        q, k, v, log_decay, gate = self._project(x)
+        if shared == "recurrent":
+            mixed, _ = gated_recurrent(q, k, v, log_decay)
+        else:
+            mixed, _ = gated_chunkwise(q, k, v, log_decay, self.config.chunk_size)
+        return self._output(mixed, gate)
+
+    def init_state(
+        self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype
+    ) -> GatedState:
+        """Zeros; the same size for any ``max_len``."""
+        c = self.config
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        shape = (batch_size, c.n_heads, c.d_k, c.d_v)
+        return GatedState(torch.zeros(shape, device=device, dtype=wide))
+
+    def prefill(self, x: Tensor, shared: str, state: LayerState) -> Tensor:
+        """Mix tokens after those in the state, chunk by chunk."""
+        assert isinstance(state, GatedState)
+        q, k, v, log_decay, gate = self._project(x)
+        before = state.matrices.to(log_decay.dtype)
+        mixed, after = gated_chunkwise(q, k, v, log_decay, self.config.chunk_size, before)
+        state.matrices.copy_(after)
+        return self._output(mixed, gate)
+
+    def step(self, x: Tensor, shared: str, state: LayerState) -> Tensor:
+        """Mix one token by the recurrence."""
+        assert isinstance(state, GatedState)
+        q, k, v, log_decay, gate = self._project(x)
+        return self._output(gated_step(q, k, v, log_decay, state.matrices), gate)
+
+    def implementation(self, phase: Phase) -> str:
+        """The recurrence for decoding, else the chunkwise form and its chunk size."""
+        return "recurrent" if phase == "decode" else f"chunkwise-{self.config.chunk_size}"
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Queries, keys, values, log decays (batch, heads, time, d_k or d_v), and the gate."""
+        c = self.config
+        q, k, v, gate, thin = self.qkvg(x).split_with_sizes(self.sizes, -1)
+        logits = self.decay(thin)
+        wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        log_decay = F.logsigmoid(logits.to(wide)) / c.gate_temperature
+        q, k, v, log_decay = (
+            torch.unflatten(y, -1, (c.n_heads, -1)).transpose(1, 2)
+            for y in (q * c.d_k**-0.5, k, v, log_decay)
+        )
+        return q, k, v, log_decay, gate
+
+    def _output(self, mixed: Tensor, gate: Tensor) -> Tensor:
+        """Norm per head in the wide type, gate, and project back to the model's width."""
+        normed = rms_norm(mixed, self.config.norm_eps)
+        joined = normed.transpose(1, 2).flatten(-2).to(gate.dtype)
+        return self.out(F.silu(gate) * joined)  # type: ignore[no-any-return]
+
+
+# The operation: S_n = diag(alpha_n) S_{n-1} + k_n^T v_n, o_n = q_n S_n (eq. 3 of the paper).
+# Shapes: q, k, log_decay (batch, heads, time, d_k), v (batch, heads, time, d_v), state (batch,
+# heads, d_k, d_v). log_decay = ln alpha <= 0 is float32 or float64, and so are outputs and states.
+
+
+def gated_recurrent(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The operation token by token, as it is defined: the reference for the other forms.
+
+    Returns:
+        The output (batch, heads, time, d_v) and the state after the last token.
+    """
+    q, k, v = (x.to(log_decay.dtype) for x in (q, k, v))
+    if state is None:
+        state = q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1])
+    outs = []
+    for q_n, k_n, v_n, log_n in zip(*(x.unbind(2) for x in (q, k, v, log_decay)), strict=True):
+        state = log_n.exp()[..., None] * state + k_n[..., None] * v_n[..., None, :]
+        outs.append(q_n[..., None, :] @ state)
+    return torch.cat(outs, dim=-2), state
+
+
+def gated_step(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor) -> Tensor:
+    """One token of :func:`gated_recurrent`, updating the state in place.
+
+    Returns:
+        (batch, heads, 1, d_v), of the state's type.
+    """
+    q, k, v = (x.to(state.dtype) for x in (q, k, v))
+    state.mul_(log_decay.exp().transpose(-1, -2)).addcmul_(k.transpose(-1, -2), v)
+    return q @ state
+
+
+def gated_chunkwise(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    chunk_size: int,
+    state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The operation in chunks, linear in time: products inside, the state across.
+
+    Args:
+        q: as above; so are ``k``, ``v``, ``log_decay`` and ``state``, zeros where None.
+        k: likewise.
+        v: likewise.
+        log_decay: likewise.
+        chunk_size: a power of two.
+        state: likewise.
+
+    Returns:
+        As :func:`gated_recurrent`.
+    """
+    time, wide = q.shape[-2], log_decay.dtype
+    size = min(chunk_size, 1 << (time - 1).bit_length())
+    if missing := -time % size:
+        # Tokens that add nothing and forget nothing.
+        q, k, v, log_decay = (F.pad(x, (0, 0, 0, missing)) for x in (q, k, v, log_decay))
+    q, k, v, log_decay = (torch.unflatten(x, -2, (-1, size)) for x in (q, k, v, log_decay))
+    product_type = torch.float32 if v.dtype == torch.float16 else v.dtype
+    v = v.to(product_type)
+    scores, to_start, to_end = _scores(q.to(wide), k.to(wide), log_decay, product_type)
+    added = ((k * to_end).to(product_type).transpose(-1, -2) @ v).to(wide)
+    before, final = _scan(added, to_start[..., -1, :, None], state)
+    out = scores @ v + (q * to_start).to(product_type) @ before.to(product_type)
+    return out.to(wide).flatten(2, 3)[:, :, :time], final
+
+
+def _scores(
+    q: Tensor, k: Tensor, log_decay: Tensor, product_type: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Decayed scores inside chunks: sum_c q_ic k_jc exp(sum of log_decay_c from j + 1 to i).
+
+    The paper's secondary chunking (section 4.3) carried to the end: blocks of one position are
+    joined two by two, the later one's queries decayed back to the border between them and the
+    earlier one's keys on to it. So every exponent is a sum of logarithms over just the tokens
+    between two positions: none is positive, and none is a difference of large sums that would
+    lose its digits behind a gate that closed.
+
+    Args:
+        q: (..., size, d_k), in the type of ``log_decay``.
+        k: likewise.
+        log_decay: likewise.
+        product_type: of the matrix products.
+
+    Returns:
+        Scores (..., size, size), zero above the diagonal; the decays from the chunk's start up to
+        and with each position, and those after it up to the chunk's end, both (..., size, d_k).
+    """
+    scores = (q * k).sum(-1)[..., None, None].to(product_type)
+    prefix, suffix = log_decay, torch.zeros_like(log_decay)
+    width = 1
+    while width < q.shape[-2]:
+
+        def halves(x: Tensor, width: int = width) -> tuple[Tensor, Tensor]:
+            first, second = torch.unflatten(x, -2, (-1, 2, width)).unbind(-3)
+            return first, second
+
+        (up_to, then_up_to), (after, then_after) = halves(prefix), halves(suffix)
+        queries = (halves(q)[1] * then_up_to.exp()).to(product_type)
+        keys = (halves(k)[0] * after.exp()).to(product_type)
+        early, late = torch.unflatten(scores, -3, (-1, 2)).unbind(-3)
+        lower = torch.cat((queries @ keys.transpose(-1, -2), late), dim=-1)
+        scores = torch.cat((F.pad(early, (0, width)), lower), dim=-2)
+        first, second = up_to[..., -1:, :], then_up_to[..., -1:, :]
+        prefix = torch.stack((up_to, then_up_to + first), dim=-3).flatten(-4, -2)
+        suffix = torch.stack((after + second, then_after), dim=-3).flatten(-4, -2)
+        width *= 2
+    return scores.squeeze(-3), prefix.exp(), suffix.exp()
+
+
+def _scan(added: Tensor, decays: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The states before each chunk and after the last, S_{c+1} = decays_c S_c + added_c.
+
+    Args:
+        added: what each chunk adds, (batch, heads, chunks, d_k, d_v).
+        decays: of whole chunks, (batch, heads, chunks, d_k, 1).
+        state: the state before the first chunk; zeros where None.
+    """
+    if state is None:
+        state = torch.zeros_like(added[:, :, 0])
+    before = []
+    for decay, more in zip(decays.unbind(2), added.unbind(2), strict=True):
+        before.append(state)
+        state = torch.addcmul(more, decay, state)
+    return torch.stack(before, dim=2), state
