@@ -55,7 +55,9 @@ class Split:
     bytes: NDArray[np.int64]
     tokenizer: Tokenizer
 
-    def documents(self, at_most: int = 32, least: int = 2) -> list[tuple[NDArray[Any], int]]:
+    def documents(
+        self, at_most: int = 32, least: int = 2, longest: int | None = None
+    ) -> list[tuple[NDArray[Any], int]]:
         """The documents to test on, with the bytes that their tokens but the first stand for.
 
         A split of fewer documents than ``at_most`` has them cut into equal segments; one of more
@@ -64,6 +66,7 @@ class Split:
         Args:
             at_most: documents that are returned.
             least: tokens of a document or segment; shorter ones are left out.
+            longest: tokens of a document that are used; all where None.
 
         Returns:
             Tokens, shape (tokens,), and bytes of each; the same for the same text, always.
@@ -76,7 +79,7 @@ class Split:
             ranges = [ranges[i] for i in chosen]
         elif ranges:
             ranges = _segments(ranges, at_most, max(least, 2))
-        found = [self.tokens[a:b] for a, b in ranges]
+        found = [self.tokens[a:b][:longest] for a, b in ranges]
         return [(part, len(self.tokenizer.decode_bytes(part[1:]))) for part in found]
 
 

@@ -30,7 +30,7 @@ from retbench.files import replace_file
 if TYPE_CHECKING:
     import tiktoken
 
-Tokens = NDArray[np.uint16] | NDArray[np.uint32]
+Tokens = NDArray[Any]
 Texts = Callable[[], Iterable[str]]
 
 NAMES = ("char", "byte", "bpe:N", "gpt2", "cl100k_base", "o200k_base")
@@ -83,6 +83,7 @@ def tokenizer_named(name: str, training: Texts, *, every: Texts | None = None) -
     Raises:
         UserError: no such tokenizer, or it cannot be had here.
     """
+    check_name(name)
     if name == "char":
         return CharTokenizer("".join(sorted({c for text in (every or training)() for c in text})))
     if name == "byte":
@@ -93,14 +94,19 @@ def tokenizer_named(name: str, training: Texts, *, every: Texts | None = None) -
         return TiktokenTokenizer("gpt2", gpt2())
     if name in _CACHE_KEYS:
         return TiktokenTokenizer(name, _openai(name))
+    return _trained_bpe(name, training)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no tokenizer has, before anything is read.
+
+    Raises:
+        UserError: says which there are.
+    """
     if name.startswith("bpe:"):
-        return _trained_bpe(name, training)
-    raise unknown_tokenizer(name)
-
-
-def unknown_tokenizer(name: str) -> UserError:
-    """The error for a tokenizer that does not exist."""
-    return UserError(f"tokenizer: unknown tokenizer {name!r}", f"there are {', '.join(NAMES)}")
+        bpe_size(name)
+    elif name not in NAMES:
+        raise UserError(f"tokenizer: unknown tokenizer {name!r}", f"there are {', '.join(NAMES)}")
 
 
 def tokenizer_from_json(document: Mapping[str, Any]) -> Tokenizer:

@@ -1,0 +1,34 @@
+"""The perplexity suite: is a model as good, at equal size, on equal data and equally tuned?
+
+Each model is trained at every learning rate of the grid, then with several seeds at its best one;
+those are tested on documents that neither training nor tuning has seen: perplexity, its course over
+the position in the window, and at lengths from half to eight times that of the training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from retbench.suites.base import Rows, Session
+from retbench.suites.text import TextSuite, add_lengths, add_test, material, test_documents
+from retbench.suites.training_cell import FINAL, autocast, train_cell
+
+
+class PerplexitySuite(TextSuite):
+    """Perplexity of matched models on one text."""
+
+    name = "perplexity"
+
+    def measure(self, session: Session, rows: Rows, progress: Callable[[str], None]) -> None:
+        """Train; then, unless this is a tuning cell, test."""
+        model = train_cell(rows, partial(material, session.config), progress)
+        if rows.point.setting("stage") == FINAL:
+            documents = test_documents(session.config)
+            with autocast(session):
+                progress("test")
+                add_test(rows, model, documents)
+                add_lengths(rows, model, documents, progress)
+
+
+SUITE = PerplexitySuite()

@@ -1,0 +1,33 @@
+"""The scaling suite: the perplexity suite's comparison at several sizes of all models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from retbench.config import RunConfig
+from retbench.plan import Setting
+from retbench.suites.base import Rows, Session
+from retbench.suites.text import TextSuite, add_test, material, test_documents
+from retbench.suites.training_cell import FINAL, autocast, train_cell
+
+
+class ScalingSuite(TextSuite):
+    """Perplexity of matched models over their size."""
+
+    name = "scaling"
+
+    def coordinates(self, config: RunConfig) -> list[tuple[tuple[str, Setting], ...]]:
+        """Every preset is tuned by itself."""
+        return [(("preset", preset),) for preset in config.presets]
+
+    def measure(self, session: Session, rows: Rows, progress: Callable[[str], None]) -> None:
+        """Train; then, unless this is a tuning cell, test."""
+        model = train_cell(rows, partial(material, session.config), progress)
+        if rows.point.setting("stage") == FINAL:
+            progress("test")
+            with autocast(session):
+                add_test(rows, model, test_documents(session.config))
+
+
+SUITE = ScalingSuite()

@@ -1,0 +1,145 @@
+"""What the suites that train on text share: the data set, and the tests of a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retbench.config import RunConfig
+from retbench.data.batches import RandomWindows
+from retbench.data.dataset import Dataset, load_dataset, require_windows
+from retbench.data.vocabulary import check_name
+from retbench.errors import Misfit, UserError
+from retbench.suites.base import Rows
+from retbench.suites.training_cell import Material, TrainingSuite
+
+if TYPE_CHECKING:
+    from models.config import ModelConfig
+    from models.protocol import LanguageModel
+
+Documents = list[tuple[NDArray[Any], int]]
+
+LENGTHS = (0.5, 1, 2, 4, 8)
+"""Lengths to test at, over the context of the training."""
+
+DOCUMENTS = 32
+"""Documents to test on, at most."""
+
+DEV_TOKENS = 8192
+"""Tokens of an estimate on the dev split while a model is trained."""
+
+FINAL_DEV_TOKENS = 100_000
+"""Tokens of the dev split that a learning rate is chosen by, at most."""
+
+_LEAST_TESTED = 8192  # tokens of a document that are used at most, unless a length asks for more
+
+
+class TextSuite(TrainingSuite):
+    """A suite that trains on a text."""
+
+    def data(self, config: RunConfig) -> dict[str, Any]:
+        """Encode the text, unless the cache has it."""
+        dataset = load_dataset(config.data, config.tokenizer)
+        require_windows(dataset, config.context[0])
+        return dataset.to_json()
+
+    def model_options(self, config: RunConfig) -> dict[str, Any]:
+        """The tokenizer's vocabulary."""
+        return {"vocab_size": load_dataset(config.data, config.tokenizer).tokenizer.vocab_size}
+
+    def check(self, config: RunConfig, models: Mapping[str, ModelConfig]) -> None:
+        """As any training suite; the vocabulary is the tokenizer's, not to be overridden."""
+        try:
+            check_name(config.tokenizer)
+        except UserError as problem:
+            raise Misfit(problem.message, problem.hint, keys=("tokenizer",)) from None
+        for key in config.overrides:
+            if key.rpartition(".")[2] == "vocab_size":
+                what = "set: vocab_size follows from the tokenizer"
+                raise Misfit(what, "use --tokenizer", keys=(f"overrides.{key}", "overrides"))
+        super().check(config, models)
+
+
+def material(config: RunConfig, seed: int) -> Material:
+    """Random windows of the training split, and the beginning of the dev split."""
+    dataset = load_dataset(config.data, config.tokenizer)
+    window = config.context[0]
+    source = RandomWindows(
+        dataset.train.tokens, batch_size=config.batch[0], seq_len=window, seed=seed
+    )
+    return Material(
+        source,
+        partial(_dev_loss, dataset, window, DEV_TOKENS),
+        partial(_dev_loss, dataset, window, FINAL_DEV_TOKENS),
+    )
+
+
+def _dev_loss(dataset: Dataset, window: int, at_most: int, model: LanguageModel) -> float:
+    from retbench.evaluation import mean_loss
+
+    return mean_loss(model, dataset.dev.tokens, window=window, at_most=at_most)  # type: ignore[arg-type]
+
+
+def test_documents(config: RunConfig) -> Documents:
+    """The documents to test on: long enough, where the text allows it, for the longest length."""
+    split = load_dataset(config.data, config.tokenizer).test
+    longest = int(LENGTHS[-1] * config.context[0]) + 1
+    used = max(longest, _LEAST_TESTED)
+    found = split.documents(DOCUMENTS, longest, used)
+    return found or split.documents(DOCUMENTS, config.context[0] + 1, used)
+
+
+def add_test(rows: Rows, model: LanguageModel, documents: Documents) -> None:
+    """Nats of every document, each token predicted from half a window or more."""
+    from retbench.evaluation import token_nats
+
+    window = rows.point.seq_len
+    stride = max(1, window // 2)
+    for number, (tokens, size) in enumerate(documents):
+        nats = token_nats(model, tokens, window=window, stride=stride)  # type: ignore[arg-type]
+        how = f"window={window},stride={stride}"
+        rows.add("test", "test_nats", float(nats.sum()), trial=number, implementation=how)
+        rows.add("test", "test_tokens", len(nats), trial=number, implementation=how)
+        rows.add("test", "test_bytes", size, trial=number, implementation=how)
+
+
+def add_lengths(
+    rows: Rows, model: LanguageModel, documents: Documents, progress: Callable[[str], None]
+) -> None:
+    """Nats at every length, in windows that stand alone and with the state carried on."""
+    from retbench.evaluation import by_position, carried_nats, token_nats
+
+    config = model.config
+    context = rows.point.seq_len
+    shortest = min(len(tokens) for tokens, _ in documents)
+    lengths = [int(share * context) for share in LENGTHS if share * context >= 1]
+    fitting = [length for length in lengths if length <= min(config.max_len, shortest - 1)]
+    for length in fitting:
+        progress(f"test at {length} tokens")
+        nats = [token_nats(model, tokens, window=length) for tokens, _ in documents]  # type: ignore[arg-type]
+        _add_documents(rows, "length", nats, length, f"window={length},stride={length}")
+        if length in (context, fitting[-1]):
+            for edge, loss in by_position(nats, length).items():
+                rows.add("position", "position_loss", loss, trial=edge, seq_len=length)
+        if _state_is_constant(config, context) and hasattr(model, "score"):
+            carried = [carried_nats(model, tokens, window=length) for tokens, _ in documents]
+            _add_documents(rows, "carried", carried, length, f"carried,window={length}")
+
+
+def _add_documents(
+    rows: Rows, phase: str, nats: list[NDArray[np.float64]], length: int, how: str
+) -> None:
+    for number, found in enumerate(nats):
+        rows.add(
+            phase, "test_nats", float(found.sum()), trial=number, implementation=how,
+            seq_len=length,
+        )  # fmt: skip
+
+
+def _state_is_constant(config: ModelConfig, context: int) -> bool:
+    """Whether what a model carries from token to token stays the same size at any length."""
+    return config.state_bytes(1, context) == config.state_bytes(1, 8 * context)
