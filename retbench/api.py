@@ -21,7 +21,7 @@ from retbench.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from retbench.observer import Observer
-    from retbench.report.summary import Summary
+    from retbench.report.content import Content
     from retbench.store import Run
 
 RESULTS = Path("results")
@@ -109,12 +109,12 @@ def write_derived(run: Run) -> list[Path]:
         return list(report.write_all(run))
 
 
-def write_tables(run: Run, summary: Summary) -> list[Path]:
+def write_tables(run: Run, content: Content) -> list[Path]:
     """Write the tables alone; see :func:`write_derived`."""
     from retbench import report
 
     with _written_or_explained(run):
-        return list(report.write_tables(run, summary))
+        return list(report.write_tables(run, content))
 
 
 def write_plots(run: Run) -> list[Path]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from retbench.journal import Key
     from retbench.metrics import Status
     from retbench.plan import Contender, Plan, Point
+    from retbench.report.content import Content
     from retbench.report.summary import Summary
     from retbench.sizes import ModelSize
     from retbench.store import Run
@@ -80,9 +81,21 @@ class Console:
         """An observer for a run of this configuration."""
         return Progress(self._out, config, quiet=self.quiet)
 
+    def report(self, content: Content, files: Sequence[Path] = ()) -> None:
+        """Print what a run says, and where its files are."""
+        if content.summary is not None:
+            self.summary(content.summary, files)
+            return
+        self.show(Text(_heading(content.meta), style="bold"))
+        self.show(*(render.of_table(table) for table in content.tables if table.headline))
+        self._list("Findings", content.findings)
+        self._list("Warnings", content.warnings)
+        self._list("Files", _places(content.path, files))
+        self.emit(document.of_content(content, files))
+
     def summary(self, summary: Summary, files: Sequence[Path] = ()) -> None:
         """Print a run's tables, ratios, crossovers and warnings, and where its files are."""
-        self.show(Text(_heading(summary), style="bold"), render.cells(summary))
+        self.show(Text(_heading(summary.meta), style="bold"), render.cells(summary))
         self.show(*render.ratios(summary))
         if settling := render.settling(summary):
             self.show(Text(f"  {settling}"))
@@ -228,10 +241,10 @@ class Progress:
         self._live.update(Group(bar, Text(f"{self._worker}  {self._doing}")), refresh=True)
 
 
-def _heading(summary: Summary) -> str:
-    config = summary.configuration
+def _heading(meta: Mapping[str, Any]) -> str:
+    config = meta["configuration"]
     stamp = "SMOKE, no claims: " if config["profile"] == "smoke" else ""
-    calibration = summary.meta.get("calibration")
+    calibration = meta.get("calibration")
     floor = f"noise floor {math.expm1(calibration['floor']):.1%}" if calibration else (
         "noise floor unknown (retbench calibrate)"
     )  # fmt: skip

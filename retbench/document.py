@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
+    from retbench.report.content import Content
     from retbench.report.summary import Summary
 
 
@@ -27,6 +28,21 @@ def of_summary(summary: Summary, files: Sequence[Path]) -> dict[str, Any]:
         "crossovers": _records(summary.crossovers),
         "largest_batches": _records(summary.batches),
         "warnings": list(summary.warnings),
+        "files": [str(file) for file in files],
+    }
+
+
+def of_content(content: Content, files: Sequence[Path]) -> dict[str, Any]:
+    """What a run of any other suite says: its numbers, and its tables as lists of records."""
+    return {
+        "run": str(content.path),
+        "suite": content.meta["suite"],
+        "state": content.meta["state"],
+        "configuration": content.meta["configuration"],
+        "tables": {table.name: _records(table.frame) for table in content.tables},
+        "numbers": content.numbers,
+        "findings": list(content.findings),
+        "warnings": list(content.warnings),
         "files": [str(file) for file in files],
     }
 

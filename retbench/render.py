@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from retbench.forecast import Forecast
+    from retbench.report.layout import Table as Layout
     from retbench.report.summary import Summary
     from retbench.sizes import ModelSize
 
@@ -64,6 +66,15 @@ def table(title: str, columns: Iterable[tuple[str, bool]]) -> Table:
             heading, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric
         )
     return made
+
+
+def of_table(laid_out: Layout) -> Group:
+    """A report's table as it stands, under its title, its notes below it."""
+    made = table(laid_out.title, zip(laid_out.header, laid_out.numeric, strict=True))
+    for row in laid_out.rows:
+        made.add_row(*row)
+    notes = [Text(f"  {note}", style="dim") for note in laid_out.notes]
+    return Group(made, *notes)
 
 
 def cells(summary: Summary) -> Table:

@@ -12,50 +12,58 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from retbench.report.content import Content
     from retbench.report.summary import Summary
     from retbench.store import Run
 
-__all__ = ["summarise", "write_all", "write_plots", "write_tables"]
+__all__ = ["content_of", "summarise", "write_all", "write_plots", "write_tables"]
 
 TABLES, PLOTS = "tables", "plots"
 
 
 def summarise(run: Run) -> Summary:
-    """Reduce a run to what its report says; see :class:`retbench.report.summary.Summary`."""
+    """Reduce an inference run to its numbers; see :class:`retbench.report.summary.Summary`."""
     from retbench.report import summary
 
     return summary.summarise(run)
 
 
-def write_tables(run: Run, summary: Summary | None = None) -> list[Path]:
+def content_of(run: Run) -> Content:
+    """All that a run's report says, whatever its suite."""
+    from retbench.report import content
+
+    return content.of(run)
+
+
+def write_tables(run: Run, content: Content | None = None) -> list[Path]:
     """Write ``tables/``, ``numbers.tex`` and ``numbers.json``; returns the files.
 
     Args:
         run: the run; the files go into its directory.
-        summary: of that run, where the caller has it already.
+        content: of its report, where the caller has it already.
     """
     from retbench.report import citations, tables
 
-    found = summary or summarise(run)
+    found = content or content_of(run)
     return [*tables.write(found, run.path / TABLES), *citations.write(found, run.path)]
 
 
-def write_plots(run: Run, summary: Summary | None = None) -> list[Path]:
+def write_plots(run: Run, content: Content | None = None) -> list[Path]:
     """Write ``plots/`` and ``report.html``, which shows them; returns the files.
 
     Args:
         run: the run; the files go into its directory.
-        summary: of that run, where the caller has it already.
+        content: of its report, where the caller has it already.
     """
-    from retbench.report import html, plots
+    from retbench.report import figures, html
 
-    found = summary or summarise(run)
-    figures = plots.write(found, run.path / PLOTS)
-    drawn = [path for path in figures if path.suffix == ".svg"]
-    return [*figures, *html.write(found, drawn, run.path)]
+    found = content or content_of(run)
+    written = figures.write(found.figures, run.path / PLOTS)
+    drawn = [path for path in written if path.suffix == ".svg"]
+    return [*written, *html.write(found, drawn, run.path)]
 
 
-def write_all(run: Run) -> list[Path]:
-    """Write every derived file of a run, summarising it once."""
-    summary = summarise(run)
-    return [*write_tables(run, summary), *write_plots(run, summary)]
+def write_all(run: Run, content: Content | None = None) -> list[Path]:
+    """Write every derived file of a run, reducing its samples once."""
+    found = content or content_of(run)
+    return [*write_tables(run, found), *write_plots(run, found)]

@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from retbench.report import compare, layout, stamp, units
+from retbench.report.content import Content
 from retbench.report.frames import records
 from retbench.report.summary import Summary, metric_of
 from retbench.report.tables import escape
@@ -56,16 +57,16 @@ def letters(text: str) -> str:
     return "".join(words(int(p)) if p.isdigit() else p[0].upper() + p[1:] for p in parts)
 
 
-def macros(summary: Summary) -> str:
-    """The content of ``numbers.tex``."""
-    lines: dict[str, str] = {}
+def macros(summary: Summary) -> tuple[tuple[str, str], ...]:
+    """The macros of an inference run: each name with its text."""
+    found: dict[str, str] = {}
 
     def define(name: str, value: str, interval: str | None) -> None:
-        while name in lines:  # two labels with the same letters
+        while name in found:  # two labels with the same letters
             name += "Bis"
-        lines[name] = f"\\newcommand{{\\{name}}}{{{value}}}"
+        found[name] = value
         if interval is not None:
-            lines[f"{name}Interval"] = f"\\newcommand{{\\{name}Interval}}{{{interval}}}"
+            found[f"{name}Interval"] = interval
 
     cells = summary.cells[summary.cells["metric"].isin(_CITED)]
     for row in records(cells):
@@ -85,8 +86,7 @@ def macros(summary: Summary) -> str:
     for row in records(summary.batches):
         name = f"RetbenchLargestBatch{letters(row['model'])}Context{words(row['seq_len'])}"
         define(name, layout.largest(row), None)
-    stamps = (stamp.conditions(summary.meta), stamp.noise_floor(summary.meta))
-    return "\n".join([*(f"% {line}" for line in stamps), *lines.values()]) + "\n"
+    return tuple(found.items())
 
 
 def _metric(tag: str) -> str:
@@ -157,10 +157,13 @@ def _entry(row: dict[str, Any], unit: str) -> dict[str, Any]:
     return known | {"n": int(row["n"]), "unit": unit}
 
 
-def write(summary: Summary, folder: Path) -> list[Path]:
+def write(content: Content, folder: Path) -> list[Path]:
     """Write ``numbers.tex`` and ``numbers.json`` into the run directory."""
     tex, as_json = folder / "numbers.tex", folder / "numbers.json"
-    tex.write_text(macros(summary), encoding="utf-8", newline="\n")
-    text = json.dumps(numbers(summary), indent=1, allow_nan=False, ensure_ascii=False)
+    stamps = (stamp.conditions(content.meta), stamp.noise_floor(content.meta))
+    lines = [f"% {line}" for line in stamps]
+    lines += [f"\\newcommand{{\\{name}}}{{{text}}}" for name, text in content.macros]
+    tex.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    text = json.dumps(content.numbers, indent=1, allow_nan=False, ensure_ascii=False)
     as_json.write_text(text + "\n", encoding="utf-8", newline="\n")
     return [tex, as_json]

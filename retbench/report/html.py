@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from retbench.report import layout, stamp
+from retbench.report import stamp
+from retbench.report.content import Content
 from retbench.report.layout import Table
-from retbench.report.summary import Summary
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -45,7 +45,6 @@ dl { font-size: .9rem; } dt { font-weight: 600; } dd { margin: 0 0 .4rem 1.2rem;
 @media print { .wide { overflow-x: visible; } figure { break-inside: avoid; } }
 """.strip()
 
-_COMPARISON = ("ratios", "crossover", "batch")  # what stands above the figures
 _BROAD = 1.6  # ratio of width to height from which a figure takes a row of its own
 _LONG = 34  # characters from which a cell's text may be broken
 # How a verdict is set: its first word.
@@ -55,35 +54,42 @@ _VERDICTS = {
 }  # fmt: skip
 
 
-def page(summary: Summary, figures: Sequence[Path]) -> str:
+def page(content: Content, figures: Sequence[Path]) -> str:
     """The report as HTML.
 
     Args:
-        summary: of the run.
+        content: of the run's report.
         figures: the SVG files to show, in this order; their content is put inline.
     """
-    meta = summary.meta
-    smoke = ' class="smoke"' if summary.configuration["profile"] == "smoke" else ' class="stamp"'
-    subject, *baselines = summary.models
-    against = f" against {' and '.join(baselines)}" if baselines else ""
-    title = f"Retbench: {meta['suite']}, {subject}{against}"
-    comparison = [table for table in layout.tables(summary) if table.name in _COMPARISON]
-    details = [table for table in layout.tables(summary) if table.name not in _COMPARISON]
+    meta = content.meta
+    is_smoke = meta["configuration"]["profile"] == "smoke"
+    smoke = ' class="smoke"' if is_smoke else ' class="stamp"'
+    title = f"Retbench: {content.title}"
+    comparison = [table for table in content.tables if table.above]
+    details = [table for table in content.tables if not table.above]
     parts = [
         "<!doctype html>", '<html lang="en">', "<head>", '<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{escape(title)}</title>", f"<style>\n{_STYLE}\n</style>", "</head>", "<body>",
         f"<h1>{escape(title)}</h1>",
         f"<p{smoke}>{escape(stamp.conditions(meta))}<br>{escape(stamp.noise_floor(meta))}</p>",
-        _warnings(summary.warnings),
+        _findings(content.findings),
+        _warnings(content.warnings),
         *(_table(table) for table in comparison if table.rows),
         "<h2>Figures</h2>", '<div class="figures">', *map(_figure, figures), "</div>",
         *(_table(table) for table in details if table.rows),
-        _definitions(summary),
-        _provenance(summary),
+        _definitions(content),
+        _provenance(content),
         "</body>", "</html>",
     ]  # fmt: skip
     return "\n".join(part for part in parts if part) + "\n"
+
+
+def _findings(lines: Sequence[str]) -> str:
+    if not lines:
+        return ""
+    items = "\n".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<ul>\n{items}\n</ul>"
 
 
 def _warnings(lines: Sequence[str]) -> str:
@@ -153,25 +159,24 @@ def _inline(path: Path) -> str:
     return content.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1).strip()
 
 
-def _definitions(summary: Summary) -> str:
+def _definitions(content: Content) -> str:
     items = (
-        f"<dt>{escape(title)}</dt><dd>{escape(text)}</dd>"
-        for title, text in layout.definitions(summary)
+        f"<dt>{escape(title)}</dt><dd>{escape(text)}</dd>" for title, text in content.definitions
     )
     return "<h2>Definitions</h2>\n<dl>\n" + "\n".join(items) + "\n</dl>"
 
 
-def _provenance(summary: Summary) -> str:
+def _provenance(content: Content) -> str:
     """Everything in ``run.json``, as it is there."""
-    text = json.dumps(summary.meta, indent=1, ensure_ascii=False)
+    text = json.dumps(content.meta, indent=1, ensure_ascii=False)
     return (
         "<h2>Provenance</h2>\n<details><summary>run.json: configuration, models, machine, "
         f"versions, commit</summary>\n<pre>{escape(text)}</pre></details>"
     )
 
 
-def write(summary: Summary, figures: Sequence[Path], folder: Path) -> list[Path]:
+def write(content: Content, figures: Sequence[Path], folder: Path) -> list[Path]:
     """Write ``report.html`` into the run directory."""
     path = folder / "report.html"
-    path.write_text(page(summary, figures), encoding="utf-8", newline="\n")
+    path.write_text(page(content, figures), encoding="utf-8", newline="\n")
     return [path]

@@ -7,7 +7,7 @@ three significant digits (M16); the CSV files beside them keep every digit.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -31,6 +31,12 @@ class Table:
         stamp: under which conditions it was measured, and the noise floor.
         in_print: the columns that fit a printed page; all where it is None.
         on_screen: more notes, on what is in the other columns.
+        frame: what its CSV file holds, every digit.
+        above: whether it stands before the figures, as a comparison does.
+        grouped: whether in print its first column is a heading over the rows that share it.
+        headline: whether the command line prints it.
+        warned: whether the run's warnings stand under it.
+        defines: whether the definitions of the metrics do.
     """
 
     name: str
@@ -42,6 +48,12 @@ class Table:
     stamp: tuple[str, ...]
     in_print: tuple[int, ...] | None = None
     on_screen: tuple[str, ...] = ()
+    frame: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False)
+    above: bool = False
+    grouped: bool = False
+    headline: bool = False
+    warned: bool = False
+    defines: bool = False
 
 
 # Metric, and what of it is printed: its value, with its interval, or a percentile.
@@ -66,8 +78,21 @@ _INTERVALS = (
 
 def tables(summary: Summary) -> tuple[Table, ...]:
     """Every table of a report, in the order in which to read them."""
-    makers = (ratios, crossover, batches, cells, setup)
-    return tuple(make(summary) for make in makers)
+    return (
+        replace(ratios(summary), frame=summary.ratios, above=True, grouped=True, warned=True),
+        replace(crossover(summary), frame=summary.crossovers, above=True),
+        replace(batches(summary), frame=summary.batches, above=True),
+        replace(
+            cells(summary), frame=_with_status(summary), grouped=True, warned=True, defines=True
+        ),
+        replace(setup(summary), frame=summary.setup),
+    )
+
+
+def _with_status(summary: Summary) -> pd.DataFrame:
+    """The cells with how each ended; one that has no figures at all is a row without a metric."""
+    keys = ["model", "seq_len", "batch_size", "point"]
+    return summary.statuses.merge(summary.cells, on=keys, how="left", sort=False)
 
 
 def _stamp(summary: Summary) -> tuple[str, ...]:

@@ -6,23 +6,20 @@ an entry in the sidecar, which lists every cell of the run as shown or as left o
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from retbench.report import compare, draw, stamp, theme, units
+from retbench.report.content import Drawn
 from retbench.report.draw import IMPLIED
 from retbench.report.frames import Row, column, intervals, records
 from retbench.report.selection import (
     Axis,
-    Sidecar,
     along,
     cells_of,
     failures_on,
@@ -32,7 +29,6 @@ from retbench.report.selection import (
 )
 from retbench.report.summary import Summary, metric_of
 
-_COMPRESSION = 4  # of PNG files: half the time of the default, a few percent larger
 _REACH = 1.5  # how far beyond the values an interval may stretch the y axis
 _INTERVAL = "band: 95% interval over processes"
 _NO_INTERVAL = "no intervals: they need two processes"
@@ -77,8 +73,6 @@ SWEEPS = (
     Sweep("latency_batch", "Latency over batch size", "batch",
           (Panel("ttft_s", "ttft_bound_s"), Panel("tpot_s", "tpot_bound_s"))),
 )  # fmt: skip
-
-Drawn = tuple[Figure, Sidecar]
 
 
 def sweep_figure(summary: Summary, sweep: Sweep) -> Drawn:
@@ -272,22 +266,3 @@ def figures(summary: Summary) -> dict[str, Callable[[], Drawn]]:
     if len(summary.models) > 1:
         found["ratio_context"] = lambda: ratio_figure(summary)
     return found
-
-
-def write(summary: Summary, folder: Path) -> list[Path]:
-    """Write every figure as PNG and SVG, and its sidecar as JSON; the same bytes each time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, make in figures(summary).items():
-        stem = folder / name
-        with theme.fixed():
-            figure, sidecar = make()
-            figure.savefig(
-                stem.with_suffix(".png"), dpi=theme.DPI, metadata={"Software": None},
-                pil_kwargs={"compress_level": _COMPRESSION},
-            )  # fmt: skip
-            figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
-        text = json.dumps(sidecar, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-        stem.with_suffix(".json").write_text(text, encoding="utf-8")
-        written += [stem.with_suffix(suffix) for suffix in (".png", ".svg", ".json")]
-    return written

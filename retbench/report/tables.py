@@ -8,14 +8,15 @@ anywhere that a table may stand.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from retbench.report import compare, layout
+from retbench.report import compare
+from retbench.report.content import Content
 from retbench.report.layout import Table
-from retbench.report.summary import Summary
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -23,22 +24,16 @@ _LATEX = {
     "µ": r"\ensuremath{\mu}", "–": "--", "·": r"\ensuremath{\cdot}", "[": "{[}",
 }  # fmt: skip
 _WIDE = 8  # columns from which a LaTeX table needs a smaller font
-_WITH_WARNINGS = ("cells", "ratios")
-_GROUPED = ("cells", "ratios")  # in print their first column is a heading over its rows
 
 
-def write(summary: Summary, folder: Path) -> list[Path]:
+def write(content: Content, folder: Path) -> list[Path]:
     """Write every table in its three formats; returns the files in a fixed order."""
     folder.mkdir(parents=True, exist_ok=True)
-    frames = {
-        "ratios": summary.ratios, "crossover": summary.crossovers, "batch": summary.batches,
-        "cells": _with_status(summary), "setup": summary.setup,
-    }  # fmt: skip
     written = []
-    for table in layout.tables(summary):
+    for table in content.tables:
         for suffix, text in (
-            ("csv", csv(frames[table.name], summary)),
-            ("md", markdown(table, summary)),
+            ("csv", csv(table.frame, content.meta)),
+            ("md", markdown(table, content)),
             ("tex", latex(table)),
         ):
             path = folder / f"{table.name}.{suffix}"
@@ -47,31 +42,25 @@ def write(summary: Summary, folder: Path) -> list[Path]:
     return written
 
 
-def _with_status(summary: Summary) -> pd.DataFrame:
-    """The cells with how each ended; one that has no figures at all is a row without a metric."""
-    keys = ["model", "seq_len", "batch_size", "point"]
-    return summary.statuses.merge(summary.cells, on=keys, how="left", sort=False)
-
-
-def csv(frame: pd.DataFrame, summary: Summary) -> str:
+def csv(frame: pd.DataFrame, meta: Mapping[str, Any]) -> str:
     """Long format, full precision: floats as their shortest exact decimal."""
     stamped = frame.assign(
-        profile=summary.configuration["profile"], noise_floor=compare.floor(summary.meta)
+        profile=meta["configuration"]["profile"], noise_floor=compare.floor(meta)
     )
     return stamped.to_csv(index=False, lineterminator="\n")
 
 
-def markdown(table: Table, summary: Summary) -> str:
-    """A pipe table with its notes, and the definitions of the metrics under the measurements."""
+def markdown(table: Table, content: Content) -> str:
+    """A pipe table with its notes, and the run's warnings and definitions where they belong."""
     rule = ["---:" if numeric else "---" for numeric in table.numeric]
     lines = [table.header, rule, *table.rows]
     parts = [f"## {table.title}", ""]
     parts += [f"> {note}  " for note in (*table.notes, *table.on_screen, *table.stamp)]
     parts += ["", *("| " + " | ".join(_pipe(cell) for cell in line) + " |" for line in lines)]
-    if summary.warnings and table.name in _WITH_WARNINGS:
-        parts += ["", "Warnings:", "", *(f"- {warning}" for warning in summary.warnings)]
-    if table.name == "cells":
-        defined = layout.definitions(summary)
+    if content.warnings and (table.warned or table.headline):
+        parts += ["", "Warnings:", "", *(f"- {warning}" for warning in content.warnings)]
+    if table.defines:
+        defined = content.definitions
         parts += ["", "Definitions:", "", *(f"- **{title}**: {text}" for title, text in defined)]
     return "\n".join(parts) + "\n"
 
@@ -83,8 +72,7 @@ def _pipe(text: str) -> str:
 def latex(table: Table) -> str:
     """A ``table`` float with booktabs rules, a caption that carries the notes, and a label."""
     kept = list(range(len(table.header))) if table.in_print is None else list(table.in_print)
-    grouped = table.name in _GROUPED
-    kept = kept[1:] if grouped else kept
+    kept = kept[1:] if table.grouped else kept
     columns = "".join("r" if table.numeric[i] else "l" for i in kept)
     size = "\\scriptsize\\setlength{\\tabcolsep}{3pt}" if len(kept) >= _WIDE else "\\small"
     notes = " ".join(
@@ -102,7 +90,7 @@ def latex(table: Table) -> str:
         "\\toprule",
         *_header([table.header[i] for i in kept]),
         "\\midrule",
-        *_body(table, kept, grouped),
+        *_body(table, kept),
         "\\bottomrule",
         "\\end{tabular}",
         "\\end{table}",
@@ -125,12 +113,12 @@ def _in_two(title: str, wide: bool) -> tuple[str, str]:
     return above, below
 
 
-def _body(table: Table, kept: Sequence[int], grouped: bool) -> list[str]:
+def _body(table: Table, kept: Sequence[int]) -> list[str]:
     """The rows; where they are grouped, each group under a line with what they share."""
     lines: list[str] = []
     group = None
     for row in table.rows:
-        if grouped and row[0] != group:
+        if table.grouped and row[0] != group:
             lines += ["\\addlinespace"] if lines else []
             group = row[0]
             heading = f"\\textit{{{escape(group)}}}"

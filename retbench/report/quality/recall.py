@@ -1,0 +1,177 @@
+"""The report of the recall suite: where a model still finds what it has read.
+
+Accuracies by task, evaluation length and load, with differences subject - baseline paired by
+training seed; the length and the load at which each model falls under 90%; what each keeps of a
+sequence. An honest suite shows where attention wins, so no task, length or load is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from retbench.metrics import METRICS
+from retbench.report import stamp, units
+from retbench.report.citations import letters, words
+from retbench.report.content import Content, title_of
+from retbench.report.frames import Row, groups, records
+from retbench.report.quality import recall_figures as figures
+from retbench.report.quality import recall_frames as frames
+from retbench.report.quality import recall_tables as tables
+from retbench.report.quality.recall_figures import Recall
+from retbench.report.quality.recall_tables import interval, percent, place_of, points, verdict
+from retbench.report.summary import model_order
+
+if TYPE_CHECKING:
+    from retbench.store import Run
+
+_METRICS = ("accuracy", "answers", "state_bytes", "learning_rate")
+
+
+def content(run: Run) -> Content:
+    """All that the report says of a recall run; the same samples give the same content."""
+    meta = run.meta
+    models = model_order(meta)
+    smoke = meta["configuration"]["profile"] == "smoke"
+    counted = frames.answers(run)
+    accuracy = frames.cells(counted, models)
+    difference = frames.differences(counted, models, smoke=smoke)
+    length = frames.training_length(meta)
+    limit = frames.limits(accuracy, length, frames.tasks(meta))
+    recall = Recall(
+        meta, models, frames.tasks(meta), accuracy, frames.states(run),
+        frames.endings(run, models), length, frames.chance(meta),
+    )  # fmt: skip
+    return Content(
+        path=run.path,
+        meta=meta,
+        models=models,
+        title=title_of(meta, models),
+        tables=(
+            tables.accuracy_table(recall, difference),
+            tables.limit_table(recall, limit),
+            tables.training_table(recall, frames.rates(run)),
+        ),
+        figures=figures.figures(recall),
+        warnings=tuple(_warnings(recall)),
+        definitions=tuple((METRICS[tag].title, METRICS[tag].definition) for tag in _METRICS),
+        numbers=_numbers(recall, difference, limit),
+        macros=tuple(_macros(recall, difference)),
+        findings=tuple(_findings(recall, difference)),
+    )  # fmt: skip
+
+
+def _warnings(recall: Recall) -> Iterator[str]:
+    if recall.meta["configuration"]["profile"] == "smoke":
+        yield "SMOKE profile: one short training a model; no claim can be made from these numbers"
+    if recall.meta.get("state") != "finished":
+        yield f"the run is {recall.meta.get('state')}, not finished: cells may be missing"
+    seeds = int(recall.meta["plan"]["blocks"])
+    if seeds < 3:
+        yield f"{seeds} training seed{'s' if seeds > 1 else ''}: at least 3 are needed for a claim"
+    for row in records(recall.endings[recall.endings["status"] != "ok"]):
+        cause = f": {row['cause']}" if isinstance(row["cause"], str) else ""
+        yield f"{row['task']}: {row['model']} {figures.ending(row)}{cause}"
+    at_length = recall.accuracy[recall.accuracy["seq_len"] == recall.length]
+    for (task, model), group in groups(at_length, ["task", "model"]):
+        best, chance = float(group["value"].max()), recall.chance.get(task, 0.0)
+        if best <= 2 * chance:
+            yield (
+                f"{task}: {model} has not learned the task: {percent(best)} at the training length "
+                f"(chance {percent(chance)}); a longer training may change its rank"
+            )
+
+
+def _numbers(recall: Recall, difference: pd.DataFrame, limit: pd.DataFrame) -> dict[str, Any]:
+    """The content of ``numbers.json``, unrounded."""
+    accuracies: dict[str, Any] = {}
+    for row in records(recall.accuracy):
+        at = accuracies.setdefault(row["task"], {}).setdefault(row["model"], {})
+        at.setdefault(str(row["seq_len"]), {})[str(row["load"])] = _entry(row)
+    compared: dict[str, Any] = {}
+    for row in records(difference):
+        at = compared.setdefault(row["task"], {}).setdefault(row["baseline"], {})
+        at.setdefault(str(row["seq_len"]), {})[str(row["load"])] = _entry(row) | {
+            "verdict": row["verdict"],
+            "n_needed": None if pd.isna(row["n_needed"]) else int(row["n_needed"]),
+        }
+    limits = [
+        {
+            "task": row["task"], "model": row["model"], "along": row["along"],
+            "held": int(row["held"]), "largest": int(row["largest"]),
+            "fails_at": None if pd.isna(row["fails_at"]) else int(row["fails_at"]),
+        }
+        for row in records(limit)
+    ]  # fmt: skip
+    return {
+        "conditions": stamp.conditions(recall.meta),
+        "profile": recall.meta["configuration"]["profile"],
+        "subject": recall.models[0],
+        "training_length": recall.length,
+        "chance": dict(recall.chance),
+        "accuracy": accuracies,
+        "differences": compared,
+        "limits": limits,
+        "states": [
+            {key: row[key] for key in ("task", "model", "seq_len", "state_bytes")}
+            for row in records(recall.states)
+        ],
+    }
+
+
+def _entry(row: Row) -> dict[str, Any]:
+    known = {edge: None if units.is_missing(row[edge]) else row[edge] for edge in frames.EDGES}
+    return known | {"n": int(row["n"]), "unit": "ratio"}
+
+
+def _macros(recall: Recall, difference: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """Macros of every accuracy and every difference: name without backslash, text."""
+    for row in records(recall.accuracy):
+        name = f"RetbenchAccuracy{letters(row['task'])}{letters(row['model'])}{_at(row)}"
+        yield name, interval(row).replace("%", r"\%")
+    for row in records(difference):
+        name = f"RetbenchDifference{letters(row['task'])}{letters(row['baseline'])}{_at(row)}"
+        yield name, points(row)
+        yield f"{name}Verdict", str(row["verdict"])
+
+
+def _at(row: Row) -> str:
+    return f"Length{words(int(row['seq_len']))}Load{words(int(row['load']))}"
+
+
+def _findings(recall: Recall, difference: pd.DataFrame) -> Iterator[str]:
+    """For each task what separates the models at the training length and at the longest."""
+    cells = {(*place_of(row), row["model"]): row for row in records(recall.accuracy)}
+    compared = {(*place_of(row), row["baseline"]): row for row in records(difference)}
+    for task in recall.tasks:
+        places = sorted({place[:3] for place in cells if place[0] == task})
+        for length in dict.fromkeys((recall.length, max((p[1] for p in places), default=0))):
+            loads = [place[2] for place in places if place[1] == length]
+            if loads:
+                yield _sentence(recall.models, (task, length, max(loads)), cells, compared)
+
+
+def _sentence(
+    models: Sequence[str], place: tuple[str, int, int], cells: Mapping[Any, Row],
+    compared: Mapping[Any, Row],
+) -> str:  # fmt: skip
+    task, length, load = place
+    subject, *baselines = models
+    name = frames.load_name(task)
+    of = "" if name == "needle" else f" and {load} {name}"
+    said = (
+        f"{task} at {units.tokens(length)} tokens{of}: {subject} {_accuracy(cells, place, subject)}"
+    )
+    against = [
+        f"{baseline} {_accuracy(cells, place, baseline)}"
+        + (f" ({verdict(found)})" if (found := compared.get((*place, baseline))) else "")
+        for baseline in baselines
+    ]
+    return said + (" against " if against else "") + " and ".join(against)
+
+
+def _accuracy(cells: Mapping[Any, Row], place: tables.Place, model: str) -> str:
+    row = cells.get((*place, model))
+    return "not measured" if row is None else interval(row)

@@ -1,0 +1,219 @@
+"""Accuracies of the recall suite as tidy frames: cells, differences, limits, state.
+
+A cell is one task at one evaluation length and one load (key-value pairs of ``mqar``, tokens of
+``copy``, needles of ``needle``). A block counts for a task where its final training ended ok.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from retbench.measure import quality_stats
+from retbench.measure.estimate import Estimate
+from retbench.report.compare import NO_CLAIM
+from retbench.report.frames import Floats, Row, column, groups, records
+
+if TYPE_CHECKING:
+    from retbench.store import Run
+
+GOOD = 0.9  # an accuracy under this counts as failing the task
+PLACE = ["task", "seq_len", "load"]
+CELL_COLUMNS = [*PLACE, "model", "value", "low", "high", "n", "answers"]
+DIFFERENCE_COLUMNS = [
+    *PLACE, "subject", "baseline", "value", "low", "high", "n", "verdict", "n_needed",
+]  # fmt: skip
+LIMIT_COLUMNS = [
+    "task", "model", "along", "held", "smallest", "largest", "fails_at", "value", "low", "high",
+]  # fmt: skip
+ENDING_COLUMNS = ["task", "model", "status", "ok_blocks", "blocks", "cause"]
+EDGES = ("value", "low", "high")
+_LOADS = {"mqar": "pairs", "copy": "tokens to copy", "needle": "needle"}
+_NAN = float("nan")
+
+
+def load_name(task: str) -> str:
+    """What the load of a task counts."""
+    return _LOADS.get(task, "load")
+
+
+def tasks(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """The tasks of the plan, in its order."""
+    named = (point.get("settings", {}).get("task") for point in meta["plan"]["points"])
+    return tuple(dict.fromkeys(str(task) for task in named if task is not None))
+
+
+def training_length(meta: Mapping[str, Any]) -> int:
+    """The sequence length of the trainings, in tokens."""
+    return int(meta["configuration"]["context"][0])
+
+
+def chance(meta: Mapping[str, Any]) -> dict[str, float]:
+    """The accuracy of guessing, of the tasks whose description in the run names it."""
+    described = (meta.get("data") or {}).get("tasks", {})
+    return {
+        task: float(described[task]["chance"])
+        for task in tasks(meta)
+        if "chance" in described.get(task, {})
+    }
+
+
+def answers(run: Run) -> pd.DataFrame:
+    """One row per task, length, load, model and block: ``correct`` of ``answers``."""
+    frame = _final(run)
+    keys = [*PLACE, "model", "block"]
+    rows = frame[frame["phase"] == "recall"].rename(columns={"trial": "load"})
+    wide = rows.pivot_table(index=keys, columns="metric", values="value", observed=True)
+    for metric in ("accuracy", "answers"):
+        if metric not in wide:
+            wide[metric] = np.nan
+    wide = wide.dropna(subset=["accuracy", "answers"]).reset_index()
+    wide["correct"] = wide["accuracy"] * wide["answers"]
+    return wide[[*keys, "correct", "answers"]].astype({"load": "int64"})
+
+
+def cells(counted: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+    """One row per task, length, load and model: the accuracy over seeds with its interval.
+
+    Args:
+        counted: as :func:`answers` gives it.
+        models: the order of the rows.
+    """
+    rows = []
+    for key, group in groups(counted, [*PLACE, "model"]):
+        found = quality_stats.accuracy(column(group, "correct"), column(group, "answers"))
+        rows.append((*key, *_edges(found), found.n, int(group["answers"].sum())))
+    return _by_model(pd.DataFrame(rows, columns=CELL_COLUMNS), "model", models)
+
+
+def differences(counted: pd.DataFrame, models: Sequence[str], *, smoke: bool) -> pd.DataFrame:
+    """One row per cell and baseline: subject - baseline, paired by seed, with its verdict.
+
+    Args:
+        counted: as :func:`answers` gives it.
+        models: the subject, then the baselines.
+        smoke: whether the run is a smoke run, which makes no claims.
+    """
+    subject, *baselines = models
+    by_model = {(key[:-1], key[-1]): group for key, group in groups(counted, [*PLACE, "model"])}
+    places = sorted({key for key, _ in by_model})
+    rows: list[Row] = []
+    pairs: list[tuple[Floats, Floats, Floats]] = []
+    for baseline, key in itertools.product(baselines, places):
+        if (key, subject) not in by_model or (key, baseline) not in by_model:
+            continue
+        both = by_model[key, subject].merge(
+            by_model[key, baseline], on="block", suffixes=("", "_other")
+        )
+        right, other, asked = (column(both, n) for n in ("correct", "correct_other", "answers"))
+        found = quality_stats.accuracy_difference(right, other, asked)
+        value, low, high = _edges(found)
+        rows.append(dict(zip(PLACE, key, strict=True)) | {
+            "subject": subject, "baseline": baseline, "value": value, "low": low, "high": high,
+            "n": found.n, "verdict": NO_CLAIM, "n_needed": None,
+        })  # fmt: skip
+        pairs.append((right, other, asked))
+    if not smoke:
+        for row, verdict in zip(rows, quality_stats.accuracy_verdicts(pairs), strict=True):
+            row |= {"verdict": verdict.word, "n_needed": verdict.n_needed}
+    table = pd.DataFrame(rows, columns=DIFFERENCE_COLUMNS).astype({"n_needed": "Int64"})
+    return _by_model(table, "baseline", models)
+
+
+def limits(accuracy: pd.DataFrame, length: int, order: Sequence[str]) -> pd.DataFrame:
+    """Where the accuracy first falls under 90%: along the length, and along the load.
+
+    Along the length the load is held, along the load the training length. ``fails_at`` is the first
+    place, ascending, at which the accuracy (``value``) is under 90%; missing where there is none.
+
+    Args:
+        accuracy: as :func:`cells` gives it.
+        length: the training length.
+        order: of the tasks; models keep theirs.
+    """
+    rows = []
+    at_length = accuracy[accuracy["seq_len"] == length]
+    for along, held, table in (("seq_len", "load", accuracy), ("load", "seq_len", at_length)):
+        places = [(t, m) for t in order for m in dict.fromkeys(accuracy["model"])]
+        found = dict(groups(table, ["task", "model", held]))
+        for task, model, fixed in sorted(found, key=lambda k: (places.index(k[:2]), k[2])):
+            group = found[task, model, fixed]
+            if len(group) < 2:
+                continue
+            ascending = group.sort_values(along)
+            tried = ascending[along]
+            under = records(ascending[ascending["value"] < GOOD])
+            first = under[0] if under else {}
+            rows.append((
+                task, model, along, fixed, tried.min(), tried.max(), first.get(along),
+                *(first.get(edge, _NAN) for edge in ("value", "low", "high")),
+            ))  # fmt: skip
+    return pd.DataFrame(rows, columns=LIMIT_COLUMNS).astype({"fails_at": "Int64"})
+
+
+def states(run: Run) -> pd.DataFrame:
+    """One row per task, model and evaluation length: ``state_bytes`` of one sequence."""
+    frame = _final(run)
+    rows = frame[frame["metric"] == "state_bytes"]
+    keys = ["task", "model", "seq_len"]
+    grouped = rows.groupby(keys, observed=True, sort=True)["value"].max()
+    return grouped.rename("state_bytes").reset_index()
+
+
+def rates(run: Run) -> pd.DataFrame:
+    """One row per task and model: the learning rate that was chosen on the dev set."""
+    frame = _final(run)
+    rows = frame[frame["metric"] == "learning_rate"]
+    grouped = rows.groupby(["task", "model"], observed=True, sort=True)["value"].first()
+    return grouped.rename("learning_rate").reset_index()
+
+
+def endings(run: Run, models: Sequence[str]) -> pd.DataFrame:
+    """How the final trainings ended: one row per task and model."""
+    frame = run.statuses()
+    frame = frame.assign(**_settings(frame, run.meta))
+    final = frame[(frame["stage"] == "final") & frame["task"].notna()]
+    rows = []
+    for (task, model), group in groups(final, ["task", "model"]):
+        failed = group[group["status"] != "ok"]
+        status = "ok" if failed.empty else str(failed["status"].mode().iloc[0])
+        cause = None if failed.empty else failed["cause"].iloc[0]
+        rows.append((task, model, status, len(group) - len(failed), len(group), cause))
+    return _by_model(pd.DataFrame(rows, columns=ENDING_COLUMNS), "model", models)
+
+
+def _final(run: Run) -> pd.DataFrame:
+    """Samples of final trainings that ended ok, with their task."""
+    frame = run.frame()
+    frame = frame.assign(**_settings(frame, run.meta))
+    ended = frame[(frame["phase"] == "cell") & (frame["status"] == "ok")]
+    keys = ["block", "model", "point"]
+    ok = pd.MultiIndex.from_frame(frame[keys]).isin(pd.MultiIndex.from_frame(ended[keys]))
+    kept = ok & (frame["stage"] == "final") & frame["task"].notna() & frame["value"].notna()
+    return frame[kept & (frame["phase"] != "cell")]
+
+
+def _settings(frame: pd.DataFrame, meta: Mapping[str, Any]) -> dict[str, pd.Series[Any]]:
+    """The columns ``task`` and ``stage``, from the points of the plan."""
+    planned = {point["point"]: point.get("settings", {}) for point in meta["plan"]["points"]}
+    return {
+        name: frame["point"].map({point: given.get(name) for point, given in planned.items()})
+        for name in ("task", "stage")
+    }
+
+
+def _edges(found: Estimate) -> tuple[float, float, float]:
+    low, high = (_NAN if edge is None else edge for edge in (found.low, found.high))
+    return found.value, low, high
+
+
+def _by_model(table: pd.DataFrame, name: str, models: Sequence[str]) -> pd.DataFrame:
+    """The rows by task, length and load, then in the order of the models."""
+    order = table[name].map({model: place for place, model in enumerate(models)})
+    keys = [key for key in PLACE if key in table]
+    ordered = table.assign(_model=order).sort_values([*keys, "_model"], kind="stable")
+    return ordered.drop(columns="_model").reset_index(drop=True)

@@ -1,0 +1,281 @@
+"""The report of the scaling suite: losses, ratios, laws, crossings, figures, findings."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retbench.report import theme
+from retbench.report.quality import scaling
+from retbench.report.quality import scaling_frames as frames
+from retbench.report.quality import scaling_tables as tables
+from retbench.report.quality.scaling_figures import count
+from retbench.store import Run
+
+from .scaling_samples import DOCUMENTS, EXPONENTS, MEET, MODELS, PRESETS, law, write_scaling
+
+Make = Callable[..., Run]
+FOUR = PRESETS | {"10m": 1.06e7}
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    return lambda **options: write_scaling(
+        tmp_path / f"run{len(list(tmp_path.iterdir()))}", **options
+    )
+
+
+def cells(run: Run) -> Any:
+    return frames.cells(run, frames.tests(run), MODELS).set_index(["preset", "model"])
+
+
+def ratios(run: Run) -> Any:
+    tested = frames.tests(run)
+    found = frames.ratios(tested, frames.cells(run, tested, MODELS), MODELS, smoke=False)
+    return found.set_index("preset")
+
+
+def laws(run: Run, along: Any = "parameters") -> Any:
+    tested = frames.tests(run)
+    return frames.laws(tested, frames.cells(run, tested, MODELS), MODELS, along)
+
+
+def table(run: Run, name: str) -> Any:
+    return next(found for found in scaling.content(run).tables if found.name == name)
+
+
+# Losses
+
+
+def test_the_loss_is_summed_nats_over_summed_tokens(make: Make) -> None:
+    found = cells(make(spread=0.0)).loc[("1m", "retnet")]
+    assert found["loss"] == pytest.approx(law("retnet", PRESETS["1m"]), rel=1e-9)
+    assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
+    assert (found["n"], found["documents"]) == (3, DOCUMENTS)
+
+
+def test_bits_per_byte_are_of_the_bytes_of_the_text(make: Make) -> None:
+    found = cells(make(spread=0.0)).loc[("1m", "retnet")]
+    tokens = sum(1000 + 100 * i for i in range(DOCUMENTS))
+    expected = found["loss"] / math.log(2) * tokens / (tokens + DOCUMENTS)
+    assert found["bits_per_byte"] == pytest.approx(expected)
+
+
+def test_the_interval_of_the_perplexity_is_that_of_the_loss(make: Make) -> None:
+    found = cells(make()).loc[("tiny", "retnet")]
+    assert found["perplexity_low"] == pytest.approx(math.exp(found["loss_low"]))
+    assert found["loss_low"] < found["loss"] < found["loss_high"]
+
+
+def test_every_preset_has_its_own_size_and_rate(make: Make) -> None:
+    found = cells(make())
+    assert found["parameters"].xs("retnet", level="model").tolist() == list(PRESETS.values())
+    assert set(found["learning_rate"]) == {0.003}  # the better of the two, not the tried ones
+
+
+# Ratios
+
+
+def test_ratios_are_paired_by_seed_and_document(make: Make) -> None:
+    found = ratios(make()).loc["tiny"]
+    expected = math.exp(law("retnet", 1.0e5) - law("transformer", 1.001e5))
+    assert found["low"] < expected < found["high"]
+    assert found["high"] - found["low"] < 0.02  # unpaired, the documents' spread would rule
+
+
+def test_verdicts_of_five_seeds_along_the_sizes(make: Make) -> None:
+    found = ratios(make(seeds=5))
+    assert found["verdict"].tolist()[0] == "worse"
+    assert found["verdict"].tolist()[-1] == "better"
+
+
+def test_three_seeds_never_say_better_or_worse(make: Make) -> None:
+    found = ratios(make(seeds=3))
+    assert not set(found["verdict"]) & {"better", "worse"}
+    assert (found["n_needed"].dropna() >= 5).all()
+
+
+def test_a_seed_that_failed_on_one_side_is_no_pair(make: Make) -> None:
+    found = ratios(make(failures={("retnet", "1m", 0): "oom", ("transformer", "1m", 1): "error"}))
+    assert found.loc["1m", "n"] == 1
+    assert found.loc["tiny", "n"] == 3
+
+
+def test_a_smoke_run_makes_no_claim(make: Make) -> None:
+    run = make(seeds=1, configuration={"profile": "smoke"})
+    assert {row[-1] for row in table(run, "ratios").rows} == {"no claim"}
+    assert {row[-1] for row in table(run, "crossing").rows} == {"no claim"}
+    assert not any("crossing" in line for line in scaling.content(run).findings)
+
+
+def test_models_tested_on_different_documents_are_not_compared(make: Make) -> None:
+    tested = frames.tests(make())
+    other = tested["tiny", "transformer"]
+    shorter = frames.Tested(other.seeds, other.nats, other.tokens + 1, other.bytes, "")
+    with pytest.raises(ValueError, match="different documents"):
+        frames.difference(tested["tiny", "retnet"], shorter)
+
+
+# Laws
+
+
+def test_the_exponents_are_found(make: Make) -> None:
+    found = laws(make(spread=1e-4)).plain
+    for model, exponent in EXPONENTS.items():
+        assert found[model].exponent.value == pytest.approx(exponent, abs=1e-3)
+
+
+def test_three_sizes_have_no_irreducible_loss_and_four_have(make: Make) -> None:
+    assert laws(make()).bent == {}
+    assert set(laws(make(presets=FOUR)).bent) == set(MODELS)
+
+
+def test_the_crossing_lies_where_the_laws_meet(make: Make) -> None:
+    found = laws(make()).crossings["transformer"]
+    assert found.low < MEET < found.high
+    assert (found.status, found.beyond) == ("within", "better")
+
+
+def test_a_crossing_beyond_the_sizes_says_how_far(make: Make) -> None:
+    small = {"a": 1e5, "b": 2e5, "c": 4e5}
+    text = table(make(presets=small, spread=1e-4), "crossing").rows[0][-1]
+    assert text.startswith("extrapolated, 2.5 times beyond the sizes measured: ")
+
+
+def test_a_crossing_far_beyond_is_none(make: Make) -> None:
+    def apart(model: str, parameters: float) -> float:
+        exponent = 0.05 if model == "retnet" else 0.04  # they meet at 2.7e9
+        return 2.0 * (parameters / 2.7e9) ** -exponent
+
+    text = table(make(loss=apart, spread=1e-5), "crossing").rows[0][-1]
+    assert text.startswith("none near the sizes measured (the laws would meet 8")
+
+
+def test_laws_that_are_not_told_apart_leave_it_unclear(make: Make) -> None:
+    run = make(loss=lambda model, parameters: law("retnet", parameters))
+    assert table(run, "crossing").rows[0][-1] == "unclear: the exponents are not told apart"
+
+
+def test_one_seed_says_so(make: Make) -> None:
+    assert table(make(seeds=1), "crossing").rows[0][-1].endswith("from one seed")
+
+
+def test_a_crossing_takes_the_sizes_and_seeds_of_both(make: Make) -> None:
+    failures = {("transformer", "3m", seed): "oom" for seed in range(3)}
+    failures |= {("retnet", "tiny", 0): "error"}
+    assert laws(make(failures=failures)).crossings["transformer"].n == 2
+
+
+def test_one_size_has_no_law(make: Make) -> None:
+    run = make(presets={"tiny": 1e5})
+    assert laws(run).plain == {}
+    assert table(run, "crossing").rows[0][-1].startswith("not fitted")
+    assert table(run, "laws").rows[0][-1] == "–"
+
+
+# Figures
+
+
+def test_each_figure_draws_and_lists_what_it_shows(make: Make) -> None:
+    content = scaling.content(make())
+    assert set(content.figures) == {"loss_parameters", "loss_flops", "ratio_parameters"}
+    with theme.fixed():
+        for name, draw in content.figures.items():
+            _, sidecar = draw()
+            assert len(sidecar["shown"]) == 3 * (1 if name == "ratio_parameters" else 2)
+            json.dumps(sidecar, allow_nan=False)
+
+
+def test_failures_are_in_every_figure(make: Make) -> None:
+    run = make(failures={("transformer", "3m", seed): "oom" for seed in range(3)})
+    content = scaling.content(run)
+    with theme.fixed():
+        for draw in content.figures.values():
+            figure, sidecar = draw()
+            texts = " ".join(text.get_text() for axes in figure.axes for text in axes.texts)
+            assert "× 3m" in texts
+            assert sidecar["left_out"][0]["why"] == "oom"
+    assert "preset 3m: transformer oom: oom of the test" in content.warnings
+
+
+def test_fitted_lines_end_where_the_points_do(make: Make) -> None:
+    with theme.fixed():
+        figure, _ = scaling.content(make()).figures["loss_parameters"]()
+    reach = [max(line.get_xdata()) for line in figure.axes[0].lines if len(line.get_xdata()) > 10]
+    assert max(reach) == pytest.approx(PRESETS["3m"] * 1.001)
+
+
+# Tables, findings, numbers
+
+
+def test_every_row_has_a_cell_for_every_column(make: Make) -> None:
+    failures = {("transformer", "3m", seed): "oom" for seed in range(3)}
+    for found in scaling.content(make(failures=failures, presets=FOUR)).tables:
+        assert {len(row) for row in found.rows} == {len(found.header)} == {len(found.numeric)}
+
+
+def test_a_preset_that_failed_keeps_its_row(make: Make) -> None:
+    run = make(failures={("transformer", "3m", seed): "oom" for seed in range(3)})
+    assert table(run, "scaling").rows[-1][-2:] == ("–", "oom")
+    assert table(run, "ratios").rows[-1][-1] == "not measured"
+
+
+def test_the_paper_s_claim_stands_beside_the_crossing(make: Make) -> None:
+    assert any("2307.08621" in note for note in table(make(), "crossing").notes)
+
+
+def test_findings_give_the_ratio_at_every_size_and_the_crossing(make: Make) -> None:
+    ratio, crossing = scaling.content(make(seeds=5)).findings
+    assert ratio.startswith("perplexity of retnet / transformer: tiny 1.2")
+    assert "(worse)" in ratio and "(better)" in ratio
+    assert crossing.startswith("crossing of retnet and transformer: ")
+
+
+def test_numbers_are_json_and_hold_laws(make: Make) -> None:
+    numbers = scaling.content(make(presets=FOUR)).numbers
+    json.dumps(numbers, allow_nan=False)
+    assert numbers["laws"]["parameters"]["exponents"]["retnet"]["value"] == pytest.approx(
+        0.12, abs=0.01
+    )
+    assert numbers["cells"]["1m"]["retnet"]["perplexity"] > 1
+
+
+def test_macros_have_distinct_names_of_letters(make: Make) -> None:
+    names = [name for name, _ in scaling.content(make()).macros]
+    assert len(names) == len(set(names))
+    assert all(name.isalpha() for name in names)
+
+
+def test_a_run_in_which_everything_failed_has_a_report(make: Make) -> None:
+    failures = {(m, p, s): "error" for m in MODELS for p in PRESETS for s in range(3)}
+    content = scaling.content(make(failures=failures))
+    assert content.figures == {}
+    assert len([line for line in content.warnings if "error" in line]) == 6
+    json.dumps(content.numbers, allow_nan=False)
+
+
+def test_one_model_alone_has_a_law_and_no_ratio(make: Make) -> None:
+    content = scaling.content(make(models=("retnet",)))
+    assert [found.name for found in content.tables] == ["scaling", "laws"]
+    assert set(content.figures) == {"loss_parameters", "loss_flops"}
+
+
+@pytest.mark.parametrize(
+    ("number", "along", "text"),
+    [(1.05e6, "parameters", "1.05M"), (1.3e9, "parameters", "1.30B"), (950, "parameters", "950"),
+     (3.2e12, "train_flops", "3.20 TFLOP")],
+)  # fmt: skip
+def test_large_numbers_are_short(number: float, along: Any, text: str) -> None:
+    assert count(number, along) == text
+
+
+def test_digits_follow_the_interval() -> None:
+    assert tables.precise(1.01234, 1.01101, 1.01402) == "1.0123 [1.0110, 1.0140]"
+    assert tables.precise(8.7, 8.0, 9.4) == "8.70 [8.00, 9.40]"
+    assert tables.precise(1.5, None, None) == "1.50"
+    assert tables.precise(1.5, 1.5, 1.5) == "1.50 [1.50, 1.50]"
