@@ -89,8 +89,8 @@ _CPU_TRAINING: dict[str, Any] = _TRAINING_DEFAULTS | {
     "tokenizer": "char",
     "context": (256,),
     "batch": (4,),
-    "steps": 700,
-    "learning_rates": (1e-3, 3e-3, 1e-2),
+    "steps": 650,
+    "learning_rates": (2e-3, 5e-3, 1.2e-2),
 }
 _CUDA_TRAINING: dict[str, Any] = _TRAINING_DEFAULTS | {
     "dtype": "bfloat16",

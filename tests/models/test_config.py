@@ -79,7 +79,11 @@ def test_a_configuration_survives_its_dictionary(family: str) -> None:
         ("retnet", {"n_heads": 7}, "n_heads = 7 does not divide d_model = 64"),
         ("retnet", {"d_model": 12, "n_heads": 4}, "even d_model / n_heads, not 3"),
         ("transformer", {"d_model": 12, "n_heads": 4}, "even d_model / n_heads, not 3"),
-        ("retnet", {"decay": "none"}, "decay must be 'paper' or 'language-model', not 'none'"),
+        (
+            "retnet",
+            {"decay": "fast"},
+            "decay must be one of paper, language-model, single, none, not 'fast'",
+        ),
         ("retnet", {"chunk_size": 0}, "chunk_size must be at least 1"),
         ("retnet", {"ffn": "relu"}, "ffn must be 'gelu' or 'swiglu', not 'relu'"),
         ("retnet", {"n_layers": 0}, "n_layers must be at least 1, not 0"),

@@ -61,7 +61,7 @@ def test_a_batch_fits_only_if_it_did_in_every_block(make_run: MakeRun) -> None:
 def test_it_is_in_every_kind_of_output(make_run: MakeRun, capsys) -> None:  # type: ignore[no-untyped-def]
     run = make_run(failures={("transformer", 1024, 4): "oom", ("transformer", 1024, 16): "oom"})
     summary = summarise(run)
-    write_tables(run, summary)
+    write_tables(run)
     folder = run.path / "tables"
     assert "| transformer | 1k | 1 | 4: oom |" in (folder / "batch.md").read_text()
     assert "transformer & 1k & 1 & 4: oom" in (folder / "batch.tex").read_text()

@@ -15,7 +15,16 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from retbench.report import citations, draw, summarise, tables, units, write_all, write_plots
+from retbench.report import (
+    citations,
+    content_of,
+    draw,
+    summarise,
+    tables,
+    units,
+    write_all,
+    write_plots,
+)
 from retbench.report.plots import figures
 
 from .conftest import FAILURES, MakeRun, write_run
@@ -287,7 +296,9 @@ def test_latex_hides_its_special_characters() -> None:
 
 
 def test_macros_have_names_of_letters_that_are_unique(make_run: MakeRun) -> None:
-    text = citations.macros(summarise(make_run(failures=FAILURES)))
+    run = make_run(failures=FAILURES)
+    _, _ = citations.write(content_of(run), run.path)
+    text = (run.path / "numbers.tex").read_text()
     names = re.findall(r"\\newcommand\{\\(.+?)\}\{", text)
     assert len(names) == len(set(names)) == sum(not x.startswith("%") for x in text.splitlines())
     assert all(name.isalpha() and name.isascii() for name in names)
