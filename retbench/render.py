@@ -32,6 +32,7 @@ _CELL_COLUMNS = (
     ("peak", "peak_bytes", False),
     ("state", "state_bytes", False),
 )
+_NAME_COLUMNS = 18
 _PEAKS = ("prefill_peak_bytes", "decode_peak_bytes")
 _RATIO_COLUMNS = (
     ("TTFT", "ttft_s", True),
@@ -69,12 +70,21 @@ def table(title: str, columns: Iterable[tuple[str, bool]]) -> Table:
 
 
 def of_table(laid_out: Layout) -> Group:
-    """A report's table as it stands, under its title, its notes below it."""
-    made = table(laid_out.title, zip(laid_out.header, laid_out.numeric, strict=True))
+    """A report's table under its title, its notes below it: the columns that fit a page."""
+    kept = laid_out.in_print or range(len(laid_out.header))
+    made = table(laid_out.title, ())
+    for i in kept:
+        text = [laid_out.header[i], *(row[i] for row in laid_out.rows)]
+        widest = max(len(line) for line in text)
+        # Names are needed whole; a sentence may be broken.
+        made.add_column(
+            laid_out.header[i], justify="right" if laid_out.numeric[i] else "left",
+            no_wrap=laid_out.numeric[i], overflow="fold", min_width=min(widest, _NAME_COLUMNS),
+        )  # fmt: skip
     for row in laid_out.rows:
-        made.add_row(*row)
+        made.add_row(*(row[i] for i in kept))
     notes = [Text(f"  {note}", style="dim") for note in laid_out.notes]
-    return Group(made, *notes)
+    return Group(made, *notes, Text(""))
 
 
 def cells(summary: Summary) -> Table:

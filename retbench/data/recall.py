@@ -1,0 +1,209 @@
+"""Synthetic tasks that ask a model to recall what it has read, exactly.
+
+``mqar``: multi-query associative recall (Arora et al. 2023, arXiv 2312.04927): pairs of a key and a
+value, then keys in random order, each to be answered with its value. ``copy``: a random string, a
+delimiter, the string again (Jelassi et al. 2024, arXiv 2402.01032). ``needle``: one marked value in
+random filler, asked for at the end. Everything is a pure function of seed and step; sequences are
+filled up at the front, and only answers are scored.
+
+    >>> task = TASKS["copy"]
+    >>> tokens, targets = task.examples(np.random.default_rng(0), 1, 16, np.array([3]))
+    >>> int((targets != IGNORED).sum())
+    3
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retbench.errors import UserError
+
+Ints = NDArray[np.int64]
+
+IGNORED = -100
+FILLER, DELIMITER, ASK = 0, 1, 2
+KEYS = range(3, 19)
+VALUES = range(19, 51)
+VOCAB_SIZE = 51
+
+_TRAINING, _DEV, _TEST = 0, 1, 2
+_DIGEST_BITS = 48
+
+
+class Task(ABC):
+    """One kind of recall.
+
+    Attributes:
+        name: what ``--tasks`` calls it.
+        chance: accuracy of guessing among the answers that can occur.
+        loads: how much there is to recall: pairs, tokens to copy, needles.
+    """
+
+    name: str
+    chance: float
+    loads: tuple[int, ...]
+
+    @abstractmethod
+    def least(self, load: int) -> int:
+        """Tokens that a sequence of that load takes at least."""
+
+    @abstractmethod
+    def example(self, random: np.random.Generator, length: int, load: int) -> tuple[Ints, Ints]:
+        """One sequence: tokens and targets, int64 (length,)."""
+
+    def fitting(self, length: int) -> tuple[int, ...]:
+        """The loads that fit into a sequence of that length."""
+        return tuple(load for load in self.loads if self.least(load) <= length)
+
+    def examples(
+        self, random: np.random.Generator, count: int, length: int, loads: Sequence[int] | Ints
+    ) -> tuple[Ints, Ints]:
+        """Sequences of loads drawn evenly from ``loads``: tokens and targets, (count, length)."""
+        drawn = random.choice(np.asarray(loads), size=count)
+        made = [self.example(random, length, int(load)) for load in drawn]
+        return np.stack([tokens for tokens, _ in made]), np.stack([goal for _, goal in made])
+
+
+class AssociativeRecall(Task):
+    """Pairs of key and value, then queries."""
+
+    name = "mqar"
+    chance = 1 / len(VALUES)
+    loads = (2, 4, 8, 16)
+
+    def least(self, load: int) -> int:
+        """The pairs, and as many queries with their answers."""
+        return 4 * load
+
+    def example(self, random: np.random.Generator, length: int, load: int) -> tuple[Ints, Ints]:
+        """Filler, the pairs, then each key once more, followed by its value."""
+        keys = random.permutation(np.array(KEYS))[:load]
+        values = random.choice(np.array(VALUES), size=load)
+        order = random.permutation(load)
+        gap = random.integers(length - self.least(load) + 1)
+        tokens = np.full(length, FILLER, dtype=np.int64)
+        targets = np.full(length, IGNORED, dtype=np.int64)
+        asked = length - 2 * load
+        told = asked - gap - 2 * load
+        tokens[told : told + 2 * load : 2], tokens[told + 1 : told + 2 * load : 2] = keys, values
+        tokens[asked::2], tokens[asked + 1 :: 2] = keys[order], values[order]
+        targets[asked::2] = values[order]
+        return tokens, targets
+
+
+class Copying(Task):
+    """A string without repetitions, a delimiter, and the string again."""
+
+    name = "copy"
+    chance = 1 / len(VALUES)
+    loads = (4, 8, 16, 31)
+
+    def least(self, load: int) -> int:
+        """The string twice, and the delimiter between; the last token is not read."""
+        return 2 * load + 1
+
+    def example(self, random: np.random.Generator, length: int, load: int) -> tuple[Ints, Ints]:
+        """Filler, the string, the delimiter, the string; each token of the copy is an answer."""
+        text = random.permutation(np.array(VALUES))[:load]
+        tokens = np.full(length + 1, FILLER, dtype=np.int64)
+        targets = np.full(length, IGNORED, dtype=np.int64)
+        tokens[length + 1 - load :] = text
+        tokens[length - load] = DELIMITER
+        tokens[length - 2 * load : length - load] = text
+        targets[length - load :] = text
+        return tokens[:length], targets
+
+
+class Needle(Task):
+    """One marked value in filler."""
+
+    name = "needle"
+    chance = 1 / len(VALUES)
+    loads = (1,)
+
+    def least(self, load: int) -> int:
+        """The mark, the value, some filler and the question."""
+        return 8
+
+    def example(self, random: np.random.Generator, length: int, load: int) -> tuple[Ints, Ints]:
+        """Random filler, in it the mark and the value; the mark again at the end."""
+        tokens = random.choice(np.array(KEYS), size=length).astype(np.int64)
+        targets = np.full(length, IGNORED, dtype=np.int64)
+        value = random.choice(np.array(VALUES))
+        place = random.integers(length - 3)
+        tokens[place : place + 2] = ASK, value
+        tokens[-1] = ASK
+        targets[-1] = value
+        return tokens, targets
+
+
+TASKS: dict[str, Task] = {task.name: task for task in (AssociativeRecall(), Copying(), Needle())}
+
+
+@dataclass(frozen=True)
+class RecallBatches:
+    """Training batches of a task: pure functions of the step.
+
+    The loads are mixed within a batch, so that the light ones, from which a task is learned sooner,
+    come along with the heavy ones.
+
+    Attributes:
+        task: which.
+        batch_size: sequences.
+        seq_len: tokens of a sequence.
+        seed: of all randomness.
+    """
+
+    task: Task
+    batch_size: int
+    seq_len: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Refuse a length that no load fits into.
+
+        Raises:
+            UserError: says which length would do.
+        """
+        least = min(self.task.least(load) for load in self.task.loads)
+        if self.seq_len < least:
+            raise UserError(
+                f"context: {self.seq_len} tokens are too few for the task {self.task.name}",
+                f"it takes {least} at least",
+            )
+
+    def batch(self, step: int) -> tuple[Ints, Ints]:
+        """Inputs and targets of a step, int64 (batch, time)."""
+        random = _generator(self.seed, _TRAINING, step)
+        loads = self.task.fitting(self.seq_len)
+        return self.task.examples(random, self.batch_size, self.seq_len, loads)
+
+    def digest(self, steps: int) -> int:
+        """A fingerprint of the first and the last batch, below 2**48."""
+        found = hashlib.sha256(f"{self.task.name} {steps}".encode())
+        for step in (0, steps - 1):
+            for array in self.batch(step):
+                found.update(array.tobytes())
+        return int.from_bytes(found.digest()[: _DIGEST_BITS // 8], "big")
+
+
+def dev_set(task: Task, length: int, seed: int, count: int) -> tuple[Ints, Ints]:
+    """Sequences to choose a learning rate by, of every load that fits."""
+    return task.examples(_generator(seed, _DEV, length), count, length, task.fitting(length))
+
+
+def test_set(task: Task, length: int, load: int, seed: int, count: int) -> tuple[Ints, Ints]:
+    """Sequences to test on, of one length and one load."""
+    random = _generator(seed, _TEST, length * 1009 + load)
+    return task.examples(random, count, length, [load])
+
+
+def _generator(seed: int, purpose: int, number: int) -> np.random.Generator:
+    """A stream of its own for each purpose and number (Philox, Salmon et al. 2011)."""
+    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, 0, number]))

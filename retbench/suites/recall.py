@@ -1,0 +1,146 @@
+"""The recall suite: what a model can read back exactly, and what that costs in state.
+
+A model that carries a state of constant size cannot hold everything it has read; one that caches
+every token can. Each task is trained from scratch, at one length with mixed loads, and tested over
+lengths, those beyond the training's included, and over loads. Where attention wins, this shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retbench.config import RunConfig
+from retbench.configvalues import nearest
+from retbench.data import recall as tasks
+from retbench.errors import Misfit, UserError
+from retbench.plan import Setting
+from retbench.suites.base import Rows, Session
+from retbench.suites.training_cell import FINAL, Material, TrainingSuite, autocast, train_cell
+
+if TYPE_CHECKING:
+    from models.config import ModelConfig
+    from models.protocol import LanguageModel
+
+LENGTHS = (0.5, 1, 2, 4)
+"""Lengths to test at, over that of the training."""
+
+DEV_SEQUENCES = 256
+TEST_SEQUENCES = 128
+_BATCH_TOKENS = 16384
+
+
+class RecallSuite(TrainingSuite):
+    """Synthetic recall tasks."""
+
+    name = "recall"
+
+    def data(self, config: RunConfig) -> dict[str, Any]:
+        """The tasks are made as they are needed; what they are is kept with the run."""
+        return {
+            "tasks": {
+                name: {"chance": task.chance, "loads": list(task.loads)}
+                for name, task in ((name, tasks.TASKS[name]) for name in config.tasks)
+            },
+            "vocab_size": tasks.VOCAB_SIZE,
+            "sequences": TEST_SEQUENCES,
+        }
+
+    def model_options(self, config: RunConfig) -> dict[str, Any]:
+        """The tasks' vocabulary."""
+        return {"vocab_size": tasks.VOCAB_SIZE}
+
+    def coordinates(self, config: RunConfig) -> list[tuple[tuple[str, Setting], ...]]:
+        """Every task is trained and tuned by itself."""
+        return [(("task", name),) for name in config.tasks]
+
+    def check(self, config: RunConfig, models: Mapping[str, ModelConfig]) -> None:
+        """As any training suite; known tasks, and a context that each of them fits into."""
+        for name in config.tasks:
+            if name not in tasks.TASKS:
+                hint = nearest(name, tasks.TASKS)
+                raise Misfit(f"tasks: unknown task {name!r}", hint, keys=("tasks",))
+        super().check(config, models)
+        for name in config.tasks:
+            try:
+                _source(config, name, 0)
+            except UserError as problem:
+                raise Misfit(problem.message, problem.hint, keys=("context",)) from None
+
+    def measure(self, session: Session, rows: Rows, progress: Callable[[str], None]) -> None:
+        """Train on a task; then, unless this is a tuning cell, test over lengths and loads."""
+        name = str(rows.point.setting("task"))
+        model = train_cell(rows, partial(_material, session, name), progress)
+        if rows.point.setting("stage") == FINAL:
+            progress("test")
+            with autocast(session):
+                _add_tests(rows, model, tasks.TASKS[name])
+
+
+SUITE = RecallSuite()
+
+
+def _source(config: RunConfig, name: str, seed: int) -> tasks.RecallBatches:
+    return tasks.RecallBatches(tasks.TASKS[name], config.batch[0], config.context[0], seed)
+
+
+def _material(session: Session, name: str, seed: int) -> Material:
+    config = session.config
+    dev = tasks.dev_set(tasks.TASKS[name], config.context[0], config.seed, DEV_SEQUENCES)
+    loss = partial(_loss, *dev)
+    return Material(_source(config, name, seed), loss, loss)
+
+
+def _loss(tokens: tasks.Ints, targets: tasks.Ints, model: LanguageModel) -> float:
+    """Mean nats of the answers."""
+    import torch
+
+    from retbench.training import next_token_loss
+
+    device = next(model.parameters()).device
+    total = 0.0
+    for part in _parts(tokens):
+        goal = torch.from_numpy(targets[part]).to(device)
+        logits = model(torch.from_numpy(tokens[part]).to(device))
+        total += float(next_token_loss(logits, goal, "sum"))
+    return total / int((targets != tasks.IGNORED).sum())
+
+
+def _parts(tokens: tasks.Ints) -> list[slice]:
+    rows = max(1, _BATCH_TOKENS // tokens.shape[1])
+    return [slice(start, start + rows) for start in range(0, len(tokens), rows)]
+
+
+def _add_tests(rows: Rows, model: LanguageModel, task: tasks.Task) -> None:
+    """Accuracy at every length and load that fits, and the state's size at every length."""
+    config, session = model.config, rows.session
+    for share in LENGTHS:
+        length = int(share * rows.point.seq_len)
+        loads = task.fitting(length)
+        if not loads or length > config.max_len:
+            continue
+        rows.add(
+            "analytic", "state_bytes", model.state_bytes(1, length), seq_len=length,
+            implementation="analytic",
+        )  # fmt: skip
+        for load in loads:
+            sequences = tasks.test_set(task, length, load, session.config.seed, TEST_SEQUENCES)
+            right, asked = _right(model, *sequences)
+            rows.add("recall", "accuracy", right / asked, trial=load, seq_len=length)
+            rows.add("recall", "answers", asked, trial=load, seq_len=length)
+
+
+def _right(model: LanguageModel, tokens: tasks.Ints, targets: tasks.Ints) -> tuple[int, int]:
+    """Answers whose likeliest token is the target, and all answers."""
+    import torch
+
+    device = next(model.parameters()).device
+    right = 0
+    with torch.inference_mode():
+        for part in _parts(tokens):
+            found = model(torch.from_numpy(tokens[part]).to(device)).argmax(-1).cpu().numpy()
+            right += int(np.sum(found == targets[part]))
+    return right, int((targets != tasks.IGNORED).sum())
