@@ -89,8 +89,8 @@ _CPU_TRAINING: dict[str, Any] = _TRAINING_DEFAULTS | {
     "tokenizer": "char",
     "context": (256,),
     "batch": (4,),
-    "steps": 650,
-    "learning_rates": (2e-3, 5e-3, 1.2e-2),
+    "steps": 550,
+    "learning_rates": (1e-3, 2e-3, 4e-3, 8e-3),
 }
 _CUDA_TRAINING: dict[str, Any] = _TRAINING_DEFAULTS | {
     "dtype": "bfloat16",
@@ -127,9 +127,11 @@ _SUITE_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("perplexity", "cpu"): _CPU_TRAINING,
     ("perplexity", "cuda"): _CUDA_TRAINING,
-    ("scaling", "cpu"): _CPU_TRAINING | {"presets": ("tiny", "1m", "3m"), "steps": 200},
+    ("scaling", "cpu"): _CPU_TRAINING
+    | {"presets": ("tiny", "1m", "3m"), "steps": 200, "learning_rates": (2e-3, 5e-3)},
     ("scaling", "cuda"): _CUDA_TRAINING | {"presets": ("30m", "125m", "350m")},
-    ("ablation", "cpu"): _CPU_TRAINING | {"models": ("retnet",), "steps": 400},
+    ("ablation", "cpu"): _CPU_TRAINING
+    | {"models": ("retnet",), "steps": 300, "learning_rates": (2e-3, 5e-3)},
     ("ablation", "cuda"): _CUDA_TRAINING | {"models": ("retnet",)},
     ("recall", "cpu"): _CPU_RECALL,
     ("recall", "cuda"): _CUDA_RECALL,

@@ -82,16 +82,20 @@ class AssociativeRecall(Task):
         return 4 * load
 
     def example(self, random: np.random.Generator, length: int, load: int) -> tuple[Ints, Ints]:
-        """Filler, the pairs, then each key once more, followed by its value."""
+        """The pairs, then every key at least once, as often as there is room, with its value.
+
+        Many questions about few pairs are what the binding of key and value is learned from in few
+        steps. An odd length begins with filler.
+        """
         keys = random.permutation(np.array(KEYS))[:load]
         values = random.choice(np.array(VALUES), size=load)
-        order = random.permutation(load)
-        gap = random.integers(length - self.least(load) + 1)
+        count = length // 2 - load
+        further = random.integers(load, size=count - load)
+        order = random.permutation(np.concatenate((np.arange(load), further)))
         tokens = np.full(length, FILLER, dtype=np.int64)
         targets = np.full(length, IGNORED, dtype=np.int64)
-        asked = length - 2 * load
-        told = asked - gap - 2 * load
-        tokens[told : told + 2 * load : 2], tokens[told + 1 : told + 2 * load : 2] = keys, values
+        begin, asked = length % 2, length - 2 * count
+        tokens[begin:asked:2], tokens[begin + 1 : asked : 2] = keys, values
         tokens[asked::2], tokens[asked + 1 :: 2] = keys[order], values[order]
         targets[asked::2] = values[order]
         return tokens, targets

@@ -1,0 +1,194 @@
+"""A text is split so that nothing leaks, encoded once, and never half."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retbench.data import cache, dataset, split
+from retbench.data.dataset import Dataset, load_dataset, require_windows
+from retbench.data.split import SPLITS
+from retbench.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETBENCH_CACHE", str(tmp_path / "cache"))
+    forget()
+
+
+def forget() -> None:
+    """What a fresh process knows: nothing."""
+    for remembered in (cache.cache_folder, load_dataset, split._read):
+        remembered.cache_clear()
+
+
+def text_of(part: dataset.Split) -> str:
+    return part.tokenizer.decode(part.tokens)
+
+
+def many(folder: Path, count: int) -> str:
+    folder.mkdir()
+    for n in range(count):
+        (folder / f"{n:03}.txt").write_text(f"document {n} " * 20)
+    return str(folder)
+
+
+def files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_single_text_is_split_by_contiguous_ranges() -> None:
+    found = load_dataset(None, "char")
+    sizes = [len(getattr(found, name).tokens) for name in SPLITS]
+    assert sum(sizes) == 1_202_375
+    assert sizes[0] / sum(sizes) == pytest.approx(0.9, abs=0.001)
+    assert sizes[1] / sizes[2] == pytest.approx(1, abs=0.01)
+    from retbench.data import shakespeare
+
+    assert "".join(text_of(getattr(found, name)) for name in SPLITS) == shakespeare()
+
+
+def test_many_documents_are_split_as_wholes_whatever_stands_beside_them(tmp_path: Path) -> None:
+    source = many(tmp_path / "docs", 60)
+    found = load_dataset(source, "byte")
+    homes = {
+        document: name
+        for name in SPLITS
+        for document in text_of(getattr(found, name)).split("document ")[1::20]
+    }
+    assert len(homes) == 60
+    assert set(homes.values()) == set(SPLITS)
+    (tmp_path / "docs" / "000a.txt").write_text("another one " * 20)
+    forget()
+    again = load_dataset(source, "byte")
+    moved = [
+        document
+        for name in SPLITS
+        for document in text_of(getattr(again, name)).split("document ")[1::20]
+        if homes[document] != name
+    ]
+    assert moved == []
+
+
+def test_equal_documents_never_lie_in_two_splits(tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for n in range(40):
+        (folder / f"{n}.txt").write_text(f"text {n % 8} " * 9)
+    found = load_dataset(str(folder), "byte")
+    words = [set(text_of(getattr(found, name)).split()[1::2]) for name in SPLITS]
+    assert not words[0] & words[1] and not words[0] & words[2] and not words[1] & words[2]
+    assert all(words)
+
+
+def test_a_text_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_dataset(None, "bpe:300")
+    forget()
+    monkeypatch.setattr(dataset, "_encode", lambda *_: pytest.fail("encoded again"))
+    again = load_dataset(None, "bpe:300")
+    assert again.sha256 == first.sha256
+    assert again.to_json() == first.to_json()
+    assert isinstance(again.train.tokens, np.memmap)
+
+
+def test_another_text_or_another_tokenizer_is_another_data_set(tmp_path: Path) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text("to be or not to be\n" * 50)
+    first = load_dataset(str(file), "char").sha256
+    assert load_dataset(str(file), "byte").sha256 != first
+    file.write_text("to be or not to bee\n" * 50)
+    forget()
+    assert load_dataset(str(file), "char").sha256 != first
+
+
+def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
+    first = load_dataset(None, "byte")
+    (train,) = [file for file in files_in(tmp_path / "cache") if file.name == "train.bin"]
+    train.write_bytes(b"short")
+    forget()
+    assert load_dataset(None, "byte").sha256 == first.sha256
+
+
+def _load(folder: str, start: object, found: object) -> None:
+    import os
+
+    os.environ["RETBENCH_CACHE"] = folder
+    start.wait()  # type: ignore[attr-defined]
+    found.put(load_dataset(None, "char").sha256)  # type: ignore[attr-defined]
+
+
+def test_processes_that_race_agree_and_leave_nothing_behind(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    start, found = context.Event(), context.Queue()
+    folder = str(tmp_path / "cache")
+    racers = [context.Process(target=_load, args=(folder, start, found)) for _ in range(3)]
+    for racer in racers:
+        racer.start()
+    start.set()
+    digests = {found.get(timeout=60) for _ in racers}
+    for racer in racers:
+        racer.join(60)
+    assert len(digests) == 1
+    assert [
+        entry.name for entry in (tmp_path / "cache" / "data").iterdir() if "." in entry.name
+    ] == []
+
+
+def test_a_full_disk_is_an_error_that_leaves_nothing_half_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(dataset._Writer, "write", full)
+    with pytest.raises(UserError, match="No space left on device; make room, or let RETBENCH_C"):
+        load_dataset(None, "byte")
+    assert files_in(tmp_path / "cache") == []
+
+
+def test_an_empty_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(UserError, match=r"empty.txt is empty"):
+        load_dataset(str(tmp_path / "empty.txt"), "char")
+
+
+def test_a_text_shorter_than_a_window_says_which_split(tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("a few words\n" * 100)
+    found = load_dataset(str(tmp_path / "short.txt"), "byte")
+    require_windows(found, 16)
+    with pytest.raises(UserError, match=r"the dev split of short.txt has \d+ tokens, less than"):
+        require_windows(found, 512)
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RETBENCH_CACHE", str(tmp_path / "file" / "below"))
+    forget()
+    with pytest.raises(UserError, match="RETBENCH_CACHE: cannot write"):
+        load_dataset(None, "byte")
+
+
+def embedded() -> Dataset:
+    return load_dataset(None, "gpt2")
+
+
+def test_the_documents_of_a_test_cover_a_single_text_once() -> None:
+    part = embedded().test
+    found = part.documents(at_most=8, least=100)
+    assert len(found) == 8
+    assert np.array_equal(np.concatenate([tokens for tokens, _ in found]), part.tokens)
+    tokens, size = found[0]
+    assert size == len(part.tokenizer.decode_bytes(tokens[1:]))
+
+
+def test_a_document_is_no_shorter_and_no_longer_than_asked() -> None:
+    found = embedded().test.documents(at_most=32, least=1500, longest=1600)
+    assert found
+    assert all(1500 <= len(tokens) <= 1600 for tokens, _ in found)
