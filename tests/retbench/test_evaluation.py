@@ -1,4 +1,4 @@
-"""Every token is scored once, from as much as the protocol allows; a carried state forgets nothing."""
+"""Every token is scored once, from what the protocol allows; a carried state forgets nothing."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def test_a_perfect_memory_is_always_right(name: str, length: int) -> None:
     for load in task.fitting(length):
         tokens, targets = recall.test_set(task, length, load, 0, 20)
         assert tokens.shape == targets.shape == (20, length)
-        assert 0 <= tokens.min() and tokens.max() < recall.VOCAB_SIZE
+        assert tokens.min() >= 0 and tokens.max() < recall.VOCAB_SIZE
         for row, goal in zip(tokens.tolist(), targets.tolist(), strict=True):
             asked = [i for i, target in enumerate(goal) if target != IGNORED]
             assert asked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import lzma
 from pathlib import Path
@@ -63,7 +64,7 @@ def test_a_long_text_comes_in_pieces_cut_between_words_on_two_lines(
     pieces = list(document.pieces())
     assert "".join(pieces) == text
     assert len(pieces) > 10
-    for before, after in zip(pieces, pieces[1:], strict=False):
+    for before, after in itertools.pairwise(pieces):
         assert before[-1] == "\n" and not before[-2].isspace() and not after[0].isspace()
 
 

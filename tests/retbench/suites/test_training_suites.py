@@ -1,0 +1,257 @@
+"""The suites that train: what they plan, how a rate is chosen, what a run of them gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import retbench
+from retbench import suites
+from retbench.config import RunConfig, resolve
+from retbench.errors import UserError
+from retbench.forecast import forecast
+from retbench.plan import Contender, Plan, Point
+from retbench.store import Run
+from retbench.suites.base import CellFailure, Session
+from retbench.suites.training_cell import best_rate, check_causality, final_point, tuning_points
+
+SMALL = {
+    "preset": "tiny", "context": 32, "batch": 2, "steps": 4, "lr": "1e-3,4e-3", "profile": "smoke",
+    "threads": 1, "device": "cpu",
+}  # fmt: skip
+TEXT = ("perplexity", "scaling", "ablation")
+
+
+def small(suite: str, **changes: Any) -> RunConfig:
+    return resolve(suite, **{**given(suite), **changes})
+
+
+def given(suite: str) -> dict[str, Any]:
+    options: dict[str, Any] = dict(SMALL)
+    if suite == "scaling":
+        del options["preset"]
+        options["presets"] = "tiny"
+    return options
+
+
+def plan(config: RunConfig) -> Plan:
+    return suites.get(config.suite).plan(config)
+
+
+@pytest.mark.parametrize("suite", [*TEXT, "recall"])
+def test_each_rate_is_tried_once_and_the_final_trainings_in_every_block(suite: str) -> None:
+    cells = list(plan(small(suite, profile="quick")).cells())
+    stages = [(block, point.setting("stage")) for block, _, point in cells]
+    assert {block for block, stage in stages if stage == "tune"} == {0}
+    assert {block for block, stage in stages if stage == "final"} == {0, 1, 2}
+    first = [point.setting("stage") for block, c, point in cells if (block, c) == (0, cells[0][1])]
+    assert first.index("final") == 2  # its rate is chosen before
+
+
+def test_points_are_named_for_what_they_try() -> None:
+    ids = [point.id for point in plan(small("scaling", presets="tiny,1m")).points]
+    assert ids[0] == "preset=tiny,stage=tune,lr=0.001,context=32,batch=2"
+    assert ids[2] == "preset=tiny,stage=final,context=32,batch=2"
+    assert len(set(ids)) == 6
+
+
+def test_a_point_survives_json() -> None:
+    for point in plan(small("scaling")).points:
+        assert Point.from_json(json.loads(json.dumps(point.to_json()))) == point
+
+
+def test_an_ablation_compares_a_model_with_its_variants() -> None:
+    labels = [contender.label for contender in plan(small("ablation")).contenders]
+    assert labels[0] == "retnet"
+    assert "retnet-no-gate" in labels and len(labels) == 6
+    with pytest.raises(UserError, match="transformer names no parts that could be left out"):
+        small("ablation", models="transformer")
+
+
+def scalars(**losses: float) -> Any:
+    config = small("perplexity")
+    tried = {f"lr={point.setting('lr'):g}": point.id for point in tuning_points(config, ())}
+    known = {tried[f"lr={rate}"]: loss for rate, loss in losses.items()}
+
+    def scalar(point: str, metric: str) -> float | None:
+        return known.get(point) if metric == "final_dev_loss" else None
+
+    return config, scalar
+
+
+def test_the_rate_with_the_lowest_dev_loss_is_chosen() -> None:
+    config, scalar = scalars(**{"0.001": 2.0, "0.004": 1.9})
+    assert best_rate(config, final_point(config, ()), scalar) == 0.004
+    config, scalar = scalars(**{"0.001": 2.0})  # the other diverged
+    assert best_rate(config, final_point(config, ()), scalar) == 0.001
+
+
+def test_without_any_rate_there_is_no_final_training() -> None:
+    config, scalar = scalars()
+    suite, point = suites.get("perplexity"), final_point(config, ())
+    with pytest.raises(CellFailure, match="every one that was tried failed"):
+        suite.brief(config, Contender("retnet", "retnet"), point, scalar)
+
+
+@pytest.mark.parametrize(
+    ("suite", "changes", "said"),
+    [
+        ("perplexity", {"context": "32,64"}, "context: the suite perplexity trains at one"),
+        ("perplexity", {"batch": "2,4"}, "batch: the suite perplexity trains at one"),
+        ("perplexity", {"train": ["wieght_decay=0"]}, "unknown setting 'wieght_decay'; did you m"),
+        ("perplexity", {"train": ["weight_decay=-1"]}, "weight_decay: must not be negative"),
+        ("perplexity", {"train": ["steps=3"]}, "unknown setting 'steps'"),
+        ("perplexity", {"dtype": "float16"}, "dtype: must be float32 or bfloat16 in training"),
+        ("perplexity", {"tokenizer": "words"}, "unknown tokenizer 'words'"),
+        ("perplexity", {"overrides": {"vocab_size": 7}}, "vocab_size follows from the tokenizer"),
+        ("perplexity", {"context": 200_000}, "exceeds the 131072 tokens of retnet"),
+        ("perplexity", {"lr": "fast"}, "lr: 'fast' is no list of numbers"),
+        ("recall", {"tasks": "mqr"}, "unknown task 'mqr'; did you mean 'mqar'"),
+        ("recall", {"context": 4}, "4 tokens are too few for the task mqar"),
+        ("recall", {"data": "x.txt"}, "data: the suite recall has no use for it"),
+        ("scaling", {"preset": "tiny"}, "preset: the suite scaling takes several; use --presets"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_starts(
+    suite: str, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        small(suite, **changes)
+
+
+@pytest.mark.parametrize("suite", [*TEXT, "recall"])
+def test_the_defaults_of_a_cpu_end_within_ten_minutes_by_forecast(suite: str) -> None:
+    config = resolve(suite, device="cpu")
+    ceilings = {
+        "bandwidth": [
+            {"working_set_bytes": 2**30, "read_bytes_per_s": 1e10, "copy_bytes_per_s": 1e10}
+        ],
+        "matmul_flop_per_s": {"float32": 2.5e11},
+    }
+    assert forecast(config, plan(config), ceilings).total_s < 2 * 600  # good to a factor of two
+
+
+class Seer:
+    """A model whose outputs depend on the token after."""
+
+    config = type("Config", (), {"max_len": 64, "vocab_size": 8})()
+
+    def __call__(self, tokens: Any, *, form: str | None = None) -> Any:
+        import torch
+
+        return torch.nn.functional.one_hot(tokens.roll(-1, 1), 8).float()
+
+
+def test_a_model_that_sees_the_future_is_never_trained() -> None:
+    session = object.__new__(Session)
+    session.config, session.model = small("perplexity"), Seer()  # type: ignore[assignment]
+    session.device = __import__("torch").device("cpu")
+    with pytest.raises(CellFailure, match="the model sees the future"):
+        check_causality(session)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """A small run of each suite, made once."""
+    folder = tmp_path_factory.mktemp("runs")
+    made = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RETBENCH_CACHE", str(folder / "cache"))
+        for suite in (*TEXT, "recall"):
+            options = given(suite)
+            if suite == "ablation":
+                options["overrides"] = {"n_layers": 1}
+            if suite == "recall":
+                options["tasks"] = "copy"
+            made[suite] = retbench.run(suite, out=folder / suite, **options)
+    return made
+
+
+@pytest.mark.parametrize("suite", [*TEXT, "recall"])
+def test_a_run_measures_every_cell_and_writes_its_report(runs: dict[str, Run], suite: str) -> None:
+    run = runs[suite]
+    assert run.meta["state"] == "finished"
+    statuses = run.statuses()
+    assert set(statuses["status"]) == {"ok"}, statuses[["model", "point", "cause"]].to_string()
+    for name in ("report.html", "numbers.json", "numbers.tex"):
+        assert (run.path / name).stat().st_size
+    figures = sorted(path.stem for path in (run.path / "plots").glob("*.png"))
+    assert figures == sorted(path.stem for path in (run.path / "plots").glob("*.json"))
+    assert figures
+    assert "SMOKE" in (run.path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("suite", ["perplexity", "recall"])
+def test_all_models_of_a_block_see_the_same_data_in_the_same_order(
+    runs: dict[str, Run], suite: str
+) -> None:
+    frame = runs[suite].frame()
+    orders = frame[frame["metric"] == "data_order"].groupby(["block", "point"])["value"]
+    assert (orders.nunique() == 1).all() and (orders.count() == 2).all()
+
+
+def test_the_final_training_has_the_rate_that_the_dev_split_chose(runs: dict[str, Run]) -> None:
+    frame = runs["perplexity"].frame()
+    scalar = frame[frame["trial"].isna()].pivot_table(
+        index=["model", "point"], columns="metric", values="value"
+    )
+    for model in ("retnet", "transformer"):
+        own = scalar.loc[model]
+        tried = own[own.index.str.startswith("stage=tune")]
+        best = tried["final_dev_loss"].idxmin()
+        chosen = own.loc["stage=final,context=32,batch=2", "learning_rate"]
+        assert chosen == tried.loc[best, "learning_rate"]
+
+
+def test_every_protocol_scores_the_same_tokens_and_a_state_is_carried_where_it_is_constant(
+    runs: dict[str, Run],
+) -> None:
+    frame = runs["perplexity"].frame()
+    nats = frame[frame["metric"] == "test_nats"]
+    documents = nats.groupby(["model", "phase", "seq_len"])["trial"].nunique()
+    assert documents.nunique() == 1
+    assert set(nats.loc[nats["phase"] == "carried", "model"]) == {"retnet"}
+    lengths = nats.loc[nats["phase"] == "length", "seq_len"]
+    assert sorted(set(lengths)) == [16, 32, 64, 128, 256]
+    assert set(nats.loc[nats["phase"] == "test", "implementation"]) == {"window=32,stride=16"}
+
+
+def test_an_untrained_models_perplexity_is_that_of_guessing(runs: dict[str, Run]) -> None:
+    """After four steps of warm-up the models know little: about 63 characters are as likely."""
+    numbers = json.loads((runs["perplexity"].path / "numbers.json").read_text())
+    for model in ("retnet", "transformer"):
+        cell = numbers["cells"][model]["test"]["32"]
+        assert 20 < cell["perplexity"] < 90
+        assert cell["bits_per_byte"] == pytest.approx(cell["loss"] / 0.6931, rel=0.01)
+
+
+def test_a_smoke_run_makes_no_claim(runs: dict[str, Run]) -> None:
+    numbers = json.loads((runs["perplexity"].path / "numbers.json").read_text())
+    assert numbers["ratios"]["retnet / transformer"]["verdict"] == "no claim"
+
+
+def test_the_recall_of_a_length_comes_with_its_state(runs: dict[str, Run]) -> None:
+    frame = runs["recall"].frame()
+    state = frame[frame["metric"] == "state_bytes"].groupby(["model", "seq_len"])["value"].first()
+    assert state["retnet"].nunique() == 1
+    assert state["transformer"].is_monotonic_increasing
+    accuracy = frame.loc[frame["metric"] == "accuracy", "value"]
+    assert accuracy.between(0, 1).all()
+
+
+def test_a_run_with_another_text_is_not_continued(
+    runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = runs["perplexity"].path
+    meta = json.loads((path / "run.json").read_text())
+    copy = tmp_path / "run"
+    copy.mkdir()
+    (copy / "samples.jsonl").write_bytes((path / "samples.jsonl").read_bytes())
+    meta["data"]["sha256"] = "0" * 64
+    meta |= {"state": "interrupted", "samples": None}
+    (copy / "run.json").write_text(json.dumps(meta))
+    with pytest.raises(UserError, match="was begun with another text"):
+        retbench.run(None, out=copy, resume=True)
