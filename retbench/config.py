@@ -102,8 +102,16 @@ _CUDA_TRAINING: dict[str, Any] = _TRAINING_DEFAULTS | {
     "learning_rates": (5e-4, 1e-3, 2e-3),
 }
 _RECALL: dict[str, Any] = {"preset": "tiny", "tasks": ("mqar", "copy", "needle")}
-_CPU_RECALL = _without_text(_CPU_TRAINING) | _RECALL | {"context": (64,), "batch": (64,)}
-_CUDA_RECALL = _without_text(_CUDA_TRAINING) | _RECALL | {"context": (256,), "batch": (64,)}
+_CPU_RECALL = (
+    _without_text(_CPU_TRAINING)
+    | _RECALL
+    | {"context": (64,), "batch": (32,), "steps": 600, "learning_rates": (3e-3, 6e-3)}
+)
+_CUDA_RECALL = (
+    _without_text(_CUDA_TRAINING)
+    | _RECALL
+    | {"context": (256,), "batch": (256,), "steps": 10_000, "learning_rates": (1e-3, 3e-3)}
+)
 _SUITE_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("inference", "cpu"): {
         "preset": "10m",
