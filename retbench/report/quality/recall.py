@@ -17,6 +17,7 @@ from retbench.report import stamp, units
 from retbench.report.citations import letters, words
 from retbench.report.content import Content, title_of
 from retbench.report.frames import Row, groups, records
+from retbench.report.quality import doubts
 from retbench.report.quality import recall_figures as figures
 from retbench.report.quality import recall_frames as frames
 from retbench.report.quality import recall_tables as tables
@@ -55,7 +56,7 @@ def content(run: Run) -> Content:
             tables.training_table(recall, frames.rates(run)),
         ),
         figures=figures.figures(recall),
-        warnings=tuple(_warnings(recall)),
+        warnings=tuple(_warnings(run, recall)),
         definitions=tuple((METRICS[tag].title, METRICS[tag].definition) for tag in _METRICS),
         numbers=_numbers(recall, difference, limit),
         macros=tuple(_macros(recall, difference)),
@@ -63,14 +64,8 @@ def content(run: Run) -> Content:
     )  # fmt: skip
 
 
-def _warnings(recall: Recall) -> Iterator[str]:
-    if recall.meta["configuration"]["profile"] == "smoke":
-        yield "SMOKE profile: one short training a model; no claim can be made from these numbers"
-    if recall.meta.get("state") != "finished":
-        yield f"the run is {recall.meta.get('state')}, not finished: cells may be missing"
-    seeds = int(recall.meta["plan"]["blocks"])
-    if seeds < 3:
-        yield f"{seeds} training seed{'s' if seeds > 1 else ''}: at least 3 are needed for a claim"
+def _warnings(run: Run, recall: Recall) -> Iterator[str]:
+    yield from doubts.shared(run, recall.models)
     for row in records(recall.endings[recall.endings["status"] != "ok"]):
         cause = f": {row['cause']}" if isinstance(row["cause"], str) else ""
         yield f"{row['task']}: {row['model']} {figures.ending(row)}{cause}"

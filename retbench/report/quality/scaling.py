@@ -18,6 +18,7 @@ from retbench.report import units
 from retbench.report.citations import letters
 from retbench.report.content import Content, title_of
 from retbench.report.frames import records
+from retbench.report.quality import doubts
 from retbench.report.quality import scaling_figures as figures
 from retbench.report.quality import scaling_frames as frames
 from retbench.report.quality import scaling_tables as tables
@@ -72,14 +73,7 @@ def content(run: Run) -> Content:
 
 
 def _warnings(run: Run, scaling: Scaling) -> Iterator[str]:
-    meta = scaling.meta
-    if is_smoke(meta):
-        yield "SMOKE profile: one short training a model; no claim can be made from these numbers"
-    if meta.get("state") != "finished":
-        yield f"the run is {meta.get('state')}, not finished: cells may be missing"
-    seeds = int(meta["plan"]["blocks"])
-    if seeds < 3:
-        yield f"{seeds} training seed{'s' if seeds > 1 else ''}: at least 3 are needed for a claim"
+    yield from doubts.shared(run, scaling.models)
     for row in records(scaling.endings[scaling.endings["status"] != "ok"]):
         cause = f": {row['cause']}" if isinstance(row["cause"], str) else ""
         yield f"preset {row['preset']}: {row['model']} {figures.ending(row)}{cause}"
