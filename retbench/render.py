@@ -159,14 +159,18 @@ def load_warning(provenance: Mapping[str, Any]) -> str | None:
 
 def expected(forecast: Forecast, available_bytes: int | None) -> Table:
     """One row per model and point: expected seconds of a process, memory, whether that fits."""
-    columns = [("model", False), ("context", True), ("batch", True), ("s per block", True),
-               ("memory GiB", True), ("fits", False)]  # fmt: skip
+    named = any(cell.point.settings for cell in forecast.cells)
+    columns = [("model", False), *([("cell", False)] if named else []), ("context", True),
+               ("batch", True), ("s per block", True), ("memory GiB", True),
+               ("fits", False)]  # fmt: skip
     made = table("Expected", columns)
     for cell in forecast.cells:
+        settings = ", ".join(str(given) for _, given in cell.point.settings)
         fits = available_bytes is None or cell.memory_bytes <= available_bytes
         word = "?" if available_bytes is None else "yes" if fits else "no"
         made.add_row(
-            cell.contender.label, str(cell.point.seq_len), str(cell.point.batch_size),
+            cell.contender.label, *([settings] if named else []),
+            str(cell.point.seq_len), str(cell.point.batch_size),
             significant(cell.seconds, 2), significant(cell.memory_bytes / 2**30, 3),
             Text(word, style="" if fits else "bold red"),
         )  # fmt: skip
