@@ -32,7 +32,7 @@ _CELL_COLUMNS = (
     ("peak", "peak_bytes", False),
     ("state", "state_bytes", False),
 )
-_NAME_COLUMNS = 18
+_NAME_COLUMNS = 22
 _PEAKS = ("prefill_peak_bytes", "decode_peak_bytes")
 _RATIO_COLUMNS = (
     ("TTFT", "ttft_s", True),

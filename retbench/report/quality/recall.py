@@ -28,6 +28,7 @@ from retbench.report.summary import model_order
 if TYPE_CHECKING:
     from retbench.store import Run
 
+LEARNED = 0.1  # of the way from guessing to always right: less is not having learned a task
 _METRICS = ("accuracy", "answers", "state_bytes", "learning_rate")
 
 
@@ -71,12 +72,23 @@ def _warnings(run: Run, recall: Recall) -> Iterator[str]:
         yield f"{row['task']}: {row['model']} {figures.ending(row)}{cause}"
     at_length = recall.accuracy[recall.accuracy["seq_len"] == recall.length]
     for (task, model), group in groups(at_length, ["task", "model"]):
-        best, chance = float(group["value"].max()), recall.chance.get(task, 0.0)
-        if best <= 2 * chance:
+        if task in recall.chance and _gain(task, group, recall.chance) < LEARNED:
+            best = max(records(group), key=lambda row: float(row["value"]))
+            guess = frames.guess(recall.chance, task, best["load"])
             yield (
-                f"{task}: {model} has not learned the task: {percent(best)} at the training length "
-                f"(chance {percent(chance)}); a longer training may change its rank"
+                f"{task}: {model} has not learned the task: {percent(best['value'])} at best at "
+                f"the training length, where guessing has {percent(guess)}; a longer training may "
+                "change its rank"
             )
+
+
+def _gain(task: str, group: pd.DataFrame, chances: Mapping[str, float]) -> float:
+    """How far, at its best load, a model is from guessing (0) to always right (1)."""
+    gains = []
+    for row in records(group):
+        guess = frames.guess(chances, task, row["load"]) or 0.0
+        gains.append((row["value"] - guess) / (1 - guess))
+    return max(gains)
 
 
 def _numbers(recall: Recall, difference: pd.DataFrame, limit: pd.DataFrame) -> dict[str, Any]:
@@ -106,6 +118,11 @@ def _numbers(recall: Recall, difference: pd.DataFrame, limit: pd.DataFrame) -> d
         "subject": recall.models[0],
         "training_length": recall.length,
         "chance": dict(recall.chance),
+        "guess": {
+            task: {str(load): frames.guess(recall.chance, task, load) for load in sorted(set(own))}
+            for task, own in recall.accuracy.groupby("task")["load"]
+            if task in recall.chance
+        },
         "accuracy": accuracies,
         "differences": compared,
         "limits": limits,

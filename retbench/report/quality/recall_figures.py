@@ -19,7 +19,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from retbench.report import draw, stamp, theme, units
 from retbench.report.frames import Floats, column, intervals, records
-from retbench.report.quality.recall_frames import load_name
+from retbench.report.quality.recall_frames import guess, load_name
 from retbench.report.selection import Sidecar
 
 Drawn = tuple[Figure, Sidecar]
@@ -27,6 +27,7 @@ Lines = Mapping[str, list[int]]  # of each task the loads, or the lengths, that 
 
 _DASHES: tuple[theme.LineStyle, ...] = ("-", (0, (4.5, 1.8)), (0, (1.2, 1.4)))
 _DEGREES = {"load": ("lightest", "middle", "heaviest"), "length": ("shortest", "middle", "longest")}
+_GREY = "#9a9a9a"
 _LANE = 0.075  # of the axes' height, as draw.lane_text has it
 _SAME_HEIGHT = 0.05  # of accuracy: labels of points nearer than this would overlap
 _WIDEST = 3  # panels in a row that draw.canvas has a width for
@@ -45,7 +46,7 @@ class Recall:
         states: state bytes per task, model and length.
         endings: how the final trainings ended, per task and model.
         length: the training length.
-        chance: the accuracy of guessing, by task; tasks that are missing have no line.
+        chance: the accuracy of guessing among all answers, by task; see ``recall_frames.guess``.
     """
 
     meta: Mapping[str, Any]
@@ -85,6 +86,8 @@ def over_length(recall: Recall) -> Drawn:
         ax.axvline(recall.length, color=theme.MUTED, linestyle=":", linewidth=1.0, zorder=0)
         of = f" ({_listed(chosen[task])} {load_name(task)})" if _counted(chosen[task]) else ""
         drawn += _panel(ax, recall, task, f"{task}{of}", "seq_len", "load", chosen)
+        for load, dashes in zip(chosen[task], _dashes(chosen, task), strict=True):
+            _guessed(ax, recall, task, load, dashes)
     return figure, _sidecar(recall, "accuracy_length", title, drawn, note, chosen)
 
 
@@ -100,6 +103,10 @@ def over_load(recall: Recall) -> Drawn:
         texts = _listed([units.tokens(length) for length in chosen[task]])
         heading = f"{task} (at {texts} tokens)"
         drawn += _panel(ax, recall, task, heading, "load", "seq_len", chosen)
+        loads = _loads(recall, task)
+        if guess(recall.chance, task, loads[0]) is not None:
+            level = [guess(recall.chance, task, load) for load in loads]
+            ax.plot(loads, level, color=_GREY, linewidth=1.2, zorder=1)
     return figure, _sidecar(recall, "accuracy_load", title, drawn, [], chosen)
 
 
@@ -117,6 +124,7 @@ def over_state(recall: Recall) -> Drawn:
         ].merge(recall.states, on=["task", "model", "seq_len"])
         _state_axis(ax, own["state_bytes"])
         _percent_axis(ax, recall, task)
+        _guessed(ax, recall, task, held[task][0], "-")
         named: list[draw.Name] = []
         for model, style in styles.items():
             rows = own[own["model"] == model].sort_values("seq_len")
@@ -173,7 +181,7 @@ def _canvas(
     most = _most(chosen)
     note += ["bars: 95% interval over seeds"]
     if recall.chance:
-        note.append("grey line: chance")
+        note.append("grey lines: guessing among what was shown")
     legend = {
         model: replace(style, line="-") for model, style in theme.styles(recall.models).items()
     }
@@ -192,10 +200,7 @@ def _panel(
 ) -> list[pd.DataFrame]:
     """All lines of one panel; returns the cells it shows."""
     _percent_axis(ax, recall, task)
-    chosen = lines[task]
-    # The last of a panel of two is dashed as the last of one of three, as the legend has it.
-    dashes = [*_DASHES[: len(chosen) - 1], _DASHES[_most(lines) - 1 if len(chosen) > 1 else 0]]
-    drawn = []
+    chosen, dashes, drawn = lines[task], _dashes(lines, task), []
     own = recall.accuracy[recall.accuracy["task"] == task]
     for model, style in theme.styles(recall.models).items():
         for place, value in enumerate(chosen):
@@ -207,6 +212,21 @@ def _panel(
             drawn.append(rows)
     ax.set_title(heading, pad=6)
     return drawn
+
+
+def _dashes(lines: Lines, task: str) -> list[theme.LineStyle]:
+    """The dashes of a panel's lines; the last one has the last of the legend, of two lines too."""
+    count = len(lines[task])
+    if count < 2:
+        return list(_DASHES[:count])
+    return [*_DASHES[: count - 1], _DASHES[_most(lines) - 1]]
+
+
+def _guessed(ax: Axes, recall: Recall, task: str, load: int, dashes: theme.LineStyle) -> None:
+    """The accuracy of guessing at a load, where it is known."""
+    level = guess(recall.chance, task, load)
+    if level is not None:
+        ax.axhline(level, color=_GREY, linestyle=dashes, linewidth=1.2, zorder=1)
 
 
 def _aside(recall: Recall, model: str) -> float:
@@ -226,7 +246,7 @@ def _line(
 
 
 def _percent_axis(ax: Axes, recall: Recall, task: str) -> None:
-    """A y axis from 0 to 100%, the chance level, and lanes for models that failed."""
+    """A y axis from 0 to 100%, and lanes for models that failed."""
     failed = recall.endings[(recall.endings["task"] == task) & (recall.endings["status"] != "ok")]
     low, top = -0.03, 1.03
     ax.set_ylim(low, low + (top - low) / (1 - _LANE * len(failed)))
@@ -234,8 +254,6 @@ def _percent_axis(ax: Axes, recall: Recall, task: str) -> None:
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.grid(axis="y", color=theme.GRID, linewidth=0.6)
-    if task in recall.chance:
-        ax.axhline(recall.chance[task], color="#9a9a9a", linewidth=1.2, zorder=1)
     if ax.get_subplotspec().colspan.start == 0:  # type: ignore[union-attr]
         ax.set_ylabel("accuracy")
     styles = theme.styles(recall.models)

@@ -33,6 +33,7 @@ LIMIT_COLUMNS = [
 ENDING_COLUMNS = ["task", "model", "status", "ok_blocks", "blocks", "cause"]
 EDGES = ("value", "low", "high")
 _LOADS = {"mqar": "pairs", "copy": "tokens to copy", "needle": "needle"}
+_SHOWN = ("mqar", "copy")  # tasks whose answers are all among the ``load`` values shown
 _NAN = float("nan")
 
 
@@ -53,13 +54,24 @@ def training_length(meta: Mapping[str, Any]) -> int:
 
 
 def chance(meta: Mapping[str, Any]) -> dict[str, float]:
-    """The accuracy of guessing, of the tasks whose description in the run names it."""
+    """The accuracy of guessing among all answers, of the tasks whose description names it."""
     described = (meta.get("data") or {}).get("tasks", {})
     return {
         task: float(described[task]["chance"])
         for task in tasks(meta)
         if "chance" in described.get(task, {})
     }
+
+
+def guess(chances: Mapping[str, float], task: str, load: int) -> float | None:
+    """The accuracy of guessing at a load; None for a task whose chance is not known.
+
+    Who has read what was shown, but not what belongs where, is right once in ``load`` times: that
+    is no recall either.
+    """
+    if task not in chances:
+        return None
+    return max(chances[task], 1 / load) if task in _SHOWN else chances[task]
 
 
 def answers(run: Run) -> pd.DataFrame:

@@ -18,8 +18,9 @@ Place = tuple[str, int, int]
 
 _INTERVAL = (
     "accuracy [low, high]: mean over training seeds with its 95% interval (Wilson's, of as many "
-    "answers as the seeds' spread allows)"
+    "answers as the seeds' spread allows, at most those of one seed: all answer the same questions)"
 )
+_GUESS = "guess: an answer drawn from those that were shown, knowing none of their places"
 _DIFFERENCE = (
     "difference: subject - baseline in percentage points, paired by seed; above 0 the subject is "
     "right more often; verdicts have a margin of 1 point, are corrected over the whole table "
@@ -38,13 +39,13 @@ def accuracy_table(recall: Recall, difference: pd.DataFrame) -> Table:
         task, length, load = place
         texts = [task, units.tokens(length), str(load)]
         if chances:
-            texts.append(percent(chances.get(task)))
+            texts.append(percent(frames.guess(chances, task, load)))
         texts += [interval(cells.get((*place, model))) for model in recall.models]
         for baseline in baselines:
             row = compared.get((*place, baseline))
             texts += [points(row), verdict(row)]
         rows.append(tuple(texts))
-    header = ["Task", "Length", "Load", *(["Chance"] if chances else []), *recall.models]
+    header = ["Task", "Length", "Load", *(["Guess"] if chances else []), *recall.models]
     numeric = [False, True, True, *([True] if chances else []), *(True for _ in recall.models)]
     for baseline in baselines:
         header += [f"{subject} − {baseline}", "Verdict"]
@@ -52,7 +53,8 @@ def accuracy_table(recall: Recall, difference: pd.DataFrame) -> Table:
     loads = "; ".join(f"{task}: {frames.load_name(task)}" for task in recall.tasks)
     return Table(
         "accuracy", "Accuracy by length and load", tuple(header), tuple(rows), tuple(numeric),
-        (_INTERVAL, _DIFFERENCE, f"load: {loads}"), _stamp(recall),
+        (_INTERVAL, _DIFFERENCE, f"load: {loads}", *((_GUESS,) if chances else ())),
+        _stamp(recall),
         frame=_wide(recall.accuracy, difference), above=True, grouped=True, headline=False,
     )  # fmt: skip
 
