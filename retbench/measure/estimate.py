@@ -11,7 +11,7 @@ have one that does not, as where the test documents are the same for every seed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -116,9 +116,28 @@ def replicates_needed(effect: Effect, bound: float, level: float, least: int = 2
     variance = falling + effect.fixed
     if not variance.any():
         return least if gap > 0 else None
-    df = variance**2 / (falling**2 / (n - 1) + effect.fixed**2 / effect.fixed_df)
+    spread = falling**2 / (n - 1) + effect.fixed**2 / effect.fixed_df
+    df = np.divide(variance**2, spread, out=np.full_like(n, math.inf), where=spread > 0)
     settled = stdtrit(df, 1 - level / 2) * np.sqrt(variance) < gap
     return int(n[np.argmax(settled)]) if settled.any() else None
+
+
+def satterthwaite(parts: Sequence[tuple[float, float]], variance: float | None = None) -> float:
+    """Degrees of freedom of a variance that was put together from parts.
+
+    Source: Satterthwaite (1946), "An approximate distribution of estimates of variance components",
+    Biometrics Bulletin 2, 110-114.
+
+    Args:
+        parts: variance and degrees of freedom of each; a part of 0 does not count.
+        variance: the whole, where it is not the sum of the parts.
+    """
+    known = [(part, df) for part, df in parts if part > 0]
+    total = sum(part for part, _ in known) if variance is None else variance
+    spread = sum(part**2 / df for part, df in known)
+    if spread == 0:
+        return math.inf
+    return max(total**2 / spread, min(df for _, df in known))
 
 
 def holm(p_values: dict[int, float], confidence: float) -> dict[int, tuple[float, bool]]:

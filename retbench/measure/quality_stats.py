@@ -28,6 +28,7 @@ from retbench.measure.estimate import (
     best_supported,
     holm,
     replicates_needed,
+    satterthwaite,
 )
 from retbench.measure.twoway import crossed_effect
 
@@ -124,13 +125,13 @@ def _needed(effect: Effect, margin: float, level: float) -> int | None:
 def accuracy(correct: ArrayLike, answers: ArrayLike, confidence: float = 0.95) -> Estimate:
     """The mean accuracy over training seeds, with an interval that stays between 0 and 1.
 
-    Wilson's score interval, of as many answers as have the variance of the mean over seeds, with
-    Student's t of the seeds in place of the normal quantile. It never counts more answers than one
-    seed has given: every seed is asked the same questions, so that more seeds are not more
-    questions, and seeds which agree by chance say nothing about other questions. Where every answer
-    of every seed is right it therefore still has a lower end; that a further training fails
-    altogether, equal seeds cannot tell. With one seed it is Wilson's interval itself and covers the
-    questions alone.
+    The variance is that of the seeds' mean plus that of the questions, p (1 - p) over the answers
+    of one seed: every seed is asked the same questions, so that more seeds are not more questions.
+    The interval is Wilson's score interval of as many answers as have that variance, with Student's
+    t at Satterthwaite's degrees of freedom in place of the normal quantile. Where every answer of
+    every seed is right it still has a lower end; that a further training fails altogether, equal
+    seeds cannot tell. With one seed it is Wilson's interval itself and covers the questions alone;
+    from two, which support no claim (M2), it may cover less than it says.
 
     Sources: Wilson (1927), "Probable inference, the law of succession, and statistical inference",
     JASA 22, 209-212; effective sample size, Korn and Graubard (1998), Survey Methodology 24,
@@ -149,10 +150,12 @@ def accuracy(correct: ArrayLike, answers: ArrayLike, confidence: float = 0.95) -
     if n == 0:
         return Estimate(math.nan, None, None, 0, "none")
     shares = right / asked
-    centre, effective = float(shares.mean()), float(asked.max())
-    if n > 1 and (variance := float(shares.var(ddof=1)) / n) > 0:
-        effective = min(effective, centre * (1 - centre) / variance)
-    quantile = float(stdtrit(n - 1 if n > 1 else math.inf, (1 + confidence) / 2))
+    centre, questions = float(shares.mean()), float(asked.max())
+    single = centre * (1 - centre)  # variance of one answer
+    seeds = float(shares.var(ddof=1)) / n if n > 1 else 0.0
+    df = satterthwaite([(seeds, n - 1), (single / questions, math.inf)])
+    effective = single / (seeds + single / questions) if single > 0 else questions
+    quantile = float(stdtrit(df, (1 + confidence) / 2))
     low, high = _wilson(centre, effective, quantile)
     return Estimate(centre, min(low, centre), max(high, centre), n, "wilson")
 
@@ -170,11 +173,11 @@ def accuracy_difference(
 ) -> Estimate:
     """The mean difference of accuracies subject - baseline, paired by training seed.
 
-    Student's t over the seeds' differences, whose variance is never taken for less than that of
-    the answers of one seed (as in :func:`accuracy`), after one right and one wrong answer is added
-    to each side (Agresti and Caffo 2000, The American Statistician 54, 280-288): two models that
-    are always right differ by 0, but not with certainty. That part no further seed lowers. With one
-    seed the interval covers the questions alone (method ``answers``).
+    Student's t; the variance is that of the seeds' differences plus that of the questions, which
+    no further seed lowers, as in :func:`accuracy`, after one right and one wrong answer is added to
+    each side (Agresti and Caffo 2000, The American Statistician 54, 280-288): two models that are
+    always right differ by 0, but not with certainty. With one seed the interval covers the
+    questions alone (method ``answers``).
 
     Args:
         subject: right answers of the subject in each seed, shape (seeds,).
@@ -205,11 +208,10 @@ def _difference(subject: ArrayLike, baseline: ArrayLike, answers: ArrayLike) -> 
     questions = float(asked.max())
     means = np.array([(above / asked).mean(), (below / asked).mean()])
     shares = (means * questions + 1) / (questions + 2)
-    floor = float((shares * (1 - shares)).sum()) / (questions + 2)
-    spread = float(differences.var(ddof=1)) / n if n > 1 else 0.0
-    df = float(n - 1) if n > 1 else math.inf
-    variance = max(floor, spread)
-    return Effect(float(differences.mean()), math.sqrt(variance), df, n, fixed=min(floor, variance))
+    fixed = float((shares * (1 - shares)).sum()) / (questions + 2)
+    seeds = float(differences.var(ddof=1)) / n if n > 1 else 0.0
+    df = satterthwaite([(seeds, n - 1), (fixed, math.inf)])
+    return Effect(float(differences.mean()), math.sqrt(seeds + fixed), df, n, fixed=fixed)
 
 
 def _counts(correct: ArrayLike, answers: ArrayLike) -> tuple[Floats, Floats]:

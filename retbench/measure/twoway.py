@@ -14,8 +14,7 @@ The spread of the seeds' means estimates the first part and the third, the sprea
 means the second and the third; the residuals give the third, which has then been counted twice.
 
 Sources: two-way random effects without replication, Searle, Casella and McCulloch (1992),
-"Variance Components", chapter 4; degrees of freedom of a sum of variances, Satterthwaite (1946),
-"An approximate distribution of estimates of variance components", Biometrics Bulletin 2, 110-114.
+"Variance Components", chapter 4; degrees of freedom, Satterthwaite (1946).
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from retbench.measure.estimate import Effect, Estimate, Floats, Method
+from retbench.measure.estimate import Effect, Estimate, Floats, Method, satterthwaite
 
 
 def crossed(
@@ -85,10 +84,10 @@ def crossed_effect(values: ArrayLike, weights: ArrayLike | None = None) -> tuple
     variance = max(seed_part + document_part - rest_part, seed_part, document_part)
     return Effect(
         centre, math.sqrt(variance),
-        _satterthwaite(
-            variance,
+        satterthwaite(
             [(seed_part, seeds - 1), (document_part, document_df),
              (rest_part, (seeds - 1) * document_df)],
+            variance,
         ),
         seeds, max(variance - seed_part, 0.0), document_df,
     ), "crossed"  # fmt: skip
@@ -125,11 +124,3 @@ def _weighting(share: Floats) -> tuple[float, float]:
     expectation = second - 2 * float((share**3).sum()) + second**2
     scale = second / max(expectation, 1e-12)  # 0 up to rounding where one document is everything
     return scale, max(second**2 / float((share**4).sum()) - 1, 1.0)
-
-
-def _satterthwaite(variance: float, parts: list[tuple[float, float]]) -> float:
-    """Degrees of freedom of a variance that was put together from parts of (variance, df)."""
-    spread = sum(part**2 / df for part, df in parts)
-    if spread == 0:
-        return math.inf
-    return max(variance**2 / spread, min(df for _, df in parts))

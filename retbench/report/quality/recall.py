@@ -87,7 +87,7 @@ def _gain(task: str, group: pd.DataFrame, chances: Mapping[str, float]) -> float
     gains = []
     for row in records(group):
         guess = frames.guess(chances, task, row["load"]) or 0.0
-        gains.append((row["value"] - guess) / (1 - guess))
+        gains.append((float(row["value"]) - guess) / (1 - guess) if guess < 1 else 0.0)
     return max(gains)
 
 
@@ -120,8 +120,9 @@ def _numbers(recall: Recall, difference: pd.DataFrame, limit: pd.DataFrame) -> d
         "chance": dict(recall.chance),
         "guess": {
             task: {str(load): frames.guess(recall.chance, task, load) for load in sorted(set(own))}
-            for task, own in recall.accuracy.groupby("task")["load"]
+            for (task,), rows in groups(recall.accuracy, ["task"])
             if task in recall.chance
+            for own in [rows["load"].tolist()]
         },
         "accuracy": accuracies,
         "differences": compared,

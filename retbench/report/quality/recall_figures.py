@@ -28,6 +28,7 @@ Lines = Mapping[str, list[int]]  # of each task the loads, or the lengths, that 
 _DASHES: tuple[theme.LineStyle, ...] = ("-", (0, (4.5, 1.8)), (0, (1.2, 1.4)))
 _DEGREES = {"load": ("lightest", "middle", "heaviest"), "length": ("shortest", "middle", "longest")}
 _GREY = "#9a9a9a"
+_GUESSED: theme.LineStyle = (0, (7.0, 1.6, 1.4, 1.6))  # where it belongs to no line in particular
 _LANE = 0.075  # of the axes' height, as draw.lane_text has it
 _SAME_HEIGHT = 0.05  # of accuracy: labels of points nearer than this would overlap
 _WIDEST = 3  # panels in a row that draw.canvas has a width for
@@ -104,9 +105,9 @@ def over_load(recall: Recall) -> Drawn:
         heading = f"{task} (at {texts} tokens)"
         drawn += _panel(ax, recall, task, heading, "load", "seq_len", chosen)
         loads = _loads(recall, task)
-        if guess(recall.chance, task, loads[0]) is not None:
-            level = [guess(recall.chance, task, load) for load in loads]
-            ax.plot(loads, level, color=_GREY, linewidth=1.2, zorder=1)
+        levels = [level for load in loads if (level := guess(recall.chance, task, load))]
+        if levels:
+            ax.plot(loads, levels, color=_GREY, linestyle=_GUESSED, linewidth=1.2, zorder=1)
     return figure, _sidecar(recall, "accuracy_load", title, drawn, [], chosen)
 
 
@@ -179,7 +180,7 @@ def _canvas(
     """A figure with a panel for each task, and in its legend what the dashes mean."""
     names = list(chosen)[:_WIDEST]
     most = _most(chosen)
-    note += ["bars: 95% interval over seeds"]
+    note += ["bars: 95% interval over seeds and questions"]
     if recall.chance:
         note.append("grey lines: guessing among what was shown")
     legend = {
@@ -248,7 +249,7 @@ def _line(
 def _percent_axis(ax: Axes, recall: Recall, task: str) -> None:
     """A y axis from 0 to 100%, and lanes for models that failed."""
     failed = recall.endings[(recall.endings["task"] == task) & (recall.endings["status"] != "ok")]
-    low, top = -0.03, 1.03
+    low, top = -0.08, 1.03  # room for labels below
     ax.set_ylim(low, low + (top - low) / (1 - _LANE * len(failed)))
     ax.yaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -309,7 +310,8 @@ def _common_load(recall: Recall, task: str) -> int:
 
 
 def _counted(loads: list[int]) -> bool:
-    return loads != [1]
+    """Whether loads are worth naming: there are some, and not just a single needle."""
+    return loads not in ([], [1])
 
 
 def _most(lines: Lines) -> int:

@@ -17,14 +17,15 @@ from retbench.report.quality.recall_figures import Recall
 Place = tuple[str, int, int]
 
 _INTERVAL = (
-    "accuracy [low, high]: mean over training seeds with its 95% interval (Wilson's, of as many "
-    "answers as the seeds' spread allows, at most those of one seed: all answer the same questions)"
+    "accuracy [low, high]: mean over training seeds with its 95% interval (Wilson's; seeds and "
+    "questions both random, every seed having answered the same questions)"
 )
 _GUESS = "guess: an answer drawn from those that were shown, knowing none of their places"
 _DIFFERENCE = (
     "difference: subject - baseline in percentage points, paired by seed; above 0 the subject is "
     "right more often; verdicts have a margin of 1 point, are corrected over the whole table "
-    "(Holm), and better or worse takes 5 seeds; inconclusive, n=6: 6 seeds would settle it"
+    "(Holm), and better or worse takes 5 seeds; inconclusive, n=6: 6 seeds would settle it; "
+    "without n: only more questions would"
 )
 
 

@@ -156,6 +156,24 @@ def test_the_interval_covers_the_true_accuracy(seeds, between, centre):
     assert np.mean([result.low <= centre <= result.high for result in results]) >= 0.93
 
 
+def test_more_seeds_are_not_more_questions():
+    right = [quality.accuracy([128] * seeds, [128] * seeds) for seeds in (1, 3, 10)]
+    assert len({result.low for result in right}) == 1
+    middling = [quality.accuracy([64] * seeds, [128] * seeds) for seeds in (1, 10)]
+    assert middling[1].low == pytest.approx(middling[0].low)
+
+
+@pytest.mark.parametrize("between", [0.1, 0.5])
+def test_the_interval_covers_seeds_and_questions_that_all_seeds_share(between):
+    rng = np.random.default_rng(3)
+    repeats, seeds, questions = 500, 5, 128
+    hard = rng.normal(0, 3, (repeats, 1, questions))
+    seed = rng.normal(0, between, (repeats, seeds, 1))
+    right = (rng.normal(0, 1, (repeats, seeds, questions)) < hard + seed).sum(axis=2)
+    results = [quality.accuracy(row, [questions] * seeds) for row in right]
+    assert np.mean([result.low <= 0.5 <= result.high for result in results]) >= 0.93
+
+
 # Differences of accuracies
 
 

@@ -191,7 +191,7 @@ def test_failures_are_in_the_figures_and_their_sidecars(make: Make) -> None:
     assert "needle: transformer oom: oom of the test" in content.warnings
 
 
-def test_chance_is_drawn_where_it_is_known(make: Make) -> None:
+def test_the_accuracy_of_guessing_is_drawn_where_it_is_known(make: Make) -> None:
     content = recall.content(make(data=CHANCE))
     with theme.fixed():
         figure, _ = content.figures["accuracy_length"]()
@@ -199,10 +199,11 @@ def test_chance_is_drawn_where_it_is_known(make: Make) -> None:
         float(line.get_ydata()[0]) for axes in figure.axes for line in axes.lines
         if len(set(line.get_ydata())) == 1 and len(line.get_ydata()) == 2
     ]  # fmt: skip
-    assert 0.05 in levels and 0.1 in levels
+    # One of 4 or 16 pairs that were shown, one of 32, where the chance among all answers is more.
+    assert {0.25, 1 / 16, 0.05, 0.125, 0.1} <= set(levels)
     assert (
-        dict(zip(content.tables[0].header, content.tables[0].rows[0], strict=True))["Chance"]
-        == "5.0%"
+        dict(zip(content.tables[0].header, content.tables[0].rows[0], strict=True))["Guess"]
+        == "25.0%"
     )
 
 
@@ -245,15 +246,33 @@ def test_findings_say_how_the_models_compare_at_the_training_length_and_the_long
     assert found[0].endswith("(worse)") and found[1].endswith("(better)")
 
 
-def test_a_model_that_guesses_is_warned_of(make: Make) -> None:
+def test_a_model_that_guesses_among_what_was_shown_has_not_learned(make: Make) -> None:
     def law(model: str, task: str, seq_len: int, load: int) -> float:
-        return 0.05 if model == "retnet" else 0.9
+        return 1 / load if model == "retnet" else 0.9
 
-    found = recall.content(make(law=law, data=CHANCE)).warnings
-    assert next(line for line in found if "has not learned" in line).startswith(
-        "copy: retnet"
-    ) or any(line.startswith("mqar: retnet has not learned") for line in found)
-    assert not any("transformer has not learned" in line for line in found)
+    found = recall.content(make(tasks={"mqar": (4, 8, 16)}, law=law, data=CHANCE)).warnings
+    (said,) = [line for line in found if "has not learned" in line]
+    assert said.startswith("mqar: retnet has not learned the task: ")
+    assert "where guessing has 25.0%" in said
+
+
+def test_one_load_well_above_guessing_is_learning(make: Make) -> None:
+    found = recall.content(make(data=CHANCE)).warnings
+    assert not any("has not learned" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("task", "load", "expected"),
+    [("mqar", 4, 0.25), ("copy", 31, 1 / 31), ("mqar", 32, 0.05), ("needle", 1, None)],
+)
+def test_guessing_is_among_what_was_shown_or_among_all(
+    task: str, load: int, expected: float | None
+) -> None:
+    assert frames.guess({"mqar": 0.05, "copy": 0.03}, task, load) == expected
+
+
+def test_the_needle_is_not_given_away_by_its_load() -> None:
+    assert frames.guess({"needle": 0.03}, "needle", 1) == 0.03
 
 
 def test_few_seeds_and_an_unfinished_run_are_warned_of(make: Make) -> None:
@@ -283,6 +302,17 @@ def test_a_run_in_which_everything_failed_has_a_report(make: Make) -> None:
     assert len(failed) == len(MODELS) * len(TASKS)
     assert content.figures == {} and content.tables[0].rows == ()
     json.dumps(content.numbers, allow_nan=False)
+
+
+def test_a_task_in_which_every_model_failed_keeps_its_panel(make: Make) -> None:
+    failures = {(model, "copy", seed): "error" for model in MODELS for seed in range(3)}
+    content = recall.content(make(failures=failures))
+    with theme.fixed():
+        for draw in content.figures.values():
+            draw()
+        figure, _ = content.figures["accuracy_length"]()
+    assert [axes.get_title(loc="left") for axes in figure.axes][1] == "copy"
+    assert len(figure.axes[1].texts) == len(MODELS)
 
 
 def test_one_model_alone_has_no_differences(make: Make) -> None:
