@@ -111,8 +111,9 @@ def loss_table(found: Perplexity) -> Table:
     )  # fmt: skip
     return Table(
         "perplexity", "Perplexity", header, tuple(rows),
-        (False, True, True, True, True, True, True, False, False), notes, _stamp(found),
-        in_print=(0, 4, 6, 7) if found.is_ablation else (0, 4, 5, 6, 7), frame=frame, above=True, headline=True, defines=True,
+        (False, True, True, True, True, True, True, False, False),
+        notes, _stamp(found), in_print=(0, 4, 6, 7) if found.is_ablation else (0, 4, 5, 6, 7),
+        frame=frame, above=True, headline=True, defines=True,
     )  # fmt: skip
 
 
