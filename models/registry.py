@@ -61,7 +61,7 @@ def register(name: str) -> Callable[[ConfigClass], ConfigClass]:
 def families() -> tuple[str, ...]:
     """Names of all families, the built-in ones first."""
     _discover()
-    return tuple(_FAMILIES)
+    return tuple(sorted(_FAMILIES, key=_place))  # stable: plugins in the order they came
 
 
 def config_for(family: str, preset: str = "125m", **overrides: Any) -> ModelConfig:
@@ -128,6 +128,12 @@ def load_plugin(source: str) -> None:
         raise
 
 
+def _place(name: str) -> int:
+    """Where a family's module stands among the built-in ones, in whatever order they loaded."""
+    module = _FAMILIES[name].__module__
+    return _BUILTIN.index(module) if module in _BUILTIN else len(_BUILTIN)
+
+
 def _origin(config_class: type[ModelConfig]) -> tuple[str, str]:
     """What stays the same when a module is loaded anew."""
     return config_class.__module__, config_class.__qualname__
@@ -146,4 +152,4 @@ def _family(name: str) -> type[ModelConfig]:
     try:
         return _FAMILIES[name]
     except KeyError:
-        raise ConfigError(f"unknown model {name!r}; there are {', '.join(_FAMILIES)}") from None
+        raise ConfigError(f"unknown model {name!r}; there are {', '.join(families())}") from None

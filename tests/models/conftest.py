@@ -11,7 +11,10 @@ from torch import Tensor
 from models import build
 from models.decoder import Decoder
 
-FAMILIES = ("retnet", "transformer", "transformer-gqa")
+FAMILIES = ("retnet", "transformer", "transformer-gqa", "linear-attention", "gla", "h3")
+CHUNK_SIZES = {"retnet": 5, "linear-attention": 5, "gla": 4}
+"""Small ones, so that short sequences have several chunks; gla's is a power of two."""
+
 VOCAB = 61
 
 
@@ -23,8 +26,8 @@ class Small:
     def model(self, family: str, dtype: torch.dtype = torch.float64, **overrides: Any) -> Decoder:
         """A model of the tiny preset with weights of standard deviation 0.15."""
         sizes = {"d_model": 32, "n_heads": 4, "vocab_size": VOCAB, **overrides}
-        if family == "retnet":
-            sizes = {"chunk_size": 5, **sizes}
+        if family in CHUNK_SIZES:
+            sizes = {"chunk_size": CHUNK_SIZES[family], **sizes}
         model = build(family, preset="tiny", dtype=dtype, seed=1, **sizes)
         assert isinstance(model, Decoder)
         generator = torch.Generator().manual_seed(2)

@@ -11,11 +11,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models import PRESETS, ConfigError, ModelConfig, build, config_for
 from models.decoder import Decoder
+from models.gla import GatedLinearAttentionConfig
+from models.h3 import H3Config
+from models.linear_attention import LinearAttentionConfig
 from models.registry import config_from_dict
 from models.retnet import RetNetConfig
 from models.transformer import TransformerConfig
 
-FAMILIES = ("retnet", "transformer", "transformer-gqa")
+FAMILIES = ("retnet", "transformer", "transformer-gqa", "linear-attention", "gla", "h3")
+ATTENTION = ("transformer", "transformer-gqa")
+PRODUCTS = ("retnet", "linear-attention", *ATTENTION)
+"""Families whose mixing is matrix products over the same pairs of tokens."""
 PAPERS = {"1.3b": (8, 1.208e9), "2.7b": (10, 2.517e9), "6.7b": (16, 6.442e9)}
 """Heads and non-embedding parameters of the paper's sizes, facts.md's table."""
 
@@ -178,7 +184,7 @@ def test_a_step_moves_its_weights_once_and_its_state(family: str, tied: bool) ->
     matrices = sum(t.nbytes for block in model.blocks for t in block.parameters())
     read = matrices + model.norm.weight.nbytes + head.weight.nbytes
     embedding_rows = 3 * 32 * 2
-    passes = 2 if family == "retnet" else 1  # a recurrent state is also written
+    passes = 1 if family in ATTENTION else 2  # a recurrent state is also written
     expected = read + embedding_rows + passes * state.nbytes
     assert model.config.decode_bytes(3, 40, 2) == expected
 
@@ -203,26 +209,35 @@ def masked_pairs(tokens: int) -> int:
     return tokens * (tokens - 1) // 2
 
 
-def scan_flops(config: RetNetConfig, chunks: int) -> int:
-    """The triangular product over the chunks' states; fewer chunks than the scan's radix."""
-    return 2 * config.n_heads * (chunks + 1) ** 2 * config.d_k * config.d_v
+def head_dims(config: ModelConfig) -> tuple[int, int]:
+    """Of keys and of values, where a state of their product is kept."""
+    if isinstance(config, LinearAttentionConfig):
+        return config.head_dim, config.head_dim
+    assert isinstance(config, RetNetConfig | GatedLinearAttentionConfig)
+    return config.d_k, config.d_v
 
 
 def excess_flops(config: ModelConfig, tokens: int) -> int:
     """What one layer's mixer is counted for beyond the products that are needed."""
-    if isinstance(config, RetNetConfig):
-        chunks, tail = divmod(tokens, config.chunk_size)
-        masked = chunks * masked_pairs(config.chunk_size) + masked_pairs(tail)
-        dense = config.n_heads * masked * 2 * (config.d_k + config.d_v)
-        return dense + (scan_flops(config, chunks) if chunks else 0)
-    return masked_pairs(tokens) * 4 * config.d_model
+    if not isinstance(config, RetNetConfig | LinearAttentionConfig):
+        return masked_pairs(tokens) * 4 * config.d_model
+    d_k, d_v = head_dims(config)
+    chunks, tail = divmod(tokens, config.chunk_size)
+    masked = chunks * masked_pairs(config.chunk_size) + masked_pairs(tail)
+    # The triangular product over the chunks' states; they are fewer than the scan's radix.
+    scan = (chunks + 1) ** 2 * d_k * d_v if chunks else 0
+    return 2 * config.n_heads * (masked * (d_k + d_v) + scan)
+
+
+def chunks_of_8(family: str) -> dict[str, int]:
+    return {} if family in (*ATTENTION, "h3") else {"chunk_size": 8}
 
 
 @pytest.mark.parametrize("ffn", ["gelu", "swiglu"])
 @pytest.mark.parametrize("tokens", [16, 35])
+@pytest.mark.parametrize("family", PRODUCTS)
 def test_prefill_flops_are_the_counted_ones(family: str, tokens: int, ffn: str) -> None:
-    options = {"chunk_size": 8} if family == "retnet" else {}
-    model = small_model(family, ffn=ffn, **options)
+    model = small_model(family, ffn=ffn, **chunks_of_8(family))
     prompt = torch.zeros(1, tokens, dtype=torch.int64)
     state = model.init_state(1, tokens)
     counted = counted_flops(model, lambda m: m.prefill(prompt, state))
@@ -231,13 +246,44 @@ def test_prefill_flops_are_the_counted_ones(family: str, tokens: int, ffn: str) 
 
 
 @pytest.mark.parametrize("tokens", [16, 32])
+@pytest.mark.parametrize("family", PRODUCTS)
 def test_forward_flops_add_the_head_at_every_position(family: str, tokens: int) -> None:
-    options = {"chunk_size": 8} if family == "retnet" else {}
-    model = small_model(family, **options)
+    model = small_model(family, **chunks_of_8(family))
     batch = torch.zeros(1, tokens, dtype=torch.int64)
     counted = counted_flops(model, lambda m: m(batch))
     excess = model.config.n_layers * excess_flops(model.config, tokens)
     assert model.flops_per_token(tokens, "forward") * tokens + excess == pytest.approx(counted)
+
+
+@pytest.mark.parametrize("tokens", [8, 32])
+def test_glas_forward_flops_are_the_counted_ones(tokens: int) -> None:
+    model = small_model("gla", chunk_size=8)
+    config = model.config
+    counted = counted_flops(model, lambda m: m(torch.zeros(1, tokens, dtype=torch.int64)))
+    d_k, d_v = head_dims(config)
+    # Scores are made of the needed blocks alone, their diagonal elementwise; weighing is dense.
+    excess = config.n_heads * (tokens // 8 * masked_pairs(8) * 2 * d_v - tokens * 2 * d_k)
+    expected = config.flops_per_token(tokens, "forward") * tokens + config.n_layers * excess
+    assert expected == pytest.approx(counted)
+
+
+def test_h3s_forward_flops_beside_its_transforms_are_the_counted_ones() -> None:
+    """What a second sequence adds: the products that make the kernels serve a whole batch."""
+    model = small_model("h3")
+    config, tokens = model.config, 24
+    one, two = (
+        counted_flops(model, lambda m, n=n: m(torch.zeros(n, tokens, dtype=torch.int64)))
+        for n in (1, 2)
+    )
+    transforms = config.n_layers * config.mixer_flops(tokens)
+    whole = config.flops_per_token(tokens, "forward") * tokens
+    assert whole - transforms == pytest.approx(two - one)
+
+
+def test_h3s_transforms_grow_a_little_faster_than_the_sequence() -> None:
+    config = config_for("h3", "10m")
+    for tokens in (256, 1024, 8192):
+        assert 2 < config.mixer_flops(2 * tokens) / config.mixer_flops(tokens) < 2.4
 
 
 def test_decode_flops_are_the_counted_ones(family: str) -> None:
@@ -248,9 +294,12 @@ def test_decode_flops_are_the_counted_ones(family: str) -> None:
     token = torch.zeros(1, dtype=torch.int64)
     counted = counted_flops(model, lambda m: m.step(token, state))
     config = model.config
-    if isinstance(config, RetNetConfig):
-        # The state's update is elementwise, which the counter does not see.
-        counted += config.n_layers * 2 * config.n_heads * config.d_k * config.d_v
+    # The state's update is elementwise, which the counter does not see; so is all of H3's mixing.
+    if isinstance(config, H3Config):
+        counted += config.n_layers * config.mixer_flops(1)
+    elif family not in ATTENTION:
+        d_k, d_v = head_dims(config)
+        counted += config.n_layers * 2 * config.n_heads * d_k * d_v
     assert model.flops_per_token(context, "decode") == counted
 
 
