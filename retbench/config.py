@@ -105,12 +105,12 @@ _RECALL: dict[str, Any] = {"preset": "tiny", "tasks": ("mqar", "copy", "needle")
 _CPU_RECALL = (
     _without_text(_CPU_TRAINING)
     | _RECALL
-    | {"context": (64,), "batch": (32,), "steps": 600, "learning_rates": (3e-3, 6e-3)}
+    | {"context": (32,), "batch": (64,), "steps": 1200, "learning_rates": (5e-4, 1e-3, 2e-3)}
 )
 _CUDA_RECALL = (
     _without_text(_CUDA_TRAINING)
     | _RECALL
-    | {"context": (256,), "batch": (256,), "steps": 10_000, "learning_rates": (1e-3, 3e-3)}
+    | {"context": (256,), "batch": (256,), "steps": 10_000, "learning_rates": (3e-4, 1e-3, 3e-3)}
 )
 _SUITE_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("inference", "cpu"): {
@@ -136,10 +136,10 @@ _SUITE_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("perplexity", "cpu"): _CPU_TRAINING,
     ("perplexity", "cuda"): _CUDA_TRAINING,
     ("scaling", "cpu"): _CPU_TRAINING
-    | {"presets": ("tiny", "1m", "3m"), "steps": 200, "learning_rates": (2e-3, 5e-3)},
+    | {"presets": ("tiny", "1m", "3m"), "steps": 200, "learning_rates": (2e-3, 4e-3, 8e-3)},
     ("scaling", "cuda"): _CUDA_TRAINING | {"presets": ("30m", "125m", "350m")},
     ("ablation", "cpu"): _CPU_TRAINING
-    | {"models": ("retnet",), "steps": 300, "learning_rates": (2e-3, 5e-3)},
+    | {"models": ("retnet",), "steps": 300, "learning_rates": (2e-3, 4e-3, 8e-3)},
     ("ablation", "cuda"): _CUDA_TRAINING | {"models": ("retnet",)},
     ("recall", "cpu"): _CPU_RECALL,
     ("recall", "cuda"): _CUDA_RECALL,

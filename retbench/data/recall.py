@@ -106,7 +106,7 @@ class Copying(Task):
 
     name = "copy"
     chance = 1 / len(VALUES)
-    loads = (4, 8, 16, 31)
+    loads = (4, 8, 15, 31)
 
     def least(self, load: int) -> int:
         """The string twice, and the delimiter between; the last token is not read."""
