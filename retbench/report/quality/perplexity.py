@@ -22,8 +22,8 @@ from retbench.report.quality import perplexity_figures as figures
 from retbench.report.quality import perplexity_frames as frames
 from retbench.report.quality import perplexity_tables as tables
 from retbench.report.quality.perplexity_tables import Perplexity
-from retbench.report.quality.scaling_frames import EDGES
 from retbench.report.quality.scaling_tables import is_smoke, precise, printed, verdict
+from retbench.report.quality.trained import EDGES, endings
 from retbench.report.summary import model_order
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def content(run: Run) -> Content:
         tuning=frames.tuning(run),
         curves=frames.curves(run),
         positions=frames.positions(run),
-        endings=frames.endings(run, models),
+        endings=endings(run, models),
     )
     return Content(
         path=run.path,

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from retbench.report import draw, stamp, theme, units
 from retbench.report.frames import column, groups, intervals, records
 from retbench.report.quality.perplexity_tables import Perplexity
-from retbench.report.quality.scaling_figures import ending
+from retbench.report.quality.trained import ending
 from retbench.report.selection import Sidecar
 
 Drawn = tuple[Figure, Sidecar]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ import pandas as pd
 from retbench.measure import quality_stats, stats
 from retbench.report.compare import NO_CLAIM
 from retbench.report.frames import Floats, Row, groups, records
-from retbench.report.quality.scaling_frames import EDGES, Tested, difference, edges, final
+from retbench.report.quality.trained import EDGES, Tested, difference, edges, final
 
 if TYPE_CHECKING:
     from retbench.store import Run
@@ -175,18 +175,3 @@ def positions(run: Run) -> pd.DataFrame:
     frame = final(run)
     rows = frame[frame["phase"] == "position"]
     return rows[["model", "seq_len", "trial", "block", "value"]].astype({"trial": "int64"})
-
-
-def endings(run: Run, models: Sequence[str]) -> pd.DataFrame:
-    """How the final trainings ended: one row per model."""
-    statuses = run.statuses()
-    stages = {p["point"]: p.get("settings", {}).get("stage") for p in run.meta["plan"]["points"]}
-    rows: list[tuple[Any, ...]] = []
-    for model in models:
-        own = statuses[(statuses["model"] == model) & (statuses["point"].map(stages) == "final")]
-        failed = own[own["status"] != "ok"]
-        status = "ok" if failed.empty else str(failed["status"].mode().iloc[0])
-        status = "not run" if own.empty else status
-        cause = None if failed.empty else failed["cause"].iloc[0]
-        rows.append((model, status, len(own) - len(failed), len(own), cause))
-    return pd.DataFrame(rows, columns=["model", "status", "ok_blocks", "blocks", "cause"])

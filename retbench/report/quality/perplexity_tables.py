@@ -11,9 +11,9 @@ import pandas as pd
 from retbench.report import stamp, units
 from retbench.report.frames import Row, records
 from retbench.report.layout import Table
-from retbench.report.quality.scaling_figures import count, ending
-from retbench.report.quality.scaling_frames import EDGES
+from retbench.report.quality.scaling_figures import count
 from retbench.report.quality.scaling_tables import precise, printed, verdict
+from retbench.report.quality.trained import EDGES, ending
 
 _INTERVAL = "value [low, high]: 95% interval that takes seeds and test documents as random"
 

@@ -23,6 +23,7 @@ from retbench.report.quality import recall_frames as frames
 from retbench.report.quality import recall_tables as tables
 from retbench.report.quality.recall_figures import Recall
 from retbench.report.quality.recall_tables import interval, percent, place_of, points, verdict
+from retbench.report.quality.trained import EDGES, ending, endings, planned
 from retbench.report.summary import model_order
 
 if TYPE_CHECKING:
@@ -41,10 +42,10 @@ def content(run: Run) -> Content:
     accuracy = frames.cells(counted, models)
     difference = frames.differences(counted, models, smoke=smoke)
     length = frames.training_length(meta)
-    limit = frames.limits(accuracy, length, frames.tasks(meta))
+    limit = frames.limits(accuracy, length, planned(meta, "task"))
     recall = Recall(
-        meta, models, frames.tasks(meta), accuracy, frames.states(run),
-        frames.endings(run, models), length, frames.chance(meta),
+        meta, models, planned(meta, "task"), accuracy, frames.states(run),
+        endings(run, models, "task"), length, frames.chance(meta),
     )  # fmt: skip
     return Content(
         path=run.path,
@@ -69,7 +70,7 @@ def _warnings(run: Run, recall: Recall) -> Iterator[str]:
     yield from doubts.shared(run, recall.models)
     for row in records(recall.endings[recall.endings["status"] != "ok"]):
         cause = f": {row['cause']}" if isinstance(row["cause"], str) else ""
-        yield f"{row['task']}: {row['model']} {figures.ending(row)}{cause}"
+        yield f"{row['task']}: {row['model']} {ending(row)}{cause}"
     at_length = recall.accuracy[recall.accuracy["seq_len"] == recall.length]
     for (task, model), group in groups(at_length, ["task", "model"]):
         if task in recall.chance and _gain(task, group, recall.chance) < LEARNED:
@@ -135,7 +136,7 @@ def _numbers(recall: Recall, difference: pd.DataFrame, limit: pd.DataFrame) -> d
 
 
 def _entry(row: Row) -> dict[str, Any]:
-    known = {edge: None if units.is_missing(row[edge]) else row[edge] for edge in frames.EDGES}
+    known = {edge: None if units.is_missing(row[edge]) else row[edge] for edge in EDGES}
     return known | {"n": int(row["n"]), "unit": "ratio"}
 
 

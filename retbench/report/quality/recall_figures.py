@@ -19,6 +19,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from retbench.report import draw, stamp, theme, units
 from retbench.report.frames import Floats, column, intervals, records
+from retbench.report.quality import trained
 from retbench.report.quality.recall_frames import guess, load_name
 from retbench.report.selection import Sidecar
 
@@ -259,15 +260,7 @@ def _percent_axis(ax: Axes, recall: Recall, task: str) -> None:
         ax.set_ylabel("accuracy")
     styles = theme.styles(recall.models)
     for lane, row in enumerate(records(failed)):
-        draw.lane_text(ax, lane, f"× {ending(row)}", styles[row["model"]])
-
-
-def ending(row: Mapping[str, Any]) -> str:
-    """How a model's final trainings of a task ended, with the share where some were ok."""
-    if row["status"] == "ok":
-        return "ok"
-    share = f" in {row['blocks'] - row['ok_blocks']} of {row['blocks']} seeds"
-    return str(row["status"]).replace("_", " ") + (share if row["ok_blocks"] else "")
+        draw.lane_text(ax, lane, f"× {trained.ending(row)}", styles[row["model"]])
 
 
 def _state_axis(ax: Axes, sizes: pd.Series[Any]) -> None:

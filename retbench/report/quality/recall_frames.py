@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from retbench.measure import quality_stats
-from retbench.measure.estimate import Estimate
 from retbench.report.compare import NO_CLAIM
 from retbench.report.frames import Floats, Row, column, groups, records
+from retbench.report.quality.trained import edges, final, planned
 
 if TYPE_CHECKING:
     from retbench.store import Run
@@ -30,8 +30,6 @@ DIFFERENCE_COLUMNS = [
 LIMIT_COLUMNS = [
     "task", "model", "along", "held", "smallest", "largest", "fails_at", "value", "low", "high",
 ]  # fmt: skip
-ENDING_COLUMNS = ["task", "model", "status", "ok_blocks", "blocks", "cause"]
-EDGES = ("value", "low", "high")
 _LOADS = {"mqar": "pairs", "copy": "tokens to copy", "needle": "needle"}
 _SHOWN = ("mqar", "copy")  # tasks whose answers are all among the ``load`` values shown
 _NAN = float("nan")
@@ -40,12 +38,6 @@ _NAN = float("nan")
 def load_name(task: str) -> str:
     """What the load of a task counts."""
     return _LOADS.get(task, "load")
-
-
-def tasks(meta: Mapping[str, Any]) -> tuple[str, ...]:
-    """The tasks of the plan, in its order."""
-    named = (point.get("settings", {}).get("task") for point in meta["plan"]["points"])
-    return tuple(dict.fromkeys(str(task) for task in named if task is not None))
 
 
 def training_length(meta: Mapping[str, Any]) -> int:
@@ -58,7 +50,7 @@ def chance(meta: Mapping[str, Any]) -> dict[str, float]:
     described = (meta.get("data") or {}).get("tasks", {})
     return {
         task: float(described[task]["chance"])
-        for task in tasks(meta)
+        for task in planned(meta, "task")
         if "chance" in described.get(task, {})
     }
 
@@ -76,7 +68,7 @@ def guess(chances: Mapping[str, float], task: str, load: int) -> float | None:
 
 def answers(run: Run) -> pd.DataFrame:
     """One row per task, length, load, model and block: ``correct`` of ``answers``."""
-    frame = _final(run)
+    frame = final(run, "task")
     keys = [*PLACE, "model", "block"]
     rows = frame[frame["phase"] == "recall"].rename(columns={"trial": "load"})
     wide = rows.pivot_table(index=keys, columns="metric", values="value", observed=True)
@@ -98,7 +90,7 @@ def cells(counted: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
     rows = []
     for key, group in groups(counted, [*PLACE, "model"]):
         found = quality_stats.accuracy(column(group, "correct"), column(group, "answers"))
-        rows.append((*key, *_edges(found), found.n, int(group["answers"].sum())))
+        rows.append((*key, *edges(found), found.n, int(group["answers"].sum())))
     return _by_model(pd.DataFrame(rows, columns=CELL_COLUMNS), "model", models)
 
 
@@ -123,7 +115,7 @@ def differences(counted: pd.DataFrame, models: Sequence[str], *, smoke: bool) ->
         )
         right, other, asked = (column(both, n) for n in ("correct", "correct_other", "answers"))
         found = quality_stats.accuracy_difference(right, other, asked)
-        value, low, high = _edges(found)
+        value, low, high = edges(found)
         rows.append(dict(zip(PLACE, key, strict=True)) | {
             "subject": subject, "baseline": baseline, "value": value, "low": low, "high": high,
             "n": found.n, "verdict": NO_CLAIM, "n_needed": None,
@@ -169,7 +161,7 @@ def limits(accuracy: pd.DataFrame, length: int, order: Sequence[str]) -> pd.Data
 
 def states(run: Run) -> pd.DataFrame:
     """One row per task, model and evaluation length: ``state_bytes`` of one sequence."""
-    frame = _final(run)
+    frame = final(run, "task")
     rows = frame[frame["metric"] == "state_bytes"]
     keys = ["task", "model", "seq_len"]
     grouped = rows.groupby(keys, observed=True, sort=True)["value"].max()
@@ -178,49 +170,10 @@ def states(run: Run) -> pd.DataFrame:
 
 def rates(run: Run) -> pd.DataFrame:
     """One row per task and model: the learning rate that was chosen on the dev set."""
-    frame = _final(run)
+    frame = final(run, "task")
     rows = frame[frame["metric"] == "learning_rate"]
     grouped = rows.groupby(["task", "model"], observed=True, sort=True)["value"].first()
     return grouped.rename("learning_rate").reset_index()
-
-
-def endings(run: Run, models: Sequence[str]) -> pd.DataFrame:
-    """How the final trainings ended: one row per task and model."""
-    frame = run.statuses()
-    frame = frame.assign(**_settings(frame, run.meta))
-    final = frame[(frame["stage"] == "final") & frame["task"].notna()]
-    rows = []
-    for (task, model), group in groups(final, ["task", "model"]):
-        failed = group[group["status"] != "ok"]
-        status = "ok" if failed.empty else str(failed["status"].mode().iloc[0])
-        cause = None if failed.empty else failed["cause"].iloc[0]
-        rows.append((task, model, status, len(group) - len(failed), len(group), cause))
-    return _by_model(pd.DataFrame(rows, columns=ENDING_COLUMNS), "model", models)
-
-
-def _final(run: Run) -> pd.DataFrame:
-    """Samples of final trainings that ended ok, with their task."""
-    frame = run.frame()
-    frame = frame.assign(**_settings(frame, run.meta))
-    ended = frame[(frame["phase"] == "cell") & (frame["status"] == "ok")]
-    keys = ["block", "model", "point"]
-    ok = pd.MultiIndex.from_frame(frame[keys]).isin(pd.MultiIndex.from_frame(ended[keys]))
-    kept = ok & (frame["stage"] == "final") & frame["task"].notna() & frame["value"].notna()
-    return frame[kept & (frame["phase"] != "cell")]
-
-
-def _settings(frame: pd.DataFrame, meta: Mapping[str, Any]) -> dict[str, pd.Series[Any]]:
-    """The columns ``task`` and ``stage``, from the points of the plan."""
-    planned = {point["point"]: point.get("settings", {}) for point in meta["plan"]["points"]}
-    return {
-        name: frame["point"].map({point: given.get(name) for point, given in planned.items()})
-        for name in ("task", "stage")
-    }
-
-
-def _edges(found: Estimate) -> tuple[float, float, float]:
-    low, high = (_NAN if edge is None else edge for edge in (found.low, found.high))
-    return found.value, low, high
 
 
 def _by_model(table: pd.DataFrame, name: str, models: Sequence[str]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from retbench.report.layout import Table
 from retbench.report.quality import recall_figures as figures
 from retbench.report.quality import recall_frames as frames
 from retbench.report.quality.recall_figures import Recall
+from retbench.report.quality.trained import EDGES, ending
 
 Place = tuple[str, int, int]
 
@@ -98,7 +99,7 @@ def training_table(recall: Recall, rates: pd.DataFrame) -> Table:
                 state = " to ".join(dict.fromkeys((figures.size(low), figures.size(high))))
             rows.append((
                 task, row["model"], units.DASH if rate is None else f"{rate:g}",
-                f"{row['ok_blocks']} of {row['blocks']}", figures.ending(row), state,
+                f"{row['ok_blocks']} of {row['blocks']}", ending(row), state,
             ))  # fmt: skip
             table.append(row | {"learning_rate": rate, "state_low": low, "state_high": high})
     return Table(
@@ -129,7 +130,7 @@ def points(row: Mapping[str, Any] | None) -> str:
     """A difference in percentage points with its interval: +2.0 [−1.0, +5.0]."""
     if row is None or units.is_missing(row["value"]):
         return units.DASH
-    value, low, high = (f"{100 * row[edge]:+.1f}".replace("-", "−") for edge in frames.EDGES)
+    value, low, high = (f"{100 * row[edge]:+.1f}".replace("-", "−") for edge in EDGES)
     return value if units.is_missing(row["low"]) else f"{value} [{low}, {high}]"
 
 

@@ -23,7 +23,7 @@ from retbench.report.quality import scaling_figures as figures
 from retbench.report.quality import scaling_frames as frames
 from retbench.report.quality import scaling_tables as tables
 from retbench.report.quality.scaling_figures import Scaling, conditions
-from retbench.report.quality.scaling_frames import ALONG, EDGES
+from retbench.report.quality.scaling_frames import ALONG
 from retbench.report.quality.scaling_tables import (
     crossing_entry,
     estimate,
@@ -33,6 +33,7 @@ from retbench.report.quality.scaling_tables import (
     printed,
     verdict,
 )
+from retbench.report.quality.trained import EDGES, ending, endings, planned
 from retbench.report.summary import model_order
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def content(run: Run) -> Content:
     tested = frames.tests(run)
     table = frames.cells(run, tested, models)
     scaling = Scaling(
-        meta, models, frames.presets(meta), table,
-        frames.ratios(tested, table, models, smoke=smoke), frames.endings(run, models),
+        meta, models, planned(meta, "preset"), table,
+        frames.ratios(tested, table, models, smoke=smoke), endings(run, models, "preset"),
         {along: frames.laws(tested, table, models, along, smoke=smoke) for along in ALONG},
     )  # fmt: skip
     return Content(
@@ -76,7 +77,7 @@ def _warnings(run: Run, scaling: Scaling) -> Iterator[str]:
     yield from doubts.shared(run, scaling.models)
     for row in records(scaling.endings[scaling.endings["status"] != "ok"]):
         cause = f": {row['cause']}" if isinstance(row["cause"], str) else ""
-        yield f"preset {row['preset']}: {row['model']} {figures.ending(row)}{cause}"
+        yield f"preset {row['preset']}: {row['model']} {ending(row)}{cause}"
 
 
 def _numbers(scaling: Scaling) -> dict[str, Any]:

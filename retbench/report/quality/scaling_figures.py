@@ -18,6 +18,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from retbench.report import draw, stamp, theme, units
 from retbench.report.frames import Floats, column, intervals, records
+from retbench.report.quality import trained
 from retbench.report.quality.scaling_frames import ALONG, Along, Laws
 from retbench.report.selection import Sidecar
 
@@ -165,16 +166,8 @@ def _bars(ax: Axes, x: Any, rows: pd.DataFrame, style: theme.Style, joined: bool
 
 
 def _failed(ax: Axes, lane: int, rows: pd.DataFrame, style: theme.Style) -> None:
-    texts = [f"{row['preset']} {ending(row)}" for row in records(rows)]
+    texts = [f"{row['preset']} {trained.ending(row)}" for row in records(rows)]
     draw.lane_text(ax, lane, f"× {'; '.join(texts)}", style)
-
-
-def ending(row: Mapping[str, Any]) -> str:
-    """How a model's final trainings of a preset ended, with the share where some were ok."""
-    if row["status"] == "ok":
-        return "ok"
-    share = f" in {row['blocks'] - row['ok_blocks']} of {row['blocks']} seeds"
-    return str(row["status"]).replace("_", " ") + (share if row["ok_blocks"] else "")
 
 
 def _exponent(fits: Laws, model: str) -> str:

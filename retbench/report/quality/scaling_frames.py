@@ -9,23 +9,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 
 from retbench.measure import powerlaw, quality_stats, stats
-from retbench.measure.estimate import Estimate
 from retbench.measure.powerlaw import Crossing, PowerLaw
 from retbench.report.compare import NO_CLAIM
 from retbench.report.frames import Floats, Row, groups, records
+from retbench.report.quality.trained import (
+    EDGES,
+    Tested,
+    difference,
+    edges,
+    final,
+    planned,
+)
 
 if TYPE_CHECKING:
     from retbench.store import Run
 
 Along = Literal["parameters", "train_flops"]
 ALONG: tuple[Along, ...] = ("parameters", "train_flops")
-EDGES = ("value", "low", "high")
 CELL_COLUMNS = [
     "preset", "model", "parameters", "train_flops", "train_tokens", "learning_rate", "protocol",
     "loss", "loss_low", "loss_high", "perplexity", "perplexity_low", "perplexity_high",
@@ -35,39 +41,7 @@ RATIO_COLUMNS = [
     "preset", "subject", "baseline", "parameters", *EDGES, "n", "verdict", "n_needed", "note",
 ]  # fmt: skip
 _NAN = float("nan")
-
-
-@dataclass(frozen=True)
-class Tested:
-    """One model of one preset on the test documents.
-
-    Attributes:
-        seeds: blocks that ended ok, in the order of the rows.
-        nats: summed loss of each document, shape (seeds, documents), nats.
-        tokens: scored in each document, shape (documents,).
-        bytes: of the text of each document, shape (documents,).
-        protocol: window and stride.
-    """
-
-    seeds: tuple[int, ...]
-    nats: Floats
-    tokens: Floats
-    bytes: Floats
-    protocol: str
-
-    @property
-    def losses(self) -> Floats:
-        """Summed nats over summed tokens of each seed, shape (seeds,), nats per token."""
-        return np.asarray(self.nats.sum(axis=1) / self.tokens.sum(), dtype=np.float64)
-
-
 Tests = Mapping[tuple[str, str], Tested]
-
-
-def presets(meta: Mapping[str, Any]) -> tuple[str, ...]:
-    """The presets of the plan, in its order."""
-    named = (point.get("settings", {}).get("preset") for point in meta["plan"]["points"])
-    return tuple(dict.fromkeys(str(preset) for preset in named if preset is not None))
 
 
 def tests(run: Run) -> dict[tuple[str, str], Tested]:
@@ -95,20 +69,6 @@ def tests(run: Run) -> dict[tuple[str, str], Tested]:
     return found
 
 
-def final(run: Run) -> pd.DataFrame:
-    """Samples of final trainings that ended ok."""
-    frame = run.frame()
-    stages = {
-        point["point"]: point.get("settings", {}).get("stage")
-        for point in run.meta["plan"]["points"]
-    }
-    frame = frame[frame["point"].map(stages) == "final"]
-    keys = ["block", "model", "point"]
-    ended = frame[(frame["phase"] == "cell") & (frame["status"] == "ok")]
-    ok = pd.MultiIndex.from_frame(frame[keys]).isin(pd.MultiIndex.from_frame(ended[keys]))
-    return frame[ok & frame["value"].notna() & (frame["phase"] != "cell")]
-
-
 def cells(run: Run, tested: Tests, models: Sequence[str]) -> pd.DataFrame:
     """One row per preset and model: its size, and loss, perplexity and bits per byte."""
     wanted = ("parameters", "train_flops", "train_tokens", "learning_rate")
@@ -117,7 +77,7 @@ def cells(run: Run, tested: Tests, models: Sequence[str]) -> pd.DataFrame:
         ["preset", "model", "metric"], observed=True
     )["value"].first()  # fmt: skip
     rows = []
-    for preset in presets(run.meta):
+    for preset in planned(run.meta, "preset"):
         for model in models:
             test = tested.get((preset, model))
             if test is None:
@@ -170,20 +130,6 @@ def ratios(
         for (place, *_), verdict in zip(judged, found_, strict=True):
             rows[place] |= {"verdict": verdict.word, "n_needed": verdict.n_needed}
     return pd.DataFrame(rows, columns=RATIO_COLUMNS).astype({"n_needed": "Int64"})
-
-
-def difference(subject: Tested, baseline: Tested) -> Floats:
-    """Differences of losses paired by seed and document, shape (seeds, documents), nats/token.
-
-    Raises:
-        ValueError: the two were not tested on the same documents, so cannot be paired.
-    """
-    if not np.array_equal(subject.tokens, baseline.tokens):
-        raise ValueError("the models were tested on different documents")
-    both = sorted(set(subject.seeds) & set(baseline.seeds))
-    sides = (side.nats[[side.seeds.index(seed) for seed in both]] for side in (subject, baseline))
-    above, below = sides
-    return np.asarray((above - below) / subject.tokens, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -263,29 +209,3 @@ def _crossing(subject: Curve, baseline: Curve) -> Crossing | None:
     if len(seeds) == 0 or fits[0] is None or fits[1] is None:
         return None
     return powerlaw.crossing(fits[0], fits[1])
-
-
-def edges(found: Estimate) -> tuple[float, float, float]:
-    """Value, low and high; NaN where there is none."""
-    low, high = (_NAN if edge is None else edge for edge in (found.low, found.high))
-    return found.value, low, high
-
-
-def endings(run: Run, models: Sequence[str]) -> pd.DataFrame:
-    """How the final trainings ended: one row per preset and model."""
-    statuses = run.statuses()
-    settings = {p["point"]: p.get("settings", {}) for p in run.meta["plan"]["points"]}
-    rows = []
-    planned = presets(run.meta)
-    for (point, model), group in groups(statuses, ["point", "model"]):
-        given = settings.get(point, {})
-        if given.get("stage") != "final":
-            continue
-        failed = group[group["status"] != "ok"]
-        status = "ok" if failed.empty else str(failed["status"].mode().iloc[0])
-        cause = None if failed.empty else failed["cause"].iloc[0]
-        ok = len(group) - len(failed)
-        rows.append((given.get("preset"), model, status, ok, len(group), cause))
-    rows.sort(key=lambda row: (planned.index(row[0]), list(models).index(row[1])))
-    columns = ["preset", "model", "status", "ok_blocks", "blocks", "cause"]
-    return pd.DataFrame(rows, columns=columns)

@@ -14,10 +14,9 @@ from retbench.report import units
 from retbench.report.compare import NO_CLAIM
 from retbench.report.frames import Row, records
 from retbench.report.layout import Table
-from retbench.report.quality import scaling_figures as figures
-from retbench.report.quality import scaling_frames as frames
 from retbench.report.quality.scaling_figures import TITLES, Scaling, conditions, count
-from retbench.report.quality.scaling_frames import ALONG, EDGES, Along
+from retbench.report.quality.scaling_frames import ALONG, Along
+from retbench.report.quality.trained import EDGES, edges, ending
 
 _PAPER = (
     "the RetNet paper (arXiv 2307.08621, figure 5) reports that RetNet does better than the "
@@ -39,7 +38,7 @@ def loss_table(scaling: Scaling) -> Table:
                 count(row["parameters"]), f"{row['learning_rate']:g}", str(row["n"]),
                 *(printed(row, name) for name in ("loss", "perplexity", "bits_per_byte")),
             ]  # fmt: skip
-        rows.append((*texts, figures.ending(end)))
+        rows.append((*texts, ending(end)))
     protocols = ", ".join(dict.fromkeys(scaling.table["protocol"])) or "not measured"
     header = ("Preset", "Model", "Parameters", "Learning rate", "Seeds", "Test loss (nat/token)",
               "Perplexity", "Bits per byte", "Status")  # fmt: skip
@@ -101,7 +100,7 @@ def law_table(scaling: Scaling) -> Table:
             ("exponent", law.exponent), ("scale", law.scale), ("offset", offset),
             ("offset_exponent", None if bent is None else bent.exponent),
         ):  # fmt: skip
-            ends = frames.edges(found) if found is not None else (None, None, None)
+            ends = edges(found) if found is not None else (None, None, None)
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
         table.append(row)
     notes = (

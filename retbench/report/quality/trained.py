@@ -1,0 +1,124 @@
+"""What the reports on trained models share: final trainings, how they ended, losses by document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from retbench.measure.estimate import Estimate
+from retbench.report.frames import Floats
+
+if TYPE_CHECKING:
+    from retbench.store import Run
+
+EDGES = ("value", "low", "high")
+_NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Tested:
+    """One trained model on the test documents.
+
+    Attributes:
+        seeds: blocks that ended ok, in the order of the rows.
+        nats: summed loss of each document, shape (seeds, documents), nats.
+        tokens: scored in each document, shape (documents,).
+        bytes: of the text of each document, shape (documents,).
+        protocol: window and stride.
+    """
+
+    seeds: tuple[int, ...]
+    nats: Floats
+    tokens: Floats
+    bytes: Floats
+    protocol: str
+
+    @property
+    def losses(self) -> Floats:
+        """Summed nats over summed tokens of each seed, shape (seeds,), nats per token."""
+        return np.asarray(self.nats.sum(axis=1) / self.tokens.sum(), dtype=np.float64)
+
+
+def difference(subject: Tested, baseline: Tested) -> Floats:
+    """Differences of losses paired by seed and document, shape (seeds, documents), nats/token.
+
+    Raises:
+        ValueError: the two were not tested on the same documents, so cannot be paired.
+    """
+    if not np.array_equal(subject.tokens, baseline.tokens):
+        raise ValueError("the models were tested on different documents")
+    both = sorted(set(subject.seeds) & set(baseline.seeds))
+    sides = (side.nats[[side.seeds.index(seed) for seed in both]] for side in (subject, baseline))
+    above, below = sides
+    return np.asarray((above - below) / subject.tokens, dtype=np.float64)
+
+
+def edges(found: Estimate) -> tuple[float, float, float]:
+    """Value, low and high; NaN where there is none."""
+    low, high = (_NAN if edge is None else edge for edge in (found.low, found.high))
+    return found.value, low, high
+
+
+def planned(meta: Mapping[str, Any], setting: str) -> tuple[str, ...]:
+    """The values of a setting that the points of the plan have, in its order."""
+    named = (point.get("settings", {}).get(setting) for point in meta["plan"]["points"])
+    return tuple(dict.fromkeys(str(value) for value in named if value is not None))
+
+
+def final(run: Run, *settings: str) -> pd.DataFrame:
+    """Samples of final trainings that ended ok, with a column for each of the settings."""
+    frame = _with_settings(run.frame(), run.meta, ("stage", *settings))
+    keys = ["block", "model", "point"]
+    ended = frame[(frame["phase"] == "cell") & (frame["status"] == "ok")]
+    ok = pd.MultiIndex.from_frame(frame[keys]).isin(pd.MultiIndex.from_frame(ended[keys]))
+    kept = ok & (frame["stage"] == "final") & frame["value"].notna()
+    return frame[kept & (frame["phase"] != "cell")]
+
+
+def endings(run: Run, models: Sequence[str], setting: str | None = None) -> pd.DataFrame:
+    """How the final trainings ended: a row a model, or one for each value of a setting and model.
+
+    Returns:
+        Columns ``setting`` if there is one, model, status (``ok``, the most frequent failure, or
+        ``not run``), ok_blocks, blocks and cause.
+    """
+    names = ("stage",) if setting is None else ("stage", setting)
+    statuses = _with_settings(run.statuses(), run.meta, names)
+    statuses = statuses[statuses["stage"] == "final"]
+    rows: list[tuple[Any, ...]] = []
+    for value in (None,) if setting is None else planned(run.meta, setting):
+        for model in models:
+            own = statuses[statuses["model"] == model]
+            if setting is not None:
+                own = own[own[setting] == value]
+            failed = own[own["status"] != "ok"]
+            status = "ok" if failed.empty else str(failed["status"].mode().iloc[0])
+            status = "not run" if own.empty else status
+            cause = None if failed.empty else failed["cause"].iloc[0]
+            rows.append((value, model, status, len(own) - len(failed), len(own), cause))
+    columns = [setting or "", "model", "status", "ok_blocks", "blocks", "cause"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table if setting else table.drop(columns="")
+
+
+def ending(row: Mapping[str, Any]) -> str:
+    """How a row of :func:`endings` ended, with the share where some seeds were ok."""
+    if row["status"] == "ok":
+        return "ok"
+    share = f" in {row['blocks'] - row['ok_blocks']} of {row['blocks']} seeds"
+    return str(row["status"]).replace("_", " ") + (share if row["ok_blocks"] else "")
+
+
+def _with_settings(
+    frame: pd.DataFrame, meta: Mapping[str, Any], names: Sequence[str]
+) -> pd.DataFrame:
+    """The frame with named settings of its points as columns, missing where a point has none."""
+    given = {point["point"]: point.get("settings", {}) for point in meta["plan"]["points"]}
+    return frame.assign(**{
+        name: frame["point"].map({point: values.get(name) for point, values in given.items()})
+        for name in names
+    })  # fmt: skip
