@@ -75,6 +75,8 @@ class ModelConfig(ABC):
         tie_embeddings: whether the output head shares the embedding's weights.
         norm_eps: epsilon of every norm.
         rope_base: base of the rotary frequencies.
+        implementation: what computes the mixing, one of the family's ``implementations``;
+            ``auto`` leaves the choice to the device. It changes speed, not the function.
     """
 
     d_model: int
@@ -87,9 +89,13 @@ class ModelConfig(ABC):
     tie_embeddings: bool = True
     norm_eps: float = 1e-6
     rope_base: float = 10000.0
+    implementation: str = "auto"
 
     family: ClassVar[str] = ""
     """The name under which the family is registered; set by :func:`models.register`."""
+
+    implementations: ClassVar[tuple[str, ...]] = ("auto",)
+    """What ``implementation`` may be."""
 
     def __post_init__(self) -> None:
         """Check every field and settle ``d_ff``.
@@ -105,6 +111,9 @@ class ModelConfig(ABC):
             raise ConfigError(f"d_ff must be 0 (matched) or more, not {self.d_ff}")
         if self.ffn not in ("gelu", "swiglu"):
             raise ConfigError(f"ffn must be 'gelu' or 'swiglu', not {self.ffn!r}")
+        if self.implementation not in self.implementations:
+            known = ", ".join(self.implementations)
+            raise ConfigError(f"implementation must be one of {known}, not {self.implementation!r}")
         if self.d_model % self.n_heads:
             raise ConfigError(f"n_heads = {self.n_heads} does not divide d_model = {self.d_model}")
         self.check()
@@ -152,6 +161,10 @@ class ModelConfig(ABC):
 
     def ablations(self) -> dict[str, dict[str, Any]]:
         """Parts of the model that can be left out: by name, the fields that do so; none here."""
+        return {}
+
+    def variants(self) -> dict[str, dict[str, Any]]:
+        """Other ways to compute the same function: by name, the fields that do so; none here."""
         return {}
 
     # What follows from that.

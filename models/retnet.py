@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from models.retention import (
     retention_step,
 )
 
+Form = Literal["chunkwise", "parallel"]
+
 
 @register("retnet")
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class RetNetConfig(ModelConfig):
 
     Attributes:
         decay: which decays the heads have, see :func:`models.retention.log_decays`.
+        form: in which whole sequences are mixed where the caller names none; changes speed, not
+            the function.
         chunk_size: tokens of a chunk in the chunkwise form; changes speed, not the function.
         gate: whether the swish gate stands behind the retention; without it the feed-forward gets
             its parameters.
@@ -40,7 +44,10 @@ class RetNetConfig(ModelConfig):
             is a function of the position alone and so is the same in all forms.
     """
 
+    implementations: ClassVar[tuple[str, ...]] = ("auto", "torch")
+
     decay: DecayKind = "paper"
+    form: Form = "chunkwise"
     chunk_size: int = 128
     gate: bool = True
     group_norm: bool = True
@@ -57,6 +64,9 @@ class RetNetConfig(ModelConfig):
         if self.decay not in get_args(DecayKind):
             known = ", ".join(get_args(DecayKind))
             raise ConfigError(f"decay must be one of {known}, not {self.decay!r}")
+        if self.form not in get_args(Form):
+            known = ", ".join(get_args(Form))
+            raise ConfigError(f"form must be one of {known}, not {self.form!r}")
         if self.chunk_size < 1:
             raise ConfigError(f"chunk_size must be at least 1, not {self.chunk_size}")
 
@@ -90,14 +100,24 @@ class RetNetConfig(ModelConfig):
             parts["small-heads"] = {"n_heads": 2 * self.n_heads}
         return parts
 
+    def variants(self) -> dict[str, dict[str, Any]]:
+        """The quadratic parallel form, and chunks half and twice as long."""
+        sizes = (self.chunk_size // 2, 2 * self.chunk_size)
+        found: dict[str, dict[str, Any]] = {
+            f"chunk-{size}": {"form": "chunkwise", "chunk_size": size} for size in sizes if size
+        }
+        return found if self.form == "parallel" else {"parallel": {"form": "parallel"}} | found
+
     def mixer_flops(self, tokens: int, *, context: int = 0) -> int:
-        """Chunkwise for a sequence, recurrent for one token; independent of the context."""
+        """The form of a whole sequence, recurrent for one token; independent of the context."""
         state_product = 2 * self.d_k * self.d_v
+        if tokens == 1:
+            return self.n_heads * 2 * state_product
+        if self.form == "parallel":
+            return self.n_heads * _triangle(tokens) * 2 * (self.d_k + self.d_v)
         whole, tail = divmod(tokens, self.chunk_size)
         pairs = whole * _triangle(self.chunk_size) + _triangle(tail)
         inside = pairs * 2 * (self.d_k + self.d_v)
-        if tokens == 1:
-            inside = 0
         return self.n_heads * (inside + tokens * 2 * state_product)
 
     def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
@@ -170,7 +190,7 @@ class MultiScaleRetention(Mixer):
         scale = None
         if not self.config.group_norm:
             scale = decay_sums(self.log_gamma, span.positions).rsqrt().to(wide)[..., None]
-        return _Shared(cos, sin, gamma, scale, span.form or self.forms[0])
+        return _Shared(cos, sin, gamma, scale, span.form or self.config.form)
 
     def forward(self, x: Tensor, shared: _Shared) -> Tensor:
         """Mix a whole sequence in the chosen form."""
@@ -204,8 +224,11 @@ class MultiScaleRetention(Mixer):
         return self._output(mixed, gate, shared.scale)
 
     def implementation(self, phase: Phase) -> str:
-        """The recurrence for decoding, else the chunkwise form and its chunk size."""
-        return "recurrent" if phase == "decode" else f"chunkwise-{self.config.chunk_size}"
+        """The recurrence for decoding, else the form, with its chunk size."""
+        if phase == "decode":
+            return "recurrent"
+        c = self.config
+        return c.form if c.form == "parallel" else f"{c.form}-{c.chunk_size}"
 
     def _project(self, x: Tensor, shared: _Shared) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Queries and keys (batch, heads, time, d_k), values (…, d_v), gate (batch, time, 2 d)."""

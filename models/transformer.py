@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.attention import (
     KVCache,
@@ -30,6 +32,8 @@ class TransformerConfig(ModelConfig):
     Attributes:
         n_kv_heads: heads of keys and values; 0 means as many as query heads.
     """
+
+    implementations: ClassVar[tuple[str, ...]] = ("auto", "math")
 
     n_kv_heads: int = 0
 
@@ -75,6 +79,10 @@ class TransformerConfig(ModelConfig):
         """Scores and weighted sum over the pairs a causal mask leaves."""
         pairs = tokens * context + tokens * (tokens + 1) // 2
         return pairs * 4 * self.d_model
+
+    def variants(self) -> dict[str, dict[str, Any]]:
+        """Attention as its formula says, the scores kept: the paper's slower baseline."""
+        return {} if self.implementation == "math" else {"math": {"implementation": "math"}}
 
     def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
         """Keys and values of every token."""
@@ -134,7 +142,7 @@ class Attention(Mixer):
     def forward(self, x: Tensor, shared: _Shared) -> Tensor:
         """Mix a whole sequence."""
         q, k, v = self._project(x, shared)
-        return self._output(causal_attention(q, k, v))
+        return self._output(self._attend(q, k, v))
 
     def init_state(
         self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype
@@ -149,10 +157,10 @@ class Attention(Mixer):
         q, k, v = self._project(x, shared)
         state.write(shared.span.positions, k, v)
         if shared.bias is None:
-            return self._output(causal_attention(q, k, v))
+            return self._output(self._attend(q, k, v))
         seen = shared.bias.shape[-1]
         keys, values = (cached[:, :, :seen].to(q.dtype) for cached in state.tensors())
-        return self._output(causal_attention(q, keys, values, shared.bias))
+        return self._output(self._attend(q, keys, values, shared.bias))
 
     def step(self, x: Tensor, shared: _Shared, state: LayerState) -> Tensor:
         """Mix one token with all in the cache."""
@@ -167,6 +175,8 @@ class Attention(Mixer):
         if phase == "decode":
             return "split-kv" if weight.is_cuda else "sdpa"
         c = self.config
+        if c.implementation == "math":
+            return "sdpa-math"
         q = weight.new_empty(1, c.n_heads, 512, c.head_dim)
         k = weight.new_empty(1, c.n_kv_heads, 512, c.head_dim)
         return f"sdpa-{sdpa_backend(q, k, k)}"
@@ -179,6 +189,13 @@ class Attention(Mixer):
         qk = qk.view(batch, time, -1, c.head_dim).transpose(1, 2)
         q, k = rotate(qk, shared.cos, shared.sin).split_with_sizes([c.n_heads, c.n_kv_heads], 1)
         return q, k, v.view(batch, time, -1, c.head_dim).transpose(1, 2)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Attention of a sequence by the implementation that the configuration names."""
+        if self.config.implementation == "math":
+            with sdpa_kernel(SDPBackend.MATH):
+                return causal_attention(q, k, v, bias)
+        return causal_attention(q, k, v, bias)
 
     def _output(self, mixed: Tensor) -> Tensor:
         return self.out(mixed.transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]

@@ -27,6 +27,7 @@ from retbench.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, User
 if TYPE_CHECKING:
     from retbench.config import RunConfig
     from retbench.console import Console
+    from retbench.store import Run
 
 EXIT_FAILED = 1
 
@@ -159,6 +160,7 @@ def run(
     finally:
         progress.close()
     console.report(report.content_of(done), files)
+    _require_a_number(done)
 
 
 @app.command()
@@ -331,6 +333,15 @@ def _usage(problem: Any, command: Any, words: Sequence[str]) -> str:
 def _nearest(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(known))}"
+
+
+def _require_a_number(run: Run) -> None:
+    """A run of which nothing came is a failure to whatever started it."""
+    statuses = run.statuses()
+    if not len(statuses) or (statuses["status"] == "ok").any():
+        return
+    first = statuses.iloc[0]
+    _fail(f"no cell of {run.path} succeeded; the first, of {first['model']}: {first['cause']}")
 
 
 def _fail(message: str, status: int = EXIT_FAILED) -> NoReturn:

@@ -13,7 +13,6 @@ from typing import Any
 
 from retbench import suites
 from retbench.config import RunConfig
-from retbench.configcheck import model_config
 from retbench.plan import Contender, Plan, Point
 
 
@@ -71,15 +70,16 @@ def forecast(config: RunConfig, plan: Plan, ceilings: Mapping[str, Any] | None =
         plan: the cells.
         ceilings: as ``retbench.measure.ceilings.measure`` gives them; nominal ones where None.
     """
-    cost = suites.get(plan.suite).cost(config, ceilings)
+    suite = suites.get(plan.suite)
+    cost = suite.cost(config, ceilings)
     cells = []
     process_s = {}
     for contender in plan.contenders:
-        process_s[contender.label] = cost.process_s(model_config(config, contender))
+        process_s[contender.label] = cost.process_s(suite.size(config, contender))
         for point in plan.ascending():
-            model = model_config(config, contender, point)
+            size = suite.size(config, contender, point)
             blocks = 1 if point.once else plan.blocks
-            seconds, needed = cost.cell_s(model, point), cost.memory_bytes(model, point)
+            seconds, needed = cost.cell_s(size, point), cost.memory_bytes(size, point)
             cells.append(CellForecast(contender, point, seconds, needed, blocks))
     return Forecast(tuple(cells), process_s, plan.blocks)
 

@@ -15,11 +15,11 @@ from retbench import store, suites
 from retbench.config import RunConfig
 from retbench.environment import anonymous
 from retbench.journal import STATUS_METRIC, STATUS_PHASE, problem_of_batch
-from retbench.metrics import METRICS, STATUSES, Sample, Status
+from retbench.metrics import STATUSES, Sample, Status
 from retbench.observer import Observer
 from retbench.plan import Contender, Point
 from retbench.process import Message, Worker, WorkerFailure
-from retbench.suites.base import CellFailure
+from retbench.suites.base import CellFailure, new_sample
 
 # The process number of a cell that no process measured.
 NO_PROCESS = -1
@@ -247,28 +247,9 @@ class Shift:
         ]
 
     def _row(self, point: Point, phase: str, metric: str, value: float | None) -> Sample:
-        return Sample(
-            suite=self._config.suite,
-            point=point.id,
-            model=self._contender.label,
-            preset=str(point.setting("preset", self._config.preset)),
-            implementation="",
-            mode=self._config.mode,
-            phase=phase,
-            metric=metric,
-            unit=METRICS[metric].unit,
-            seq_len=point.seq_len,
-            batch_size=point.batch_size,
-            dtype=self._config.dtype,
-            device=self._config.device,
-            block=self._block,
-            process=self._process,
-            trial=None,
-            value=value,
-            status="ok",
-            cause=None,
-            flags=[],
-        )
+        sample = new_sample(self._config, self._contender, point, phase, metric, value)
+        sample |= {"block": self._block, "process": self._process}
+        return sample
 
     def _discard_worker(self) -> None:
         if self._worker is not None:

@@ -20,7 +20,7 @@ import sys  # noqa: E402
 import traceback  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import TYPE_CHECKING, Any  # noqa: E402
+from typing import Any  # noqa: E402
 
 from retbench import suites  # noqa: E402
 from retbench.config import RunConfig  # noqa: E402
@@ -34,14 +34,10 @@ from retbench.metrics import Status  # noqa: E402
 from retbench.plan import Contender, Point  # noqa: E402
 from retbench.suites.base import CellFailure, Rows, Session  # noqa: E402
 
-if TYPE_CHECKING:
-    from models.protocol import LanguageModel
-
 Message = dict[str, Any]
 
 _PR_SET_PDEATHSIG = 1
 _MEMORY_KEPT_FREE = 0.05
-_MATH_LIMIT = 512
 
 
 def main() -> None:
@@ -93,11 +89,12 @@ class _Worker:
             config, contender, message["block"], message["process"], message.get("ceilings")
         )
         built = time.perf_counter()
-        gate_error = suites.get(config.suite).verify(session)
+        suite = suites.get(config.suite)
+        gate_error = suite.verify(session)
         self._session = session
         self._reply(
             "ready",
-            model=describe(session),
+            model=suite.describe(session),
             import_s=import_s,
             build_s=built - started,
             gate_s=time.perf_counter() - built,
@@ -138,14 +135,13 @@ def open_session(
     process: int,
     ceilings: dict[str, Any] | None = None,
 ) -> Session:
-    """Build a contender's model and what measures it, in this process.
+    """Build what a contender is measured by and what measures it, in this process.
 
     Raises:
-        CellFailure: if the model's attention would fall back to the math kernel on a GPU.
+        CellFailure: if it cannot be had on this machine.
     """
     import torch
 
-    from models.registry import config_for
     from retbench.measure.clock import Clock
     from retbench.measure.memory import MemoryMeter
 
@@ -154,47 +150,11 @@ def open_session(
     options = suite.model_options(config)
     meter = MemoryMeter(config.device)
     device = torch.device(config.device)
-    # Weights that are trained are kept in float32, whatever type computes with them.
-    dtype: torch.dtype = torch.float32 if suite.trains else getattr(torch, config.dtype)
-    model_config = config_for(contender.family, config.preset, **{**contender.options, **options})
-    model = model_config.build(device=device, dtype=dtype, seed=config.seed)
-    if device.type == "cuda" and max(config.context) >= _MATH_LIMIT and not suite.trains:
-        for phase in ("prefill", "decode"):
-            if model.implementation(phase) == "sdpa-math":
-                raise CellFailure("unsupported", f"{phase} has no fused attention on this GPU")
+    subject = suite.build(config, contender, options, device)
     clock = Clock(config.device)
     return Session(
-        config, contender, block, process, model, device, clock, meter, ceilings, options
+        config, contender, block, process, subject, device, clock, meter, ceilings, options
     )
-
-
-def describe(session: Session) -> dict[str, Any]:
-    """What ``run.json`` keeps of a contender's model."""
-    config, model, contender = session.config, session.model, session.contender
-    weights = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
-    kept = _state_dtypes(model)
-    return {
-        "family": contender.family,
-        "preset": config.preset,
-        "config": model.config.to_dict(),
-        "parameters": model.num_parameters(),
-        "parameters_embedding": model.num_parameters(embeddings=True) - model.num_parameters(),
-        "weights_dtype": ",".join(weights),
-        "state_dtype": ",".join(kept),
-        "implementation": {
-            "prefill": model.implementation("prefill"),
-            "decode": model.implementation("decode"),
-        },
-    }
-
-
-def _state_dtypes(model: LanguageModel) -> list[str]:
-    """The types of a state's tensors; none for a model that can only be trained and scored."""
-    try:
-        state = model.init_state(1, 1)
-    except NotImplementedError:
-        return []
-    return sorted({str(t.dtype).removeprefix("torch.") for s in state.layers for t in s.tensors()})
 
 
 def _prepare_process(config: RunConfig) -> None:

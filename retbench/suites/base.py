@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from retbench.config import PROFILES, Profile, RunConfig
 from retbench.measure import ceilings
@@ -43,14 +43,14 @@ class CellFailure(Exception):
 
 @dataclass
 class Session:
-    """One worker process: a model, and what measures it.
+    """One worker process: what is measured, and what measures it.
 
     Attributes:
         config: of the run.
-        contender: whose model this is.
+        contender: whose subject this is.
         block: round of the run, from 0.
         process: number of this process in the run, from 0.
-        model: built and in evaluation mode.
+        subject: what the suite built to be measured; for most a model, see :attr:`model`.
         device: where it is.
         clock: of that device.
         meter: of its memory; its baseline was taken after the imports, before the model.
@@ -62,12 +62,17 @@ class Session:
     contender: Contender
     block: int
     process: int
-    model: LanguageModel
+    subject: Any
     device: torch.device
     clock: Clock
     meter: MemoryMeter
     ceilings: Mapping[str, Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> LanguageModel:
+        """The subject of a suite that measures models, in evaluation mode."""
+        return cast("LanguageModel", self.subject)
 
     @property
     def profile(self) -> Profile:
@@ -109,6 +114,42 @@ class Session:
             raise CellFailure("invalid", cause)
 
 
+def new_sample(
+    config: RunConfig,
+    contender: Contender,
+    point: Point,
+    phase: str,
+    metric: str,
+    value: float | None,
+) -> Sample:
+    """A sample of a declared metric, ok and of no process yet.
+
+    Preset, mode and type are the point's own where its settings name them.
+    """
+    return Sample(
+        suite=config.suite,
+        point=point.id,
+        model=contender.label,
+        preset=str(point.setting("preset", config.preset)),
+        implementation="",
+        mode=str(point.setting("mode", config.mode)),
+        phase=phase,
+        metric=metric,
+        unit=METRICS[metric].unit,
+        seq_len=point.seq_len,
+        batch_size=point.batch_size,
+        dtype=str(point.setting("dtype", config.dtype)),
+        device=config.device,
+        block=0,
+        process=0,
+        trial=None,
+        value=value,
+        status="ok",
+        cause=None,
+        flags=[],
+    )
+
+
 @dataclass
 class Rows:
     """The samples of one cell in one process, as they are made.
@@ -140,31 +181,15 @@ class Rows:
 
         ``seq_len`` is the point's unless something else was measured at, as in a test of lengths.
         """
-        session, config = self.session, self.session.config
-        self.samples.append(
-            Sample(
-                suite=config.suite,
-                point=self.point.id,
-                model=session.contender.label,
-                preset=str(self.point.setting("preset", config.preset)),
-                implementation=implementation,
-                mode=config.mode,
-                phase=phase,
-                metric=metric,
-                unit=METRICS[metric].unit,
-                seq_len=seq_len or self.point.seq_len,
-                batch_size=self.point.batch_size,
-                dtype=config.dtype,
-                device=config.device,
-                block=session.block,
-                process=session.process,
-                trial=trial,
-                value=value,
-                status="ok",
-                cause=None,
-                flags=list(flags),
-            )
-        )
+        session = self.session
+        sample = new_sample(session.config, session.contender, self.point, phase, metric, value)
+        sample |= {
+            "implementation": implementation, "block": session.block, "process": session.process,
+            "trial": trial, "flags": list(flags),
+        }  # fmt: skip
+        if seq_len:
+            sample["seq_len"] = seq_len
+        self.samples.append(sample)
 
     def flags(self) -> list[str]:
         """Every flag that any sample carries, once."""
@@ -203,6 +228,62 @@ class Suite(Protocol):
         Called once :meth:`data` has been.
         """
         return {}
+
+    def size(self, config: RunConfig, contender: Contender, point: Point | None = None) -> Any:
+        """What :meth:`cost` reckons with: a model's configuration, at a point's own preset.
+
+        Raises:
+            UserError: if the data that decide on it cannot be read.
+        """
+        from retbench.configcheck import model_config
+
+        return model_config(config, contender, point)
+
+    def build(
+        self,
+        config: RunConfig,
+        contender: Contender,
+        options: Mapping[str, Any],
+        device: torch.device,
+    ) -> Any:
+        """What a worker measures: by default the contender's model, in evaluation mode.
+
+        Args:
+            config: of the run.
+            contender: whose.
+            options: what :meth:`model_options` gave.
+            device: where it is to be.
+
+        Raises:
+            CellFailure: if it cannot be had on this machine.
+        """
+        import torch
+
+        from models.registry import config_for
+
+        # Weights that are trained are kept in float32, whatever type computes with them.
+        dtype = torch.float32 if self.trains else getattr(torch, config.dtype)
+        given = {**contender.options, **options}
+        model = config_for(contender.family, config.preset, **given)
+        return model.build(device=device, dtype=dtype, seed=config.seed)
+
+    def describe(self, session: Session) -> dict[str, Any]:
+        """What ``run.json`` keeps of a contender, under its label."""
+        config, model = session.config, session.model
+        weights = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
+        return {
+            "family": session.contender.family,
+            "preset": config.preset,
+            "config": model.config.to_dict(),
+            "parameters": model.num_parameters(),
+            "parameters_embedding": model.num_parameters(embeddings=True) - model.num_parameters(),
+            "weights_dtype": ",".join(weights),
+            "state_dtype": ",".join(_state_dtypes(model)),
+            "implementation": {
+                "prefill": model.implementation("prefill"),
+                "decode": model.implementation("decode"),
+            },
+        }
 
     def brief(
         self, config: RunConfig, contender: Contender, point: Point, scalar: Scalar
@@ -249,13 +330,25 @@ class Suite(Protocol):
 
 
 class Cost(Protocol):
-    """What a suite's cells are expected to need of one machine, within a factor of about two."""
+    """What a suite's cells are expected to need of one machine, within a factor of about two.
 
-    def process_s(self, model: ModelConfig) -> float:
-        """Seconds from the start of a worker of this model until its first cell."""
+    ``size`` is what the suite's own ``size`` gives: for most a model's configuration.
+    """
 
-    def cell_s(self, model: ModelConfig, point: Point) -> float:
+    def process_s(self, size: Any, /) -> float:
+        """Seconds from the start of a worker until its first cell."""
+
+    def cell_s(self, size: Any, point: Point, /) -> float:
         """Seconds of a cell in one process."""
 
-    def memory_bytes(self, model: ModelConfig, point: Point) -> int:
+    def memory_bytes(self, size: Any, point: Point, /) -> int:
         """Memory of a cell at its peak."""
+
+
+def _state_dtypes(model: LanguageModel) -> list[str]:
+    """The types of a state's tensors; none for a model that can only be trained and scored."""
+    try:
+        state = model.init_state(1, 1)
+    except NotImplementedError:
+        return []
+    return sorted({str(t.dtype).removeprefix("torch.") for s in state.layers for t in s.tensors()})

@@ -32,6 +32,9 @@ Ceilings = Mapping[str, Any] | None
 
 VOCAB_SIZE = 50257  # of retbench.data.tokenizer, which takes its time to import
 
+MATH_LIMIT = 512
+"""Tokens of context from which attention's math kernel on a GPU is a failure, not a baseline."""
+
 GATE_PROMPT = 240
 GATE_STEPS = 16
 GATE_TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
@@ -68,6 +71,22 @@ class InferenceSuite(Suite):
     def cost(self, config: RunConfig, ceilings: Ceilings) -> InferenceCost:
         """Bounds of prefill and decode steps under the caps of the profile."""
         return InferenceCost(config, ceilings)
+
+    def build(
+        self,
+        config: RunConfig,
+        contender: Contender,
+        options: Mapping[str, Any],
+        device: torch.device,
+    ) -> Any:
+        """The model, unless its attention would fall back to the math kernel on a GPU."""
+        model = super().build(config, contender, options, device)
+        asked = model.config.implementation == "math"
+        if device.type == "cuda" and max(config.context) >= MATH_LIMIT and not asked:
+            for phase in ("prefill", "decode"):
+                if model.implementation(phase) == "sdpa-math":
+                    raise CellFailure("unsupported", f"{phase} has no fused attention on this GPU")
+        return model
 
     def verify(self, session: Session) -> float:
         """Decoding must reproduce the model's own full forward, in this mode and dtype."""

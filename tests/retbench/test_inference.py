@@ -17,7 +17,7 @@ from retbench.plan import Contender, Point
 from retbench.suites.base import CellFailure, Rows, Session
 from retbench.suites.execution import Execution
 from retbench.suites.inference import SUITE
-from retbench.worker import describe, open_session
+from retbench.worker import open_session
 
 FAMILIES = ("retnet", "transformer", "transformer-gqa")
 
@@ -204,7 +204,7 @@ def test_a_vocabulary_that_lacks_the_text_is_unsupported() -> None:
 
 
 def test_the_record_of_a_model_says_what_ran() -> None:
-    record = describe(session("retnet", dtype="bfloat16"))
+    record = SUITE.describe(session("retnet", dtype="bfloat16"))
     assert record["weights_dtype"] == "bfloat16"
     assert record["state_dtype"] == "float32"
     assert record["implementation"] == {"prefill": "chunkwise-128", "decode": "recurrent"}

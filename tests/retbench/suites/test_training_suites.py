@@ -147,7 +147,7 @@ class Seer:
 
 def test_a_model_that_sees_the_future_is_never_trained() -> None:
     session = object.__new__(Session)
-    session.config, session.model = small("perplexity"), Seer()  # type: ignore[assignment]
+    session.config, session.subject = small("perplexity"), Seer()  # type: ignore[assignment]
     session.device = __import__("torch").device("cpu")
     with pytest.raises(CellFailure, match="the model sees the future"):
         check_causality(session)
