@@ -163,10 +163,6 @@ class ModelConfig(ABC):
         """Parts of the model that can be left out: by name, the fields that do so; none here."""
         return {}
 
-    def variants(self) -> dict[str, dict[str, Any]]:
-        """Other ways to compute the same function: by name, the fields that do so; none here."""
-        return {}
-
     # What follows from that.
 
     @classmethod

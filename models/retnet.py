@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +43,6 @@ class RetNetConfig(ModelConfig):
             root of its decays' sum, the one of the paper's stabilising scalings (section 2.1) that
             is a function of the position alone and so is the same in all forms.
     """
-
-    implementations: ClassVar[tuple[str, ...]] = ("auto", "torch")
 
     decay: DecayKind = "paper"
     form: Form = "chunkwise"
@@ -99,14 +97,6 @@ class RetNetConfig(ModelConfig):
         if self.d_k % 4 == 0:
             parts["small-heads"] = {"n_heads": 2 * self.n_heads}
         return parts
-
-    def variants(self) -> dict[str, dict[str, Any]]:
-        """The quadratic parallel form, and chunks half and twice as long."""
-        sizes = (self.chunk_size // 2, 2 * self.chunk_size)
-        found: dict[str, dict[str, Any]] = {
-            f"chunk-{size}": {"form": "chunkwise", "chunk_size": size} for size in sizes if size
-        }
-        return found if self.form == "parallel" else {"parallel": {"form": "parallel"}} | found
 
     def mixer_flops(self, tokens: int, *, context: int = 0) -> int:
         """The form of a whole sequence, recurrent for one token; independent of the context."""

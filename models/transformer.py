@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -79,10 +79,6 @@ class TransformerConfig(ModelConfig):
         """Scores and weighted sum over the pairs a causal mask leaves."""
         pairs = tokens * context + tokens * (tokens + 1) // 2
         return pairs * 4 * self.d_model
-
-    def variants(self) -> dict[str, dict[str, Any]]:
-        """Attention as its formula says, the scores kept: the paper's slower baseline."""
-        return {} if self.implementation == "math" else {"math": {"implementation": "math"}}
 
     def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
         """Keys and values of every token."""

@@ -197,8 +197,7 @@ def _only_unfinished() -> Path:
 
 def _new_folder(config: RunConfig) -> Path:
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    parts = (config.suite, config.preset, config.device, stamp)
-    return RESULTS / "-".join(part for part in parts if part)
+    return RESULTS / f"{config.suite}-{config.preset}-{config.device}-{stamp}"
 
 
 @contextmanager

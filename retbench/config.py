@@ -58,7 +58,6 @@ DEVICES = ("cpu", "cuda")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 MODES = ("eager", "compile", "cudagraph")
 FEED_FORWARDS = ("gelu", "swiglu")
-PARALLELISMS = ("none", "ddp", "fsdp")
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 
@@ -148,37 +147,17 @@ _SUITE_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
 
 _INFERENCE = ("inference",)
 _TEXT = ("perplexity", "scaling", "ablation")
-_LEARNING = (*_TEXT, "recall")  # the suites whose trainings are carried through
-_SPEED = ("training", "kernels")
-_MODELS = ("inference", *_LEARNING, "training")
+_TRAINING = (*_TEXT, "recall")
 _USED_BY: dict[str, tuple[str, ...]] = {
-    "models": _MODELS,
-    "preset": _MODELS,
-    "ffn": _MODELS,
-    "plugins": _MODELS,
-    "overrides": _MODELS,
-    "implementation": _MODELS,
-    "context": (*_MODELS, "kernels"),
-    "mode": ("inference", *_LEARNING),
-    "batch_context": ("inference", "training"),
+    "batch_context": _INFERENCE,
     "new_tokens": _INFERENCE,
-    "data": (*_TEXT, "training"),
-    "tokenizer": (*_TEXT, "training"),
-    "steps": _LEARNING,
-    "learning_rates": _LEARNING,
-    "training": _LEARNING,
+    "data": _TEXT,
+    "tokenizer": _TEXT,
+    "steps": _TRAINING,
+    "learning_rates": _TRAINING,
+    "training": _TRAINING,
     "presets": ("scaling",),
     "tasks": ("recall",),
-    "tokens_per_step": ("training",),
-    "modes": ("training",),
-    "activations": ("training",),
-    "variants": ("training",),
-    "parallel": ("training",),
-    "world_size": ("training",),
-    "operations": ("kernels",),
-    "directions": ("kernels",),
-    "head_dims": ("kernels",),
-    "dtypes": ("kernels",),
 }
 """The suites that use a field; one that is not listed is used by all."""
 
@@ -212,8 +191,6 @@ class RunConfig:
         seed: of prompts, weights and the order of the blocks.
         threads: compute threads of a worker.
         ffn: feed-forward kind of all models.
-        implementation: what computes the mixing in every model that knows it; None for the
-            device's own choice.
         timeout_s: a cell in one process is stopped after this long, in seconds.
         memory_limit_gib: memory a worker may take, in GiB; None for no limit.
         out: the run directory as it was asked for; None for one named after suite and time.
@@ -228,32 +205,21 @@ class RunConfig:
         presets: sizes of a scaling run.
         tasks: of a recall run.
         training: fields of :class:`retbench.training.TrainingConfig` to override.
-        tokens_per_step: of a throughput step: at a context of n tokens its batch is this over n.
-        modes: execution modes that a training step is measured in.
-        activations: ``kept`` for the backward pass or ``recomputed`` in it, or both.
-        variants: the models' other implementations to measure beside them, by name.
-        parallel: ``none``, ``ddp`` or ``fsdp``: how a training is spread over processes.
-        world_size: processes that take part; the launcher says how many there are.
-        operations: what the suite kernels compares, by name; the first is the subject.
-        directions: ``forward``, ``train`` (forward and backward) or both.
-        head_dims: dimensions of a head's keys that operations are measured at.
-        dtypes: types of the operations' inputs.
     """
 
     suite: str
+    models: tuple[str, ...]
+    preset: str
+    context: tuple[int, ...]
+    batch: tuple[int, ...]
     device: str
     dtype: str
+    mode: str
     profile: str
     seed: int
     threads: int
+    ffn: str
     timeout_s: float
-    models: tuple[str, ...] = ()
-    preset: str = ""
-    context: tuple[int, ...] = ()
-    batch: tuple[int, ...] = ()
-    mode: str = "eager"
-    ffn: str = "gelu"
-    implementation: str | None = None
     memory_limit_gib: float | None = None
     out: str | None = None
     plugins: tuple[str, ...] = ()
@@ -267,16 +233,6 @@ class RunConfig:
     presets: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    tokens_per_step: int = 0
-    modes: tuple[str, ...] = ()
-    activations: tuple[str, ...] = ()
-    variants: tuple[str, ...] = ()
-    parallel: str = "none"
-    world_size: int = 1
-    operations: tuple[str, ...] = ()
-    directions: tuple[str, ...] = ()
-    head_dims: tuple[int, ...] = ()
-    dtypes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "overrides", MappingProxyType(dict(self.overrides)))
@@ -338,7 +294,6 @@ _READERS: dict[str, value.Reader] = {
     "seed": value.seed,
     "threads": value.positive,
     "ffn": value.one_of("feed-forward", FEED_FORWARDS),
-    "implementation": value.optional(value.text),
     "timeout_s": value.positive_float,
     "memory_limit_gib": value.optional(value.positive_float),
     "out": value.optional(value.path),
@@ -351,16 +306,6 @@ _READERS: dict[str, value.Reader] = {
     "presets": value.names,
     "tasks": value.names,
     "training": value.overrides,
-    "tokens_per_step": value.positive,
-    "modes": value.names,
-    "activations": value.names,
-    "variants": value.names,
-    "parallel": value.one_of("parallelism", PARALLELISMS),
-    "world_size": value.positive,
-    "operations": value.names,
-    "directions": value.names,
-    "head_dims": value.ascending_sizes,
-    "dtypes": value.names,
 }
 
 

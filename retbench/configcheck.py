@@ -70,22 +70,17 @@ def check(config: RunConfig) -> None:
             twice, or a combination that is impossible.
     """
     from retbench import suites
-    from retbench.config import is_used
 
     require_known("suite", config.suite, suites.names())
     if repeated := sorted({name for name in config.models if config.models.count(name) > 1}):
         problem = f"models: {repeated[0]!r} is named twice"
         raise Misfit(problem, "name each model once", keys=("models",))
-    _check_device(config)
-    _check_threads(config.threads)
-    suite = suites.get(config.suite)
-    if not is_used("models", config.suite):
-        suite.check(config, {})
-        return
     if not config.models:
         raise Misfit("models: needs at least one", keys=("models",))
+    _check_device(config)
+    _check_threads(config.threads)
     for preset in config.presets or (config.preset,):
-        suite.check(config, model_configs(config, preset))
+        suites.get(config.suite).check(config, model_configs(config, preset))
 
 
 def model_config(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -449,6 +450,18 @@ def test_output_that_goes_nowhere_is_no_bug(redirection: str, status: int, says:
     line = f"{sys.executable} -m retbench models --preset tiny {redirection}"
     ended = subprocess.run(line, shell=True, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert (ended.returncode, ended.stderr) == (status, says)
+
+
+def test_a_run_of_which_nothing_came_fails_and_keeps_its_causes(
+    command: Command, tmp_path: Path
+) -> None:
+    ended = command("run", *SMALL, "--timeout", "0.01", "--quiet", "--out", tmp_path / "late")
+    assert ended.status == 1
+    assert re.fullmatch(
+        r"retbench: error: no cell of \S+/late succeeded; the first, of \S+: not done within .*\n",
+        ended.err,
+    )
+    assert set(api.open_run(tmp_path / "late").statuses()["status"]) == {"timeout"}
 
 
 def test_quiet_prints_nothing(command: Command, finished: tuple[Path, Outcome]) -> None:
