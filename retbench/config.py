@@ -89,8 +89,8 @@ _CPU_TRAINING: dict[str, Any] = _TRAINING_DEFAULTS | {
     "tokenizer": "char",
     "context": (256,),
     "batch": (4,),
-    "steps": 550,
-    "learning_rates": (1e-3, 2e-3, 4e-3, 8e-3),
+    "steps": 350,
+    "learning_rates": (2e-3, 4e-3, 8e-3),
 }
 _CUDA_TRAINING: dict[str, Any] = _TRAINING_DEFAULTS | {
     "dtype": "bfloat16",
