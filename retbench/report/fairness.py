@@ -49,6 +49,7 @@ def warnings(
         *_memory(cells),
         *_flags(statuses),
         *_failures(statuses),
+        *(str(warning) for warning in meta.get("warnings", [])),
     )
 
 

@@ -122,23 +122,20 @@ def new_sample(
     metric: str,
     value: float | None,
 ) -> Sample:
-    """A sample of a declared metric, ok and of no process yet.
-
-    Preset, mode and type are the point's own where its settings name them.
-    """
+    """A sample of a declared metric, ok and of no process yet; ``value`` in the metric's unit."""
     return Sample(
         suite=config.suite,
         point=point.id,
         model=contender.label,
         preset=str(point.setting("preset", config.preset)),
         implementation="",
-        mode=str(point.setting("mode", config.mode)),
+        mode=config.mode,
         phase=phase,
         metric=metric,
         unit=METRICS[metric].unit,
         seq_len=point.seq_len,
         batch_size=point.batch_size,
-        dtype=str(point.setting("dtype", config.dtype)),
+        dtype=config.dtype,
         device=config.device,
         block=0,
         process=0,

@@ -30,6 +30,7 @@ def test_a_fair_calibrated_complete_run_has_no_warning(make_run: MakeRun) -> Non
         ({"blocks": 2}, "come from 2 blocks"),
         ({"failures": FAILURES}, "transformer oom at context 8k batch 1: oom of the test"),
         ({"failures": FAILURES}, "(1 of 3 blocks)"),
+        ({"warnings": ["commit changed before the run was resumed"]}, "commit changed before"),
     ],
 )
 def test_it_warns_of(make_run: MakeRun, options: dict[str, Any], said: str) -> None:
