@@ -14,30 +14,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint as recomputed
 
-from retbench.errors import UserError
 from retbench.trainingconfig import Record, Training, TrainingConfig
+from retbench.trainingstep import Step, autocast, checkpointed_activations, make_optimizer
 
 if TYPE_CHECKING:
     from retbench.data.batches import BatchSource
 
-__all__ = [
-    "IGNORED", "Checkpointer", "Progress", "Record", "Training", "TrainingConfig", "autocast",
-    "make_optimizer", "next_token_loss", "train",
-]  # fmt: skip
-
-IGNORED = -100
-"""A target that is not scored."""
+__all__ = ["Checkpointer", "Progress", "Record", "Training", "TrainingConfig", "train"]
 
 DIVERGENCE_MARGIN = 0.5
 """A loss of so many nat/token above the first record's counts against a training."""
@@ -47,8 +38,6 @@ DIVERGENCE_SHARE = 0.1
 
 DIVERGENCE_RECORDS = 5
 """... and in so many records in a row: a short training may well begin with a stumble."""
-
-_FUSED_DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -120,43 +109,6 @@ def train(
     return Training("diverged" if cause else "ok", cause, loop.records, loop.seconds, rate)
 
 
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) over what a model trains.
-
-    Weights of matrices and embeddings decay; gains and biases, of one dimension, do not.
-    """
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    fused = all(p.device.type in _FUSED_DEVICES and p.is_floating_point() for p in trained)
-    betas = (config.beta1, config.beta2)
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate, betas=betas, fused=fused,
-    )  # fmt: skip
-
-
-def next_token_loss(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
-    """Cross-entropy in nats, in float32 or wider.
-
-    Args:
-        logits: (batch, time, vocab), any floating-point type.
-        targets: int64 (batch, time); those that are ``IGNORED`` do not count.
-        reduction: ``mean`` or ``sum`` over the scored targets, or ``none`` for (batch * time,).
-    """
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    return F.cross_entropy(
-        logits.flatten(0, 1).to(wide), targets.flatten(), ignore_index=IGNORED, reduction=reduction
-    )
-
-
-def autocast(device: torch.device, config: TrainingConfig) -> torch.autocast:
-    """Where a training in bfloat16 computes its products in it; without effect in float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
-
-
 class _Loop:
     """One training in the making."""
 
@@ -168,11 +120,8 @@ class _Loop:
         progress: Progress,
     ) -> None:
         self._model, self._optimizer, self._config = model, optimizer, config
-        self._trained = [p for group in optimizer.param_groups for p in group["params"]]
-        self._device = self._trained[0].device
-        self._loss_of = self._loss
-        if config.compile:
-            self._loss_of = torch.compile(self._loss, dynamic=False)
+        self._step = Step(model, optimizer, config)
+        self._device = self._step.device
         self.start = progress.step
         self.seconds = progress.seconds
         self.records = list(progress.records)
@@ -191,12 +140,12 @@ class _Loop:
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         with ExitStack() as stack:
             if config.checkpoint_activations:
-                stack.enter_context(_checkpointed_activations(self._model))
+                stack.enter_context(checkpointed_activations(self._model))
             steps = range(self.start, config.steps)
             batches = stack.enter_context(closing(prefetch(source, steps, self._device)))  # type: ignore[type-var]
             begun = time.perf_counter()
             for step, (inputs, targets) in enumerate(batches, self.start + 1):
-                total += self._step(step - 1, inputs, targets)
+                total += self._make(step - 1, inputs, targets)
                 if step % config.record_every and step % config.eval_every and step < config.steps:
                     continue
                 mean = total.item() / (step - (self.records[-1].step if self.records else 0))
@@ -215,33 +164,11 @@ class _Loop:
                 begun = time.perf_counter()
         return None
 
-    def _step(self, step: int, inputs: Tensor, targets: Tensor) -> Tensor:
-        """One update; the loss of its batch in nat/token, on the device."""
-        config = self._config
+    def _make(self, step: int, inputs: Tensor, targets: Tensor) -> Tensor:
+        """One update at the rate of the schedule; the loss of its batch, on the device."""
         for group in self._optimizer.param_groups:
-            group["lr"] = config.rate(step)
-        loss = self._backward(inputs, targets)
-        if config.grad_clip:
-            nn.utils.clip_grad_norm_(self._trained, config.grad_clip)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        return loss
-
-    def _backward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Gradients of the batch's mean loss over all scored targets, however they are spread."""
-        parts = self._config.accumulate
-        scored = (targets != IGNORED).sum()
-        losses = []
-        for part in zip(inputs.chunk(parts), targets.chunk(parts), strict=True):
-            loss = self._loss_of(*part, scored)
-            loss.backward()
-            losses.append(loss.detach())
-        return losses[0] if parts == 1 else torch.stack(losses).sum()
-
-    def _loss(self, inputs: Tensor, targets: Tensor, scored: Tensor) -> Tensor:
-        """The part's share in the loss of a batch of that many scored targets."""
-        with autocast(self._device, self._config):
-            return next_token_loss(self._model(inputs), targets, "sum") / scored
+            group["lr"] = self._config.rate(step)
+        return self._step(inputs, targets)
 
     def _record(self, step: int, mean: float, dev: Callable[[], float] | None) -> Record:
         config, dev_loss = self._config, None
@@ -271,24 +198,3 @@ def _divergence(records: list[Record], config: TrainingConfig) -> str | None:
         f"the train loss is {last.train_loss:.3g} nat/token and was above its start, "
         f"{first.train_loss:.3g}, for {high} steps"
     )
-
-
-@contextmanager
-def _checkpointed_activations(model: nn.Module) -> Iterator[None]:
-    """Let every block keep its inputs alone and compute the rest anew in the backward pass.
-
-    Chen et al. 2016, arXiv 1604.06174. Without gradients a block runs as ever.
-    """
-    blocks: Any = getattr(model, "blocks", None)
-    if not isinstance(blocks, nn.ModuleList):
-        raise UserError(
-            "checkpoint_activations: the model has no blocks whose activations could be left out",
-            "train it without",
-        )
-    for block in blocks:
-        block.forward = partial(recomputed, block.forward, use_reentrant=False)
-    try:
-        yield
-    finally:
-        for block in blocks:
-            del block.forward  # the class's own shows again

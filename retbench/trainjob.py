@@ -26,7 +26,8 @@ from retbench.errors import Interrupted, UserError
 from retbench.evaluation import mean_loss
 from retbench.files import CommitLog
 from retbench.interrupts import Interrupts
-from retbench.training import Record, Training, TrainingConfig, autocast, train
+from retbench.training import Record, Training, TrainingConfig, train
+from retbench.trainingstep import autocast
 from retbench.trainsettings import TrainSettings
 
 if TYPE_CHECKING:

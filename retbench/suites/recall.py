@@ -98,7 +98,7 @@ def _loss(tokens: tasks.Ints, targets: tasks.Ints, model: LanguageModel) -> floa
     """Mean nats of the answers."""
     import torch
 
-    from retbench.training import next_token_loss
+    from retbench.trainingstep import next_token_loss
 
     device = next(model.parameters()).device
     total = 0.0

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from models import build
 from retbench.data import corpus_tokens
 from retbench.data.batches import RandomWindows
-from retbench.training import TrainingConfig, make_optimizer, train
+from retbench.training import TrainingConfig, train
+from retbench.trainingstep import make_optimizer
 
 if TYPE_CHECKING:
     from tests.benchmarks.conftest import PairedRatio

@@ -19,7 +19,8 @@ from models import checkpoint as model_checkpoint
 from retbench import checkpointing
 from retbench.checkpointing import Checkpoints, latest
 from retbench.errors import UserError
-from retbench.training import Progress, Record, Training, make_optimizer, train
+from retbench.training import Progress, Record, Training, train
+from retbench.trainingstep import make_optimizer
 
 FullDisk = Callable[[int], AbstractContextManager[None]]
 
