@@ -73,6 +73,15 @@ def config_for(family: str, preset: str = "125m", **overrides: Any) -> ModelConf
     return _family(family).from_preset(preset, **overrides)
 
 
+def implementations(family: str) -> tuple[str, ...]:
+    """What a family's option ``implementation`` may be.
+
+    Raises:
+        ConfigError: for an unknown family.
+    """
+    return _family(family).implementations
+
+
 def config_from_dict(values: dict[str, Any]) -> ModelConfig:
     """The inverse of :meth:`ModelConfig.to_dict`.
 

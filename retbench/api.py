@@ -197,7 +197,8 @@ def _only_unfinished() -> Path:
 
 def _new_folder(config: RunConfig) -> Path:
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    return RESULTS / f"{config.suite}-{config.preset}-{config.device}-{stamp}"
+    parts = (config.suite, config.preset, config.device, stamp)
+    return RESULTS / "-".join(part for part in parts if part)
 
 
 @contextmanager

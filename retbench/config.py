@@ -1,7 +1,7 @@
 """What a run is asked to do: one frozen :class:`RunConfig`, checked before anything starts.
 
-Flags win over the configuration file, the file over the defaults of the device. All defaults
-stand in this module and nowhere else::
+Flags win over the configuration file, the file over the defaults of suite and device, which stand
+in :mod:`retbench.suitedefaults` and nowhere else::
 
     config = resolve("inference", preset="10m", context="512:8192")
     config.context                              # (512, 1024, 2048, 4096, 8192)
@@ -12,7 +12,7 @@ Neither torch nor a model is imported until a configuration is resolved.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +21,7 @@ from retbench import configvalues as value
 from retbench.configcheck import check, default_device, physical_cores, require_known
 from retbench.configfile import read_config_file
 from retbench.errors import Misfit, UserError
+from retbench.suitedefaults import DEFAULTS, OPTIONAL, SUITE_DEFAULTS, SWEPT, USED_BY, is_used
 
 
 @dataclass(frozen=True)
@@ -57,109 +58,12 @@ PROFILES: dict[str, Profile] = {
 DEVICES = ("cpu", "cuda")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 MODES = ("eager", "compile", "cudagraph")
+TRAINING_MODES = ("eager", "compile")
+ACTIVATIONS = ("kept", "recomputed")
+DIRECTIONS = ("forward", "train")
 FEED_FORWARDS = ("gelu", "swiglu")
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
-
-_DEFAULTS: dict[str, Any] = {
-    "suite": "inference",
-    "models": ("retnet", "transformer", "transformer-gqa"),
-    "profile": "quick",
-    "seed": 0,
-    "ffn": "gelu",
-    "plugins": (),
-    "overrides": {},
-    "memory_limit_gib": None,
-    "out": None,
-}
-_TRAINING_DEFAULTS: dict[str, Any] = {
-    "models": ("retnet", "transformer"),
-    "mode": "eager",
-    "timeout_s": 3600.0,
-}
-
-
-def _without_text(defaults: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: given for name, given in defaults.items() if name != "tokenizer"}
-
-
-_CPU_TRAINING: dict[str, Any] = _TRAINING_DEFAULTS | {
-    "dtype": "float32",
-    "preset": "1m",
-    "tokenizer": "char",
-    "context": (256,),
-    "batch": (4,),
-    "steps": 350,
-    "learning_rates": (2e-3, 4e-3, 8e-3),
-}
-_CUDA_TRAINING: dict[str, Any] = _TRAINING_DEFAULTS | {
-    "dtype": "bfloat16",
-    "preset": "30m",
-    "tokenizer": "gpt2",
-    "context": (1024,),
-    "batch": (32,),
-    "steps": 1000,
-    "learning_rates": (5e-4, 1e-3, 2e-3),
-}
-_RECALL: dict[str, Any] = {"preset": "tiny", "tasks": ("mqar", "copy", "needle")}
-_CPU_RECALL = (
-    _without_text(_CPU_TRAINING)
-    | _RECALL
-    | {"context": (32,), "batch": (64,), "steps": 1200, "learning_rates": (5e-4, 1e-3, 2e-3)}
-)
-_CUDA_RECALL = (
-    _without_text(_CUDA_TRAINING)
-    | _RECALL
-    | {"context": (256,), "batch": (256,), "steps": 10_000, "learning_rates": (3e-4, 1e-3, 3e-3)}
-)
-_SUITE_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
-    ("inference", "cpu"): {
-        "preset": "10m",
-        "dtype": "float32",
-        "mode": "eager",
-        "context": (512, 1024, 2048, 4096, 8192),
-        "batch": (1, 4, 8),
-        "batch_context": 1024,
-        "new_tokens": 8,
-        "timeout_s": 600.0,
-    },
-    ("inference", "cuda"): {
-        "preset": "1.3b",
-        "dtype": "bfloat16",
-        "mode": "cudagraph",
-        "context": tuple(2**power for power in range(9, 17)),
-        "batch": tuple(2**power for power in range(11)),
-        "batch_context": 8192,
-        "new_tokens": 32,
-        "timeout_s": 900.0,
-    },
-    ("perplexity", "cpu"): _CPU_TRAINING,
-    ("perplexity", "cuda"): _CUDA_TRAINING,
-    ("scaling", "cpu"): _CPU_TRAINING
-    | {"presets": ("tiny", "1m", "3m"), "steps": 200, "learning_rates": (2e-3, 4e-3, 8e-3)},
-    ("scaling", "cuda"): _CUDA_TRAINING | {"presets": ("30m", "125m", "350m")},
-    ("ablation", "cpu"): _CPU_TRAINING
-    | {"models": ("retnet",), "steps": 300, "learning_rates": (2e-3, 4e-3, 8e-3)},
-    ("ablation", "cuda"): _CUDA_TRAINING | {"models": ("retnet",)},
-    ("recall", "cpu"): _CPU_RECALL,
-    ("recall", "cuda"): _CUDA_RECALL,
-}
-
-_INFERENCE = ("inference",)
-_TEXT = ("perplexity", "scaling", "ablation")
-_TRAINING = (*_TEXT, "recall")
-_USED_BY: dict[str, tuple[str, ...]] = {
-    "batch_context": _INFERENCE,
-    "new_tokens": _INFERENCE,
-    "data": _TEXT,
-    "tokenizer": _TEXT,
-    "steps": _TRAINING,
-    "learning_rates": _TRAINING,
-    "training": _TRAINING,
-    "presets": ("scaling",),
-    "tasks": ("recall",),
-}
-"""The suites that use a field; one that is not listed is used by all."""
 
 _SHORT_NAMES = {
     "timeout": "timeout_s",
@@ -191,6 +95,8 @@ class RunConfig:
         seed: of prompts, weights and the order of the blocks.
         threads: compute threads of a worker.
         ffn: feed-forward kind of all models.
+        implementation: what computes the mixing in every model that knows it; None for the
+            device's own choice.
         timeout_s: a cell in one process is stopped after this long, in seconds.
         memory_limit_gib: memory a worker may take, in GiB; None for no limit.
         out: the run directory as it was asked for; None for one named after suite and time.
@@ -205,21 +111,30 @@ class RunConfig:
         presets: sizes of a scaling run.
         tasks: of a recall run.
         training: fields of :class:`retbench.training.TrainingConfig` to override.
+        tokens_per_step: of a throughput step: at a context of n tokens its batch is this over n.
+        modes: execution modes that a training step is measured in.
+        activations: ``kept`` for the backward pass or ``recomputed`` in it, or both.
+        variants: the models' other implementations to measure beside them, by name.
+        operations: what the suite kernels compares, by name; the first is the subject.
+        directions: ``forward``, ``train`` (forward and backward) or both.
+        head_dims: dimensions of a head's keys that operations are measured at.
+        dtypes: types of the operations' inputs.
     """
 
     suite: str
-    models: tuple[str, ...]
-    preset: str
-    context: tuple[int, ...]
-    batch: tuple[int, ...]
     device: str
     dtype: str
-    mode: str
     profile: str
     seed: int
     threads: int
-    ffn: str
     timeout_s: float
+    models: tuple[str, ...] = ()
+    preset: str = ""
+    context: tuple[int, ...] = ()
+    batch: tuple[int, ...] = ()
+    mode: str = "eager"
+    ffn: str = "gelu"
+    implementation: str | None = None
     memory_limit_gib: float | None = None
     out: str | None = None
     plugins: tuple[str, ...] = ()
@@ -233,14 +148,30 @@ class RunConfig:
     presets: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    tokens_per_step: int = 0
+    modes: tuple[str, ...] = ()
+    activations: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()
+    operations: tuple[str, ...] = ()
+    directions: tuple[str, ...] = ()
+    head_dims: tuple[int, ...] = ()
+    dtypes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "overrides", MappingProxyType(dict(self.overrides)))
         object.__setattr__(self, "training", MappingProxyType(dict(self.training)))
 
     def overrides_for(self, family: str) -> dict[str, Any]:
-        """Fields to override in one family's configuration, the feed-forward kind included."""
+        """Fields to override in one family's configuration.
+
+        The feed-forward kind is one; so is the implementation, where the family knows it.
+        """
         shared = {key: given for key, given in self.overrides.items() if "." not in key}
+        if self.implementation is not None:
+            from models.registry import implementations
+
+            if self.implementation in implementations(family):
+                shared["implementation"] = self.implementation
         prefix = f"{family}."
         own = {
             key.removeprefix(prefix): given
@@ -261,7 +192,9 @@ class RunConfig:
         Raises:
             UserError: if a field is missing, unknown or of the wrong type.
         """
-        required = [f.name for f in fields(cls) if f.default is f.default_factory is MISSING]
+        suite = str(document.get("suite"))
+        used = [f.name for f in fields(cls) if is_used(f.name, suite)]
+        required = [name for name in used if name not in OPTIONAL]
         if missing := [name for name in required if name not in document]:
             raise UserError(f"the stored configuration lacks {', '.join(missing)}")
         return cls(**parse(document))
@@ -272,11 +205,6 @@ def _plain(given: Any) -> Any:
     if isinstance(given, tuple):
         return list(given)
     return dict(given) if isinstance(given, Mapping) else given
-
-
-def is_used(name: str, suite: str) -> bool:
-    """Whether a suite has a use for a field of :class:`RunConfig`."""
-    return suite in _USED_BY.get(name, (suite,))
 
 
 _READERS: dict[str, value.Reader] = {
@@ -294,6 +222,7 @@ _READERS: dict[str, value.Reader] = {
     "seed": value.seed,
     "threads": value.positive,
     "ffn": value.one_of("feed-forward", FEED_FORWARDS),
+    "implementation": value.optional(value.text),
     "timeout_s": value.positive_float,
     "memory_limit_gib": value.optional(value.positive_float),
     "out": value.optional(value.path),
@@ -306,6 +235,14 @@ _READERS: dict[str, value.Reader] = {
     "presets": value.names,
     "tasks": value.names,
     "training": value.overrides,
+    "tokens_per_step": value.positive,
+    "modes": value.names_of("mode", TRAINING_MODES),
+    "activations": value.names_of("activations", ACTIVATIONS),
+    "variants": value.names,
+    "operations": value.names,
+    "directions": value.names_of("direction", DIRECTIONS),
+    "head_dims": value.ascending_sizes,
+    "dtypes": value.names_of("dtype", DTYPES),
 }
 
 
@@ -389,14 +326,17 @@ def resolve(
     """
     chosen, places = _asked(suite, config_file, given)
     device = chosen.get("device") or default_device()
-    name = chosen.get("suite", _DEFAULTS["suite"])
+    name = chosen.get("suite", DEFAULTS["suite"])
     try:
         require_known("suite", name, _suites())
         _require_used(name, chosen)
-        defaults = {**_DEFAULTS, **_SUITE_DEFAULTS[name, device], "device": device}
+        shared = {key: given for key, given in DEFAULTS.items() if is_used(key, name)}
+        defaults = {**shared, **SUITE_DEFAULTS[name, device], "device": device}
         defaults["threads"] = chosen.get("threads") or physical_cores()
-        if "presets" in defaults:
-            defaults["preset"] = chosen.get("presets", defaults["presets"])[0]
+        # Of what is swept the first stands for the run where one name is wanted.
+        for several, one in SWEPT:
+            if several in defaults:
+                defaults[one] = chosen.get(several, defaults[several])[0]
         config = RunConfig(**{**defaults, **chosen})
         check(config)
     except Misfit as problem:
@@ -408,7 +348,7 @@ def resolve(
 
 
 def _suites() -> tuple[str, ...]:
-    return tuple(dict.fromkeys(suite for suite, _ in _SUITE_DEFAULTS))
+    return tuple(dict.fromkeys(suite for suite, _ in SUITE_DEFAULTS))
 
 
 def _require_used(suite: str, chosen: Mapping[str, Any]) -> None:
@@ -416,10 +356,12 @@ def _require_used(suite: str, chosen: Mapping[str, Any]) -> None:
     for name in chosen:
         if not is_used(name, suite):
             flag = _FLAGS.get(name, name).replace("_", "-")
-            owners = f"it belongs to {', '.join(_USED_BY[name])}"
+            owners = f"it belongs to {', '.join(USED_BY[name])}"
             raise Misfit(f"{flag}: the suite {suite} has no use for it", owners, keys=(name,))
-    if "preset" in chosen and is_used("presets", suite):
-        raise Misfit(f"preset: the suite {suite} takes several", "use --presets", keys=("preset",))
+    for several, one in SWEPT:
+        if one in chosen and is_used(several, suite):
+            problem = f"{one}: the suite {suite} takes several"
+            raise Misfit(problem, f"use --{several}", keys=(one,))
 
 
 def contradictions(config: RunConfig, asked: Mapping[str, Any]) -> list[str]:

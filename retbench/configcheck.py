@@ -70,17 +70,22 @@ def check(config: RunConfig) -> None:
             twice, or a combination that is impossible.
     """
     from retbench import suites
+    from retbench.config import is_used
 
     require_known("suite", config.suite, suites.names())
     if repeated := sorted({name for name in config.models if config.models.count(name) > 1}):
         problem = f"models: {repeated[0]!r} is named twice"
         raise Misfit(problem, "name each model once", keys=("models",))
-    if not config.models:
-        raise Misfit("models: needs at least one", keys=("models",))
     _check_device(config)
     _check_threads(config.threads)
+    suite = suites.get(config.suite)
+    if not is_used("models", config.suite):
+        suite.check(config, {})
+        return
+    if not config.models:
+        raise Misfit("models: needs at least one", keys=("models",))
     for preset in config.presets or (config.preset,):
-        suites.get(config.suite).check(config, model_configs(config, preset))
+        suite.check(config, model_configs(config, preset))
 
 
 def model_config(
@@ -121,6 +126,7 @@ def model_configs(config: RunConfig, preset: str | None = None) -> dict[str, Mod
     for family in config.models:
         require_known("model", family, known, key="models")
     _check_override_families(config)
+    _check_implementation(config)
     found = {}
     for family in config.models:
         try:
@@ -154,6 +160,18 @@ def _check_override_families(config: RunConfig) -> None:
         if name in _OWN_FLAGS:
             problem = f"set: {name} is the same for all models of a comparison"
             raise Misfit(problem, f"use {_OWN_FLAGS[name]}", keys=places)
+
+
+def _check_implementation(config: RunConfig) -> None:
+    """A name that no model of the run knows would do nothing."""
+    from models.registry import implementations
+
+    known = {name for family in config.models for name in implementations(family)}
+    if config.implementation is not None and config.implementation not in known:
+        problem = f"implementation: no model of the run knows {config.implementation!r}"
+        raise Misfit(
+            problem, nearest(config.implementation, sorted(known)), keys=("implementation",)
+        )
 
 
 def _check_device(config: RunConfig) -> None:

@@ -53,6 +53,19 @@ def one_of(what: str, known: tuple[str, ...]) -> Reader:
     return read
 
 
+def names_of(what: str, known: tuple[str, ...]) -> Reader:
+    """A reader of some of a few names, each once, in their own order."""
+    one = one_of(what, known)
+
+    def read(raw: Any) -> tuple[str, ...]:
+        found = {one(name) for name in names(raw)}
+        if not found:
+            raise ValueError("needs at least one value")
+        return tuple(name for name in known if name in found)
+
+    return read
+
+
 def optional(reader: Reader) -> Reader:
     """A reader that lets None pass."""
     return lambda raw: None if raw is None else reader(raw)

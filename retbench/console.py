@@ -248,10 +248,9 @@ def _heading(meta: Mapping[str, Any]) -> str:
     floor = f"noise floor {math.expm1(calibration['floor']):.1%}" if calibration else (
         "noise floor unknown (retbench calibrate)"
     )  # fmt: skip
-    return (
-        f"{stamp}{config['suite']}, {config['preset']}, {config['dtype']}, {config['mode']}, "
-        f"{config['device']}, profile {config['profile']}; {floor}"
-    )
+    named = (config.get(name) for name in ("suite", "preset", "dtype", "mode", "device"))
+    conditions = ", ".join(str(given) for given in named if given)
+    return f"{stamp}{conditions}, profile {config['profile']}; {floor}"
 
 
 def _places(path: Path, files: Sequence[Path]) -> list[str]:

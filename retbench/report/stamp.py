@@ -40,11 +40,10 @@ def conditions(meta: Mapping[str, Any]) -> str:
     """Hardware, dtype, mode, preset, profile and blocks, on one line."""
     configuration = meta["configuration"]
     blocks = meta["plan"]["blocks"]
+    named = [configuration.get(name) for name in ("dtype", "mode", "preset")]
     return " · ".join((
         hardware(meta),
-        configuration["dtype"],
-        configuration["mode"],
-        configuration["preset"],
+        *(given for given in named if given),
         f"{profile(meta)}, {blocks} block{'s' if blocks != 1 else ''}",
     ))  # fmt: skip
 
