@@ -163,6 +163,14 @@ class ModelConfig(ABC):
         """Parts of the model that can be left out: by name, the fields that do so; none here."""
         return {}
 
+    def variants(self) -> dict[str, dict[str, Any]]:
+        """Other ways to compute the same function: by name, the fields that do so; none here."""
+        return {}
+
+    def reference(self) -> dict[str, Any]:
+        """The fields that make the model compute as its formula says; none where it does."""
+        return {}
+
     # What follows from that.
 
     @classmethod

@@ -26,6 +26,9 @@ from models.retention import (
 
 Form = Literal["chunkwise", "parallel"]
 
+CHUNK_SIZES = (32, 64, 128, 256, 512)
+"""Those that a comparison may choose from by name; any other can be set."""
+
 
 @register("retnet")
 @dataclass(frozen=True)
@@ -97,6 +100,19 @@ class RetNetConfig(ModelConfig):
         if self.d_k % 4 == 0:
             parts["small-heads"] = {"n_heads": 2 * self.n_heads}
         return parts
+
+    def variants(self) -> dict[str, dict[str, Any]]:
+        """The quadratic parallel form, and other chunk sizes."""
+        found = {
+            f"chunk-{size}": {"form": "chunkwise", "chunk_size": size}
+            for size in CHUNK_SIZES
+            if (self.form, self.chunk_size) != ("chunkwise", size)
+        }
+        return found if self.form == "parallel" else {"parallel": self.reference()} | found
+
+    def reference(self) -> dict[str, Any]:
+        """Retention as one masked product (eq. 5)."""
+        return {"form": "parallel"}
 
     def mixer_flops(self, tokens: int, *, context: int = 0) -> int:
         """The form of a whole sequence, recurrent for one token; independent of the context."""

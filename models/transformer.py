@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,14 @@ class TransformerConfig(ModelConfig):
         pairs = tokens * context + tokens * (tokens + 1) // 2
         return pairs * 4 * self.d_model
 
+    def variants(self) -> dict[str, dict[str, Any]]:
+        """Attention as its formula says, the scores kept: the paper's slower baseline."""
+        return {} if self.implementation == "math" else {"math": self.reference()}
+
+    def reference(self) -> dict[str, Any]:
+        """The scores as a matrix, their softmax, and its product with the values."""
+        return {"implementation": "math"}
+
     def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
         """Keys and values of every token."""
         return 2 * batch_size * context * self.kv_dim * dtype_bytes
@@ -92,6 +100,10 @@ class GroupedQueryConfig(TransformerConfig):
 
     The parameters that keys and values save go to the feed-forward.
     """
+
+    def variants(self) -> dict[str, dict[str, Any]]:
+        """None: the paper's baseline is the multi-head model."""
+        return {}
 
     def default_kv_heads(self) -> int:
         """A KV head for four query heads."""

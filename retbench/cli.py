@@ -67,7 +67,8 @@ def run(
     suite: Annotated[
         str | None,
         typer.Option(
-            help="inference, perplexity, scaling, ablation or recall. [default: inference]"
+            help="inference, training, perplexity, scaling, ablation or recall. "
+            "[default: inference]"
         ),
     ] = None,
     models: Annotated[
@@ -87,6 +88,22 @@ def run(
         str | None, typer.Option(help="float32, bfloat16, float16 or float64.")
     ] = None,
     mode: Annotated[str | None, typer.Option(help="eager, compile or cudagraph.")] = None,
+    implementation: Annotated[
+        str | None, typer.Option(help="What computes the mixing, such as torch, triton or math.")
+    ] = None,
+    tokens_per_step: Annotated[
+        int | None, typer.Option(help="Of the suite training: tokens of a step at any context.")
+    ] = None,
+    modes: Annotated[
+        str | None, typer.Option(help="Of the suite training: eager, compile; the first sweeps.")
+    ] = None,
+    activations: Annotated[
+        str | None, typer.Option(help="Of the suite training: kept, recomputed; likewise.")
+    ] = None,
+    variants: Annotated[
+        str | None,
+        typer.Option(help="Of the suite training: math, parallel, chunk-64 and others."),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(help="Text to train on: FILE, FOLDER, GLOB or hf:NAME. [default: embedded]"),
@@ -146,8 +163,10 @@ def run(
     job = api.prepare(
         suite, out=out, resume=resume, config_file=config, models=models, preset=preset,
         context=context, batch=batch, batch_context=batch_context, new_tokens=new_tokens,
-        data=data, tokenizer=tokenizer, steps=steps, lr=lr, train=train or None, presets=presets,
-        tasks=tasks, device=device, dtype=dtype, mode=mode, profile=profile, seed=seed,
+        implementation=implementation, tokens_per_step=tokens_per_step, modes=modes,
+        activations=activations, variants=variants, data=data, tokenizer=tokenizer, steps=steps,
+        lr=lr, train=train or None, presets=presets, tasks=tasks, device=device,
+        dtype=dtype, mode=mode, profile=profile, seed=seed,
         threads=threads, ffn=ffn, overrides=overrides or None, plugins=plugin or None,
         timeout=timeout, memory_limit=memory_limit,
     )  # fmt: skip

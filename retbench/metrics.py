@@ -123,6 +123,24 @@ _DECLARED = (
            "training"),
     Metric("data_order", "1", "Data order", "fingerprint of the training data and the order of "
            "its batches: equal for all models of a block"),
+    # One optimizer step, timed alone; its parts are timed one by one, each waited for.
+    Metric("step_s", "s", "Step", "one optimizer step on a batch that lies on the device: forward, "
+           "backward, clipping and AdamW", "lower"),
+    Metric("forward_s", "s", "Forward", "forward pass and loss of a step, alone", "lower"),
+    Metric("backward_s", "s", "Backward", "backward pass of a step, alone; what was not kept is "
+           "computed anew in it", "lower"),
+    Metric("optimizer_s", "s", "Optimizer", "clipping and AdamW's update, alone", "lower"),
+    Metric("batch_s", "s", "Loader", "one batch from the data loader, when nothing else is done",
+           "lower"),
+    Metric("gradients_bytes", "bytes", "Gradients", "bytes of all gradients", "lower"),
+    Metric("optimizer_bytes", "bytes", "Optimizer state", "bytes of AdamW's moments and counters",
+           "lower"),
+    Metric("activations_bytes", "bytes", "Activations", "bytes that autograd keeps of a forward "
+           "pass for the backward, the weights not counted", "lower"),
+    Metric("step_peak_bytes", "bytes", "Step peak", "peak memory over whole steps; resident set "
+           "above the import baseline on a CPU, allocated bytes on a GPU", "lower"),
+    Metric("step_flops", "flop", "Step FLOPs", "analytic FLOPs of forward and backward (three "
+           "times the forward) of a batch; what is computed anew is not counted twice"),
     # What the trained model is then tested on; ``trial`` is the document.
     Metric("test_nats", "nat", "Test loss", "negative log-likelihood of a test document, every "
            "token but its first scored once", "lower"),
@@ -140,6 +158,10 @@ _DECLARED = (
            "TPOT", "higher"),
     Metric("prefill_mfu", "ratio", "Prefill MFU", "model FLOPs utilisation: analytic prefill "
            "FLOPs over TTFT over the peak matmul rate", "higher"),
+    Metric("step_tokens_per_s", "tokens/s", "Throughput", "tokens of a step over the median step "
+           "time", "higher"),
+    Metric("step_mfu", "ratio", "MFU", "model FLOPs utilisation: analytic step FLOPs over step "
+           "time over the peak matmul rate", "higher"),
     Metric("decode_bandwidth", "bytes/s", "Achieved bandwidth", "analytic decode bytes over TPOT",
            "higher"),
 )  # fmt: skip

@@ -148,6 +148,7 @@ def open_session(
     suite = suites.get(config.suite)
     suite.data(config)  # read the text now: it belongs to the meter's baseline
     options = suite.model_options(config)
+    suite.load(config)
     meter = MemoryMeter(config.device)
     device = torch.device(config.device)
     subject = suite.build(config, contender, options, device)

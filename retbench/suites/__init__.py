@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     name: f"retbench.suites.{name}"
-    for name in ("inference", "perplexity", "scaling", "ablation", "recall")
+    for name in ("inference", "training", "perplexity", "scaling", "ablation", "recall")
 }
 
 

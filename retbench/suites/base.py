@@ -5,12 +5,14 @@ Importing this module does not import torch: the parent process only plans.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 
 from retbench.config import PROFILES, Profile, RunConfig
 from retbench.measure import ceilings
+from retbench.measure.clock import warm_up
 from retbench.metrics import METRICS, Sample, Status
 from retbench.plan import Contender, Plan, Point
 
@@ -19,9 +21,14 @@ if TYPE_CHECKING:
 
     from models.config import ModelConfig
     from models.protocol import LanguageModel
-    from retbench.measure.clock import Clock
+    from retbench.measure.clock import Clock, Timing
     from retbench.measure.memory import MemoryMeter
 
+
+T = TypeVar("T")
+
+Ceilings = Mapping[str, Any] | None
+"""What a machine can do at most, see :mod:`retbench.measure.ceilings`; None where unknown."""
 
 Scalar = Callable[[str, str], float | None]
 """Looks up ``(point id, metric)`` among one contender's committed figures of the first block that
@@ -66,7 +73,7 @@ class Session:
     device: torch.device
     clock: Clock
     meter: MemoryMeter
-    ceilings: Mapping[str, Any] | None = None
+    ceilings: Ceilings = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -93,7 +100,25 @@ class Session:
         config = config_for(self.contender.family, preset, **options)
         return config.build(device=self.device, seed=seed)
 
-    def require_physical(self, violation: Callable[[Mapping[str, Any] | None], str | None]) -> None:
+    def warm_up(self, trial: Callable[[], Sequence[Timing]]) -> list[str]:
+        """Repeat a trial until its time no longer moves (rule M3); the flags of its samples."""
+
+        def trial_s() -> float:
+            return sum(timing.seconds for timing in trial())
+
+        profile = self.profile
+        return warm_up(trial_s, at_least=profile.warmup, budget_s=profile.phase_budget_s)
+
+    def trials(self, trial: Callable[[], T]) -> Iterator[T]:
+        """As many trials as the profile asks for, or as its time allows."""
+        started = time.perf_counter()
+        for number in range(self.profile.trials):
+            spent_s = time.perf_counter() - started
+            if number >= self.profile.min_trials and spent_s > self.profile.phase_budget_s:
+                return
+            yield trial()
+
+    def require_physical(self, violation: Callable[[Ceilings], str | None]) -> None:
         """M15: a time that this machine cannot have taken makes the cell invalid.
 
         Before a cell is condemned the ceilings are measured again: other work on the machine may
@@ -218,6 +243,12 @@ class Suite(Protocol):
             UserError: the text cannot be read, or is too short.
         """
         return None
+
+    def load(self, config: RunConfig) -> None:
+        """Import in a worker what its cells will need, so that their memory is not charged for it.
+
+        Called before the memory meter takes its baseline.
+        """
 
     def model_options(self, config: RunConfig) -> dict[str, Any]:
         """Overrides of every model's configuration that the data ask for, such as the vocabulary.

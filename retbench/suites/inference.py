@@ -8,17 +8,17 @@ each window from that same position. Importing this module does not import torch
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from retbench.config import PROFILES, RunConfig
 from retbench.data import prompt_tokens
 from retbench.errors import Misfit
 from retbench.measure.ceilings import violates_matmul_rate, violates_physics
-from retbench.measure.clock import LAUNCH_BOUND, Timing, repeats_for, warm_up
+from retbench.measure.clock import LAUNCH_BOUND, Timing, repeats_for
 from retbench.plan import Contender, Plan, Point
-from retbench.suites.base import CellFailure, Rows, Session, Suite
+from retbench.suites.base import Ceilings, CellFailure, Rows, Session, Suite
 from retbench.suites.inference_cost import InferenceCost
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
     from models.config import ModelConfig, Phase
     from retbench.suites.execution import Execution
-
-T = TypeVar("T")
-Ceilings = Mapping[str, Any] | None
 
 VOCAB_SIZE = 50257  # of retbench.data.tokenizer, which takes its time to import
 
@@ -191,8 +188,8 @@ def _measure_prefill(rows: Rows, run: Execution, prompt: torch.Tensor) -> None:
     rows.add("setup", "cold_start_s", cold_s)
     # A prefill as long as all the time a phase may take was its own warm-up, if it only computed.
     is_warm = session.config.mode != "compile" and first.seconds > session.profile.phase_budget_s
-    flags = [] if is_warm else _warm_up(session, trial)
-    trials = list(_trials(session, trial))
+    flags = [] if is_warm else session.warm_up(trial)
+    trials = list(session.trials(trial))
     _add_memory(rows, "prefill_peak_bytes", session.meter.peak_bytes())
     _add_memory(rows, "prefill_reserved_bytes", session.meter.reserved_peak_bytes())
     _add_times(rows, "prefill", "ttft_s", trials, flags, violation)
@@ -213,8 +210,8 @@ def _measure_decode(rows: Rows, run: Execution) -> None:
     def violation(seconds: float, ceilings: Ceilings) -> str | None:
         return violates_physics(_decode_bytes(rows), seconds, ceilings)
 
-    flags = _warm_up(session, trial)
-    trials = list(_trials(session, trial))
+    flags = session.warm_up(trial)
+    trials = list(session.trials(trial))
     if not bool(run.step_logits.isfinite().all()):
         raise CellFailure("error", "the logits of the last decode step are not finite")
     _add_memory(rows, "decode_peak_bytes", session.meter.peak_bytes())
@@ -253,26 +250,6 @@ def _cold_start(session: Session, run: Execution, prompt: torch.Tensor) -> tuple
     first = session.clock.time(lambda: run.prefill(prompt))
     session.clock.time(run.step)
     return time.perf_counter() - started, first
-
-
-def _warm_up(session: Session, trial: Callable[[], Sequence[Timing]]) -> list[str]:
-    profile = session.profile
-
-    def trial_s() -> float:
-        return sum(timing.seconds for timing in trial())
-
-    return warm_up(trial_s, at_least=profile.warmup, budget_s=profile.phase_budget_s)
-
-
-def _trials(session: Session, trial: Callable[[], T]) -> Iterator[T]:
-    """As many trials as the profile asks for, or as its time allows."""
-    profile = session.profile
-    started = time.perf_counter()
-    for number in range(profile.trials):
-        spent_s = time.perf_counter() - started
-        if number >= profile.min_trials and spent_s > profile.phase_budget_s:
-            return
-        yield trial()
 
 
 def _add_sizes(rows: Rows, run: Execution) -> None:

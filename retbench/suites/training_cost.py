@@ -40,13 +40,17 @@ class TrainingCost:
 
     def cell_s(self, model: ModelConfig, point: Point) -> float:
         """Seconds of one training and what is tested after it."""
-        step_s = bounds.compute_s(
+        share = 1 + _DEV_SHARE + (0.0 if point.once else _TEST_SHARE)
+        trained_s = self.config.steps * self.step_s(model, point)
+        return _COMPILE_S[self.config.mode] + trained_s * share
+
+    def step_s(self, model: ModelConfig, point: Point) -> float:
+        """Seconds of one optimizer step."""
+        computed_s = bounds.compute_s(
             model.flops_per_token(point.seq_len, "train") * point.tokens,
             self.config.dtype, self.config.device, self.ceilings,
         )  # fmt: skip
-        step_s += model.n_layers * _LAYER_STEP_S[self.config.mode][self.config.device]
-        share = 1 + _DEV_SHARE + (0.0 if point.once else _TEST_SHARE)
-        return _COMPILE_S[self.config.mode] + self.config.steps * step_s * share
+        return computed_s + model.n_layers * _LAYER_STEP_S[self.config.mode][self.config.device]
 
     def memory_bytes(self, model: ModelConfig, point: Point) -> int:
         """Weights, gradients, moments, the activations kept for the backward, and the logits."""

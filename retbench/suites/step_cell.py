@@ -1,0 +1,250 @@
+"""One cell of the training suite: a staged batch, timed steps, their parts and their memory.
+
+The learning rate is zero while steps are timed: the optimizer does all of its work, and every cell
+finds the weights as they were built.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from retbench.data.batches import RandomWindows, prefetch
+from retbench.data.dataset import load_dataset
+from retbench.measure.ceilings import violates_matmul_rate
+from retbench.measure.clock import LAUNCH_BOUND, Timing
+from retbench.suites.base import Ceilings, CellFailure, Rows
+from retbench.suites.gradient_gate import GATE_TOLERANCE
+from retbench.trainingconfig import TrainingConfig
+from retbench.trainingstep import Step, checkpointed_activations, make_optimizer
+
+Batch = tuple[Tensor, Tensor]
+Progress = Callable[[str], None]
+
+LOADED_BATCHES = 8
+"""Batches of one trial of the loader: twice as many as are made ahead, so that none is free."""
+
+
+@dataclass(frozen=True)
+class _Staged:
+    """A model ready to be trained, with one batch on its device."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: Step
+    batch: Batch
+
+
+def load(*, compiles: bool) -> None:
+    """Make a step of a tiny model, and import the compiler where it will be used."""
+    model = nn.Embedding(2, 2)
+    optimizer = make_optimizer(model, TrainingConfig(steps=1, batch_size=1, seq_len=1))
+    tokens = torch.zeros(1, 1, dtype=torch.int64)
+    Step(model, optimizer, TrainingConfig(steps=1, batch_size=1, seq_len=1))(tokens, tokens)
+    if compiles:
+        importlib.import_module("torch._inductor.compile_fx")
+
+
+def measure_step(rows: Rows, progress: Progress) -> None:
+    """Time whole steps, then their parts, and count the bytes of each kind.
+
+    Raises:
+        CellFailure: the loss is not finite, or a compiled step does not compute the eager one's.
+    """
+    session = rows.session
+    with _staged(rows) as staged:
+        implementation = session.model.implementation("train")
+        _add_analytic(rows)
+        session.meter.reset()
+        progress("first step")
+        expected = _eager_loss(rows, staged)
+        first = session.clock.time(lambda: _check_loss(staged.step(*staged.batch), expected, rows))
+        rows.add("setup", "cold_start_s", first.seconds)
+        progress("steps")
+        _time_steps(rows, staged, implementation, first)
+        rows.add("memory", "step_peak_bytes", session.meter.peak_bytes(),
+                 implementation=session.meter.source)  # fmt: skip
+        progress("parts")
+        _time_parts(rows, staged, implementation)
+        _add_memory(rows, staged)
+
+
+def measure_loader(rows: Rows, progress: Progress) -> None:
+    """Time batches as a training gets them, with nothing else to do."""
+    session = rows.session
+    source = _windows(rows)
+    progress("loader")
+
+    def trial() -> list[Timing]:
+        with closing(prefetch(source, range(LOADED_BATCHES), session.device)) as batches:  # type: ignore[type-var]
+            whole = session.clock.time(lambda: [None for _ in batches])
+        return [Timing(whole.host_s / LOADED_BATCHES)]
+
+    flags = session.warm_up(trial)
+    for number, timings in enumerate(session.trials(trial)):
+        for timing in timings:
+            rows.add("loader", "batch_s", timing.seconds, trial=number, flags=flags,
+                     implementation="prefetch")  # fmt: skip
+
+
+@contextmanager
+def _staged(rows: Rows) -> Iterator[_Staged]:
+    """The model in training mode with an optimizer and a batch; left as it was found."""
+    session, point = rows.session, rows.point
+    recomputes = point.setting("activations", session.config.activations[0]) == "recomputed"
+    config = TrainingConfig(
+        steps=1,
+        batch_size=point.batch_size,
+        seq_len=point.seq_len,
+        dtype=session.config.dtype,
+        compile=point.setting("mode", session.config.modes[0]) == "compile",
+        checkpoint_activations=recomputes,
+    )
+    model: Any = session.model
+    optimizer = make_optimizer(model, config)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    inputs, targets = (torch.from_numpy(array) for array in _windows(rows).batch(0))
+    batch = inputs.to(session.device), targets.to(session.device)
+    if config.compile:
+        torch.compiler.reset()  # each cell has its own shapes
+    with ExitStack() as stack:
+        stack.callback(model.eval)
+        stack.callback(optimizer.zero_grad, set_to_none=True)
+        if recomputes:
+            stack.enter_context(checkpointed_activations(model))
+        model.train()
+        yield _Staged(model, optimizer, Step(model, optimizer, config), batch)
+
+
+def _windows(rows: Rows) -> RandomWindows:
+    """Windows of the training split, of the point's shape."""
+    config, point = rows.session.config, rows.point
+    tokens = load_dataset(config.data, config.tokenizer).train.tokens
+    return RandomWindows(
+        tokens, batch_size=point.batch_size, seq_len=point.seq_len, seed=config.seed
+    )
+
+
+def _eager_loss(rows: Rows, staged: _Staged) -> float | None:
+    """What a compiled step must come to; None where the step is not compiled."""
+    session, point = rows.session, rows.point
+    if point.setting("mode", session.config.modes[0]) == "eager":
+        return None
+    config = TrainingConfig(
+        steps=1, batch_size=point.batch_size, seq_len=point.seq_len, dtype=session.config.dtype
+    )
+    with torch.no_grad():
+        return float(Step(staged.model, staged.optimizer, config).forward(*staged.batch))
+
+
+def _check_loss(loss: Tensor, expected: float | None, rows: Rows) -> None:
+    found = float(loss)
+    if not math.isfinite(found):
+        raise CellFailure("error", f"the loss of the first step is {found}")
+    limit = GATE_TOLERANCE[rows.session.config.dtype]
+    if expected is not None and abs(found - expected) > limit * abs(expected):
+        raise CellFailure(
+            "error", f"the compiled step's loss is {found}, the eager one's {expected}"
+        )
+
+
+def _time_steps(rows: Rows, staged: _Staged, implementation: str, first: Timing) -> None:
+    session = rows.session
+
+    def trial() -> list[Timing]:
+        return [session.clock.time(lambda: staged.step(*staged.batch))]
+
+    # A step as long as all the time a phase may take was its own warm-up, if it only computed.
+    compiles = rows.point.setting("mode", session.config.modes[0]) == "compile"
+    is_warm = not compiles and first.seconds > session.profile.phase_budget_s
+    flags = [] if is_warm else session.warm_up(trial)
+    fastest_s = math.inf
+    for number, timings in enumerate(session.trials(trial)):
+        for timing in timings:
+            fastest_s = min(fastest_s, timing.seconds)
+            rows.add(
+                "train", "step_s", timing.seconds, trial=number, implementation=implementation,
+                flags=[*flags, LAUNCH_BOUND] if timing.launch_bound else flags,
+            )  # fmt: skip
+    session.require_physical(partial(_violation, rows, fastest_s))
+
+
+def _violation(rows: Rows, seconds: float, ceilings: Ceilings) -> str | None:
+    return violates_matmul_rate(_flops(rows), seconds, rows.session.config.dtype, ceilings)
+
+
+def _time_parts(rows: Rows, staged: _Staged, implementation: str) -> None:
+    """Forward, backward and update, each waited for before the next begins."""
+    session, step = rows.session, staged.step
+    losses: list[Tensor] = []
+
+    def trial() -> dict[str, Timing]:
+        losses.clear()
+        return {
+            "forward_s": session.clock.time(lambda: losses.append(step.forward(*staged.batch))),
+            "backward_s": session.clock.time(lambda: step.backward(losses[0])),
+            "optimizer_s": session.clock.time(step.update),
+        }
+
+    for number, timings in enumerate(session.trials(trial)):
+        for metric, timing in timings.items():
+            rows.add("train", metric, timing.seconds, trial=number, implementation=implementation)
+
+
+def _add_memory(rows: Rows, staged: _Staged) -> None:
+    """Bytes of the weights, of the gradients, of the optimizer, and of what a forward keeps."""
+    kept, loss = _kept_for_backward(staged)
+    staged.step.backward(loss)
+    weights = list(staged.model.parameters())
+    moments = [
+        value
+        for state in staged.optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, Tensor)
+    ]
+    for metric, tensors in (
+        ("weights_bytes", [*weights, *staged.model.buffers()]),
+        ("gradients_bytes", [p.grad for p in weights if p.grad is not None]),
+        ("optimizer_bytes", moments),
+    ):
+        total = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        rows.add("memory", metric, total, implementation="tensors")
+    rows.add("memory", "activations_bytes", kept, implementation="tensors")
+
+
+def _kept_for_backward(staged: _Staged) -> tuple[int, Tensor]:
+    """Bytes that autograd keeps of one forward pass, the weights not counted; and its loss."""
+    own = {
+        tensor.untyped_storage().data_ptr()
+        for tensor in (*staged.model.parameters(), *staged.model.buffers(), *staged.batch)
+    }
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = staged.step.forward(*staged.batch)
+    return sum(kept.values()), loss
+
+
+def _add_analytic(rows: Rows) -> None:
+    rows.add("analytic", "step_flops", _flops(rows), implementation="analytic")
+
+
+def _flops(rows: Rows) -> float:
+    """Of forward and backward of the point's batch; what is computed anew is not counted twice."""
+    point = rows.point
+    return rows.session.model.flops_per_token(point.seq_len, "train") * point.tokens

@@ -1,0 +1,59 @@
+"""How long the cells of the training suite take and how much memory they need, before they run.
+
+Good to a factor of about two. No number of this module enters a table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from retbench.config import PROFILES, RunConfig
+from retbench.plan import Point
+from retbench.suites import bounds
+from retbench.suites.training_cost import TrainingCost
+
+if TYPE_CHECKING:
+    from models.config import ModelConfig
+
+_LOADER_S = 0.5
+_SETTLED_TRIALS = 6
+_COMPILE_S = 60.0
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What timed steps need of one machine."""
+
+    config: RunConfig
+    ceilings: Mapping[str, Any] | None
+
+    def process_s(self, model: ModelConfig) -> float:
+        """Seconds until the first cell: imports, the text, the weights, the gate in float64."""
+        return bounds.start_s(3 * model.weight_bytes(4), self.config.device)
+
+    def cell_s(self, model: ModelConfig, point: Point) -> float:
+        """Seconds of the first step, the warm-up, whole steps and their parts."""
+        if point.setting("part") is not None:
+            return _LOADER_S
+        profile = PROFILES[self.config.profile]
+        step_s = self._training.step_s(model, point)
+        timed = math.ceil(profile.phase_budget_s / step_s)
+        timed = max(profile.min_trials, min(profile.trials, timed))
+        warm = 0 if step_s > profile.phase_budget_s else _SETTLED_TRIALS
+        compile_s = _COMPILE_S if self._mode(point) == "compile" else 0.0
+        # One first step, and one for the bytes that it keeps.
+        return compile_s + (2 + warm + 2 * timed) * step_s
+
+    def memory_bytes(self, model: ModelConfig, point: Point) -> int:
+        """Weights, gradients, moments, and the activations kept for the backward."""
+        return self._training.memory_bytes(model, point)
+
+    @property
+    def _training(self) -> TrainingCost:
+        return TrainingCost(self.config, self.ceilings)
+
+    def _mode(self, point: Point) -> str:
+        return str(point.setting("mode", self.config.modes[0]))
