@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from retbench.report import compare, layout, stamp, units
+from retbench.report.axes import settings_of
 from retbench.report.content import Content
 from retbench.report.frames import records
 from retbench.report.summary import Summary, metric_of
@@ -25,7 +26,8 @@ from retbench.report.tables import escape
 
 _CITED = (
     "ttft_s", "tpot_s", "prefill_tokens_per_s", "decode_tokens_per_s", "state_bytes",
-    "prefill_peak_bytes", "decode_peak_bytes", "prefill_mfu", "decode_bandwidth",
+    "prefill_peak_bytes", "decode_peak_bytes", "prefill_mfu", "decode_bandwidth", "step_s",
+    "step_tokens_per_s", "step_mfu", "step_peak_bytes", "activations_bytes",
 )  # fmt: skip
 _BATCH_KEYS = ("batch_size", "stopped_at", "stopped_by", "largest_tried")
 _ONES = (
@@ -97,7 +99,8 @@ def _metric(tag: str) -> str:
 
 
 def _point(row: dict[str, Any]) -> str:
-    return f"Context{words(row['seq_len'])}Batch{words(row['batch_size'])}"
+    named = "".join(map(letters, settings_of(row["point"]).values()))
+    return f"{named}Context{words(row['seq_len'])}Batch{words(row['batch_size'])}"
 
 
 def _value(row: dict[str, Any], divisor: float) -> str:

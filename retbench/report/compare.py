@@ -17,11 +17,19 @@ import numpy as np
 import pandas as pd
 
 from retbench.measure import stats
+from retbench.report.axes import on_axis
 from retbench.report.frames import Floats, Row, records
 
-TIMES = ("tpot_s", "ttft_s")
-MEMORY = ("prefill_peak_bytes", "decode_peak_bytes", "state_bytes")
-CROSSING = ("tpot_s", "ttft_s", "decode_peak_bytes", "state_bytes")
+# A run has those of its suite; the others do not show.
+TIMES = ("tpot_s", "ttft_s", "step_s")
+MEMORY = (
+    "prefill_peak_bytes", "decode_peak_bytes", "state_bytes", "step_peak_bytes",
+    "activations_bytes",
+)  # fmt: skip
+CROSSING = (
+    "tpot_s", "ttft_s", "decode_peak_bytes", "state_bytes", "step_s", "step_peak_bytes",
+    "activations_bytes",
+)  # fmt: skip
 LEAST_MARGIN = 0.01
 NO_CLAIM = "no claim"
 
@@ -112,10 +120,12 @@ def crossovers(
     Args:
         processes: one value per block, cell and metric.
         models: the subject, then the baselines.
-        meta: ``run.json``; the contexts are those at the first batch size of its configuration.
+        meta: ``run.json``.
     """
-    batch_size = meta["configuration"]["batch"][0]
-    along = processes[processes["batch_size"] == batch_size]
+    # Where every step holds the same number of tokens the batch size is another at each context.
+    configuration = meta["configuration"]
+    batch_size = None if "tokens_per_step" in configuration else configuration["batch"][0]
+    along = processes[on_axis(meta, processes, "context")]
     wide = along.pivot_table(index=["metric", "model", "block"], columns="seq_len", values="value")
     table = []
     for metric in (tag for tag in CROSSING if tag in set(along["metric"])):
@@ -157,9 +167,10 @@ def largest_batches(statuses: pd.DataFrame, models: Sequence[str]) -> pd.DataFra
         models: in the order of the rows.
     """
     rows = []
-    for model, seq_len in itertools.product(models, sorted(statuses["seq_len"].unique())):
-        at = (statuses["model"] == model) & (statuses["seq_len"] == seq_len)
-        own = statuses[at].sort_values("batch_size")
+    plain = statuses[statuses["point"].astype(str).str.startswith("context=")]
+    for model, seq_len in itertools.product(models, sorted(plain["seq_len"].unique())):
+        at = (plain["model"] == model) & (plain["seq_len"] == seq_len)
+        own = plain[at].sort_values("batch_size")
         if len(own) < 2:
             continue
         fits = own.loc[own["status"] == "ok", "batch_size"].max()

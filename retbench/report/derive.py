@@ -25,6 +25,10 @@ BOUNDS: dict[str, Metric] = {
                "faster", "lower"),
         Metric("ttft_bound_s", "s", "TTFT bound", "analytic prefill FLOPs over the machine's "
                "measured matmul rate: no prefill can be faster", "lower"),
+        Metric("step_bound_s", "s", "Step bound", "analytic step FLOPs over the machine's measured "
+               "matmul rate: no step can be faster", "lower"),
+        Metric("step_bound_tokens_per_s", "tokens/s", "Throughput bound", "tokens of a step over "
+               "the step bound", "higher"),
         Metric("decode_bound_tokens_per_s", "tokens/s", "Decode throughput bound", "batch size "
                "over the TPOT bound", "higher"),
         Metric("prefill_bound_tokens_per_s", "tokens/s", "Prefill throughput bound", "prompt "
@@ -55,6 +59,8 @@ def _rates(cell: dict[str, Row]) -> list[Row]:
         derived.append(_over(time, "prefill_tokens_per_s", work))
     if time := cell.get("tpot_s"):
         derived.append(_over(time, "decode_tokens_per_s", time["batch_size"]))
+    if time := cell.get("step_s"):
+        derived.append(_over(time, "step_tokens_per_s", time["seq_len"] * time["batch_size"]))
     return derived
 
 
@@ -63,14 +69,16 @@ def _bounds(cell: dict[str, Row], meta: Mapping[str, Any]) -> list[Row]:
     if not ceilings:
         return []
     derived = []
-    if flops := cell.get("prefill_flops"):
-        rate = ceiling.matmul_rate(ceilings, meta["configuration"]["dtype"])
-        if rate:
-            bound = _exact(flops, "ttft_bound_s", flops["value"] / rate)
+    rate = ceiling.matmul_rate(ceilings, meta["configuration"]["dtype"])
+    for work, phase, timed in (
+        ("prefill_flops", "prefill", "ttft"), ("step_flops", "step", "step"),
+    ):  # fmt: skip
+        if rate and (flops := cell.get(work)):
+            bound = _exact(flops, f"{timed}_bound_s", flops["value"] / rate)
             tokens = flops["seq_len"] * flops["batch_size"]
-            derived += [bound, _over(bound, "prefill_bound_tokens_per_s", tokens)]
-            if time := cell.get("ttft_s"):
-                derived.append(_over(time, "prefill_mfu", bound["value"]))
+            derived += [bound, _over(bound, f"{phase}_bound_tokens_per_s", tokens)]
+            if time := cell.get(f"{timed}_s"):
+                derived.append(_over(time, f"{phase}_mfu", bound["value"]))
     if moved := cell.get("decode_bytes"):
         bandwidth = ceiling.bandwidth_at(ceilings, moved["value"])
         if bandwidth:

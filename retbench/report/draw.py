@@ -26,6 +26,9 @@ _PAD = 0.06  # free space above and below the data, likewise
 _HEIGHT_IN = 4.3
 _HEAD_IN = 0.86  # title, caption and legend
 _FOOT_IN = 0.78  # x label and footnote
+_LEGEND_ROW_IN = 0.18
+_ENTRY_IN = 0.66  # a legend's line and the gaps around it
+_LETTER_IN = 0.072  # of its text
 _WIDTHS_IN = {1: 6.6, 2: 9.6, 3: 11.4}
 _NAME_PT = 7.5  # size of a name
 _MARK_PT = 4.5  # from the middle of a marker to its edge
@@ -55,29 +58,42 @@ def canvas(
         panels: number of axes, side by side.
     """
     width = _WIDTHS_IN[panels]
-    figure = Figure(figsize=(width, _HEIGHT_IN), dpi=theme.DPI)
+    columns = _legend_columns(list(models), width - 0.24)
+    further = 0 if not models else -(-len(models) // columns) - 1
+    height = _HEIGHT_IN + further * _LEGEND_ROW_IN
+    figure = Figure(figsize=(width, height), dpi=theme.DPI)
     left = 0.86 / width
     axes = [figure.add_subplot(1, panels, place + 1) for place in range(panels)]
+    head = _HEAD_IN + further * _LEGEND_ROW_IN + (0.2 if panels > 1 else 0)
     figure.subplots_adjust(
-        left=left, right=1 - 0.18 / width, bottom=_FOOT_IN / _HEIGHT_IN,
-        top=1 - (_HEAD_IN + (0.2 if panels > 1 else 0)) / _HEIGHT_IN, wspace=0.24,
+        left=left, right=1 - 0.18 / width, bottom=_FOOT_IN / height, top=1 - head / height,
+        wspace=0.24,
     )  # fmt: skip
     edge = 0.12 / width
-    figure.text(edge, 1 - 0.12 / _HEIGHT_IN, title, size=12, weight="bold", va="top")
+    figure.text(edge, 1 - 0.12 / height, title, size=12, weight="bold", va="top")
     caption = textwrap.shorten(caption, int(width * 17.5), placeholder=" …")
-    figure.text(edge, 1 - 0.37 / _HEIGHT_IN, caption, size=7.5, color=theme.MUTED, va="top")
+    figure.text(edge, 1 - 0.37 / height, caption, size=7.5, color=theme.MUTED, va="top")
     handles = [
         Line2D([], [], color=s.color, marker=s.marker, linestyle=s.line, label=label)
         for label, s in models.items()
     ]
     figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(edge, 1 - 0.53 / _HEIGHT_IN),
-        ncols=len(handles), fontsize=8.5, handlelength=3.2, columnspacing=1.8, borderpad=0,
+        handles=handles, loc="upper left", bbox_to_anchor=(edge, 1 - 0.53 / height),
+        ncols=columns, fontsize=8.5, handlelength=3.2, columnspacing=1.8, borderpad=0,
         borderaxespad=0.1,
     )  # fmt: skip
     lines = textwrap.fill(footnote, int(width * 19))
-    figure.text(edge, 0.07 / _HEIGHT_IN, lines, size=7, color=theme.MUTED, va="bottom")
+    figure.text(edge, 0.07 / height, lines, size=7, color=theme.MUTED, va="bottom")
     return figure, axes
+
+
+def _legend_columns(labels: Sequence[str], width_in: float) -> int:
+    """Entries of a row of the legend, so that the columns fit into that width."""
+    for columns in range(len(labels), 1, -1):
+        widest = [max(map(len, labels[place::columns])) for place in range(columns)]
+        if sum(_ENTRY_IN + size * _LETTER_IN for size in widest) <= width_in:
+            return columns
+    return 1
 
 
 def log2_axis(axes: Axes, at: Sequence[int], label: str, *, tokens: bool) -> None:

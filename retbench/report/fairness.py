@@ -14,6 +14,7 @@ import pandas as pd
 
 from retbench.measure.ceilings import TOLERANCE
 from retbench.report import flags, units
+from retbench.report.axes import settings_of
 from retbench.report.compare import TIMES
 from retbench.report.frames import Row, records
 
@@ -117,6 +118,9 @@ def _attention(meta: Mapping[str, Any], cells: pd.DataFrame) -> Iterator[str]:
         return
     timed = cells[cells["metric"].isin(TIMES) & (cells["seq_len"] >= MATH_BACKEND_FROM)]
     for model in timed.loc[timed["source"].str.contains(r"\bmath\b", case=False), "model"].unique():
+        described = meta.get("models", {}).get(model, {})
+        if described.get("config", {}).get("implementation") == "math":
+            continue  # asked for, and named so
         yield f"{model} ran attention's math backend on a GPU: that is not the fused baseline"
 
 
@@ -135,6 +139,8 @@ def _physics(cells: pd.DataFrame) -> Iterator[str]:
          "have come from a cache, or that bandwidth was measured low"),
         ("ttft_s", "ttft_bound_s",
          "prefills at {:.0%} of the measured matmul rate: do not believe it"),
+        ("step_s", "step_bound_s",
+         "is trained at {:.0%} of the measured matmul rate: do not believe it"),
     ):  # fmt: skip
         if not {time, bound} <= set(value.columns):
             continue
@@ -178,12 +184,18 @@ def _failures(statuses: pd.DataFrame) -> Iterator[str]:
     failed = statuses[statuses["status"] != "ok"]
     for (model, status), group in failed.groupby(["model", "status"], sort=False):
         points = "; ".join(
-            f"context {units.tokens(row['seq_len'])} batch {row['batch_size']}{_share(row)}"
+            f"{_settings(row)}context {units.tokens(row['seq_len'])} batch {row['batch_size']}"
+            f"{_share(row)}"
             for row in records(group)
         )
         causes = group["cause"].dropna()
         cause = f": {causes.iloc[0]}" if len(causes) else ""
         yield f"{model} {status} at {points}{cause}"
+
+
+def _settings(row: Row) -> str:
+    """What a point has besides context and batch size."""
+    return "".join(f"{name} {value}, " for name, value in settings_of(row["point"]).items())
 
 
 def _share(row: Row) -> str:

@@ -95,7 +95,8 @@ def _with_status(summary: Summary) -> pd.DataFrame:
     return summary.statuses.merge(summary.cells, on=keys, how="left", sort=False)
 
 
-def _stamp(summary: Summary) -> tuple[str, ...]:
+def stamped(summary: Summary) -> tuple[str, ...]:
+    """The lines on conditions and noise floor that every table carries."""
     return stamp.conditions(summary.meta), stamp.noise_floor(summary.meta)
 
 
@@ -105,7 +106,7 @@ def cells(summary: Summary) -> Table:
     present = set(summary.cells["metric"])
     shown = [(tag, what) for tag, what in _CELL_COLUMNS if tag in present]
     # A bound is read beside the time it bounds, so it has that time's scale.
-    scales = {tag: _scale(summary.cells, tag.replace("_bound_s", "_s")) for tag, _ in shown}
+    scales = {tag: scale_of(summary.cells, tag.replace("_bound_s", "_s")) for tag, _ in shown}
     rows = []
     for row in records(summary.statuses):
         status = row["status"]
@@ -115,15 +116,15 @@ def cells(summary: Summary) -> Table:
         for tag, what in shown:
             cell = found.get((row["model"], row["point"], tag), {})
             keys = _EDGES if what == "interval" else (what,)
-            texts.append(_printed([cell.get(key) for key in keys], scales[tag]))
+            texts.append(printed([cell.get(key) for key in keys], scales[tag]))
         rows.append((*texts, row["flags"]))
     header = ["Model", "Context", "Batch", "Status"]
-    header += [_heading(tag, scales[tag], what) for tag, what in shown]
+    header += [heading(tag, scales[tag], what) for tag, what in shown]
     numeric = (False, True, True, False, *(True for _ in shown), False)
-    printed = [i for i, (tag, what) in enumerate(shown, 4) if _is_in_print(tag, what)]
+    in_print = [i for i, (tag, what) in enumerate(shown, 4) if _is_in_print(tag, what)]
     return Table(
         "cells", "Measurements", (*header, "Flags"), tuple(rows), numeric,
-        (_INTERVALS,), _stamp(summary), (0, 1, 2, 3, *printed), (_tails(summary),),
+        (_INTERVALS,), stamped(summary), (0, 1, 2, 3, *in_print), (_tails(summary),),
     )  # fmt: skip
 
 
@@ -146,17 +147,19 @@ def _tails(summary: Summary) -> str:
     )
 
 
-def _printed(found: Sequence[float | None], scale: units.Scale) -> str:
+def printed(found: Sequence[float | None], scale: units.Scale) -> str:
     """A value, or a value with its interval's ends."""
     value, low, high = (*found, None, None)[:3]
     return units.with_interval(value, low, high, scale.divisor)
 
 
-def _scale(table: pd.DataFrame, tag: str) -> units.Scale:
+def scale_of(table: pd.DataFrame, tag: str) -> units.Scale:
+    """The scale that suits a metric's values in a table."""
     return units.scale_for(metric_of(tag).unit, table.loc[table["metric"] == tag, "value"])
 
 
-def _heading(tag: str, scale: units.Scale, what: str = "value") -> str:
+def heading(tag: str, scale: units.Scale, what: str = "value") -> str:
+    """A column's title, with its unit."""
     title = metric_of(tag).title
     if what not in ("value", "interval"):
         title += f" {what}"
@@ -177,7 +180,7 @@ def ratios(summary: Summary) -> Table:
             row = by_metric[tag]
             timed = tag in compare.TIMES
             edges = (row["low"], row["high"]) if timed else (None, None)
-            texts.append(_printed((row["value"], *edges), units.Scale("", 1.0)))
+            texts.append(printed((row["value"], *edges), units.Scale("", 1.0)))
             if timed:
                 said = verdict(row)
                 # Why there is no ratio is said once, not for each metric.
@@ -198,7 +201,7 @@ def ratios(summary: Summary) -> Table:
     )
     title = f"Ratios: {summary.models[0]} / baseline"
     return Table(
-        "ratios", title, tuple(header), tuple(rows), tuple(numeric), notes, _stamp(summary)
+        "ratios", title, tuple(header), tuple(rows), tuple(numeric), notes, stamped(summary)
     )
 
 
@@ -235,7 +238,7 @@ def crossover(summary: Summary) -> Table:
     notes = ("the context at which the ratio crosses 1, interpolated on logarithms in each block",)
     title = f"Crossover of {summary.models[0]}"
     numeric = (False, False, True, False, False)
-    return Table("crossover", title, header, tuple(rows), numeric, notes, _stamp(summary))
+    return Table("crossover", title, header, tuple(rows), numeric, notes, stamped(summary))
 
 
 def crossing(row: Mapping[str, Any]) -> str:
@@ -264,7 +267,7 @@ def batches(summary: Summary) -> Table:
     notes = ("the largest batch size that ended ok in every block",)
     numeric = (False, True, True, False)
     title = "Largest batch that fits"
-    return Table("batch", title, header, tuple(rows), numeric, notes, _stamp(summary))
+    return Table("batch", title, header, tuple(rows), numeric, notes, stamped(summary))
 
 
 def largest(row: Mapping[str, Any]) -> str:
@@ -286,17 +289,17 @@ def setup(summary: Summary) -> Table:
     """What a fresh process costs each model before the first measurement."""
     found = {(row["model"], row["metric"]): row for row in records(summary.setup)}
     shown = [tag for tag in _SETUP_METRICS if tag in set(summary.setup["metric"])]
-    scales = {tag: _scale(summary.setup, tag) for tag in shown}
+    scales = {tag: scale_of(summary.setup, tag) for tag in shown}
 
     def text(model: str, tag: str) -> str:
         row = found.get((model, tag), {})
-        return _printed([row.get(key) for key in _SETUP_METRICS[tag]], scales[tag])
+        return printed([row.get(key) for key in _SETUP_METRICS[tag]], scales[tag])
 
     rows = tuple((model, *(text(model, tag) for tag in shown)) for model in summary.models)
-    header = ("Model", *(_heading(tag, scales[tag]) for tag in shown))
+    header = ("Model", *(heading(tag, scales[tag]) for tag in shown))
     numeric = (False, *(True for _ in shown))
     notes = ("cold start: of the first cell of each process",)
-    return Table("setup", "Start of a process", header, rows, numeric, notes, _stamp(summary))
+    return Table("setup", "Start of a process", header, rows, numeric, notes, stamped(summary))
 
 
 def definitions(summary: Summary) -> tuple[tuple[str, str], ...]:

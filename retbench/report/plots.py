@@ -15,18 +15,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from retbench.report import compare, draw, stamp, theme, units
+from retbench.report.axes import Axis, held
 from retbench.report.content import Drawn
 from retbench.report.draw import IMPLIED
 from retbench.report.frames import Row, column, intervals, records
-from retbench.report.selection import (
-    Axis,
-    along,
-    cells_of,
-    failures_on,
-    held,
-    planned,
-    sidecar_of,
-)
+from retbench.report.selection import along, cells_of, failures_on, planned, sidecar_of
 from retbench.report.summary import Summary, metric_of
 
 _REACH = 1.5  # how far beyond the values an interval may stretch the y axis
@@ -85,7 +78,7 @@ def sweep_figure(summary: Summary, sweep: Sweep) -> Drawn:
     notes = [
         sweep.footnote if intervals_known else _NO_INTERVAL,
         *([_BOUND] if bounded else []),
-        held(summary, sweep.axis),
+        held(summary.meta, sweep.axis),
         *_marks(summary, sweep.axis),
     ]
     figure, axes = draw.canvas(
@@ -150,7 +143,8 @@ def _lines(ax: Axes, summary: Summary, panel: Panel, cells: pd.DataFrame, axis: 
 
 def ratio_figure(summary: Summary) -> Drawn:
     """TPOT and TTFT of the subject over each baseline's, along the context, with the crossover."""
-    metrics = list(compare.TIMES)
+    measured = set(summary.ratios["metric"])
+    metrics = [tag for tag in compare.TIMES if tag in measured]
     styles = theme.styles(summary.models)
     subject, *baselines = summary.models
     margin = compare.margin(summary.meta)
@@ -158,7 +152,7 @@ def ratio_figure(summary: Summary) -> Drawn:
     note = " · ".join((
         f"below 1: {subject} is faster", f"grey: margin ±{margin:.1%}",
         *(["diamond: crossover with its interval"] if (timed["status"] == "reached").any() else []),
-        "band: 95% interval, paired by block", held(summary, "context"),
+        "band: 95% interval, paired by block", held(summary.meta, "context"),
         *_marks(summary, "context"),
     ))  # fmt: skip
     title = f"Ratio of times: {subject} over its baselines"
@@ -213,7 +207,7 @@ def pareto_figure(summary: Summary) -> Drawn:
     styles = theme.styles(summary.models)
     note = (
         "numbers: batch size · up and to the left is better · bars: 95% intervals · "
-        f"{held(summary, 'batch')}"
+        f"{held(summary.meta, 'batch')}"
     )
     figure, (ax,) = draw.canvas(title, stamp.conditions(summary.meta), note, styles, 1)
     latency, rate = (cells_of(summary, metric, "batch") for metric in metrics)

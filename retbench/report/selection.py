@@ -6,15 +6,15 @@ Every figure is drawn from what these functions select, and its sidecar lists ev
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
-from retbench.report import stamp, units
+from retbench.report import axes, stamp
+from retbench.report.axes import Axis
 from retbench.report.frames import records
 from retbench.report.summary import Summary
 
-Axis = Literal["context", "batch"]
 Sidecar = dict[str, Any]
 
 
@@ -26,16 +26,7 @@ def planned(summary: Summary, axis: Axis) -> list[int]:
 
 def along(summary: Summary, table: pd.DataFrame, axis: Axis) -> tuple[str, pd.Series]:
     """The column that varies along an axis, and which rows of ``table`` lie on it."""
-    if axis == "context":
-        return "seq_len", table["batch_size"] == summary.configuration["batch"][0]
-    return "batch_size", table["seq_len"] == summary.configuration["batch_context"]
-
-
-def held(summary: Summary, axis: Axis) -> str:
-    """What the axis does not vary."""
-    if axis == "context":
-        return f"batch size {summary.configuration['batch'][0]}"
-    return f"context {units.tokens(summary.configuration['batch_context'])} tokens"
+    return axes.COLUMN[axis], axes.on_axis(summary.meta, table, axis)
 
 
 def cells_of(summary: Summary, metric: str, axis: Axis) -> pd.DataFrame:
