@@ -93,7 +93,14 @@ def ratios(
     ):
         row: Row = {"metric": metric} | at | {"subject": models[0], "baseline": baseline}
         keys = [(metric, model, at["point"]) for model in (models[0], baseline)]
-        if not all(key in by_block for key in keys):
+        unmeasured = [
+            ended.get((model, at["point"]))
+            for key, model in zip(keys, (models[0], baseline), strict=True)
+            if key not in by_block
+        ]
+        if unmeasured == ["ok", "ok"]:
+            continue  # the point has no such metric
+        if unmeasured:
             row["note"] = _why(keys, ended)
             found = np.array([])
         else:

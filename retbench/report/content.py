@@ -26,6 +26,7 @@ else:
 
 _MAKERS = {
     "inference": "retbench.report.inference",
+    "training": "retbench.report.speed.training",
     "perplexity": "retbench.report.quality.perplexity",
     "ablation": "retbench.report.quality.perplexity",
     "scaling": "retbench.report.quality.scaling",

@@ -92,7 +92,8 @@ def _legend_columns(labels: Sequence[str], width_in: float) -> int:
     for columns in range(len(labels), 1, -1):
         widest = [max(map(len, labels[place::columns])) for place in range(columns)]
         if sum(_ENTRY_IN + size * _LETTER_IN for size in widest) <= width_in:
-            return columns
+            rows = -(-len(labels) // columns)
+            return -(-len(labels) // rows)  # so that no row is all but empty
     return 1
 
 

@@ -162,7 +162,8 @@ def ratio_figure(summary: Summary) -> Drawn:
     for ax, metric in zip(axes, metrics, strict=True):
         draw.log2_axis(ax, planned(summary, "context"), "context (tokens)", tokens=True)
         _ratios(ax, summary, rows[rows["metric"] == metric], metric, margin)
-        ax.set_title(metric_of(metric).title, pad=6)
+        if len(axes) > 1:
+            ax.set_title(metric_of(metric).title, pad=6)
         ax.set_ylabel("ratio of times")
     drawn = rows[rows["metric"].isin(metrics) & rows["value"].notna()]
     drawn = drawn.assign(model=drawn["baseline"], unit="ratio", n=drawn["n"])

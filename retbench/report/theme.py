@@ -37,7 +37,7 @@ _DASH_DOT: LineStyle = (0, (7.0, 1.6, 1.4, 1.6))
 _DOTTED: LineStyle = (0, (1.2, 1.3))
 BOUND: LineStyle = (0, (4.0, 3.0))
 _LINES: tuple[LineStyle, ...] = ("-", _DASH_DOT, _DOTTED)
-_MARKS = (
+MARKS = (
     ("#0072B2", "o", "●"), ("#D55E00", "s", "■"), ("#009E73", "^", "▲"), ("#CC79A7", "D", "◆"),
     ("#E69F00", "v", "▼"), ("#56B4E9", "P", "✚"), ("#000000", "X", "✖"),
 )  # fmt: skip
@@ -73,8 +73,8 @@ def styles(models: Sequence[str]) -> dict[str, Style]:
     """A style for each model, by its place in the plan; line styles differ where colours repeat."""
     chosen = {}
     for index, model in enumerate(models):
-        color, marker, glyph = _MARKS[index % len(_MARKS)]
-        lap = index // len(_MARKS)
+        color, marker, glyph = MARKS[index % len(MARKS)]
+        lap = index // len(MARKS)
         chosen[model] = Style(color, marker, glyph, _LINES[(index + lap) % len(_LINES)])
     return chosen
 

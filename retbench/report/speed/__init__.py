@@ -1,0 +1,1 @@
+"""The reports of the suites that time one step or one operation."""
