@@ -164,7 +164,7 @@ class ModelConfig(ABC):
         return {}
 
     def variants(self) -> dict[str, dict[str, Any]]:
-        """Other ways to compute the same function: by name, the fields that do so; none here."""
+        """Ways to compute the same function: by name, the fields that do so; none here."""
         return {}
 
     def reference(self) -> dict[str, Any]:

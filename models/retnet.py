@@ -103,12 +103,8 @@ class RetNetConfig(ModelConfig):
 
     def variants(self) -> dict[str, dict[str, Any]]:
         """The quadratic parallel form, and other chunk sizes."""
-        found = {
-            f"chunk-{size}": {"form": "chunkwise", "chunk_size": size}
-            for size in CHUNK_SIZES
-            if (self.form, self.chunk_size) != ("chunkwise", size)
-        }
-        return found if self.form == "parallel" else {"parallel": self.reference()} | found
+        sizes = {f"chunk-{size}": {"form": "chunkwise", "chunk_size": size} for size in CHUNK_SIZES}
+        return {"parallel": self.reference()} | sizes
 
     def reference(self) -> dict[str, Any]:
         """Retention as one masked product (eq. 5)."""

@@ -82,7 +82,7 @@ class TransformerConfig(ModelConfig):
 
     def variants(self) -> dict[str, dict[str, Any]]:
         """Attention as its formula says, the scores kept: the paper's slower baseline."""
-        return {} if self.implementation == "math" else {"math": self.reference()}
+        return {"math": self.reference()}
 
     def reference(self) -> dict[str, Any]:
         """The scores as a matrix, their softmax, and its product with the values."""

@@ -70,7 +70,7 @@ def check(config: RunConfig) -> None:
             twice, or a combination that is impossible.
     """
     from retbench import suites
-    from retbench.config import is_used
+    from retbench.suitedefaults import is_used
 
     require_known("suite", config.suite, suites.names())
     if repeated := sorted({name for name in config.models if config.models.count(name) > 1}):

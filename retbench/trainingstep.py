@@ -75,7 +75,7 @@ class Step:
 
     def backward(self, loss: Tensor) -> None:
         """Add its gradients to those there are."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
 
     def update(self) -> None:
         """Clip the gradients, let the optimizer use them, and drop them."""

@@ -18,20 +18,22 @@ COLUMN: Mapping[Axis, str] = {"context": "seq_len", "batch": "batch_size"}
 """The column that varies along an axis."""
 
 
-def on_axis(meta: Mapping[str, Any], table: pd.DataFrame, axis: Axis) -> pd.Series:
+def on_axis(meta: Mapping[str, Any], table: pd.DataFrame, axis: Axis) -> pd.Series[bool]:
     """Which rows of a table with ``point``, ``seq_len`` and ``batch_size`` lie on an axis.
 
     The contexts are swept at the first batch size or, where a step holds the same number of tokens
     at any context, at that number.
     """
     configuration = meta["configuration"]
-    plain = table["point"].astype(str).str.startswith("context=")
+    found: pd.Series[bool] = table["point"].astype(str).str.startswith("context=")
     if axis == "batch":
-        return plain & (table["seq_len"] == configuration["batch_context"])
-    if "tokens_per_step" in configuration:
+        found &= table["seq_len"] == configuration["batch_context"]
+    elif "tokens_per_step" in configuration:
         tokens = table["seq_len"].astype("int64") * table["batch_size"].astype("int64")
-        return plain & (tokens == configuration["tokens_per_step"])
-    return plain & (table["batch_size"] == configuration["batch"][0])
+        found &= tokens == configuration["tokens_per_step"]
+    else:
+        found &= table["batch_size"] == configuration["batch"][0]
+    return found
 
 
 def held(meta: Mapping[str, Any], axis: Axis) -> str:

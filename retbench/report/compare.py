@@ -133,7 +133,9 @@ def crossovers(
     configuration = meta["configuration"]
     batch_size = None if "tokens_per_step" in configuration else configuration["batch"][0]
     along = processes[on_axis(meta, processes, "context")]
-    wide = along.pivot_table(index=["metric", "model", "block"], columns="seq_len", values="value")
+    wide: Any = along.pivot_table(
+        index=["metric", "model", "block"], columns="seq_len", values="value"
+    )
     table = []
     for metric in (tag for tag in CROSSING if tag in set(along["metric"])):
         for baseline in models[1:]:

@@ -249,6 +249,7 @@ class Suite(Protocol):
 
         Called before the memory meter takes its baseline.
         """
+        return None
 
     def model_options(self, config: RunConfig) -> dict[str, Any]:
         """Overrides of every model's configuration that the data ask for, such as the vocabulary.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from retbench.suites.base import CellFailure, Session
@@ -39,7 +40,7 @@ def check_gradients(session: Session) -> float:
     exact = _gradients(session, _reference(session), tokens, exact=True)
     difference = sum(float((a - b).square().sum()) for a, b in zip(found, exact, strict=True))
     size = sum(float(b.square().sum()) for b in exact)
-    error = (difference / size) ** 0.5
+    error = math.sqrt(difference / size)
     limit = GATE_TOLERANCE[session.config.dtype]
     if not error <= limit:  # NaN fails too
         raise CellFailure(

@@ -9,6 +9,7 @@ module does not import torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -126,9 +127,10 @@ def _contenders(config: RunConfig) -> Iterator[Contender]:
     for family in config.models:
         given = config.overrides_for(family)
         yield Contender(family, family, given)
-        known = config_for(family, config.preset, **given).variants()
+        model = config_for(family, config.preset, **given)
+        known = model.variants()
         for name in config.variants:
-            if name in known:
+            if name in known and replace(model, **known[name]) != model:
                 yield Contender(f"{family}-{name}", family, given | known[name])
 
 

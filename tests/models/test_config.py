@@ -255,6 +255,28 @@ def test_forward_flops_add_the_head_at_every_position(family: str, tokens: int) 
     assert model.flops_per_token(tokens, "forward") * tokens + excess == pytest.approx(counted)
 
 
+@pytest.mark.parametrize(
+    ("family", "way"),
+    [("transformer", {}), ("transformer-gqa", {}), ("retnet", {"form": "parallel"})],
+)
+def test_a_trainings_flops_are_three_times_the_forwards(family: str, way: dict[str, str]) -> None:
+    """The quadratic forms, of which every product has two of its size in the backward pass."""
+    tokens = 32
+    model = small_model(family, **way)
+    batch = torch.zeros(1, tokens, dtype=torch.int64)
+    with torch.enable_grad():
+        counted = counted_flops(model, lambda m: m(batch).sum().backward())
+    config = model.config
+    excess = 3 * config.n_layers * masked_pairs(tokens) * 4 * config.d_model
+    if family == "retnet":
+        d_k, d_v = head_dims(config)
+        masked = 3 * masked_pairs(tokens) * (d_k + d_v)
+        final_state = tokens * d_k * d_v  # made in the forward pass, and of no use here
+        excess = 2 * config.n_layers * config.n_heads * (masked + final_state)
+    analytic = model.flops_per_token(tokens, "train") * tokens
+    assert analytic + excess == pytest.approx(counted)
+
+
 @pytest.mark.parametrize("tokens", [8, 32])
 def test_glas_forward_flops_are_the_counted_ones(tokens: int) -> None:
     model = small_model("gla", chunk_size=8)

@@ -142,9 +142,9 @@ def _settings(summary: Summary) -> list[str]:
 
 def _breakdown(summary: Summary) -> pd.DataFrame:
     """The bytes of each kind at the longest context that any model could train at."""
-    found = [cells_of(summary, tag, "context") for tag in _KINDS]
-    cells = pd.concat(found)
-    return cells[cells["seq_len"] == cells["seq_len"].max()]
+    cells = pd.concat([cells_of(summary, tag, "context") for tag in _KINDS])
+    longest: pd.DataFrame = cells[cells["seq_len"] == cells["seq_len"].max()]
+    return longest
 
 
 def _sidecar(

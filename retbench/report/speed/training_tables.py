@@ -51,7 +51,7 @@ def settings(row: dict[str, Any]) -> str:
     return ", ".join(settings_of(row["point"]).values()) or units.DASH
 
 
-def _is_step(table: pd.DataFrame) -> pd.Series:
+def _is_step(table: pd.DataFrame) -> pd.Series[bool]:
     return ~table["point"].astype(str).str.contains("part=loader")
 
 
@@ -66,12 +66,12 @@ def _steps(summary: Summary) -> Table:
     for row in records(statuses):
         texts = [*_place(row, "model"), settings(row), _status(row)]
         for tag, keys in shown:
-            cell = found.get((row["model"], row["point"], tag), {})
-            texts.append(layout.printed([cell.get(key) for key in keys], scales[tag]))
+            figures = found.get((row["model"], row["point"], tag), {})
+            texts.append(layout.printed([figures.get(key) for key in keys], scales[tag]))
         rows.append((*texts, row["flags"]))
     columns = [layout.heading(tag, scales[tag]) for tag, _ in shown]
     in_print = [i for i, (tag, _) in enumerate(shown, 5) if tag in _IN_PRINT]
-    keys = ["model", "seq_len", "batch_size", "point"]
+    cell = ["model", "seq_len", "batch_size", "point"]
     notes = (
         "value [low, high]: median over processes of their medians, with its 95% interval; peak: "
         "the largest over processes",
@@ -82,7 +82,7 @@ def _steps(summary: Summary) -> Table:
         ("Model", "Context", "Batch", "Settings", "Status", *columns, "Flags"), tuple(rows),
         (False, True, True, False, False, *(True for _ in shown), False), notes,
         layout.stamped(summary), (0, 1, 2, 3, 4, *in_print),
-        frame=summary.statuses.merge(summary.cells, on=keys, how="left", sort=False),
+        frame=summary.statuses.merge(summary.cells, on=cell, how="left", sort=False),
         grouped=True, warned=True, defines=True,
     )  # fmt: skip
 

@@ -1,0 +1,198 @@
+"""The suite that times optimizer steps: what it plans, what a cell measures, its gate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+import retbench
+from retbench import report, suites
+from retbench.config import RunConfig, resolve
+from retbench.errors import UserError
+from retbench.forecast import forecast
+from retbench.plan import Contender, Point
+from retbench.store import Run, open_run
+from retbench.suites.base import CellFailure, Rows, Session
+from retbench.worker import open_session
+
+SMALL: dict[str, Any] = {
+    "preset": "tiny", "context": (32, 64), "batch": (1, 2), "batch_context": 32,
+    "tokens_per_step": 128, "profile": "smoke", "threads": 1, "device": "cpu",
+    "models": "retnet,transformer", "variants": "math,parallel",
+}  # fmt: skip
+
+
+def small(**changes: Any) -> RunConfig:
+    return resolve("training", **{**SMALL, **changes})
+
+
+def session(family: str = "retnet", **options: Any) -> Session:
+    config = small()
+    given = config.overrides_for(family) | options
+    return open_session(config, Contender(family, family, given), 0, 0)
+
+
+def measured(point: Point, **options: Any) -> dict[str, float]:
+    rows = Rows(session(**options), point)
+    suites.get("training").measure(rows.session, rows, lambda phase: None)
+    return {row["metric"]: row["value"] for row in rows.samples if row["value"] is not None}
+
+
+def test_a_context_has_the_batch_that_makes_all_steps_equal() -> None:
+    points = suites.get("training").plan(small()).points
+    assert [point.id for point in points] == [
+        "context=32,batch=4", "context=64,batch=2", "context=32,batch=1", "context=32,batch=2",
+        "activations=recomputed,context=32,batch=4", "part=loader,context=32,batch=4",
+    ]  # fmt: skip
+
+
+def test_every_mode_meets_every_treatment_of_activations_once() -> None:
+    points = suites.get("training").plan(small(modes="compile,eager")).points
+    named = [dict(point.settings) for point in points if point.settings]
+    assert named == [
+        {"activations": "recomputed"}, {"mode": "compile"},
+        {"mode": "compile", "activations": "recomputed"}, {"part": "loader"},
+    ]  # fmt: skip
+
+
+def test_contenders_are_the_models_and_those_of_their_variants_that_they_have() -> None:
+    plan = suites.get("training").plan(small(variants="math,parallel,chunk-64"))
+    assert [contender.label for contender in plan.contenders] == [
+        "retnet", "retnet-parallel", "retnet-chunk-64", "transformer", "transformer-math",
+    ]  # fmt: skip
+    assert plan.contenders[2].options["chunk_size"] == 64
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"context": 48}, "context 48 does not divide the 128 tokens of a step"),
+        ({"variants": "maths"}, "no model of the run has a variant 'maths'; .*'math'"),
+        ({"dtype": "float16"}, "computes in float32 or bfloat16"),
+        ({"modes": "cudagraph"}, "unknown mode 'cudagraph'"),
+        ({"mode": "eager"}, "takes several; use --modes"),
+        ({"tokenizer": "chars"}, "char"),
+        ({"overrides": {"vocab_size": 9}}, "follows from the tokenizer"),
+        ({"implementation": "tritn"}, "no model of the run knows 'tritn'"),
+        ({"overrides": {"max_len": 32}}, "context 64 exceeds the 32 tokens"),
+        ({"steps": 3}, "has no use for it"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        small(**changes)
+
+
+def test_a_text_shorter_than_one_window_is_refused(tmp_path: Any) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text("a few words, and no more of them\n")
+    with pytest.raises(UserError, match="less than one window of 65"):
+        suites.get("training").data(small(data=str(text)))
+
+
+def test_an_implementation_is_asked_of_the_models_that_know_it() -> None:
+    config = small(implementation="math")
+    assert config.overrides_for("transformer")["implementation"] == "math"
+    assert "implementation" not in config.overrides_for("retnet")
+    labels = [contender.label for contender in suites.get("training").plan(config).contenders]
+    assert labels == ["retnet", "retnet-parallel", "transformer"]  # which is the math one already
+
+
+def test_a_cell_tells_the_parts_of_a_step_and_of_its_memory_apart() -> None:
+    found = measured(Point(32, 2))
+    assert {"step_s", "forward_s", "backward_s", "optimizer_s", "step_peak_bytes"} <= set(found)
+    model = session().model
+    assert found["gradients_bytes"] == sum(p.nbytes for p in model.parameters())
+    moments = 2 * found["gradients_bytes"]
+    assert moments < found["optimizer_bytes"] < moments * 1.01  # and a counter a parameter
+    assert found["step_flops"] == model.flops_per_token(32, "train") * 64
+
+
+def test_recomputing_keeps_fewer_activations() -> None:
+    kept = measured(Point(32, 2))["activations_bytes"]
+    recomputed = measured(Point(32, 2, (("activations", "recomputed"),)))["activations_bytes"]
+    assert 0 < recomputed < kept / 2
+
+
+def test_attentions_scores_are_kept_by_the_math_kernel_alone() -> None:
+    fused = measured(Point(64, 1), family="transformer")["activations_bytes"]
+    plain = measured(Point(64, 1), family="transformer", implementation="math")
+    assert plain["activations_bytes"] > fused
+
+
+def test_a_cell_leaves_the_weights_as_they_were() -> None:
+    rows = Rows(session(), Point(32, 2))
+    model: Any = rows.session.model
+    before = [p.detach().clone() for p in model.parameters()]
+    suites.get("training").measure(rows.session, rows, lambda phase: None)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert not model.training and all(p.grad is None for p in model.parameters())
+
+
+def test_the_loader_is_a_cell_of_its_own() -> None:
+    found = measured(Point(32, 4, (("part", "loader"),)))
+    assert set(found) == {"batch_s"} and found["batch_s"] > 0
+
+
+@pytest.mark.parametrize("options", [{"family": "transformer"}, {}, {"chunk_size": 32}])
+def test_the_gate_passes_what_computes_the_formula(options: dict[str, Any]) -> None:
+    assert 0 < suites.get("training").verify(session(**options)) < 1e-5
+
+
+def test_the_gate_finds_a_gradient_that_is_not_the_formulas(monkeypatch: Any) -> None:
+    from models import retnet
+
+    exact = retnet.retention_chunkwise
+
+    def broken(q: Any, k: Any, *others: Any) -> Any:
+        return exact(q, k.detach(), *others)  # the right loss, and no gradient of the keys
+
+    monkeypatch.setattr(retnet, "retention_chunkwise", broken)
+    with pytest.raises(CellFailure, match="gradients are not those of the formula"):
+        suites.get("training").verify(session())
+
+
+def test_a_forecast_counts_every_cell() -> None:
+    config = small()
+    plan = suites.get("training").plan(config)
+    expected = forecast(config, plan)
+    assert len(expected.cells) == 4 * 6
+    assert all(cell.seconds > 0 and cell.memory_bytes > 0 for cell in expected.cells)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out = tmp_path_factory.mktemp("runs") / "training"
+    retbench.run("training", out=str(out), **{**SMALL, "profile": "smoke"})
+    return open_run(out)
+
+
+def test_a_run_is_reported_with_everything_that_was_asked(run: Run) -> None:
+    found = report.content_of(run)
+    assert [table.name for table in found.tables] == [
+        "ratios", "crossover", "batch", "steps", "loader", "setup",
+    ]  # fmt: skip
+    assert (run.statuses()["status"] == "ok").all()
+    steps = next(table for table in found.tables if table.name == "steps")
+    assert len(steps.rows) == 4 * 5  # the loader has a table of its own
+    assert any("SMOKE" in line for line in found.warnings)
+    assert not any("math backend" in line for line in found.warnings)
+    for draw in found.figures.values():
+        _, sidecar = draw()
+        assert sidecar["shown"]
+
+
+def test_ratios_name_the_settings_they_were_measured_at(run: Run) -> None:
+    ratios = next(table for table in report.content_of(run).tables if table.name == "ratios")
+    assert {row[3] for row in ratios.rows} == {"–", "recomputed"}
+    assert "part=loader" not in str(pd.DataFrame(ratios.frame)["point"].tolist())
+
+
+def test_the_macros_of_a_run_have_names_of_their_own(run: Run) -> None:
+    names = [name for name, _ in report.content_of(run).macros]
+    assert len(names) == len(set(names)) and not any("Bis" in name for name in names)
+    assert "RetbenchRatioStepTransformerContextThirtyTwoBatchFour" in names
+    assert "RetbenchRatioStepTransformerRecomputedContextThirtyTwoBatchFour" in names
