@@ -7,7 +7,7 @@ an entry in the sidecar, which lists every cell of the run as shown or as left o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,10 +141,11 @@ def _lines(ax: Axes, summary: Summary, panel: Panel, cells: pd.DataFrame, axis: 
     return scale.symbol
 
 
-def ratio_figure(summary: Summary) -> Drawn:
-    """TPOT and TTFT of the subject over each baseline's, along the context, with the crossover."""
-    measured = set(summary.ratios["metric"])
-    metrics = [tag for tag in compare.TIMES if tag in measured]
+def ratio_figure(summary: Summary, metrics: Sequence[str]) -> Drawn:
+    """Times of the subject over each baseline's, along the context, with the crossover.
+
+    One pair of axes for each of the metrics.
+    """
     styles = theme.styles(summary.models)
     subject, *baselines = summary.models
     margin = compare.margin(summary.meta)
@@ -259,5 +260,5 @@ def figures(summary: Summary) -> dict[str, Callable[[], Drawn]]:
     if len(planned(summary, "batch")) > 1:
         found["pareto"] = lambda: pareto_figure(summary)
     if len(summary.models) > 1:
-        found["ratio_context"] = lambda: ratio_figure(summary)
+        found["ratio_context"] = lambda: ratio_figure(summary, ("tpot_s", "ttft_s"))
     return found

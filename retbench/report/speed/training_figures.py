@@ -45,7 +45,7 @@ def figures(summary: Summary) -> dict[str, Callable[[], Drawn]]:
         if len(planned(summary, sweep.axis)) > 1:
             found[sweep.name] = lambda sweep=sweep: plots.sweep_figure(summary, sweep)  # type: ignore[misc]
     if len(summary.models) > 1:
-        found["ratio_context"] = lambda: plots.ratio_figure(summary)
+        found["ratio_context"] = lambda: plots.ratio_figure(summary, ("step_s",))
     if not _breakdown(summary).empty:
         found["memory_parts"] = lambda: memory_parts(summary)
     if len(_settings(summary)) > 1:

@@ -20,8 +20,11 @@ ALL_TRIED = {1: "ok", 4: "ok", 16: "ok"}
 def largest(ends: dict[int, str]) -> tuple[object, ...]:
     """What is found of one model whose batch sizes ended so."""
     statuses = pd.DataFrame(
-        [("retnet", 1024, batch, end, None) for batch, end in ends.items()],
-        columns=["model", "seq_len", "batch_size", "status", "cause"],
+        [
+            ("retnet", 1024, batch, f"context=1024,batch={batch}", end, None)
+            for batch, end in ends.items()
+        ],
+        columns=["model", "seq_len", "batch_size", "point", "status", "cause"],
     )
     (row,) = compare.largest_batches(statuses, ["retnet"]).to_dict("records")
     keys = ("batch_size", "stopped_at", "stopped_by", "largest_tried")
