@@ -1,0 +1,8 @@
+"""Triton kernels, each behind custom ops of :mod:`torch.library` that ``torch.compile`` can take.
+
+The operators' modules are importable everywhere; Triton itself is imported when a kernel first
+runs. It compiles for a GPU, or, where ``TRITON_INTERPRET=1`` was set before it was imported,
+interprets the kernels on the CPU: slow, for tests.
+
+- ``chunk_op``, ``chunk``: retention of whole sequences in chunks, with its gradients.
+"""
