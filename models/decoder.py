@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +81,11 @@ class Mixer(nn.Module, ABC):
 
     @abstractmethod
     def implementation(self, phase: Phase) -> str:
-        """The form and kernel that run in a phase, for the record."""
+        """The form and kernel that run in a phase, for the record.
+
+        Raises:
+            ConfigError: if what the configuration asks for cannot run on this device or dtype.
+        """
 
 
 class Block(nn.Module):
@@ -111,7 +115,11 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A decoder-only language model around a family's mixer; keeps the LanguageModel protocol."""
+    """A decoder-only language model around a family's mixer; keeps the LanguageModel protocol.
+
+    Raises:
+        ConfigError: if the mixer cannot run on the device or in the dtype as it is configured.
+    """
 
     def __init__(
         self,
@@ -132,6 +140,8 @@ class Decoder(nn.Module):
             if config.tie_embeddings
             else nn.Linear(config.d_model, config.vocab_size, bias=False, **factory)
         )
+        for phase in get_args(Phase):
+            self.implementation(phase)  # an error now, not at the first use
         self._initialise(seed)
         self.eval()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from models.config import ConfigError, ModelConfig, Phase, Preset
 from models.decoder import Mixer, Span
+from models.kernels.chunk_op import chunk_size, retention_chunk, too_wide, unsupported
 from models.layers import Rotary, rms_norm, rotate
 from models.protocol import LayerState
 from models.registry import register
@@ -35,17 +36,22 @@ CHUNK_SIZES = (32, 64, 128, 256, 512)
 class RetNetConfig(ModelConfig):
     """The paper's RetNet: d_k = d_model / heads, d_v = 2 d_k, so a mixer holds 8 d_model^2.
 
+    The chunkwise form is computed by PyTorch with implementation ``torch``, by Triton kernels with
+    ``triton``, and with ``auto`` by these on a GPU where they can run.
+
     Attributes:
         decay: which decays the heads have, see :func:`models.retention.log_decays`.
         form: in which whole sequences are mixed where the caller names none; changes speed, not
             the function.
-        chunk_size: tokens of a chunk in the chunkwise form; changes speed, not the function.
+        chunk_size: tokens of a chunk in PyTorch's chunkwise form; changes speed, not the function.
         gate: whether the swish gate stands behind the retention; without it the feed-forward gets
             its parameters.
         group_norm: whether each head's output is normalised; without, it is divided by the square
             root of its decays' sum, the one of the paper's stabilising scalings (section 2.1) that
             is a function of the position alone and so is the same in all forms.
     """
+
+    implementations: ClassVar[tuple[str, ...]] = ("auto", "torch", "triton")
 
     decay: DecayKind = "paper"
     form: Form = "chunkwise"
@@ -59,7 +65,7 @@ class RetNetConfig(ModelConfig):
         return max(1, d_model // preset.retention_dim)
 
     def check(self) -> None:
-        """Raise ConfigError for an odd head dimension, an unknown decay or an empty chunk."""
+        """Raise ConfigError for a head dimension, decay, form or chunk that cannot be."""
         if self.d_k % 2:
             raise ConfigError(f"retnet needs an even d_model / n_heads, not {self.d_k}")
         if self.decay not in get_args(DecayKind):
@@ -70,6 +76,8 @@ class RetNetConfig(ModelConfig):
             raise ConfigError(f"form must be one of {known}, not {self.form!r}")
         if self.chunk_size < 1:
             raise ConfigError(f"chunk_size must be at least 1, not {self.chunk_size}")
+        if self.implementation == "triton" and (reason := too_wide(self.d_k, self.d_v)):
+            raise ConfigError(f"implementation triton: {reason}")
 
     @property
     def d_k(self) -> int:
@@ -146,7 +154,8 @@ class RetentionState(LayerState):
 class _Shared:
     """What all layers need of the positions: rotary angles (2, 1, time, d_k), decays, the form.
 
-    ``scale``, (heads, time, 1), multiplies the output where no norm does.
+    ``scale``, (heads, time, 1), multiplies the output where no norm does. ``in_triton`` says
+    whether Triton's kernels compute the chunkwise form.
     """
 
     cos: Tensor
@@ -154,6 +163,7 @@ class _Shared:
     gamma: Tensor
     scale: Tensor | None
     form: str
+    in_triton: bool
 
 
 class MultiScaleRetention(Mixer):
@@ -192,12 +202,13 @@ class MultiScaleRetention(Mixer):
         scale = None
         if not self.config.group_norm:
             scale = decay_sums(self.log_gamma, span.positions).rsqrt().to(wide)[..., None]
-        return _Shared(cos, sin, gamma, scale, span.form or self.config.form)
+        form = span.form or self.config.form
+        return _Shared(cos, sin, gamma, scale, form, self._in_triton())
 
     def forward(self, x: Tensor, shared: _Shared) -> Tensor:
         """Mix a whole sequence in the chosen form."""
         q, k, v, gate = self._project(x, shared)
-        mixed, _ = self._retain(q, k, v, shared.form, None)
+        mixed, _ = self._retain(q, k, v, shared, None)
         return self._output(mixed, gate, shared.scale)
 
     def init_state(
@@ -214,7 +225,7 @@ class MultiScaleRetention(Mixer):
         assert isinstance(state, RetentionState)
         q, k, v, gate = self._project(x, shared)
         wide = state.matrices.to(shared.gamma.dtype)
-        mixed, matrices = self._retain(q, k, v, shared.form, wide)
+        mixed, matrices = self._retain(q, k, v, shared, wide)
         state.matrices.copy_(matrices)
         return self._output(mixed, gate, shared.scale)
 
@@ -227,10 +238,29 @@ class MultiScaleRetention(Mixer):
 
     def implementation(self, phase: Phase) -> str:
         """The recurrence for decoding, else the form, with its chunk size."""
+        in_triton = self._in_triton()
         if phase == "decode":
             return "recurrent"
-        c = self.config
-        return c.form if c.form == "parallel" else f"{c.form}-{c.chunk_size}"
+        if self.config.form == "parallel":
+            return "parallel"
+        if in_triton:
+            return f"chunkwise-triton-{chunk_size(self.out.weight.dtype)}"
+        return f"chunkwise-{self.config.chunk_size}"
+
+    def _in_triton(self) -> bool:
+        """Whether Triton's kernels are used: where asked for, else on a GPU where they can run.
+
+        Raises:
+            ConfigError: where they are asked for and cannot run.
+        """
+        c, weight = self.config, self.out.weight
+        asked = c.implementation == "triton"
+        if not (asked or (weight.is_cuda and c.implementation == "auto")):
+            return False
+        reason = unsupported(c.d_k, c.d_v, weight.dtype, weight.device)
+        if asked and reason:
+            raise ConfigError(f"implementation triton: {reason}")
+        return reason is None
 
     def _project(self, x: Tensor, shared: _Shared) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Queries and keys (batch, heads, time, d_k), values (…, d_v), gate (batch, time, 2 d)."""
@@ -243,19 +273,25 @@ class MultiScaleRetention(Mixer):
         return q, k, v, gate[0] if gate else None
 
     def _retain(
-        self, q: Tensor, k: Tensor, v: Tensor, form: str, state: Tensor | None
+        self, q: Tensor, k: Tensor, v: Tensor, shared: _Shared, state: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        if form == "parallel":
+        if shared.form == "parallel":
             return retention_parallel(q, k, v, self.log_gamma, state)
-        if form == "recurrent":
+        if shared.form == "recurrent":
             return retention_recurrent(q, k, v, self.log_gamma, state)
+        if shared.in_triton:
+            return retention_chunk(q, k, v, self.log_gamma, state)
         return retention_chunkwise(q, k, v, self.log_gamma, self.config.chunk_size, state)
 
     def _output(self, mixed: Tensor, gate: Tensor | None, scale: Tensor | None) -> Tensor:
         """Norm per head in the wide type, gate, and project back to the model's width."""
-        normed = rms_norm(mixed, self.config.norm_eps) if scale is None else mixed * scale
+        if scale is not None:
+            mixed = mixed * scale
+        # By token before the norm: so lie what the kernels wrote, and a fused norm need not copy.
+        mixed = mixed.transpose(1, 2)
+        normed = rms_norm(mixed, self.config.norm_eps) if scale is None else mixed
         dtype = self.out.weight.dtype if gate is None else gate.dtype
-        joined = normed.transpose(1, 2).flatten(-2).to(dtype)
+        joined = normed.flatten(-2).to(dtype)
         if gate is not None:
             joined = F.silu(gate) * joined
         return self.out(joined)  # type: ignore[no-any-return]

@@ -188,8 +188,12 @@ def _bound_memory(limit_gib: float | None) -> None:
 
 def _explain(error: Exception) -> tuple[Status, str]:
     """The status and the one-line cause of a failed cell."""
+    from models.config import ConfigError
+
     if isinstance(error, CellFailure):
         return error.status, error.cause
+    if isinstance(error, ConfigError):  # what no check before the build can know of
+        return "unsupported", str(error)
     traceback.print_exc()
     lines = str(error).strip().splitlines()
     cause = f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")

@@ -156,7 +156,7 @@ def mix(
 
 def _block(dim: int, largest: int) -> int:
     """Width of the blocks that cover a dimension: a power of two from 16, the least of a dot."""
-    return max(16, min(largest, triton.next_power_of_2(dim)))
+    return max(16, min(largest, 1 << (dim - 1).bit_length()))
 
 
 def _launch(kernel: Any, programs: int, plan: Plan, warps: int, *args: Any, **sizes: Any) -> None:

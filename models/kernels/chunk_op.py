@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 MAX_D_K = 256
 MAX_D_V = 512
 
+_TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 _CHUNKS = {torch.bfloat16: 128, torch.float16: 64, torch.float32: 64}
 
 
@@ -52,10 +52,12 @@ def retention_chunk(
         ValueError: if shapes or dtypes do not fit together, or if :func:`unsupported` says why the
             kernels cannot run them.
     """
-    fit = q.shape == k.shape and q.shape[:3] == v.shape[:3] and q.shape[1:2] == log_gamma.shape
+    fit = q.shape == k.shape and q.shape[:3] == v.shape[:3] and q.dtype == k.dtype == v.dtype
+    fit = fit and log_gamma.shape == q.shape[1:2] and log_gamma.dtype == torch.float64
     if state is not None:
-        fit = fit and state.shape == (*q.shape[:2], q.shape[-1], v.shape[-1])
-    if not fit or not q.dtype == k.dtype == v.dtype:
+        shape = (*q.shape[:2], q.shape[-1], v.shape[-1])
+        fit = fit and state.shape == shape and state.dtype == torch.float32
+    if not fit:
         raise ValueError("q, k, v, log_gamma and state do not fit together: see the docstring")
     out, final = _forward(q, k, v, log_gamma, state)
     return out, final
@@ -63,21 +65,32 @@ def retention_chunk(
 
 def unsupported(d_k: int, d_v: int, dtype: torch.dtype, device: torch.device) -> str | None:
     """Why the kernels cannot run heads of these dimensions there; None where they can."""
-    if d_k > MAX_D_K or d_v > MAX_D_V:
-        return f"d_k = {d_k}, d_v = {d_v} is beyond {MAX_D_K}, {MAX_D_V}"
+    if reason := too_wide(d_k, d_v):
+        return reason
     if dtype not in _CHUNKS:
         return f"{str(dtype).removeprefix('torch.')} is none of bfloat16, float16, float32"
     return unavailable(device)
 
 
-@cache
+def too_wide(d_k: int, d_v: int) -> str | None:
+    """Why the kernels can run heads of these dimensions nowhere; None where they can."""
+    if d_k > MAX_D_K or d_v > MAX_D_V:
+        return f"d_k = {d_k}, d_v = {d_v} is beyond {MAX_D_K}, {MAX_D_V}"
+    return None
+
+
 def unavailable(device: torch.device) -> str | None:
-    """Why no Triton kernel can run on a device; None where one can."""
-    if importlib.util.find_spec("triton") is None:
+    """Why no Triton kernel can run on a device; None where one can.
+
+    For models to ask in each call, so it is cheap, and ``torch.compile`` can fold it away.
+    """
+    if not _TRITON_INSTALLED:
         return "Triton is not installed"
     if device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(device)
-        return None if major >= 8 else f"compute capability {major}.{minor} is below 8.0"
+        gpu = torch.cuda.get_device_properties(device)
+        if gpu.major < 8:
+            return f"the GPU's compute capability {gpu.major}.{gpu.minor} is below 8.0"
+        return None
     if device.type == "cpu" and _interpreted():
         return None
     return f"needs a CUDA device, not {device.type} (or TRITON_INTERPRET=1, for tests on the CPU)"
@@ -186,10 +199,10 @@ def _plan(dtype: torch.dtype, device: torch.device) -> Plan:
 
     from models.kernels.chunk import Plan
 
-    shared_bytes = 0
+    stages = 2
     if device.type == "cuda":
-        shared_bytes = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
-    stages = 3 if shared_bytes >= 160 * 1024 else 2
+        gpu: Any = torch.cuda.get_device_properties(device)
+        stages = 3 if gpu.shared_memory_per_block_optin >= 160 * 1024 else 2
     if dtype == torch.bfloat16:
         product = tl.float32 if _interpreted() else tl.bfloat16
         return Plan(chunk_size(dtype), dtype, product, "ieee", 128, 64, warps=8, stages=stages)
@@ -206,7 +219,7 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _initial(state: Tensor | None) -> Tensor | None:
-    return None if state is None else state.float().contiguous()
+    return None if state is None else state.contiguous()
 
 
 def _out_dtype(v: Tensor) -> torch.dtype:

@@ -66,7 +66,7 @@ def test_the_parallel_form_counts_its_own_pairs() -> None:
     ("family", "field", "value", "known"),
     [
         ("retnet", "form", "recurrent", "chunkwise, parallel"),
-        ("retnet", "implementation", "math", "auto"),
+        ("retnet", "implementation", "math", "auto, torch, triton"),
         ("transformer", "implementation", "flash", "auto, math"),
     ],
 )

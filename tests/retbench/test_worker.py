@@ -101,8 +101,16 @@ def test_a_model_that_cannot_be_built_is_reported_with_its_cause(worker: Worker)
     message = start(configuration())
     message["contender"]["options"] = {"n_heads": 7}
     reply = answer(worker, message)
-    assert (reply["event"], reply["status"]) == ("failed", "error")
-    assert "n_heads = 7 does not divide" in reply["cause"]
+    assert (reply["event"], reply["status"]) == ("failed", "unsupported")
+    assert reply["cause"].startswith("n_heads = 7 does not divide")
+
+
+def test_a_kernel_that_cannot_run_here_is_unsupported_not_an_error(worker: Worker) -> None:
+    message = start(configuration(dtype="float64"))
+    message["contender"]["options"] = {"implementation": "triton"}
+    reply = answer(worker, message)
+    assert (reply["event"], reply["status"]) == ("failed", "unsupported")
+    assert reply["cause"].startswith("implementation triton: ")
 
 
 def test_ceilings_are_measured_in_a_worker(worker: Worker) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -260,7 +263,7 @@ def test_what_cannot_run_says_why(
         retention_chunk(q, q, v, torch.zeros(1, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("wrong", ["k", "v", "log_gamma", "state", "dtype"])
+@pytest.mark.parametrize("wrong", ["k", "v", "log_gamma", "state", "dtype", "decays"])
 def test_inputs_that_do_not_fit_together_are_an_error(device: torch.device, wrong: str) -> None:
     q, k, v, state = inputs(5, torch.float32, device, d_v=16)
     log_gamma = log_decays(2, "paper").to(device)
@@ -272,23 +275,33 @@ def test_inputs_that_do_not_fit_together_are_an_error(device: torch.device, wron
         log_gamma = log_gamma[:1]
     elif wrong == "state":
         state = state[..., :8]
-    else:
+    elif wrong == "dtype":
         k = k.bfloat16()
+    else:
+        log_gamma = log_gamma.float()
     with pytest.raises(ValueError, match="do not fit together"):
         retention_chunk(q, k, v, log_gamma, state)
 
 
 def test_the_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    chunk_op.unavailable.cache_clear()
     reason = unsupported(16, 32, torch.float32, torch.device("cpu"))
-    chunk_op.unavailable.cache_clear()
     assert reason is not None and reason.startswith("needs a CUDA device, not cpu")
 
 
 def test_a_machine_without_triton_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    chunk_op.unavailable.cache_clear()
+    monkeypatch.setattr(chunk_op, "_TRITON_INSTALLED", False)
     reason = unsupported(16, 32, torch.float32, torch.device("cpu"))
-    chunk_op.unavailable.cache_clear()
     assert reason == "Triton is not installed"
+
+
+def test_a_gpu_that_is_too_old_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    turing = SimpleNamespace(major=7, minor=5)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: turing)
+    reason = unsupported(16, 32, torch.float32, torch.device("cuda"))
+    assert reason == "the GPU's compute capability 7.5 is below 8.0"
+
+
+def test_the_models_are_imported_without_triton() -> None:
+    code = "import sys, models.retnet; sys.exit('triton' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
