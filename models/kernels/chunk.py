@@ -45,17 +45,19 @@ class Plan:
         product: Triton's name of the type that products take; as ``operand`` but for the
             interpreter, which multiplies bfloat16 by its bits and so gets it as float32.
         precision: Triton's ``input_precision`` of float32 products.
-        tile: columns of a result that one program holds.
+        rows: of a state that one program holds; the more, the less often values are read.
+        columns: of a state or an output that one program holds.
         inner: terms of a sum that are loaded at once.
-        warps: of a program of :func:`mix` and :func:`scores`.
-        stages: loads in flight; three take 144 KiB of shared memory in bfloat16, two 96 KiB.
+        warps: of a program.
+        stages: loads in flight, each of ``chunk x (rows + columns)`` operands in :func:`states`.
     """
 
     chunk: int
     operand: torch.dtype
     product: tl.dtype
     precision: str
-    tile: int
+    rows: int
+    columns: int
     inner: int
     warps: int
     stages: int
@@ -88,10 +90,10 @@ def states(
     columns, chunks = y.shape[-1], triton.cdiv(time, plan.chunk)
     before = x.new_empty(batch * heads, chunks, rows, columns, dtype=plan.operand)
     final = x.new_empty(batch, heads, rows, columns, dtype=torch.float32)
-    block_x, block_y = _block(rows, 64), _block(columns, plan.tile)
+    block_x, block_y = _block(rows, plan.rows), _block(columns, plan.columns)
     programs = batch * heads * triton.cdiv(rows, block_x) * triton.cdiv(columns, block_y)
     _launch(
-        _states_kernel, programs, plan, 4,
+        _states_kernel, programs, plan,
         x, y, final if initial is None else initial, before, final, log_gamma,
         *x.stride()[:3], *y.stride()[:3], heads, time, chunks,
         X_DIM=rows, Y_DIM=columns, BLOCK_X=block_x, BLOCK_Y=block_y,
@@ -106,7 +108,7 @@ def scores(x: Tensor, y: Tensor, log_gamma: Tensor, plan: Plan) -> Tensor:
     chunks = triton.cdiv(time, plan.chunk)
     out = x.new_empty(batch * heads, chunks, plan.chunk, plan.chunk, dtype=plan.operand)
     _launch(
-        _scores_kernel, batch * heads * chunks, plan, plan.warps,
+        _scores_kernel, batch * heads * chunks, plan,
         x, y, out, log_gamma,
         *x.stride()[:3], *y.stride()[:3], heads, time, chunks,
         DIM=dim, INNER=_block(dim, plan.inner),
@@ -142,9 +144,9 @@ def mix(
     """
     batch, heads, time, inner = x.shape
     columns, chunks = y.shape[-1], before.shape[1]
-    block = _block(columns, plan.tile)
+    block = _block(columns, plan.columns)
     _launch(
-        _mix_kernel, batch * heads * chunks * triton.cdiv(columns, block), plan, plan.warps,
+        _mix_kernel, batch * heads * chunks * triton.cdiv(columns, block), plan,
         x, before, weights, y, out, log_gamma,
         *x.stride()[:3], *before.stride()[2:], *weights.stride()[2:],
         *y.stride()[:3], *out.stride()[:3], heads, time, chunks,
@@ -159,14 +161,14 @@ def _block(dim: int, largest: int) -> int:
     return max(16, min(largest, 1 << (dim - 1).bit_length()))
 
 
-def _launch(kernel: Any, programs: int, plan: Plan, warps: int, *args: Any, **sizes: Any) -> None:
+def _launch(kernel: Any, programs: int, plan: Plan, *args: Any, **sizes: Any) -> None:
     """Run a kernel on the device of its first tensor; nothing where there is nothing to do."""
     if programs == 0:
         return
     with torch.cuda.device_of(args[0]):
         kernel[(programs,)](
             *args, **sizes, CHUNK=plan.chunk, PRODUCT=plan.product, PRECISION=plan.precision,
-            num_warps=warps, num_stages=plan.stages,
+            num_warps=plan.warps, num_stages=plan.stages,
         )  # fmt: skip
 
 

@@ -199,18 +199,23 @@ def _plan(dtype: torch.dtype, device: torch.device) -> Plan:
 
     from models.kernels.chunk import Plan
 
-    stages = 2
-    if device.type == "cuda":
-        gpu: Any = torch.cuda.get_device_properties(device)
-        stages = 3 if gpu.shared_memory_per_block_optin >= 160 * 1024 else 2
+    chunk = chunk_size(dtype)
     if dtype == torch.bfloat16:
         product = tl.float32 if _interpreted() else tl.bfloat16
-        return Plan(chunk_size(dtype), dtype, product, "ieee", 128, 64, warps=8, stages=stages)
+        if _has_large_blocks(device):
+            return Plan(chunk, dtype, product, "ieee", 128, 128, inner=64, warps=8, stages=3)
+        return Plan(chunk, dtype, product, "ieee", 64, 128, inner=64, warps=8, stages=2)
     tf32 = dtype == torch.float16 or torch.backends.cuda.matmul.fp32_precision == "tf32"
     precision = "tf32" if tf32 else "ieee"
-    return Plan(
-        chunk_size(dtype), torch.float32, tl.float32, precision, 64, 32, warps=4, stages=stages
-    )
+    return Plan(chunk, torch.float32, tl.float32, precision, 64, 64, inner=32, warps=4, stages=3)
+
+
+def _has_large_blocks(device: torch.device) -> bool:
+    """Whether a program may take 192 KiB of shared memory, as on an H100; a GPU has 96 at least."""
+    if device.type != "cuda":
+        return True
+    gpu: Any = torch.cuda.get_device_properties(device)
+    return bool(gpu.shared_memory_per_block_optin >= 192 * 1024)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -23,9 +23,6 @@ from triton.runtime.driver import driver
 
 from models.kernels import chunk, chunk_op
 
-STAGES = 3
-"""As on a GPU with an H100's shared memory."""
-
 
 class AbsentGPU:
     """As much of Triton's driver as compiling takes."""
@@ -40,13 +37,11 @@ class AbsentGPU:
         return 0
 
 
-def compile_only(
-    kernel: Any, programs: int, plan: chunk.Plan, warps: int, *args: Any, **sizes: Any
-) -> None:
+def compile_only(kernel: Any, programs: int, plan: chunk.Plan, *args: Any, **sizes: Any) -> None:
     """Stands in for the launch: compiles, and prints what the kernel takes."""
     compiled = kernel.warmup(
         *args, **sizes, CHUNK=plan.chunk, PRODUCT=plan.product, PRECISION=plan.precision,
-        num_warps=warps, num_stages=STAGES, grid=(programs,),
+        num_warps=plan.warps, num_stages=plan.stages, grid=(programs,),
     )  # fmt: skip
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
