@@ -14,7 +14,7 @@ and with G the gradient of the state after the chunk, which runs backwards like 
 
 So :func:`states` runs either recurrence, :func:`scores` makes A and dA, and :func:`mix` all four
 sums. A is written to memory, not made anew inside :func:`mix`: its programs each hold a tile of
-the d_v columns and would all repeat it, and it is a sixth of what the states are (d_k 256, d_v
+the d_v columns and would all repeat it, and it is an eighth of what the states are (d_k 256, d_v
 512, chunks of 128).
 
 Tensors are (batch, heads, time, dim) with any strides but a last one of 1. Of the decays only the

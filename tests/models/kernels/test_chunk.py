@@ -102,6 +102,13 @@ def test_any_head_dimension_agrees_with_the_definition(
     assert_agrees(inputs(70, dtype, device, heads=1, d_k=d_k, d_v=d_v))
 
 
+def test_the_tiles_of_a_smaller_gpu_agree_with_the_definition(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunk_op, "_has_large_blocks", lambda device: False)
+    assert_agrees(inputs(130, torch.bfloat16, device, heads=1, d_k=128, d_v=256))
+
+
 @pytest.mark.parametrize("log_gamma", [0.0, -1e-12, -3e-8, -1e-3, -5.0])
 def test_any_decay_agrees_with_the_definition(device: torch.device, log_gamma: float) -> None:
     leaves = inputs(150, torch.float32, device)
