@@ -110,13 +110,14 @@ class RetNetConfig(ModelConfig):
         return parts
 
     def variants(self) -> dict[str, dict[str, Any]]:
-        """The quadratic parallel form, and other chunk sizes."""
-        sizes = {f"chunk-{size}": {"form": "chunkwise", "chunk_size": size} for size in CHUNK_SIZES}
-        return {"parallel": self.reference()} | sizes
+        """The quadratic parallel form, and PyTorch's chunkwise one at several chunk sizes."""
+        torch = {"form": "chunkwise", "implementation": "torch"}
+        sizes = {f"chunk-{size}": torch | {"chunk_size": size} for size in CHUNK_SIZES}
+        return {"parallel": self.reference(), "torch": torch} | sizes
 
     def reference(self) -> dict[str, Any]:
         """Retention as one masked product (eq. 5)."""
-        return {"form": "parallel"}
+        return {"form": "parallel", "implementation": "torch"}
 
     def mixer_flops(self, tokens: int, *, context: int = 0) -> int:
         """The form of a whole sequence, recurrent for one token; independent of the context."""

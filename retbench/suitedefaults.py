@@ -114,7 +114,7 @@ SUITE_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
         "batch_context": 2048,
         "modes": ("eager", "compile"),
         "activations": ("kept", "recomputed"),
-        "variants": ("math", "parallel", "chunk-64", "chunk-256"),
+        "variants": ("math", "parallel", "torch", "chunk-64", "chunk-256"),
         "timeout_s": 900.0,
     },
 }
