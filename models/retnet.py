@@ -111,9 +111,9 @@ class RetNetConfig(ModelConfig):
 
     def variants(self) -> dict[str, dict[str, Any]]:
         """The quadratic parallel form, and PyTorch's chunkwise one at several chunk sizes."""
-        torch = {"form": "chunkwise", "implementation": "torch"}
-        sizes = {f"chunk-{size}": torch | {"chunk_size": size} for size in CHUNK_SIZES}
-        return {"parallel": self.reference(), "torch": torch} | sizes
+        plain = {"form": "chunkwise", "implementation": "torch"}
+        sizes = {f"chunk-{size}": plain | {"chunk_size": size} for size in CHUNK_SIZES}
+        return {"parallel": self.reference(), "torch": plain} | sizes
 
     def reference(self) -> dict[str, Any]:
         """Retention as one masked product (eq. 5)."""
