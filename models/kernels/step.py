@@ -1,0 +1,162 @@
+"""RetNet's decode step in two Triton kernels: all of a layer's mixer between its two products.
+
+Regime: one new token a sequence, bound by memory. In a layer the state, ``heads x d_k x d_v``
+float32 numbers a sequence, is read once and written once, as it must be; beside it the kernels move
+``(2 d_k + 3 d_v)`` numbers a head of the model's dtype and ``2 d_v`` of float32, 0.4% of the state's
+bytes at d_k 256. At ``1.3b`` and batch 1 that is 8.4 MB a layer, 2.5 us at an H100's 3.35 TB/s,
+beside 100 MB of the layer's weights in bfloat16.
+
+Launches a layer: 2, beside the matrix products. The norm needs a whole head's output, the first
+kernel's programs hold some columns of it each; so the norm and the gate are a second kernel.
+
+Each launch depends on shapes alone and nothing waits for the device, so a step can be captured in a
+CUDA graph. Formulas: RetNet, arXiv 2307.08621, eqs. 6, 8 and 9.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from models.kernels.rotary import load_rotated
+
+MAX_D_K, MAX_D_V = 256, 512
+ENOUGH_PROGRAMS = 256
+"""From so many programs on, a state's columns are cut no finer: about two a multiprocessor."""
+
+
+@triton.jit
+def _recur(
+    projected, cos, sin, gamma, state, mixed,
+    HEADS: tl.constexpr, D_K: tl.constexpr, D_V: tl.constexpr, WIDTH: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    """S = gamma S + k^T v and q S, for some columns of one head of one sequence.
+
+    A column of the state is changed by no other, so a program keeps its columns in registers
+    between reading and writing them, (BLOCK_K, BLOCK_V) float32.
+    """
+    BLOCKS: tl.constexpr = (D_V + BLOCK_V - 1) // BLOCK_V
+    program = tl.program_id(0)
+    matrix = (program // BLOCKS).to(tl.int64)
+    head = matrix % HEADS
+    row = tl.arange(0, BLOCK_K)
+    column = program % BLOCKS * BLOCK_V + tl.arange(0, BLOCK_V)
+    inside = (row < D_K)[:, None] & (column < D_V)[None, :]
+
+    tile = state + matrix * (D_K * D_V) + row[:, None] * D_V + column[None, :]
+    s = tl.load(tile, mask=inside, other=0.0)
+    token = projected + matrix // HEADS * WIDTH
+    q = load_rotated(token + head * D_K, row, row < D_K, cos, sin, D_K)
+    k = load_rotated(token + (HEADS + head) * D_K, row, row < D_K, cos + D_K, sin + D_K, D_K)
+    v = tl.load(token + 2 * HEADS * D_K + head * D_V + column, mask=column < D_V, other=0.0)
+
+    s = s * tl.load(gamma + head) + k[:, None] * v.to(tl.float32)[None, :]
+    tl.store(tile, s, mask=inside)
+    tl.store(mixed + matrix * D_V + column, tl.sum(q[:, None] * s, axis=0), mask=column < D_V)
+
+
+@triton.jit
+def _finish(
+    mixed, projected, scale, out, eps,
+    HEADS: tl.constexpr, D_K: tl.constexpr, D_V: tl.constexpr, WIDTH: tl.constexpr,
+    SCALED: tl.constexpr, GATED: tl.constexpr, BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    """Norm or scale, swish gate and cast of one head of one sequence, all of it in float32."""
+    matrix = tl.program_id(0).to(tl.int64)
+    head = matrix % HEADS
+    column = tl.arange(0, BLOCK_V)
+    inside = column < D_V
+    x = tl.load(mixed + matrix * D_V + column, mask=inside, other=0.0)
+    if SCALED:
+        x *= tl.load(scale + head)
+    else:
+        x *= tl.rsqrt(tl.sum(x * x, axis=0) / D_V + eps)
+    if GATED:
+        values = 2 * HEADS * D_K + HEADS * D_V
+        gates = projected + matrix // HEADS * WIDTH + values + head * D_V
+        gate = tl.load(gates + column, mask=inside, other=0.0).to(tl.float32)
+        x *= gate * tl.sigmoid(gate)
+    tl.store(out + matrix * D_V + column, x, mask=inside)
+
+
+@torch.library.custom_op("retbench::retention_step", mutates_args=("state",))
+def retention_step(
+    projected: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    gamma: Tensor,
+    scale: Tensor | None,
+    state: Tensor,
+    eps: float,
+) -> Tensor:
+    """One token's retention from the fused projection to the output projection's input.
+
+    The rotation, :func:`models.retention.retention_step`, the norm per head and the swish gate, in
+    float32 throughout: only the result is rounded. A custom op without a derivative: calling it
+    with gradients enabled is allowed, going backward through it is torch's RuntimeError.
+
+    Args:
+        projected: (batch, width), contiguous: queries and keys (heads x d_k each), values and,
+            where there is a gate, its input (heads x d_v each); float32, bfloat16 or float16.
+        cos: two rows of d_k float32, contiguous: of the queries, and of the keys with their scale.
+        sin: likewise, see :class:`models.layers.Rotary`.
+        gamma: the heads' decays, ``heads`` float32.
+        scale: what the heads' outputs are multiplied by, ``heads`` float32; None for an RMSNorm.
+        state: (batch, heads, d_k, d_v) float32, contiguous, d_k even; updated in place.
+        eps: of the norm.
+
+    Returns:
+        (batch, heads d_v), of the type of ``projected``.
+
+    Raises:
+        ValueError: for a type or a head dimension that the kernels do not take.
+    """
+    batch, heads, d_k, d_v = state.shape
+    if state.dtype != torch.float32 or projected.dtype == torch.float64:
+        raise ValueError(f"the step's kernel keeps a float32 state, not {state.dtype}")
+    if d_k % 2 or d_k > MAX_D_K or d_v > MAX_D_V:
+        raise ValueError(
+            f"the step's kernel takes an even d_k up to {MAX_D_K} and d_v up to {MAX_D_V},"
+            f" not {d_k} and {d_v}"
+        )
+    mixed = torch.empty(batch, heads, d_v, dtype=torch.float32, device=state.device)
+    out = projected.new_empty(batch, heads * d_v)
+    columns = _columns(batch * heads, d_v)
+    sizes = {"HEADS": heads, "D_K": d_k, "D_V": d_v, "WIDTH": projected.shape[1]}
+    _recur[(batch * heads * triton.cdiv(d_v, columns),)](
+        projected, cos, sin, gamma, state, mixed,
+        BLOCK_K=triton.next_power_of_2(d_k), BLOCK_V=columns, num_warps=4, **sizes,
+    )  # fmt: skip
+    _finish[(batch * heads,)](
+        mixed, projected, scale, out, eps,
+        SCALED=scale is not None, GATED=projected.shape[1] > 2 * heads * d_k + heads * d_v,
+        BLOCK_V=triton.next_power_of_2(d_v), num_warps=4, **sizes,
+    )  # fmt: skip
+    return out
+
+
+@retention_step.register_fake
+def _(
+    projected: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    gamma: Tensor,
+    scale: Tensor | None,
+    state: Tensor,
+    eps: float,
+) -> Tensor:
+    return projected.new_empty(projected.shape[0], state.shape[1] * state.shape[3])
+
+
+def _columns(matrices: int, d_v: int) -> int:
+    """Columns of the state that one program holds: 32, or down to 8 while programs are few.
+
+    Eight float32 are a memory sector, below which a row's end would be read twice.
+    """
+    columns = 32
+    while columns > 8 and matrices * triton.cdiv(d_v, columns) < ENOUGH_PROGRAMS:
+        columns //= 2
+    return columns

@@ -1,0 +1,180 @@
+"""RetNet's decode kernels against the step in plain torch, in float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.kernels.step import retention_step
+from models.layers import rms_norm, rotate
+from models.retention import retention_step as reference_step
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+EPS = 1e-6
+
+
+@dataclass
+class Case:
+    """Random inputs of one layer, in float64."""
+
+    batch: int
+    heads: int
+    d_k: int
+    d_v: int
+    gated: bool = True
+    scaled: bool = False
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        generator = torch.Generator().manual_seed(self.d_k + self.d_v)
+
+        def random(*shape: int) -> Tensor:
+            x = torch.randn(*shape, generator=generator, dtype=torch.float64)
+            return x.to(self.device)
+
+        angles = random(self.d_k)
+        sign = torch.ones_like(angles)
+        sign[: self.d_k // 2] = -1
+        scales = torch.tensor([1.0, self.d_k**-0.5], device=self.device)[:, None, None, None]
+        self.cos, self.sin = angles.cos() * scales, angles.sin() * sign * scales
+        self.gamma = 1 - random(self.heads).sigmoid()[:, None, None] / 4
+        self.scale = random(self.heads).exp()[:, None, None] if self.scaled else None
+        self.state = random(self.batch, self.heads, self.d_k, self.d_v)
+        self.random = random
+
+    def token(self) -> Tensor:
+        """The fused projection of a new token."""
+        per_head = 2 * self.d_k + (2 if self.gated else 1) * self.d_v
+        return self.random(self.batch, self.heads * per_head)
+
+    def expected(self, projected: Tensor, state: Tensor) -> Tensor:
+        """The same in plain torch; updates the state."""
+        batch, heads, wide = self.batch, self.heads, self.heads * self.d_v
+        q, k, v, *gate = projected.split_with_sizes(
+            [heads * self.d_k] * 2 + [wide] * (2 if self.gated else 1), -1
+        )
+        qk = torch.stack((q, k)).view(2, batch, heads, self.d_k).transpose(1, 2)[..., None, :]
+        cos, sin = (x.view(2, 1, 1, 1, self.d_k) for x in (self.cos, self.sin))
+        q, k = rotate(qk, cos, sin).transpose(1, 2)
+        v = v.view(batch, heads, 1, self.d_v)
+        mixed = reference_step(q, k, v, self.gamma, state)
+        normed = rms_norm(mixed, EPS) if self.scale is None else mixed * self.scale
+        joined = normed.reshape(batch, wide)
+        return F.silu(gate[0]) * joined if self.gated else joined
+
+    def found(self, projected: Tensor, state: Tensor) -> Tensor:
+        """The kernels' answer; updates the state."""
+        cos, sin, gamma = self.cos.float(), self.sin.float(), self.gamma.float()
+        scale = None if self.scale is None else self.scale.float()
+        return retention_step(projected, cos, sin, gamma, scale, state, EPS)
+
+
+def distance(found: Tensor, expected: Tensor) -> float:
+    return float((found.double() - expected).abs().max() / expected.abs().max())
+
+
+# The result is rounded once, to 8 or 11 bits; float32 sums of up to 256 products lose some 4 bits.
+TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("heads", "d_k", "d_v"), [(2, 16, 32), (3, 10, 20), (1, 96, 192)])
+def test_a_step_is_the_torch_step(
+    device: str, dtype: torch.dtype, batch: int, heads: int, d_k: int, d_v: int
+) -> None:
+    case = Case(batch, heads, d_k, d_v, device=device)
+    projected = case.token().to(dtype)
+    state = case.state.float()
+    expected = case.expected(projected.double(), case.state)
+    found = case.found(projected, state)
+    assert found.dtype == dtype and found.shape == (batch, heads * d_v)
+    assert distance(found, expected) < TOLERANCES[dtype]
+    # The state is not rounded to the model's type.
+    assert distance(state, case.state) < 1e-6
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_papers_head_dimensions(device: str) -> None:
+    case = Case(1, 2, 256, 512, device=device)
+    projected, state = case.token().float(), case.state.float()
+    expected = case.expected(projected.double(), case.state)
+    assert distance(case.found(projected, state), expected) < 4e-6
+    assert distance(state, case.state) < 1e-6
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("scaled", [True, False])
+def test_gate_and_norm_can_be_left_out(device: str, gated: bool, scaled: bool) -> None:
+    case = Case(2, 3, 8, 16, gated, scaled, device)
+    projected, state = case.token().float(), case.state.float()
+    expected = case.expected(projected.double(), case.state)
+    assert distance(case.found(projected, state), expected) < 2e-6
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_many_steps_stay_together(device: str) -> None:
+    case = Case(1, 2, 16, 32, device=device)
+    state = case.state.float()
+    for _ in range(50):
+        projected = case.token().float()
+        expected = case.expected(projected.double(), case.state)
+        assert distance(case.found(projected, state), expected) < 4e-6
+    assert distance(state, case.state) < 1e-6
+
+
+@pytest.mark.parametrize(("matrices", "columns"), [(1, 8), (8, 16), (16, 32), (1000, 32)])
+def test_few_heads_are_cut_finer(matrices: int, columns: int) -> None:
+    from models.kernels.step import _columns
+
+    assert _columns(matrices, 512) == columns
+
+
+@pytest.mark.parametrize("columns", [8, 16, 32])
+def test_the_cut_changes_no_result(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(1, 2, 16, 40)
+    projected, state = case.token().float(), case.state.float()
+    expected = case.expected(projected.double(), case.state)
+    monkeypatch.setattr("models.kernels.step._columns", lambda *_: columns)
+    assert distance(case.found(projected, state), expected) < 2e-6
+    assert distance(state, case.state) < 1e-6
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_op_keeps_torchs_rules(device: str) -> None:
+    case = Case(2, 2, 8, 16, device=device)
+    arguments: tuple[Any, ...] = (
+        case.token().float(), case.cos.float(), case.sin.float(), case.gamma.float(), None,
+        case.state.float(), EPS,
+    )  # fmt: skip
+    torch.library.opcheck(retention_step, arguments)
+
+
+def test_going_backward_is_an_error() -> None:
+    case = Case(1, 1, 8, 16)
+    projected = case.token().float().requires_grad_()
+    with torch.enable_grad():
+        out = case.found(projected, case.state.float())
+        with pytest.raises(RuntimeError, match="retention_step"):
+            out.sum().backward()
+
+
+@pytest.mark.parametrize(("d_k", "d_v"), [(7, 14), (258, 512), (256, 514)])
+def test_a_head_dimension_beyond_the_kernel_is_refused(d_k: int, d_v: int) -> None:
+    state = torch.zeros(1, 1, d_k, d_v)
+    projected, angles, one = torch.zeros(1, 2 * d_k + 2 * d_v), torch.zeros(2, d_k), torch.ones(1)
+    with pytest.raises(ValueError, match=f"not {d_k} and {d_v}"):
+        retention_step(projected, angles, angles, one, None, state, EPS)
+
+
+def test_a_float64_state_is_refused() -> None:
+    case = Case(1, 1, 8, 16)
+    with pytest.raises(ValueError, match=r"not torch\.float64"):
+        case.found(case.token(), case.state)
