@@ -1,10 +1,10 @@
 """RetNet's decode step in two Triton kernels: all of a layer's mixer between its two products.
 
 Regime: one new token a sequence, bound by memory. In a layer the state, ``heads x d_k x d_v``
-float32 numbers a sequence, is read once and written once, as it must be; beside it the kernels move
-``(2 d_k + 3 d_v)`` numbers a head of the model's dtype and ``2 d_v`` of float32, 0.4% of the state's
-bytes at d_k 256. At ``1.3b`` and batch 1 that is 8.4 MB a layer, 2.5 us at an H100's 3.35 TB/s,
-beside 100 MB of the layer's weights in bfloat16.
+float32 numbers a sequence, is read once and written once, as it must be; beside it the kernels
+move ``2 d_k + 3 d_v`` numbers a head of the model's dtype and ``2 d_v`` of float32, 0.8% of the
+state's bytes at d_k 256. At ``1.3b`` and batch 1 that is 8.5 MB a layer, 2.5 us at an H100's
+3.35 TB/s, beside 100 MB of the layer's weights in bfloat16.
 
 Launches a layer: 2, beside the matrix products. The norm needs a whole head's output, the first
 kernel's programs hold some columns of it each; so the norm and the gate are a second kernel.
@@ -22,7 +22,6 @@ from torch import Tensor
 
 from models.kernels.rotary import load_rotated
 
-MAX_D_K, MAX_D_V = 256, 512
 ENOUGH_PROGRAMS = 256
 """From so many programs on, a state's columns are cut no finer: about two a multiprocessor."""
 
@@ -82,8 +81,7 @@ def _finish(
     tl.store(out + matrix * D_V + column, x, mask=inside)
 
 
-@torch.library.custom_op("retbench::retention_step", mutates_args=("state",))
-def retention_step(
+def launch(
     projected: Tensor,
     cos: Tensor,
     sin: Tensor,
@@ -91,40 +89,12 @@ def retention_step(
     scale: Tensor | None,
     state: Tensor,
     eps: float,
-) -> Tensor:
-    """One token's retention from the fused projection to the output projection's input.
-
-    The rotation, :func:`models.retention.retention_step`, the norm per head and the swish gate, in
-    float32 throughout: only the result is rounded. A custom op without a derivative: calling it
-    with gradients enabled is allowed, going backward through it is torch's RuntimeError.
-
-    Args:
-        projected: (batch, width), contiguous: queries and keys (heads x d_k each), values and,
-            where there is a gate, its input (heads x d_v each); float32, bfloat16 or float16.
-        cos: two rows of d_k float32, contiguous: of the queries, and of the keys with their scale.
-        sin: likewise, see :class:`models.layers.Rotary`.
-        gamma: the heads' decays, ``heads`` float32.
-        scale: what the heads' outputs are multiplied by, ``heads`` float32; None for an RMSNorm.
-        state: (batch, heads, d_k, d_v) float32, contiguous, d_k even; updated in place.
-        eps: of the norm.
-
-    Returns:
-        (batch, heads d_v), of the type of ``projected``.
-
-    Raises:
-        ValueError: for a type or a head dimension that the kernels do not take.
-    """
+    out: Tensor,
+) -> None:
+    """Run both kernels on what :func:`models.kernels.step_op.retention_step` was given."""
     batch, heads, d_k, d_v = state.shape
-    if state.dtype != torch.float32 or projected.dtype == torch.float64:
-        raise ValueError(f"the step's kernel keeps a float32 state, not {state.dtype}")
-    if d_k % 2 or d_k > MAX_D_K or d_v > MAX_D_V:
-        raise ValueError(
-            f"the step's kernel takes an even d_k up to {MAX_D_K} and d_v up to {MAX_D_V},"
-            f" not {d_k} and {d_v}"
-        )
     mixed = torch.empty(batch, heads, d_v, dtype=torch.float32, device=state.device)
-    out = projected.new_empty(batch, heads * d_v)
-    columns = _columns(batch * heads, d_v)
+    columns = column_count(batch * heads, d_v)
     sizes = {"HEADS": heads, "D_K": d_k, "D_V": d_v, "WIDTH": projected.shape[1]}
     _recur[(batch * heads * triton.cdiv(d_v, columns),)](
         projected, cos, sin, gamma, state, mixed,
@@ -135,23 +105,9 @@ def retention_step(
         SCALED=scale is not None, GATED=projected.shape[1] > 2 * heads * d_k + heads * d_v,
         BLOCK_V=triton.next_power_of_2(d_v), num_warps=4, **sizes,
     )  # fmt: skip
-    return out
 
 
-@retention_step.register_fake
-def _(
-    projected: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    gamma: Tensor,
-    scale: Tensor | None,
-    state: Tensor,
-    eps: float,
-) -> Tensor:
-    return projected.new_empty(projected.shape[0], state.shape[1] * state.shape[3])
-
-
-def _columns(matrices: int, d_v: int) -> int:
+def column_count(matrices: int, d_v: int) -> int:
     """Columns of the state that one program holds: 32, or down to 8 while programs are few.
 
     Eight float32 are a memory sector, below which a row's end would be read twice.

@@ -1,0 +1,81 @@
+"""One token's attention by Triton kernels, as a custom op with a fake.
+
+The op stands between the two matrix products of a layer's mixer in a decode step::
+
+    out = attention_step(qkv(x), cos, sin, position, keys, values)   # writes the cache in place
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from models.kernels.chunk_op import unavailable
+
+MAX_HEAD_DIM = 256
+MAX_GROUP = 16
+"""Query heads of one KV head: the rows of a tensor core's operand."""
+
+
+@torch.library.custom_op("attention::step", mutates_args=("keys", "values"))
+def attention_step(
+    qkv: Tensor, cos: Tensor, sin: Tensor, position: Tensor, keys: Tensor, values: Tensor
+) -> Tensor:
+    """One token's attention from the fused projection to the output projection's input.
+
+    Rotates queries and key, puts key and value into the cache, and attends to all up to them. A
+    custom op without a derivative: calling it with gradients enabled is allowed, going backward
+    through it is torch's RuntimeError.
+
+    Args:
+        qkv: (batch, (heads + 2 kv_heads) head_dim), contiguous: queries, keys, values; float32,
+            bfloat16 or float16.
+        cos: (1, head_dim) float32, contiguous, see :class:`models.layers.Rotary`.
+        sin: likewise.
+        position: int64 of shape (1,), on the device: how many tokens the cache holds. At a
+            position beyond the cache nothing is written.
+        keys: (batch, kv_heads, max_len, head_dim) of any of these types, contiguous, head_dim
+            even; written at ``position``.
+        values: likewise.
+
+    Returns:
+        (batch, heads head_dim), of the type of ``qkv``.
+
+    Raises:
+        ValueError: if :func:`unsupported` says why these inputs cannot be run.
+    """
+    batch, kv_heads, _, dim = keys.shape
+    heads = qkv.shape[1] // dim - 2 * kv_heads
+    group = heads // kv_heads
+    if reason := unsupported(dim, group, qkv.dtype, qkv.device):
+        raise ValueError(f"attention's step in Triton: {reason}")
+    from models.kernels.attend import launch
+
+    out = qkv.new_empty(batch, heads * dim)
+    launch(qkv, cos, sin, position, keys, values, out)
+    return out
+
+
+@attention_step.register_fake
+def _(
+    qkv: Tensor, cos: Tensor, sin: Tensor, position: Tensor, keys: Tensor, values: Tensor
+) -> Tensor:
+    return qkv.new_empty(qkv.shape[0], qkv.shape[1] - 2 * keys.shape[1] * keys.shape[3])
+
+
+def unsupported(head_dim: int, group: int, dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why the kernels cannot run such heads there; None where they can.
+
+    Args:
+        head_dim: of queries, keys and values; even.
+        group: query heads of one KV head.
+        dtype: of the projection.
+        device: where it lies.
+    """
+    if head_dim > MAX_HEAD_DIM:
+        return f"head_dim = {head_dim} is beyond {MAX_HEAD_DIM}"
+    if group > MAX_GROUP:
+        return f"{group} heads for a KV head are beyond {MAX_GROUP}"
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"{str(dtype).removeprefix('torch.')} is none of bfloat16, float16, float32"
+    return unavailable(device)
