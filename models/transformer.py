@@ -19,6 +19,7 @@ from models.attention import (
 )
 from models.config import ConfigError, ModelConfig, Phase, Preset
 from models.decoder import Mixer, Span
+from models.kernels.attend_op import attention_step, unsupported
 from models.layers import Rotary, rotate
 from models.protocol import LayerState
 from models.registry import register
@@ -29,11 +30,15 @@ from models.registry import register
 class TransformerConfig(ModelConfig):
     """Rotary positions, RMSNorm, multi-head attention, no biases: Llama's architecture.
 
+    Sequences go through PyTorch's attention; ``math`` takes its unfused kernel. A decode step goes
+    through it too with ``torch``, through Triton's kernels with ``triton``, and with ``auto``
+    through these on a GPU that can run them.
+
     Attributes:
         n_kv_heads: heads of keys and values; 0 means as many as query heads.
     """
 
-    implementations: ClassVar[tuple[str, ...]] = ("auto", "math")
+    implementations: ClassVar[tuple[str, ...]] = ("auto", "torch", "triton", "math")
 
     n_kv_heads: int = 0
 
@@ -114,7 +119,10 @@ class GroupedQueryConfig(TransformerConfig):
 
 @dataclass(frozen=True)
 class _Shared:
-    """What all layers need of the positions: rotary angles, the mask, and where to write."""
+    """What all layers need of the positions: rotary angles, the mask, and where to write.
+
+    A decode step without a mask is the kernels', which know from the position what they may see.
+    """
 
     cos: Tensor
     sin: Tensor
@@ -134,14 +142,19 @@ class Attention(Mixer):
         self.out = nn.Linear(config.d_model, config.d_model, bias=False)
 
     def prepare(self, span: Span, state: LayerState | None) -> _Shared:
-        """Rotary angles in float32 or wider, and the mask where a cache is read."""
+        """Rotary angles in float32 or wider, and the mask where a cache is read.
+
+        Raises:
+            ConfigError: for a decode step by Triton where it cannot run.
+        """
         weight = self.out.weight
         wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
         bias = None
         if span.start is None:
-            assert isinstance(state, KVCache)
-            slots = torch.arange(state.keys.shape[2], device=weight.device)
-            bias = step_bias(slots <= span.positions, weight)
+            if not self._steps_in_triton():
+                assert isinstance(state, KVCache)
+                slots = torch.arange(state.keys.shape[2], device=weight.device)
+                bias = step_bias(slots <= span.positions, weight)
         elif span.start > 0:
             bias = offset_bias(span.start, span.positions.shape[0], weight)
         cos, sin = self.rotary(span.positions, wide)
@@ -172,15 +185,22 @@ class Attention(Mixer):
 
     def step(self, x: Tensor, shared: _Shared, state: LayerState) -> Tensor:
         """Mix one token with all in the cache."""
-        assert isinstance(state, KVCache) and shared.bias is not None
+        assert isinstance(state, KVCache)
+        if shared.bias is None:
+            qkv = self.qkv(x).flatten(1)
+            at = shared.span.positions
+            mixed = attention_step(qkv, shared.cos, shared.sin, at, state.keys, state.values)
+            return self.out(mixed[:, None])  # type: ignore[no-any-return]
         q, k, v = self._project(x, shared)
         state.write(shared.span.positions, k, v)
         return self._output(decode_attention(q, state, shared.bias))
 
     def implementation(self, phase: Phase) -> str:
-        """The kernel that PyTorch's attention chooses, or the split reduction on a GPU."""
+        """The kernel that PyTorch's attention chooses, or what a step on a GPU is."""
         weight = self.out.weight
         if phase == "decode":
+            if self._steps_in_triton():
+                return "split-kv-triton"
             return "split-kv" if weight.is_cuda else "sdpa"
         c = self.config
         if c.implementation == "math":
@@ -188,6 +208,21 @@ class Attention(Mixer):
         q = weight.new_empty(1, c.n_heads, 512, c.head_dim)
         k = weight.new_empty(1, c.n_kv_heads, 512, c.head_dim)
         return f"sdpa-{sdpa_backend(q, k, k)}"
+
+    def _steps_in_triton(self) -> bool:
+        """Whether Triton's kernels take a decode step: where asked for, else on a GPU they suit.
+
+        Raises:
+            ConfigError: where they are asked for and cannot run.
+        """
+        c, weight = self.config, self.out.weight
+        if not (c.implementation == "triton" or (weight.is_cuda and c.implementation == "auto")):
+            return False
+        group = c.n_heads // c.n_kv_heads
+        reason = unsupported(c.head_dim, group, weight.dtype, weight.device)
+        if reason and c.implementation == "triton":
+            raise ConfigError(f"implementation triton: {reason}")
+        return reason is None
 
     def _project(self, x: Tensor, shared: _Shared) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries (batch, heads, time, head_dim) and keys, values of the KV heads."""

@@ -28,27 +28,31 @@ def attention_step(
     through it is torch's RuntimeError.
 
     Args:
-        qkv: (batch, (heads + 2 kv_heads) head_dim), contiguous: queries, keys, values; float32,
-            bfloat16 or float16.
-        cos: (1, head_dim) float32, contiguous, see :class:`models.layers.Rotary`.
+        qkv: (batch, (heads + 2 kv_heads) head_dim), queries, keys, values; float32, bfloat16 or
+            float16; contiguous, as all others.
+        cos: (1, head_dim) float32, see :class:`models.layers.Rotary`.
         sin: likewise.
         position: int64 of shape (1,), on the device: how many tokens the cache holds. At a
             position beyond the cache nothing is written.
-        keys: (batch, kv_heads, max_len, head_dim) of any of these types, contiguous, head_dim
-            even; written at ``position``.
+        keys: (batch, kv_heads, max_len, head_dim) of any of these types, head_dim even;
+            written at ``position``.
         values: likewise.
 
     Returns:
         (batch, heads head_dim), of the type of ``qkv``.
 
     Raises:
-        ValueError: if :func:`unsupported` says why these inputs cannot be run.
+        ValueError: if :func:`unsupported` says why these inputs cannot be run, or if they do not
+            fit together or are not contiguous.
     """
     batch, kv_heads, _, dim = keys.shape
     heads = qkv.shape[1] // dim - 2 * kv_heads
     group = heads // kv_heads
     if reason := unsupported(dim, group, qkv.dtype, qkv.device):
         raise ValueError(f"attention's step in Triton: {reason}")
+    fit = qkv.shape == (batch, (group + 2) * kv_heads * dim) and values.shape == keys.shape
+    if not (fit and all(x.is_contiguous() for x in (qkv, cos, sin, keys, values))):
+        raise ValueError("attention's step in Triton: inputs do not fit or are not contiguous")
     from models.kernels.attend import launch
 
     out = qkv.new_empty(batch, heads * dim)

@@ -30,13 +30,14 @@ def retention_step(
     with gradients enabled is allowed, going backward through it is torch's RuntimeError.
 
     Args:
-        projected: (batch, width), contiguous: queries and keys (heads x d_k each), values and,
-            where there is a gate, its input (heads x d_v each); float32, bfloat16 or float16.
-        cos: two rows of d_k float32, contiguous: of the queries, and of the keys with their scale.
+        projected: (batch, width): queries and keys (heads x d_k each), values and, where there
+            is a gate, its input (heads x d_v each); float32, bfloat16 or float16; contiguous, as
+            all others.
+        cos: two rows of d_k float32: of the queries, and of the keys with their scale.
         sin: likewise, see :class:`models.layers.Rotary`.
         gamma: the heads' decays, ``heads`` float32.
         scale: what the heads' outputs are multiplied by, ``heads`` float32; None for an RMSNorm.
-        state: (batch, heads, d_k, d_v) float32, contiguous, d_k even; updated in place.
+        state: (batch, heads, d_k, d_v) float32, d_k even; updated in place.
         eps: of the norm.
 
     Returns:
@@ -44,11 +45,16 @@ def retention_step(
 
     Raises:
         ValueError: if :func:`models.kernels.chunk_op.unsupported` says why these inputs cannot be
-            run; the step takes what the chunkwise kernels take.
+            run (the step takes what the chunkwise kernels take), or if they do not fit together
+            or are not contiguous.
     """
     batch, heads, d_k, d_v = state.shape
     if reason := unsupported(d_k, d_v, projected.dtype, projected.device):
         raise ValueError(f"retention's step in Triton: {reason}")
+    widths = [heads * (2 * d_k + parts * d_v) for parts in (1, 2)]
+    fit = projected.shape[0] == batch and projected.shape[1] in widths
+    if not (fit and all(x.is_contiguous() for x in (projected, cos, sin, state))):
+        raise ValueError("retention's step in Triton: inputs do not fit or are not contiguous")
     from models.kernels.step import launch
 
     out = projected.new_empty(batch, heads * d_v)

@@ -67,7 +67,7 @@ def test_the_parallel_form_counts_its_own_pairs() -> None:
     [
         ("retnet", "form", "recurrent", "chunkwise, parallel"),
         ("retnet", "implementation", "math", "auto, torch, triton"),
-        ("transformer", "implementation", "flash", "auto, math"),
+        ("transformer", "implementation", "flash", "auto, torch, triton, math"),
     ],
 )
 def test_an_unknown_way_is_an_error_that_names_the_known_ones(

@@ -147,8 +147,8 @@ def test_a_cache_of_another_type(device: torch.device, group: int) -> None:
 
 @pytest.mark.parametrize("group", [1, 4])
 def test_many_steps_stay_together(device: torch.device, group: int) -> None:
-    case = Case(1, 1, group, 16, 80, device=device)
-    exact = Case(1, 1, group, 16, 80, torch.float64, device)
+    case = Case(1, 1, group, 16, 60, device=device)
+    exact = Case(1, 1, group, 16, 60, torch.float64, device)
     for position in range(50):
         qkv = case.token()
         expected, exact.keys[:, :, position], exact.values[:, :, position] = exact.expected(
@@ -188,7 +188,7 @@ def test_going_backward_is_an_error() -> None:
     qkv = case.token().requires_grad_()
     with torch.enable_grad():
         out = case.found(qkv, 3)
-        with pytest.raises(RuntimeError, match="attention.step.default"):
+        with pytest.raises(RuntimeError, match=r"attention\.step"):
             out.sum().backward()
 
 
@@ -206,3 +206,11 @@ def test_what_the_kernels_cannot_run_is_refused(
     case = Case(1, 1, group, dim, 4, dtype)
     with pytest.raises(ValueError, match=f"attention's step in Triton: {reason}"):
         case.found(case.token(), 3)
+
+
+def test_inputs_that_do_not_fit_are_refused() -> None:
+    case = Case(1, 2, 1, 8, 16)
+    whole = case.keys
+    for case.keys in (whole[:, :1], whole[..., ::2], whole.mT.contiguous().mT):
+        with pytest.raises(ValueError, match="do not fit or are not contiguous"):
+            case.found(case.token(), 3)

@@ -1,0 +1,97 @@
+"""A whole model's decode step by Triton's kernels beside the one in plain torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from models import build
+from models.config import ConfigError
+from models.decoder import Decoder
+
+FAMILIES = ("transformer", "transformer-gqa")
+BY_KERNELS = {"transformer": "split-kv-triton", "transformer-gqa": "split-kv-triton"}
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients_by_default() -> Iterator[None]:
+    """As the models' fixture, which the kernels' overrides."""
+    with torch.no_grad():
+        yield
+
+
+def pair(small: Any, family: str, device: torch.device, dtype: torch.dtype) -> list[Decoder]:
+    """The same model by Triton and by torch."""
+    return [
+        small.model(family, dtype, implementation=name).to(device) for name in ("triton", "torch")
+    ]
+
+
+# Roundings of 24, 8 and 11 bits through two layers; the interpreter cuts bfloat16 off.
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 6e-2, torch.float16: 6e-3}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_a_models_steps_are_those_in_torch(
+    small: Any, family: str, dtype: torch.dtype, device: torch.device
+) -> None:
+    models = pair(small, family, device, dtype)
+    tokens = small.tokens(2, 10).to(device)
+    states = [model.init_state(2, 70) for model in models]
+    for model, state in zip(models, states, strict=True):
+        model.prefill(tokens[:, :7], state)
+    for token in tokens.T[7:]:
+        found, expected = (m.step(token, s) for m, s in zip(models, states, strict=True))
+        assert small.distance(found, expected) < TOLERANCES[dtype]
+    assert [int(state.position) for state in states] == [10, 10]
+    for layers in zip(*(state.layers for state in states), strict=True):
+        for found, expected in zip(*(layer.tensors() for layer in layers), strict=True):
+            assert small.distance(found, expected) < TOLERANCES[dtype]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_compiles_into_one_graph(small: Any, family: str, device: torch.device) -> None:
+    model, plain = pair(small, family, device, torch.float32)
+    tokens = small.tokens(1, 2).to(device)
+    states = [m.init_state(1, 16) for m in (model, plain)]
+    step = torch.compile(model.step, backend="aot_eager", fullgraph=True, dynamic=False)
+    for token in tokens.T:
+        found, expected = step(token, states[0]), plain.step(token, states[1])
+        assert small.distance(found, expected) < TOLERANCES[torch.float32]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_record_names_the_kernels(family: str, device: torch.device) -> None:
+    def named(implementation: str) -> str:
+        sizes: dict[str, Any] = {"vocab_size": 61, "implementation": implementation}
+        return build(family, preset="tiny", device=device, **sizes).implementation("decode")
+
+    assert named("triton") == BY_KERNELS[family]
+    assert "triton" not in named("torch")
+    # Where nobody asks for them, they run on a GPU alone.
+    assert named("auto") == named("triton" if device.type == "cuda" else "torch")
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes", "dtype", "reason"),
+    [
+        ("transformer", {}, torch.float64, "float64 is none of"),
+        ("transformer", {"d_model": 516, "n_heads": 2}, None, "head_dim = 258 is beyond 256"),
+        ("transformer", {"d_model": 34, "n_heads": 17, "n_kv_heads": 1}, None, "17 heads for a KV"),
+    ],
+)
+def test_a_step_the_kernels_cannot_run_is_an_error_only_where_they_were_asked_for(
+    family: str, sizes: dict[str, Any], dtype: torch.dtype, reason: str, device: torch.device
+) -> None:
+    def stepped(implementation: str) -> None:
+        sizes.update(vocab_size=61, n_layers=1, implementation=implementation)
+        model = build(family, preset="tiny", device=device, dtype=dtype, **sizes)
+        model.step(torch.zeros(1, dtype=torch.int64, device=device), model.init_state(1, 8))
+
+    stepped("auto")
+    with pytest.raises(ConfigError, match=f"implementation triton: {reason}"):
+        stepped("triton")
