@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from models.config import ConfigError, ModelConfig, Phase, Preset
 from models.decoder import Mixer, Span
 from models.kernels.chunk_op import chunk_size, retention_chunk, too_wide, unsupported
+from models.kernels.step_op import fused_retention
 from models.layers import Rotary, rms_norm, rotate
 from models.protocol import LayerState
 from models.registry import register
@@ -36,8 +37,8 @@ CHUNK_SIZES = (32, 64, 128, 256, 512)
 class RetNetConfig(ModelConfig):
     """The paper's RetNet: d_k = d_model / heads, d_v = 2 d_k, so a mixer holds 8 d_model^2.
 
-    The chunkwise form is computed by PyTorch with implementation ``torch``, by Triton kernels with
-    ``triton``, and with ``auto`` by these on a GPU where they can run.
+    The chunkwise form and the decode step are computed by PyTorch with implementation ``torch``,
+    by Triton kernels with ``triton``, and with ``auto`` by these on a GPU where they can run.
 
     Attributes:
         decay: which decays the heads have, see :func:`models.retention.log_decays`.
@@ -156,7 +157,7 @@ class _Shared:
     """What all layers need of the positions: rotary angles (2, 1, time, d_k), decays, the form.
 
     ``scale``, (heads, time, 1), multiplies the output where no norm does. ``in_triton`` says
-    whether Triton's kernels compute the chunkwise form.
+    whether Triton's kernels compute the chunkwise form and the decode step.
     """
 
     cos: Tensor
@@ -233,6 +234,12 @@ class MultiScaleRetention(Mixer):
     def step(self, x: Tensor, shared: _Shared, state: LayerState) -> Tensor:
         """Mix one token by the recurrence."""
         assert isinstance(state, RetentionState)
+        if shared.in_triton:
+            mixed = fused_retention(
+                self.qkvg(x).flatten(1), shared.cos, shared.sin, shared.gamma, shared.scale,
+                state.matrices, self.config.norm_eps,
+            )  # fmt: skip
+            return self.out(mixed[:, None])  # type: ignore[no-any-return]
         q, k, v, gate = self._project(x, shared)
         mixed = retention_step(q, k, v, shared.gamma, state.matrices)
         return self._output(mixed, gate, shared.scale)
@@ -241,7 +248,7 @@ class MultiScaleRetention(Mixer):
         """The recurrence for decoding, else the form, with its chunk size."""
         in_triton = self._in_triton()
         if phase == "decode":
-            return "recurrent"
+            return "recurrent-triton" if in_triton else "recurrent"
         if self.config.form == "parallel":
             return "parallel"
         if in_triton:

@@ -19,7 +19,7 @@ from models.attention import (
 )
 from models.config import ConfigError, ModelConfig, Phase, Preset
 from models.decoder import Mixer, Span
-from models.kernels.attend_op import attention_step, unsupported
+from models.kernels.attend_op import fused_attention, too_large, unsupported
 from models.layers import Rotary, rotate
 from models.protocol import LayerState
 from models.registry import register
@@ -48,7 +48,7 @@ class TransformerConfig(ModelConfig):
         return max(1, d_model // preset.head_dim)
 
     def check(self) -> None:
-        """Settle ``n_kv_heads``; raise ConfigError where it does not divide the heads."""
+        """Settle ``n_kv_heads``; raise ConfigError for heads that cannot be."""
         if self.n_kv_heads == 0:
             object.__setattr__(self, "n_kv_heads", self.default_kv_heads())
         if self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
@@ -57,6 +57,8 @@ class TransformerConfig(ModelConfig):
             )
         if self.head_dim % 2:
             raise ConfigError(f"{self.family} needs an even d_model / n_heads, not {self.head_dim}")
+        if self.implementation == "triton" and (reason := too_large(self.head_dim, self.group)):
+            raise ConfigError(f"implementation triton: {reason}")
 
     def default_kv_heads(self) -> int:
         """A KV head for each query head."""
@@ -66,6 +68,11 @@ class TransformerConfig(ModelConfig):
     def head_dim(self) -> int:
         """Dimension of a head."""
         return self.d_model // self.n_heads
+
+    @property
+    def group(self) -> int:
+        """Query heads of one KV head."""
+        return self.n_heads // self.n_kv_heads
 
     @property
     def kv_dim(self) -> int:
@@ -151,7 +158,7 @@ class Attention(Mixer):
         wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
         bias = None
         if span.start is None:
-            if not self._steps_in_triton():
+            if not self._in_triton():
                 assert isinstance(state, KVCache)
                 slots = torch.arange(state.keys.shape[2], device=weight.device)
                 bias = step_bias(slots <= span.positions, weight)
@@ -189,7 +196,7 @@ class Attention(Mixer):
         if shared.bias is None:
             qkv = self.qkv(x).flatten(1)
             at = shared.span.positions
-            mixed = attention_step(qkv, shared.cos, shared.sin, at, state.keys, state.values)
+            mixed = fused_attention(qkv, shared.cos, shared.sin, at, state.keys, state.values)
             return self.out(mixed[:, None])  # type: ignore[no-any-return]
         q, k, v = self._project(x, shared)
         state.write(shared.span.positions, k, v)
@@ -199,7 +206,7 @@ class Attention(Mixer):
         """The kernel that PyTorch's attention chooses, or what a step on a GPU is."""
         weight = self.out.weight
         if phase == "decode":
-            if self._steps_in_triton():
+            if self._in_triton():
                 return "split-kv-triton"
             return "split-kv" if weight.is_cuda else "sdpa"
         c = self.config
@@ -209,18 +216,18 @@ class Attention(Mixer):
         k = weight.new_empty(1, c.n_kv_heads, 512, c.head_dim)
         return f"sdpa-{sdpa_backend(q, k, k)}"
 
-    def _steps_in_triton(self) -> bool:
-        """Whether Triton's kernels take a decode step: where asked for, else on a GPU they suit.
+    def _in_triton(self) -> bool:
+        """Whether Triton's kernels step: where asked for, else on a GPU where they can run.
 
         Raises:
             ConfigError: where they are asked for and cannot run.
         """
         c, weight = self.config, self.out.weight
-        if not (c.implementation == "triton" or (weight.is_cuda and c.implementation == "auto")):
+        asked = c.implementation == "triton"
+        if not (asked or (weight.is_cuda and c.implementation == "auto")):
             return False
-        group = c.n_heads // c.n_kv_heads
-        reason = unsupported(c.head_dim, group, weight.dtype, weight.device)
-        if reason and c.implementation == "triton":
+        reason = unsupported(c.head_dim, c.group, weight.dtype, weight.device)
+        if asked and reason:
             raise ConfigError(f"implementation triton: {reason}")
         return reason is None
 

@@ -5,4 +5,7 @@ runs. It compiles for a GPU, or, where ``TRITON_INTERPRET=1`` was set before it 
 interprets the kernels on the CPU: slow, for tests.
 
 - ``chunk_op``, ``chunk``: retention of whole sequences in chunks, with its gradients.
+- ``step_op``, ``step``: retention of one token, from one matrix product to the next.
+- ``attend_op``, ``attend``: attention of one token, likewise.
+- ``rotary``: what the two have in common.
 """

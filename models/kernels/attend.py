@@ -207,7 +207,7 @@ def launch(
     qkv: Tensor, cos: Tensor, sin: Tensor, position: Tensor, keys: Tensor, values: Tensor,
     out: Tensor,
 ) -> None:  # fmt: skip
-    """Run both kernels on what :func:`models.kernels.attend_op.attention_step` was given."""
+    """Run both kernels on what :func:`models.kernels.attend_op.fused_attention` was given."""
     batch, kv_heads, max_len, dim = keys.shape
     heads = out.shape[1] // dim
     group = heads // kv_heads

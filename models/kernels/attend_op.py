@@ -2,7 +2,7 @@
 
 The op stands between the two matrix products of a layer's mixer in a decode step::
 
-    out = attention_step(qkv(x), cos, sin, position, keys, values)   # writes the cache in place
+    out = fused_attention(qkv(x), cos, sin, position, keys, values)   # writes the cache in place
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MAX_GROUP = 16
 
 
 @torch.library.custom_op("attention::step", mutates_args=("keys", "values"))
-def attention_step(
+def fused_attention(
     qkv: Tensor, cos: Tensor, sin: Tensor, position: Tensor, keys: Tensor, values: Tensor
 ) -> Tensor:
     """One token's attention from the fused projection to the output projection's input.
@@ -60,7 +60,7 @@ def attention_step(
     return out
 
 
-@attention_step.register_fake
+@fused_attention.register_fake
 def _(
     qkv: Tensor, cos: Tensor, sin: Tensor, position: Tensor, keys: Tensor, values: Tensor
 ) -> Tensor:
@@ -76,10 +76,17 @@ def unsupported(head_dim: int, group: int, dtype: torch.dtype, device: torch.dev
         dtype: of the projection.
         device: where it lies.
     """
+    if reason := too_large(head_dim, group):
+        return reason
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"{str(dtype).removeprefix('torch.')} is none of bfloat16, float16, float32"
+    return unavailable(device)
+
+
+def too_large(head_dim: int, group: int) -> str | None:
+    """Why the kernels can run such heads nowhere; None where they can."""
     if head_dim > MAX_HEAD_DIM:
         return f"head_dim = {head_dim} is beyond {MAX_HEAD_DIM}"
     if group > MAX_GROUP:
         return f"{group} heads for a KV head are beyond {MAX_GROUP}"
-    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"{str(dtype).removeprefix('torch.')} is none of bfloat16, float16, float32"
-    return unavailable(device)
+    return None

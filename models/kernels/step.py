@@ -46,7 +46,7 @@ def _recur(
     inside = (row < D_K)[:, None] & (column < D_V)[None, :]
 
     tile = state + matrix * (D_K * D_V) + row[:, None] * D_V + column[None, :]
-    s = tl.load(tile, mask=inside, other=0.0)
+    s = tl.load(tile, mask=inside, other=0.0).to(tl.float32)
     token = projected + matrix // HEADS * WIDTH
     q = load_rotated(token + head * D_K, row, row < D_K, cos, sin, D_K)
     k = load_rotated(token + (HEADS + head) * D_K, row, row < D_K, cos + D_K, sin + D_K, D_K)
@@ -91,7 +91,7 @@ def launch(
     eps: float,
     out: Tensor,
 ) -> None:
-    """Run both kernels on what :func:`models.kernels.step_op.retention_step` was given."""
+    """Run both kernels on what :func:`models.kernels.step_op.fused_retention` was given."""
     batch, heads, d_k, d_v = state.shape
     mixed = torch.empty(batch, heads, d_v, dtype=torch.float32, device=state.device)
     columns = column_count(batch * heads, d_v)

@@ -2,7 +2,7 @@
 
 The op stands between the two matrix products of a layer's mixer in a decode step::
 
-    out = retention_step(qkvg(x), cos, sin, gamma, None, state, eps)   # the state moves on in place
+    out = fused_retention(qkvg(x), cos, sin, gamma, None, state, eps)   # updates the state
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from models.kernels.chunk_op import unsupported
 
 
 @torch.library.custom_op("retention::step", mutates_args=("state",))
-def retention_step(
+def fused_retention(
     projected: Tensor,
     cos: Tensor,
     sin: Tensor,
@@ -37,7 +37,8 @@ def retention_step(
         sin: likewise, see :class:`models.layers.Rotary`.
         gamma: the heads' decays, ``heads`` float32.
         scale: what the heads' outputs are multiplied by, ``heads`` float32; None for an RMSNorm.
-        state: (batch, heads, d_k, d_v) float32, d_k even; updated in place.
+        state: (batch, heads, d_k, d_v) float32, d_k even; updated in place. One of float64
+            is computed in float32.
         eps: of the norm.
 
     Returns:
@@ -62,7 +63,7 @@ def retention_step(
     return out
 
 
-@retention_step.register_fake
+@fused_retention.register_fake
 def _(
     projected: Tensor,
     cos: Tensor,

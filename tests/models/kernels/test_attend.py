@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.kernels.attend import split_count
-from models.kernels.attend_op import MAX_GROUP, attention_step
+from models.kernels.attend_op import MAX_GROUP, fused_attention
 from models.layers import Rotary, rotate
 
 
@@ -46,7 +46,7 @@ class Case:
         """The kernels' answer; writes the cache."""
         at = torch.tensor([position], device=self.device)
         cos, sin = self.rotary(at, torch.float32)
-        return attention_step(qkv, cos, sin, at, self.keys, self.values)
+        return fused_attention(qkv, cos, sin, at, self.keys, self.values)
 
     def expected(self, qkv: Tensor, position: int) -> tuple[Tensor, Tensor, Tensor]:
         """The formula in float64 over a cache as it was: output, new key, new value."""
@@ -180,7 +180,7 @@ def test_the_op_keeps_torchs_rules(device: torch.device) -> None:
     case = Case(2, 1, 2, 8, 32, device=device)
     at = torch.tensor([5], device=device)
     arguments = (case.token(), *case.rotary(at, torch.float32), at, case.keys, case.values)
-    torch.library.opcheck(attention_step, arguments)
+    torch.library.opcheck(fused_attention, arguments)
 
 
 def test_going_backward_is_an_error() -> None:

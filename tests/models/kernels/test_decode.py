@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models import build
 from models.config import ConfigError
 from models.decoder import Decoder
+from models.registry import config_for
 
-FAMILIES = ("transformer", "transformer-gqa")
-BY_KERNELS = {"transformer": "split-kv-triton", "transformer-gqa": "split-kv-triton"}
+KERNELS = {
+    "retnet": "recurrent-triton",
+    "transformer": "split-kv-triton",
+    "transformer-gqa": "split-kv-triton",
+}
+MODELS = [*((family, {}) for family in KERNELS), ("retnet", {"group_norm": False, "gate": False})]
 
 
 @pytest.fixture(autouse=True)
@@ -23,10 +30,13 @@ def _no_gradients_by_default() -> Iterator[None]:
         yield
 
 
-def pair(small: Any, family: str, device: torch.device, dtype: torch.dtype) -> list[Decoder]:
+def pair(
+    small: Any, family: str, device: torch.device, dtype: torch.dtype, **overrides: Any
+) -> list[Decoder]:
     """The same model by Triton and by torch."""
     return [
-        small.model(family, dtype, implementation=name).to(device) for name in ("triton", "torch")
+        small.model(family, dtype, implementation=name, **overrides).to(device)
+        for name in ("triton", "torch")
     ]
 
 
@@ -34,12 +44,12 @@ def pair(small: Any, family: str, device: torch.device, dtype: torch.dtype) -> l
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 6e-2, torch.float16: 6e-3}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "overrides"), MODELS)
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_a_models_steps_are_those_in_torch(
-    small: Any, family: str, dtype: torch.dtype, device: torch.device
+    small: Any, family: str, overrides: dict[str, Any], dtype: torch.dtype, device: torch.device
 ) -> None:
-    models = pair(small, family, device, dtype)
+    models = pair(small, family, device, dtype, **overrides)
     tokens = small.tokens(2, 10).to(device)
     states = [model.init_state(2, 70) for model in models]
     for model, state in zip(models, states, strict=True):
@@ -53,7 +63,7 @@ def test_a_models_steps_are_those_in_torch(
             assert small.distance(found, expected) < TOLERANCES[dtype]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", KERNELS)
 def test_a_step_compiles_into_one_graph(small: Any, family: str, device: torch.device) -> None:
     model, plain = pair(small, family, device, torch.float32)
     tokens = small.tokens(1, 2).to(device)
@@ -64,21 +74,39 @@ def test_a_step_compiles_into_one_graph(small: Any, family: str, device: torch.d
         assert small.distance(found, expected) < TOLERANCES[torch.float32]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", KERNELS)
 def test_the_record_names_the_kernels(family: str, device: torch.device) -> None:
     def named(implementation: str) -> str:
         sizes: dict[str, Any] = {"vocab_size": 61, "implementation": implementation}
         return build(family, preset="tiny", device=device, **sizes).implementation("decode")
 
-    assert named("triton") == BY_KERNELS[family]
+    assert named("triton") == KERNELS[family]
     assert "triton" not in named("torch")
     # Where nobody asks for them, they run on a GPU alone.
     assert named("auto") == named("triton" if device.type == "cuda" else "torch")
 
 
+@pytest.mark.parametrize("family", KERNELS)
+@pytest.mark.parametrize(
+    ("dtype", "major", "runs"),
+    [(torch.bfloat16, 9, True), (torch.float64, 9, False), (torch.bfloat16, 7, False)],
+)
+def test_auto_takes_the_kernels_on_a_gpu_where_they_can_run(
+    monkeypatch: pytest.MonkeyPatch, family: str, dtype: torch.dtype, major: int, runs: bool
+) -> None:
+    gpu = SimpleNamespace(major=major, minor=0)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: gpu)
+    mixer = config_for(family, "tiny").mixer()
+    with FakeTensorMode():
+        mixer.out.weight = torch.nn.Parameter(torch.empty(64, 64, dtype=dtype, device="cuda"))
+    assert (mixer.implementation("decode") == KERNELS[family]) is runs
+
+
 @pytest.mark.parametrize(
     ("family", "sizes", "dtype", "reason"),
     [
+        ("retnet", {}, torch.float64, "float64 is none of"),
+        ("retnet", {"d_model": 258, "n_heads": 1}, None, "d_k = 258, d_v = 516 is beyond"),
         ("transformer", {}, torch.float64, "float64 is none of"),
         ("transformer", {"d_model": 516, "n_heads": 2}, None, "head_dim = 258 is beyond 256"),
         ("transformer", {"d_model": 34, "n_heads": 17, "n_kv_heads": 1}, None, "17 heads for a KV"),

@@ -87,7 +87,7 @@ def test_the_record_names_the_kernel_and_its_chunk(device: torch.device) -> None
     model = retnet(device, "triton")
     assert model.implementation("train") == "chunkwise-triton-64"
     assert model.bfloat16().implementation("prefill") == "chunkwise-triton-128"
-    assert model.implementation("decode") == "recurrent"
+    assert model.implementation("decode") == "recurrent-triton"
     assert retnet(device, "triton", form="parallel").implementation("train") == "parallel"
     assert retnet(device, "torch").implementation("train") == "chunkwise-128"
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.kernels.step import column_count
-from models.kernels.step_op import retention_step
+from models.kernels.step_op import fused_retention
 from models.layers import rms_norm, rotate
-from models.retention import retention_step as reference_step
+from models.retention import retention_step
 
 EPS = 1e-6
 
@@ -62,7 +62,7 @@ class Case:
         cos, sin = (x.view(2, 1, 1, 1, self.d_k) for x in (self.cos, self.sin))
         q, k = rotate(qk, cos, sin).transpose(1, 2)
         v = v.view(batch, heads, 1, self.d_v)
-        mixed = reference_step(q, k, v, self.gamma, state)
+        mixed = retention_step(q, k, v, self.gamma, state)
         normed = rms_norm(mixed, EPS) if self.scale is None else mixed * self.scale
         joined = normed.reshape(batch, wide)
         return F.silu(gate[0]) * joined if self.gated else joined
@@ -71,7 +71,7 @@ class Case:
         """The kernels' answer; updates the state."""
         cos, sin, gamma = self.cos.float(), self.sin.float(), self.gamma.float()
         scale = None if self.scale is None else self.scale.float()
-        return retention_step(projected, cos, sin, gamma, scale, state, EPS)
+        return fused_retention(projected, cos, sin, gamma, scale, state, EPS)
 
 
 def distance(found: Tensor, expected: Tensor) -> float:
@@ -127,6 +127,14 @@ def test_many_steps_stay_together(device: torch.device) -> None:
     assert distance(state, case.state) < 1e-6
 
 
+def test_a_float64_state_is_kept_as_it_is_made(device: torch.device) -> None:
+    case = Case(1, 1, 8, 16, device=device)
+    projected, state = case.token().float(), case.state.clone()
+    expected = case.expected(projected.double(), case.state)
+    assert distance(case.found(projected, state), expected) < 2e-6
+    assert distance(state, case.state) < 1e-6
+
+
 @pytest.mark.parametrize(("matrices", "columns"), [(1, 8), (8, 16), (16, 32), (1000, 32)])
 def test_few_heads_are_cut_finer(matrices: int, columns: int) -> None:
     assert column_count(matrices, 512) == columns
@@ -148,7 +156,7 @@ def test_the_op_keeps_torchs_rules(device: torch.device) -> None:
         case.token().float(), case.cos.float(), case.sin.float(), case.gamma.float(), None,
         case.state.float(), EPS,
     )  # fmt: skip
-    torch.library.opcheck(retention_step, arguments)
+    torch.library.opcheck(fused_retention, arguments)
 
 
 def test_going_backward_is_an_error() -> None:
