@@ -43,6 +43,11 @@ def compile_only(kernel: Any, programs: int, plan: chunk.Plan, *args: Any, **siz
         *args, **sizes, CHUNK=plan.chunk, PRODUCT=plan.product, PRECISION=plan.precision,
         num_warps=plan.warps, num_stages=plan.stages, grid=(programs,),
     )  # fmt: skip
+    report(kernel, compiled)
+
+
+def report(kernel: Any, compiled: Any) -> None:
+    """Print what a compiled kernel takes."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
