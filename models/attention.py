@@ -68,6 +68,7 @@ def step_bias(allowed: Tensor, like: Tensor) -> Tensor:
 def decode_attention(q: Tensor, cache: KVCache, bias: Tensor) -> Tensor:
     """Attention of one query a head over the whole cache, of a shape that never changes.
 
+    The plain form of :func:`models.kernels.attend_op.fused_attention`, for where that cannot run.
     The query heads of a KV head are taken as one product's rows, so that each key is read once.
     On a CPU this is ``scaled_dot_product_attention``. On a GPU its masked kernels give one
     sequence's head to one multiprocessor, so there the keys are cut into parts that are reduced

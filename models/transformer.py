@@ -30,9 +30,9 @@ from models.registry import register
 class TransformerConfig(ModelConfig):
     """Rotary positions, RMSNorm, multi-head attention, no biases: Llama's architecture.
 
-    Sequences go through PyTorch's attention; ``math`` takes its unfused kernel. A decode step goes
-    through it too with ``torch``, through Triton's kernels with ``triton``, and with ``auto``
-    through these on a GPU that can run them.
+    Sequences are mixed by PyTorch's attention, with implementation ``math`` by its unfused kernel.
+    A decode step is computed by PyTorch with ``torch`` and ``math``, by Triton kernels with
+    ``triton``, and with ``auto`` by these on a GPU where they can run.
 
     Attributes:
         n_kv_heads: heads of keys and values; 0 means as many as query heads.

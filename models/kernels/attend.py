@@ -240,7 +240,7 @@ def split_count(caches: int, max_len: int) -> int:
         caches: KV heads of all sequences.
         max_len: of the cache, in tokens.
     """
-    return max(1, min(triton.cdiv(PROGRAMS, caches), triton.cdiv(max_len, SHORTEST_SPLIT)))
+    return min(-(-PROGRAMS // caches), -(-max_len // SHORTEST_SPLIT))
 
 
 def _product_type(dtype: torch.dtype) -> tl.dtype:
