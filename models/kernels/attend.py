@@ -218,19 +218,20 @@ def launch(
     rows = 1 if group == 1 else MAX_GROUP
     # One row's tile is held in registers, several rows' in shared memory.
     block_keys = min(64, max(16, (4096 if rows == 1 else 8192) // block_dim))
-    _attend[(batch * kv_heads * splits,)](
-        qkv, cos, sin, position, keys, values, partial, log_sums, max_len,
-        KV_HEADS=kv_heads, GROUP=group, DIM=dim, SCALE=dim**-0.5 * math.log2(math.e),
-        SPLITS=splits, PRODUCT=_product_type(qkv.dtype),
-        BLOCK_ROWS=rows, BLOCK_KEYS=block_keys, BLOCK_DIM=max(16, block_dim),
-        num_warps=4, num_stages=2,
-    )  # fmt: skip
-    columns = min(32, block_dim)
-    _combine[(batch * heads * triton.cdiv(dim, columns),)](
-        partial, log_sums, out,
-        DIM=dim, SPLITS=splits, ALL_SPLITS=triton.next_power_of_2(splits),
-        BLOCK_SPLITS=min(64, triton.next_power_of_2(splits)), BLOCK_DIM=columns, num_warps=4,
-    )  # fmt: skip
+    with torch.cuda.device_of(out):
+        _attend[(batch * kv_heads * splits,)](
+            qkv, cos, sin, position, keys, values, partial, log_sums, max_len,
+            KV_HEADS=kv_heads, GROUP=group, DIM=dim, SCALE=dim**-0.5 * math.log2(math.e),
+            SPLITS=splits, PRODUCT=_product_type(qkv.dtype),
+            BLOCK_ROWS=rows, BLOCK_KEYS=block_keys, BLOCK_DIM=max(16, block_dim),
+            num_warps=4, num_stages=2,
+        )  # fmt: skip
+        columns = min(32, block_dim)
+        _combine[(batch * heads * triton.cdiv(dim, columns),)](
+            partial, log_sums, out,
+            DIM=dim, SPLITS=splits, ALL_SPLITS=triton.next_power_of_2(splits),
+            BLOCK_SPLITS=min(64, triton.next_power_of_2(splits)), BLOCK_DIM=columns, num_warps=4,
+        )  # fmt: skip
 
 
 def split_count(caches: int, max_len: int) -> int:

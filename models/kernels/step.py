@@ -96,15 +96,16 @@ def launch(
     mixed = torch.empty(batch, heads, d_v, dtype=torch.float32, device=state.device)
     columns = column_count(batch * heads, d_v)
     sizes = {"HEADS": heads, "D_K": d_k, "D_V": d_v, "WIDTH": projected.shape[1]}
-    _recur[(batch * heads * triton.cdiv(d_v, columns),)](
-        projected, cos, sin, gamma, state, mixed,
-        BLOCK_K=triton.next_power_of_2(d_k), BLOCK_V=columns, num_warps=4, **sizes,
-    )  # fmt: skip
-    _finish[(batch * heads,)](
-        mixed, projected, scale, out, eps,
-        SCALED=scale is not None, GATED=projected.shape[1] > 2 * heads * d_k + heads * d_v,
-        BLOCK_V=triton.next_power_of_2(d_v), num_warps=4, **sizes,
-    )  # fmt: skip
+    with torch.cuda.device_of(out):
+        _recur[(batch * heads * triton.cdiv(d_v, columns),)](
+            projected, cos, sin, gamma, state, mixed,
+            BLOCK_K=triton.next_power_of_2(d_k), BLOCK_V=columns, num_warps=4, **sizes,
+        )  # fmt: skip
+        _finish[(batch * heads,)](
+            mixed, projected, scale, out, eps,
+            SCALED=scale is not None, GATED=projected.shape[1] > 2 * heads * d_k + heads * d_v,
+            BLOCK_V=triton.next_power_of_2(d_v), num_warps=4, **sizes,
+        )  # fmt: skip
 
 
 def column_count(matrices: int, d_v: int) -> int:
