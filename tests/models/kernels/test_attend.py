@@ -112,6 +112,19 @@ def test_positions_at_the_borders_of_splits(
     check(case, position)
 
 
+@pytest.mark.parametrize("group", [1, 4])
+@pytest.mark.parametrize("splits", [1, 3])
+def test_few_long_splits_give_the_same(
+    device: torch.device, group: int, splits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.kernels.attend.PROGRAMS", splits)
+    case = Case(1, 1, group, 32, 320, device=device)
+    assert split_count(1, case.max_len) == splits
+    # Keys that grow along the sequence: later tiles hold higher scores than earlier ones.
+    case.keys *= torch.linspace(0, 3, case.max_len, device=device)[:, None]
+    check(case, 300)
+
+
 @pytest.mark.parametrize("group", [2, 3, MAX_GROUP])
 def test_groups_of_any_size(device: torch.device, group: int) -> None:
     check(Case(2, 2, group, 8, 40, device=device), 39)
