@@ -67,7 +67,7 @@ def run(
     suite: Annotated[
         str | None,
         typer.Option(
-            help="inference, training, perplexity, scaling, ablation or recall. "
+            help="inference, training, kernels, perplexity, scaling, ablation or recall. "
             "[default: inference]"
         ),
     ] = None,
@@ -123,6 +123,18 @@ def run(
     tasks: Annotated[
         str | None, typer.Option(help="Of the suite recall: mqar, copy, needle.")
     ] = None,
+    operations: Annotated[
+        str | None, typer.Option(help="Of the suite kernels; the first is the subject.")
+    ] = None,
+    directions: Annotated[
+        str | None, typer.Option(help="Of the suite kernels: forward, train.")
+    ] = None,
+    head_dims: Annotated[
+        str | None, typer.Option(help="Of the suite kernels, written like --context.")
+    ] = None,
+    dtypes: Annotated[
+        str | None, typer.Option(help="Of the suite kernels, written like --dtype.")
+    ] = None,
     profile: Annotated[
         str | None, typer.Option(help="smoke, quick, report or rigorous. [default: quick]")
     ] = None,
@@ -165,7 +177,8 @@ def run(
         context=context, batch=batch, batch_context=batch_context, new_tokens=new_tokens,
         implementation=implementation, tokens_per_step=tokens_per_step, modes=modes,
         activations=activations, variants=variants, data=data, tokenizer=tokenizer, steps=steps,
-        lr=lr, train=train or None, presets=presets, tasks=tasks, device=device,
+        lr=lr, train=train or None, presets=presets, tasks=tasks, operations=operations,
+        directions=directions, head_dims=head_dims, dtypes=dtypes, device=device,
         dtype=dtype, mode=mode, profile=profile, seed=seed,
         threads=threads, ffn=ffn, overrides=overrides or None, plugins=plugin or None,
         timeout=timeout, memory_limit=memory_limit,
@@ -376,7 +389,7 @@ def _show_forecast(console: Console, config: RunConfig) -> None:
     from retbench.measure import ceilings, memory
 
     plan = suites.get(config.suite).plan(config)
-    measured = ceilings.measure(config.device, (config.dtype,), config.threads)
+    measured = ceilings.measure(config.device, config.computed_dtypes, config.threads)
     available = memory.available_memory_bytes(config.device)
     if config.memory_limit_gib is not None:
         limit = int(config.memory_limit_gib * 2**30)

@@ -161,6 +161,11 @@ class RunConfig:
         object.__setattr__(self, "overrides", MappingProxyType(dict(self.overrides)))
         object.__setattr__(self, "training", MappingProxyType(dict(self.training)))
 
+    @property
+    def computed_dtypes(self) -> tuple[str, ...]:
+        """Every type that something of the run is computed in."""
+        return tuple(dict.fromkeys((self.dtype, *self.dtypes)))
+
     def overrides_for(self, family: str) -> dict[str, Any]:
         """Fields to override in one family's configuration.
 

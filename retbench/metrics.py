@@ -151,6 +151,23 @@ _DECLARED = (
     Metric("accuracy", "ratio", "Accuracy", "share of the answers whose likeliest token is right, "
            "at a length and a load", "higher"),
     Metric("answers", "1", "Answers", "answers asked for at a length and a load"),
+    # What the kernels suite measures of one operation.
+    Metric("kernel_s", "s", "Time", "one call of the operation on inputs that are on the device: "
+           "forward, or forward and backward to the gradients of its inputs", "lower"),
+    Metric("kernel_first_s", "s", "First call", "the first call at these shapes in a process: "
+           "compilation and autotuning included", "lower"),
+    Metric("kernel_error", "ratio", "Error", "relative L2 distance from float64 of some rows of "
+           "the output and, in training, of the gradients of all inputs: the largest of them",
+           "lower"),
+    Metric("kernel_peak_bytes", "bytes", "Peak", "peak memory during the calls, inputs and "
+           "gradients included; resident set above the import baseline on a CPU, allocated bytes "
+           "on a GPU", "lower"),
+    Metric("kernel_flops", "flop", "FLOPs", "analytic FLOPs that the function needs, whatever an "
+           "implementation does: of attention those of the causal pairs, of retention those of "
+           "the pairs or of the recurrence, whichever is less; three times as many for forward "
+           "and backward"),
+    Metric("kernel_bytes", "bytes", "Bytes", "analytic bytes that must move: inputs and output "
+           "once, in training their gradients too, all in the type of the inputs"),
     # Derived from the above when a report is made.
     Metric("prefill_tokens_per_s", "tokens/s", "Prefill throughput", "prompt tokens of the batch "
            "over the median TTFT", "higher"),
@@ -164,6 +181,13 @@ _DECLARED = (
            "time over the peak matmul rate", "higher"),
     Metric("decode_bandwidth", "bytes/s", "Achieved bandwidth", "analytic decode bytes over TPOT",
            "higher"),
+    Metric("kernel_flop_per_s", "flop/s", "Rate", "analytic FLOPs over the median time of a call",
+           "higher"),
+    Metric("kernel_bandwidth", "bytes/s", "Bandwidth", "analytic bytes over the median time of a "
+           "call", "higher"),
+    Metric("kernel_share", "ratio", "Of the ceiling", "the time that the machine's measured matmul "
+           "rate or its bandwidth at that size allows, whichever is longer, over the median time "
+           "of a call", "higher"),
 )  # fmt: skip
 
 METRICS: dict[str, Metric] = {metric.tag: metric for metric in _DECLARED}

@@ -117,7 +117,33 @@ SUITE_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
         "variants": ("math", "parallel", "torch", "chunk-64", "chunk-256"),
         "timeout_s": 900.0,
     },
-}
+    ("kernels", "cpu"): {
+        "operations": (
+            "retention-chunkwise", "retention-parallel", "retention-recurrent", "sdpa-flash",
+            "sdpa-math",
+        ),
+        "directions": ("forward", "train"),
+        "head_dims": (32, 64),
+        "dtypes": ("float32",),
+        "context": (512, 1024, 2048, 4096),
+        "batch": (1,),
+        "timeout_s": 300.0,
+    },
+    # Four lengths for the time's sake: two operations compile anew for each.
+    ("kernels", "cuda"): {
+        "operations": (
+            "retention-triton", "retention-chunkwise", "retention-compiled", "retention-parallel",
+            "retention-recurrent", "fla-chunk", "fla-parallel", "fla-fused-recurrent",
+            "sdpa-flash", "sdpa-efficient", "sdpa-cudnn", "sdpa-math", "flex-attention",
+        ),
+        "directions": ("forward", "train"),
+        "head_dims": (64, 256),
+        "dtypes": ("bfloat16",),
+        "context": (2048, 4096, 16384, 65536),
+        "batch": (1,),
+        "timeout_s": 300.0,
+    },
+}  # fmt: skip
 
 _INFERENCE = ("inference",)
 _TEXT = ("perplexity", "scaling", "ablation")
@@ -127,7 +153,7 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "models": _MODELS,
     "preset": _MODELS,
     "ffn": _MODELS,
-    "plugins": _MODELS,
+    "plugins": (*_MODELS, "kernels"),
     "overrides": _MODELS,
     "implementation": _MODELS,
     "context": (*_MODELS, "kernels"),

@@ -124,7 +124,7 @@ class _Worker:
 
         config = RunConfig.from_json(message["configuration"])
         _prepare_process(config)
-        dtypes = list(dict.fromkeys(("float32", config.dtype)))
+        dtypes = list(dict.fromkeys(("float32", *config.computed_dtypes)))
         self._reply("ceilings", ceilings=ceilings.measure(config.device, dtypes, config.threads))
 
 

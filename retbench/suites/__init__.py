@@ -10,10 +10,8 @@ from retbench.errors import UserError
 if TYPE_CHECKING:
     from retbench.suites.base import Suite
 
-_MODULES = {
-    name: f"retbench.suites.{name}"
-    for name in ("inference", "training", "perplexity", "scaling", "ablation", "recall")
-}
+_NAMES = ("inference", "training", "kernels", "perplexity", "scaling", "ablation", "recall")
+_MODULES = {name: f"retbench.suites.{name}" for name in _NAMES}
 
 
 def names() -> tuple[str, ...]:

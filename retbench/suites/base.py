@@ -132,7 +132,8 @@ class Session:
         """
         if self.ceilings is None or violation(self.ceilings) is None:
             return
-        again = ceilings.measure(self.config.device, (self.config.dtype,), self.config.threads)
+        config = self.config
+        again = ceilings.measure(config.device, config.computed_dtypes, config.threads)
         self.ceilings = ceilings.merge(self.ceilings, again)
         cause = violation(self.ceilings)
         if cause is not None:

@@ -5,9 +5,11 @@ No number of this module enters a table.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from retbench.config import Profile
 from retbench.measure import ceilings as ceiling
 
 # For a machine that was not measured; only proportions between cells matter then.
@@ -19,6 +21,7 @@ _MATMUL_EFFICIENCY = 0.4
 _BANDWIDTH_EFFICIENCY = 0.45
 
 _PROCESS_S = 4.0
+_SETTLED_TRIALS = 6
 _INITIALISED_BYTES_PER_S = {"cpu": 5e8, "cuda": 2e10}
 
 
@@ -37,3 +40,17 @@ def memory_s(moved_bytes: float, device: str, ceilings: Mapping[str, Any] | None
 def start_s(weight_bytes: float, device: str) -> float:
     """Seconds that a worker takes over its imports and over initialising a model."""
     return _PROCESS_S + weight_bytes / _INITIALISED_BYTES_PER_S[device]
+
+
+def phase_s(trial_s: float, profile: Profile) -> float:
+    """Seconds that warm-up and timed trials of one phase take, each under the profile's cap.
+
+    A long trial warms itself: as many run as begin within the cap, none if it exceeds it. A short
+    one repeats until two windows are alike, six trials if the machine is calm.
+    """
+    budget_s = profile.phase_budget_s
+    is_long = trial_s > budget_s / 3
+    fewest = math.ceil(budget_s / trial_s) if is_long else max(profile.warmup, _SETTLED_TRIALS)
+    fewest = 0 if trial_s > budget_s else fewest
+    timed = max(profile.min_trials, min(profile.trials, math.ceil(budget_s / trial_s)))
+    return (fewest + timed) * trial_s

@@ -7,7 +7,6 @@ the profile. No number of this module enters a table.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,6 @@ _LAYER_OVERHEAD_S = {
 }
 # A worker's imports, gate and first calls; compilation comes on top, once a process.
 _COMPILE_S = {"eager": 0.0, "compile": 45.0, "cudagraph": 2.0}
-_SETTLED_TRIALS = 6
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,8 @@ class InferenceCost:
         steps_s = self.config.new_tokens * self._step_s(model, point)
         # Before the warm-up: the cold start, and a window of steps to find their length.
         once_s = prefill_s + steps_s
-        return once_s + self._phase_s(prefill_s) + self._phase_s(steps_s)
+        profile = PROFILES[self.config.profile]
+        return once_s + sum(bounds.phase_s(trial_s, profile) for trial_s in (prefill_s, steps_s))
 
     def memory_bytes(self, model: ModelConfig, point: Point) -> int:
         """Weights, state, logits and the activations of a prefill."""
@@ -62,18 +61,6 @@ class InferenceCost:
         weights = model.weight_bytes(self._dtype_bytes)
         logits = point.batch_size * model.vocab_size * self._dtype_bytes
         return weights + state + logits + self._activation_bytes(model, point)
-
-    def _phase_s(self, trial_s: float) -> float:
-        """Warm-up and timed trials of one phase, each under the profile's cap."""
-        profile = PROFILES[self.config.profile]
-        budget_s = profile.phase_budget_s
-        # A long trial warms itself: as many run as begin within the cap, none if it exceeds it. A
-        # short one repeats until two windows are alike, six trials if the machine is calm.
-        is_long = trial_s > budget_s / 3
-        fewest = math.ceil(budget_s / trial_s) if is_long else max(profile.warmup, _SETTLED_TRIALS)
-        fewest = 0 if trial_s > budget_s else fewest
-        timed = max(profile.min_trials, min(profile.trials, math.ceil(budget_s / trial_s)))
-        return (fewest + timed) * trial_s
 
     def _prefill_s(self, model: ModelConfig, point: Point) -> float:
         flops = model.flops_per_token(point.seq_len, "prefill") * point.tokens

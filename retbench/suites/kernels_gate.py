@@ -1,0 +1,175 @@
+"""Whether an operation is right: some rows of its output, and their gradients, against float64.
+
+At the full length and at linear cost. A few rows of the exact output are computed from the
+definition, one head of one sequence at a time; an output gradient that is zero everywhere else
+makes the exact gradients of q, k and v as cheap, and they depend on every token before those rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from models.operations import Case, Kind, Mix
+from models.retention import log_decays
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
+"""Largest relative L2 distance: a few times the type's rounding, grown over a sum of many terms.
+A wrong mask, decay or chunk border is off by 0.1 or more."""
+
+ROWS = 16
+
+
+@dataclass
+class Call:
+    """One operation with its inputs: called to be timed, and asked for its error.
+
+    Attributes:
+        case: what it has to do.
+        mix: does it.
+        q: queries, (batch, heads, time, d_k); they need gradients in training.
+        k: keys, likewise.
+        v: values, (batch, heads, time, d_v), likewise.
+        grad: gradient of the output, (batch, heads, time, d_v).
+        seed: of the rows that are checked.
+    """
+
+    case: Case
+    mix: Mix
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    grad: Tensor
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.case.direction == "train":
+            for x in (self.q, self.k, self.v):
+                x.requires_grad_()
+
+    def __call__(self) -> object:
+        """Forward, or forward and backward: gradients as of the sum of output times ``grad``."""
+        out = self.mix(self.q, self.k, self.v)
+        if self.case.direction == "forward":
+            return out
+        # An output may be wider than the inputs are; once cast, no later call casts again.
+        self.grad = self.grad.to(out.dtype)
+        return torch.autograd.grad(out, (self.q, self.k, self.v), self.grad)
+
+    def error(self) -> float:
+        """The largest relative L2 error of the output and, in training, of any gradient.
+
+        Infinite where an output is not finite.
+        """
+        rows = checked_rows(self.case.time, self.seed).to(self.case.device)
+        out = self.mix(self.q, self.k, self.v)
+        if not bool(out.isfinite().all()):
+            return float("inf")
+        found = {"out": out.detach()[:, :, rows]}
+        if self.case.direction == "train":
+            grad = torch.zeros_like(out)
+            grad[:, :, rows] = self.grad[:, :, rows].to(out.dtype)
+            grads = torch.autograd.grad(out, (self.q, self.k, self.v), grad)
+            found |= dict(zip(("q", "k", "v"), grads, strict=True))
+        del out
+        return self._distance(found, rows)
+
+    def _distance(self, found: Mapping[str, Tensor], rows: Tensor) -> float:
+        """The largest distance of what was found from what is exact, over all heads."""
+        sums = {name: _Squares() for name in found}
+        for batch in range(self.case.batch):
+            for head in range(self.case.heads):
+                here = (batch, head)
+                one = (x[here].detach().double() for x in (self.q, self.k, self.v))
+                grad = self.grad[here][rows].double() if "q" in found else None
+                for name, exact in exact_rows(self.case, head, *one, rows, grad).items():
+                    sums[name].add(found[name][here].double(), exact)
+        return max(squares.distance() for squares in sums.values())
+
+
+@dataclass
+class _Squares:
+    """Summed squares of an error, and of what it is an error of."""
+
+    off: list[Tensor] = field(default_factory=list)
+    exact: list[Tensor] = field(default_factory=list)
+
+    def add(self, found: Tensor, exact: Tensor) -> None:
+        self.off.append((found - exact).square().sum())
+        self.exact.append(exact.square().sum())
+
+    def distance(self) -> float:
+        return float((torch.stack(self.off).sum() / torch.stack(self.exact).sum()).sqrt())
+
+
+def inputs(case: Case, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Random q, k, v and a gradient of the output, as (batch, heads, time, dim).
+
+    They lie in memory as a model's projections leave them, (batch, time, heads, dim). Queries are
+    scaled by 1/sqrt(d_k) for retention, which attention does itself.
+    """
+    generator = torch.Generator(case.device).manual_seed(seed)
+
+    def random(dim: int, scale: float = 1.0) -> Tensor:
+        shape = (case.batch, case.time, case.heads, dim)
+        values = torch.randn(shape, device=case.device, generator=generator) * scale
+        return values.to(case.dtype).transpose(1, 2)
+
+    scale = case.d_k**-0.5 if case.kind == "retention" else 1.0
+    return random(case.d_k, scale), random(case.d_k), random(case.d_v), random(case.d_v)
+
+
+def checked_rows(time: int, seed: int) -> Tensor:
+    """The first and the last position, and some between: int64, ascending."""
+    generator = torch.Generator().manual_seed(seed)
+    between = torch.randint(time, (ROWS - 2,), generator=generator)
+    return torch.cat((between, torch.tensor([0, time - 1]))).unique()
+
+
+def exact_rows(
+    case: Case, head: int, q: Tensor, k: Tensor, v: Tensor, rows: Tensor, grad: Tensor | None
+) -> dict[str, Tensor]:
+    """Rows of the output of one head by its definition, and the gradients of q, k and v.
+
+    Args:
+        case: says which function.
+        head: which of its heads.
+        q: (time, d_k) float64.
+        k: likewise.
+        v: (time, d_v) float64.
+        rows: positions, (rows,) int64.
+        grad: gradient of those rows, (rows, d_v) float64; None for no gradients.
+
+    Returns:
+        ``out`` (rows, d_v), and with gradients ``q``, ``k`` and ``v``.
+    """
+    leaves = [x.requires_grad_(grad is not None) for x in (q, k, v)]
+    distance = rows[:, None] - torch.arange(case.time, device=rows.device)
+    scores = leaves[0][rows] @ leaves[1].T
+    out = _WEIGHTS[case.kind](case, head, scores, distance) @ leaves[2]
+    if grad is None:
+        return {"out": out}
+    found = torch.autograd.grad(out, leaves, grad)
+    return {"out": out.detach(), **dict(zip(("q", "k", "v"), found, strict=True))}
+
+
+def _retained(case: Case, head: int, scores: Tensor, distance: Tensor) -> Tensor:
+    """Scores decayed by distance, none from the future; both of shape (rows, time)."""
+    log_gamma = float(log_decays(case.heads, "paper")[head])
+    decays = torch.exp(log_gamma * distance.clamp(min=0).double())
+    return scores * torch.where(distance >= 0, decays, 0.0)
+
+
+def _attended(case: Case, head: int, scores: Tensor, distance: Tensor) -> Tensor:
+    """The softmax of scores, none from the future; both of shape (rows, time)."""
+    scaled = scores * case.d_k**-0.5
+    return scaled.masked_fill(distance < 0, float("-inf")).softmax(dim=-1)
+
+
+_WEIGHTS: dict[Kind, Callable[[Case, int, Tensor, Tensor], Tensor]] = {
+    "retention": _retained,
+    "attention": _attended,
+}
