@@ -120,18 +120,18 @@ def numbers(summary: Summary) -> dict[str, Any]:
     cells: dict[str, Any] = {}
     for row in records(summary.cells):
         at = cells.setdefault(row["model"], {}).setdefault(row["point"], {})
-        at[row["metric"]] = _entry(row, row["unit"])
+        at[row["metric"]] = entry(row, row["unit"])
     ratios: dict[str, Any] = {}
     for row in records(summary.ratios):
         at = ratios.setdefault(row["baseline"], {}).setdefault(row["point"], {})
         verdict = {"verdict": row["verdict"] or None, "note": row["note"] or None}
-        at[row["metric"]] = _entry(row, "ratio") | verdict
+        at[row["metric"]] = entry(row, "ratio") | verdict
     crossovers: dict[str, Any] = {}
     for row in records(summary.crossovers):
         at = crossovers.setdefault(row["baseline"], {})
         direction = row["direction"] if isinstance(row["direction"], str) else None
         found = {"status": row["status"], "direction": direction}
-        at[row["metric"]] = _entry(row, "tokens") | found
+        at[row["metric"]] = entry(row, "tokens") | found
     batches: dict[str, Any] = {}
     for row in records(summary.batches):
         found = {key: None if pd.isna(row[key]) else row[key] for key in _BATCH_KEYS}
@@ -153,7 +153,7 @@ def numbers(summary: Summary) -> dict[str, Any]:
     }
 
 
-def _entry(row: dict[str, Any], unit: str) -> dict[str, Any]:
+def entry(row: dict[str, Any], unit: str) -> dict[str, Any]:
     """Value, interval, number of processes and unit; null where there is none."""
     edges = {key: row[key] for key in ("value", "low", "high")}
     known = {key: None if units.is_missing(edge) else edge for key, edge in edges.items()}

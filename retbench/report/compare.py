@@ -21,7 +21,7 @@ from retbench.report.axes import on_axis
 from retbench.report.frames import Floats, Row, records
 
 # A run has those of its suite; the others do not show.
-TIMES = ("tpot_s", "ttft_s", "step_s")
+TIMES = ("tpot_s", "ttft_s", "step_s", "kernel_s")
 MEMORY = (
     "prefill_peak_bytes", "decode_peak_bytes", "state_bytes", "step_peak_bytes",
     "activations_bytes",

@@ -31,6 +31,7 @@ _MAKERS = {
     "ablation": "retbench.report.quality.perplexity",
     "scaling": "retbench.report.quality.scaling",
     "recall": "retbench.report.quality.recall",
+    "kernels": "retbench.report.speed.kernels",
 }
 
 

@@ -82,7 +82,7 @@ def canvas(
         ncols=columns, fontsize=8.5, handlelength=3.2, columnspacing=1.8, borderpad=0,
         borderaxespad=0.1,
     )  # fmt: skip
-    lines = textwrap.fill(footnote, int(width * 19))
+    lines = textwrap.fill(footnote, int(width * 19), break_on_hyphens=False)
     figure.text(edge, 0.07 / height, lines, size=7, color=theme.MUTED, va="bottom")
     return figure, axes
 

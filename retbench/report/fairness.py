@@ -43,18 +43,19 @@ def warnings(
         ratios: the comparison.
     """
     return (
-        *_claims(meta, ratios),
+        *claims(meta, ratios),
         *_fairness(meta, models, modes),
         *_attention(meta, cells),
         *_physics(cells),
-        *_memory(cells),
-        *_flags(statuses),
+        *varying_memory(cells),
+        *flagged(statuses),
         *_failures(statuses),
         *(str(warning) for warning in meta.get("warnings", [])),
     )
 
 
-def _claims(meta: Mapping[str, Any], ratios: pd.DataFrame) -> Iterator[str]:
+def claims(meta: Mapping[str, Any], ratios: pd.DataFrame) -> Iterator[str]:
+    """What keeps a run from proving anything."""
     if meta["configuration"]["profile"] == "smoke":
         yield "SMOKE profile: one short process a model; no claim can be made from these numbers"
     if not meta.get("calibration"):
@@ -148,7 +149,8 @@ def _physics(cells: pd.DataFrame) -> Iterator[str]:
             yield f"{row['model']} at {row['point']} {what.format(row[bound] / row[time])}"
 
 
-def _memory(cells: pd.DataFrame) -> Iterator[str]:
+def varying_memory(cells: pd.DataFrame) -> Iterator[str]:
+    """Memory figures that differ between the processes (M14)."""
     ranges = cells[(cells["method"] == "range") & (cells["spread"] > MEMORY_SPREAD)]
     if len(ranges):
         worst = max(records(ranges), key=lambda row: float(row["spread"]))
@@ -159,7 +161,8 @@ def _memory(cells: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _flags(statuses: pd.DataFrame) -> Iterator[str]:
+def flagged(statuses: pd.DataFrame) -> Iterator[str]:
+    """How many cells carry each flag, and what it means."""
     cells: Counter[str] = Counter()
     outliers: list[int] = []
     for cell in statuses["flags"]:

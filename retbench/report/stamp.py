@@ -40,7 +40,8 @@ def conditions(meta: Mapping[str, Any]) -> str:
     """Hardware, dtype, mode, preset, profile and blocks, on one line."""
     configuration = meta["configuration"]
     blocks = meta["plan"]["blocks"]
-    named = [configuration.get(name) for name in ("dtype", "mode", "preset")]
+    dtypes = configuration.get("dtypes") or [configuration.get("dtype")]
+    named = [*dtypes, *(configuration.get(name) for name in ("mode", "preset"))]
     return " · ".join((
         hardware(meta),
         *(given for given in named if given),

@@ -91,19 +91,45 @@ class Summary:
         return None if found.empty else float(found["value"].iloc[0])
 
 
+@dataclass(frozen=True)
+class Reduced:
+    """The samples of a run, reduced level by level (M1): what a report of times starts from.
+
+    Attributes:
+        frame: every sample.
+        models: the labels in the order of the plan.
+        processes: one value per block, cell and metric.
+        cells: one row per cell and measured metric, see :class:`Summary`.
+        statuses: how each cell ended, likewise.
+    """
+
+    frame: pd.DataFrame
+    models: tuple[str, ...]
+    processes: pd.DataFrame
+    cells: pd.DataFrame
+    statuses: pd.DataFrame
+
+
+def reduced(run: Run) -> Reduced:
+    """Reduce a run's samples to its cells, whatever its suite; arguments as :func:`summarise`."""
+    # Categories halve the time: every grouping would take the texts apart again.
+    frame = run.frame().astype(dict.fromkeys(_LABELS, "category"))
+    models = model_order(run.meta, frame["model"].unique())
+    kept = _kept(frame)
+    processes = _processes(kept)
+    statuses = _statuses(frame, flagging.of_cells(kept, processes), models)
+    return Reduced(frame, models, processes, _cells(kept, processes), statuses)
+
+
 def summarise(run: Run) -> Summary:
     """Reduce a run to its summary; the same samples give the same summary, digit for digit.
 
     Args:
         run: a handle with ``path``, ``meta`` and ``frame()``; only these are read.
     """
-    # Categories halve the time: every grouping would take the texts apart again.
-    frame, meta = run.frame().astype(dict.fromkeys(_LABELS, "category")), run.meta
-    models = model_order(meta, frame["model"].unique())
-    kept = _kept(frame)
-    processes = _processes(kept)
-    statuses = _statuses(frame, flagging.of_cells(kept, processes), models)
-    cells = _in_order(_cells(kept, processes), models, meta)
+    found = reduced(run)
+    frame, meta, models, statuses = found.frame, run.meta, found.models, found.statuses
+    processes, cells = found.processes, _in_order(found.cells, models, meta)
     modes = {
         str(model): mode
         for model, mode in frame.groupby("model", observed=True)["mode"].first().items()

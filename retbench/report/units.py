@@ -38,6 +38,7 @@ _SCALES: dict[str, tuple[Scale, ...]] = {
     "flop": (
         Scale("PFLOP", 1e15), Scale("TFLOP", 1e12), Scale("GFLOP", 1e9), Scale("MFLOP", 1e6),
     ),
+    "flop/s": (Scale("TFLOP/s", 1e12), Scale("GFLOP/s", 1e9), Scale("MFLOP/s", 1e6)),
     "tokens/s": (Scale("tokens/s", 1.0),),
     "ratio": (Scale("", 1.0),),
     "tokens": (Scale("tokens", 1.0),),

@@ -1,0 +1,181 @@
+"""The kernels suite's samples as tidy frames: one row a cell, a ratio, a crossover.
+
+A *setting* is all of a point but its context: direction, head dimension, type and batch size. What
+is compared along the context is compared within one setting.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from retbench.measure import ceilings as ceiling
+from retbench.measure import stats
+from retbench.metrics import METRICS
+from retbench.report import compare
+from retbench.report.frames import Row, groups, records
+from retbench.report.summary import reduced
+
+if TYPE_CHECKING:
+    from retbench.store import Run
+
+SETTING = ["direction", "dtype", "head_dim", "batch_size"]
+CROSSOVER_COLUMNS = [
+    *SETTING, "baseline", "status", "value", "low", "high", "direction_beyond", "shortest",
+    "longest", "n",
+]  # fmt: skip
+_NAMED = ("direction", "head_dim", "dtype")
+_NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """All that the report says about one run; pure data.
+
+    Attributes:
+        meta: ``run.json``.
+        models: the operations in the order of the plan; the first is the subject.
+        cells: one row per operation, point and metric, as those of
+            :class:`retbench.report.summary.Summary`, with the settings as columns.
+        statuses: how each cell ended, likewise.
+        ratios: subject over each other operation, likewise; see :mod:`retbench.report.compare`.
+        crossovers: per setting and other operation the context at which the two are equal.
+    """
+
+    meta: Mapping[str, Any]
+    models: tuple[str, ...]
+    cells: pd.DataFrame
+    statuses: pd.DataFrame
+    ratios: pd.DataFrame
+    crossovers: pd.DataFrame
+
+    def planned(self, name: str) -> list[Any]:
+        """The planned values of a column, ascending, or in the order of the plan for names."""
+        configured = {"direction": "directions", "head_dim": "head_dims", "dtype": "dtypes",
+                      "batch_size": "batch", "seq_len": "context"}  # fmt: skip
+        return list(self.meta["configuration"][configured[name]])
+
+    def settings(self) -> list[Row]:
+        """Every setting that was planned."""
+        values = itertools.product(*(self.planned(name) for name in SETTING))
+        return [dict(zip(SETTING, chosen, strict=True)) for chosen in values]
+
+
+def kernels(run: Run) -> Kernels:
+    """Reduce a run to what its report says; the same samples give the same numbers."""
+    meta, found = run.meta, reduced(run)
+    ratios = compare.ratios(found.processes, found.cells, found.statuses, found.models, meta)
+    derived = pd.DataFrame(_derived(found.cells, meta), columns=found.cells.columns)
+    cells = pd.concat([found.cells, derived], ignore_index=True) if len(derived) else found.cells
+    processes = with_settings(found.processes, meta)
+    return Kernels(
+        meta=meta,
+        models=found.models,
+        cells=_sorted(with_settings(cells, meta), found.models, meta),
+        statuses=_sorted(with_settings(found.statuses, meta), found.models, meta),
+        ratios=with_settings(ratios, meta),
+        crossovers=_crossovers(processes, found.models, meta),
+    )
+
+
+def with_settings(frame: pd.DataFrame, meta: Mapping[str, Any]) -> pd.DataFrame:
+    """The frame with the settings of its points as columns."""
+    given = {point["point"]: point["settings"] for point in meta["plan"]["points"]}
+    return frame.assign(**{
+        name: frame["point"].astype(str).map({key: own[name] for key, own in given.items()})
+        for name in _NAMED
+    })  # fmt: skip
+
+
+def at(frame: pd.DataFrame, setting: Row) -> pd.DataFrame:
+    """The rows of one setting."""
+    here = pd.Series(True, index=frame.index)
+    for name, value in setting.items():
+        here &= frame[name] == value
+    return frame[here]
+
+
+def _sorted(frame: pd.DataFrame, models: Sequence[str], meta: Mapping[str, Any]) -> pd.DataFrame:
+    """By setting and context, the operations of a point side by side; names in the plan's order."""
+    dtypes = meta["configuration"]["dtypes"]
+    ordered = frame.assign(
+        _dtype=frame["dtype"].map({dtype: n for n, dtype in enumerate(dtypes)}),
+        _model=frame["model"].astype(str).map({model: n for n, model in enumerate(models)}),
+    ).sort_values(
+        ["direction", "_dtype", "head_dim", "batch_size", "seq_len", "_model"], kind="stable"
+    )
+    return ordered.drop(columns=["_dtype", "_model"]).reset_index(drop=True)
+
+
+def _derived(cells: pd.DataFrame, meta: Mapping[str, Any]) -> list[Row]:
+    """Rates and shares of every cell that has a time; a rate is work over median time (M9)."""
+    rows: list[Row] = []
+    for _, group in groups(cells, ["model", "point"]):
+        by_metric = {row["metric"]: row for row in records(group)}
+        time = by_metric.get("kernel_s")
+        if time is None:
+            continue
+        flops, moved = (by_metric[tag]["value"] for tag in ("kernel_flops", "kernel_bytes"))
+        rows.append(_over(time, "kernel_flop_per_s", flops))
+        rows.append(_over(time, "kernel_bandwidth", moved))
+        least_s = bound_s(flops, moved, _dtype(meta, time["point"]), meta.get("ceilings"))
+        if least_s is not None:
+            rows.append(_over(time, "kernel_share", least_s))
+    return rows
+
+
+def bound_s(
+    flops: float, moved: float, dtype: str, ceilings: Mapping[str, Any] | None
+) -> float | None:
+    """Seconds that the measured matmul rate or bandwidth allows; None where one is unknown."""
+    rate = ceiling.matmul_rate(ceilings, dtype)
+    bandwidth = ceiling.bandwidth_at(ceilings, moved)
+    if rate is None or bandwidth is None:
+        return None
+    return max(flops / rate, moved / bandwidth)
+
+
+def _dtype(meta: Mapping[str, Any], point: str) -> str:
+    plan = meta["plan"]["points"]
+    return str(next(own["settings"]["dtype"] for own in plan if own["point"] == point))
+
+
+def _over(time: Row, metric: str, work: float) -> Row:
+    """``work / time`` with the interval turned over."""
+    return time | {
+        "metric": metric, "unit": METRICS[metric].unit, "value": work / time["value"],
+        "low": work / time["high"], "high": work / time["low"],
+    }  # fmt: skip
+
+
+def _crossovers(
+    processes: pd.DataFrame, models: Sequence[str], meta: Mapping[str, Any]
+) -> pd.DataFrame:
+    """From which context on the subject wins or loses; a smoke run earns no claim (M2)."""
+    times = processes[processes["metric"] == "kernel_s"]
+    rows = []
+    for setting, group in groups(times, SETTING):
+        wide = group.pivot_table(
+            index=["model", "block"], columns="seq_len", values="value", observed=True
+        )
+        for baseline in models[1:]:
+            if not {models[0], baseline} <= set(wide.index.get_level_values(0)):
+                continue
+            ratio = (wide.loc[models[0]] / wide.loc[baseline]).dropna(axis="columns", how="all")
+            if ratio.shape[1] < 2:
+                continue
+            found = stats.crossover(ratio.columns.to_numpy(), ratio.to_numpy())
+            claim: tuple[Any, ...] = (
+                found.status, found.value, found.low, found.high, found.direction,
+            )  # fmt: skip
+            if meta["configuration"]["profile"] == "smoke":
+                claim = (compare.NO_CLAIM, None, None, None, None)
+            rows.append((
+                *setting, baseline, *claim, ratio.columns.min(), ratio.columns.max(), found.n
+            ))  # fmt: skip
+    numbers = dict.fromkeys(("value", "low", "high"), "float64")
+    return pd.DataFrame(rows, columns=CROSSOVER_COLUMNS).astype(numbers)
