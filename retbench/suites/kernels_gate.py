@@ -83,9 +83,9 @@ class Call:
         for batch in range(self.case.batch):
             for head in range(self.case.heads):
                 here = (batch, head)
-                one = (x[here].detach().double() for x in (self.q, self.k, self.v))
+                q, k, v = (x[here].detach().double() for x in (self.q, self.k, self.v))
                 grad = self.grad[here][rows].double() if "q" in found else None
-                for name, exact in exact_rows(self.case, head, *one, rows, grad).items():
+                for name, exact in exact_rows(self.case, head, q, k, v, rows, grad).items():
                     sums[name].add(found[name][here].double(), exact)
         return max(squares.distance() for squares in sums.values())
 
@@ -115,7 +115,7 @@ def inputs(case: Case, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     def random(dim: int, scale: float = 1.0) -> Tensor:
         shape = (case.batch, case.time, case.heads, dim)
-        values = torch.randn(shape, device=case.device, generator=generator) * scale
+        values: Tensor = torch.randn(shape, device=case.device, generator=generator) * scale
         return values.to(case.dtype).transpose(1, 2)
 
     scale = case.d_k**-0.5 if case.kind == "retention" else 1.0
@@ -126,7 +126,8 @@ def checked_rows(time: int, seed: int) -> Tensor:
     """The first and the last position, and some between: int64, ascending."""
     generator = torch.Generator().manual_seed(seed)
     between = torch.randint(time, (ROWS - 2,), generator=generator)
-    return torch.cat((between, torch.tensor([0, time - 1]))).unique()
+    rows: Tensor = torch.cat((between, torch.tensor([0, time - 1]))).unique()
+    return rows
 
 
 def exact_rows(
@@ -165,7 +166,7 @@ def _retained(case: Case, head: int, scores: Tensor, distance: Tensor) -> Tensor
 
 def _attended(case: Case, head: int, scores: Tensor, distance: Tensor) -> Tensor:
     """The softmax of scores, none from the future; both of shape (rows, time)."""
-    scaled = scores * case.d_k**-0.5
+    scaled: Tensor = scores * case.d_k**-0.5
     return scaled.masked_fill(distance < 0, float("-inf")).softmax(dim=-1)
 
 

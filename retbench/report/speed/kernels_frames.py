@@ -163,9 +163,10 @@ def _crossovers(
             index=["model", "block"], columns="seq_len", values="value", observed=True
         )
         for baseline in models[1:]:
-            if not {models[0], baseline} <= set(wide.index.get_level_values(0)):
+            if not {models[0], baseline} <= set(wide.index.get_level_values("model")):
                 continue
-            ratio = (wide.loc[models[0]] / wide.loc[baseline]).dropna(axis="columns", how="all")
+            subject, other = (pd.DataFrame(wide.loc[name]) for name in (models[0], baseline))
+            ratio = (subject / other).dropna(axis="columns", how="all")
             if ratio.shape[1] < 2:
                 continue
             found = stats.crossover(ratio.columns.to_numpy(), ratio.to_numpy())

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import retbench
 from models import operations
-from models.operations import Case, Kind, Operation
+from models.operations import Case, Operation
 from models.retention import log_decays, retention_chunkwise, retention_parallel
 from retbench.config import RunConfig, resolve
 from retbench.errors import UserError
@@ -25,7 +25,7 @@ from retbench.metrics import METRICS
 from retbench.plan import Contender, Point
 from retbench.suites.base import CellFailure, Rows, Session
 from retbench.suites.kernels import SUITE, attention_dim, case_of
-from retbench.suites.kernels_gate import TOLERANCE, Call, checked_rows, exact_rows, inputs
+from retbench.suites.kernels_gate import TOLERANCE
 from retbench.worker import open_session
 
 CPU = torch.device("cpu")
@@ -125,39 +125,6 @@ def test_a_transformer_of_the_same_width_has_heads_of_its_own(head_dim: int, mat
 
 
 # What is right
-
-
-@pytest.mark.parametrize("kind", ["retention", "attention"])
-def test_exact_rows_are_those_of_the_whole(kind: Kind) -> None:
-    """Output and gradients, against the parallel form and PyTorch's attention."""
-    case = case_of(point("train", "float64"), kind, CPU)
-    q, k, v, grad = inputs(case, seed=3)
-    rows = checked_rows(case.time, seed=3)
-    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
-    if kind == "retention":
-        out = retention_parallel(*leaves, log_decays(case.heads, "paper"))[0]
-    else:
-        out = torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=True)
-    sparse = torch.zeros_like(out)
-    sparse[:, :, rows] = grad[:, :, rows]
-    expected = dict(zip("qkv", torch.autograd.grad(out, leaves, sparse), strict=True))
-    expected["out"] = out.detach()[:, :, rows]
-    head = case.heads - 1
-    found = exact_rows(case, head, q[0, head], k[0, head], v[0, head], rows, grad[0, head][rows])
-    assert set(found) == set(expected)
-    for name, exact in found.items():
-        torch.testing.assert_close(exact, expected[name][0, head], rtol=1e-12, atol=1e-12)
-
-
-def test_the_first_and_the_last_row_are_checked() -> None:
-    rows = checked_rows(1000, seed=0).tolist()
-    assert rows[0] == 0 and rows[-1] == 999 and 10 < len(rows) <= 16
-    assert checked_rows(1, seed=0).tolist() == [0]
-
-
-def test_inputs_lie_in_memory_as_a_models_projections_leave_them() -> None:
-    for x in inputs(case_of(point(), "retention", CPU), seed=0):
-        assert x.transpose(1, 2).is_contiguous()
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
@@ -267,15 +234,6 @@ def test_training_calls_forward_and_backward_and_forward_alone_keeps_no_graph() 
     graphs.clear()
     cell(computing(watched), point("train"))
     assert set(graphs) == {True}
-
-
-def test_a_call_gives_the_gradients_of_the_output_times_the_fixed_gradient() -> None:
-    case = case_of(point("train", "bfloat16"), "retention", CPU)
-    call = Call(case, retained, *inputs(case, 0), seed=0)
-    found: Any = call()
-    call()  # the same again: nothing has piled up
-    total = (retained(call.q, call.k, call.v) * call.grad).sum()
-    torch.testing.assert_close(found, torch.autograd.grad(total, (call.q, call.k, call.v)))
 
 
 def test_a_time_beyond_the_matmul_rate_of_its_own_type_is_invalid(

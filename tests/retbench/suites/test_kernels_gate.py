@@ -1,0 +1,81 @@
+"""The check of operations against float64: rows of the definition, and their gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.operations import Case, Direction, Kind
+from models.retention import log_decays, retention_chunkwise, retention_parallel
+from retbench.suites.kernels_gate import Call, checked_rows, exact_rows, inputs
+
+CPU = torch.device("cpu")
+
+
+def case(kind: Kind = "retention", dtype: torch.dtype = torch.float64) -> Case:
+    direction: Direction = "train"
+    return Case(kind, direction, 2, 4, 96, 8, 16 if kind == "retention" else 8, dtype, CPU)
+
+
+def retained(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return retention_chunkwise(q, k, v, log_decays(q.shape[1], "paper"), 32)[0]
+
+
+@pytest.mark.parametrize("kind", ["retention", "attention"])
+def test_exact_rows_are_those_of_the_whole(kind: Kind) -> None:
+    """Output and gradients, against the parallel form and PyTorch's attention."""
+    asked = case(kind)
+    q, k, v, grad = inputs(asked, seed=3)
+    rows = checked_rows(asked.time, seed=3)
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    if kind == "retention":
+        out = retention_parallel(*leaves, log_decays(asked.heads, "paper"))[0]
+    else:
+        out = torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=True)
+    sparse = torch.zeros_like(out)
+    sparse[:, :, rows] = grad[:, :, rows]
+    expected = dict(zip("qkv", torch.autograd.grad(out, leaves, sparse), strict=True))
+    expected["out"] = out.detach()[:, :, rows]
+    here = (1, asked.heads - 1)
+    found = exact_rows(asked, here[1], q[here], k[here], v[here], rows, grad[here][rows])
+    assert set(found) == set(expected)
+    for name, exact in found.items():
+        torch.testing.assert_close(exact, expected[name][here], rtol=1e-12, atol=1e-12)
+
+
+def test_the_first_and_the_last_row_are_checked() -> None:
+    rows = checked_rows(1000, seed=0).tolist()
+    assert rows[0] == 0 and rows[-1] == 999 and 10 < len(rows) <= 16
+    assert checked_rows(1, seed=0).tolist() == [0]
+
+
+def test_inputs_lie_in_memory_as_a_models_projections_leave_them() -> None:
+    for x in inputs(case(), seed=0):
+        assert x.transpose(1, 2).is_contiguous()
+
+
+def test_a_call_gives_the_gradients_of_the_output_times_the_fixed_gradient() -> None:
+    asked = case(dtype=torch.bfloat16)
+    call = Call(asked, retained, *inputs(asked, 0), seed=0)
+    found: Any = call()
+    call()  # the same again: nothing has piled up
+    total = (retained(call.q, call.k, call.v) * call.grad).sum()
+    torch.testing.assert_close(found, torch.autograd.grad(total, (call.q, call.k, call.v)))
+
+
+@pytest.mark.parametrize("place", [(0, 0), (1, 3)])
+def test_an_error_in_one_head_of_one_sequence_is_found(place: tuple[int, int]) -> None:
+    asked = case()
+
+    def one_head_off(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scale = torch.ones(asked.batch, asked.heads, 1, 1, dtype=v.dtype)
+        scale[place] = 1 + 1e-6
+        return retained(q, k, v) * scale
+
+    right, wrong = (
+        Call(asked, mix, *inputs(asked, 0), seed=0).error() for mix in (retained, one_head_off)
+    )
+    assert right < 1e-14 < 1e-8 < wrong
