@@ -22,7 +22,7 @@ _QUADRATIC = ("retention-parallel", "sdpa-math")  # they keep every pair's score
 _BY_TOKEN = ("retention-recurrent",)
 _CALL_S = {"cpu": 1e-4, "cuda": 1e-4}  # host work of one call
 _TOKEN_S = {"cpu": 4e-5, "cuda": 5e-5}  # of one token of a recurrence
-_COMPILE_S = {"cpu": 20.0, "cuda": 8.0}
+_COMPILE_S = {"cpu": 20.0, "cuda": 5.0}  # inductor keeps on disk what an earlier block compiled
 _SCORES_KEPT = {"forward": 3, "train": 5}
 _GATE_CALLS = 3  # the first, the one that is checked, the one that finds how long it takes
 
@@ -47,7 +47,9 @@ class KernelsCost:
         return bounds.start_s(0, self.config.device) + self._compile_s(size)
 
     def cell_s(self, size: Size, point: Point) -> float:
-        """Seconds of the check, the warm-up and the trials."""
+        """Seconds of the check, the warm-up and the trials; none where it is too long for them."""
+        if size.operation in _BY_TOKEN and self._is_too_long(size):
+            return 0.0
         call_s = self._call_s(size, point)
         timed_s = bounds.phase_s(call_s, PROFILES[self.config.profile])
         return self._compile_s(size) + _GATE_CALLS * call_s + timed_s
@@ -72,6 +74,11 @@ class KernelsCost:
         case = size.case
         pairs = case.batch * case.heads * case.time**2
         return _SCORES_KEPT[case.direction] * pairs * max(4, case.dtype.itemsize)
+
+    def _is_too_long(self, size: Size) -> bool:
+        from models.operations_builtin import RECURRENT_TOKENS
+
+        return size.case.time > RECURRENT_TOKENS[size.case.direction]
 
     def _compile_s(self, size: Size) -> float:
         return _COMPILE_S[self.config.device] if size.operation in _COMPILED else 0.0
