@@ -16,11 +16,11 @@ from retbench.report.speed.kernels_frames import SETTING, Kernels, at
 _EDGES = ("value", "low", "high")
 # Metric, and whether its interval is printed.
 _COLUMNS = (
-    ("kernel_s", True), ("kernel_flop_per_s", False), ("kernel_bandwidth", False),
-    ("kernel_share", False), ("kernel_error", False), ("kernel_peak_bytes", False),
+    ("kernel_s", True), ("kernel_error", False), ("kernel_flop_per_s", False),
+    ("kernel_bandwidth", False), ("kernel_share", False), ("kernel_peak_bytes", False),
     ("kernel_first_s", False),
 )  # fmt: skip
-_PRINTED = 4  # of them, on a page
+_PRINTED = 5  # of them, on a page
 _SHARED = "median over processes of their medians"
 
 
