@@ -9,7 +9,7 @@ no line and no place in the legend.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -179,11 +179,22 @@ def _lines(
 
 
 def _failures(ax: Axes, sheet: _Sheet, direction: str, values: list[float]) -> None:
-    """The y axis around values, and above it a lane for every operation that has failed cells."""
-    failed = sheet.failures(direction)
+    """The y axis around values, and above it a lane for every operation that has failed cells.
+
+    Of so many operations several have the same marker, so that the name says whose lane it is,
+    where there is room for it.
+    """
+    failed, contexts = sheet.failures(direction), sheet.kernels.planned("seq_len")
     draw.log_y(ax, values, len(failed))
-    for lane, model in enumerate(failed):
-        draw.failures(ax, lane, *failed[model], sheet.drawn()[model])
+    styles = {model: style for model, style in sheet.drawn().items() if model in failed}
+    for lane, (model, style) in enumerate(styles.items()):
+        places, labels = failed[model]
+        if places == contexts:
+            text = f"{model}: {draw.statuses(labels)} at every context"
+            draw.lane_text(ax, lane, text, style)
+            continue
+        named = replace(style, glyph=f"{style.glyph} {model}:")
+        draw.failures(ax, lane, places, labels, style if contexts[0] in places else named)
 
 
 def _extent(rows: pd.DataFrame, divisor: float = 1.0) -> list[float]:
@@ -213,15 +224,14 @@ def ratio_figure(kernels: Kernels, setting: Row, name: str) -> Drawn:
     rows = at(kernels.ratios, setting).sort_values("seq_len", kind="stable")
     known = rows[rows["value"].notna()]
     margin = compare.margin(kernels.meta)
-    title = sheet.title(f"Time of {subject} over the others'")
+    title = sheet.title(f"Time of {subject} over that of each other operation")
     note = sheet.note(
         f"below 1: {subject} is faster", f"grey: margin ±{margin:.1%}",
         "bars: 95% interval, paired by block",
     )  # fmt: skip
     styles = theme.styles(kernels.models)
     compared = [name for name in baselines if name in set(known["baseline"])]
-    legend = {f"over {name}": styles[name] for name in compared}
-    axes = sheet.panels(title, note, legend)
+    axes = sheet.panels(title, note, {name: styles[name] for name in compared})
     for ax, direction in zip(axes, kernels.planned("direction"), strict=True):
         own = known[known["direction"] == direction]
         edges = (1 / (1 + margin), 1 + margin)

@@ -34,8 +34,8 @@ def seconds(model: str, direction: str, context: int) -> float:
     return forward * {"sdpa-math": 2.0}.get(model, 1.0) * (3 if direction == "train" else 1)
 
 
-def ending(model: str, context: int) -> tuple[str, str | None]:
-    """Status and cause of a cell."""
+def ending(model: str, context: int, direction: str = "forward") -> tuple[str, str | None]:
+    """Status and cause of a cell, the same in both directions."""
     if model == "fla-chunk":
         return "unsupported", MISSING
     if model == "sdpa-math" and context >= 4096:
@@ -96,7 +96,7 @@ def write_kernels(
         models: the operations; the first is the subject.
         head_dims: head dimensions of the points.
         blocks: rounds.
-        endings: status and cause of (operation, context).
+        endings: status and cause of (operation, context, direction).
         changes: keys of run.json to replace.
     """
     meta = run_json(models, head_dims, blocks, **changes)
@@ -115,7 +115,7 @@ def _batch(
     rng: random.Random,
 ) -> list[dict[str, Any]]:  # fmt: skip
     context, direction = point["seq_len"], point["settings"]["direction"]
-    status, cause = endings(model, context)
+    status, cause = endings(model, context, direction)
     common = {
         "suite": "kernels", "point": point["point"], "model": model, "preset": "",
         "mode": "eager", "seq_len": context, "batch_size": 1, "dtype": "float32",

@@ -24,6 +24,7 @@ from .kernels_samples import (
     MATMUL_RATE,
     MISSING,
     MODELS,
+    ending,
     write_kernels,
 )
 
@@ -184,8 +185,21 @@ def test_an_operation_that_never_succeeded_is_named_but_takes_no_room(make: Make
         assert "no cell succeeded: fla-chunk" in sidecar["note"], name
 
 
+def test_a_failure_names_its_operation_and_one_at_every_context_takes_one_line(make: Make) -> None:
+    def endings(model: str, context: int, direction: str) -> tuple[str, str | None]:
+        if model == "fla-chunk":
+            return ("ok", None) if direction == "forward" else ("unsupported", "no backward")
+        return ending(model, context)
+
+    with theme.fixed():
+        figure, _ = content_of(make(endings=endings)).figures["time_d64_float32"]()
+    texts = [{text.get_text() for text in ax.texts} for ax in figure.axes]
+    assert texts[0] == {"▲ sdpa-math: oom"}
+    assert texts[1] == {"▲ sdpa-math: oom", "◆ fla-chunk: unsupported at every context"}
+
+
 def test_a_run_in_which_nothing_succeeded_has_figures_all_the_same(make: Make) -> None:
-    run = make(endings=lambda model, context: ("error", "broken"))
+    run = make(endings=lambda model, context, direction: ("error", "broken"))
     assert all(not sidecar["shown"] for sidecar in sidecars(content_of(run)).values())
 
 
