@@ -1,7 +1,7 @@
 """The built-in operations: retention in eager, compiled and Triton forms, and attention's kernels.
 
-Retention in chunks has the models' own default chunk. What is not installed here, or cannot run on
-a device, is imported by nobody and says so (:attr:`models.operations.Operation.unsupported`).
+PyTorch's retention in chunks has the models' own default chunk. A package that is not installed is
+imported by nobody, and its operations say so (:attr:`models.operations.Operation.unsupported`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+from models.kernels import chunk_op
 from models.operations import Case, Kind, Mix, Operation, register
 from models.retention import (
     log_decays,
@@ -33,7 +34,6 @@ RECURRENT_TOKENS = {"forward": 4096, "train": 1024}
 """Most tokens of the recurrence in PyTorch, a few small calls a token: more only wait for them,
 and in training every token's state is kept."""
 
-_TRITON = "models.kernels.chunk_op"
 _FLA = "fla.ops.retention"
 _PROBE_TOKENS = 128
 
@@ -79,17 +79,12 @@ def _compiled(function: Callable[..., Tensor]) -> Iterator[Callable[..., Tensor]
 
 
 def _triton(case: Case) -> AbstractContextManager[Mix]:
-    log_gamma, module = _log_gamma(case), importlib.import_module(_TRITON)
-    return nullcontext(lambda q, k, v: module.retention_chunk(q, k, v, log_gamma)[0])
+    log_gamma = _log_gamma(case)
+    return nullcontext(lambda q, k, v: chunk_op.retention_chunk(q, k, v, log_gamma)[0])
 
 
 def _no_triton(case: Case) -> str | None:
-    try:
-        module = importlib.import_module(_TRITON)
-    except ImportError as problem:
-        return f"the Triton kernels cannot be imported: {problem}"
-    reason: str | None = module.unsupported(case.d_k, case.d_v, case.dtype, case.device)
-    return reason
+    return chunk_op.unsupported(case.d_k, case.d_v, case.dtype, case.device)
 
 
 def _fla(function: str, case: Case) -> AbstractContextManager[Mix]:

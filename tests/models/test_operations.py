@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,6 +25,7 @@ CASES: dict[Kind, Case] = {"retention": RETENTION, "attention": ATTENTION}
 EAGER = ("retention-chunkwise", "retention-parallel", "retention-recurrent", "sdpa-flash",
          "sdpa-math")  # fmt: skip
 COMPILED = ("retention-compiled", "flex-attention")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 FLOAT32 = 1e-5  # relative; a wrong mask or decay is off by 0.1 or more
 
 
@@ -166,27 +168,18 @@ def test_fla_that_is_not_installed_or_has_no_gpu_says_so(monkeypatch: pytest.Mon
         assert reason in str(operations.get("fla-chunk").unsupported(RETENTION))
 
 
-def test_the_triton_kernel_is_asked_and_called_by_its_own_module(
+@pytest.mark.skipif(not INTERPRETED, reason="Triton is imported for a GPU, and there is one")
+def test_the_triton_kernel_computes_the_same_in_the_interpreter() -> None:
+    assert off("retention-triton") < FLOAT32
+
+
+def test_a_type_or_a_device_that_the_triton_kernel_lacks_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def retention_chunk(q: Tensor, k: Tensor, v: Tensor, log_gamma: Tensor) -> Any:
-        return retention_chunkwise(q, k, v, log_gamma, 32)
-
-    def unsupported(d_k: int, d_v: int, dtype: torch.dtype, device: torch.device) -> str | None:
-        return None if dtype == torch.float32 else "only float32"
-
-    name = operations_builtin._TRITON
-    fake = module(name, retention_chunk=retention_chunk, unsupported=unsupported)
-    monkeypatch.setitem(sys.modules, name, fake)
-    assert off("retention-triton") < FLOAT32
-    wide = replace(RETENTION, dtype=torch.float64)
-    assert operations.get("retention-triton").unsupported(wide) == "only float32"
-
-
-def test_kernels_that_cannot_be_imported_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, operations_builtin._TRITON, None)
-    reason = operations.get("retention-triton").unsupported(RETENTION)
-    assert "the Triton kernels cannot be imported" in str(reason)
+    limit = operations.get("retention-triton").unsupported
+    assert "float64 is none of" in str(limit(replace(RETENTION, dtype=torch.float64)))
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    assert "needs a CUDA device, not cpu" in str(limit(RETENTION))
 
 
 # Work

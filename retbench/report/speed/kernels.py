@@ -10,7 +10,7 @@ import pandas as pd
 from retbench.metrics import METRICS
 from retbench.report import compare, fairness, stamp, units
 from retbench.report.citations import entry, letters, words
-from retbench.report.content import Content, title_of
+from retbench.report.content import Content
 from retbench.report.frames import Row, groups, records
 from retbench.report.speed import kernels_figures as figures
 from retbench.report.speed import kernels_frames as frames
@@ -31,7 +31,7 @@ def content(run: Run) -> Content:
         path=run.path,
         meta=run.meta,
         models=kernels.models,
-        title=title_of(run.meta, kernels.models),
+        title=_title(kernels.models),
         tables=tables.tables(kernels),
         figures=figures.figures(kernels),
         warnings=warnings,
@@ -40,6 +40,13 @@ def content(run: Run) -> Content:
         macros=tuple(_macros(kernels)),
         findings=tuple(_findings(kernels)),
     )
+
+
+def _title(models: tuple[str, ...]) -> str:
+    """The subject, and how many it is compared with: there may be too many to name."""
+    subject, *others = models
+    several = "operations" if len(others) > 1 else "operation"
+    return f"kernels, {subject}" + (f" against {len(others)} other {several}" if others else "")
 
 
 def _warnings(kernels: Kernels) -> Iterator[str]:
