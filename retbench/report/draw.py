@@ -89,11 +89,12 @@ def canvas(
 
 def _legend_columns(labels: Sequence[str], width_in: float) -> int:
     """Entries of a row of the legend, so that the columns fit into that width."""
-    for columns in range(len(labels), 1, -1):
-        widest = [max(map(len, labels[place::columns])) for place in range(columns)]
+    for rows in range(1, len(labels)):
+        # A legend is filled column by column.
+        columns = [labels[start : start + rows] for start in range(0, len(labels), rows)]
+        widest = [max(map(len, column)) for column in columns]
         if sum(_ENTRY_IN + size * _LETTER_IN for size in widest) <= width_in:
-            rows = -(-len(labels) // columns)
-            return -(-len(labels) // rows)  # so that no row is all but empty
+            return len(columns)
     return 1
 
 
