@@ -22,6 +22,7 @@ import typer
 from typer.main import get_command
 
 from retbench import __version__, cli_training
+from retbench.distributed import leave_to_first
 from retbench.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, UserError
 
 if TYPE_CHECKING:
@@ -318,6 +319,7 @@ def _end(error: BaseException) -> NoReturn:
         # A further Ctrl-C while Python takes itself apart would end in a traceback.
         atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     if isinstance(error, UserError):
+        leave_to_first(error)
         _fail(str(error), error.exit_status)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         _fail("interrupted", EXIT_INTERRUPTED)

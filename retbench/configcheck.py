@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from retbench import plugins
 from retbench.configvalues import nearest
+from retbench.distributed import launch
 from retbench.errors import Misfit
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def physical_cores() -> int:
 
 
 def machine(device: str | None, threads: int | None) -> tuple[str, int]:
-    """The device and threads asked for, or this machine's.
+    """The device and threads asked for, or this machine's; its cores are shared by torchrun's.
 
     Raises:
         UserError: an unknown device, a GPU that is not there, or no threads.
@@ -59,7 +60,9 @@ def machine(device: str | None, threads: int | None) -> tuple[str, int]:
         raise _no_gpu()
     if threads is not None:
         _check_threads(threads)
-    return device, threads or physical_cores()
+    launched = launch()
+    processes = launched.local_size if launched else 1
+    return device, threads or max(1, physical_cores() // processes)
 
 
 def check(config: RunConfig) -> None:

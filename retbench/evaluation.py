@@ -19,16 +19,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from retbench.distributed import ALONE, Ranks
+
 Floats = NDArray[np.float64]
 
 BATCH_TOKENS = 16384
 _LOGITS = 2**26  # numbers of one batch of logits at most: 256 MiB in float32
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: a sharded model's buffers would be of no use in training
 def token_nats(
-    model: nn.Module, tokens: NDArray[Any], *, window: int, stride: int | None = None
-) -> Floats:
+    model: nn.Module, tokens: NDArray[Any], *, window: int, stride: int | None = None,
+    ranks: Ranks = ALONE,
+) -> Floats:  # fmt: skip
     """Negative log-likelihood of every token of a document but its first.
 
     Args:
@@ -36,6 +39,7 @@ def token_nats(
         tokens: shape (tokens,), any integer type, at least two.
         window: tokens that a prediction may look back on, at most.
         stride: tokens that a window scores, the first one excepted; the window's length where None.
+        ranks: the processes that share the work; each gets the whole result.
 
     Returns:
         Nats, float64 of shape (tokens - 1,): entry i is of token i + 1.
@@ -43,14 +47,18 @@ def token_nats(
     stride = stride or window
     device = next(model.parameters()).device
     text = torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(device)
-    found = torch.empty(len(text) - 1, dtype=torch.float64)
-    for batch in _batches(len(text) - 1, window, stride):
+    found = torch.zeros(len(text) - 1, dtype=torch.float64)
+    batches = list(_batches(len(text) - 1, window, stride))
+    for turn in ranks.turns(len(batches)):
+        batch = batches[turn % len(batches)]
         length = batch[0][1] - batch[0][0]
         windows = torch.stack([text[start : stop + 1] for start, stop, _ in batch])
         nats = _nats(model(windows[:, :-1]), windows[:, 1:]).cpu()
+        if turn >= len(batches):
+            continue  # another rank scores it
         for row, (start, stop, scored) in enumerate(batch):
             found[scored:stop] = nats[row, scored - start : length]
-    return found.numpy()
+    return ranks.sum(found).numpy()
 
 
 def _batches(count: int, window: int, stride: int) -> Iterator[list[tuple[int, int, int]]]:
@@ -94,8 +102,9 @@ def carried_nats(model: Any, tokens: NDArray[Any], *, window: int) -> Floats:
 
 
 def mean_loss(
-    model: nn.Module, tokens: NDArray[Any], *, window: int, at_most: int | None = None
-) -> float:
+    model: nn.Module, tokens: NDArray[Any], *, window: int, at_most: int | None = None,
+    ranks: Ranks = ALONE,
+) -> float:  # fmt: skip
     """Nats per token over contiguous windows, as an estimate on a dev split.
 
     Args:
@@ -103,9 +112,10 @@ def mean_loss(
         tokens: shape (tokens,).
         window: tokens of a window.
         at_most: tokens from the beginning that are scored; all where None.
+        ranks: the processes that share the work; each gets the result.
     """
     text = tokens if at_most is None else tokens[: at_most + 1]
-    return float(token_nats(model, text, window=window).mean())
+    return float(token_nats(model, text, window=window, ranks=ranks).mean())
 
 
 def by_position(nats: Iterable[Floats], window: int) -> dict[int, float]:

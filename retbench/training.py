@@ -8,6 +8,9 @@ A step is a forward pass, a backward pass and an AdamW update, and next to nothi
 come from a thread, and the loss stays on the device until a record is due, so that a GPU is never
 waited for in between. Nothing here is random; two trainings from equal weights over equal batches
 are equal bit for bit where the kernels are (on a CPU they are, at the same number of threads).
+
+Several processes train one model together where ``ranks`` is a group of them: each then computes
+its rows of every batch, and all stop at the same step.
 """
 
 from __future__ import annotations
@@ -22,8 +25,10 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
+from retbench.blockchanges import changed_blocks
+from retbench.distributed import ALONE, Ranks
 from retbench.trainingconfig import Record, Training, TrainingConfig
-from retbench.trainingstep import Step, autocast, checkpointed_activations, make_optimizer
+from retbench.trainingstep import Step, autocast, make_optimizer
 
 if TYPE_CHECKING:
     from retbench.data.batches import BatchSource
@@ -73,6 +78,7 @@ def train(
     dev: Callable[[], float] | None = None,
     observe: Callable[[Record], None] | None = None,
     checkpoint: Checkpointer | None = None,
+    ranks: Ranks = ALONE,
 ) -> Training:
     """Train a model in place.
 
@@ -87,6 +93,9 @@ def train(
             autocast. Its time is not counted.
         observe: told of every record; may raise to stop.
         checkpoint: continues an earlier training where it has one, and is offered the state.
+        ranks: the processes that train it together. On every rank the model begins with the same
+            weights, the source gives the whole batch, and ``dev`` the same estimate. The model may
+            come back with its parameters sharded: see :meth:`Ranks.gathered`.
 
     Returns:
         The loss curves and how it ended. A training that diverges is stopped and leaves the model
@@ -95,9 +104,10 @@ def train(
     Raises:
         UserError: activations are to be checkpointed in a model without ``blocks``.
     """
+    wrapped = ranks.wrap(model)
     optimizer = make_optimizer(model, config)
     found = checkpoint.restore(model, optimizer) if checkpoint else None
-    loop = _Loop(model, optimizer, config, found or Progress(0, 0.0, ()))
+    loop = _Loop(model, wrapped, optimizer, config, found or Progress(0, 0.0, ()), ranks)
     was_training = model.training
     model.train()
     try:
@@ -115,12 +125,15 @@ class _Loop:
     def __init__(
         self,
         model: nn.Module,
+        wrapped: nn.Module,
         optimizer: torch.optim.AdamW,
         config: TrainingConfig,
         progress: Progress,
+        ranks: Ranks,
     ) -> None:
         self._model, self._optimizer, self._config = model, optimizer, config
-        self._step = Step(model, optimizer, config)
+        self._ranks = ranks
+        self._step = Step(wrapped, optimizer, config, ranks)
         self._device = self._step.device
         self.start = progress.step
         self.seconds = progress.seconds
@@ -139,16 +152,17 @@ class _Loop:
         config = self._config
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         with ExitStack() as stack:
-            if config.checkpoint_activations:
-                stack.enter_context(checkpointed_activations(self._model))
+            stack.enter_context(changed_blocks(self._model, config, self._ranks))
             steps = range(self.start, config.steps)
-            batches = stack.enter_context(closing(prefetch(source, steps, self._device)))  # type: ignore[type-var]
+            own = self._ranks.share(source)
+            batches = stack.enter_context(closing(prefetch(own, steps, self._device)))  # type: ignore[type-var]
             begun = time.perf_counter()
             for step, (inputs, targets) in enumerate(batches, self.start + 1):
                 total += self._make(step - 1, inputs, targets)
                 if step % config.record_every and step % config.eval_every and step < config.steps:
                     continue
-                mean = total.item() / (step - (self.records[-1].step if self.records else 0))
+                since = self.records[-1].step if self.records else 0
+                mean = self._ranks.mean(total).item() / (step - since)
                 self.seconds += time.perf_counter() - begun
                 total.zero_()
                 record = self._record(step, mean, dev)

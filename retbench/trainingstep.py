@@ -3,21 +3,17 @@
 step = Step(model, make_optimizer(model, config), config)
 loss = step(inputs, targets)                        # forward, backward and update
 loss = step.forward(inputs, targets); step.backward(loss); step.update()    # the same, apart
+
+Of several processes each makes it of its own sequences, and the gradients become the batch's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint as recomputed
 
-from retbench.errors import UserError
+from retbench.distributed import ALONE, Ranks
 from retbench.trainingconfig import TrainingConfig
 
 IGNORED = -100
@@ -30,37 +26,47 @@ class Step:
     """What one update does, in the parts it is made of.
 
     Args:
-        model: maps int64 tokens (batch, time) to logits (batch, time, vocab).
+        model: maps int64 tokens (batch, time) to logits (batch, time, vocab); what ``ranks`` have
+            made of it where they share the work.
         optimizer: of its trained parameters.
         config: gives type, compilation, accumulation and clipping; not the rate.
+        ranks: the processes that make it together.
 
     Attributes:
         device: where it runs.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainingConfig
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: TrainingConfig,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._model, self._optimizer, self._config = model, optimizer, config
+        self._ranks = ranks
         self._trained = [p for group in optimizer.param_groups for p in group["params"]]
         self.device: torch.device = self._trained[0].device
         self._loss_of = self._loss
-        if config.compile:
+        if config.compile and ranks.compiles == "step":
             self._loss_of = torch.compile(self._loss, dynamic=False)
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """One update; the mean loss over the scored targets in nat/token, on the device.
+
+        Where ranks share the work it is this one's part: their mean is the loss.
 
         Args:
             inputs: int64 (batch, time).
             targets: likewise; those that are ``IGNORED`` are not scored.
         """
         parts = self._config.accumulate
-        scored = (targets != IGNORED).sum()
-        losses = []
+        scored = self._count(targets)
+        losses: list[Tensor] = []
         for part in zip(inputs.chunk(parts), targets.chunk(parts), strict=True):
-            loss = self.forward(*part, scored)
-            self.backward(loss)
+            with self._ranks.part(self._model, last=len(losses) == parts - 1):
+                loss = self.forward(*part, scored)
+                self.backward(loss)
             losses.append(loss.detach())
         self.update()
         return losses[0] if parts == 1 else torch.stack(losses).sum()
@@ -68,10 +74,10 @@ class Step:
     def forward(self, inputs: Tensor, targets: Tensor, scored: Tensor | None = None) -> Tensor:
         """The share of these sequences in the loss of a batch.
 
-        ``scored`` counts the batch's targets; where None the sequences are the whole of it.
+        ``scored`` counts the batch's targets, of a rank on average; where None the sequences are
+        the whole of it.
         """
-        count = (targets != IGNORED).sum() if scored is None else scored
-        return self._loss_of(inputs, targets, count)
+        return self._loss_of(inputs, targets, self._count(targets) if scored is None else scored)
 
     def backward(self, loss: Tensor) -> None:
         """Add its gradients to those there are."""
@@ -83,6 +89,10 @@ class Step:
             nn.utils.clip_grad_norm_(self._trained, self._config.grad_clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+
+    def _count(self, targets: Tensor) -> Tensor:
+        """Scored targets of a rank on average: the mean over ranks of losses is then the loss."""
+        return self._ranks.mean((targets != IGNORED).sum())
 
     def _loss(self, inputs: Tensor, targets: Tensor, scored: Tensor) -> Tensor:
         with autocast(self.device, self._config):
@@ -124,24 +134,3 @@ def next_token_loss(logits: Tensor, targets: Tensor, reduction: str = "mean") ->
 def autocast(device: torch.device, config: TrainingConfig) -> torch.autocast:
     """Where a training in bfloat16 computes its products in it; without effect in float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
-
-
-@contextmanager
-def checkpointed_activations(model: nn.Module) -> Iterator[None]:
-    """Let every block keep its inputs alone and compute the rest anew in the backward pass.
-
-    Chen et al. 2016, arXiv 1604.06174. Without gradients a block runs as ever.
-    """
-    blocks: Any = getattr(model, "blocks", None)
-    if not isinstance(blocks, nn.ModuleList):
-        raise UserError(
-            "checkpoint_activations: the model has no blocks whose activations could be left out",
-            "train it without",
-        )
-    for block in blocks:
-        block.forward = partial(recomputed, block.forward, use_reentrant=False)
-    try:
-        yield
-    finally:
-        for block in blocks:
-            del block.forward  # the class's own shows again

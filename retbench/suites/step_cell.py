@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from retbench.blockchanges import changed_blocks
 from retbench.data.batches import RandomWindows, prefetch
 from retbench.data.dataset import load_dataset
 from retbench.measure.ceilings import violates_matmul_rate
@@ -24,7 +25,7 @@ from retbench.measure.clock import LAUNCH_BOUND, Timing
 from retbench.suites.base import Ceilings, CellFailure, Rows
 from retbench.suites.gradient_gate import GATE_TOLERANCE
 from retbench.trainingconfig import TrainingConfig
-from retbench.trainingstep import Step, checkpointed_activations, make_optimizer
+from retbench.trainingstep import Step, make_optimizer
 
 Batch = tuple[Tensor, Tensor]
 Progress = Callable[[str], None]
@@ -119,8 +120,7 @@ def _staged(rows: Rows) -> Iterator[_Staged]:
     with ExitStack() as stack:
         stack.callback(model.eval)
         stack.callback(optimizer.zero_grad, set_to_none=True)
-        if recomputes:
-            stack.enter_context(checkpointed_activations(model))
+        stack.enter_context(changed_blocks(model, config))
         model.train()
         yield _Staged(model, optimizer, Step(model, optimizer, config), batch)
 

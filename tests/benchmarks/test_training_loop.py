@@ -6,6 +6,8 @@ thread that makes batches, and the clipping of gradients, which the bare steps l
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from torch.nn import functional as F
 from models import build
 from retbench.data import corpus_tokens
 from retbench.data.batches import RandomWindows
+from retbench.distributed import ALONE
 from retbench.training import TrainingConfig, train
 from retbench.trainingstep import make_optimizer
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 FAMILIES = ("retnet", "transformer")
 MOST_OVERHEAD = 0.03
+MOST_RANKS_S = 1e-5
 STEPS = 16
 CONFIG = TrainingConfig(
     steps=STEPS, batch_size=4, seq_len=256, learning_rate=1e-4, warmup_steps=0, record_every=STEPS
@@ -64,6 +68,19 @@ def test_the_loop_adds_little_to_its_steps(family: str, paired_ratio: PairedRati
     ratio = paired_ratio(lambda: train(model, source, CONFIG), bare_steps(family), pairs=15)
     print(f"\n{family}: training loop / bare steps = {ratio:.3f}")
     assert ratio <= 1 + MOST_OVERHEAD
+
+
+def test_ranks_cost_a_lone_process_microseconds() -> None:
+    """What a step asks of its ranks beside a step of a millisecond and more."""
+    model, scored = torch.nn.Linear(1, 1), torch.ones(())
+    times = []
+    for _ in range(2000):
+        started = time.perf_counter()
+        ALONE.mean(scored)
+        with ALONE.part(model, last=True):
+            pass
+        times.append(time.perf_counter() - started)
+    assert statistics.median(times) < MOST_RANKS_S
 
 
 @pytest.mark.parametrize("family", FAMILIES)

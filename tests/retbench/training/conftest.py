@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
+import os
 import resource
 import signal
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -74,3 +79,22 @@ def command(
         return Outcome(status, printed.out, printed.err)
 
     return invoke
+
+
+@pytest.fixture(scope="session")
+def forked() -> Callable[..., list[list[Outcome]]]:
+    """``forked([[2, limit_s, ["program.py", ...]], ...])``: by program and rank; see forked.py.
+
+    ``folder`` is where they run; this process's where None.
+    """
+
+    def run(programs: Iterable[list[Any]], folder: Path | None = None) -> list[list[Outcome]]:
+        line = [sys.executable, str(HERE / "forked.py"), json.dumps(list(programs), default=str)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+        ended = subprocess.run(
+            line, capture_output=True, text=True, env=environment, cwd=folder, timeout=150
+        )
+        assert ended.returncode == 0, ended.stderr
+        return [[Outcome(*each) for each in ranks] for ranks in json.loads(ended.stdout)]
+
+    return run

@@ -1,0 +1,30 @@
+"""A command that fails in one of several connected processes: ``failing.py HOW``."""
+
+import os
+import signal
+import sys
+
+from retbench import cli, distributed
+from retbench.errors import UserError
+
+
+@cli.app.command()
+def fail(how: str) -> None:
+    with distributed.connect("ddp", timeout_s=5) as ranks:
+        ranks.barrier()
+        last = ranks.rank == ranks.size - 1
+        if how == "all" or (how == "first" and ranks.first) or (how == "last" and last):
+            raise UserError("there is no text", "name one")
+        if how == "bug" and last:
+            raise TypeError("it is broken")
+        if how == "killed" and last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "stopped" and last:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if how == "other":
+            ranks.require_same("text" if last else "other text", "text")
+        ranks.barrier()
+
+
+if __name__ == "__main__":
+    cli.main(["fail", *sys.argv[1:]])

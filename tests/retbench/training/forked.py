@@ -1,0 +1,87 @@
+"""Runs programs in several connected processes each, all at once: ``forked.py JSON``.
+
+The processes are forked from this one, which has imported what takes seconds; else they are as
+torchrun starts them. JSON lists ``[count, limit_s, [program, word, ...]]``; printed is, for each
+and for each of its ranks, ``[status, stdout, stderr]``.
+"""
+
+import json
+import os
+import runpy
+import signal
+import socket
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+from torch.distributed import TCPStore
+
+import retbench.cli
+import retbench.parallel  # noqa: F401 (so that no child imports it)
+
+
+def environment(rank, count, port):
+    return {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "test", "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }  # fmt: skip
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def child(words, changes, out, err):
+    """Be one process of a program; does not return."""
+    status = 1
+    try:
+        os.environ |= changes
+        os.dup2(out.fileno(), 1)
+        os.dup2(err.fileno(), 2)
+        sys.argv = words
+        sys.path.insert(0, str(Path(words[0]).parent))
+        runpy.run_path(words[0], run_name="__main__")
+        status = 0
+    except SystemExit as ended:
+        status = ended.code or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def main(programs):
+    running, ports, outcomes = {}, [], [[None] * count for count, _, _ in programs]
+    for number, (count, limit_s, words) in enumerate(programs):
+        ports.append(port := free_port())
+        for rank in range(count):
+            files = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115 (to the end)
+            if (pid := os.fork()) == 0:
+                child(words, environment(rank, count, port), *files)
+            running[pid] = (number, rank, time.monotonic() + limit_s, files)
+    # Where the ranks meet; made after the forks, for it has threads, and kept as torchrun does.
+    stores = [TCPStore("127.0.0.1", p, is_master=True, wait_for_workers=False) for p in ports]
+    while running:
+        for pid, (number, rank, until, files) in list(running.items()):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                texts = [(file.seek(0), file.read())[1] for file in files]
+                outcomes[number][rank] = [os.waitstatus_to_exitcode(status), *texts]
+                del running[pid]
+            elif time.monotonic() > until:
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+    del stores
+    return outcomes
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(json.loads(sys.argv[1]))))
