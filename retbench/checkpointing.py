@@ -8,7 +8,8 @@ only after that. It holds
 - ``training.safetensors``: moments of the optimizer, states of torch's random generators;
 - ``progress.json``: the step, the loss curves so far, what was trained, and the files' SHA-256.
 
-The next batches need no state: they follow from the step.
+The next batches need no state: they follow from the step. Where several processes train, rank 0
+writes and reads all of it as one process would, so that their number may change in between.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.checkpoint import CONFIG, WEIGHTS
+from retbench.distributed import ALONE, Ranks
 from retbench.errors import UserError
 from retbench.files import cannot_write
 from retbench.training import Progress, Record
@@ -49,14 +51,20 @@ class Checkpoints:
         identity: names what is trained: a checkpoint of something else is refused.
         due: whether the state after a record is to be kept; by default after each that has an
             estimate on the dev split.
+        ranks: the processes that train it.
     """
 
     def __init__(
-        self, folder: Path, identity: str, due: Callable[[Record], bool] | None = None
+        self,
+        folder: Path,
+        identity: str,
+        due: Callable[[Record], bool] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._folder = folder
         self._identity = identity
         self._due = due or (lambda record: record.dev_loss is not None)
+        self._ranks = ranks
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
         """Put the latest checkpoint into model and optimizer; None where there is none.
@@ -64,6 +72,27 @@ class Checkpoints:
         Raises:
             UserError: it is damaged, or one of another training.
         """
+        weights_read: dict[str, Tensor] = {}
+        moments_read: dict[str, Tensor] = {}
+        found = self._ranks.from_first(lambda: self._read(weights_read, moments_read))
+        if found is None:
+            return None
+        path, progress = found
+        of_model, of_optimizer = model.state_dict(), _parameters(optimizer)
+        weights = self._ranks.spread(weights_read, of_model.get)
+        moments = self._ranks.spread(moments_read, lambda name: _parameter_of(name, of_optimizer))
+        try:
+            model.load_state_dict(weights)
+            _put_moments(optimizer, moments)
+            _put_generators(moments)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise _damaged(path, f"{type(error).__name__}: {error}") from error
+        return progress
+
+    def _read(
+        self, weights: dict[str, Tensor], moments: dict[str, Tensor]
+    ) -> tuple[Path, Progress] | None:
+        """Put the tensors of the latest checkpoint into the two; where it is, and its progress."""
         path = latest(self._folder)
         if path is None:
             return None
@@ -74,16 +103,13 @@ class Checkpoints:
                 "continue what it was made by, or name another --out",
             )
         try:
-            progress = Progress(
-                content["step"], content["seconds"], tuple(Record(**r) for r in content["records"])
-            )
-            weights, moments = (_read_tensors(path / name, content) for name in (WEIGHTS, MOMENTS))
-            model.load_state_dict(weights)
-            _put_moments(optimizer, moments)
-            _put_generators(moments)
+            records = tuple(Record(**record) for record in content["records"])
+            progress = Progress(content["step"], content["seconds"], records)
+            weights |= _read_tensors(path / WEIGHTS, content)
+            moments |= _read_tensors(path / MOMENTS, content)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise _damaged(path, f"{type(error).__name__}: {error}") from error
-        return progress
+        return path, progress
 
     def keep(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
         """Write a checkpoint if one is due, and then delete the earlier ones.
@@ -93,12 +119,19 @@ class Checkpoints:
         """
         if not self._due(progress.records[-1]):
             return
+        weights = self._ranks.whole(model.state_dict())
+        moments = self._ranks.whole(_moments(optimizer))
+        if not self._ranks.first:
+            return
         path = self._folder / f"step-{progress.step:08d}"
         unfinished = path.with_suffix(".new")
         try:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
-            self._write(unfinished, model, optimizer, progress)
+            config: Any = getattr(model, "config", None)
+            if hasattr(config, "to_dict"):
+                _write_json(unfinished / CONFIG, config.to_dict())
+            self._write(unfinished, weights, moments, progress)
             os.rename(unfinished, path)
             _sync(self._folder)
         except OSError as error:
@@ -113,15 +146,16 @@ class Checkpoints:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _write(
-        self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+        self,
+        path: Path,
+        weights: Mapping[str, Tensor],
+        moments: Mapping[str, Tensor],
+        progress: Progress,
     ) -> None:
         digests = {
-            WEIGHTS: write_tensors(path / WEIGHTS, model.state_dict()),
-            MOMENTS: write_tensors(path / MOMENTS, _moments(optimizer) | _generators()),
+            WEIGHTS: write_tensors(path / WEIGHTS, weights),
+            MOMENTS: write_tensors(path / MOMENTS, {**moments, **_generators()}),
         }
-        config: Any = getattr(model, "config", None)
-        if hasattr(config, "to_dict"):
-            _write_json(path / CONFIG, config.to_dict())
         content = {
             "schema_version": SCHEMA_VERSION, "identity": self._identity, "sha256": digests,
             "step": progress.step, "seconds": progress.seconds,
@@ -210,11 +244,25 @@ def _put_moments(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
             _, index, name = key.split(".")
             state.setdefault(int(index), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
-    for number, parameter in enumerate(p for g in optimizer.param_groups for p in g["params"]):
+    for number, parameter in enumerate(_parameters(optimizer)):
         shapes = {v.shape for name, v in state[number].items() if name != "step"}
         if shapes != {parameter.shape}:
             raise ValueError(f"moments of shape {shapes} for a parameter of {parameter.shape}")
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """What it trains, in the order of its moments' numbers."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _parameter_of(key: str, parameters: Sequence[Tensor]) -> Tensor | None:
+    """The parameter that a moment is of; None for a count of steps and for what is no moment."""
+    kind, _, rest = key.partition(".")
+    index, _, name = rest.partition(".")
+    if kind != "optimizer" or name == "step" or int(index) >= len(parameters):
+        return None
+    return parameters[int(index)]
 
 
 def _generators() -> dict[str, Tensor]:
@@ -226,9 +274,9 @@ def _generators() -> dict[str, Tensor]:
 
 
 def _put_generators(tensors: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(tensors["generator.cpu"])
+    torch.set_rng_state(tensors["generator.cpu"].cpu())
     if "generator.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["generator.cuda"])
+        torch.cuda.set_rng_state(tensors["generator.cuda"].cpu())
 
 
 def _sync(folder: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ from retbench.errors import UserError
 if TYPE_CHECKING:
     from models.decoder import Decoder
     from retbench.data.vocabulary import Tokenizer
+    from retbench.distributed import Ranks
     from retbench.traindisplay import TrainingDisplay
     from retbench.trainingconfig import Record
 
@@ -91,6 +92,10 @@ def train(
     ] = None,
     plugin: Plugin = None,
     threads: Threads = None,
+    parallel: Annotated[
+        str | None,
+        typer.Option(help="Share the work of one model under torchrun: ddp or fsdp."),
+    ] = None,
     out: Annotated[
         str | None, typer.Option(metavar="PATH", help="The model's folder. [default: in results/]")
     ] = None,
@@ -106,11 +111,9 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Train a model on text; continue an interrupted training with --resume."""
-    from retbench import trainjob
-    from retbench.console import Console
-    from retbench.traindisplay import TensorBoard, TrainingDisplay, show_trained
+    from retbench import distributed
 
-    job = trainjob.prepare(
+    given = dict(
         out=out, resume=resume, model=model, data=data, tokenizer=tokenizer, preset=preset,
         context=context, batch=batch, steps=steps, lr=lr, warmup=warmup,
         weight_decay=weight_decay, grad_clip=grad_clip, accumulate=accumulate, device=device,
@@ -118,18 +121,35 @@ def train(
         eval_every=eval_every, ffn=ffn, overrides=overrides or None, plugins=plugin or None,
         threads=threads,
     )  # fmt: skip
+    with distributed.connect(parallel) as ranks:
+        _train(ranks, given, tensorboard, quiet=quiet, as_json=as_json)
+
+
+def _train(
+    ranks: Ranks, given: Mapping[str, Any], tensorboard: str | None, *, quiet: bool, as_json: bool
+) -> None:
+    """Train in one process of several, or alone; rank 0 shows how it goes."""
+    from retbench import trainjob
+    from retbench.console import Console
+    from retbench.traindisplay import TensorBoard, TrainingDisplay, show_trained
+
+    job = ranks.from_first(lambda: trainjob.prepare(**given))
     with ExitStack() as stack:
-        also: list[Callable[[Record], None]] = []
-        if tensorboard:
-            also.append(stack.enter_context(TensorBoard(tensorboard)).record)
-        display = stack.enter_context(TrainingDisplay(quiet=quiet, as_json=as_json))
-        trained = trainjob.carry_out(job, _Both(display, also))
+        watcher = None
+        if ranks.first:
+            also: list[Callable[[Record], None]] = []
+            if tensorboard:
+                also.append(stack.enter_context(TensorBoard(tensorboard)).record)
+            display = stack.enter_context(TrainingDisplay(quiet=quiet, as_json=as_json))
+            watcher = _Both(display, also)
+        trained = trainjob.carry_out(job, watcher, ranks)
     if trained.training.status == "diverged":
         raise Diverged(
             f"the training diverged: {trained.training.cause}",
             f"try a lower --lr; its loss curves are in {trained.folder}",
         )
-    show_trained(Console(quiet=quiet, as_json=as_json), trained)
+    if ranks.first:
+        show_trained(Console(quiet=quiet, as_json=as_json), trained)
 
 
 def generate(

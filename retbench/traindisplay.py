@@ -6,7 +6,7 @@ import codecs
 import shlex
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from models.decoder import Decoder
     from retbench.data.dataset import Dataset
     from retbench.data.vocabulary import Tokenizer
+    from retbench.distributed import Ranks
     from retbench.trainingconfig import Record, TrainingConfig
     from retbench.trainjob import Trained
 
@@ -68,7 +69,9 @@ class TrainingDisplay:
         elif self._due() and share < 1:
             self._out.print(line)
 
-    def started(self, config: TrainingConfig, dataset: Dataset, model: Decoder) -> None:
+    def started(
+        self, config: TrainingConfig, dataset: Dataset, model: Decoder, ranks: Ranks
+    ) -> None:
         """Say what is trained on what."""
         self._config = config
         count = model.num_parameters()
@@ -80,6 +83,7 @@ class TrainingDisplay:
         self._out.print(
             f"{config.steps} steps of {config.tokens_per_step:,} tokens "
             f"({config.batch_size} x {config.seq_len})"
+            + (f", shared by {ranks.size} processes ({ranks.kind})" if ranks.kind else "")
         )
         self._last_line_s = time.monotonic()
 
@@ -137,8 +141,7 @@ def show_trained(console: Console, trained: Trained) -> None:
         ("train loss", f"{found['train_loss']:.4f} nat/token"),
         ("dev loss", f"{found['dev_loss']:.4f} nat/token"),
         ("bits per byte", f"{found['bits_per_byte']:.4f} on the dev split"),
-        ("time", f"{render.duration(found['train_s'])} in steps, "
-                 f"{found['tokens_per_s']:,.0f} tokens/s"),
+        ("time", f"{render.duration(found['train_s'])} in steps, {_throughput(found)}"),
     ):  # fmt: skip
         table.add_row(name, text)
     if note := _overfitted(trained):
@@ -153,6 +156,14 @@ def show_trained(console: Console, trained: Trained) -> None:
         "sample": trained.sample, "generate": command,
         "records": [record.to_json() for record in trained.training.records],
     })  # fmt: skip
+
+
+def _throughput(found: Mapping[str, float]) -> str:
+    """Tokens per second, in total and of each process where there are several."""
+    text, processes = f"{found['tokens_per_s']:,.0f} tokens/s", found["processes"]
+    if processes > 1:
+        text += f" ({found['tokens_per_s'] / processes:,.0f} in each of {processes} processes)"
+    return text
 
 
 def _overfitted(trained: Trained) -> str | None:

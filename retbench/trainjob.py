@@ -7,11 +7,9 @@ trained.results["dev_loss"]
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,23 +18,23 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from models.generation import generate
-from retbench import environment, plugins, trainedmodel, trainsettings
+from retbench import plugins, trainedmodel, trainrecord, trainsettings
 from retbench.checkpointing import Checkpoints
+from retbench.distributed import ALONE, Ranks
 from retbench.errors import Interrupted, UserError
 from retbench.evaluation import mean_loss
-from retbench.files import CommitLog
 from retbench.interrupts import Interrupts
 from retbench.training import Record, Training, TrainingConfig, train
 from retbench.trainingstep import autocast
 from retbench.trainsettings import TrainSettings
 
 if TYPE_CHECKING:
+    from models.config import ModelConfig
     from models.decoder import Decoder
     from retbench.data.dataset import Dataset
     from retbench.data.vocabulary import Tokenizer
 
 RESULTS = Path("results")
-LOCK = "lock"
 
 ESTIMATE_TOKENS = 2**15
 """Tokens of the dev split that an estimate on the way is made on."""
@@ -54,7 +52,9 @@ class Watcher(Protocol):
     def data(self, doing: str, share: float) -> None:
         """The text is being read or encoded; ``share`` of it is done."""
 
-    def started(self, config: TrainingConfig, dataset: Dataset, model: Decoder) -> None:
+    def started(
+        self, config: TrainingConfig, dataset: Dataset, model: Decoder, ranks: Ranks
+    ) -> None:
         """The first step is about to be made."""
 
     def record(self, record: Record) -> None:
@@ -78,8 +78,9 @@ class Trained:
         folder: see :mod:`retbench.trainedmodel`.
         training: the loss curves and how they ended.
         results: ``train_loss`` and ``dev_loss`` in nat/token, ``bits_per_byte`` of the dev split,
-            ``tokens_per_s``, ``train_s``; empty where the training diverged.
-        sample: text from the model.
+            ``tokens_per_s`` of all processes, ``processes``, ``train_s``; empty where the training
+            diverged.
+        sample: text from the model; rank 0's alone.
         flags: what a command that uses the model must say besides its folder.
     """
 
@@ -114,8 +115,13 @@ def prepare(*, out: Path | str | None = None, resume: bool = False, **given: Any
     return job
 
 
-def carry_out(job: TrainJob, watcher: Watcher | None = None) -> Trained:
+def carry_out(job: TrainJob, watcher: Watcher | None = None, ranks: Ranks = ALONE) -> Trained:
     """Train; the folder then holds the model.
+
+    Args:
+        job: the same on all ranks.
+        watcher: is told how it goes; rank 0's alone.
+        ranks: the processes that train it together; rank 0 alone reads and writes the folder.
 
     Raises:
         UserError: the data or the disk do not allow it, or ``job.out`` was begun with others.
@@ -124,96 +130,129 @@ def carry_out(job: TrainJob, watcher: Watcher | None = None) -> Trained:
     from retbench.data.dataset import load_dataset, require_windows
 
     settings = job.settings
+    ranks.require_shares(settings.batch, settings.accumulate)
+    device = ranks.device(settings.device)
     torch.set_num_threads(settings.threads)
     dataset = load_dataset(
         settings.data, settings.tokenizer, progress=watcher.data if watcher else None
     )
     require_windows(dataset, settings.context)
-    config = settings.model_config(dataset.tokenizer.vocab_size)
-    record = _continued_record(job, dataset) if job.resume else _record(job, dataset)
-    if not job.resume:
-        trainedmodel.begin(job.out, config, dataset.tokenizer, record)
-    lock = CommitLog(job.out / LOCK, create=True)
-    try:
-        model: Any = config.build(device=settings.device, seed=settings.seed)
-        identity = _identity(settings, config.to_dict(), dataset)
-        return _train(job, record, dataset, model, identity, watcher)
-    except torch.OutOfMemoryError:
-        raise UserError(
-            f"the GPU has not enough memory for this training; {job.out} is kept as it is",
-            "begin a new one with a smaller --batch, --accumulate or --checkpoint-activations",
-        ) from None
-    finally:
-        lock.close()
-        (job.out / LOCK).unlink(missing_ok=True)
-
-
-def _train(
-    job: TrainJob, record: dict[str, Any], dataset: Dataset, model: Decoder, identity: str,
-    watcher: Watcher | None,
-) -> Trained:  # fmt: skip
-    """Train the model, and write it with what became of it."""
-    from retbench.data.batches import RandomWindows
-
-    config = job.settings.training()
-    source = RandomWindows(
-        dataset.train.tokens, batch_size=config.batch_size, seq_len=config.seq_len, seed=config.seed
-    )
-    if watcher:
-        watcher.started(config, dataset, model)
-    with Interrupts() as interrupts:
-
-        def observe(found: Record) -> None:
-            if watcher:
-                watcher.record(found)
-            if found.step < config.steps:
-                interrupts.check()
-
-        def due(found: Record) -> bool:
-            return found.dev_loss is not None or _stopping(interrupts)
-
-        checkpoints = Checkpoints(job.out / trainedmodel.CHECKPOINTS, identity, due)
+    model = settings.model_config(dataset.tokenizer.vocab_size)
+    identity = trainrecord.identity(settings, model.to_dict(), dataset)
+    ranks.require_same(identity, "text, tokenizer or version of the program")
+    record = ranks.from_first(lambda: trainrecord.begun(job, model, dataset, ranks))
+    work = _Work(job, model, dataset, device, identity, ranks)
+    with trainrecord.locked(job.out) if ranks.first else nullcontext():
         try:
-            training = train(
-                model, source, config, observe=observe, checkpoint=checkpoints,
-                dev=lambda: _dev_loss(model, dataset, config, ESTIMATE_TOKENS),
-            )  # fmt: skip
-        except KeyboardInterrupt:
-            flags = plugins.flags(job.settings.plugins, job.out)
-            raise Interrupted(
-                f"interrupted; the training in {job.out} is kept as of its last checkpoint",
-                f"continue it with `retbench train --resume --out {job.out}{flags}`",
+            return _train(work, record, watcher)
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"the GPU has not enough memory for this training; {job.out} is kept as it is",
+                "begin a new one with a smaller --batch, --accumulate or --checkpoint-activations",
             ) from None
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A training whose parts are all at hand."""
+
+    job: TrainJob
+    model_config: ModelConfig
+    dataset: Dataset
+    device: str
+    identity: str
+    ranks: Ranks
+
+    def build(self) -> Any:
+        """The model, as it begins."""
+        return self.model_config.build(device=self.device, seed=self.job.settings.seed)
+
+    def dev_loss(self, model: Decoder, at_most: int) -> float:
+        """In nat/token on so many tokens of the dev split."""
+        window = self.job.settings.context
+        tokens = self.dataset.dev.tokens
+        return mean_loss(model, tokens, window=window, at_most=at_most, ranks=self.ranks)
+
+
+def _train(work: _Work, record: dict[str, Any], watcher: Watcher | None) -> Trained:
+    """Train the model, and write it with what became of it."""
+    job, dataset, ranks = work.job, work.dataset, work.ranks
+    config = job.settings.training()
+    model = work.build()
+    if watcher:
+        watcher.started(config, dataset, model, ranks)
+    training = _steps(work, model, config, watcher)
     record["records"] = [found.to_json() for found in training.records]
     if training.status == "diverged":
-        trainedmodel.write_record(job.out, record | {"state": "diverged", "cause": training.cause})
+        if ranks.first:
+            ending = {"state": "diverged", "cause": training.cause}
+            trainedmodel.write_record(job.out, record | ending)
         return Trained(job.out, training, {}, "")
-    results = _results(model, training, config, dataset)
-    sample = _sample(model, dataset.tokenizer)
+    results = _results(work, model, training, config)
+    whole: Any = ranks.gathered(model, work.build)
+    if not ranks.first:
+        return Trained(job.out, training, results, "")
+    sample = _sample(whole, dataset.tokenizer)
     record |= {"state": "finished", "results": results, "sample": sample}
-    trainedmodel.finish(job.out, model, record)
-    checkpoints.clear()
+    trainedmodel.finish(job.out, whole, record)
+    Checkpoints(job.out / trainedmodel.CHECKPOINTS, work.identity).clear()
     flags = plugins.flags(job.settings.plugins, job.out)
     return Trained(job.out, training, results, sample, flags)
 
 
+def _steps(
+    work: _Work, model: Decoder, config: TrainingConfig, watcher: Watcher | None
+) -> Training:
+    """Train until the end, or until the user stops one of the processes; then all stop."""
+    from retbench.data.batches import RandomWindows
+
+    out, ranks = work.job.out, work.ranks
+    source = RandomWindows(
+        work.dataset.train.tokens, batch_size=config.batch_size, seq_len=config.seq_len,
+        seed=config.seed,
+    )  # fmt: skip
+    with Interrupts() as interrupts:
+
+        def stopping() -> bool:
+            return ranks.any(_stopping(interrupts))
+
+        def observe(found: Record) -> None:
+            if watcher:
+                watcher.record(found)
+            if found.step < config.steps and stopping():
+                raise KeyboardInterrupt
+
+        def due(found: Record) -> bool:
+            return found.dev_loss is not None or stopping()
+
+        checkpoints = Checkpoints(out / trainedmodel.CHECKPOINTS, work.identity, due, ranks)
+        try:
+            return train(
+                model, source, config, observe=observe, checkpoint=checkpoints, ranks=ranks,
+                dev=lambda: work.dev_loss(model, ESTIMATE_TOKENS),
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            flags = plugins.flags(work.job.settings.plugins, out)
+            raise Interrupted(
+                f"interrupted; the training in {out} is kept as of its last checkpoint",
+                f"continue it with `retbench train --resume --out {out}{flags}`",
+            ) from None
+
+
 def _results(
-    model: Decoder, training: Training, config: TrainingConfig, dataset: Dataset
+    work: _Work, model: Decoder, training: Training, config: TrainingConfig
 ) -> dict[str, float]:
     with autocast(_device(model), config):
-        dev_loss = _dev_loss(model, dataset, config, FINAL_TOKENS)
-    tokens_per_byte = dataset.dev.tokens.size / int(dataset.dev.bytes.sum())
+        dev_loss = work.dev_loss(model, FINAL_TOKENS)
+    dev = work.dataset.dev
     return {
         "train_loss": training.records[-1].train_loss,
         "dev_loss": dev_loss,
-        "bits_per_byte": dev_loss * tokens_per_byte / math.log(2),
+        "bits_per_byte": dev_loss * (dev.tokens.size / int(dev.bytes.sum())) / math.log(2),
         "tokens_per_s": training.tokens_per_s,
+        "processes": work.ranks.size,
         "train_s": training.seconds,
     }
-
-
-def _dev_loss(model: Decoder, dataset: Dataset, config: TrainingConfig, at_most: int) -> float:
-    return mean_loss(model, dataset.dev.tokens, window=config.seq_len, at_most=at_most)
 
 
 def _device(model: Decoder) -> torch.device:
@@ -230,48 +269,6 @@ def _sample(model: Decoder, tokenizer: Tokenizer) -> str:
     count = min(SAMPLE_TOKENS, model.config.max_len - len(prompt))
     made = generate(model, tokens, count, temperature=SAMPLE_TEMPERATURE)
     return tokenizer.decode_bytes([int(token) for token in made]).decode(errors="replace")
-
-
-def _record(job: TrainJob, dataset: Dataset) -> dict[str, Any]:
-    settings = job.settings
-    return {
-        "state": "running",
-        "settings": settings.to_json(),
-        "plugins": plugins.published(settings.plugins, job.out),
-        "training": settings.training().to_json(),
-        "data": dataset.to_json(),
-        "provenance": _provenance(settings),
-        "resumed": [],
-    }
-
-
-def _continued_record(job: TrainJob, dataset: Dataset) -> dict[str, Any]:
-    """The record of a training that goes on, with where and when it does."""
-    record = trainedmodel.read_record(job.out)
-    if record["data"].get("sha256") != dataset.sha256:
-        raise UserError(
-            f"the data or their tokens are not those that {job.out} was begun with",
-            "name the same --data, or begin a new training with another --out",
-        )
-    resumed = [*record.get("resumed", []), _provenance(job.settings)]
-    place = plugins.published(job.settings.plugins, job.out)
-    return record | {"resumed": resumed, "plugins": place}
-
-
-def _provenance(settings: TrainSettings) -> dict[str, Any]:
-    return environment.provenance(
-        settings.device, settings.threads, sys.orig_argv, seed=settings.seed
-    )
-
-
-def _identity(settings: TrainSettings, model: Mapping[str, Any], dataset: Dataset) -> str:
-    """Names all that decides on the loss curve."""
-    decides = {
-        "model": model, "training": settings.training().to_json(), "data": dataset.sha256,
-        "tokenizer": dataset.tokenizer.to_json(), "device": settings.device,
-        "threads": settings.threads,
-    }  # fmt: skip
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
 def _continued(out: Path, asked: dict[str, Any]) -> TrainJob:
