@@ -53,7 +53,7 @@ _RECALL: dict[str, Any] = {"preset": "tiny", "tasks": ("mqar", "copy", "needle")
 _CPU_RECALL = (
     _without_text(_CPU_TRAINING)
     | _RECALL
-    | {"context": (32,), "batch": (64,), "steps": 1200, "learning_rates": (5e-4, 1e-3, 2e-3)}
+    | {"context": (16,), "batch": (64,), "steps": 1200, "learning_rates": (1e-3, 2e-3)}
 )
 _CUDA_RECALL = (
     _without_text(_CUDA_TRAINING)
@@ -84,10 +84,10 @@ SUITE_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("perplexity", "cpu"): _CPU_TRAINING,
     ("perplexity", "cuda"): _CUDA_TRAINING,
     ("scaling", "cpu"): _CPU_TRAINING
-    | {"presets": ("tiny", "1m", "3m"), "steps": 200, "learning_rates": (2e-3, 4e-3, 8e-3)},
+    | {"presets": ("tiny", "1m", "3m"), "batch": (2,), "steps": 180},
     ("scaling", "cuda"): _CUDA_TRAINING | {"presets": ("30m", "125m", "350m")},
     ("ablation", "cpu"): _CPU_TRAINING
-    | {"models": ("retnet",), "steps": 300, "learning_rates": (2e-3, 4e-3, 8e-3)},
+    | {"models": ("retnet",), "batch": (2,), "steps": 200},
     ("ablation", "cuda"): _CUDA_TRAINING | {"models": ("retnet",)},
     ("recall", "cpu"): _CPU_RECALL,
     ("recall", "cuda"): _CUDA_RECALL,
