@@ -8,7 +8,7 @@ The command line and the Python API are both thin over this module::
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from retbench.errors import Interrupted, UserError
 if TYPE_CHECKING:
     from retbench.observer import Observer
     from retbench.report.content import Content
+    from retbench.runner import Launcher
     from retbench.store import Run
 
 RESULTS = Path("results")
@@ -29,11 +30,19 @@ RESULTS = Path("results")
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be made or continued: what, and where."""
+    """A run to be made or continued: what, into which folder, and by whom.
+
+    Attributes:
+        config: what.
+        out: the run directory.
+        resume: whether it is to be continued.
+        launcher: has the blocks measured elsewhere; None to measure them here.
+    """
 
     config: RunConfig
     out: Path
     resume: bool
+    launcher: Launcher | None = None
 
 
 def run(
@@ -43,6 +52,8 @@ def run(
     out: Path | str | None = None,
     resume: bool = False,
     config_file: Path | str | None = None,
+    launcher: str = "local",
+    slurm: Mapping[str, Any] | Sequence[str] = (),
     **given: Any,
 ) -> Run:
     """Measure a suite, write its tables and plots, and return the run.
@@ -53,6 +64,8 @@ def run(
         out: the run directory; by default ``results/SUITE-PRESET-DEVICE-TIME``.
         resume: continue the run in ``out``, or the only unfinished one in ``results/``.
         config_file: a TOML file with the same keys as the flags.
+        launcher: ``local`` to measure here, ``slurm`` for jobs of a cluster, one a block.
+        slurm: what to ask Slurm for, see :data:`retbench.cluster.OPTIONS`.
         given: fields of :class:`retbench.config.RunConfig`.
 
     Returns:
@@ -62,7 +75,10 @@ def run(
         UserError: for anything the configuration, the machine or the disk does not allow.
         Interrupted: the user stopped it; what was finished is kept.
     """
-    job = prepare(suite, out=out, resume=resume, config_file=config_file, **given)
+    job = prepare(
+        suite, out=out, resume=resume, config_file=config_file, launcher=launcher, slurm=slurm,
+        **given,
+    )  # fmt: skip
     return carry_out(job, observer)[0]
 
 
@@ -72,28 +88,35 @@ def prepare(
     out: Path | str | None = None,
     resume: bool = False,
     config_file: Path | str | None = None,
+    launcher: str = "local",
+    slurm: Mapping[str, Any] | Sequence[str] = (),
     **given: Any,
 ) -> Job:
     """Settle what to run and where; writes nothing. Arguments and errors as :func:`run`."""
+    from retbench import cluster
+
+    chosen = cluster.launcher(launcher, slurm)
     if resume:
-        return _continued(explicit(suite, out=out, config_file=config_file, **given))
-    config = resolve(suite, out=out, config_file=config_file, **given)
-    return Job(config, Path(config.out) if config.out else _new_folder(config), resume=False)
+        asked = explicit(suite, out=out, config_file=config_file, **given)
+        config, folder = _continued(asked, here=chosen is None)
+    else:
+        config = resolve(suite, out=out, config_file=config_file, here=chosen is None, **given)
+        folder = Path(config.out) if config.out else _new_folder(config)
+    if chosen is not None:
+        chosen.check(config)
+    return Job(config, folder, resume, chosen)
 
 
 def carry_out(job: Job, observer: Observer | None = None) -> tuple[Run, list[Path]]:
     """Measure, then write all derived files; returns the run and those. Errors as :func:`run`."""
-    from retbench import calibration, environment, runner, store
+    from retbench import calibration, runner
 
-    # Read before the run: a damaged file must not spoil its end.
-    floors = calibration.matching(
-        environment.provenance(job.config.device, job.config.threads, ())["machine_id"]
-    )
-    run = runner.execute(job.config, out=job.out, resume=job.resume, observer=observer)
-    if floors is not None and run.meta["calibration"] is None:
-        with store.RunWriter.resume(job.out, run.meta["configuration"]) as writer:
-            writer.update(calibration=floors)
-        run = store.open_run(job.out)
+    # A job looks for the noise floor of the machine that it finds itself on.
+    floor = calibration.of_this_machine(job.config) if job.launcher is None else None
+    run = runner.execute(
+        job.config, out=job.out, resume=job.resume, observer=observer, floor=floor,
+        launcher=job.launcher,
+    )  # fmt: skip
     return run, write_derived(run)
 
 
@@ -164,7 +187,7 @@ def unfinished(results: Path = RESULTS) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def _continued(asked: dict[str, Any]) -> Job:
+def _continued(asked: dict[str, Any], *, here: bool) -> tuple[RunConfig, Path]:
     from retbench import store
 
     out = Path(asked["out"]) if asked.get("out") else _only_unfinished()
@@ -179,8 +202,8 @@ def _continued(asked: dict[str, Any]) -> Job:
             "continue it unchanged, or begin a new run with another --out",
         )
     config = replace(config, plugins=given or plugins.located(config.plugins, out))
-    configcheck.check(config)
-    return Job(config, out, resume=True)
+    configcheck.check(config, here=here)
+    return config, out
 
 
 def _only_unfinished() -> Path:

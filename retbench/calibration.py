@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from retbench import environment
 from retbench.config import PROFILES, RunConfig
 from retbench.errors import Interrupted, UserError
 from retbench.files import replace_file
@@ -53,6 +54,16 @@ def matching(machine_id: str) -> dict[str, Any] | None:
         return None  # without a home there is none
     record = _load().get(machine_id)
     return dict(record) if isinstance(record, Mapping) else None
+
+
+def of_this_machine(config: RunConfig) -> dict[str, Any] | None:
+    """The calibration of the machine this is, for a run of that device; None if there is none.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    found = environment.provenance(config.device, config.threads, ())
+    return matching(found["machine_id"])
 
 
 def require_storable() -> None:

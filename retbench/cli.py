@@ -165,6 +165,15 @@ def run(
     config: Annotated[
         Path | None, typer.Option(help="TOML file with the same keys; flags win.")
     ] = None,
+    launcher: Annotated[
+        str, typer.Option(help="local, or slurm: each block as a job of a cluster.")
+    ] = "local",
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="Ask for a partition, a time in minutes... Repeatable."
+        ),
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -182,12 +191,13 @@ def run(
         directions=directions, head_dims=head_dims, dtypes=dtypes, device=device,
         dtype=dtype, mode=mode, profile=profile, seed=seed,
         threads=threads, ffn=ffn, overrides=overrides or None, plugins=plugin or None,
-        timeout=timeout, memory_limit=memory_limit,
+        timeout=timeout, memory_limit=memory_limit, launcher=launcher, slurm=slurm or (),
     )  # fmt: skip
+    here = job.launcher is None
     if dry_run:
-        _show_forecast(console, job.config)
+        _show_forecast(console, job.config, here=here)
         return
-    progress = console.progress(job.config)
+    progress = console.progress(job.config, side_by_side=not here)
     try:
         done, files = api.carry_out(job, progress)
     finally:
@@ -385,14 +395,17 @@ def _fail(message: str, status: int = EXIT_FAILED) -> NoReturn:
     sys.exit(status)
 
 
-def _show_forecast(console: Console, config: RunConfig) -> None:
+def _show_forecast(console: Console, config: RunConfig, *, here: bool) -> None:
+    """Print what a run would need; of a machine that is not here nothing is known."""
     from retbench import suites
     from retbench.forecast import forecast
     from retbench.measure import ceilings, memory
 
     plan = suites.get(config.suite).plan(config)
-    measured = ceilings.measure(config.device, config.computed_dtypes, config.threads)
-    available = memory.available_memory_bytes(config.device)
+    measured = available = None
+    if here:
+        measured = ceilings.measure(config.device, config.computed_dtypes, config.threads)
+        available = memory.available_memory_bytes(config.device)
     if config.memory_limit_gib is not None:
         limit = int(config.memory_limit_gib * 2**30)
         available = limit if available is None else min(limit, available)

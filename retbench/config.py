@@ -315,13 +315,18 @@ def _asked(
 
 
 def resolve(
-    suite: str | None = None, *, config_file: Path | str | None = None, **given: Any
+    suite: str | None = None,
+    *,
+    config_file: Path | str | None = None,
+    here: bool = True,
+    **given: Any,
 ) -> RunConfig:
     """Settle every field of a configuration and check that it can be run.
 
     Args:
         suite: name of the suite; the file's, or ``inference``, where None.
         config_file: a TOML file with the same keys, which ``given`` overrule.
+        here: whether this machine is to run it, and must be able to.
         given: fields of :class:`RunConfig`, as values or as the text of a flag; None means not
             given. ``overrides`` are merged key by key.
 
@@ -343,7 +348,7 @@ def resolve(
             if several in defaults:
                 defaults[one] = chosen.get(several, defaults[several])[0]
         config = RunConfig(**{**defaults, **chosen})
-        check(config)
+        check(config, here=here)
     except Misfit as problem:
         place = next((places[key] for key in problem.keys if key in places), None)
         if place is None:

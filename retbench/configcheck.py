@@ -59,14 +59,18 @@ def machine(device: str | None, threads: int | None) -> tuple[str, int]:
     if device == "cuda" and not cuda_available():
         raise _no_gpu()
     if threads is not None:
-        _check_threads(threads)
+        _check_threads(threads, here=True)
     launched = launch()
     processes = launched.local_size if launched else 1
     return device, threads or max(1, physical_cores() // processes)
 
 
-def check(config: RunConfig) -> None:
+def check(config: RunConfig, *, here: bool = True) -> None:
     """Check names and combinations.
+
+    Args:
+        config: of the run.
+        here: whether this machine is to run it: its GPU and processors are then looked at.
 
     Raises:
         Misfit: for an unknown suite, preset or model (with the nearest name), a model named
@@ -79,8 +83,8 @@ def check(config: RunConfig) -> None:
     if repeated := sorted({name for name in config.models if config.models.count(name) > 1}):
         problem = f"models: {repeated[0]!r} is named twice"
         raise Misfit(problem, "name each model once", keys=("models",))
-    _check_device(config)
-    _check_threads(config.threads)
+    _check_device(config, here)
+    _check_threads(config.threads, here)
     suite = suites.get(config.suite)
     if not is_used("models", config.suite):
         suite.check(config, {})
@@ -177,8 +181,8 @@ def _check_implementation(config: RunConfig) -> None:
         )
 
 
-def _check_device(config: RunConfig) -> None:
-    if config.device == "cuda" and not cuda_available():
+def _check_device(config: RunConfig, here: bool) -> None:
+    if here and config.device == "cuda" and not cuda_available():
         raise _no_gpu()
     if config.mode == "cudagraph" and config.device != "cuda":
         raise Misfit(
@@ -188,12 +192,12 @@ def _check_device(config: RunConfig) -> None:
         )
 
 
-def _check_threads(threads: int) -> None:
+def _check_threads(threads: int, here: bool) -> None:
     """More threads than processors only get in each other's way: no number would mean a thing."""
     if threads < 1:
         raise Misfit(f"threads: must be at least 1, not {threads}", keys=("threads",))
     usable = len(os.sched_getaffinity(0))
-    if threads > usable:
+    if here and threads > usable:
         problem = f"threads: {threads} are more than the {usable} processors one may use here"
         raise Misfit(problem, "use fewer", keys=("threads",))
 

@@ -77,9 +77,9 @@ class Console:
         if self.as_json:
             print(json.dumps(document.plain(content), allow_nan=False))
 
-    def progress(self, config: RunConfig) -> Progress:
-        """An observer for a run of this configuration."""
-        return Progress(self._out, config, quiet=self.quiet)
+    def progress(self, config: RunConfig, *, side_by_side: bool = False) -> Progress:
+        """An observer for a run of this configuration, its blocks perhaps at the same time."""
+        return Progress(self._out, config, quiet=self.quiet, side_by_side=side_by_side)
 
     def report(self, content: Content, files: Sequence[Path] = ()) -> None:
         """Print what a run says, and where its files are."""
@@ -163,10 +163,13 @@ class Console:
 class Progress:
     """The observer of a run: a bar on a terminal, a line a cell elsewhere, nothing when quiet."""
 
-    def __init__(self, out: RichConsole, config: RunConfig, *, quiet: bool) -> None:
+    def __init__(
+        self, out: RichConsole, config: RunConfig, *, quiet: bool, side_by_side: bool = False
+    ) -> None:
         self._out = out
         self._config = config
         self._quiet = quiet
+        self._side_by_side = side_by_side
         self._live: Live | None = None
         self._left: TimeLeft | None = None
         self._total = self._blocks = 0
@@ -177,7 +180,9 @@ class Progress:
         """Show how many cells there are, and how many an earlier session finished."""
         from retbench.forecast import TimeLeft, forecast
 
-        self._left = TimeLeft(plan, forecast(self._config, plan), done)
+        self._left = TimeLeft(
+            plan, forecast(self._config, plan), done, side_by_side=self._side_by_side
+        )
         self._total, self._blocks = len(list(plan.cells())), plan.blocks
         self._begun_s = time.monotonic()
         if self._quiet:

@@ -41,6 +41,10 @@ class Misfit(UserError):
         self.keys = tuple(keys)
 
 
+class Busy(UserError):
+    """Another process writes to the run directory."""
+
+
 class Interrupted(UserError):
     """The user stopped the run (Ctrl-C); what was finished is kept."""
 

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import NoReturn
 
-from retbench.errors import UserError
+from retbench.errors import Busy, UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -60,7 +60,8 @@ class CommitLog:
         create: make it where it does not exist.
 
     Raises:
-        UserError: the file cannot be opened for writing, or another process holds the lock.
+        UserError: the file cannot be opened for writing.
+        Busy: another process holds the lock.
     """
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
@@ -80,7 +81,7 @@ class CommitLog:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.close()
-            raise UserError(
+            raise Busy(
                 f"another process is writing to {self.path.parent}",
                 "wait for it, or name another --out",
             ) from None

@@ -55,6 +55,11 @@ class Forecast:
         cells = sum(cell.seconds * cell.blocks for cell in self.cells)
         return cells + self.blocks * sum(self.process_s.values())
 
+    def block_s(self, block: int) -> float:
+        """Wall time of one block, in seconds."""
+        cells = (cell for cell in self.cells if block == 0 or not cell.point.once)
+        return sum(cell.seconds for cell in cells) + sum(self.process_s.values())
+
     def unfit(self, available_bytes: int | None) -> list[CellForecast]:
         """The cells that need more than this memory; none where it is unknown."""
         if available_bytes is None:
@@ -92,11 +97,13 @@ class TimeLeft:
         plan: the cells of the run.
         expected: its forecast.
         done: the ``(block, model, point)`` that an earlier session finished.
+        side_by_side: the blocks go on at the same time, not one after the other.
     """
 
     plan: Plan
     expected: Forecast
     done: Collection[tuple[int, str, str]] = ()
+    side_by_side: bool = False
     _observed: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     _finished: set[tuple[int, str, str]] = field(default_factory=set)
 
@@ -119,15 +126,17 @@ class TimeLeft:
             return None
         predicted = {(c.contender.label, c.point.id): c.seconds for c in self.expected.cells}
         scale = self._scale(predicted)
-        left, workers = 0.0, set()
+        left_s, workers = dict.fromkeys(self.plan.rounds, 0.0), set()
         for block, contender, point in self.plan.cells():
             cell = (contender.label, point.id)
             if (block, *cell) in self._finished:
                 continue
             workers.add((block, contender.label))
             seen = self._observed.get(cell)
-            left += sum(seen) / len(seen) if seen else scale * predicted[cell]
-        return left + sum(self.expected.process_s[label] for _, label in workers)
+            left_s[block] += sum(seen) / len(seen) if seen else scale * predicted[cell]
+        for block, label in workers:
+            left_s[block] += self.expected.process_s[label]
+        return max(left_s.values()) if self.side_by_side else sum(left_s.values())
 
     def _scale(self, predicted: Mapping[tuple[str, str], float]) -> float:
         """How much slower than forecast the observed cells were."""

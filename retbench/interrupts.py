@@ -9,7 +9,9 @@ once, for the user who does not want to wait.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import select
 import signal
 import threading
 from types import FrameType
@@ -51,6 +53,13 @@ class Interrupts:
         if self._requested:
             raise KeyboardInterrupt
         self._requested = True
+
+    def wait(self, seconds: float) -> None:
+        """Sleep that long, or until a signal comes; raises as :meth:`check` does."""
+        poll = select.poll()
+        poll.register(self.descriptor, select.POLLIN)
+        poll.poll(math.ceil(seconds * 1000))
+        self.check()
 
     def check(self) -> None:
         """Raise if the user has asked to stop.

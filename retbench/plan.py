@@ -92,6 +92,14 @@ class Contender:
 class Plan:
     """All cells of a run.
 
+    Attributes:
+        suite: its name.
+        contenders: the sides of the comparison; the first is the subject.
+        points: the sweep.
+        blocks: rounds of the whole run.
+        seed: of the order in each block.
+        only: the one block that is measured here, where a run is in parts; None for all.
+
     Raises:
         UserError: two contenders share a label, or a point occurs twice; their samples could not
             be told apart.
@@ -102,10 +110,16 @@ class Plan:
     points: tuple[Point, ...]
     blocks: int
     seed: int
+    only: int | None = None
 
     def __post_init__(self) -> None:
         _require_unique("model", [contender.label for contender in self.contenders])
         _require_unique("point", [point.id for point in self.points])
+
+    @property
+    def rounds(self) -> range:
+        """The blocks that are measured here, in order."""
+        return range(self.blocks) if self.only is None else range(self.only, self.only + 1)
 
     def order(self, block: int) -> list[Contender]:
         """The contenders in the random order of one block; the same for the same seed, always.
@@ -127,14 +141,14 @@ class Plan:
 
     def cells(self) -> Iterator[tuple[int, Contender, Point]]:
         """Yield ``(block, contender, point)`` in the order of execution."""
-        for block in range(self.blocks):
+        for block in self.rounds:
             for contender in self.order(block):
                 for point in self.ascending(block):
                     yield block, contender, point
 
     def to_json(self) -> dict[str, Any]:
         """The plan as ``run.json`` keeps it, the order of every block included."""
-        return {
+        document: dict[str, Any] = {
             "suite": self.suite,
             "contenders": [
                 {"label": c.label, "family": c.family, "options": dict(c.options)}
@@ -145,6 +159,7 @@ class Plan:
             "seed": self.seed,
             "order": [[c.label for c in self.order(block)] for block in range(self.blocks)],
         }
+        return document if self.only is None else document | {"only": self.only}
 
 
 def _require_unique(what: str, names: Sequence[str]) -> None:

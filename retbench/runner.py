@@ -4,7 +4,8 @@ In each block every contender gets a worker process of its own, in random order 
 measures the cells of its model one after the other; each is committed to the store before the next
 one starts. A worker that dies, hangs or runs out of memory costs the cell it was at: that cell gets
 a status and a cause (rule M17), and a fresh worker takes what is left. Whenever the run is killed,
-``resume=True`` continues it behind the last committed cell.
+``resume=True`` continues it behind the last committed cell. A :class:`Launcher` may have the blocks
+measured elsewhere, as jobs of a cluster; it only decides where.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from retbench import environment, plugins, store, suites
+from retbench import environment, parts, plugins, store, suites
 from retbench.config import RunConfig
 from retbench.errors import Interrupted, UserError
 from retbench.interrupts import Interrupts
@@ -26,7 +28,7 @@ from retbench.plan import Contender, Plan
 from retbench.process import Worker, WorkerFailure
 from retbench.shift import Shift
 
-__all__ = ["WORKER_COMMAND", "Observer", "execute"]
+__all__ = ["WORKER_COMMAND", "Call", "Launcher", "Observer", "execute"]
 
 WORKER_COMMAND = (sys.executable, "-m", "retbench.worker")
 
@@ -41,6 +43,30 @@ ALLOCATOR = {
 }
 
 
+@dataclass(frozen=True)
+class Call:
+    """One call of :func:`execute`: what is to be measured, and who writes, watches and stops it."""
+
+    config: RunConfig
+    plan: Plan
+    writer: store.RunWriter
+    observer: Observer
+    interrupts: Interrupts
+    worker_command: Sequence[str]
+
+
+class Launcher(Protocol):
+    """Has the blocks of a run measured elsewhere; see :mod:`retbench.cluster`."""
+
+    def measure(self, call: Call) -> None:
+        """Commit every cell of the plan that the writer lacks.
+
+        Raises:
+            UserError: it cannot; what was finished is kept.
+            KeyboardInterrupt: the user asked to stop.
+        """
+
+
 def execute(
     config: RunConfig,
     *,
@@ -49,6 +75,9 @@ def execute(
     observer: Observer | None = None,
     plan: Plan | None = None,
     worker_command: Sequence[str] = WORKER_COMMAND,
+    floor: Mapping[str, Any] | None = None,
+    known: store.Known | None = None,
+    launcher: Launcher | None = None,
 ) -> store.Run:
     """Measure every cell of a plan.
 
@@ -59,6 +88,9 @@ def execute(
         observer: told of the progress.
         plan: the cells; by default those of the configuration's suite.
         worker_command: the program that measures.
+        floor: this machine's noise floor, for a run that has none yet.
+        known: cells of the same run that another directory holds; they count as done.
+        launcher: has the blocks measured elsewhere; None to measure them here.
 
     Returns:
         The finished run.
@@ -71,12 +103,16 @@ def execute(
     plan = plan or _plan_of(config)
     with Interrupts() as interrupts:
         try:
-            writer = _open_writer(config, plan, Path(out), resume)
+            writer = _open_writer(config, plan, Path(out), resume, here=launcher is None)
         except KeyboardInterrupt:
             raise Interrupted("interrupted before the first cell") from None
         with writer:
-            session = _Session(config, plan, writer, observer, interrupts, worker_command)
-            _run_to_the_end(session)
+            if floor is not None and writer.meta["calibration"] is None:
+                writer.update(calibration=floor)
+            if known is not None:
+                writer.learn(known)
+            call = Call(config, plan, writer, observer, interrupts, worker_command)
+            _run_to_the_end(call, launcher)
         run = store.open_run(out)
         observer.finished(run)
         return run
@@ -86,19 +122,23 @@ def _plan_of(config: RunConfig) -> Plan:
     return suites.get(config.suite).plan(config)
 
 
-def _run_to_the_end(session: _Session) -> None:
-    writer = session.writer
+def _run_to_the_end(call: Call, launcher: Launcher | None) -> None:
+    writer = call.writer
     try:
-        session.run()
+        if launcher is None:
+            parts.absorb(call.config, call.plan, writer)
+            _Session(call).run()
+        else:
+            launcher.measure(call)
         if writer.meta["state"] != "finished":
             writer.finish("finished")
     except KeyboardInterrupt:
         _finish_interrupted(writer)
-        total = len(list(session.plan.cells()))
+        total = len(list(call.plan.cells()))
         raise Interrupted(
             f"interrupted, {len(writer.done)} of {total} cells are kept",
             f"continue with: {store.continue_command(writer.path)}"
-            + plugins.flags(session.config.plugins, writer.path),
+            + plugins.flags(call.config.plugins, writer.path),
         ) from None
     except BaseException:
         _finish_interrupted(writer)
@@ -111,10 +151,15 @@ def _finish_interrupted(writer: store.RunWriter) -> None:
         writer.finish("interrupted")
 
 
-def _open_writer(config: RunConfig, plan: Plan, out: Path, resume: bool) -> store.RunWriter:
+def _open_writer(
+    config: RunConfig, plan: Plan, out: Path, resume: bool, *, here: bool
+) -> store.RunWriter:
+    """Begin or continue the run directory; ``here`` says whether this machine measures."""
     known = plugins.published(config.plugins, out)
     configuration = config.to_json() | {"out": None, "plugins": known}
-    found = environment.provenance(config.device, config.threads, sys.orig_argv, seed=config.seed)
+    # A machine that only submits jobs need not be asked for its GPU.
+    device = config.device if here else "cpu"
+    found = environment.provenance(device, config.threads, sys.orig_argv, seed=config.seed)
     data = suites.get(config.suite).data(config)
     if not resume:
         meta: dict[str, Any] = {
@@ -132,7 +177,9 @@ def _open_writer(config: RunConfig, plan: Plan, out: Path, resume: bool) -> stor
         return store.RunWriter.create(out, meta)
     writer = store.RunWriter.resume(out, configuration)
     try:
-        _require_same_run(writer, plan, found, data)
+        if here:
+            _require_same_machine(writer, found)
+        _require_same_plan(writer, plan, data)
         if writer.meta["state"] != "finished":
             _record_resumption(writer, found)
     except BaseException:
@@ -141,13 +188,8 @@ def _open_writer(config: RunConfig, plan: Plan, out: Path, resume: bool) -> stor
     return writer
 
 
-def _require_same_run(
-    writer: store.RunWriter,
-    plan: Plan,
-    found: Mapping[str, Any],
-    data: Mapping[str, Any] | None,
-) -> None:
-    """Cells of two machines, of two plans or of two texts make no comparison."""
+def _require_same_machine(writer: store.RunWriter, found: Mapping[str, Any]) -> None:
+    """Cells of two machines make no comparison."""
     begun = writer.meta["provenance"].get("machine_id")
     if begun != found["machine_id"]:
         raise UserError(
@@ -155,6 +197,10 @@ def _require_same_run(
             f"{found['machine_id']})",
             "continue it there, or begin a new run with another --out",
         )
+
+
+def _require_same_plan(writer: store.RunWriter, plan: Plan, data: Mapping[str, Any] | None) -> None:
+    """Nor do cells of two plans or of two texts."""
     if writer.meta["plan"] != plan.to_json():
         raise UserError(
             f"{writer.path} was begun with other cells than this version of the suite plans",
@@ -181,24 +227,16 @@ def _record_resumption(writer: store.RunWriter, found: dict[str, Any]) -> None:
 
 
 class _Session:
-    """One call of :func:`execute`."""
+    """The cells of a call, measured by worker processes of this machine."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        plan: Plan,
-        writer: store.RunWriter,
-        observer: Observer,
-        interrupts: Interrupts,
-        worker_command: Sequence[str],
-    ) -> None:
-        self.config = config
-        self.plan = plan
-        self.writer = writer
-        self._observer = observer
-        self._interrupts = interrupts
-        self._worker_command = worker_command
-        self._processes = writer.last_process + 1
+    def __init__(self, call: Call) -> None:
+        self.config = call.config
+        self.plan = call.plan
+        self.writer = call.writer
+        self._observer = call.observer
+        self._interrupts = call.interrupts
+        self._worker_command = call.worker_command
+        self._processes = self.writer.last_process + 1
 
     def run(self) -> None:
         """Measure what is not done yet."""
@@ -208,7 +246,7 @@ class _Session:
             return
         # Before and after: what else the machine does can only lower them, and the better counts.
         self._measure_ceilings()
-        for block in range(self.plan.blocks):
+        for block in self.plan.rounds:
             for contender in self.plan.order(block):
                 self._measure(block, contender)
         self._measure_ceilings()

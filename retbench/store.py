@@ -43,7 +43,7 @@ _REQUIRED: dict[str, tuple[type, ...]] = {
 _OPTIONAL: dict[str, tuple[type, ...]] = {
     "ceilings": (dict, NoneType), "calibration": (dict, NoneType), "warnings": (list,),
     "data": (dict, NoneType),
-    "elapsed_s": (int, float), "resumed": (list,),
+    "elapsed_s": (int, float), "resumed": (list,), "parts": (list,), "jobs": (dict,),
 }  # fmt: skip
 
 # A run's folder, or a plugin's, may be moved or named otherwise when it is resumed.
@@ -78,6 +78,19 @@ class Run:
         """The status rows alone: how each cell ended in each block."""
         rows = self.endings.values()
         return _frame({name: [row[name] for row in rows] for name in COLUMNS})
+
+
+@dataclass(frozen=True)
+class Known:
+    """Cells of a run that are committed, for whoever measures the rest elsewhere.
+
+    Attributes:
+        statuses: the status row of each ``(block, model, point)``.
+        scalars: figures by ``(block, model, point, metric)``, as :class:`RunWriter` has them.
+    """
+
+    statuses: dict[Key, dict[str, Any]]
+    scalars: dict[tuple[int, str, str, str], float]
 
 
 def _frame(columns: Columns) -> pd.DataFrame:
@@ -212,6 +225,16 @@ class RunWriter:
     def done(self) -> set[Key]:
         """The ``(block, model, point)`` that have a status row."""
         return set(self.statuses)
+
+    @property
+    def known(self) -> Known:
+        """What :meth:`learn` of another writer takes."""
+        return Known(dict(self.statuses), dict(self.scalars))
+
+    def learn(self, known: Known) -> None:
+        """Take cells that another directory of the same run holds for done, and their figures."""
+        self.statuses = known.statuses | self.statuses
+        self.scalars = known.scalars | self.scalars
 
     @classmethod
     def create(cls, path: str | Path, meta: dict[str, Any]) -> Self:
