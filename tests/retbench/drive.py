@@ -1,9 +1,12 @@
-"""Runs with the fake worker; as a program, for tests that kill it: ``drive.py OUT [resume]``."""
+"""Runs with the fake worker; as a program, for tests that kill it.
+
+``drive.py OUT [resume] [slurm]``: with the last, as jobs of the Slurm that is on the PATH.
+"""
 
 import sys
 from pathlib import Path
 
-from retbench import runner
+from retbench import cluster, runner
 from retbench.config import RunConfig
 from retbench.errors import UserError
 from retbench.plan import Contender, Plan, Point
@@ -25,7 +28,7 @@ PLAN = Plan(
 )
 
 
-def execute(out, *, plan=PLAN, resume=False, observer=None, **changes):
+def execute(out, *, plan=PLAN, resume=False, observer=None, launcher=None, known=None, **changes):
     """Make a run with the fake worker; ``changes`` are fields of the configuration."""
     return runner.execute(
         RunConfig(**CONFIG | changes),
@@ -33,13 +36,16 @@ def execute(out, *, plan=PLAN, resume=False, observer=None, **changes):
         resume=resume,
         observer=observer,
         plan=plan,
+        launcher=launcher,
+        known=known,
         worker_command=(sys.executable, "-S", str(HERE / "fake_worker.py")),
     )
 
 
 if __name__ == "__main__":
     try:
-        execute(sys.argv[1], resume="resume" in sys.argv[2:])
+        slurm = cluster.Launcher({}, poll_s=0.1) if "slurm" in sys.argv[2:] else None
+        execute(sys.argv[1], resume="resume" in sys.argv[2:], launcher=slurm)
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_status)

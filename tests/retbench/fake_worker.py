@@ -6,6 +6,7 @@ FAKE_WORKER_LOG a file that gets a line for every request. It imports no third-p
 that a test can afford dozens of them.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -51,6 +52,12 @@ def misbehave(action):
         time.sleep(60)
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if action == "kill the job":
+        os.kill(os.getppid(), signal.SIGKILL)
+    if action == "kill the job once":
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(os.environ["FAKE_WORKER_LOG"] + ".once", os.O_CREAT | os.O_EXCL))
+            os.kill(os.getppid(), signal.SIGKILL)
     if action == "segfault":
         os.kill(os.getpid(), signal.SIGSEGV)
     if action == "garbage":
