@@ -235,6 +235,9 @@ def test_a_job_that_dies_twice_costs_the_cells_that_it_left(
     assert lost["cause"] == f"job {last} ended as TIMEOUT"
     assert lost["process"] == -1
     assert run.meta["state"] == "finished"
+    # The forecast of so small a run is below the least that is asked for, in minutes.
+    scripts = (fake_slurm / "submissions").read_text()
+    assert scripts.count("#SBATCH --time=20\n") == scripts.count("#!/bin/bash") > 1
 
 
 def test_a_node_that_cannot_run_it_is_the_cause(drive: ModuleType, tmp_path: Path) -> None:

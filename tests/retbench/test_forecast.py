@@ -80,6 +80,23 @@ def test_what_was_observed_replaces_the_forecast() -> None:
     assert left.seconds() == pytest.approx(2 * len(plan.points) * 7.0 + processes)
 
 
+def test_blocks_side_by_side_take_as_long_as_the_longest() -> None:
+    config, plan = planned(models="retnet", profile="quick")
+    found = forecast(config, plan)
+    left = TimeLeft(plan, found, side_by_side=True)
+    for point in plan.points:
+        left.observe(0, "retnet", point.id, 7.0)
+    assert left.seconds() == pytest.approx(len(plan.points) * 7.0 + found.process_s["retnet"])
+
+
+def test_the_blocks_make_up_the_run_and_the_first_has_what_is_done_once() -> None:
+    config, plan = planned(suite="perplexity", models="retnet", profile="quick")
+    found = forecast(config, plan)
+    blocks_s = [found.block_s(block) for block in range(plan.blocks)]
+    assert sum(blocks_s) == pytest.approx(found.total_s)
+    assert blocks_s[0] > blocks_s[1] == blocks_s[2]
+
+
 def test_cells_not_seen_yet_are_rescaled_by_those_that_were() -> None:
     config, plan = planned(models="retnet", profile="smoke")
     found = forecast(config, plan)

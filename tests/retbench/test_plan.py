@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -42,6 +43,12 @@ def test_the_order_is_the_same_for_the_same_seed_on_any_machine() -> None:
 
 
 ORDERS_OF_SEED_7 = [["transformer", "retnet", "gqa"], ["transformer", "gqa", "retnet"]]
+
+
+def test_a_block_alone_has_the_cells_and_the_order_that_it_has_among_others() -> None:
+    alone = replace(plan(), only=2)
+    assert list(alone.cells()) == [cell for cell in plan().cells() if cell[0] == 2]
+    assert alone.to_json() == plan().to_json() | {"only": 2}
 
 
 def test_every_contender_comes_first_about_as_often() -> None:
