@@ -148,4 +148,7 @@ class Launcher:
         if config.device == "cuda" and "gres" not in self.options:
             defaults["gpus_per_node"] = 1
         asked = {OPTIONS[key][0]: given for key, given in {**defaults, **self.options}.items()}
-        return {"name": "retbench", "nodes": 1, "tasks_per_node": 1, **asked}
+        # Since Slurm 22.05 srun does not take the processors of a task over from sbatch.
+        srun = [f"--cpus-per-task={asked['cpus_per_task']}"]
+        fixed = {"name": "retbench", "nodes": 1, "tasks_per_node": 1, "slurm_srun_args": srun}
+        return {**fixed, **asked}

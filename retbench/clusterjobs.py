@@ -39,6 +39,9 @@ _ALIVE = (
     "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "PREEMPTED",
 )  # fmt: skip
 
+# What Slurm calls it, and what submitit does where it has been warned in time.
+_TIMED_OUT = ("TIMEOUT", "TIME LIMIT", "timed-out")
+
 
 class Terms(Protocol):
     """How jobs are submitted and looked after: :class:`retbench.cluster.Launcher`."""
@@ -185,13 +188,13 @@ class Jobs:
         known = self._job_ids(block)
         if not known or self._terms.cluster != "slurm":
             return None
-        job: Job[None] = load_submitit().SlurmJob(self._folder, known[-1])
+        job: Job[None] = load_submitit().SlurmJob(self._made_folder(), known[-1])
         return job if job.state in _ALIVE else None
 
     def _submit(self, blocks: Sequence[int]) -> None:
         if not blocks:
             return
-        executor = load_submitit().AutoExecutor(self._folder, cluster=self._terms.cluster)
+        executor = load_submitit().AutoExecutor(self._made_folder(), cluster=self._terms.cluster)
         tasks = [self._task(block) for block in blocks]
         try:
             executor.update_parameters(
@@ -204,8 +207,7 @@ class Jobs:
         ids = {str(b): [*self._job_ids(b), self._jobs[b].job_id] for b in blocks}
         self._writer.update(jobs=self._writer.meta.get("jobs", {}) | ids)
 
-    @property
-    def _folder(self) -> Path:
+    def _made_folder(self) -> Path:
         """Where submitit keeps its logs and pickles. They name hosts: git is told to pass by."""
         folder = self._writer.path / parts.FOLDER / "jobs"
         folder.mkdir(parents=True, exist_ok=True)
@@ -237,7 +239,8 @@ class Jobs:
         cause = _cause(job)
         self._deaths[block].append(cause)
         if len(self._deaths[block]) == _ATTEMPTS:
-            status: Status = "timeout" if "TIMEOUT" in cause or "timed-out" in cause else "error"
+            timed_out = any(mark in cause for mark in _TIMED_OUT)
+            status: Status = "timeout" if timed_out else "error"
             self._parts[block].lose(status, anonymous(cause))
 
     def _give_up(self) -> None:
@@ -265,10 +268,14 @@ def _keys(plan: Plan, block: int) -> Iterable[Key]:
 
 
 def _cause(job: Job[None]) -> str:
-    """What a dead job died of, naming the job."""
-    error = job.exception() if job.paths.result_pickle.exists() else None
-    said = _last_line(_trace(str(error)) if error else job.stderr() or "")
-    return f"job {job.job_id} ended as {job.state}" + (f": {said}" if said else "")
+    """What a dead job died of, naming the job and no host."""
+    if job.paths.result_pickle.exists():
+        said = _last_line(_trace(str(job.exception())))
+    else:  # what Slurm or submitit wrote, which is "... ON node17 CANCELLED ..."
+        said = re.sub(r"(?i) on [\w.-]+(?=[ :])", "", _last_line(job.stderr() or ""))
+    job.get_info(mode="force")  # what is remembered may be from when it ran
+    how = "" if job.state in _ALIVE else f" as {job.state}"
+    return f"job {job.job_id} ended{how}" + (f": {said}" if said else "")
 
 
 def _trace(message: str) -> str:

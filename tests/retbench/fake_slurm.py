@@ -31,8 +31,17 @@ def sbatch(script):
         if index is not None:
             own |= {"SLURM_ARRAY_JOB_ID": job, "SLURM_ARRAY_TASK_ID": str(index)}
         ending = shlex.quote(str(STATE / f"{name}.rc"))
+        errors = re.search(r"^#SBATCH --error=(\S+)", text, re.MULTILINE).group(1)
+        for pattern, given in (("%j", job), ("%A", job), ("%a", str(index))):
+            errors = errors.replace(pattern, given)
+        last_words = f"echo 'slurmstepd: error: *** JOB {job} ON node1 CANCELLED ***' >> {errors}"
         process = subprocess.Popen(
-            ["sh", "-c", f"bash {shlex.quote(script)}; echo $? > {ending}"],
+            [
+                "sh",
+                "-c",
+                f"bash {shlex.quote(script)}; code=$?; [ $code = 0 ] || {last_words}; "
+                f"echo $code > {ending}",
+            ],
             env=os.environ | own,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -232,7 +233,8 @@ def test_a_job_that_dies_twice_costs_the_cells_that_it_left(
     lost = run.endings[1, "retnet", THIRD]
     first, last = run.meta["jobs"]["1"]
     assert first != last
-    assert lost["cause"] == f"job {last} ended as TIMEOUT"
+    assert lost["cause"].startswith(f"job {last} ended as TIMEOUT: slurmstepd: error: *** JOB")
+    assert "node1" not in lost["cause"]
     assert lost["process"] == -1
     assert run.meta["state"] == "finished"
     # The forecast of so small a run is below the least that is asked for, in minutes.
@@ -262,6 +264,7 @@ def test_all_blocks_are_one_array_and_ask_for_what_was_said(
     assert script.count("#!/bin/bash") == 1
     for flag in ("array=0-1%2", "partition=gpu", "account=1234", "time=30", "cpus-per-task=1"):
         assert f"#SBATCH --{flag}\n" in script
+    assert re.search(r"^srun .*--cpus-per-task=1 ", script, re.MULTILINE)
     assert {job.partition("_")[2] for (job,) in run.meta["jobs"].values()} == {"0", "1"}
 
 
