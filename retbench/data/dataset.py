@@ -180,12 +180,10 @@ def _encode(source: Source, name: str, folder: Path, progress: Progress | None) 
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.new-"))
     try:
-        if progress:
-            progress("reading the text", 0.0)
         tokenizer = tokenizer_named(
             name,
-            lambda: _texts(source, ("train",)),
-            every=lambda: _texts(source, SPLITS),
+            lambda: _told(_texts(source, ("train",)), source.bytes, progress),
+            every=lambda: _told(_texts(source, SPLITS), source.bytes, progress),
         )
         tell = (lambda share: progress("encoding the text", share)) if progress else None
         manifest = _Writer(source, tokenizer, new).write(tell)
@@ -204,6 +202,16 @@ def _texts(source: Source, splits: Sequence[str]) -> Iterator[str]:
     for split, document in source.documents():
         if split in splits:
             yield from document.pieces()
+
+
+def _told(texts: Iterator[str], size: int, progress: Progress | None) -> Iterator[str]:
+    """The texts, of ``size`` bytes or less, with word of how far they have been read."""
+    done = 0
+    for text in texts:
+        yield text
+        done += len(text.encode())
+        if progress:
+            progress("reading the text", min(1.0, done / max(1, size)))
 
 
 def _move(new: Path, folder: Path) -> None:
