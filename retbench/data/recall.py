@@ -43,11 +43,13 @@ class Task(ABC):
         name: what ``--tasks`` calls it.
         chance: accuracy of guessing among the answers that can occur.
         loads: how much there is to recall: pairs, tokens to copy, needles.
+        share: of a run's steps that suffices to learn it.
     """
 
     name: str
     chance: float
     loads: tuple[int, ...]
+    share: float
 
     @abstractmethod
     def least(self, load: int) -> int:
@@ -76,6 +78,7 @@ class AssociativeRecall(Task):
     name = "mqar"
     chance = 1 / len(VALUES)
     loads = (2, 4, 8, 16)
+    share = 1.0
 
     def least(self, load: int) -> int:
         """The pairs, and as many queries with their answers."""
@@ -107,6 +110,7 @@ class Copying(Task):
     name = "copy"
     chance = 1 / len(VALUES)
     loads = (4, 8, 15, 31)
+    share = 0.5
 
     def least(self, load: int) -> int:
         """The string twice, and the delimiter between; the last token is not read."""
@@ -130,6 +134,7 @@ class Needle(Task):
     name = "needle"
     chance = 1 / len(VALUES)
     loads = (1,)
+    share = 0.5
 
     def least(self, load: int) -> int:
         """The mark, the value, some filler and the question."""

@@ -17,7 +17,7 @@ from retbench.config import RunConfig
 from retbench.configvalues import nearest
 from retbench.data import recall as tasks
 from retbench.errors import Misfit, UserError
-from retbench.plan import Setting
+from retbench.plan import Point, Setting
 from retbench.suites.base import Rows, Session
 from retbench.suites.training_cell import FINAL, Material, TrainingSuite, autocast, train_cell
 
@@ -56,6 +56,11 @@ class RecallSuite(TrainingSuite):
     def coordinates(self, config: RunConfig) -> list[tuple[tuple[str, Setting], ...]]:
         """Every task is trained and tuned by itself."""
         return [(("task", name),) for name in config.tasks]
+
+    def steps(self, config: RunConfig, point: Point) -> int:
+        """All of the run's for the hardest task, a share of them for one that is learned sooner."""
+        task = tasks.TASKS[str(point.setting("task"))]
+        return max(1, round(config.steps * task.share))
 
     def check(self, config: RunConfig, models: Mapping[str, ModelConfig]) -> None:
         """As any training suite; known tasks, and a context that each of them fits into."""

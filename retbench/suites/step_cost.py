@@ -53,7 +53,7 @@ class StepCost:
 
     @property
     def _training(self) -> TrainingCost:
-        return TrainingCost(self.config, self.ceilings)
+        return TrainingCost(self.config, self.ceilings, lambda point: 1)
 
     def _mode(self, point: Point) -> str:
         return str(point.setting("mode", self.config.modes[0]))

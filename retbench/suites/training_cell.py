@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from retbench.config import PROFILES, RunConfig
@@ -73,6 +74,10 @@ class TrainingSuite(Suite):
         """What there is a sweep and a final training for: presets or tasks; once by default."""
         return [()]
 
+    def steps(self, config: RunConfig, point: Point) -> int:
+        """Optimizer steps of a point's trainings, the same for all models."""
+        return config.steps
+
     def plan(self, config: RunConfig) -> Plan:
         """For each coordinate every learning rate once, then a final training in every block."""
         points = []
@@ -85,14 +90,14 @@ class TrainingSuite(Suite):
     def brief(
         self, config: RunConfig, contender: Contender, point: Point, scalar: Scalar
     ) -> dict[str, Any]:
-        """The learning rate: the point's own, or for a final training the best that was tried.
+        """Steps and learning rate: the point's own, or for a final training the best tried.
 
         Raises:
             CellFailure: if no training at any rate ended well.
         """
-        if point.setting("stage") == TUNE:
-            return {"learning_rate": point.setting("lr")}
-        return {"learning_rate": best_rate(config, point, scalar)}
+        tried = point.setting("stage") == TUNE
+        rate = point.setting("lr") if tried else best_rate(config, point, scalar)
+        return {"learning_rate": rate, "steps": self.steps(config, point)}
 
     def check(self, config: RunConfig, models: Mapping[str, ModelConfig]) -> None:
         """One context, one batch size, a type and a mode to train in, and known settings."""
@@ -108,7 +113,8 @@ class TrainingSuite(Suite):
                 place = f"training.{name}"
                 problem = f"train: unknown setting {name!r}"
                 raise Misfit(problem, nearest(name, known), keys=(place, "training"))
-        training_config(config, final_point(config, ()), config.learning_rates[0], 0)
+        point = final_point(config, ())
+        training_config(config, point, config.steps, config.learning_rates[0], 0)
         for family, model in models.items():
             if config.context[0] > model.max_len:
                 problem = f"context {config.context[0]} exceeds the {model.max_len} tokens of "
@@ -116,7 +122,7 @@ class TrainingSuite(Suite):
 
     def cost(self, config: RunConfig, ceilings: Mapping[str, Any] | None) -> TrainingCost:
         """FLOPs of forward and backward at the machine's rate."""
-        return TrainingCost(config, ceilings)
+        return TrainingCost(config, ceilings, partial(self.steps, config))
 
     def verify(self, session: Session) -> float:
         """No model may see the future: a changed last token moves no earlier logit."""
@@ -164,14 +170,16 @@ def training_seed(session: Session, point: Point) -> int:
     return session.config.seed + (1 + session.block if is_final else 0)
 
 
-def training_config(config: RunConfig, point: Point, rate: float, seed: int) -> TrainingConfig:
+def training_config(
+    config: RunConfig, point: Point, steps: int, rate: float, seed: int
+) -> TrainingConfig:
     """How a cell's model is trained; the same for all models but for the rate.
 
     Raises:
         Misfit: for a setting out of its range.
     """
     return TrainingConfig(
-        steps=config.steps,
+        steps=steps,
         batch_size=point.batch_size,
         seq_len=point.seq_len,
         learning_rate=float(rate),
@@ -206,7 +214,8 @@ def train_cell(
 
     session, point = rows.session, rows.point
     seed = training_seed(session, point)
-    config = training_config(session.config, point, rows.brief["learning_rate"], seed)
+    steps, rate = rows.brief["steps"], rows.brief["learning_rate"]
+    config = training_config(session.config, point, steps, rate, seed)
     stuff = material(seed)
     model = session.build(point, seed)
     _add_analytic(rows, model, config, stuff.source.digest(config.steps))

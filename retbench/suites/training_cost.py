@@ -7,7 +7,7 @@ enters a table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +29,11 @@ _OPTIMIZER_COPIES = 4  # the weights, their gradients and AdamW's two moments, a
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What trainings need of one machine."""
+    """What trainings need of one machine; ``steps`` says how many a point's have."""
 
     config: RunConfig
     ceilings: Mapping[str, Any] | None
+    steps: Callable[[Point], int]
 
     def process_s(self, model: ModelConfig) -> float:
         """Seconds until the first cell: imports, the text, the weights."""
@@ -41,7 +42,7 @@ class TrainingCost:
     def cell_s(self, model: ModelConfig, point: Point) -> float:
         """Seconds of one training and what is tested after it."""
         share = 1 + _DEV_SHARE + (0.0 if point.once else _TEST_SHARE)
-        trained_s = self.config.steps * self.step_s(model, point)
+        trained_s = self.steps(point) * self.step_s(model, point)
         return _COMPILE_S[self.config.mode] + trained_s * share
 
     def step_s(self, model: ModelConfig, point: Point) -> float:

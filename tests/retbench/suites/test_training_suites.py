@@ -71,6 +71,17 @@ def test_an_ablation_compares_a_model_with_its_variants() -> None:
         small("ablation", models="transformer")
 
 
+def test_a_task_that_is_learned_sooner_is_trained_for_a_share_of_the_steps() -> None:
+    config = small("recall", steps=40, tasks="mqar,copy")
+    suite, contender = suites.get("recall"), Contender("retnet", "retnet")
+    tuned = [point for point in plan(config).points if point.setting("stage") == "tune"]
+    briefs = {
+        str(point.setting("task")): suite.brief(config, contender, point, lambda *_: None)
+        for point in tuned
+    }
+    assert {task: brief["steps"] for task, brief in briefs.items()} == {"mqar": 40, "copy": 20}
+
+
 def scalars(**losses: float) -> Any:
     config = small("perplexity")
     tried = {f"lr={point.setting('lr'):g}": point.id for point in tuning_points(config, ())}
