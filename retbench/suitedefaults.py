@@ -53,7 +53,7 @@ _RECALL: dict[str, Any] = {"preset": "tiny", "tasks": ("mqar", "copy", "needle")
 _CPU_RECALL = (
     _without_text(_CPU_TRAINING)
     | _RECALL
-    | {"context": (16,), "batch": (64,), "steps": 1200, "learning_rates": (1e-3, 2e-3)}
+    | {"context": (16,), "batch": (64,), "steps": 1600, "learning_rates": (5e-4, 1e-3)}
 )
 _CUDA_RECALL = (
     _without_text(_CUDA_TRAINING)
