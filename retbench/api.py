@@ -20,6 +20,7 @@ from retbench.config import RunConfig, contradictions, explicit, resolve
 from retbench.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
+    from retbench.crew import Crew
     from retbench.observer import Observer
     from retbench.report.content import Content
     from retbench.runner import Launcher
@@ -107,7 +108,9 @@ def prepare(
     return Job(config, folder, resume, chosen)
 
 
-def carry_out(job: Job, observer: Observer | None = None) -> tuple[Run, list[Path]]:
+def carry_out(
+    job: Job, observer: Observer | None = None, crew: Crew | None = None
+) -> tuple[Run, list[Path]]:
     """Measure, then write all derived files; returns the run and those. Errors as :func:`run`."""
     from retbench import calibration, runner
 
@@ -115,7 +118,7 @@ def carry_out(job: Job, observer: Observer | None = None) -> tuple[Run, list[Pat
     floor = calibration.of_this_machine(job.config) if job.launcher is None else None
     run = runner.execute(
         job.config, out=job.out, resume=job.resume, observer=observer, floor=floor,
-        launcher=job.launcher,
+        launcher=job.launcher, crew=crew,
     )  # fmt: skip
     return run, write_derived(run)
 

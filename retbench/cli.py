@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -28,6 +28,7 @@ from retbench.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, User
 if TYPE_CHECKING:
     from retbench.config import RunConfig
     from retbench.console import Console
+    from retbench.crew import Crew
     from retbench.store import Run
 
 EXIT_FAILED = 1
@@ -136,6 +137,10 @@ def run(
     dtypes: Annotated[
         str | None, typer.Option(help="Of the suite kernels, written like --dtype.")
     ] = None,
+    parallel: Annotated[
+        str | None,
+        typer.Option(help="Of the suite training: share a step under torchrun, ddp or fsdp."),
+    ] = None,
     profile: Annotated[
         str | None, typer.Option(help="smoke, quick, report or rigorous. [default: quick]")
     ] = None,
@@ -178,12 +183,12 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Measure a suite; write samples, tables and plots."""
-    from retbench import api, report
+    from retbench import crew
     from retbench.console import Console
 
     console = Console(quiet=quiet, as_json=as_json)
-    job = api.prepare(
-        suite, out=out, resume=resume, config_file=config, models=models, preset=preset,
+    given = dict(
+        out=out, resume=resume, config_file=config, models=models, preset=preset,
         context=context, batch=batch, batch_context=batch_context, new_tokens=new_tokens,
         implementation=implementation, tokens_per_step=tokens_per_step, modes=modes,
         activations=activations, variants=variants, data=data, tokenizer=tokenizer, steps=steps,
@@ -192,14 +197,26 @@ def run(
         dtype=dtype, mode=mode, profile=profile, seed=seed,
         threads=threads, ffn=ffn, overrides=overrides or None, plugins=plugin or None,
         timeout=timeout, memory_limit=memory_limit, launcher=launcher, slurm=slurm or (),
+        parallel=parallel,
     )  # fmt: skip
+    with crew.connect(None if parallel == "none" else parallel) as workers:
+        _run(console, workers, suite, given, dry_run=dry_run)
+
+
+def _run(
+    console: Console, workers: Crew, suite: str | None, given: Mapping[str, Any], *, dry_run: bool
+) -> None:
+    """Measure, or say what would be, in a process that is alone or leads others."""
+    from retbench import api, report
+
+    job = api.prepare(suite, **given)
     here = job.launcher is None
     if dry_run:
         _show_forecast(console, job.config, here=here)
         return
     progress = console.progress(job.config, side_by_side=not here)
     try:
-        done, files = api.carry_out(job, progress)
+        done, files = api.carry_out(job, progress, workers)
     finally:
         progress.close()
     console.report(report.content_of(done), files)

@@ -123,8 +123,14 @@ class Launcher:
         """Check that what is asked for suits the run.
 
         Raises:
-            UserError: its workers would have fewer processors than threads.
+            UserError: its workers would have fewer processors than threads, or are to share steps.
         """
+        if config.parallel != "none":
+            raise UserError(
+                f"launcher slurm: a job has one process, and --parallel {config.parallel} needs "
+                "those of torchrun",
+                "submit torchrun itself, without --launcher",
+            )
         processors = self.options.get("cpus_per_task", config.threads)
         if processors < config.threads:
             raise UserError(

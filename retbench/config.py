@@ -18,10 +18,19 @@ from types import MappingProxyType
 from typing import Any
 
 from retbench import configvalues as value
-from retbench.configcheck import check, default_device, physical_cores, require_known
+from retbench.configcheck import check, default_device, own_cores, require_known
 from retbench.configfile import read_config_file
+from retbench.distributed import KINDS, launch
 from retbench.errors import Misfit, UserError
-from retbench.suitedefaults import DEFAULTS, OPTIONAL, SUITE_DEFAULTS, SWEPT, USED_BY, is_used
+from retbench.suitedefaults import (
+    DEFAULTS,
+    OPTIONAL,
+    SUITE_DEFAULTS,
+    SWEPT,
+    USED_BY,
+    divisible,
+    is_used,
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 MODES = ("eager", "compile", "cudagraph")
 TRAINING_MODES = ("eager", "compile")
 ACTIVATIONS = ("kept", "recomputed")
+PARALLEL = ("none", *KINDS)
 DIRECTIONS = ("forward", "train")
 FEED_FORWARDS = ("gelu", "swiglu")
 
@@ -119,6 +129,8 @@ class RunConfig:
         directions: ``forward``, ``train`` (forward and backward) or both.
         head_dims: dimensions of a head's keys that operations are measured at.
         dtypes: types of the operations' inputs.
+        parallel: how several processes share a training step: ``ddp``, ``fsdp``, or ``none``.
+        world_size: how many do; torchrun's number, no choice of the run's.
     """
 
     suite: str
@@ -156,6 +168,8 @@ class RunConfig:
     directions: tuple[str, ...] = ()
     head_dims: tuple[int, ...] = ()
     dtypes: tuple[str, ...] = ()
+    parallel: str = "none"
+    world_size: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "overrides", MappingProxyType(dict(self.overrides)))
@@ -248,6 +262,8 @@ _READERS: dict[str, value.Reader] = {
     "directions": value.names_of("direction", DIRECTIONS),
     "head_dims": value.ascending_sizes,
     "dtypes": value.names_of("dtype", DTYPES),
+    "parallel": value.one_of("parallel", PARALLEL),
+    "world_size": value.positive,
 }
 
 
@@ -342,7 +358,11 @@ def resolve(
         _require_used(name, chosen)
         shared = {key: given for key, given in DEFAULTS.items() if is_used(key, name)}
         defaults = {**shared, **SUITE_DEFAULTS[name, device], "device": device}
-        defaults["threads"] = chosen.get("threads") or physical_cores()
+        launched = launch() if chosen.get("parallel", "none") != "none" else None
+        if launched:
+            defaults["world_size"] = launched.size
+            defaults |= divisible(defaults, chosen.get("tokens_per_step"), launched.size)
+        defaults["threads"] = chosen.get("threads") or own_cores(launched)
         # Of what is swept the first stands for the run where one name is wanted.
         for several, one in SWEPT:
             if several in defaults:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from retbench import plugins
 from retbench.configvalues import nearest
-from retbench.distributed import launch
+from retbench.distributed import Launch, launch
 from retbench.errors import Misfit
 
 if TYPE_CHECKING:
@@ -60,9 +60,12 @@ def machine(device: str | None, threads: int | None) -> tuple[str, int]:
         raise _no_gpu()
     if threads is not None:
         _check_threads(threads, here=True)
-    launched = launch()
-    processes = launched.local_size if launched else 1
-    return device, threads or max(1, physical_cores() // processes)
+    return device, threads or own_cores(launch())
+
+
+def own_cores(launched: Launch | None) -> int:
+    """The cores of this process, where torchrun's on a machine share them."""
+    return max(1, physical_cores() // (launched.local_size if launched else 1))
 
 
 def check(config: RunConfig, *, here: bool = True) -> None:
@@ -85,6 +88,7 @@ def check(config: RunConfig, *, here: bool = True) -> None:
         raise Misfit(problem, "name each model once", keys=("models",))
     _check_device(config, here)
     _check_threads(config.threads, here)
+    _check_processes(config)
     suite = suites.get(config.suite)
     if not is_used("models", config.suite):
         suite.check(config, {})
@@ -200,6 +204,22 @@ def _check_threads(threads: int, here: bool) -> None:
     if here and threads > usable:
         problem = f"threads: {threads} are more than the {usable} processors one may use here"
         raise Misfit(problem, "use fewer", keys=("threads",))
+
+
+def _check_processes(config: RunConfig) -> None:
+    """A run of several processes is begun and continued by as many."""
+    if config.parallel == "none":
+        return
+    launched = launch()
+    if launched is None or launched.size != config.world_size:
+        started = f"torchrun has started {launched.size}" if launched else "torchrun has not"
+        raise Misfit(
+            f"parallel: the run is of {config.world_size} processes ({config.parallel}), and "
+            f"{started}" + ("" if launched else " started this one"),
+            "continue it as it was begun: torchrun --nproc-per-node N -m retbench run, with "
+            f"--parallel {config.parallel}",
+            keys=("parallel", "world_size"),
+        )
 
 
 def _no_gpu() -> Misfit:

@@ -2,7 +2,7 @@
 
     with distributed.connect("ddp") as ranks:     # started by torchrun
         wrapped = ranks.wrap(model)
-        seconds = ranks.slowest(time_of(wrapped))
+        seconds = ranks.largest(time_of(wrapped))
 
 :class:`Ranks` is what a process that is alone answers, at no cost, so that code that may run in
 several has no branches; :mod:`retbench.parallel` holds those that are connected. A process learns
@@ -39,6 +39,9 @@ _FIRST_S = 10.0
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 
+MEETING = "RETBENCH_MEETING"
+"""Variable with the name of a group, where a launch has several, one after the other."""
+
 T = TypeVar("T")
 
 
@@ -59,12 +62,14 @@ class Launch:
         size: how many there are.
         local_rank: its number on its machine; also that of its GPU.
         local_size: how many there are on its machine.
+        meeting: which of the launch's groups this process joins.
     """
 
     rank: int
     size: int
     local_rank: int
     local_size: int
+    meeting: str = ""
 
 
 class Ranks(AbstractContextManager["Ranks"]):
@@ -183,9 +188,13 @@ class Ranks(AbstractContextManager["Ranks"]):
         """Whether the flag is up on any rank."""
         return flag
 
-    def slowest(self, seconds: float) -> float:
-        """The longest of the ranks' times."""
-        return seconds
+    def largest(self, value: float) -> float:
+        """The largest of the ranks' values: of times that of the slowest."""
+        return value
+
+    def local(self, tensor: Tensor) -> Tensor:
+        """What this process itself holds of a wrapped model's tensor."""
+        return tensor
 
     def barrier(self) -> None:
         """Wait for all others."""
@@ -218,6 +227,20 @@ def connect(kind: str | None, timeout_s: float = TIMEOUT_S) -> Ranks:
         UserError: an unknown kind, processes without a kind, a kind without processes, or others
             that cannot be reached.
     """
+    launched = required_launch(kind)
+    if kind is None or launched is None:
+        return ALONE
+    from retbench.parallel import GROUPS
+
+    return GROUPS[kind](launched, timeout_s)
+
+
+def required_launch(kind: str | None) -> Launch | None:
+    """What torchrun has told this process, where a kind is asked for; None where none is.
+
+    Raises:
+        UserError: an unknown kind, processes without a kind, or a kind without processes.
+    """
     launched = launch()
     if kind is None:
         if launched and launched.size > 1:
@@ -225,7 +248,7 @@ def connect(kind: str | None, timeout_s: float = TIMEOUT_S) -> Ranks:
                 f"torchrun has started {launched.size} processes, which would all do the same",
                 "say how they share the work, --parallel ddp or --parallel fsdp",
             )
-        return ALONE
+        return None
     if kind not in KINDS:
         raise UserError(f"parallel: unknown kind {kind!r}", f"there are {' and '.join(KINDS)}")
     if launched is None:
@@ -234,9 +257,7 @@ def connect(kind: str | None, timeout_s: float = TIMEOUT_S) -> Ranks:
             f"begin the command with: torchrun --nproc-per-node N -m retbench, and --parallel "
             f"{kind} behind the subcommand",
         )
-    from retbench.parallel import GROUPS
-
-    return GROUPS[kind](launched, timeout_s)
+    return launched
 
 
 def launch() -> Launch | None:
@@ -256,7 +277,7 @@ def launch() -> Launch | None:
         rank, size, local_rank, local_size = (int(os.environ[name]) for name in _VARIABLES)
     except ValueError as error:
         raise UserError(f"{', '.join(_VARIABLES)} in the environment: {error}") from None
-    return Launch(rank, size, local_rank, local_size)
+    return Launch(rank, size, local_rank, local_size, os.environ.get(MEETING, ""))
 
 
 def leave_to_first(error: UserError) -> None:

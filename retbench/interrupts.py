@@ -15,9 +15,20 @@ import select
 import signal
 import threading
 from types import FrameType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Wakes(Protocol):
+    """What may end a wait for a worker early."""
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """One is readable when :meth:`check` is to be called."""
+
+    def check(self) -> None:
+        """Raise what ends the wait; return where it is to go on."""
 
 
 class Interrupts:
@@ -33,7 +44,7 @@ class Interrupts:
         self._previous_wakeup = -1
 
     def __enter__(self) -> Self:
-        self.descriptor, self._wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._descriptor, self._wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         if threading.current_thread() is threading.main_thread():
             self._previous_wakeup = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
             for number in _SIGNALS:
@@ -46,7 +57,7 @@ class Interrupts:
             signal.signal(number, handler)
         if threading.current_thread() is threading.main_thread():
             signal.set_wakeup_fd(self._previous_wakeup)
-        os.close(self.descriptor)
+        os.close(self._descriptor)
         os.close(self._wakeup)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -57,9 +68,14 @@ class Interrupts:
     def wait(self, seconds: float) -> None:
         """Sleep that long, or until a signal comes; raises as :meth:`check` does."""
         poll = select.poll()
-        poll.register(self.descriptor, select.POLLIN)
+        poll.register(self._descriptor, select.POLLIN)
         poll.poll(math.ceil(seconds * 1000))
         self.check()
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """Readable when a signal has come."""
+        return (self._descriptor,)
 
     def check(self) -> None:
         """Raise if the user has asked to stop.
@@ -68,6 +84,6 @@ class Interrupts:
             KeyboardInterrupt: a stopping signal has come.
         """
         with contextlib.suppress(BlockingIOError):
-            os.read(self.descriptor, 4096)  # a signal of another kind wakes the poll as well
+            os.read(self._descriptor, 4096)  # a signal of another kind wakes the poll as well
         if self._requested:
             raise KeyboardInterrupt

@@ -61,7 +61,8 @@ class Group(Ranks):
         # What the host decides on goes over gloo: it is not to wait for the GPU's queue.
         backend = "cpu:gloo,cuda:nccl" if cuda_available() else "gloo"
         try:
-            store, _, _ = next(rendezvous("env://", timeout=timeout))
+            reached, _, _ = next(rendezvous("env://", timeout=timeout))
+            store = PrefixStore(launched.meeting, reached)
             dist.init_process_group(
                 backend, store=store, rank=self.rank, world_size=self.size, timeout=timeout
             )
@@ -161,17 +162,17 @@ class Group(Ranks):
 
     def any(self, flag: bool) -> bool:
         """See :meth:`Ranks.any`."""
-        return bool(self.slowest(float(flag)))
+        return bool(self.largest(float(flag)))
 
-    def slowest(self, seconds: float) -> float:
-        """See :meth:`Ranks.slowest`."""
-        most = torch.tensor(seconds, dtype=torch.float64)
+    def largest(self, value: float) -> float:
+        """See :meth:`Ranks.largest`."""
+        most = torch.tensor(value, dtype=torch.float64)
         dist.all_reduce(most, dist.ReduceOp.MAX)
         return float(most)
 
     def barrier(self) -> None:
         """See :meth:`Ranks.barrier`."""
-        self.slowest(0.0)
+        self.largest(0.0)
 
     def from_first(self, make: Callable[[], T]) -> T:
         """See :meth:`Ranks.from_first`."""
@@ -231,6 +232,10 @@ class Sharded(Group):
         """See :meth:`Ranks.part`."""
         wrapped.set_requires_gradient_sync(last)
         return nullcontext()
+
+    def local(self, tensor: Tensor) -> Tensor:
+        """See :meth:`Ranks.local`."""
+        return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
     def gathered(self, model: nn.Module, build: Callable[[], nn.Module]) -> nn.Module:
         """See :meth:`Ranks.gathered`."""

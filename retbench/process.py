@@ -18,10 +18,11 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, Self
 
 from retbench.environment import anonymous
-from retbench.interrupts import Interrupts
+from retbench.interrupts import Wakes
 from retbench.metrics import Status
 
 REPLY_FD = "RETBENCH_REPLY_FD"
@@ -50,6 +51,22 @@ class WorkerFailure(Exception):
         self.presumed = presumed
 
 
+class AnyWorker(AbstractContextManager["AnyWorker"], Protocol):
+    """What measures, of one process or of several: see :class:`Worker`."""
+
+    def ask(self, message: Message, timeout_s: float) -> Message:
+        """Send a message and wait for the first reply."""
+
+    def receive(self) -> Message:
+        """Wait for the next reply."""
+
+    def stop(self) -> None:
+        """Let it end by itself, or soon."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+
 class Worker:
     """A running worker process; a context manager that leaves no process behind.
 
@@ -63,7 +80,7 @@ class Worker:
     """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], interrupts: Interrupts
+        self, command: Sequence[str], environment: Mapping[str, str], interrupts: Wakes
     ) -> None:
         self._interrupts = interrupts
         self._buffer = b""
@@ -114,8 +131,9 @@ class Worker:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
 
-    def receive(self) -> Message:
-        """Wait for the next reply; see :meth:`ask`."""
+    def receive(self, within_s: float = math.inf) -> Message:
+        """Wait for the next reply; see :meth:`ask`, whose time ends ``within_s`` at the latest."""
+        self._deadline = min(self._deadline, time.monotonic() + within_s)
         while b"\n" not in self._buffer:
             self._wait()
             chunk = os.read(self._replies, 1 << 16)
@@ -129,7 +147,8 @@ class Worker:
         """Sleep until there is something to read from the worker."""
         poll = select.poll()
         poll.register(self._replies, select.POLLIN)
-        poll.register(self._interrupts.descriptor, select.POLLIN)
+        for descriptor in self._interrupts.descriptors:
+            poll.register(descriptor, select.POLLIN)
         while True:
             left_s = self._deadline - time.monotonic()
             ready = dict(poll.poll(math.ceil(max(left_s, 0.0) * 1000)))

@@ -11,36 +11,25 @@ measured elsewhere, as jobs of a cluster; it only decides where.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from retbench import environment, parts, plugins, store, suites
+from retbench import environment, parts, plugins, store, suites, workers
 from retbench.config import RunConfig
+from retbench.crew import ALONE, Crew
 from retbench.errors import Interrupted, UserError
 from retbench.interrupts import Interrupts
 from retbench.measure import ceilings
 from retbench.observer import Observer, Silent
 from retbench.plan import Contender, Plan
-from retbench.process import Worker, WorkerFailure
+from retbench.process import AnyWorker, Worker, WorkerFailure
 from retbench.shift import Shift
+from retbench.workers import WORKER_COMMAND
 
 __all__ = ["WORKER_COMMAND", "Call", "Launcher", "Observer", "execute"]
-
-WORKER_COMMAND = (sys.executable, "-m", "retbench.worker")
-
-# glibc's malloc gives large tensors back to the kernel and takes them again, page by page, or does
-# not, as the heap of a process happens to lie: the same prefill took 70 ms in one process, 120 ms
-# in the next. With these it keeps what it was given until the memory meter trims it, as do the
-# allocators that torch's tuning guide recommends for serving. Other C libraries ignore them.
-ALLOCATOR = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**40),
-    "MALLOC_TOP_PAD_": str(64 * 2**20),
-}
 
 
 @dataclass(frozen=True)
@@ -53,6 +42,7 @@ class Call:
     observer: Observer
     interrupts: Interrupts
     worker_command: Sequence[str]
+    crew: Crew
 
 
 class Launcher(Protocol):
@@ -78,6 +68,7 @@ def execute(
     floor: Mapping[str, Any] | None = None,
     known: store.Known | None = None,
     launcher: Launcher | None = None,
+    crew: Crew | None = None,
 ) -> store.Run:
     """Measure every cell of a plan.
 
@@ -91,6 +82,7 @@ def execute(
         floor: this machine's noise floor, for a run that has none yet.
         known: cells of the same run that another directory holds; they count as done.
         launcher: has the blocks measured elsewhere; None to measure them here.
+        crew: the processes whose workers measure together; None for this one alone.
 
     Returns:
         The finished run.
@@ -100,6 +92,8 @@ def execute(
         Interrupted: the user stopped the run; what was finished is kept.
     """
     observer = observer or Silent()
+    crew = crew or ALONE
+    crew.require(config)
     plan = plan or _plan_of(config)
     with Interrupts() as interrupts:
         try:
@@ -111,7 +105,7 @@ def execute(
                 writer.update(calibration=floor)
             if known is not None:
                 writer.learn(known)
-            call = Call(config, plan, writer, observer, interrupts, worker_command)
+            call = Call(config, plan, writer, observer, interrupts, worker_command, crew)
             _run_to_the_end(call, launcher)
         run = store.open_run(out)
         observer.finished(run)
@@ -236,6 +230,7 @@ class _Session:
         self._observer = call.observer
         self._interrupts = call.interrupts
         self._worker_command = call.worker_command
+        self._crew = call.crew
         self._processes = self.writer.last_process + 1
 
     def run(self) -> None:
@@ -271,7 +266,9 @@ class _Session:
         self._observer.phase("ceilings")
         request = {"do": "ceilings", "configuration": self.config.to_json()}
         try:
-            with self._worker() as worker:
+            with Worker(
+                self._worker_command, workers.variables(self.config.threads), self._interrupts
+            ) as worker:
                 reply = worker.ask(request, self.config.timeout_s)
                 while reply["event"] == "phase":
                     reply = worker.receive()
@@ -283,17 +280,9 @@ class _Session:
         except WorkerFailure as failure:
             self.writer.warn(f"the machine's ceilings could not be measured: {failure.cause}")
 
-    def _numbered_worker(self) -> tuple[Worker, int]:
+    def _numbered_worker(self) -> tuple[AnyWorker, int]:
         """A fresh worker process and its number; no number is given out twice."""
         number, self._processes = self._processes, self._processes + 1
-        return self._worker(), number
-
-    def _worker(self) -> Worker:
-        threads = str(self.config.threads)
-        paths = [str(environment.PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]
-        variables = ALLOCATOR | {
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-            "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-        }
-        return Worker(self._worker_command, os.environ | variables, self._interrupts)
+        return self._crew.worker(
+            self._worker_command, self.config.threads, self._interrupts
+        ), number

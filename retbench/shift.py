@@ -18,7 +18,7 @@ from retbench.journal import STATUS_METRIC, STATUS_PHASE, problem_of_batch
 from retbench.metrics import STATUSES, Sample, Status
 from retbench.observer import Observer
 from retbench.plan import Contender, Point
-from retbench.process import Message, Worker, WorkerFailure
+from retbench.process import AnyWorker, Message, WorkerFailure
 from retbench.suites.base import CellFailure, new_sample
 
 # The process number of a cell that no process measured.
@@ -66,7 +66,7 @@ class Shift:
         block: int,
         writer: store.RunWriter,
         observer: Observer,
-        start_worker: Callable[[], tuple[Worker, int]],
+        start_worker: Callable[[], tuple[AnyWorker, int]],
     ) -> None:
         self._config = config
         self._contender = contender
@@ -74,7 +74,7 @@ class Shift:
         self._writer = writer
         self._observer = observer
         self._start_worker = start_worker
-        self._worker: Worker | None = None
+        self._worker: AnyWorker | None = None
         self._process = NO_PROCESS
         self._setup: Message = {}
         self._failed_starts = 0
@@ -137,7 +137,7 @@ class Shift:
         """The part of a point's id that more tokens do not change: its settings."""
         return point_id.partition("context=")[0]
 
-    def _start(self) -> Worker:
+    def _start(self) -> AnyWorker:
         self._observer.worker(self._contender, self._block)
         self._worker, self._process = self._start_worker()
         try:
@@ -177,7 +177,7 @@ class Shift:
         elif models[label] != model:
             self._writer.warn(f"{label} was not the same model in every process")
 
-    def _reply(self, worker: Worker, message: Message) -> Message:
+    def _reply(self, worker: AnyWorker, message: Message) -> Message:
         reply = worker.ask(message, self._config.timeout_s)
         while reply["event"] == "phase":
             self._observer.phase(str(reply.get("phase", "")))
@@ -193,7 +193,7 @@ class Shift:
         suite = suites.get(self._config.suite)
         return suite.brief(self._config, self._contender, point, scalar)
 
-    def _measured(self, point: Point, brief: Message, worker: Worker, begun: float) -> Outcome:
+    def _measured(self, point: Point, brief: Message, worker: AnyWorker, begun: float) -> Outcome:
         request = {"do": "cell", "point": point.to_json(), "brief": brief}
         reply = self._reply(worker, request)
         if reply["event"] != "cell" or reply.get("status") not in STATUSES:

@@ -19,6 +19,8 @@ DEFAULTS: dict[str, Any] = {
     "overrides": {},
     "memory_limit_gib": None,
     "out": None,
+    "parallel": "none",
+    "world_size": 1,
 }
 _TRAINING_DEFAULTS: dict[str, Any] = {
     "models": ("retnet", "transformer"),
@@ -176,11 +178,14 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "directions": ("kernels",),
     "head_dims": ("kernels",),
     "dtypes": ("kernels",),
+    "parallel": ("training",),
+    "world_size": ("training",),
 }
 """The suites that use a field; one that is not listed is used by all."""
 
 OPTIONAL = (
     "implementation", "memory_limit_gib", "out", "plugins", "overrides", "data", "training",
+    "parallel", "world_size",
 )  # fmt: skip
 """Fields that a stored configuration may lack: nothing was asked for."""
 
@@ -191,3 +196,19 @@ SWEPT = (("presets", "preset"), ("modes", "mode"), ("dtypes", "dtype"))
 def is_used(name: str, suite: str) -> bool:
     """Whether a suite has a use for a field of :class:`RunConfig`."""
     return suite in USED_BY.get(name, (suite,))
+
+
+def divisible(
+    defaults: Mapping[str, Any], tokens_per_step: int | None, size: int
+) -> dict[str, Any]:
+    """Of the default sweeps what so many processes can share equally; all, where they can none.
+
+    Args:
+        defaults: of the suite training.
+        tokens_per_step: what was asked for; None for the default.
+        size: processes.
+    """
+    tokens = tokens_per_step or defaults["tokens_per_step"]
+    context = tuple(n for n in defaults["context"] if tokens // n % size == 0)
+    batch = tuple(n for n in defaults["batch"] if n % size == 0)
+    return {"context": context or defaults["context"], "batch": batch or defaults["batch"]}

@@ -28,7 +28,12 @@ PLAN = Plan(
 )
 
 
-def execute(out, *, plan=PLAN, resume=False, observer=None, launcher=None, known=None, **changes):
+WORKER = (sys.executable, "-S", str(HERE / "fake_worker.py"))
+
+
+def execute(
+    out, *, plan=PLAN, resume=False, observer=None, launcher=None, known=None, crew=None, **changes
+):
     """Make a run with the fake worker; ``changes`` are fields of the configuration."""
     return runner.execute(
         RunConfig(**CONFIG | changes),
@@ -38,7 +43,8 @@ def execute(out, *, plan=PLAN, resume=False, observer=None, launcher=None, known
         plan=plan,
         launcher=launcher,
         known=known,
-        worker_command=(sys.executable, "-S", str(HERE / "fake_worker.py")),
+        worker_command=WORKER,
+        crew=crew,
     )
 
 

@@ -52,8 +52,8 @@ def misbehave(action):
         time.sleep(60)
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if action == "kill the job":
-        os.kill(os.getppid(), signal.SIGKILL)
+    if action in ("kill the job", "interrupt the job"):
+        os.kill(os.getppid(), signal.SIGINT if action.startswith("int") else signal.SIGKILL)
     if action == "kill the job once":
         with contextlib.suppress(FileExistsError):
             os.close(os.open(os.environ["FAKE_WORKER_LOG"] + ".once", os.O_CREAT | os.O_EXCL))

@@ -186,7 +186,7 @@ def test_a_process_alone_is_its_own_answer() -> None:
     assert ALONE.whole({"a": tensor})["a"] is tensor
     assert list(ALONE.turns(3)) == [0, 1, 2]
     assert ALONE.any(True) and not ALONE.any(False)
-    assert ALONE.slowest(2.5) == 2.5
+    assert ALONE.largest(2.5) == 2.5
     assert ALONE.from_first(lambda: 7) == 7
     model = torch.nn.Linear(2, 2)
     assert ALONE.wrap(model) is model and ALONE.device("cuda") == "cuda"
