@@ -10,6 +10,8 @@ Rank 0 leads: it plans, writes and prints as if it were alone. In every other ra
 from __future__ import annotations
 
 import itertools
+import signal
+import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -87,6 +89,9 @@ class Leader(Crew):
         status = 0 if error is None else int(getattr(error, "exit_status", _EXIT_FAILED))
         if isinstance(error, SystemExit):
             status = error.code if isinstance(error.code, int) else _EXIT_FAILED
+        if error is not None and threading.current_thread() is threading.main_thread():
+            # torchrun ends the others when one has ended; what is to be told comes first.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         for channel in self._channels.values():
             channel.send({"do": "end", "status": status})
             channel.close()

@@ -139,9 +139,9 @@ class GroupWorker:
                 raise WorkerFailure("timeout", cause)
             return _together(outcomes)
         first = outcomes.get(0)
-        if isinstance(first, dict) and len(failed) == len(ranks):
-            if all(_same(first, found) for found in failed.values()):
-                return first
+        in_all = len(failed) == len(ranks)
+        if in_all and isinstance(first, dict) and all(_same(first, f) for f in failed.values()):
+            return first
         rank = min(failed, key=lambda rank: (_remoteness(failed[rank]), rank))
         found = _failure(failed[rank])
         raise WorkerFailure(found.status, f"rank {rank}: {found.cause}", presumed=found.presumed)

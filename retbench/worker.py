@@ -24,6 +24,7 @@ from typing import Any  # noqa: E402
 
 from retbench import suites  # noqa: E402
 from retbench.config import RunConfig  # noqa: E402
+from retbench.distributed import ALONE, Ranks, connect  # noqa: E402
 from retbench.measure.disturbance import Disturbances  # noqa: E402
 from retbench.measure.memory import (  # noqa: E402
     available_memory_bytes,
@@ -53,18 +54,20 @@ def main() -> None:
             replies.write(json.dumps({"event": event, **fields}) + "\n")
             replies.flush()
 
-        worker = _Worker(reply)
-        for line in sys.stdin:
-            message = json.loads(line)
-            if message["do"] == "stop":
-                return
-            worker.answer(message)
+        with contextlib.ExitStack() as stack:
+            worker = _Worker(reply, stack)
+            for line in sys.stdin:
+                message = json.loads(line)
+                if message["do"] == "stop":
+                    return
+                worker.answer(message)
 
 
 class _Worker:
-    def __init__(self, reply: Callable[..., None]) -> None:
-        self._reply = reply
+    def __init__(self, reply: Callable[..., None], stack: contextlib.ExitStack) -> None:
+        self._reply, self._stack = reply, stack
         self._session: Session | None = None
+        self._ranks = ALONE
 
     def answer(self, message: Message) -> None:
         """Do what one message asks; every failure becomes a reply."""
@@ -73,10 +76,11 @@ class _Worker:
             do(message)
         except Exception as error:
             status, cause = _explain(error)
+            lost = self._ranks.size > 1 and _is_lost(error)
             if message["do"] == "cell":
-                self._reply("cell", rows=[], status=status, cause=cause, flags=[])
+                self._reply("cell", rows=[], status=status, cause=cause, flags=[], lost=lost)
             else:
-                self._reply("failed", status=status, cause=cause)
+                self._reply("failed", status=status, cause=cause, lost=lost)
 
     def _start(self, message: Message) -> None:
         """Import, build and verify the model."""
@@ -84,10 +88,12 @@ class _Worker:
         contender = Contender(**message["contender"])
         _prepare_process(config)
         import_s = time.perf_counter() - STARTED
+        self._ranks = self._stack.enter_context(_connected(config))
         started = time.perf_counter()
         session = open_session(
-            config, contender, message["block"], message["process"], message.get("ceilings")
-        )
+            config, contender, message["block"], message["process"], message.get("ceilings"),
+            self._ranks,
+        )  # fmt: skip
         built = time.perf_counter()
         suite = suites.get(config.suite)
         gate_error = suite.verify(session)
@@ -134,8 +140,11 @@ def open_session(
     block: int,
     process: int,
     ceilings: dict[str, Any] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Session:
     """Build what a contender is measured by and what measures it, in this process.
+
+    On a machine of several ranks each takes a GPU of its own.
 
     Raises:
         CellFailure: if it cannot be had on this machine.
@@ -149,13 +158,19 @@ def open_session(
     suite.data(config)  # read the text now: it belongs to the meter's baseline
     options = suite.model_options(config)
     suite.load(config)
+    device = torch.device(ranks.device(config.device))
     meter = MemoryMeter(config.device)
-    device = torch.device(config.device)
     subject = suite.build(config, contender, options, device)
     clock = Clock(config.device)
     return Session(
-        config, contender, block, process, subject, device, clock, meter, ceilings, options
+        config, contender, block, process, subject, device, clock, meter, ceilings, options, ranks
     )
+
+
+def _connected(config: RunConfig) -> Ranks:
+    """The other ranks' workers, where a run has several; the runner gives up before they do."""
+    kind = None if config.parallel == "none" else config.parallel
+    return connect(kind, timeout_s=2 * config.timeout_s)
 
 
 def _prepare_process(config: RunConfig) -> None:
@@ -200,6 +215,13 @@ def _explain(error: Exception) -> tuple[Status, str]:
     # A library that the memory limit keeps from being loaded is the last of these.
     lacks_memory = is_out_of_memory(error) or "failed to map segment" in cause
     return ("oom" if lacks_memory else "error"), cause[:300]
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether it is the connection to another rank that has failed, for whatever reason."""
+    from retbench.rankfailure import is_lost
+
+    return is_lost(error)
 
 
 def _die_with_parent() -> None:

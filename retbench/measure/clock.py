@@ -153,7 +153,13 @@ def resolution_s() -> float:
     return max(min(shown_ns) * 1e-9, time.get_clock_info("perf_counter").resolution)
 
 
-def warm_up(trial: Callable[[], float], *, at_least: int, budget_s: float) -> list[str]:
+def warm_up(
+    trial: Callable[[], float],
+    *,
+    at_least: int,
+    budget_s: float,
+    now: Callable[[], float] = time.perf_counter,
+) -> list[str]:
     """Repeat a trial until its time no longer moves.
 
     Ends once ``at_least`` trials have run and the last two windows of three are alike, or when
@@ -164,17 +170,18 @@ def warm_up(trial: Callable[[], float], *, at_least: int, budget_s: float) -> li
         trial: runs one trial and returns its time in seconds.
         at_least: trials to run before the test.
         budget_s: wall-clock seconds after which no further trial starts.
+        now: the clock of the budget, in seconds.
 
     Returns:
         The flags: ``["unsettled"]`` where the trials still differed at the end, else none.
     """
     times: list[float] = []
-    started = time.perf_counter()
+    started = now()
     while True:
         times.append(trial())
         if len(times) >= at_least and is_stationary(times):
             return []
-        spent_s = time.perf_counter() - started
+        spent_s = now() - started
         is_long = spent_s / len(times) > budget_s / 3
         if spent_s >= budget_s and (is_long or len(times) >= at_least):
             return [] if _few_but_alike(times) else [UNSETTLED]

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 
 from retbench.config import PROFILES, Profile, RunConfig
+from retbench.distributed import ALONE, Ranks
 from retbench.measure import ceilings
 from retbench.measure.clock import warm_up
 from retbench.metrics import METRICS, Sample, Status
@@ -63,6 +65,7 @@ class Session:
         meter: of its memory; its baseline was taken after the imports, before the model.
         ceilings: of this machine as measured when the run began; None where unknown.
         options: overrides of the model's configuration that the suite asks for.
+        ranks: the processes that measure together, each in a session of its own.
     """
 
     config: RunConfig
@@ -75,6 +78,15 @@ class Session:
     meter: MemoryMeter
     ceilings: Ceilings = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    ranks: Ranks = ALONE
+
+    @cached_property
+    def trained(self) -> Any:
+        """What to call in the model's place in training, once and for all cells.
+
+        From then on the model may hold a share of its parameters only.
+        """
+        return self.ranks.wrap(self.subject)
 
     @property
     def model(self) -> LanguageModel:
@@ -100,6 +112,21 @@ class Session:
         config = config_for(self.contender.family, preset, **options)
         return config.build(device=self.device, seed=seed)
 
+    def time(self, fn: Callable[[], object]) -> Timing:
+        """Time a call that all ranks begin together: the slowest one's time is that of all."""
+        ranks = self.ranks
+        ranks.barrier()
+        own = self.clock.time(fn)
+        return replace(
+            own,
+            host_s=ranks.largest(own.host_s),
+            device_s=None if own.device_s is None else ranks.largest(own.device_s),
+        )
+
+    def now(self) -> float:
+        """Seconds on a clock that all ranks read alike, so that they agree on when to stop."""
+        return self.ranks.from_first(time.perf_counter)
+
     def warm_up(self, trial: Callable[[], Sequence[Timing]]) -> list[str]:
         """Repeat a trial until its time no longer moves (rule M3); the flags of its samples."""
 
@@ -107,13 +134,15 @@ class Session:
             return sum(timing.seconds for timing in trial())
 
         profile = self.profile
-        return warm_up(trial_s, at_least=profile.warmup, budget_s=profile.phase_budget_s)
+        return warm_up(
+            trial_s, at_least=profile.warmup, budget_s=profile.phase_budget_s, now=self.now
+        )
 
     def trials(self, trial: Callable[[], T]) -> Iterator[T]:
         """As many trials as the profile asks for, or as its time allows."""
-        started = time.perf_counter()
+        started = self.now()
         for number in range(self.profile.trials):
-            spent_s = time.perf_counter() - started
+            spent_s = self.now() - started
             if number >= self.profile.min_trials and spent_s > self.profile.phase_budget_s:
                 return
             yield trial()
@@ -122,7 +151,7 @@ class Session:
         """M15: a time that this machine cannot have taken makes the cell invalid.
 
         Before a cell is condemned the ceilings are measured again: other work on the machine may
-        have lowered them when the run began.
+        have lowered them when the run began. Of several ranks the first decides.
 
         Args:
             violation: says why a time is impossible under some ceilings; None where it is not.
@@ -130,14 +159,18 @@ class Session:
         Raises:
             CellFailure: with the status ``invalid``.
         """
+        cause = self.ranks.from_first(lambda: self._impossible(violation))
+        if cause is not None:
+            raise CellFailure("invalid", cause)
+
+    def _impossible(self, violation: Callable[[Ceilings], str | None]) -> str | None:
+        """Why a time is, by the ceilings measured again where it may be."""
         if self.ceilings is None or violation(self.ceilings) is None:
-            return
+            return None
         config = self.config
         again = ceilings.measure(config.device, config.computed_dtypes, config.threads)
         self.ceilings = ceilings.merge(self.ceilings, again)
-        cause = violation(self.ceilings)
-        if cause is not None:
-            raise CellFailure("invalid", cause)
+        return violation(self.ceilings)
 
 
 def new_sample(

@@ -1,7 +1,8 @@
 """One cell of the training suite: a staged batch, timed steps, their parts and their memory.
 
 The learning rate is zero while steps are timed: the optimizer does all of its work, and every cell
-finds the weights as they were built.
+finds the weights as they were built. Several ranks make each step together, of a batch whose rows
+they share; all go through the same calls, for each of those is a meeting.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import importlib
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -36,9 +37,18 @@ LOADED_BATCHES = 8
 
 @dataclass(frozen=True)
 class _Staged:
-    """A model ready to be trained, with one batch on its device."""
+    """A model ready to be trained, with one batch on its device: this process's rows.
+
+    Attributes:
+        model: whose parameters the optimizer has; of several ranks perhaps a share of each.
+        trained: what is called in its place.
+        optimizer: its learning rate is 0.
+        step: of all ranks together.
+        batch: inputs and targets.
+    """
 
     model: nn.Module
+    trained: nn.Module
     optimizer: torch.optim.Optimizer
     step: Step
     batch: Batch
@@ -57,6 +67,8 @@ def load(*, compiles: bool) -> None:
 def measure_step(rows: Rows, progress: Progress) -> None:
     """Time whole steps, then their parts, and count the bytes of each kind.
 
+    Of several ranks the time is the slowest's, the peak the largest, and the bytes are this one's.
+
     Raises:
         CellFailure: the loss is not finite, or a compiled step does not compute the eager one's.
     """
@@ -67,15 +79,36 @@ def measure_step(rows: Rows, progress: Progress) -> None:
         session.meter.reset()
         progress("first step")
         expected = _eager_loss(rows, staged)
-        first = session.clock.time(lambda: _check_loss(staged.step(*staged.batch), expected, rows))
+        first = session.time(lambda: _check_loss(staged.step(*staged.batch), expected, rows))
         rows.add("setup", "cold_start_s", first.seconds)
         progress("steps")
         _time_steps(rows, staged, implementation, first)
-        rows.add("memory", "step_peak_bytes", session.meter.peak_bytes(),
+        rows.add("memory", "step_peak_bytes", session.ranks.largest(session.meter.peak_bytes()),
                  implementation=session.meter.source)  # fmt: skip
         progress("parts")
         _time_parts(rows, staged, implementation)
         _add_memory(rows, staged)
+
+
+def measure_unshared_step(rows: Rows, progress: Progress) -> None:
+    """Time the whole step with a model that no other rank has a share of.
+
+    Args:
+        rows: of a session that is alone.
+        progress: told of each phase.
+
+    Raises:
+        CellFailure: as :func:`measure_step`.
+    """
+    session = rows.session
+    model = session.build(rows.point, session.config.seed)
+    own = replace(rows, session=replace(session, subject=model))
+    with _staged(own) as staged:
+        progress("first step")
+        expected = _eager_loss(own, staged)
+        first = session.time(lambda: _check_loss(staged.step(*staged.batch), expected, own))
+        progress("steps")
+        _time_steps(own, staged, model.implementation("train"), first)
 
 
 def measure_loader(rows: Rows, progress: Progress) -> None:
@@ -110,19 +143,23 @@ def _staged(rows: Rows) -> Iterator[_Staged]:
         checkpoint_activations=recomputes,
     )
     model: Any = session.model
+    trained = session.trained
     optimizer = make_optimizer(model, config)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
-    inputs, targets = (torch.from_numpy(array) for array in _windows(rows).batch(0))
+    inputs, targets = (
+        torch.from_numpy(array) for array in session.ranks.share(_windows(rows)).batch(0)
+    )
     batch = inputs.to(session.device), targets.to(session.device)
     if config.compile:
         torch.compiler.reset()  # each cell has its own shapes
     with ExitStack() as stack:
         stack.callback(model.eval)
         stack.callback(optimizer.zero_grad, set_to_none=True)
-        stack.enter_context(changed_blocks(model, config))
+        stack.enter_context(changed_blocks(model, config, session.ranks))
         model.train()
-        yield _Staged(model, optimizer, Step(model, optimizer, config), batch)
+        step = Step(trained, optimizer, config, session.ranks)
+        yield _Staged(model, trained, optimizer, step, batch)
 
 
 def _windows(rows: Rows) -> RandomWindows:
@@ -143,7 +180,8 @@ def _eager_loss(rows: Rows, staged: _Staged) -> float | None:
         steps=1, batch_size=point.batch_size, seq_len=point.seq_len, dtype=session.config.dtype
     )
     with torch.no_grad():
-        return float(Step(staged.model, staged.optimizer, config).forward(*staged.batch))
+        step = Step(staged.trained, staged.optimizer, config, session.ranks)
+        return float(step.forward(*staged.batch))
 
 
 def _check_loss(loss: Tensor, expected: float | None, rows: Rows) -> None:
@@ -161,7 +199,7 @@ def _time_steps(rows: Rows, staged: _Staged, implementation: str, first: Timing)
     session = rows.session
 
     def trial() -> list[Timing]:
-        return [session.clock.time(lambda: staged.step(*staged.batch))]
+        return [session.time(lambda: staged.step(*staged.batch))]
 
     # A step as long as all the time a phase may take was its own warm-up, if it only computed.
     compiles = rows.point.setting("mode", session.config.modes[0]) == "compile"
@@ -179,7 +217,9 @@ def _time_steps(rows: Rows, staged: _Staged, implementation: str, first: Timing)
 
 
 def _violation(rows: Rows, seconds: float, ceilings: Ceilings) -> str | None:
-    return violates_matmul_rate(_flops(rows), seconds, rows.session.config.dtype, ceilings)
+    session = rows.session  # the ceilings are one process's
+    own = _flops(rows) / session.ranks.size
+    return violates_matmul_rate(own, seconds, session.config.dtype, ceilings)
 
 
 def _time_parts(rows: Rows, staged: _Staged, implementation: str) -> None:
@@ -190,9 +230,9 @@ def _time_parts(rows: Rows, staged: _Staged, implementation: str) -> None:
     def trial() -> dict[str, Timing]:
         losses.clear()
         return {
-            "forward_s": session.clock.time(lambda: losses.append(step.forward(*staged.batch))),
-            "backward_s": session.clock.time(lambda: step.backward(losses[0])),
-            "optimizer_s": session.clock.time(step.update),
+            "forward_s": session.time(lambda: losses.append(step.forward(*staged.batch))),
+            "backward_s": session.time(lambda: step.backward(losses[0])),
+            "optimizer_s": session.time(step.update),
         }
 
     for number, timings in enumerate(session.trials(trial)):
@@ -202,7 +242,8 @@ def _time_parts(rows: Rows, staged: _Staged, implementation: str) -> None:
 
 def _add_memory(rows: Rows, staged: _Staged) -> None:
     """Bytes of the weights, of the gradients, of the optimizer, and of what a forward keeps."""
-    kept, loss = _kept_for_backward(staged)
+    local = rows.session.ranks.local
+    kept, loss = _kept_for_backward(rows, staged)
     staged.step.backward(loss)
     weights = list(staged.model.parameters())
     moments = [
@@ -216,22 +257,25 @@ def _add_memory(rows: Rows, staged: _Staged) -> None:
         ("gradients_bytes", [p.grad for p in weights if p.grad is not None]),
         ("optimizer_bytes", moments),
     ):
-        total = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        total = sum(local(tensor).nbytes for tensor in tensors)
         rows.add("memory", metric, total, implementation="tensors")
     rows.add("memory", "activations_bytes", kept, implementation="tensors")
 
 
-def _kept_for_backward(staged: _Staged) -> tuple[int, Tensor]:
+def _kept_for_backward(rows: Rows, staged: _Staged) -> tuple[int, Tensor]:
     """Bytes that autograd keeps of one forward pass, the weights not counted; and its loss."""
+    local = rows.session.ranks.local
     own = {
-        tensor.untyped_storage().data_ptr()
+        local(tensor).untyped_storage().data_ptr()
         for tensor in (*staged.model.parameters(), *staged.model.buffers(), *staged.batch)
     }
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        # Weights that are collected for a block's use lie elsewhere than this rank's share.
+        is_weight = isinstance(tensor if tensor._base is None else tensor._base, nn.Parameter)
+        if storage.data_ptr() not in own and not is_weight:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 

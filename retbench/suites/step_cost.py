@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from retbench.config import PROFILES, RunConfig
@@ -25,7 +25,7 @@ _COMPILE_S = 60.0
 
 @dataclass(frozen=True)
 class StepCost:
-    """What timed steps need of one machine."""
+    """What timed steps need of one machine, or of each process of several."""
 
     config: RunConfig
     ceilings: Mapping[str, Any] | None
@@ -39,7 +39,8 @@ class StepCost:
         if point.setting("part") is not None:
             return _LOADER_S
         profile = PROFILES[self.config.profile]
-        step_s = self._training.step_s(model, point)
+        alone = point.setting("processes") is not None
+        step_s = self._training.step_s(model, point if alone else self._share(point))
         timed = math.ceil(profile.phase_budget_s / step_s)
         timed = max(profile.min_trials, min(profile.trials, timed))
         warm = 0 if step_s > profile.phase_budget_s else _SETTLED_TRIALS
@@ -49,11 +50,15 @@ class StepCost:
 
     def memory_bytes(self, model: ModelConfig, point: Point) -> int:
         """Weights, gradients, moments, and the activations kept for the backward."""
-        return self._training.memory_bytes(model, point)
+        return self._training.memory_bytes(model, self._share(point))
 
     @property
     def _training(self) -> TrainingCost:
         return TrainingCost(self.config, self.ceilings, lambda point: 1)
+
+    def _share(self, point: Point) -> Point:
+        """One process's part of a step."""
+        return replace(point, batch_size=max(1, point.batch_size // self.config.world_size))
 
     def _mode(self, point: Point) -> str:
         return str(point.setting("mode", self.config.modes[0]))

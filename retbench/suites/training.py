@@ -17,6 +17,7 @@ from retbench.config import PROFILES, RunConfig
 from retbench.configvalues import nearest
 from retbench.data.dataset import load_dataset
 from retbench.data.vocabulary import check_name
+from retbench.distributed import ALONE
 from retbench.errors import Misfit, UserError
 from retbench.plan import Contender, Plan, Point
 from retbench.suites.base import Rows, Session, Suite
@@ -29,6 +30,9 @@ _DTYPES = ("float32", "bfloat16")  # those that retbench.trainingconfig knows
 LOADER = (("part", "loader"),)
 """The settings of the point that times the data loader alone."""
 
+UNSHARED = (("processes", 1),)
+"""Those of the point, in a run of several processes, that times the step of one alone."""
+
 
 class StepSuite(Suite):
     """Throughput of training."""
@@ -38,7 +42,9 @@ class StepSuite(Suite):
 
     def plan(self, config: RunConfig) -> Plan:
         """Both sweeps, the other ways to make a step, and the loader."""
-        points = dict.fromkeys([*sweep(config), *settings(config), _base(config, LOADER)])
+        alone = [UNSHARED] if config.world_size > 1 else []
+        bases = (_base(config, named) for named in (LOADER, *alone))
+        points = dict.fromkeys([*sweep(config), *settings(config), *bases])
         blocks = PROFILES[config.profile].blocks
         return Plan(self.name, tuple(_contenders(config)), tuple(points), blocks, config.seed)
 
@@ -71,6 +77,7 @@ class StepSuite(Suite):
             lengths = config.context if name == "context" else (config.batch_context,)
             for length in lengths:
                 _check_length(config, name, length, models)
+        _check_shares(config)
 
     def cost(self, config: RunConfig, ceilings: Mapping[str, Any] | None) -> StepCost:
         """FLOPs of a step at the machine's rate, under the caps of the profile."""
@@ -86,12 +93,14 @@ class StepSuite(Suite):
 
     def measure(self, session: Session, rows: Rows, progress: Callable[[str], None]) -> None:
         """Time the loader, or a step: as a whole, in its parts, and its memory."""
-        from retbench.suites.step_cell import measure_loader, measure_step
+        from retbench.suites import step_cell
 
-        if rows.point.settings == LOADER:
-            measure_loader(rows, progress)
-        else:
-            measure_step(rows, progress)
+        alone = {LOADER: step_cell.measure_loader, UNSHARED: step_cell.measure_unshared_step}
+        if rows.point.settings not in alone:
+            step_cell.measure_step(rows, progress)
+        elif session.ranks.first:  # the others wait for the next cell
+            own = replace(rows, session=replace(session, ranks=ALONE))
+            alone[rows.point.settings](own, progress)
 
 
 SUITE = StepSuite()
@@ -118,6 +127,27 @@ def settings(config: RunConfig) -> Iterator[Point]:
 def _base(config: RunConfig, named: tuple[tuple[str, str], ...]) -> Point:
     batch = config.tokens_per_step // config.batch_context
     return Point(config.batch_context, batch, named)
+
+
+def _check_shares(config: RunConfig) -> None:
+    """Every batch is shared equally by the processes."""
+    size = config.world_size
+    for name in ("context", "batch_context"):
+        for length in config.context if name == "context" else (config.batch_context,):
+            rows = config.tokens_per_step // length
+            if rows % size:
+                raise Misfit(
+                    f"{name.replace('_', '-')}: the {rows} sequences of {length} tokens in a step "
+                    f"cannot be shared equally by {size} processes",
+                    f"use a multiple of {size * length} --tokens-per-step, or shorten it",
+                    keys=(name, "tokens_per_step"),
+                )
+    for rows in config.batch:
+        if rows % size:
+            raise Misfit(
+                f"batch: {rows} sequences cannot be shared equally by {size} processes",
+                f"use multiples of {size}", keys=("batch",),
+            )  # fmt: skip
 
 
 def _contenders(config: RunConfig) -> Iterator[Contender]:

@@ -1,4 +1,4 @@
-"""Several processes measure one run: rank 0 leads, the others follow, and a rank that fails is named.
+"""Several processes measure one run: rank 0 leads, and a rank that fails is named.
 
 With fake workers, which fail on demand; real ones measure in test_parallel_suite.py.
 """
