@@ -81,12 +81,14 @@ class Ranks(AbstractContextManager["Ranks"]):
         size: how many processes there are.
         compiles: what goes through ``torch.compile`` at once: the whole step, or each block, where
             something is to be sent while the next is computed.
+        mates: process ids of the other ranks on this machine.
     """
 
     kind: str | None = None
     rank: int = 0
     size: int = 1
     compiles: Literal["step", "block"] = "step"
+    mates: tuple[int, ...] = ()
 
     @property
     def first(self) -> bool:

@@ -125,7 +125,8 @@ _DECLARED = (
            "its batches: equal for all models of a block"),
     # One optimizer step, timed alone; its parts are timed one by one, each waited for.
     Metric("step_s", "s", "Step", "one optimizer step on a batch that lies on the device: forward, "
-           "backward, clipping and AdamW", "lower"),
+           "backward, clipping and AdamW; of processes that share it the slowest one's time",
+           "lower"),
     Metric("forward_s", "s", "Forward", "forward pass and loss of a step, alone", "lower"),
     Metric("backward_s", "s", "Backward", "backward pass of a step, alone; what was not kept is "
            "computed anew in it", "lower"),
@@ -177,6 +178,8 @@ _DECLARED = (
            "FLOPs over TTFT over the peak matmul rate", "higher"),
     Metric("step_tokens_per_s", "tokens/s", "Throughput", "tokens of a step over the median step "
            "time", "higher"),
+    Metric("process_tokens_per_s", "tokens/s", "Throughput per process", "tokens of a step over "
+           "the median step time and over the processes that share it", "higher"),
     Metric("step_mfu", "ratio", "MFU", "model FLOPs utilisation: analytic step FLOPs over step "
            "time over the peak matmul rate", "higher"),
     Metric("decode_bandwidth", "bytes/s", "Achieved bandwidth", "analytic decode bytes over TPOT",

@@ -67,6 +67,8 @@ class Group(Ranks):
                 backend, store=store, rank=self.rank, world_size=self.size, timeout=timeout
             )
             processes = self._all(Failures.own_process())
+            own = processes[self.rank]
+            self.mates = tuple(pid for host, pid in processes if host == own[0] and pid != own[1])
             self._failures = Failures(PrefixStore("retbench", store), self.rank, processes)
         except (RuntimeError, ValueError) as error:
             address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"

@@ -114,7 +114,7 @@ class _Worker:
             raise RuntimeError("asked for a cell before a model was built")
         rows = Rows(session, Point.from_json(message["point"]), message["brief"])
         suite = suites.get(session.config.suite)
-        disturbances = Disturbances(session.config.device)
+        disturbances = Disturbances(session.config.device, session.ranks.mates)
         status: Status = "ok"
         cause = None
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 FOREIGN_PROCESS = "foreign_process"
@@ -28,28 +29,31 @@ class Disturbances:
 
     Args:
         device: ``cpu``, or a CUDA device such as ``cuda``.
+        mates: ids of the processes that take part in the measurement besides this one.
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, mates: Sequence[int] = ()) -> None:
         self._on_cuda = device.startswith("cuda")
+        self._mates = mates
         self._started_s = time.perf_counter()
-        self._foreign_s = foreign_cpu_s()
+        self._foreign_s = foreign_cpu_s(mates=mates)
 
     def flags(self) -> list[str]:
         """The flags that apply by now; none where the machine does not tell."""
         if self._on_cuda:
             return _gpu_flags()
-        now, before = foreign_cpu_s(), self._foreign_s
+        now, before = foreign_cpu_s(mates=self._mates), self._foreign_s
         elapsed_s = time.perf_counter() - self._started_s
         if now is None or before is None or now - before <= FOREIGN_CORES * elapsed_s:
             return []
         return [FOREIGN_PROCESS]
 
 
-def foreign_cpu_s(stat: Path = Path("/proc/stat")) -> float | None:
+def foreign_cpu_s(stat: Path = Path("/proc/stat"), mates: Sequence[int] = ()) -> float | None:
     """CPU seconds since boot in which somebody else worked, stolen time included; Linux only.
 
-    Only differences mean something: this process's own share is subtracted from all that was busy.
+    Only differences mean something: the share of this process and of its ``mates`` is subtracted
+    from all that was busy.
     """
     if not stat.exists():
         return None
@@ -57,7 +61,17 @@ def foreign_cpu_s(stat: Path = Path("/proc/stat")) -> float | None:
     user, nice, system, _idle, _iowait, irq, softirq, steal = ticks
     busy_s = (user + nice + system + irq + softirq + steal) / _CLOCK_TICKS_PER_S
     own = os.times()
-    return busy_s - own.user - own.system
+    return busy_s - own.user - own.system - sum(map(_cpu_s, mates))
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU seconds of another process of this machine; 0 once it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    user, system = fields[11:13]  # counted from the state, which follows the name
+    return (int(user) + int(system)) / _CLOCK_TICKS_PER_S
 
 
 def throttle_flags(reasons: str) -> list[str]:

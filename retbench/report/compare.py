@@ -79,7 +79,7 @@ def ratios(
         models: the subject, then the baselines.
         meta: ``run.json``.
     """
-    by_block = _by_block(processes)
+    in_blocks = by_block(processes)
     largest = {(row["metric"], row["model"], row["point"]): row["value"] for row in records(cells)}
     ended = {(row["model"], row["point"]): row["status"] for row in records(statuses)}
     points = statuses[["batch_size", "seq_len", "point"]].drop_duplicates()
@@ -96,7 +96,7 @@ def ratios(
         unmeasured = [
             ended.get((model, at["point"]))
             for key, model in zip(keys, (models[0], baseline), strict=True)
-            if key not in by_block
+            if key not in in_blocks
         ]
         if unmeasured == ["ok", "ok"]:
             continue  # the point has no such metric
@@ -104,7 +104,7 @@ def ratios(
             row["note"] = _why(keys, ended)
             found = np.array([])
         else:
-            subject, other = (by_block[key] for key in keys)
+            subject, other = (in_blocks[key] for key in keys)
             found = (subject / other)[np.isfinite(subject / other)]
             if metric in TIMES:
                 row |= _timed(subject, other)
@@ -193,7 +193,7 @@ def largest_batches(statuses: pd.DataFrame, models: Sequence[str]) -> pd.DataFra
     return pd.DataFrame(rows, columns=BATCH_COLUMNS).astype(counts)
 
 
-def _by_block(processes: pd.DataFrame) -> dict[tuple[str, str, str], Floats]:
+def by_block(processes: pd.DataFrame) -> dict[tuple[str, str, str], Floats]:
     """The value in each block, NaN where there is none, by metric, model and point."""
     wide = processes.pivot_table(
         index=["metric", "model", "point"], columns="block", values="value", observed=True

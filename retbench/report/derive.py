@@ -15,6 +15,7 @@ import pandas as pd
 
 from retbench.measure import ceilings as ceiling
 from retbench.metrics import METRICS, Metric
+from retbench.report.efficiency import is_unshared, processes_of
 from retbench.report.frames import Row, groups, records
 
 BOUNDS: dict[str, Metric] = {
@@ -46,13 +47,14 @@ def rows(cells: pd.DataFrame, meta: Mapping[str, Any]) -> list[Row]:
     """
     found: list[Row] = []
     keys = ["model", "seq_len", "batch_size", "point"]
-    for _, group in groups(cells, keys):
+    for (*_, point), group in groups(cells, keys):
         by_metric = {row["metric"]: row for row in records(group)}
-        found += _rates(by_metric) + _bounds(by_metric, meta)
+        processes = 1 if is_unshared(point) else processes_of(meta)
+        found += _rates(by_metric, processes) + _bounds(by_metric, meta, processes)
     return found
 
 
-def _rates(cell: dict[str, Row]) -> list[Row]:
+def _rates(cell: dict[str, Row], processes: int) -> list[Row]:
     derived = []
     if time := cell.get("ttft_s"):
         work = time["seq_len"] * time["batch_size"]
@@ -60,11 +62,15 @@ def _rates(cell: dict[str, Row]) -> list[Row]:
     if time := cell.get("tpot_s"):
         derived.append(_over(time, "decode_tokens_per_s", time["batch_size"]))
     if time := cell.get("step_s"):
-        derived.append(_over(time, "step_tokens_per_s", time["seq_len"] * time["batch_size"]))
+        tokens = time["seq_len"] * time["batch_size"]
+        derived.append(_over(time, "step_tokens_per_s", tokens))
+        if processes > 1:
+            derived.append(_over(time, "process_tokens_per_s", tokens / processes))
     return derived
 
 
-def _bounds(cell: dict[str, Row], meta: Mapping[str, Any]) -> list[Row]:
+def _bounds(cell: dict[str, Row], meta: Mapping[str, Any], processes: int) -> list[Row]:
+    """What the measured ceilings of one process allow so many."""
     ceilings = meta.get("ceilings")
     if not ceilings:
         return []
@@ -74,7 +80,7 @@ def _bounds(cell: dict[str, Row], meta: Mapping[str, Any]) -> list[Row]:
         ("prefill_flops", "prefill", "ttft"), ("step_flops", "step", "step"),
     ):  # fmt: skip
         if rate and (flops := cell.get(work)):
-            bound = _exact(flops, f"{timed}_bound_s", flops["value"] / rate)
+            bound = _exact(flops, f"{timed}_bound_s", flops["value"] / (rate * processes))
             tokens = flops["seq_len"] * flops["batch_size"]
             derived += [bound, _over(bound, f"{phase}_bound_tokens_per_s", tokens)]
             if time := cell.get(f"{timed}_s"):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from retbench.report.compare import floor, margin
+from retbench.report.efficiency import processes_of
 
 HOW_TO_READ = (
     "ratio = subject / baseline, paired by block; below 1 the subject is faster (or smaller), "
@@ -44,9 +45,17 @@ def conditions(meta: Mapping[str, Any]) -> str:
     named = [*dtypes, *(configuration.get(name) for name in ("mode", "preset"))]
     return " · ".join((
         hardware(meta),
+        *processes(meta),
         *(given for given in named if given),
         f"{profile(meta)}, {blocks} block{'s' if blocks != 1 else ''}",
     ))  # fmt: skip
+
+
+def processes(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """How many share the work and how, where several do: their threads or GPUs are one's each."""
+    configuration = meta["configuration"]
+    size = processes_of(meta)
+    return (f"{size} processes ({configuration['parallel']})",) if size > 1 else ()
 
 
 def profile(meta: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ import pandas as pd
 
 from retbench.measure import stats
 from retbench.metrics import METRICS, Metric
-from retbench.report import compare, derive, fairness
+from retbench.report import compare, derive, efficiency, fairness
 from retbench.report import flags as flagging
 from retbench.report.frames import Floats, column, groups
 
@@ -63,6 +63,8 @@ class Summary:
             equal, or in which direction it was not reached.
         batches: per model and context with several batch sizes the largest that fits, and what
             stopped it.
+        efficiencies: of a run of several processes what each model gains by them, see
+            :mod:`retbench.report.efficiency`.
         warnings: what is unequal, noisy or missing, one line each.
     """
 
@@ -75,6 +77,7 @@ class Summary:
     ratios: pd.DataFrame
     crossovers: pd.DataFrame
     batches: pd.DataFrame
+    efficiencies: pd.DataFrame
     warnings: tuple[str, ...]
 
     @property
@@ -146,6 +149,7 @@ def summarise(run: Run) -> Summary:
         ratios=ratios,
         crossovers=crossovers,
         batches=compare.largest_batches(statuses, models),
+        efficiencies=efficiency.efficiencies(processes, statuses, models, meta),
         warnings=fairness.warnings(meta, models, modes, cells, statuses, ratios),
     )
 

@@ -81,6 +81,11 @@ class Session:
     ranks: Ranks = ALONE
 
     @cached_property
+    def training_implementation(self) -> str:
+        """What computes the mixing in training; asked for first before the model is shared out."""
+        return self.model.implementation("train")
+
+    @cached_property
     def trained(self) -> Any:
         """What to call in the model's place in training, once and for all cells.
 

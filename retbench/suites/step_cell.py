@@ -73,8 +73,8 @@ def measure_step(rows: Rows, progress: Progress) -> None:
         CellFailure: the loss is not finite, or a compiled step does not compute the eager one's.
     """
     session = rows.session
+    implementation = session.training_implementation
     with _staged(rows) as staged:
-        implementation = session.model.implementation("train")
         _add_analytic(rows)
         session.meter.reset()
         progress("first step")
@@ -103,12 +103,13 @@ def measure_unshared_step(rows: Rows, progress: Progress) -> None:
     session = rows.session
     model = session.build(rows.point, session.config.seed)
     own = replace(rows, session=replace(session, subject=model))
+    implementation = own.session.training_implementation
     with _staged(own) as staged:
         progress("first step")
         expected = _eager_loss(own, staged)
         first = session.time(lambda: _check_loss(staged.step(*staged.batch), expected, own))
         progress("steps")
-        _time_steps(own, staged, model.implementation("train"), first)
+        _time_steps(own, staged, implementation, first)
 
 
 def measure_loader(rows: Rows, progress: Progress) -> None:

@@ -59,6 +59,14 @@ def _findings(summary: Summary) -> Iterator[str]:
         ]
         yield _sentence(summary, longest, records(activations))
     yield from _crossings(summary)
+    for row in records(summary.efficiencies):
+        if row["model"] == summary.models[0] and not row["note"]:
+            gain = units.significant(row["value"] * row["processes"])
+            yield (
+                f"{row['processes']} processes make a step of {row['model']} {gain} times as fast "
+                f"as one: a scaling efficiency of "
+                f"{units.with_interval(row['value'], row['low'], row['high'])}"
+            )
 
 
 def _sentence(summary: Summary, step: Row, activations: list[Row]) -> str:

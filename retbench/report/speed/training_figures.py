@@ -35,6 +35,7 @@ SWEEPS = (
           (Panel("step_peak_bytes"),), _RANGE),
 )  # fmt: skip
 _KINDS = ("weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes")
+_APART = {"part", "processes"}  # settings of points that are no way to make the run's steps
 _BAR = 0.62  # height of a bar, of the distance between two
 
 
@@ -135,7 +136,7 @@ def _model_rows(ax: Axes, models: tuple[str, ...], *, labelled: bool = True) -> 
 def _settings(summary: Summary) -> list[str]:
     """The points that differ in mode and activations alone: the usual one, then the others."""
     points = list(dict.fromkeys(summary.statuses["point"].astype(str)))
-    others = [p for p in points if settings_of(p) and "part" not in settings_of(p)]
+    others = [p for p in points if settings_of(p) and not settings_of(p).keys() & _APART]
     plain = [p for p in points if others and p == others[0][others[0].index("context=") :]]
     return [*plain, *others]
 

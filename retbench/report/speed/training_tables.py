@@ -1,4 +1,7 @@
-"""The tables of the training suite: steps, their ratios, the crossover, the loader, the start."""
+"""The tables of the training suite: steps, their ratios, the crossover, the loader, the start.
+
+A run of several processes has one more, of what it gains by them.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,17 @@ import pandas as pd
 
 from retbench.report import compare, layout, stamp, units
 from retbench.report.axes import held, settings_of
+from retbench.report.efficiency import processes_of
 from retbench.report.frames import groups, records
 from retbench.report.layout import Table
 from retbench.report.summary import Summary, metric_of
 
 _INTERVAL = ("value", "low", "high")
+_PLAIN = units.Scale("", 1.0)
 # Metric, and what of it is printed.
 _COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("step_s", _INTERVAL), ("step_tokens_per_s", ("value",)), ("step_mfu", ("value",)),
+    ("step_s", _INTERVAL), ("step_tokens_per_s", ("value",)),
+    ("process_tokens_per_s", ("value",)), ("step_mfu", ("value",)),
     ("forward_s", ("value",)), ("backward_s", ("value",)), ("optimizer_s", ("value",)),
     ("step_peak_bytes", ("value",)), ("activations_bytes", ("value",)),
     ("weights_bytes", ("value",)), ("gradients_bytes", ("value",)),
@@ -33,6 +39,7 @@ def tables(summary: Summary) -> tuple[Table, ...]:
         _ratios(summary),
         _crossover(summary),
         replace(layout.batches(summary), frame=summary.batches, above=True),
+        *(() if summary.efficiencies.empty else (_processes(summary),)),
         _steps(summary),
         _loader(summary),
         replace(layout.setup(summary), frame=summary.setup),
@@ -52,7 +59,8 @@ def settings(row: dict[str, Any]) -> str:
 
 
 def _is_step(table: pd.DataFrame) -> pd.Series[bool]:
-    return ~table["point"].astype(str).str.contains("part=loader")
+    """Which rows are of the run's steps; what has a table of its own is not."""
+    return ~table["point"].astype(str).str.contains("part=loader|processes=")
 
 
 def _steps(summary: Summary) -> Table:
@@ -72,10 +80,12 @@ def _steps(summary: Summary) -> Table:
     columns = [layout.heading(tag, scales[tag]) for tag, _ in shown]
     in_print = [i for i, (tag, _) in enumerate(shown, 5) if tag in _IN_PRINT]
     cell = ["model", "seq_len", "batch_size", "point"]
+    several = processes_of(summary.meta) > 1
     notes = (
         "value [low, high]: median over processes of their medians, with its 95% interval; peak: "
         "the largest over processes",
         "settings: what differs from the run's first mode and treatment of activations",
+        *(("bytes: of one process, a peak the largest of all",) if several else ()),
     )
     return Table(
         "steps", "Training steps",
@@ -152,6 +162,45 @@ def _crossover(summary: Summary) -> Table:
         "crossover", f"Crossover of {summary.models[0]}",
         ("Metric", "Baseline", "Contexts", "Crossover"), tuple(rows), (False,) * 4, notes,
         layout.stamped(summary), frame=summary.crossovers, above=True,
+    )  # fmt: skip
+
+
+def _processes(summary: Summary) -> Table:
+    """What each model gains by several processes at the base context: time, rates, efficiency."""
+    cells = summary.cells
+    found = {(row["model"], row["point"], row["metric"]): row for row in records(cells)}
+    scale = layout.scale_of(cells, "step_s")
+    rows = []
+    for row in records(summary.efficiencies):
+        model, point = row["model"], row["point"]
+
+        def text(tag: str, at: str, scale: units.Scale = _PLAIN, model: str = model) -> str:
+            figures = found.get((model, at, tag), {})
+            keys = _INTERVAL if tag == "step_s" else ("value",)
+            return layout.printed([figures.get(key) for key in keys], scale)
+
+        rows.append((
+            *_place(row, "model"), text("step_s", f"processes=1,{point}", scale),
+            text("step_s", point, scale), text("step_tokens_per_s", point),
+            text("process_tokens_per_s", point),
+            row["note"] or layout.printed([row[key] for key in _INTERVAL], _PLAIN),
+        ))  # fmt: skip
+    size = processes_of(summary.meta)
+    header = (
+        "Model", "Context", "Batch", f"One ({scale.symbol})", f"All {size} ({scale.symbol})",
+        "Tokens/s", "Tokens/s each", "Efficiency",
+    )  # fmt: skip
+    notes = (
+        f"a step of {held(summary.meta, 'context')}, {held(summary.meta, 'batch')}, as one process "
+        "makes it and as all do",
+        f"efficiency: the time of one process over {size} times that of {size}, for the same "
+        "batch, paired by block; 1 is ideal",
+        "[low, high]: 95% interval",
+    )
+    return Table(
+        "processes", f"Gain by {size} processes ({summary.configuration['parallel']})", header,
+        tuple(rows), (False, *(True for _ in header[1:])), notes, layout.stamped(summary),
+        (0, *range(3, len(header))), frame=summary.efficiencies, above=True, headline=True,
     )  # fmt: skip
 
 

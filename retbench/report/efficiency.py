@@ -1,0 +1,81 @@
+"""What several processes gain: the time of one alone over that of all, and over their number.
+
+With T(1) the time of a step of one process and T(N) that of N, of the same batch, the scaling
+efficiency is T(1) / (N T(N)): 1 where N processes take an N-th of the time (strong scaling). It is
+paired by block and carries the interval of that ratio (M7).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from retbench.measure import stats
+from retbench.report.axes import settings_of
+from retbench.report.compare import by_block
+from retbench.report.frames import Row, records
+
+COLUMNS = [
+    "model", "seq_len", "batch_size", "point", "processes", "value", "low", "high", "n", "note",
+]  # fmt: skip
+_SETTING = "processes=1,"
+
+
+def processes_of(meta: Mapping[str, Any]) -> int:
+    """How many processes shared the steps of a run."""
+    return int(meta["configuration"].get("world_size", 1))
+
+
+def is_unshared(point: str) -> bool:
+    """Whether a point of a run of several processes was measured in one alone."""
+    return "processes" in settings_of(point)
+
+
+def efficiencies(
+    processes: pd.DataFrame,
+    statuses: pd.DataFrame,
+    models: Sequence[str],
+    meta: Mapping[str, Any],
+) -> pd.DataFrame:
+    """One row per model and point that one process measured too; none in a run of one.
+
+    Args:
+        processes: one value per block, cell and metric.
+        statuses: how each cell ended.
+        models: in the order of the rows.
+        meta: ``run.json``.
+
+    Returns:
+        ``value`` with ``low`` and ``high``, from ``n`` blocks; ``note`` says which side is missing.
+    """
+    size = processes_of(meta)
+    in_blocks = by_block(processes) if size > 1 else {}
+    ended = {(row["model"], row["point"]): row["status"] for row in records(statuses)}
+    rows: list[Row] = []
+    for row in records(statuses) if size > 1 else ():
+        if not is_unshared(row["point"]):
+            continue
+        model, shared = row["model"], str(row["point"]).removeprefix(_SETTING)
+        nothing = np.array([])
+        alone = in_blocks.get(("step_s", model, row["point"]), nothing)
+        together = in_blocks.get(("step_s", model, shared), nothing)
+        sides = ((1, row["status"]), (size, ended.get((model, shared), "not run")))
+        failed = [f"{count}: {status}" for count, status in sides if status != "ok"]
+        found = {"value": math.nan, "low": math.nan, "high": math.nan, "n": 0}
+        if len(alone) == len(together) > 0:
+            ratio = stats.ratio(alone, together)
+            edges = (math.nan if edge is None else edge / size for edge in (ratio.low, ratio.high))
+            found = {"value": ratio.value / size, "n": ratio.n}
+            found |= dict(zip(("low", "high"), edges, strict=True))
+        place = {key: row[key] for key in ("seq_len", "batch_size")}
+        rows.append(
+            {"model": model, "point": shared, "processes": size, "note": ", ".join(failed)}
+            | place | found
+        )  # fmt: skip
+    order = {model: index for index, model in enumerate(models)}
+    rows.sort(key=lambda row: order[row["model"]])
+    return pd.DataFrame(rows, columns=COLUMNS)
