@@ -21,7 +21,7 @@ from retbench.distributed import Launch
 from retbench.errors import UserError
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch.distributed.distributed_c10d import Store
 
 Message = dict[str, Any]
 
@@ -95,7 +95,7 @@ def meet_store(launched: Launch) -> Store:
     from torch.distributed.rendezvous import rendezvous
 
     try:
-        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=MEETING_S)))
+        store: Store = next(rendezvous("env://", timeout=timedelta(seconds=MEETING_S)))[0]
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

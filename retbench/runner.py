@@ -266,9 +266,8 @@ class _Session:
         self._observer.phase("ceilings")
         request = {"do": "ceilings", "configuration": self.config.to_json()}
         try:
-            with Worker(
-                self._worker_command, workers.variables(self.config.threads), self._interrupts
-            ) as worker:
+            variables = workers.variables(self.config.threads)
+            with Worker(self._worker_command, variables, self._interrupts) as worker:
                 reply = worker.ask(request, self.config.timeout_s)
                 while reply["event"] == "phase":
                     reply = worker.receive()
@@ -283,6 +282,5 @@ class _Session:
     def _numbered_worker(self) -> tuple[AnyWorker, int]:
         """A fresh worker process and its number; no number is given out twice."""
         number, self._processes = self._processes, self._processes + 1
-        return self._crew.worker(
-            self._worker_command, self.config.threads, self._interrupts
-        ), number
+        command, threads = self._worker_command, self.config.threads
+        return self._crew.worker(command, threads, self._interrupts), number

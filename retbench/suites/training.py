@@ -19,7 +19,7 @@ from retbench.data.dataset import load_dataset
 from retbench.data.vocabulary import check_name
 from retbench.distributed import ALONE
 from retbench.errors import Misfit, UserError
-from retbench.plan import Contender, Plan, Point
+from retbench.plan import Contender, Plan, Point, Setting
 from retbench.suites.base import Rows, Session, Suite
 from retbench.suites.step_cost import StepCost
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from models.config import ModelConfig
 
 _DTYPES = ("float32", "bfloat16")  # those that retbench.trainingconfig knows
-LOADER = (("part", "loader"),)
+LOADER: tuple[tuple[str, Setting], ...] = (("part", "loader"),)
 """The settings of the point that times the data loader alone."""
 
-UNSHARED = (("processes", 1),)
+UNSHARED: tuple[tuple[str, Setting], ...] = (("processes", 1),)
 """Those of the point, in a run of several processes, that times the step of one alone."""
 
 
@@ -124,7 +124,7 @@ def settings(config: RunConfig) -> Iterator[Point]:
             yield _base(config, other)
 
 
-def _base(config: RunConfig, named: tuple[tuple[str, str], ...]) -> Point:
+def _base(config: RunConfig, named: tuple[tuple[str, Setting], ...]) -> Point:
     batch = config.tokens_per_step // config.batch_context
     return Point(config.batch_context, batch, named)
 
