@@ -158,7 +158,7 @@ def warm_up(
     *,
     at_least: int,
     budget_s: float,
-    now: Callable[[], float] = time.perf_counter,
+    now: Callable[[], float] | None = None,
 ) -> list[str]:
     """Repeat a trial until its time no longer moves.
 
@@ -170,11 +170,12 @@ def warm_up(
         trial: runs one trial and returns its time in seconds.
         at_least: trials to run before the test.
         budget_s: wall-clock seconds after which no further trial starts.
-        now: the clock of the budget, in seconds.
+        now: the clock of the budget, in seconds; this process's own where None.
 
     Returns:
         The flags: ``["unsettled"]`` where the trials still differed at the end, else none.
     """
+    now = now or time.perf_counter
     times: list[float] = []
     started = now()
     while True:
