@@ -220,6 +220,21 @@ def _check_processes(config: RunConfig) -> None:
             f"--parallel {config.parallel}",
             keys=("parallel", "world_size"),
         )
+    if config.device == "cuda":
+        _check_gpus(launched.local_size)
+
+
+def _check_gpus(processes: int) -> None:
+    """Each process of this machine needs a GPU of its own."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if processes > count:
+        raise Misfit(
+            f"device cuda: {processes} processes on a machine with {count} GPU{'s' * (count != 1)}",
+            f"start at most {count} with --nproc-per-node, or use --device cpu",
+            keys=("device",),
+        )
 
 
 def _no_gpu() -> Misfit:

@@ -89,6 +89,8 @@ class _Worker:
         _prepare_process(config)
         import_s = time.perf_counter() - STARTED
         self._ranks = self._stack.enter_context(_connected(config))
+        self._ranks.device(config.device)  # before anything else asks for a GPU
+        _bound_memory(config)
         started = time.perf_counter()
         session = open_session(
             config, contender, message["block"], message["process"], message.get("ceilings"),
@@ -130,6 +132,7 @@ class _Worker:
 
         config = RunConfig.from_json(message["configuration"])
         _prepare_process(config)
+        _bound_memory(config)
         dtypes = list(dict.fromkeys(("float32", *config.computed_dtypes)))
         self._reply("ceilings", ceilings=ceilings.measure(config.device, dtypes, config.threads))
 
@@ -174,7 +177,7 @@ def _connected(config: RunConfig) -> Ranks:
 
 
 def _prepare_process(config: RunConfig) -> None:
-    """Import torch and third parties' models, set the threads, and bound the memory."""
+    """Import torch and third parties' models, and set the threads."""
     import torch
 
     from models.registry import families, load_plugin
@@ -183,15 +186,21 @@ def _prepare_process(config: RunConfig) -> None:
     families()
     for plugin in config.plugins:
         load_plugin(plugin)
+
+
+def _bound_memory(config: RunConfig) -> None:
+    """Make allocations beyond the run's limit fail."""
+    import torch
+
     if config.device == "cpu":
-        _bound_memory(config.memory_limit_gib)
+        _bound_host_memory(config.memory_limit_gib)
     elif config.memory_limit_gib is not None:
         _, total = torch.cuda.mem_get_info()
         share = min(1.0, config.memory_limit_gib * 2**30 / total)
         torch.cuda.set_per_process_memory_fraction(share)
 
 
-def _bound_memory(limit_gib: float | None) -> None:
+def _bound_host_memory(limit_gib: float | None) -> None:
     """Make allocations beyond the limit, or beyond what is free, fail rather than kill."""
     available = available_memory_bytes("cpu")
     limits = [] if available is None else [int(available * (1 - _MEMORY_KEPT_FREE))]
