@@ -191,8 +191,8 @@ def _processes(summary: Summary) -> Table:
         "Tokens/s", "Tokens/s each", "Efficiency",
     )  # fmt: skip
     notes = (
-        f"a step of {held(summary.meta, 'context')}, {held(summary.meta, 'batch')}, as one process "
-        "makes it and as all do",
+        f"{held(summary.meta, 'context')}, at {held(summary.meta, 'batch')}: as one process makes "
+        "it, and as all do",
         f"efficiency: the time of one process over {size} times that of {size}, for the same "
         "batch, paired by block; 1 is ideal",
         "[low, high]: 95% interval",
