@@ -23,15 +23,13 @@ from typer.main import get_command
 
 from retbench import __version__, cli_training
 from retbench.distributed import leave_to_first
-from retbench.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, UserError
+from retbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, UserError
 
 if TYPE_CHECKING:
     from retbench.config import RunConfig
     from retbench.console import Console
     from retbench.crew import Crew
     from retbench.store import Run
-
-EXIT_FAILED = 1
 
 # The base of typer's usage errors: click's own class, or the one typer carries since 0.2x.
 _UsageProblem: type[Exception] = typer.BadParameter.__mro__[2]

@@ -21,12 +21,10 @@ from retbench import distributed, workers
 from retbench.channel import channel_to_first, channels_of_first, meet_store
 from retbench.config import RunConfig
 from retbench.distributed import Launch
-from retbench.errors import UserError
+from retbench.errors import EXIT_FAILED, UserError
 from retbench.groupworker import GroupWorker
 from retbench.interrupts import Wakes
 from retbench.process import AnyWorker, Worker
-
-_EXIT_FAILED = 1
 
 
 class Crew(AbstractContextManager["Crew"]):
@@ -55,6 +53,10 @@ class Crew(AbstractContextManager["Crew"]):
             WorkerFailure: it cannot be started.
         """
         return Worker(command, workers.variables(threads), interrupts)
+
+    def flags(self) -> str:
+        """What a command that continues the run must say besides, and where; with a blank first."""
+        return f" --parallel {self.kind}, in {self.size} processes of torchrun" if self.kind else ""
 
     def require(self, config: RunConfig) -> None:
         """Raise the user's error where a run is not of as many processes as there are."""
@@ -86,9 +88,9 @@ class Leader(Crew):
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         """Let the others end with the same exit status."""
-        status = 0 if error is None else int(getattr(error, "exit_status", _EXIT_FAILED))
+        status = 0 if error is None else int(getattr(error, "exit_status", EXIT_FAILED))
         if isinstance(error, SystemExit):
-            status = error.code if isinstance(error.code, int) else _EXIT_FAILED
+            status = error.code if isinstance(error.code, int) else EXIT_FAILED
         if error is not None and threading.current_thread() is threading.main_thread():
             # torchrun ends the others when one has ended; what is to be told comes first.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)

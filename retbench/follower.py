@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from retbench import workers
 from retbench.channel import Channel, Message
 from retbench.distributed import Launch, RankFailed
+from retbench.errors import EXIT_FAILED
 from retbench.groupworker import DIED
 from retbench.interrupts import Interrupts
 from retbench.process import Worker, WorkerFailure
-
-_EXIT_FAILED = 1
 
 
 def follow(
@@ -39,10 +38,10 @@ def follow(
             return int(message["status"])
         except EOFError:
             if launched.rank > 1:
-                return _EXIT_FAILED
+                return EXIT_FAILED
             raise RankFailed(
                 "the processes cannot go on: rank 0 has ended", "what was finished is kept",
-                _EXIT_FAILED,
+                EXIT_FAILED,
             ) from None  # fmt: skip
         finally:
             follower.discard_worker()

@@ -15,6 +15,7 @@ from typing import Self
 from retbench import workers
 from retbench.channel import Channel, Message
 from retbench.distributed import RankFailed
+from retbench.errors import EXIT_FAILED
 from retbench.interrupts import Wakes
 from retbench.process import Worker, WorkerFailure
 
@@ -24,8 +25,6 @@ is common to all, shows then."""
 
 DIED = "died"
 """The event of a rank whose worker gave no reply; with what a WorkerFailure says."""
-
-_EXIT_FAILED = 1
 
 Outcome = Message | WorkerFailure
 """What a worker has replied in the end, or why it has not."""
@@ -208,7 +207,7 @@ class _Others:
             except EOFError:
                 raise RankFailed(
                     f"the processes cannot go on: rank {rank} has ended",
-                    "what was finished is kept", _EXIT_FAILED,
+                    "what was finished is kept", EXIT_FAILED,
                 ) from None  # fmt: skip
             for message in messages:
                 if message.get("interrupted"):

@@ -21,9 +21,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store
 
 from retbench.distributed import RankFailed
-from retbench.errors import UserError
-
-EXIT_FAILED = 1
+from retbench.errors import EXIT_FAILED, UserError
 
 GRACE_S = 3.0
 """How long a rank with something to tell waits for rank 0 to tell the same."""

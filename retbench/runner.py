@@ -132,7 +132,8 @@ def _run_to_the_end(call: Call, launcher: Launcher | None) -> None:
         raise Interrupted(
             f"interrupted, {len(writer.done)} of {total} cells are kept",
             f"continue with: {store.continue_command(writer.path)}"
-            + plugins.flags(call.config.plugins, writer.path),
+            + plugins.flags(call.config.plugins, writer.path)
+            + call.crew.flags(),
         ) from None
     except BaseException:
         _finish_interrupted(writer)

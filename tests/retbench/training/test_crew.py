@@ -134,3 +134,4 @@ def test_a_ctrl_c_of_one_stops_all(runs: dict[str, Ended]) -> None:
     assert (ended.statuses, ended.errors[1]) == ((130, 130), "")
     assert "cells are kept; continue with: " in ended.errors[0]
     assert "retbench run --resume" in ended.errors[0]
+    assert ended.errors[0].endswith(" --parallel ddp, in 2 processes of torchrun\n")
