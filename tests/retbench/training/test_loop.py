@@ -165,7 +165,7 @@ def test_records_are_means_and_the_dev_loss_is_estimated_in_between(small: Modul
 
     def dev() -> float:
         modes.append((model.training, torch.is_grad_enabled()))
-        time.sleep(0.2)
+        time.sleep(0.5)
         return 3.0
 
     config = small.training(steps=11)
@@ -182,7 +182,7 @@ def test_records_are_means_and_the_dev_loss_is_estimated_in_between(small: Modul
     assert seen == training.records
     assert modes == [(False, False)] * 3
     assert not model.training  # as it came
-    assert training.seconds == training.records[-1].seconds < 0.2
+    assert training.seconds == training.records[-1].seconds < 1.5  # which is what dev took
     assert training.tokens_per_s == pytest.approx(64 * 11 / training.seconds)
 
 
