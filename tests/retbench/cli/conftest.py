@@ -1,0 +1,74 @@
+"""Commands as a user types them: in this process, or in one of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from retbench.cli import main
+
+ROOT = Path(__file__).resolve().parents[3]
+SMALL = (
+    "--models", "retnet,transformer", "--preset", "tiny", "--context", "32,64", "--batch", "1,2",
+    "--batch-context", "32", "--new-tokens", "4", "--device", "cpu", "--threads", "1",
+    "--profile", "smoke",
+)  # fmt: skip
+DERIVED = ("tables", "plots", "report.html", "numbers.tex", "numbers.json")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Run a command line in this process, in an empty folder, with an empty cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def invoke(*words: str | Path) -> Outcome:
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        printed = capsys.readouterr()
+        status = ended.value.code
+        assert isinstance(status, int)
+        return Outcome(status, printed.out, printed.err)
+
+    return invoke
+
+
+@pytest.fixture(scope="package")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """A finished run of the real suite at the smallest size, and what ``--json`` printed."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    done = process("run", *SMALL, "--json", "--out", folder, cwd=folder.parent)
+    assert done.status == 0, done.err
+    return folder, done
+
+
+def process(*words: str | Path, cwd: Path) -> Outcome:
+    line = [sys.executable, "-m", "retbench", *map(str, words)]
+    ended = subprocess.run(
+        line, cwd=cwd, capture_output=True, text=True, timeout=300,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cwd / "c")},
+    )  # fmt: skip
+    return Outcome(ended.returncode, ended.stdout, ended.stderr)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

@@ -1,0 +1,235 @@
+"""The command line: what it prints, where, and with which status it exits."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+import retbench
+from retbench import api, calibration, runner, sizes
+from retbench.console import PIPED_COLUMNS
+
+from .conftest import DERIVED, ROOT, SMALL, Command, Outcome, files
+
+
+def test_the_version_is_printed(command: Command) -> None:
+    assert command("--version").out == f"retbench {retbench.__version__}\n"
+
+
+def test_without_a_command_the_commands_are_listed(command: Command) -> None:
+    ended = command()
+    assert ended.status == 0
+    for name in ("run", "plot", "table", "models", "doctor", "calibrate"):
+        assert f"  {name} " in ended.out
+
+
+def test_a_dry_run_shows_cells_minutes_and_memory_and_writes_nothing(
+    command: Command, tmp_path: Path
+) -> None:
+    ended = command("run", *SMALL, "--dry-run", "--json")
+    forecast = json.loads(ended.out)
+    assert len(forecast["cells"]) == 6  # two models at contexts 32 and 64 and at batch 2
+    assert forecast["expected_minutes"] > 0
+    assert all(cell["memory_bytes"] > 0 and cell["fits"] for cell in forecast["cells"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_says_which_cells_would_not_fit(command: Command) -> None:
+    ended = command("run", *SMALL, "--dry-run", "--memory-limit", "0.001")
+    assert ended.status == 0
+    assert "6 cells would not fit" in ended.out
+    assert " no" in ended.out
+
+
+def test_a_run_prints_one_json_document_and_progress_elsewhere(
+    finished: tuple[Path, Outcome],
+) -> None:
+    folder, ended = finished
+    document = json.loads(ended.out)
+    assert document["state"] == "finished"
+    assert {cell["model"] for cell in document["cells"]} == {"retnet", "transformer"}
+    assert {row["status"] for row in document["statuses"]} == {"ok"}
+    assert ended.err.count(": ok, ") == 6
+    for name in DERIVED:
+        assert (folder / name).exists()
+
+
+def test_table_and_plot_make_every_derived_file_again_byte_for_byte(
+    command: Command, tmp_path: Path, finished: tuple[Path, Outcome]
+) -> None:
+    before = files(finished[0])
+    copy = Path(shutil.copytree(finished[0], tmp_path / finished[0].name))
+    for name in DERIVED:
+        path = copy / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert command("plot", copy).status == command("table", copy).status == 0
+    assert files(copy) == before
+
+
+def test_the_summary_is_legible_when_piped(
+    command: Command, finished: tuple[Path, Outcome]
+) -> None:
+    out = command("table", finished[0]).out
+    assert max(len(line) for line in out.splitlines()) <= PIPED_COLUMNS
+    for part in ("Cells", "retnet / transformer", "Crossovers", "Warnings", "Files", "SMOKE"):
+        assert part in out
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "says"),
+    [
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        ("> /dev/full", 2, "retbench: error: cannot print: the disk that stdout goes to is full\n"),
+    ],
+)
+def test_output_that_goes_nowhere_is_no_bug(redirection: str, status: int, says: str) -> None:
+    line = f"{sys.executable} -m retbench models --preset tiny {redirection}"
+    ended = subprocess.run(line, shell=True, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (status, says)
+
+
+def test_a_run_of_which_nothing_came_fails_and_keeps_its_causes(
+    command: Command, tmp_path: Path
+) -> None:
+    ended = command("run", *SMALL, "--timeout", "0.01", "--quiet", "--out", tmp_path / "late")
+    assert ended.status == 1
+    assert re.fullmatch(
+        r"retbench: error: no cell of \S+/late succeeded; the first, of \S+: not done within .*\n",
+        ended.err,
+    )
+    assert set(api.open_run(tmp_path / "late").statuses()["status"]) == {"timeout"}
+
+
+def test_quiet_prints_nothing(command: Command, finished: tuple[Path, Outcome]) -> None:
+    assert command("table", finished[0], "--quiet").out == ""
+
+
+def test_models_prints_the_sizes_and_they_match(command: Command) -> None:
+    ended = command("models", "--preset", "6.7b")
+    assert ended.status == 0
+    assert "6,442,717,184" in ended.out
+    assert "transformer-gqa" in ended.out
+
+
+def test_models_fails_where_sizes_differ(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "MATCH_TOLERANCE", -1.0)
+    ended = command("models", "--preset", "tiny")
+    assert ended.status == 1
+    assert "more than 0.5% off" in ended.err
+
+
+def test_doctor_prints_provenance_and_ceilings(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from retbench.measure import ceilings
+
+    measured = {
+        "bandwidth": [
+            {"working_set_bytes": 2**22, "read_bytes_per_s": 2e10, "copy_bytes_per_s": 1e10}
+        ],
+        "matmul_flop_per_s": {"float32": 3e11},
+    }
+    monkeypatch.setattr(ceilings, "measure", lambda *_: measured)
+    out = command("doctor", "--device", "cpu").out
+    for part in ("processor.name", "machine_id", "Memory bandwidth", "20.0", "float32", "300"):
+        assert part in out
+
+
+def test_calibrate_stores_the_floor_of_this_machine_for_later_runs(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    record = {"machine_id": "abc", "floor": 0.02, "pairs": 10}
+    monkeypatch.setattr(calibration, "calibrate", lambda *_: record)
+    ended = command("calibrate", "--device", "cpu")
+    assert "noise floor 2.02%" in ended.out
+    assert calibration.matching("abc") == record
+    assert calibration.matching("another") is None
+
+
+def test_a_calibration_compares_one_cell_of_one_model_with_itself() -> None:
+    config = api.prepare(device="cpu", models="retnet", profile="report").config
+    plan = calibration.against_itself(config)
+    assert [(c.label, c.family) for c in plan.contenders] == [("A", "retnet"), ("B", "retnet")]
+    assert (len(plan.points), plan.blocks) == (1, 5)
+
+
+def test_the_floor_is_the_95th_percentile_of_the_differences_of_equal_models(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    columns = ["metric", "status", "block", "model", "value"]
+    rows = [("tpot_s", "ok", b, m, 1.0 + 0.1 * (m == "B")) for b in range(5) for m in "AB"]
+    rows += [("tpot_s", "ok", 5, "A", 9.0)]  # a block that only one side finished is no pair
+    run = SimpleNamespace(
+        frame=lambda: pd.DataFrame(rows, columns=columns),
+        meta={"provenance": {"machine_id": "abc"}},
+    )
+    monkeypatch.setattr(runner, "execute", lambda *_, **__: run)
+    config = api.prepare(device="cpu", models="retnet", profile="report").config
+    record = calibration.calibrate(config)
+    assert (record["machine_id"], record["pairs"]) == ("abc", 5)
+    assert record["floor"] == pytest.approx(math.log(1.1))
+
+
+def test_a_run_records_the_calibration_of_its_machine(
+    command: Command, tmp_path: Path, finished: tuple[Path, Outcome]
+) -> None:
+    copy = Path(shutil.copytree(finished[0], tmp_path / "copy"))
+    machine_id = retbench.open_run(str(copy)).meta["provenance"]["machine_id"]
+    calibration.remember({"machine_id": machine_id, "floor": 0.02, "pairs": 10})
+    assert command("run", "--resume", "--out", copy, "--quiet").status == 0
+    assert retbench.open_run(str(copy)).meta["calibration"]["floor"] == 0.02
+
+
+def test_the_command_line_starts_without_torch_pandas_or_matplotlib(tmp_path: Path) -> None:
+    code = (
+        "import sys, retbench.cli;"
+        "print([m for m in ('torch', 'pandas', 'matplotlib', 'rich') if m in sys.modules])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", ["plot", "table"])
+def test_derived_files_are_made_without_torch(
+    tmp_path: Path, finished: tuple[Path, Outcome], name: str
+) -> None:
+    copy = Path(shutil.copytree(finished[0], tmp_path / "copy"))
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        f"from retbench.cli import main; main([{name!r}, {str(copy)!r}])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_the_python_api_returns_a_run_with_a_frame(
+    command: Command, tmp_path: Path, finished: tuple[Path, Outcome]
+) -> None:
+    copy = Path(shutil.copytree(finished[0], tmp_path / "copy"))
+    run = retbench.run("inference", out=copy, resume=True, models=["retnet", "transformer"])
+    assert set(run.frame()["model"]) == {"retnet", "transformer"}
+
+
+def test_derived_files_that_cannot_be_written_are_one_line(
+    command: Command, tmp_path: Path, finished: tuple[Path, Outcome]
+) -> None:
+    copy = Path(shutil.copytree(finished[0], tmp_path / "copy"))
+    shutil.rmtree(copy / "plots")
+    (copy / "plots").write_text("a file where the folder should be")
+    before = (copy / "samples.jsonl").read_bytes()
+    ended = command("plot", copy)
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "cannot write" in ended.err
+    assert (copy / "samples.jsonl").read_bytes() == before
