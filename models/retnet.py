@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from models.config import ConfigError, ModelConfig, Phase, Preset
 from models.decoder import Mixer, Span
-from models.kernels.chunk_op import chunk_size, retention_chunk, too_wide, unsupported
+from models.kernels.chunk_op import retention_chunk, too_wide, unsupported
 from models.kernels.step_op import fused_retention
 from models.layers import Rotary, rms_norm, rotate
 from models.protocol import LayerState
@@ -245,14 +245,14 @@ class MultiScaleRetention(Mixer):
         return self._output(mixed, gate, shared.scale)
 
     def implementation(self, phase: Phase) -> str:
-        """The recurrence for decoding, else the form, with its chunk size."""
+        """The recurrence for decoding, else the form; PyTorch's chunkwise one with its chunk."""
         in_triton = self._in_triton()
         if phase == "decode":
             return "recurrent-triton" if in_triton else "recurrent"
         if self.config.form == "parallel":
             return "parallel"
         if in_triton:
-            return f"chunkwise-triton-{chunk_size(self.out.weight.dtype)}"
+            return "chunkwise-triton"  # its chunk follows from the type of what it is given
         return f"chunkwise-{self.config.chunk_size}"
 
     def _in_triton(self) -> bool:

@@ -160,9 +160,9 @@ _DECLARED = (
     Metric("kernel_error", "ratio", "Error", "relative L2 distance from float64 of some rows of "
            "the output and, in training, of the gradients of all inputs: the largest of them",
            "lower"),
-    Metric("kernel_peak_bytes", "bytes", "Peak", "peak memory during the calls, inputs and "
-           "gradients included; resident set above the import baseline on a CPU, allocated bytes "
-           "on a GPU", "lower"),
+    Metric("kernel_peak_bytes", "bytes", "Peak", "peak memory during the calls above what "
+           "was held before them: outputs, gradients and what is kept in between; resident set on "
+           "a CPU, allocated bytes on a GPU", "lower"),
     Metric("kernel_flops", "flop", "FLOPs", "analytic FLOPs that the function needs, whatever an "
            "implementation does: of attention those of the causal pairs, of retention those of "
            "the pairs or of the recurrence, whichever is less; three times as many for forward "

@@ -1,8 +1,8 @@
 """One optimizer step of a model: the loop makes it many times, the training suite times its parts.
 
-step = Step(model, make_optimizer(model, config), config)
-loss = step(inputs, targets)                        # forward, backward and update
-loss = step.forward(inputs, targets); step.backward(loss); step.update()    # the same, apart
+    step = Step(model, make_optimizer(model, config), config)
+    loss = step(inputs, targets)                        # forward, backward and update
+    loss = step.forward(inputs, targets); step.backward(loss); step.update()    # the same, apart
 
 Of several processes each makes it of its own sequences, and the gradients become the batch's.
 """

@@ -100,11 +100,6 @@ def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def chunk_size(dtype: torch.dtype) -> int:
-    """Tokens of a chunk for inputs of a supported dtype."""
-    return _CHUNKS[dtype]
-
-
 # --- the ops -------------------------------------------------------------------------------------
 
 
@@ -199,7 +194,7 @@ def _plan(dtype: torch.dtype, device: torch.device) -> Plan:
 
     from models.kernels.chunk import Plan
 
-    chunk = chunk_size(dtype)
+    chunk = _CHUNKS[dtype]
     if dtype == torch.bfloat16:
         product = tl.float32 if _interpreted() else tl.bfloat16
         if _has_large_blocks(device):

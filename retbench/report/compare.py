@@ -141,27 +141,32 @@ def crossovers(
         for baseline in models[1:]:
             if not all((metric, model) in wide.index for model in (models[0], baseline)):
                 continue
-            ratio = (wide.loc[metric, models[0]] / wide.loc[metric, baseline]).dropna(
-                axis="columns", how="all"
-            )
-            if ratio.shape[1] < 2:
-                continue
-            found = stats.crossover(ratio.columns.to_numpy(), ratio.to_numpy())
-            claim: tuple[Any, ...] = (
-                found.status,
-                found.value,
-                found.low,
-                found.high,
-                found.direction,
-            )
-            if _is_smoke(meta):
-                claim = (NO_CLAIM, None, None, None, None)
-            table.append((
-                metric, models[0], baseline, batch_size, *claim, ratio.columns.min(),
-                ratio.columns.max(), found.n,
-            ))  # fmt: skip
+            crossed = crossing(wide.loc[metric, models[0]] / wide.loc[metric, baseline], meta)
+            if crossed is not None:
+                table.append((metric, models[0], baseline, batch_size, *crossed))
     numbers = dict.fromkeys(("value", "low", "high"), "float64")
     return pd.DataFrame(table, columns=CROSSOVER_COLUMNS).astype(numbers)
+
+
+def crossing(ratio: pd.DataFrame, meta: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """Where a ratio crosses 1; None where it is known at fewer than two contexts.
+
+    Args:
+        ratio: one row a block, one column a context, ascending.
+        meta: ``run.json``; a smoke run earns no claim (M2).
+
+    Returns:
+        Status, value, low, high and direction, then the shortest and the longest context, and the
+        number of blocks.
+    """
+    known = ratio.dropna(axis="columns", how="all")
+    if known.shape[1] < 2:
+        return None
+    found = stats.crossover(known.columns.to_numpy(), known.to_numpy())
+    claim: tuple[Any, ...] = (found.status, found.value, found.low, found.high, found.direction)
+    if _is_smoke(meta):
+        claim = (NO_CLAIM, None, None, None, None)
+    return *claim, known.columns.min(), known.columns.max(), found.n
 
 
 def largest_batches(statuses: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:

@@ -109,10 +109,7 @@ def cells(summary: Summary) -> Table:
     scales = {tag: scale_of(summary.cells, tag.replace("_bound_s", "_s")) for tag, _ in shown}
     rows = []
     for row in records(summary.statuses):
-        status = row["status"]
-        if status != "ok" and row["ok_blocks"]:
-            status += f" in {row['blocks'] - row['ok_blocks']} of {row['blocks']}"
-        texts = [row["model"], units.tokens(row["seq_len"]), str(row["batch_size"]), status]
+        texts = [row["model"], units.tokens(row["seq_len"]), str(row["batch_size"]), ending(row)]
         for tag, what in shown:
             cell = found.get((row["model"], row["point"], tag), {})
             keys = _EDGES if what == "interval" else (what,)
@@ -126,6 +123,14 @@ def cells(summary: Summary) -> Table:
         "cells", "Measurements", (*header, "Flags"), tuple(rows), numeric,
         (_INTERVALS,), stamped(summary), (0, 1, 2, 3, *in_print), (_tails(summary),),
     )  # fmt: skip
+
+
+def ending(row: Mapping[str, Any]) -> str:
+    """How a cell ended, with the share of its blocks where only some failed."""
+    status = str(row["status"])
+    if status != "ok" and row["ok_blocks"]:
+        status += f" in {row['blocks'] - row['ok_blocks']} of {row['blocks']}"
+    return status
 
 
 def _is_in_print(tag: str, what: str) -> bool:

@@ -5,7 +5,6 @@ Good to a factor of about two. No number of this module enters a table.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from models.config import ModelConfig
 
 _LOADER_S = 0.5
-_SETTLED_TRIALS = 6
 _COMPILE_S = 60.0
 
 
@@ -38,15 +36,12 @@ class StepCost:
         """Seconds of the first step, the warm-up, whole steps and their parts."""
         if point.setting("part") is not None:
             return _LOADER_S
-        profile = PROFILES[self.config.profile]
         alone = point.setting("processes") is not None
         step_s = self._training.step_s(model, point if alone else self._share(point))
-        timed = math.ceil(profile.phase_budget_s / step_s)
-        timed = max(profile.min_trials, min(profile.trials, timed))
-        warm = 0 if step_s > profile.phase_budget_s else _SETTLED_TRIALS
         compile_s = _COMPILE_S if self._mode(point) == "compile" else 0.0
-        # One first step, and one for the bytes that it keeps.
-        return compile_s + (2 + warm + 2 * timed) * step_s
+        # Whole steps, then their parts; one step first, and one for the bytes that it keeps.
+        phases_s = 2 * bounds.phase_s(step_s, PROFILES[self.config.profile])
+        return compile_s + phases_s + 2 * step_s
 
     def memory_bytes(self, model: ModelConfig, point: Point) -> int:
         """Weights, gradients, moments, and the activations kept for the backward."""

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from retbench.measure import ceilings as ceiling
-from retbench.measure import stats
 from retbench.metrics import METRICS
 from retbench.report import compare
 from retbench.report.frames import Row, groups, records
@@ -166,17 +165,8 @@ def _crossovers(
             if not {models[0], baseline} <= set(wide.index.get_level_values("model")):
                 continue
             subject, other = (pd.DataFrame(wide.loc[name]) for name in (models[0], baseline))
-            ratio = (subject / other).dropna(axis="columns", how="all")
-            if ratio.shape[1] < 2:
-                continue
-            found = stats.crossover(ratio.columns.to_numpy(), ratio.to_numpy())
-            claim: tuple[Any, ...] = (
-                found.status, found.value, found.low, found.high, found.direction,
-            )  # fmt: skip
-            if meta["configuration"]["profile"] == "smoke":
-                claim = (compare.NO_CLAIM, None, None, None, None)
-            rows.append((
-                *setting, baseline, *claim, ratio.columns.min(), ratio.columns.max(), found.n
-            ))  # fmt: skip
+            crossed = compare.crossing(subject / other, meta)
+            if crossed is not None:
+                rows.append((*setting, baseline, *crossed))
     numbers = dict.fromkeys(("value", "low", "high"), "float64")
     return pd.DataFrame(rows, columns=CROSSOVER_COLUMNS).astype(numbers)

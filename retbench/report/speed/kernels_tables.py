@@ -10,7 +10,7 @@ import pandas as pd
 from retbench.metrics import METRICS
 from retbench.report import stamp, units
 from retbench.report.frames import Row, records
-from retbench.report.layout import Table, crossing, verdict
+from retbench.report.layout import Table, crossing, ending, heading, scale_of, verdict
 from retbench.report.speed.kernels_frames import SETTING, Kernels, at
 
 _EDGES = ("value", "low", "high")
@@ -75,16 +75,11 @@ def cells(kernels: Kernels) -> Table:
     found = {(r["model"], r["point"], r["metric"]): r for r in records(kernels.cells)}
     present = set(kernels.cells["metric"])
     shown = [(tag, edges) for tag, edges in _COLUMNS if tag in present]
-    scales = {
-        tag: units.scale_for(
-            METRICS[tag].unit, kernels.cells.loc[kernels.cells["metric"] == tag, "value"]
-        )
-        for tag, _ in shown
-    }
+    scales = {tag: scale_of(kernels.cells, tag) for tag, _ in shown}
     rows = []
     for status in records(kernels.statuses):
         texts = [named(status, kernels), units.tokens(status["seq_len"]), status["model"]]
-        texts.append(_ending(status))
+        texts.append(ending(status))
         for tag, edges in shown:
             row = found.get((status["model"], status["point"], tag), {})
             value, low, high = (row.get(edge) for edge in _EDGES)
@@ -93,9 +88,7 @@ def cells(kernels: Kernels) -> Table:
         ok = status["status"] == "ok"
         rows.append((*texts, status["flags"] if ok else str(status["cause"] or "")))
     header = ["Setting", "Context", "Operation", "Status"]
-    for tag, _ in shown:
-        symbol = scales[tag].symbol
-        header.append(METRICS[tag].title + (f" ({symbol})" if symbol else ""))
+    header += [heading(tag, scales[tag]) for tag, _ in shown]
     printed = (0, 1, 2, 3, *range(4, 4 + min(_PRINTED, len(shown))))
     keys = ["model", "point", *SETTING, "seq_len"]
     return Table(
@@ -105,13 +98,6 @@ def cells(kernels: Kernels) -> Table:
         frame=kernels.statuses.merge(kernels.cells, on=keys, how="left", sort=False),
         grouped=True, warned=True, defines=True,
     )  # fmt: skip
-
-
-def _ending(status: Row) -> str:
-    text = str(status["status"])
-    if text != "ok" and status["ok_blocks"]:
-        text += f" in {status['blocks'] - status['ok_blocks']} of {status['blocks']}"
-    return text
 
 
 def ratios(kernels: Kernels) -> Table:

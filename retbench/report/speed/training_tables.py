@@ -72,7 +72,7 @@ def _steps(summary: Summary) -> Table:
     scales = {tag: layout.scale_of(summary.cells, tag) for tag, _ in shown}
     rows = []
     for row in records(statuses):
-        texts = [*_place(row, "model"), settings(row), _status(row)]
+        texts = [*_place(row, "model"), settings(row), layout.ending(row)]
         for tag, keys in shown:
             figures = found.get((row["model"], row["point"], tag), {})
             texts.append(layout.printed([figures.get(key) for key in keys], scales[tag]))
@@ -95,12 +95,6 @@ def _steps(summary: Summary) -> Table:
         frame=summary.statuses.merge(summary.cells, on=cell, how="left", sort=False),
         grouped=True, warned=True, defines=True,
     )  # fmt: skip
-
-
-def _status(row: dict[str, Any]) -> str:
-    if row["status"] == "ok" or not row["ok_blocks"]:
-        return str(row["status"])
-    return f"{row['status']} in {row['blocks'] - row['ok_blocks']} of {row['blocks']}"
 
 
 def _place(row: dict[str, Any], name: str) -> list[str]:

@@ -222,6 +222,17 @@ def test_a_cell_has_every_metric_in_its_unit_and_type(direction: str) -> None:
     assert samples["kernel_error"][0]["value"] < TOLERANCE[torch.bfloat16]
 
 
+def test_the_peak_is_that_of_the_calls_and_not_of_what_was_imported() -> None:
+    """The parallel form keeps scores of every pair, 8 MiB of 8 heads; flash none."""
+    mib = 2**20
+    at = point("forward", context=512)
+    scores = 8 * 512 * 512 * 4
+    quadratic = cell(session("retention-parallel"), at)["kernel_peak_bytes"][0]["value"]
+    fused = cell(session("sdpa-flash"), at)["kernel_peak_bytes"][0]["value"]
+    assert scores / 2 < quadratic < 8 * scores
+    assert fused < 6 * mib
+
+
 def test_training_calls_forward_and_backward_and_forward_alone_keeps_no_graph() -> None:
     graphs = []
 
