@@ -54,14 +54,14 @@ def one_of(what: str, known: tuple[str, ...]) -> Reader:
 
 
 def names_of(what: str, known: tuple[str, ...]) -> Reader:
-    """A reader of some of a few names, each once, in their own order."""
+    """A reader of some of a few names, each once, in the order given: the first may count."""
     one = one_of(what, known)
 
     def read(raw: Any) -> tuple[str, ...]:
-        found = {one(name) for name in names(raw)}
+        found = tuple(dict.fromkeys(one(name) for name in names(raw)))
         if not found:
             raise ValueError("needs at least one value")
-        return tuple(name for name in known if name in found)
+        return found
 
     return read
 

@@ -50,12 +50,19 @@ def test_a_context_has_the_batch_that_makes_all_steps_equal() -> None:
 
 
 def test_every_mode_meets_every_treatment_of_activations_once() -> None:
-    points = suites.get("training").plan(small(modes="compile,eager")).points
+    points = suites.get("training").plan(small(modes="eager,compile")).points
     named = [dict(point.settings) for point in points if point.settings]
     assert named == [
         {"activations": "recomputed"}, {"mode": "compile"},
         {"mode": "compile", "activations": "recomputed"}, {"part": "loader"},
     ]  # fmt: skip
+
+
+def test_the_mode_that_is_named_first_is_the_one_that_sweeps() -> None:
+    config = small(modes="compile,eager", activations="recomputed")
+    named = [dict(point.settings) for point in suites.get("training").plan(config).points]
+    assert config.mode == "compile"
+    assert {"mode": "eager"} in named and {"mode": "compile"} not in named
 
 
 def test_contenders_are_the_models_and_those_of_their_variants_that_they_have() -> None:
