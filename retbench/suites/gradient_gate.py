@@ -1,8 +1,7 @@
-"""The gate of the training suite: a contender's loss and gradients are those of its formula."""
+"""The gate of the training suite: a contender's gradients are those of its formula."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from retbench.suites.base import CellFailure, Session
@@ -15,19 +14,32 @@ if TYPE_CHECKING:
 GATE_TOKENS = 320
 """Tokens of the gate's sequence: more than a chunk, and not a multiple of one."""
 
-GATE_TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-1}
-"""Largest relative L2 distance of all gradients from those of the formula in float64: rounding,
-grown over the layers of a deep model. A wrong mask, decay or backward pass is off by far more."""
+GATE_QUANTILE = 0.9
+"""Share of the tokens whose gradients must be right. A retention's first output is a multiple of
+one vector, whose norm takes away all but its sign: where the factor is near zero, its gradient in
+another type has nothing of the exact one. A wrong mask, decay or state is wrong at most tokens."""
+
+GATE_MARGIN = 2.0
+GATE_FLOOR = {"float32": 1e-5, "bfloat16": 1e-2}
+GATE_CAP = 0.6
+"""Those gradients may be so many times as far from float64's as the formula itself is in the same
+type, but for the floor: rounding grows with depth, in bfloat16 from 0.01 at ``tiny`` to 0.3 at
+``350m``. A wrong mask, decay, state or gradient is off by 0.2 in the shallowest model and by over
+the cap in deep ones."""
 
 
 def check_gradients(session: Session) -> float:
-    """The gradients' distance from those of the model's reference in float64.
+    """How far the loss's gradients at the tokens' embeddings are from the formula's in float64.
 
-    The reference is the same model, of the same weights, with the fields that
-    ``ModelConfig.reference`` names; a model without any is compared with itself in float64.
+    All that is differentiated lies between the embeddings and the loss, so a gradient that is lost
+    or wrong anywhere is so there. The reference is the same model, of the same weights, with the
+    fields that ``ModelConfig.reference`` names; one without any is compared with itself in float64.
+
+    Returns:
+        The distance, relative L2, that ``GATE_QUANTILE`` of the tokens do not exceed.
 
     Raises:
-        CellFailure: if it is too large, or not a number.
+        CellFailure: if it is too large or not a number, or the model embeds no tokens.
     """
     import torch
 
@@ -36,44 +48,56 @@ def check_gradients(session: Session) -> float:
     generator = torch.Generator().manual_seed(session.config.seed)
     tokens = torch.randint(model.config.vocab_size, (1, length + 1), generator=generator)
     tokens = tokens.to(session.device)
+    exact = _gradients(session, _reference(session, torch.float64), tokens, exact=True)
+    formula = _gradients(session, _reference(session, torch.float32), tokens)
     found = _gradients(session, model, tokens)
-    exact = _gradients(session, _reference(session), tokens, exact=True)
-    difference = sum(float((a - b).square().sum()) for a, b in zip(found, exact, strict=True))
-    size = sum(float(b.square().sum()) for b in exact)
-    error = math.sqrt(difference / size)
-    limit = GATE_TOLERANCE[session.config.dtype]
+    own_error, error = (_distance(gradients, exact) for gradients in (formula, found))
+    limit = min(GATE_CAP, max(GATE_FLOOR[session.config.dtype], GATE_MARGIN * own_error))
     if not error <= limit:  # NaN fails too
         raise CellFailure(
             "error",
             f"the gradients are not those of the formula: relative error {error:.2g}, allowed "
-            f"{limit:g} in {session.config.dtype}",
+            f"{limit:.2g} in {session.config.dtype}",
         )
     return error
 
 
-def _reference(session: Session) -> LanguageModel:
-    """The model as its formula says, in float64."""
-    from dataclasses import replace
+def _distance(found: torch.Tensor, exact: torch.Tensor) -> float:
+    """What the relative distances of most tokens do not exceed; both (time, d_model)."""
+    return float(((found - exact).norm(dim=-1) / exact.norm(dim=-1)).quantile(GATE_QUANTILE))
 
-    import torch
+
+def _reference(session: Session, dtype: torch.dtype) -> LanguageModel:
+    """The model as its formula says, its weights in that type."""
+    from dataclasses import replace
 
     model = session.model
     config = replace(model.config, **model.config.reference())
-    reference = config.build(device=session.device, dtype=torch.float64, seed=session.config.seed)
+    reference = config.build(device=session.device, dtype=dtype, seed=session.config.seed)
     reference.load_state_dict(model.state_dict())  # type: ignore[attr-defined]
     return reference
 
 
 def _gradients(
     session: Session, model: LanguageModel, tokens: torch.Tensor, *, exact: bool = False
-) -> list[torch.Tensor]:
-    """Gradients of the mean loss, float64, in the order of the parameters."""
+) -> torch.Tensor:
+    """Gradients of the mean loss at the embeddings of the tokens: float64 (time, d_model)."""
     import torch
+    from torch import nn
 
     from retbench.suites.training_cell import autocast
     from retbench.trainingstep import next_token_loss
 
-    parameters = list(model.parameters())
-    with torch.autocast(session.device.type, enabled=False) if exact else autocast(session):
-        loss = next_token_loss(model(tokens[:, :-1]), tokens[:, 1:])
-    return [gradient.double() for gradient in torch.autograd.grad(loss, parameters)]
+    tables = (part for part in model.modules() if isinstance(part, nn.Embedding))  # type: ignore[attr-defined]
+    table = next(tables, None)
+    if table is None:
+        raise CellFailure("unsupported", "the model has no embedding to check a gradient at")
+    embedded: list[torch.Tensor] = []
+    hook = table.register_forward_hook(lambda *call: embedded.append(call[-1]))
+    try:
+        with torch.autocast(session.device.type, enabled=False) if exact else autocast(session):
+            loss = next_token_loss(model(tokens[:, :-1]), tokens[:, 1:])
+    finally:
+        hook.remove()
+    (gradient,) = torch.autograd.grad(loss, embedded[:1])
+    return gradient[0].double()

@@ -149,6 +149,35 @@ def test_the_gate_passes_what_computes_the_formula(options: dict[str, Any]) -> N
     assert 0 < suites.get("training").verify(session(**options)) < 1e-5
 
 
+def test_the_gate_passes_a_retention_in_bfloat16_at_a_depth_where_the_first_token_is_lost() -> None:
+    """At 30m the gradient through the first token's norm has no digit of the exact one left."""
+    config = small(preset="30m", dtype="bfloat16", models="retnet", variants="parallel")
+    one = open_session(config, Contender("retnet", "retnet", config.overrides_for("retnet")), 0, 0)
+    assert 1e-3 < suites.get("training").verify(one) < 0.15
+
+
+@pytest.mark.parametrize("broken", ["decay", "state"])
+def test_the_gate_finds_a_function_that_is_not_the_formulas(
+    monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    from models import retnet
+
+    exact = retnet.retention_chunkwise
+
+    def other_decays(q: Any, k: Any, v: Any, log_gamma: Any, *others: Any) -> Any:
+        return exact(q, k, v, 1.5 * log_gamma, *others)
+
+    def lost_state(q: Any, k: Any, v: Any, *others: Any) -> Any:
+        parts = (x.split(64, dim=2) for x in (q, k, v))
+        outs = [exact(*part, *others)[0] for part in zip(*parts, strict=True)]
+        return torch.cat(outs, dim=2), None
+
+    change = other_decays if broken == "decay" else lost_state
+    monkeypatch.setattr(retnet, "retention_chunkwise", change)
+    with pytest.raises(CellFailure, match="gradients are not those of the formula"):
+        suites.get("training").verify(session())
+
+
 def test_the_gate_finds_a_gradient_that_is_not_the_formulas(monkeypatch: Any) -> None:
     from models import retnet
 
