@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import difflib
 import errno
-import gc
 import os
 import signal
 import sys
@@ -226,9 +225,10 @@ def plot(folder: Folder, quiet: Quiet = False) -> None:
     """Make all plots of a run anew from its samples, and its HTML report."""
     from retbench import api
     from retbench.console import Console
+    from retbench.measure.clock import garbage_collection_off
 
-    gc.disable()  # a fifth of the time, and all that is read stays in use to the end
-    files = api.write_plots(api.open_run(folder))
+    with garbage_collection_off():  # a fifth of the time, and all that is read stays in use
+        files = api.write_plots(api.open_run(folder))
     Console(quiet=quiet).files(folder, files)
 
 
@@ -237,11 +237,12 @@ def table(folder: Folder, quiet: Quiet = False, as_json: AsJson = False) -> None
     """Make all tables of a run anew from its samples, and print the summary."""
     from retbench import api, report
     from retbench.console import Console
+    from retbench.measure.clock import garbage_collection_off
 
-    gc.disable()  # as in plot
-    opened = api.open_run(folder)
-    content = report.content_of(opened)
-    files = api.write_tables(opened, content)
+    with garbage_collection_off():  # as in plot
+        opened = api.open_run(folder)
+        content = report.content_of(opened)
+        files = api.write_tables(opened, content)
     Console(quiet=quiet, as_json=as_json).report(content, files)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import re
@@ -73,6 +74,7 @@ def test_table_and_plot_make_every_derived_file_again_byte_for_byte(
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert command("plot", copy).status == command("table", copy).status == 0
     assert files(copy) == before
+    assert gc.isenabled()  # off while they read, and given back: who imports us has a use for it
 
 
 def test_the_summary_is_legible_when_piped(
