@@ -15,13 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retbench import configcheck, plugins
-from retbench.config import RunConfig, contradictions, explicit, resolve
+from retbench import plugins
+from retbench.config import requirements
+from retbench.config.run import RunConfig, contradictions, explicit, resolve
 from retbench.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
-    from retbench.crew import Crew
     from retbench.observer import Observer
+    from retbench.ranks.crew import Crew
     from retbench.report.content import Content
     from retbench.runner import Launcher
     from retbench.store import Run
@@ -66,8 +67,8 @@ def run(
         resume: continue the run in ``out``, or the only unfinished one in ``results/``.
         config_file: a TOML file with the same keys as the flags.
         launcher: ``local`` to measure here, ``slurm`` for jobs of a cluster, one a block.
-        slurm: what to ask Slurm for, see :data:`retbench.cluster.OPTIONS`.
-        given: fields of :class:`retbench.config.RunConfig`.
+        slurm: what to ask Slurm for, see :data:`retbench.cluster.submission.OPTIONS`.
+        given: fields of :class:`retbench.config.run.RunConfig`.
 
     Returns:
         The run; its :meth:`~retbench.store.Run.frame` holds all samples.
@@ -94,9 +95,9 @@ def prepare(
     **given: Any,
 ) -> Job:
     """Settle what to run and where; writes nothing. Arguments and errors as :func:`run`."""
-    from retbench import cluster
+    from retbench.cluster import submission
 
-    chosen = cluster.launcher(launcher, slurm)
+    chosen = submission.launcher(launcher, slurm)
     if resume:
         asked = explicit(suite, out=out, config_file=config_file, **given)
         config, folder = _continued(asked, here=chosen is None)
@@ -205,7 +206,7 @@ def _continued(asked: dict[str, Any], *, here: bool) -> tuple[RunConfig, Path]:
             "continue it unchanged, or begin a new run with another --out",
         )
     config = replace(config, plugins=given or plugins.located(config.plugins, out))
-    configcheck.check(config, here=here)
+    requirements.check(config, here=here)
     return config, out
 
 

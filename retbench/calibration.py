@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retbench import environment
-from retbench.config import PROFILES, RunConfig
+from retbench.config.run import PROFILES, RunConfig
 from retbench.errors import Interrupted, UserError
 from retbench.files import replace_file
 from retbench.plan import Contender, Plan, Point

@@ -21,13 +21,13 @@ import typer
 from typer.main import get_command
 
 from retbench import __version__, cli_training
-from retbench.distributed import leave_to_first
 from retbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, UserError
+from retbench.ranks.distributed import leave_to_first
 
 if TYPE_CHECKING:
-    from retbench.config import RunConfig
+    from retbench.config.run import RunConfig
     from retbench.console import Console
-    from retbench.crew import Crew
+    from retbench.ranks.crew import Crew
     from retbench.store import Run
 
 # The base of typer's usage errors: click's own class, or the one typer carries since 0.2x.
@@ -180,8 +180,8 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Measure a suite; write samples, tables and plots."""
-    from retbench import crew
     from retbench.console import Console
+    from retbench.ranks import crew
 
     console = Console(quiet=quiet, as_json=as_json)
     given = dict(
@@ -270,7 +270,7 @@ def models(
 @app.command()
 def doctor(device: Device = None, threads: Threads = None, as_json: AsJson = False) -> None:
     """Measure this machine's bandwidth and matmul rate; print what a run would record of it."""
-    from retbench.configcheck import machine
+    from retbench.config.requirements import machine
     from retbench.console import Console
     from retbench.environment import provenance
     from retbench.measure import ceilings
@@ -294,7 +294,7 @@ def calibrate(
 ) -> None:
     """Measure this machine's noise floor and keep it: one model against itself."""
     from retbench import calibration
-    from retbench.config import resolve
+    from retbench.config.run import resolve
     from retbench.console import Console
 
     config = resolve(

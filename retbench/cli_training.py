@@ -14,9 +14,9 @@ from retbench.errors import UserError
 if TYPE_CHECKING:
     from models.decoder import Decoder
     from retbench.data.vocabulary import Tokenizer
-    from retbench.distributed import Ranks
-    from retbench.traindisplay import TrainingDisplay
-    from retbench.trainingconfig import Record
+    from retbench.ranks.distributed import Ranks
+    from retbench.training.config import Record
+    from retbench.training.display import TrainingDisplay
 
 Plugin = Annotated[
     list[str] | None, typer.Option(help="File or module that registers a model. Repeatable.")
@@ -111,7 +111,7 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Train a model on text; continue an interrupted training with --resume."""
-    from retbench import distributed
+    from retbench.ranks import distributed
 
     given = dict(
         out=out, resume=resume, model=model, data=data, tokenizer=tokenizer, preset=preset,
@@ -129,9 +129,9 @@ def _train(
     ranks: Ranks, given: Mapping[str, Any], tensorboard: str | None, *, quiet: bool, as_json: bool
 ) -> None:
     """Train in one process of several, or alone; rank 0 shows how it goes."""
-    from retbench import trainjob
     from retbench.console import Console
-    from retbench.traindisplay import TensorBoard, TrainingDisplay, show_trained
+    from retbench.training import trainjob
+    from retbench.training.display import TensorBoard, TrainingDisplay, show_trained
 
     job = ranks.from_first(lambda: trainjob.prepare(**given))
     with ExitStack() as stack:
@@ -172,12 +172,13 @@ def generate(
     """Make text with a trained model, printed as it is made."""
     import torch
 
-    from retbench import configcheck, trainedmodel
-    from retbench.traindisplay import stream_text
+    from retbench.config import requirements
+    from retbench.training import trainedmodel
+    from retbench.training.display import stream_text
 
     if top_p is not None and not 0 < top_p <= 1:
         raise UserError(f"top-p: must be above 0 and at most 1, not {top_p:g}")
-    device, threads = configcheck.machine(device, threads)
+    device, threads = requirements.machine(device, threads)
     torch.set_num_threads(threads)
     model, known = trainedmodel.load(
         folder, device=device, tokenizer=tokenizer, plugin_sources=plugin or ()

@@ -24,7 +24,7 @@ from rich.text import Text
 from retbench import document, render
 
 if TYPE_CHECKING:
-    from retbench.config import RunConfig
+    from retbench.config.run import RunConfig
     from retbench.forecast import Forecast, TimeLeft
     from retbench.journal import Key
     from retbench.metrics import Status

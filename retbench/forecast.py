@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from retbench import suites
-from retbench.config import RunConfig
+from retbench.config.run import RunConfig
 from retbench.plan import Contender, Plan, Point
 
 

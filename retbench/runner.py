@@ -17,17 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from retbench import environment, parts, plugins, store, suites, workers
-from retbench.config import RunConfig
-from retbench.crew import ALONE, Crew
+from retbench import environment, plugins, store, suites, workers
+from retbench.cluster import parts
+from retbench.config.run import RunConfig
 from retbench.errors import Interrupted, UserError
 from retbench.interrupts import Interrupts
 from retbench.measure import ceilings
 from retbench.observer import Observer, Silent
 from retbench.plan import Contender, Plan
-from retbench.process import AnyWorker, Worker, WorkerFailure
+from retbench.ranks.crew import ALONE, Crew
 from retbench.shift import Shift
 from retbench.workers import WORKER_COMMAND
+from retbench.workers.process import AnyWorker, Worker, WorkerFailure
 
 __all__ = ["WORKER_COMMAND", "Call", "Launcher", "Observer", "execute"]
 
@@ -46,7 +47,7 @@ class Call:
 
 
 class Launcher(Protocol):
-    """Has the blocks of a run measured elsewhere; see :mod:`retbench.cluster`."""
+    """Has the blocks of a run measured elsewhere; see :mod:`retbench.cluster.submission`."""
 
     def measure(self, call: Call) -> None:
         """Commit every cell of the plan that the writer lacks.

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from retbench import store, suites
-from retbench.config import RunConfig
+from retbench.config.run import RunConfig
 from retbench.environment import anonymous
 from retbench.journal import STATUS_METRIC, STATUS_PHASE, problem_of_batch
 from retbench.metrics import STATUSES, Sample, Status
 from retbench.observer import Observer
 from retbench.plan import Contender, Point
-from retbench.process import AnyWorker, Message, WorkerFailure
 from retbench.suites.base import CellFailure, new_sample
+from retbench.workers.process import AnyWorker, Message, WorkerFailure
 
 # The process number of a cell that no process measured.
 NO_PROCESS = -1

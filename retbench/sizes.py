@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from retbench import plugins as registered
-from retbench.configcheck import require_known
+from retbench.config.requirements import require_known
 from retbench.errors import UserError
 
 MATCH_TOLERANCE = 0.005
@@ -68,7 +68,7 @@ def model_sizes(
     """
     from models.config import PRESETS, ConfigError
     from models.registry import config_for
-    from retbench.config import FEED_FORWARDS
+    from retbench.config.run import FEED_FORWARDS
 
     registered.load(plugins)
     require_known("feed-forward", ffn, FEED_FORWARDS)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from retbench.config import RunConfig
+from retbench.config.run import RunConfig
 from retbench.errors import Misfit
 from retbench.plan import Contender
 from retbench.suites.perplexity import PerplexitySuite

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 
-from retbench.config import PROFILES, Profile, RunConfig
-from retbench.distributed import ALONE, Ranks
+from retbench.config.run import PROFILES, Profile, RunConfig
 from retbench.measure import ceilings
 from retbench.measure.clock import warm_up
 from retbench.metrics import METRICS, Sample, Status
 from retbench.plan import Contender, Plan, Point
+from retbench.ranks.distributed import ALONE, Ranks
 
 if TYPE_CHECKING:
     import torch
@@ -303,7 +303,7 @@ class Suite(Protocol):
         Raises:
             UserError: if the data that decide on it cannot be read.
         """
-        from retbench.configcheck import model_config
+        from retbench.config.requirements import model_config
 
         return model_config(config, contender, point)
 

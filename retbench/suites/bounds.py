@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from retbench.config import Profile
+from retbench.config.run import Profile
 from retbench.measure import ceilings as ceiling
 
 # For a machine that was not measured; only proportions between cells matter then.

@@ -86,7 +86,7 @@ def _gradients(
     from torch import nn
 
     from retbench.suites.training_cell import autocast
-    from retbench.trainingstep import next_token_loss
+    from retbench.training.step import next_token_loss
 
     tables = (part for part in model.modules() if isinstance(part, nn.Embedding))  # type: ignore[attr-defined]
     table = next(tables, None)

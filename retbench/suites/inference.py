@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from retbench.config import PROFILES, RunConfig
+from retbench.config.run import PROFILES, RunConfig
 from retbench.data import prompt_tokens
 from retbench.errors import Misfit
 from retbench.measure.ceilings import violates_matmul_rate, violates_physics

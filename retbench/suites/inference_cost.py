@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from retbench.config import DTYPE_BYTES, PROFILES, RunConfig
+from retbench.config.run import DTYPE_BYTES, PROFILES, RunConfig
 from retbench.plan import Point
 from retbench.suites import bounds
 from retbench.suites.base import PREFILL_TOKENS

@@ -16,8 +16,8 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from retbench import plugins
-from retbench.config import PROFILES, RunConfig
-from retbench.configcheck import require_known
+from retbench.config.requirements import require_known
+from retbench.config.run import PROFILES, RunConfig
 from retbench.errors import Misfit
 from retbench.measure.ceilings import violates_matmul_rate
 from retbench.measure.clock import LAUNCH_BOUND, repeats_for

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retbench.config import RunConfig
-from retbench.configvalues import nearest
+from retbench.config.run import RunConfig
+from retbench.config.values import nearest
 from retbench.data import recall as tasks
 from retbench.errors import Misfit, UserError
 from retbench.plan import Point, Setting
@@ -103,7 +103,7 @@ def _loss(tokens: tasks.Ints, targets: tasks.Ints, model: LanguageModel) -> floa
     """Mean nats of the answers."""
     import torch
 
-    from retbench.trainingstep import next_token_loss
+    from retbench.training.step import next_token_loss
 
     device = next(model.parameters()).device
     total = 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from retbench.config import RunConfig
+from retbench.config.run import RunConfig
 from retbench.plan import Setting
 from retbench.suites.base import Rows, Session
 from retbench.suites.text import TextSuite, add_test, material, test_documents

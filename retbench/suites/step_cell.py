@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retbench.blockchanges import changed_blocks
 from retbench.data.batches import RandomWindows, prefetch
 from retbench.data.dataset import load_dataset
 from retbench.measure.ceilings import violates_matmul_rate
 from retbench.measure.clock import LAUNCH_BOUND, Timing
 from retbench.suites.base import Ceilings, CellFailure, Rows
-from retbench.trainingconfig import TrainingConfig
-from retbench.trainingstep import Step, make_optimizer
+from retbench.training.blockchanges import changed_blocks
+from retbench.training.config import TrainingConfig
+from retbench.training.step import Step, make_optimizer
 
 Batch = tuple[Tensor, Tensor]
 Progress = Callable[[str], None]

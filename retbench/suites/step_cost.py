@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from retbench.config import PROFILES, RunConfig
+from retbench.config.run import PROFILES, RunConfig
 from retbench.plan import Point
 from retbench.suites import bounds
 from retbench.suites.training_cost import TrainingCost

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retbench.config import RunConfig
+from retbench.config.run import RunConfig
 from retbench.data.batches import RandomWindows
 from retbench.data.dataset import Dataset, load_dataset, require_windows
 from retbench.data.vocabulary import check_name
@@ -79,7 +79,7 @@ def material(config: RunConfig, seed: int) -> Material:
 
 
 def _dev_loss(dataset: Dataset, window: int, at_most: int, model: LanguageModel) -> float:
-    from retbench.evaluation import mean_loss
+    from retbench.training.evaluation import mean_loss
 
     return mean_loss(model, dataset.dev.tokens, window=window, at_most=at_most)  # type: ignore[arg-type]
 
@@ -95,7 +95,7 @@ def test_documents(config: RunConfig) -> Documents:
 
 def add_test(rows: Rows, model: LanguageModel, documents: Documents) -> None:
     """Nats of every document, each token predicted from half a window or more."""
-    from retbench.evaluation import token_nats
+    from retbench.training.evaluation import token_nats
 
     window = rows.point.seq_len
     stride = max(1, window // 2)
@@ -111,7 +111,7 @@ def add_lengths(
     rows: Rows, model: LanguageModel, documents: Documents, progress: Callable[[str], None]
 ) -> None:
     """Nats at every length, in windows that stand alone and with the state carried on."""
-    from retbench.evaluation import by_position, carried_nats, token_nats
+    from retbench.training.evaluation import by_position, carried_nats, token_nats
 
     config = model.config
     context = rows.point.seq_len

@@ -13,20 +13,20 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from retbench.config import PROFILES, RunConfig
-from retbench.configvalues import nearest
+from retbench.config.run import PROFILES, RunConfig
+from retbench.config.values import nearest
 from retbench.data.dataset import load_dataset
 from retbench.data.vocabulary import check_name
-from retbench.distributed import ALONE
 from retbench.errors import Misfit, UserError
 from retbench.plan import Contender, Plan, Point, Setting
+from retbench.ranks.distributed import ALONE
 from retbench.suites.base import Rows, Session, Suite
 from retbench.suites.step_cost import StepCost
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
 
-_DTYPES = ("float32", "bfloat16")  # those that retbench.trainingconfig knows
+_DTYPES = ("float32", "bfloat16")  # those that retbench.training.config knows
 LOADER: tuple[tuple[str, Setting], ...] = (("part", "loader"),)
 """The settings of the point that times the data loader alone."""
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from retbench.config import PROFILES, RunConfig
-from retbench.configvalues import nearest
+from retbench.config.run import PROFILES, RunConfig
+from retbench.config.values import nearest
 from retbench.errors import Misfit
 from retbench.plan import Contender, Plan, Point, Setting
 from retbench.suites.base import CellFailure, Rows, Scalar, Session, Suite
 from retbench.suites.training_cost import TrainingCost
-from retbench.trainingconfig import Record, TrainingConfig
+from retbench.training.config import Record, TrainingConfig
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
@@ -210,7 +210,7 @@ def train_cell(
     """
     import torch
 
-    from retbench.training import train
+    from retbench.training.loop import train
 
     session, point = rows.session, rows.point
     seed = training_seed(session, point)

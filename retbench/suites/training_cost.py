@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from retbench.config import DTYPE_BYTES, RunConfig
+from retbench.config.run import DTYPE_BYTES, RunConfig
 from retbench.plan import Point
 from retbench.suites import bounds
 

@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from models import build
 from retbench.data import corpus_tokens
 from retbench.data.batches import RandomWindows
-from retbench.distributed import ALONE
-from retbench.training import TrainingConfig, train
-from retbench.trainingstep import make_optimizer
+from retbench.ranks.distributed import ALONE
+from retbench.training.loop import TrainingConfig, train
+from retbench.training.step import make_optimizer
 
 if TYPE_CHECKING:
     from tests.benchmarks.conftest import PairedRatio

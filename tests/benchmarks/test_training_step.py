@@ -10,8 +10,8 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from models import build
-from retbench.trainingconfig import TrainingConfig
-from retbench.trainingstep import make_optimizer, next_token_loss
+from retbench.training.config import TrainingConfig
+from retbench.training.step import make_optimizer, next_token_loss
 
 if TYPE_CHECKING:
     from tests.benchmarks.conftest import PairedRatio

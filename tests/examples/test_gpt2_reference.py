@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.registry import config_for, load_plugin
-from retbench.trainingstep import next_token_loss
+from retbench.training.step import next_token_loss
 
 PLUGIN = Path(__file__).parents[2] / "examples" / "gpt2_reference.py"
 

@@ -6,8 +6,9 @@
 import sys
 from pathlib import Path
 
-from retbench import cluster, runner
-from retbench.config import RunConfig
+from retbench import runner
+from retbench.cluster import submission
+from retbench.config.run import RunConfig
 from retbench.errors import UserError
 from retbench.plan import Contender, Plan, Point
 
@@ -50,7 +51,7 @@ def execute(
 
 if __name__ == "__main__":
     try:
-        slurm = cluster.Launcher({}, poll_s=0.1) if "slurm" in sys.argv[2:] else None
+        slurm = submission.Launcher({}, poll_s=0.1) if "slurm" in sys.argv[2:] else None
         execute(sys.argv[1], resume="resume" in sys.argv[2:], launcher=slurm)
     except UserError as error:
         print(error, file=sys.stderr)

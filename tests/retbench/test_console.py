@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console as RichConsole
 
 from retbench import render, suites
-from retbench.config import RunConfig, resolve
+from retbench.config.run import RunConfig, resolve
 from retbench.console import Console, Progress, error
 from retbench.plan import Plan
 from retbench.report.units import Scale

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from retbench import suites
-from retbench.config import RunConfig, resolve
+from retbench.config.run import RunConfig, resolve
 from retbench.forecast import TimeLeft, forecast
 from retbench.plan import Plan
 

@@ -10,14 +10,14 @@ import torch
 
 from models import build
 from models.protocol import LanguageModel
-from retbench.config import RunConfig, resolve
+from retbench.config.run import RunConfig, resolve
 from retbench.measure import ceilings
 from retbench.metrics import METRICS
 from retbench.plan import Contender, Point
 from retbench.suites.base import CellFailure, Rows, Session
 from retbench.suites.execution import Execution
 from retbench.suites.inference import SUITE
-from retbench.worker import open_session
+from retbench.workers.worker import open_session
 
 FAMILIES = ("retnet", "transformer", "transformer-gqa")
 

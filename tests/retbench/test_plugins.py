@@ -10,7 +10,7 @@ import pytest
 
 from models import registry
 from retbench import api, plugins
-from retbench.config import resolve
+from retbench.config.run import resolve
 from retbench.errors import UserError
 
 MIXER = """

@@ -17,7 +17,7 @@ import retbench
 from models import operations
 from models.operations import Case, Operation
 from models.retention import log_decays, retention_chunkwise, retention_parallel
-from retbench.config import RunConfig, resolve
+from retbench.config.run import RunConfig, resolve
 from retbench.errors import UserError
 from retbench.forecast import forecast
 from retbench.measure import ceilings
@@ -26,7 +26,7 @@ from retbench.plan import Contender, Point
 from retbench.suites.base import CellFailure, Rows, Session
 from retbench.suites.kernels import SUITE, attention_dim, case_of
 from retbench.suites.kernels_gate import TOLERANCE
-from retbench.worker import open_session
+from retbench.workers.worker import open_session
 
 CPU = torch.device("cpu")
 Change = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -10,13 +10,13 @@ import torch
 
 import retbench
 from retbench import report, suites
-from retbench.config import RunConfig, resolve
+from retbench.config.run import RunConfig, resolve
 from retbench.errors import UserError
 from retbench.forecast import forecast
 from retbench.plan import Contender, Point
 from retbench.store import Run, open_run
 from retbench.suites.base import CellFailure, Rows, Session
-from retbench.worker import open_session
+from retbench.workers.worker import open_session
 
 SMALL: dict[str, Any] = {
     "preset": "tiny", "context": (32, 64), "batch": (1, 2), "batch_context": 32,

@@ -10,7 +10,7 @@ import pytest
 
 import retbench
 from retbench import suites
-from retbench.config import RunConfig, resolve
+from retbench.config.run import RunConfig, resolve
 from retbench.errors import UserError
 from retbench.forecast import forecast
 from retbench.plan import Contender, Plan, Point

@@ -8,7 +8,8 @@ import os
 import sys
 from pathlib import Path
 
-from retbench import cli, crew
+from retbench import cli
+from retbench.ranks import crew
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import drive

@@ -4,8 +4,9 @@ import os
 import signal
 import sys
 
-from retbench import cli, distributed
+from retbench import cli
 from retbench.errors import UserError
+from retbench.ranks import distributed
 
 
 @cli.app.command()

@@ -12,10 +12,11 @@ from pathlib import Path
 import small
 import torch
 
-from retbench import distributed, evaluation
 from retbench.data.batches import RandomWindows
-from retbench.training import train
-from retbench.trainingstep import IGNORED
+from retbench.ranks import distributed
+from retbench.training import evaluation
+from retbench.training.loop import train
+from retbench.training.step import IGNORED
 
 CASES = {
     "plain": {},

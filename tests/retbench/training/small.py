@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from models import build
-from retbench.checkpointing import Checkpoints
 from retbench.data.batches import RandomWindows
-from retbench.training import TrainingConfig, train
+from retbench.training.checkpointing import Checkpoints
+from retbench.training.loop import TrainingConfig, train
 
 VOCAB = 17
 CONFIG = {

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from models import checkpoint as model_checkpoint
-from retbench import checkpointing
-from retbench.checkpointing import Checkpoints, latest
 from retbench.errors import UserError
-from retbench.training import Progress, Record, Training, train
-from retbench.trainingstep import make_optimizer
+from retbench.training import checkpointing
+from retbench.training.checkpointing import Checkpoints, latest
+from retbench.training.loop import Progress, Record, Training, train
+from retbench.training.step import make_optimizer
 
 FullDisk = Callable[[int], AbstractContextManager[None]]
 

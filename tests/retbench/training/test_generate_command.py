@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from models import build, checkpoint
-from retbench import trainedmodel
 from retbench.data.vocabulary import tokenizer_named
-from retbench.traindisplay import stream_text
+from retbench.training import trainedmodel
+from retbench.training.display import stream_text
 
 Command = Callable[..., Any]
 

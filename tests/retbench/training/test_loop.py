@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from retbench.errors import UserError
-from retbench.training import Record, train
-from retbench.trainingstep import IGNORED, make_optimizer, next_token_loss
+from retbench.training.loop import Record, train
+from retbench.training.step import IGNORED, make_optimizer, next_token_loss
 
 FAMILIES = ("retnet", "transformer")
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import retbench
-from retbench import trainedmodel
-from retbench.configcheck import cuda_available
+from retbench.config.requirements import cuda_available
+from retbench.training import trainedmodel
 
 ROUNDING = 1e-6  # of losses in float32, as in test_ranks.py
 FILES = {"config.json", "model.safetensors", "tokenizer.json", "training.json"}

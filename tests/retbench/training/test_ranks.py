@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from retbench import configcheck, distributed
-from retbench.distributed import ALONE
+from retbench.config import requirements
 from retbench.errors import UserError
+from retbench.ranks import distributed
+from retbench.ranks.distributed import ALONE
 
 HERE = Path(__file__).parent
 
@@ -166,11 +167,11 @@ def test_an_environment_that_tells_half_is_refused(
 
 
 def test_processes_of_a_machine_share_its_cores(launched: Callable[..., None]) -> None:
-    cores = configcheck.physical_cores()
-    assert configcheck.machine("cpu", None) == ("cpu", cores)
+    cores = requirements.physical_cores()
+    assert requirements.machine("cpu", None) == ("cpu", cores)
     launched(WORLD_SIZE="16", LOCAL_WORLD_SIZE="2")
-    assert configcheck.machine("cpu", None) == ("cpu", max(1, cores // 2))
-    assert configcheck.machine("cpu", 1) == ("cpu", 1)
+    assert requirements.machine("cpu", None) == ("cpu", max(1, cores // 2))
+    assert requirements.machine("cpu", 1) == ("cpu", 1)
 
 
 def test_others_that_cannot_be_reached_are_given_up(launched: Callable[..., None]) -> None:
@@ -194,7 +195,7 @@ def test_a_process_alone_is_its_own_answer() -> None:
 
 
 def test_rows_and_turns_are_shared_out() -> None:
-    from retbench.parallel import Replicated
+    from retbench.ranks.parallel import Replicated
 
     class Source:
         def batch(self, step: int) -> tuple[Any, Any]:

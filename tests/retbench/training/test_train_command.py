@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from retbench import trainedmodel, trainjob
 from retbench.errors import UserError
+from retbench.training import trainedmodel, trainjob
 
 Command = Callable[..., Any]
 SMALL = (
@@ -160,7 +160,7 @@ def test_a_killed_training_resumes_to_the_same_model(
 @pytest.fixture
 def stopped(command: Command, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A training that Ctrl-C has ended in its middle."""
-    from retbench.traindisplay import TrainingDisplay
+    from retbench.training.display import TrainingDisplay
 
     show = TrainingDisplay.record
 
@@ -291,7 +291,7 @@ def test_a_disk_that_fills_leaves_a_training_to_continue(
     full_disk: Callable[[int], AbstractContextManager[None]],
 ) -> None:  # fmt: skip
     """The first checkpoint fits; then there is room for small files alone."""
-    from retbench.traindisplay import TrainingDisplay
+    from retbench.training.display import TrainingDisplay
 
     show, disk = TrainingDisplay.record, full_disk(50_000)
 

@@ -1,0 +1,287 @@
+"""Checkpoints: the state of a training on disk, from which it continues bit for bit.
+
+A checkpoint is a folder ``step-N`` that is written under another name and renamed once all of it is
+on the disk: whatever happens, those that are there are complete, and the earlier one is deleted
+only after that. It holds
+
+- ``model.safetensors`` and ``config.json``: the weights, as :mod:`models.checkpoint` reads them;
+- ``training.safetensors``: moments of the optimizer, states of torch's random generators;
+- ``progress.json``: the step, the loss curves so far, what was trained, and the files' SHA-256.
+
+The next batches need no state: they follow from the step. Where several processes train, rank 0
+writes and reads all of it as one process would, so that their number may change in between.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from models.checkpoint import CONFIG, WEIGHTS
+from retbench.errors import UserError
+from retbench.files import cannot_write
+from retbench.ranks.distributed import ALONE, Ranks
+from retbench.training.loop import Progress, Record
+
+MOMENTS = "training.safetensors"
+PROGRESS = "progress.json"
+SCHEMA_VERSION = 1
+
+_NAME = re.compile(r"step-(\d+)")
+_OS_ERROR = re.compile(r"os error (\d+)")
+
+
+class Checkpoints:
+    """Keeps the latest checkpoint of one training in a folder.
+
+    Args:
+        folder: holds nothing but them; made when the first is due.
+        identity: names what is trained: a checkpoint of something else is refused.
+        due: whether the state after a record is to be kept; by default after each that has an
+            estimate on the dev split.
+        ranks: the processes that train it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: str,
+        due: Callable[[Record], bool] | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self._folder = folder
+        self._identity = identity
+        self._due = due or (lambda record: record.dev_loss is not None)
+        self._ranks = ranks
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
+        """Put the latest checkpoint into model and optimizer; None where there is none.
+
+        Raises:
+            UserError: it is damaged, or one of another training.
+        """
+        weights_read: dict[str, Tensor] = {}
+        moments_read: dict[str, Tensor] = {}
+        found = self._ranks.from_first(lambda: self._read(weights_read, moments_read))
+        if found is None:
+            return None
+        path, progress = found
+        of_model, of_optimizer = model.state_dict(), _parameters(optimizer)
+        weights = self._ranks.spread(weights_read, of_model.get)
+        moments = self._ranks.spread(moments_read, lambda name: _parameter_of(name, of_optimizer))
+        try:
+            model.load_state_dict(weights)
+            _put_moments(optimizer, moments)
+            _put_generators(moments)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise _damaged(path, f"{type(error).__name__}: {error}") from error
+        return progress
+
+    def _read(
+        self, weights: dict[str, Tensor], moments: dict[str, Tensor]
+    ) -> tuple[Path, Progress] | None:
+        """Put the tensors of the latest checkpoint into the two; where it is, and its progress."""
+        path = latest(self._folder)
+        if path is None:
+            return None
+        content = _read_progress(path)
+        if content.get("identity") != self._identity:
+            raise UserError(
+                f"{path} is a checkpoint of another model, tokenizer, data or configuration",
+                "continue what it was made by, or name another --out",
+            )
+        try:
+            records = tuple(Record(**record) for record in content["records"])
+            progress = Progress(content["step"], content["seconds"], records)
+            weights |= _read_tensors(path / WEIGHTS, content)
+            moments |= _read_tensors(path / MOMENTS, content)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise _damaged(path, f"{type(error).__name__}: {error}") from error
+        return path, progress
+
+    def keep(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+        """Write a checkpoint if one is due, and then delete the earlier ones.
+
+        Raises:
+            UserError: it cannot be written; the earlier one stays.
+        """
+        if not self._due(progress.records[-1]):
+            return
+        weights = self._ranks.whole(model.state_dict())
+        moments = self._ranks.whole(_moments(optimizer))
+        if not self._ranks.first:
+            return
+        path = self._folder / f"step-{progress.step:08d}"
+        unfinished = path.with_suffix(".new")
+        try:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+            config: Any = getattr(model, "config", None)
+            if hasattr(config, "to_dict"):
+                _write_json(unfinished / CONFIG, config.to_dict())
+            self._write(unfinished, weights, moments, progress)
+            os.rename(unfinished, path)
+            _sync(self._folder)
+        except OSError as error:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            cannot_write(path, error)
+        for other in self._folder.iterdir():
+            if other != path:
+                shutil.rmtree(other, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Delete all checkpoints."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _write(
+        self,
+        path: Path,
+        weights: Mapping[str, Tensor],
+        moments: Mapping[str, Tensor],
+        progress: Progress,
+    ) -> None:
+        digests = {
+            WEIGHTS: write_tensors(path / WEIGHTS, weights),
+            MOMENTS: write_tensors(path / MOMENTS, {**moments, **_generators()}),
+        }
+        content = {
+            "schema_version": SCHEMA_VERSION, "identity": self._identity, "sha256": digests,
+            "step": progress.step, "seconds": progress.seconds,
+            "records": [asdict(record) for record in progress.records],
+        }  # fmt: skip
+        _write_json(path / PROGRESS, content)
+        _sync(path)
+
+
+def latest(folder: Path) -> Path | None:
+    """The checkpoint of the most steps in a folder; None where there is none."""
+    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
+    return max(found, key=lambda path: int(path.name.removeprefix("step-")), default=None)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write tensors as safetensors, through to the disk; the file's SHA-256.
+
+    Raises:
+        OSError: the disk does not take them.
+    """
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:  # tells of the disk in its text alone
+        number = _OS_ERROR.search(str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_tensors(path: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
+    try:
+        with open(path, "rb") as file:
+            intact = hashlib.file_digest(file, "sha256").hexdigest() == content["sha256"][path.name]
+        if not intact:
+            raise _damaged(path, "its content is not what was written")
+        # Copies: what lies in a mapped file is not aligned as a kernel may like it.
+        return {name: tensor.clone() for name, tensor in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_progress(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((path / PROGRESS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path / PROGRESS, str(error)) from error
+    if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
+        raise _damaged(path / PROGRESS, f"no progress of schema version {SCHEMA_VERSION}")
+    return content
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    reason = " ".join(why.split())
+    return UserError(
+        f"{path}: damaged checkpoint: {reason}",
+        "delete it to begin anew, or restore it from a copy",
+    )
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as ``optimizer.PARAMETER.NAME``."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"optimizer.{index}.{name}": value
+        for index, values in state.items()
+        for name, value in values.items()
+    }
+
+
+def _put_moments(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".")
+            state.setdefault(int(index), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    for number, parameter in enumerate(_parameters(optimizer)):
+        shapes = {v.shape for name, v in state[number].items() if name != "step"}
+        if shapes != {parameter.shape}:
+            raise ValueError(f"moments of shape {shapes} for a parameter of {parameter.shape}")
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """What it trains, in the order of its moments' numbers."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _parameter_of(key: str, parameters: Sequence[Tensor]) -> Tensor | None:
+    """The parameter that a moment is of; None for a count of steps and for what is no moment."""
+    kind, _, rest = key.partition(".")
+    index, _, name = rest.partition(".")
+    if kind != "optimizer" or name == "step" or int(index) >= len(parameters):
+        return None
+    return parameters[int(index)]
+
+
+def _generators() -> dict[str, Tensor]:
+    """States of torch's random generators: of the host, and of the GPU where one is in use."""
+    found = {"generator.cpu": torch.get_rng_state()}
+    if torch.cuda.is_initialized():
+        found["generator.cuda"] = torch.cuda.get_rng_state()
+    return found
+
+
+def _put_generators(tensors: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(tensors["generator.cpu"].cpu())
+    if "generator.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["generator.cuda"].cpu())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,153 @@
+"""How well a model predicts a text: nats of every token, each scored once.
+
+A document is scored in windows (M13). With a stride shorter than the window a token is predicted
+from at least ``window - stride`` tokens before it, where the document has them; with both equal the
+windows stand alone, and the first tokens of each are predicted from little. A model with a state
+can also carry it from window to window. Perplexity is exp(nats / tokens), bits per byte
+nats / ln 2 / bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from retbench.ranks.distributed import ALONE, Ranks
+
+Floats = NDArray[np.float64]
+
+BATCH_TOKENS = 16384
+_LOGITS = 2**26  # numbers of one batch of logits at most: 256 MiB in float32
+
+
+@torch.no_grad()  # not inference_mode: a sharded model's buffers would be of no use in training
+def token_nats(
+    model: nn.Module, tokens: NDArray[Any], *, window: int, stride: int | None = None,
+    ranks: Ranks = ALONE,
+) -> Floats:  # fmt: skip
+    """Negative log-likelihood of every token of a document but its first.
+
+    Args:
+        model: maps int64 tokens (batch, time) to logits (batch, time, vocab).
+        tokens: shape (tokens,), any integer type, at least two.
+        window: tokens that a prediction may look back on, at most.
+        stride: tokens that a window scores, the first one excepted; the window's length where None.
+        ranks: the processes that share the work; each gets the whole result.
+
+    Returns:
+        Nats, float64 of shape (tokens - 1,): entry i is of token i + 1.
+    """
+    stride = stride or window
+    device = next(model.parameters()).device
+    text = torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(device)
+    found = torch.zeros(len(text) - 1, dtype=torch.float64)
+    batches = list(_batches(len(text) - 1, window, stride))
+    for turn in ranks.turns(len(batches)):
+        batch = batches[turn % len(batches)]
+        length = batch[0][1] - batch[0][0]
+        windows = torch.stack([text[start : stop + 1] for start, stop, _ in batch])
+        nats = _nats(model(windows[:, :-1]), windows[:, 1:]).cpu()
+        if turn >= len(batches):
+            continue  # another rank scores it
+        for row, (start, stop, scored) in enumerate(batch):
+            found[scored:stop] = nats[row, scored - start : length]
+    return ranks.sum(found).numpy()
+
+
+def _batches(count: int, window: int, stride: int) -> Iterator[list[tuple[int, int, int]]]:
+    """Batches of windows of one length: first input, end of inputs, first that is scored.
+
+    ``count`` inputs predict as many targets; every one is scored by exactly one window.
+    """
+    batch: list[tuple[int, int, int]] = []
+    start = scored = 0
+    while scored < count:
+        stop = min(start + window, count)
+        if batch and (
+            batch[0][1] - batch[0][0] != stop - start or len(batch) * window >= BATCH_TOKENS
+        ):
+            yield batch
+            batch = []
+        batch.append((start, stop, scored))
+        start, scored = start + stride, stop
+    if batch:
+        yield batch
+
+
+@torch.inference_mode()
+def carried_nats(model: Any, tokens: NDArray[Any], *, window: int) -> Floats:
+    """As :func:`token_nats`, the state carried through the whole document.
+
+    Args:
+        model: as above, and with ``init_state`` and ``score`` (see :mod:`models.decoder`).
+        tokens: shape (tokens,).
+        window: tokens that are taken into the state at once.
+    """
+    device = next(model.parameters()).device
+    text = torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(device)
+    state = model.init_state(1, len(text))
+    found = []
+    for start in range(0, len(text) - 1, window):
+        stop = min(start + window, len(text) - 1)
+        logits = model.score(text[None, start:stop], state)
+        found.append(_nats(logits, text[None, start + 1 : stop + 1])[0].cpu())
+    return torch.cat(found).numpy()
+
+
+def mean_loss(
+    model: nn.Module, tokens: NDArray[Any], *, window: int, at_most: int | None = None,
+    ranks: Ranks = ALONE,
+) -> float:  # fmt: skip
+    """Nats per token over contiguous windows, as an estimate on a dev split.
+
+    Args:
+        model: as above.
+        tokens: shape (tokens,).
+        window: tokens of a window.
+        at_most: tokens from the beginning that are scored; all where None.
+        ranks: the processes that share the work; each gets the result.
+    """
+    text = tokens if at_most is None else tokens[: at_most + 1]
+    return float(token_nats(model, text, window=window, ranks=ranks).mean())
+
+
+def by_position(nats: Iterable[Floats], window: int) -> dict[int, float]:
+    """Mean nats per token over the positions of a window, in buckets that double.
+
+    Args:
+        nats: of documents, from :func:`token_nats` with windows that stand alone.
+        window: their length.
+
+    Returns:
+        By the end of a bucket, which is exclusive: 1 is of the position 0 alone, predicted from
+        one token, 2 of 1, 4 of 2 and 3, and so on up to the window's length.
+    """
+    nats = list(nats)
+    values = np.concatenate(nats)
+    places = np.concatenate([np.arange(len(found)) % window for found in nats])
+    edges = [0] + [2**power for power in range(window.bit_length()) if 2**power < window] + [window]
+    found = {}
+    for low, high in itertools.pairwise(edges):
+        inside = (places >= low) & (places < high)
+        if inside.any():
+            found[high] = float(values[inside].mean())
+    return found
+
+
+def _nats(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of every position, in float32 or wider: float64 (batch, time)."""
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    rows, wanted = logits.flatten(0, 1), targets.flatten()
+    step = max(1, _LOGITS // logits.shape[-1])
+    parts = [
+        F.cross_entropy(part.to(wide), goal, reduction="none")
+        for part, goal in zip(rows.split(step), wanted.split(step), strict=True)
+    ]
+    return torch.cat(parts).double().view(targets.shape)

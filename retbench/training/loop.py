@@ -1,0 +1,214 @@
+"""The one training loop: the tutorial, the suites and the throughput figures all go through it.
+
+    config = TrainingConfig(steps=1000, batch_size=8, seq_len=256, learning_rate=3e-3)
+    training = train(model, RandomWindows(tokens, batch_size=8, seq_len=256, seed=0), config)
+    training.records[-1].train_loss
+
+A step is a forward pass, a backward pass and an AdamW update, and next to nothing else: batches
+come from a thread, and the loss stays on the device until a record is due, so that a GPU is never
+waited for in between. Nothing here is random; two trainings from equal weights over equal batches
+are equal bit for bit where the kernels are (on a CPU they are, at the same number of threads).
+
+Several processes train one model together where ``ranks`` is a group of them: each then computes
+its rows of every batch, and all stop at the same step.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from retbench.ranks.distributed import ALONE, Ranks
+from retbench.training.blockchanges import changed_blocks
+from retbench.training.config import Record, Training, TrainingConfig
+from retbench.training.step import Step, autocast, make_optimizer
+
+if TYPE_CHECKING:
+    from retbench.data.batches import BatchSource
+
+__all__ = ["Checkpointer", "Progress", "Record", "Training", "TrainingConfig", "train"]
+
+DIVERGENCE_MARGIN = 0.5
+"""A loss of so many nat/token above the first record's counts against a training."""
+
+DIVERGENCE_SHARE = 0.1
+"""A training has diverged once its loss was that high for so large a share of all steps..."""
+
+DIVERGENCE_RECORDS = 5
+"""... and in so many records in a row: a short training may well begin with a stumble."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training has come; with weights and optimizer, all that continues it.
+
+    Attributes:
+        step: optimizer steps made; the next batch is the source's of this number.
+        seconds: time they took.
+        records: the loss curves so far, of which the last is at ``step``.
+    """
+
+    step: int
+    seconds: float
+    records: tuple[Record, ...]
+
+
+class Checkpointer(Protocol):
+    """Keeps a training's state, and gives it back; see :mod:`retbench.training.checkpointing`."""
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
+        """Put a kept state into model and optimizer; None where there is none."""
+
+    def keep(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+        """Offered the state after every record whose loss is sound; may let it pass."""
+
+
+def train(
+    model: nn.Module,
+    source: BatchSource,
+    config: TrainingConfig,
+    *,
+    dev: Callable[[], float] | None = None,
+    observe: Callable[[Record], None] | None = None,
+    checkpoint: Checkpointer | None = None,
+    ranks: Ranks = ALONE,
+) -> Training:
+    """Train a model in place.
+
+    Args:
+        model: maps int64 tokens (batch, time) to logits (batch, time, vocab); its weights say where
+            the training runs. Left in the mode (training or evaluation) that it came in.
+        source: ``batch(step)`` gives inputs and targets, int64 (batch, time); a target of
+            ``IGNORED`` is not scored.
+        config: how.
+        dev: estimates the dev loss in nat/token; called every ``eval_every`` steps and after the
+            last one, with the model in evaluation mode, without gradients, under the training's
+            autocast. Its time is not counted.
+        observe: told of every record; may raise to stop.
+        checkpoint: continues an earlier training where it has one, and is offered the state.
+        ranks: the processes that train it together. On every rank the model begins with the same
+            weights, the source gives the whole batch, and ``dev`` the same estimate. The model may
+            come back with its parameters sharded: see :meth:`Ranks.gathered`.
+
+    Returns:
+        The loss curves and how it ended. A training that diverges is stopped and leaves the model
+        as it was then.
+
+    Raises:
+        UserError: activations are to be checkpointed in a model without ``blocks``.
+    """
+    wrapped = ranks.wrap(model)
+    optimizer = make_optimizer(model, config)
+    found = checkpoint.restore(model, optimizer) if checkpoint else None
+    loop = _Loop(model, wrapped, optimizer, config, found or Progress(0, 0.0, ()), ranks)
+    was_training = model.training
+    model.train()
+    try:
+        cause = loop.run(source, dev, observe, checkpoint)
+    finally:
+        model.train(was_training)
+    tokens = config.tokens_per_step * (loop.records[-1].step if loop.records else 0)
+    rate = tokens / loop.seconds if loop.seconds > 0 else math.nan
+    return Training("diverged" if cause else "ok", cause, loop.records, loop.seconds, rate)
+
+
+class _Loop:
+    """One training in the making."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        wrapped: nn.Module,
+        optimizer: torch.optim.AdamW,
+        config: TrainingConfig,
+        progress: Progress,
+        ranks: Ranks,
+    ) -> None:
+        self._model, self._optimizer, self._config = model, optimizer, config
+        self._ranks = ranks
+        self._step = Step(wrapped, optimizer, config, ranks)
+        self._device = self._step.device
+        self.start = progress.step
+        self.seconds = progress.seconds
+        self.records = list(progress.records)
+
+    def run(
+        self,
+        source: BatchSource,
+        dev: Callable[[], float] | None,
+        observe: Callable[[Record], None] | None,
+        checkpoint: Checkpointer | None,
+    ) -> str | None:
+        """Make all steps; the cause where the training diverged."""
+        from retbench.data.batches import prefetch
+
+        config = self._config
+        total = torch.zeros((), dtype=torch.float64, device=self._device)
+        with ExitStack() as stack:
+            stack.enter_context(changed_blocks(self._model, config, self._ranks))
+            steps = range(self.start, config.steps)
+            own = self._ranks.share(source)
+            batches = stack.enter_context(closing(prefetch(own, steps, self._device)))  # type: ignore[type-var]
+            begun = time.perf_counter()
+            for step, (inputs, targets) in enumerate(batches, self.start + 1):
+                total += self._make(step - 1, inputs, targets)
+                if step % config.record_every and step % config.eval_every and step < config.steps:
+                    continue
+                since = self.records[-1].step if self.records else 0
+                mean = self._ranks.mean(total).item() / (step - since)
+                self.seconds += time.perf_counter() - begun
+                total.zero_()
+                record = self._record(step, mean, dev)
+                self.records.append(record)
+                cause = _divergence(self.records, config)
+                if checkpoint and not cause:
+                    state = Progress(step, self.seconds, tuple(self.records))
+                    checkpoint.keep(self._model, self._optimizer, state)
+                if observe:
+                    observe(record)
+                if cause:
+                    return cause
+                begun = time.perf_counter()
+        return None
+
+    def _make(self, step: int, inputs: Tensor, targets: Tensor) -> Tensor:
+        """One update at the rate of the schedule; the loss of its batch, on the device."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._config.rate(step)
+        return self._step(inputs, targets)
+
+    def _record(self, step: int, mean: float, dev: Callable[[], float] | None) -> Record:
+        config, dev_loss = self._config, None
+        due = step % config.eval_every == 0 or step == config.steps
+        if dev is not None and due and math.isfinite(mean):
+            self._model.eval()
+            with torch.no_grad(), autocast(self._device, self._config):
+                dev_loss = dev()
+            self._model.train()
+        tokens = step * config.tokens_per_step
+        return Record(step, tokens, self.seconds, mean, dev_loss, config.rate(step - 1))
+
+
+def _divergence(records: list[Record], config: TrainingConfig) -> str | None:
+    """What is wrong with the last record; None where nothing is."""
+    first, last = records[0], records[-1]
+    for name, loss in (("train", last.train_loss), ("dev", last.dev_loss)):
+        if loss is not None and not math.isfinite(loss):
+            since = records[-2].step if len(records) > 1 else 0
+            return f"the {name} loss is {loss}, after steps {since + 1} to {last.step}"
+    limit = first.train_loss + DIVERGENCE_MARGIN
+    sound = max(i for i, record in enumerate(records) if record.train_loss <= limit)
+    high = last.step - records[sound].step
+    if len(records) - 1 - sound < DIVERGENCE_RECORDS or high < DIVERGENCE_SHARE * config.steps:
+        return None
+    return (
+        f"the train loss is {last.train_loss:.3g} nat/token and was above its start, "
+        f"{first.train_loss:.3g}, for {high} steps"
+    )

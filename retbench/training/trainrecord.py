@@ -1,0 +1,89 @@
+"""What the folder of a training says of how it was made, and who may write there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retbench import environment, plugins
+from retbench.errors import UserError
+from retbench.files import CommitLog
+from retbench.training import trainedmodel
+
+if TYPE_CHECKING:
+    from models.config import ModelConfig
+    from retbench.data.dataset import Dataset
+    from retbench.ranks.distributed import Ranks
+    from retbench.training.trainjob import TrainJob
+    from retbench.training.trainsettings import TrainSettings
+
+LOCK = "lock"
+
+
+def begun(job: TrainJob, model: ModelConfig, dataset: Dataset, ranks: Ranks) -> dict[str, Any]:
+    """The record of a training that begins or goes on; the folder of one that begins."""
+    if job.resume:
+        return _continued_record(job, dataset, ranks)
+    record = _record(job, dataset, ranks)
+    trainedmodel.begin(job.out, model, dataset.tokenizer, record)
+    return record
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other commands from writing to a folder."""
+    lock = CommitLog(folder / LOCK, create=True)
+    try:
+        yield
+    finally:
+        lock.close()
+        (folder / LOCK).unlink(missing_ok=True)
+
+
+def _record(job: TrainJob, dataset: Dataset, ranks: Ranks) -> dict[str, Any]:
+    settings = job.settings
+    return {
+        "state": "running",
+        "settings": settings.to_json(),
+        "plugins": plugins.published(settings.plugins, job.out),
+        "training": settings.training().to_json(),
+        "data": dataset.to_json(),
+        "provenance": _provenance(settings, ranks),
+        "resumed": [],
+    }
+
+
+def _continued_record(job: TrainJob, dataset: Dataset, ranks: Ranks) -> dict[str, Any]:
+    """The record of a training that goes on, with where and when it does."""
+    record = trainedmodel.read_record(job.out)
+    if record["data"].get("sha256") != dataset.sha256:
+        raise UserError(
+            f"the data or their tokens are not those that {job.out} was begun with",
+            "name the same --data, or begin a new training with another --out",
+        )
+    resumed = [*record.get("resumed", []), _provenance(job.settings, ranks)]
+    place = plugins.published(job.settings.plugins, job.out)
+    return record | {"resumed": resumed, "plugins": place}
+
+
+def _provenance(settings: TrainSettings, ranks: Ranks) -> dict[str, Any]:
+    """This process's machine, and how many work together."""
+    own = environment.provenance(
+        settings.device, settings.threads, sys.orig_argv, seed=settings.seed
+    )
+    return own | {"parallel": ranks.kind, "processes": ranks.size}
+
+
+def identity(settings: TrainSettings, model: Mapping[str, Any], dataset: Dataset) -> str:
+    """Names all that decides on the loss curve."""
+    decides = {
+        "model": model, "training": settings.training().to_json(), "data": dataset.sha256,
+        "tokenizer": dataset.tokenizer.to_json(), "device": settings.device,
+        "threads": settings.threads,
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

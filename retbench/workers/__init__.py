@@ -1,0 +1,41 @@
+"""How a worker process is started: the program, and what its environment must say."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+
+from retbench import environment
+from retbench.ranks.distributed import MEETING
+
+WORKER_COMMAND = (sys.executable, "-m", "retbench.workers.worker")
+
+# glibc's malloc gives large tensors back to the kernel and takes them again, page by page, or does
+# not, as the heap of a process happens to lie: the same prefill took 70 ms in one process, 120 ms
+# in the next. With these it keeps what it was given until the memory meter trims it, as do the
+# allocators that torch's tuning guide recommends for serving. Other C libraries ignore them.
+ALLOCATOR = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
+
+
+def variables(threads: int, meeting: str | None = None) -> Mapping[str, str]:
+    """The environment of a worker.
+
+    Args:
+        threads: that it computes on.
+        meeting: the name by which the workers of all ranks are to meet; None for one that is alone.
+    """
+    paths = [str(environment.PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]
+    own = {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+    }
+    if meeting is not None:
+        # Whoever holds the store that all meet in, it is no worker.
+        own |= {MEETING: meeting, "TORCHELASTIC_USE_AGENT_STORE": str(True)}
+    return os.environ | ALLOCATOR | own

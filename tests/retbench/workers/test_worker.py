@@ -1,0 +1,192 @@
+"""The real worker process, over its pipes: answers, failures, and its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retbench.config.run import RunConfig, resolve
+from retbench.environment import PROJECT_ROOT
+from retbench.interrupts import Interrupts
+from retbench.plan import Point
+from retbench.runner import WORKER_COMMAND
+from retbench.workers.process import PARENT, REPLY_FD, Message, Worker
+
+TIMEOUT_S = 120.0
+linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone ends orphaned workers")
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT_ROOT)}
+
+
+def configuration(**given: Any) -> RunConfig:
+    small = {"preset": "tiny", "context": "64", "batch": "1", "batch_context": 64, "threads": 1}
+    return resolve("inference", **({"profile": "smoke", "new_tokens": 2} | small | given))
+
+
+def start(config: RunConfig, family: str = "retnet") -> Message:
+    return {
+        "do": "start",
+        "configuration": config.to_json(),
+        "contender": {"label": "A", "family": family, "options": config.overrides_for(family)},
+        "block": 2,
+        "process": 7,
+        "ceilings": None,
+    }
+
+
+def cell(seq_len: int, batch_size: int) -> Message:
+    return {"do": "cell", "point": Point(seq_len, batch_size).to_json(), "brief": {}}
+
+
+def test_a_library_that_the_memory_limit_keeps_out_is_out_of_memory(worker: Worker) -> None:
+    reply = answer(worker, start(configuration(memory_limit_gib=0.001)))
+    assert (reply["event"], reply["status"]) == ("failed", "oom")
+
+
+@linux
+def test_a_worker_whose_parent_ended_before_it_began_does_nothing() -> None:
+    variables = environment() | {REPLY_FD: "1", PARENT: str(os.getpid() + 1)}
+    ended = subprocess.run(
+        WORKER_COMMAND, env=variables, input=b'{"do": "ceilings"}\n', capture_output=True,
+        timeout=TIMEOUT_S,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    with Interrupts() as interrupts, Worker(WORKER_COMMAND, environment(), interrupts) as running:
+        yield running
+
+
+def answer(worker: Worker, message: Message) -> Message:
+    reply = worker.ask(message, TIMEOUT_S)
+    while reply["event"] == "phase":
+        reply = worker.receive()
+    return reply
+
+
+def test_a_worker_builds_verifies_and_measures(worker: Worker) -> None:
+    ready = answer(worker, start(configuration()))
+    assert ready["event"] == "ready"
+    assert ready["model"]["family"] == "retnet"
+    assert 0 <= ready["gate_error"] < 1e-4
+    reply = answer(worker, cell(64, 1))
+    assert (reply["event"], reply["status"]) == ("cell", "ok")
+    coordinates = {(row["model"], row["block"], row["process"]) for row in reply["rows"]}
+    assert coordinates == {("A", 2, 7)}
+
+
+def test_a_cell_beyond_the_memory_limit_is_out_of_memory_and_the_worker_lives(
+    worker: Worker,
+) -> None:
+    answer(worker, start(configuration(memory_limit_gib=0.25), "transformer"))
+    reply = answer(worker, cell(64, 16384))
+    assert reply["status"] == "oom", reply
+    assert "memory" in reply["cause"]
+    assert answer(worker, cell(64, 1))["status"] == "ok"
+
+
+def test_a_model_that_cannot_be_built_is_reported_with_its_cause(worker: Worker) -> None:
+    message = start(configuration())
+    message["contender"]["options"] = {"n_heads": 7}
+    reply = answer(worker, message)
+    assert (reply["event"], reply["status"]) == ("failed", "unsupported")
+    assert reply["cause"].startswith("n_heads = 7 does not divide")
+
+
+def test_a_kernel_that_cannot_run_here_is_unsupported_not_an_error(worker: Worker) -> None:
+    message = start(configuration(dtype="float64"))
+    message["contender"]["options"] = {"implementation": "triton"}
+    reply = answer(worker, message)
+    assert (reply["event"], reply["status"]) == ("failed", "unsupported")
+    assert reply["cause"].startswith("implementation triton: ")
+
+
+def test_ceilings_are_measured_in_a_worker(worker: Worker) -> None:
+    reply = answer(worker, {"do": "ceilings", "configuration": configuration().to_json()})
+    assert reply["ceilings"]["matmul_flop_per_s"]["float32"] > 1e8
+    assert reply["ceilings"]["bandwidth"]
+
+
+@pytest.fixture
+def bare() -> Iterator[subprocess.Popen[bytes]]:
+    """A worker process without the runner's side of it."""
+    replies, theirs = os.pipe()
+    with subprocess.Popen(
+        WORKER_COMMAND,
+        stdin=subprocess.PIPE,
+        pass_fds=(theirs,),
+        env=environment() | {REPLY_FD: str(theirs)},
+    ) as process:
+        os.close(theirs)
+        yield process
+        process.kill()
+    os.close(replies)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def is_set_up(pid: int) -> bool:
+    """Whether a worker has arranged how it ends: it volunteers for the OOM killer last."""
+    return Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
+
+
+@linux
+def test_a_worker_leaves_ctrl_c_to_its_parent(bare: subprocess.Popen[bytes]) -> None:
+    wait_until(lambda: is_set_up(bare.pid))
+    bare.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        bare.wait(0.5)
+
+
+def test_a_worker_ends_when_its_stdin_closes(bare: subprocess.Popen[bytes]) -> None:
+    assert bare.stdin is not None
+    bare.stdin.close()
+    assert bare.wait(TIMEOUT_S) == 0
+
+
+@linux
+def test_a_worker_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    # The worker shares its parent's stdin, which stays open here: nothing but the parent's death
+    # can end it.
+    program = (
+        "import os, subprocess, sys, time\n"
+        "_, theirs = os.pipe()\n"
+        f"environment = os.environ | {{'{REPLY_FD}': str(theirs)}}\n"
+        "command = [sys.executable, '-m', 'retbench.workers.worker']\n"
+        "worker = subprocess.Popen(command, pass_fds=(theirs,), env=environment)\n"
+        f"open({str(note)!r}, 'w').write(f'{{worker.pid}}\\n')\n"
+        "time.sleep(600)\n"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment()) as parent:
+        wait_until(lambda: note.exists() and note.read_text().endswith("\n"))
+        worker = int(note.read_text())
+        wait_until(lambda: is_set_up(worker))
+        parent.kill()
+        wait_until(lambda: not Path(f"/proc/{worker}").exists() or is_zombie(worker))
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether a process has ended and waits for somebody to reap it, as an orphan may."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
