@@ -117,6 +117,14 @@ def split_decode(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     return partial.sum(dim=2, dtype=wide).to(q.dtype)
 
 
+def product_dtype(weight: Tensor) -> torch.dtype:
+    """The type that a product with this weight comes in: its own, or that of an autocast."""
+    device = weight.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return weight.dtype
+
+
 def sdpa_backend(q: Tensor, k: Tensor, v: Tensor) -> str:
     """The kernel PyTorch chooses for :func:`causal_attention`: flash, efficient, cudnn, math."""
     choice = torch._fused_sdp_choice(q, k, v, None, 0.0, True, enable_gqa=q.shape[1] != k.shape[1])

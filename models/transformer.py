@@ -14,6 +14,7 @@ from models.attention import (
     causal_attention,
     decode_attention,
     offset_bias,
+    product_dtype,
     sdpa_backend,
     step_bias,
 )
@@ -203,7 +204,11 @@ class Attention(Mixer):
         return self._output(decode_attention(q, state, shared.bias))
 
     def implementation(self, phase: Phase) -> str:
-        """The kernel that PyTorch's attention chooses, or what a step on a GPU is."""
+        """The kernel that PyTorch's attention chooses, or what a step on a GPU is.
+
+        The choice depends on the type of the products: ask where they will be taken, in an
+        autocast if that is so.
+        """
         weight = self.out.weight
         if phase == "decode":
             if self._in_triton():
@@ -212,8 +217,9 @@ class Attention(Mixer):
         c = self.config
         if c.implementation == "math":
             return "sdpa-math"
-        q = weight.new_empty(1, c.n_heads, 512, c.head_dim)
-        k = weight.new_empty(1, c.n_kv_heads, 512, c.head_dim)
+        dtype = product_dtype(weight)
+        q = weight.new_empty(1, c.n_heads, 512, c.head_dim, dtype=dtype)
+        k = weight.new_empty(1, c.n_kv_heads, 512, c.head_dim, dtype=dtype)
         return f"sdpa-{sdpa_backend(q, k, k)}"
 
     def _in_triton(self) -> bool:

@@ -22,7 +22,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from retbench.measure.disturbance import first_gpu
+
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+COMMIT_VARIABLE = "RETBENCH_COMMIT"
 
 PACKAGES = (
     "retbench", "torch", "triton", "numpy", "scipy", "pandas", "matplotlib", "tiktoken",
@@ -166,9 +169,8 @@ def gpu() -> dict[str, Any] | None:
     found: dict[str, Any] = {}
     with contextlib.suppress(ValueError):
         found.update(json.loads(_output([sys.executable, "-c", _ASK_TORCH], timeout_s=120.0)))
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
     query = f"--query-gpu={','.join(_GPU_FIELDS)}"
-    answer = _output(["nvidia-smi", f"--id={first}", query, "--format=csv,noheader"])
+    answer = _output(["nvidia-smi", f"--id={first_gpu()}", query, "--format=csv,noheader"])
     values = [value.strip() for value in answer.split(",")]
     if len(values) == len(_GPU_FIELDS):
         found = {"name": values[0]} | found
@@ -217,12 +219,15 @@ def _commit(root: Path = PROJECT_ROOT) -> dict[str, Any] | None:
     """The commit of the checkout this code is in, and whether it was changed since.
 
     Runs under ``results/`` do not count: the one that is being made would always be a change.
+    For a copy that left its history behind, ``RETBENCH_COMMIT`` may say which commit it is of;
+    whether it was changed is then unknown.
     """
     git = ["git", "--no-optional-locks", "-C", str(root)]
     top = _output([*git, "rev-parse", "--show-toplevel"])
     commit = _output([*git, "rev-parse", "--verify", "--quiet", "HEAD"])
     if not commit or Path(top) != root:
-        return None
+        told = os.environ.get(COMMIT_VARIABLE)
+        return {"hash": told, "dirty": None} if told else None
     changes = _output([*git, "status", "--porcelain", "--", ".", ":!results"])
     return {"hash": commit, "dirty": bool(changes)}
 

@@ -90,9 +90,14 @@ def _gpu_flags() -> list[str]:
     return flags + throttle_flags(_smi("--query-gpu=clocks_event_reasons.active"))
 
 
+def first_gpu() -> str:
+    """What nvidia-smi calls the first GPU that CUDA shows to this process."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
+
+
 def _smi(query: str) -> str:
     """nvidia-smi's bare answer for the first GPU; empty where it cannot be asked."""
-    command = ["nvidia-smi", query, "--format=csv,noheader", "--id=0"]
+    command = ["nvidia-smi", query, "--format=csv,noheader", f"--id={first_gpu()}"]
     try:
         answer = subprocess.run(
             command, capture_output=True, text=True, timeout=_SMI_TIMEOUT_S, check=True

@@ -65,8 +65,7 @@ def claims(meta: Mapping[str, Any], ratios: pd.DataFrame) -> Iterator[str]:
         )
     if meta.get("state") != "finished":
         yield f"the run is {meta.get('state')}, not finished: cells may be missing"
-    if _dirty(meta.get("provenance", {})):
-        yield "the source tree was dirty: the commit does not say what ran"
+    yield from source(meta.get("provenance", {}))
     few = ratios[(ratios["n"] > 0) & (ratios["n"] < LEAST_BLOCKS) & ratios["metric"].isin(TIMES)]
     if len(few):
         least, most = few["n"].min(), few["n"].max()
@@ -77,10 +76,14 @@ def claims(meta: Mapping[str, Any], ratios: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _dirty(provenance: Mapping[str, Any]) -> bool:
-    """Whether any record of the source says that it had uncommitted changes."""
+def source(provenance: Mapping[str, Any]) -> Iterator[str]:
+    """What keeps a reader from finding the source that ran."""
     nested = [value for value in provenance.values() if isinstance(value, Mapping)]
-    return any(bool(part.get("dirty")) for part in (provenance, *nested))
+    if any(part.get("dirty") for part in (provenance, *nested)):
+        yield "the source tree was dirty: the commit does not say what ran"
+    version = provenance.get("versions", {}).get("retbench")
+    if "commit" in provenance and not (provenance["commit"] or version):
+        yield "neither a commit nor an installed version says what source ran"
 
 
 def _fairness(

@@ -83,7 +83,15 @@ class Session:
     @cached_property
     def training_implementation(self) -> str:
         """What computes the mixing in training; asked for first before the model is shared out."""
-        return self.model.implementation("train")
+        with self.autocast():
+            return self.model.implementation("train")
+
+    def autocast(self) -> torch.autocast:
+        """Where trainings and tests of a run in bfloat16 compute; without effect in others."""
+        import torch
+
+        used = self.config.dtype == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=used)
 
     @cached_property
     def trained(self) -> Any:

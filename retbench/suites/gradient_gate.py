@@ -85,7 +85,6 @@ def _gradients(
     import torch
     from torch import nn
 
-    from retbench.suites.training_cell import autocast
     from retbench.training.step import next_token_loss
 
     tables = (part for part in model.modules() if isinstance(part, nn.Embedding))  # type: ignore[attr-defined]
@@ -95,7 +94,7 @@ def _gradients(
     embedded: list[torch.Tensor] = []
     hook = table.register_forward_hook(lambda *call: embedded.append(call[-1]))
     try:
-        with torch.autocast(session.device.type, enabled=False) if exact else autocast(session):
+        with torch.autocast(session.device.type, enabled=False) if exact else session.autocast():
             loss = next_token_loss(model(tokens[:, :-1]), tokens[:, 1:])
     finally:
         hook.remove()

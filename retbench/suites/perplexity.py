@@ -12,7 +12,7 @@ from functools import partial
 
 from retbench.suites.base import Rows, Session
 from retbench.suites.text import TextSuite, add_lengths, add_test, material, test_documents
-from retbench.suites.training_cell import FINAL, autocast, train_cell
+from retbench.suites.training_cell import FINAL, train_cell
 
 
 class PerplexitySuite(TextSuite):
@@ -25,7 +25,7 @@ class PerplexitySuite(TextSuite):
         model = train_cell(rows, partial(material, session.config), progress)
         if rows.point.setting("stage") == FINAL:
             documents = test_documents(session.config)
-            with autocast(session):
+            with session.autocast():
                 progress("test")
                 add_test(rows, model, documents)
                 add_lengths(rows, model, documents, progress)

@@ -19,7 +19,7 @@ from retbench.data import recall as tasks
 from retbench.errors import Misfit, UserError
 from retbench.plan import Point, Setting
 from retbench.suites.base import Rows, Session
-from retbench.suites.training_cell import FINAL, Material, TrainingSuite, autocast, train_cell
+from retbench.suites.training_cell import FINAL, Material, TrainingSuite, train_cell
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
@@ -81,7 +81,7 @@ class RecallSuite(TrainingSuite):
         model = train_cell(rows, partial(_material, session, name), progress)
         if rows.point.setting("stage") == FINAL:
             progress("test")
-            with autocast(session):
+            with session.autocast():
                 _add_tests(rows, model, tasks.TASKS[name])
 
 

@@ -9,7 +9,7 @@ from retbench.config.run import RunConfig
 from retbench.plan import Setting
 from retbench.suites.base import Rows, Session
 from retbench.suites.text import TextSuite, add_test, material, test_documents
-from retbench.suites.training_cell import FINAL, autocast, train_cell
+from retbench.suites.training_cell import FINAL, train_cell
 
 
 class ScalingSuite(TextSuite):
@@ -26,7 +26,7 @@ class ScalingSuite(TextSuite):
         model = train_cell(rows, partial(material, session.config), progress)
         if rows.point.setting("stage") == FINAL:
             progress("test")
-            with autocast(session):
+            with session.autocast():
                 add_test(rows, model, test_documents(session.config))
 
 

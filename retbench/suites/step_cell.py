@@ -273,7 +273,10 @@ def _add_memory(rows: Rows, staged: _Staged) -> None:
 
 
 def _kept_for_backward(rows: Rows, staged: _Staged) -> tuple[int, Tensor]:
-    """Bytes that autograd keeps of one forward pass, the weights not counted; and its loss."""
+    """Bytes that autograd keeps of one forward pass, weights and their casts not counted; its loss.
+
+    The casts of an autocast are known in eager mode; a compiled graph may keep some among the rest.
+    """
     local = rows.session.ranks.local
     own = {
         local(tensor).untyped_storage().data_ptr()
@@ -283,15 +286,27 @@ def _kept_for_backward(rows: Rows, staged: _Staged) -> tuple[int, Tensor]:
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        # Weights that are collected for a block's use lie elsewhere than this rank's share.
-        is_weight = isinstance(tensor if tensor._base is None else tensor._base, nn.Parameter)
-        if storage.data_ptr() not in own and not is_weight:
+        if storage.data_ptr() not in own and not _is_weight(tensor):
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = staged.step.forward(*staged.batch)
     return sum(kept.values()), loss
+
+
+def _is_weight(tensor: Tensor) -> bool:
+    """Whether a tensor is a parameter, its cast to another type, or a view of either.
+
+    Weights that several ranks collect for a block's use lie elsewhere than this rank's share, and
+    what an autocast makes of them elsewhere again.
+    """
+    whole = tensor if tensor._base is None else tensor._base
+    made_by = whole.grad_fn
+    if made_by is not None and made_by.name().startswith("ToCopyBackward"):
+        (source, _), *_ = made_by.next_functions
+        whole = getattr(source, "variable", whole)
+    return isinstance(whole, nn.Parameter)
 
 
 def _add_analytic(rows: Rows) -> None:

@@ -236,20 +236,12 @@ def train_cell(
         raise CellFailure("error", f"the training diverged: {done.cause}")
     rows.add("train", "train_tokens_per_s", done.tokens_per_s)
     model.eval()  # type: ignore[attr-defined]
-    with torch.inference_mode(), autocast(session):
+    with torch.inference_mode(), session.autocast():
         loss = stuff.final_dev(model)
     if not math.isfinite(loss):
         raise CellFailure("error", f"the loss on the dev split is {loss}")
     rows.add("train", "final_dev_loss", loss)
     return model
-
-
-def autocast(session: Session) -> Any:
-    """The type that a run's trainings and tests compute in."""
-    import torch
-
-    used = session.config.dtype == "bfloat16"
-    return torch.autocast(session.device.type, torch.bfloat16, enabled=used)
 
 
 def _add_analytic(rows: Rows, model: LanguageModel, config: TrainingConfig, order: int) -> None:
@@ -263,7 +255,7 @@ def _add_analytic(rows: Rows, model: LanguageModel, config: TrainingConfig, orde
 
 
 def _add_record(rows: Rows, record: Record) -> None:
-    implementation = rows.session.model.implementation("train")
+    implementation = rows.session.training_implementation
     for metric, value in (
         ("train_loss", record.train_loss), ("dev_loss", record.dev_loss),
         ("train_s", record.seconds),

@@ -118,6 +118,9 @@ def git(folder: Path, *words: str) -> None:
 def test_the_commit_and_whether_the_tree_was_changed(tmp_path: Path) -> None:
     git(tmp_path, "init")
     assert environment._commit(tmp_path) is None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RETBENCH_COMMIT", "0f" * 20)
+        assert environment._commit(tmp_path) == {"hash": "0f" * 20, "dirty": None}
     (tmp_path / "code.py").write_text("1")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "first")

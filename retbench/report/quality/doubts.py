@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from retbench.report.fairness import PARAMETERS
+from retbench.report.fairness import PARAMETERS, source
 from retbench.report.frames import groups, records
 from retbench.report.quality.perplexity_frames import tuning
 from retbench.report.units import is_missing, significant
@@ -25,10 +25,7 @@ def shared(run: Run, models: Sequence[str]) -> Iterator[str]:
         yield "SMOKE profile: one short training a model; no claim can be made from these numbers"
     if meta.get("state") != "finished":
         yield f"the run is {meta.get('state')}, not finished: cells may be missing"
-    source = meta.get("provenance", {})
-    parts = (source, *(part for part in source.values() if isinstance(part, Mapping)))
-    if any(part.get("dirty") for part in parts):
-        yield "the source tree was dirty: the commit does not say what ran"
+    yield from source(meta.get("provenance", {}))
     yield from _seeds(int(meta["plan"]["blocks"]))
     frame = run.frame()
     yield from _sizes(frame, models)

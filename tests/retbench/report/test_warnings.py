@@ -22,6 +22,7 @@ def test_a_fair_calibrated_complete_run_has_no_warning(make_run: MakeRun) -> Non
         ({"calibration": None}, "not calibrated"),
         ({"state": "interrupted"}, "not finished"),
         ({"provenance": {"commit": {"hash": "abc", "dirty": True}}}, "dirty"),
+        ({"provenance": {"commit": None, "versions": {"retbench": None}}}, "neither a commit"),
         ({"models": {"transformer": {"parameters": 10_100_000}}}, "+1.0% non-embedding"),
         ({"models": {"transformer": {"weights_dtype": "bfloat16"}}}, "unequal dtype of weights"),
         ({"models": {"retnet": {"state_dtype": "float64"}}}, "unequal dtype of the state"),

@@ -29,8 +29,8 @@ def small(**changes: Any) -> RunConfig:
     return resolve("training", **{**SMALL, **changes})
 
 
-def session(family: str = "retnet", **options: Any) -> Session:
-    config = small()
+def session(family: str = "retnet", dtype: str = "float32", **options: Any) -> Session:
+    config = small(dtype=dtype)
     given = config.overrides_for(family) | options
     return open_session(config, Contender(family, family, given), 0, 0)
 
@@ -128,6 +128,22 @@ def test_attentions_scores_are_kept_by_the_math_kernel_alone() -> None:
     fused = measured(Point(64, 1), family="transformer")["activations_bytes"]
     plain = measured(Point(64, 1), family="transformer", implementation="math")
     assert plain["activations_bytes"] > fused
+
+
+def test_the_casts_of_the_weights_are_no_activations() -> None:
+    exact = measured(Point(32, 1), dtype="float32")["activations_bytes"]
+    lower = measured(Point(32, 1), dtype="bfloat16")["activations_bytes"]
+    assert lower < exact  # with them it would be a third more: 32 tokens are few, weights many
+
+
+def test_the_kernel_is_the_one_that_runs_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.dtype] = []
+    monkeypatch.setattr(
+        "models.transformer.sdpa_backend", lambda q, k, v: asked.append(q.dtype) or "flash"
+    )
+    for dtype in ("float32", "bfloat16"):
+        assert session("transformer", dtype=dtype).training_implementation == "sdpa-flash"
+    assert asked[-1] == torch.bfloat16 and torch.float32 in asked
 
 
 def test_a_cell_leaves_the_weights_as_they_were() -> None:
