@@ -181,7 +181,7 @@ def _canvas(
     """A figure with a panel for each task, and in its legend what the dashes mean."""
     names = list(chosen)[:_WIDEST]
     most = _most(chosen)
-    note += ["bars: 95% interval over seeds and questions"]
+    note += ["bars: 95% interval over seeds and sequences"]
     if recall.chance:
         note.append("grey lines: guessing among what was shown")
     legend = {

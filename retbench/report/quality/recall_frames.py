@@ -67,7 +67,12 @@ def guess(chances: Mapping[str, float], task: str, load: int) -> float | None:
 
 
 def answers(run: Run) -> pd.DataFrame:
-    """One row per task, length, load, model and block: ``correct`` of ``answers``."""
+    """One row per task, length, load, model and block: ``correct`` of ``answers``.
+
+    A sequence counts as one answer at most, its share of right ones as that answer's: what is asked
+    in one sequence hangs together, for ``mqar`` asks about the same pairs again. Whatever ties
+    them, the variance of such a share is no more than that of one answer, p (1 - p).
+    """
     frame = final(run, "task")
     keys = [*PLACE, "model", "block"]
     rows = frame[frame["phase"] == "recall"].rename(columns={"trial": "load"})
@@ -76,6 +81,8 @@ def answers(run: Run) -> pd.DataFrame:
         if metric not in wide:
             wide[metric] = np.nan
     wide = wide.dropna(subset=["accuracy", "answers"]).reset_index()
+    sequences = (run.meta.get("data") or {}).get("sequences", np.inf)
+    wide["answers"] = wide["answers"].clip(upper=sequences)
     wide["correct"] = wide["accuracy"] * wide["answers"]
     return wide[[*keys, "correct", "answers"]].astype({"load": "int64"})
 

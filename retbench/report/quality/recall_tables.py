@@ -19,7 +19,8 @@ Place = tuple[str, int, int]
 
 _INTERVAL = (
     "accuracy [low, high]: mean over training seeds with its 95% interval (Wilson's; seeds and "
-    "questions both random, every seed having answered the same questions)"
+    "sequences both random, every seed having answered the same ones; what is asked in one "
+    "sequence counts as one answer)"
 )
 _GUESS = "guess: an answer drawn from those that were shown, knowing none of their places"
 _DIFFERENCE = (

@@ -61,6 +61,15 @@ def test_one_seed_has_an_interval_of_its_answers(make: Make) -> None:
     assert found["n"] == 1 and found["low"] < found["value"] < found["high"]
 
 
+def test_what_is_asked_in_one_sequence_counts_as_one_answer(make: Make) -> None:
+    apart, together = (
+        cell(make(data=data), "retnet", "mqar", 256, 16) for data in (None, {"sequences": 64})
+    )
+    assert (apart["answers"], together["answers"]) == (3 * ANSWERS, 3 * 64)
+    assert together["value"] == apart["value"]
+    assert together["low"] < apart["low"] and together["high"] > apart["high"]
+
+
 def test_a_seed_that_failed_does_not_count(make: Make) -> None:
     run = make(failures={("retnet", "mqar", 1): "error"})
     assert cell(run, "retnet", "mqar", 256, 16)["n"] == 2
