@@ -35,6 +35,9 @@ from retbench.errors import UserError
 Progress = Callable[[str, float], None]
 """Told what is done, and which share of it, from 0 to 1."""
 
+SEVERAL = 4
+"""Documents that an interval over documents takes at least."""
+
 _FORMAT = 1
 _MANIFEST = "manifest.json"
 
@@ -61,7 +64,9 @@ class Split:
         """The documents to test on, with the bytes that their tokens but the first stand for.
 
         A split of fewer documents than ``at_most`` has them cut into equal segments; one of more
-        gives those that lie at equal distances.
+        gives those that lie at equal distances. Where short ones would be left out and fewer than
+        ``SEVERAL`` stayed, the whole split is cut, across documents, as a training reads a text: a
+        few long documents would tell nothing of how documents vary.
 
         Args:
             at_most: documents that are returned.
@@ -72,13 +77,16 @@ class Split:
             Tokens, shape (tokens,), and bytes of each; the same for the same text, always.
         """
         starts = np.concatenate(([0], self.ends[:-1]))
-        ranges = [(a, b) for a, b in zip(starts.tolist(), self.ends.tolist(), strict=True)]
-        ranges = [(a, b) for a, b in ranges if b - a >= max(least, 2)]
+        least = max(least, 2)
+        every = [(a, b) for a, b in zip(starts.tolist(), self.ends.tolist(), strict=True)]
+        ranges = [(a, b) for a, b in every if b - a >= least]
+        if len(ranges) < min(SEVERAL, len(every)):
+            ranges = [(0, len(self.tokens))] if len(self.tokens) >= least else []
         if len(ranges) > at_most:
             chosen = np.arange(at_most) * len(ranges) // at_most
             ranges = [ranges[i] for i in chosen]
         elif ranges:
-            ranges = _segments(ranges, at_most, max(least, 2))
+            ranges = _segments(ranges, at_most, least)
         found = [self.tokens[a:b][:longest] for a, b in ranges]
         return [(part, len(self.tokenizer.decode_bytes(part[1:]))) for part in found]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from retbench.config.run import RunConfig
 from retbench.data.batches import RandomWindows
-from retbench.data.dataset import Dataset, load_dataset, require_windows
+from retbench.data.dataset import SEVERAL, Dataset, load_dataset, require_windows
 from retbench.data.vocabulary import check_name
 from retbench.errors import Misfit, UserError
 from retbench.suites.base import Rows
@@ -42,9 +42,10 @@ class TextSuite(TrainingSuite):
     """A suite that trains on a text."""
 
     def data(self, config: RunConfig) -> dict[str, Any]:
-        """Encode the text, unless the cache has it."""
+        """Encode the text, unless the cache has it; one too short to test on is refused now."""
         dataset = load_dataset(config.data, config.tokenizer)
         require_windows(dataset, config.context[0])
+        test_documents(config)
         return dataset.to_json()
 
     def model_options(self, config: RunConfig) -> dict[str, Any]:
@@ -85,12 +86,26 @@ def _dev_loss(dataset: Dataset, window: int, at_most: int, model: LanguageModel)
 
 
 def test_documents(config: RunConfig) -> Documents:
-    """The documents to test on: long enough, where the text allows it, for the longest length."""
-    split = load_dataset(config.data, config.tokenizer).test
-    longest = int(LENGTHS[-1] * config.context[0]) + 1
-    used = max(longest, _LEAST_TESTED)
-    found = split.documents(DOCUMENTS, longest, used)
-    return found or split.documents(DOCUMENTS, config.context[0] + 1, used)
+    """The documents to test on: long enough for the longest length at which there are several.
+
+    Raises:
+        UserError: there are not even two of the length of the training, so that nothing could be
+            said of how documents vary.
+    """
+    dataset, context = load_dataset(config.data, config.tokenizer), config.context[0]
+    found: Documents = []
+    for share in (share for share in reversed(LENGTHS) if share >= 1):
+        used = max(int(LENGTHS[-1] * context) + 1, _LEAST_TESTED)
+        found = dataset.test.documents(DOCUMENTS, int(share * context) + 1, used)
+        if len(found) >= SEVERAL:
+            return found
+    if len(found) < 2:
+        raise UserError(
+            f"data: the test split of {dataset.name} has {len(dataset.test.tokens):,} tokens, too "
+            f"few for two documents of {context + 1:,} to test on",
+            "give more text or shorten --context",
+        )
+    return found
 
 
 def add_test(rows: Rows, model: LanguageModel, documents: Documents) -> None:

@@ -192,3 +192,34 @@ def test_a_document_is_no_shorter_and_no_longer_than_asked() -> None:
     found = embedded().test.documents(at_most=32, least=1500, longest=1600)
     assert found
     assert all(1500 <= len(tokens) <= 1600 for tokens, _ in found)
+
+
+def written(folder: Path, lengths: list[int]) -> dataset.Split:
+    """A split, the test of documents of so many bytes each a token; all with other letters."""
+    parts = [bytes([97 + n % 26]) * length for n, length in enumerate(lengths)]
+    tokenizer = load_dataset(None, "byte").tokenizer
+    tokens = np.frombuffer(b"".join(parts), dtype=np.uint8).astype(np.uint16)
+    return dataset.Split(tokens, np.cumsum(lengths), np.array(lengths), tokenizer)
+
+
+@pytest.mark.parametrize("lengths", [[200] * 40, [200] * 39 + [6000], [40] * 200 + [500] * 3])
+def test_where_few_documents_are_long_enough_the_whole_split_is_cut(
+    tmp_path: Path, lengths: list[int]
+) -> None:
+    part = written(tmp_path, lengths)
+    found = part.documents(at_most=16, least=300)
+    assert np.array_equal(np.concatenate([tokens for tokens, _ in found]), part.tokens)
+    assert len(found) == 16
+    assert min(len(tokens) for tokens, _ in found) >= 300
+
+
+def test_where_several_are_long_enough_no_document_is_mixed_with_another(tmp_path: Path) -> None:
+    found = written(tmp_path, [100, 700, 100, 400, 500, 300]).documents(at_most=16, least=300)
+    assert [len(tokens) for tokens, _ in found] == [350, 350, 400, 500, 300]
+    assert all(len(set(tokens.tolist())) == 1 for tokens, _ in found)
+    few = written(tmp_path, [700, 650]).documents(at_most=4, least=300)  # nothing is left out
+    assert [len(tokens) for tokens, _ in few] == [350, 350, 650]
+
+
+def test_a_split_that_is_too_short_as_a_whole_has_no_documents(tmp_path: Path) -> None:
+    assert written(tmp_path, [100, 100]).documents(least=300) == []

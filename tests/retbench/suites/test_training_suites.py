@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import pytest
 import retbench
 from retbench import suites
 from retbench.config.run import RunConfig, resolve
+from retbench.data.cache import cache_folder
+from retbench.data.dataset import SEVERAL
 from retbench.errors import UserError
 from retbench.forecast import forecast
 from retbench.plan import Contender, Plan, Point
 from retbench.store import Run
 from retbench.suites.base import CellFailure, Session
+from retbench.suites.text import test_documents as text_documents
 from retbench.suites.training_cell import best_rate, check_causality, final_point, tuning_points
 
 SMALL = {
@@ -224,7 +228,9 @@ def test_every_protocol_scores_the_same_tokens_and_a_state_is_carried_where_it_i
     nats = frame[frame["metric"] == "test_nats"]
     documents = nats.groupby(["model", "phase", "seq_len"])["trial"].nunique()
     assert documents.nunique() == 1
-    assert set(nats.loc[nats["phase"] == "carried", "model"]) == {"retnet"}
+    carried = nats[nats["phase"] == "carried"]
+    assert set(carried["model"]) == {"retnet"}
+    assert set(carried["seq_len"]) == {32}  # the window changes nothing
     lengths = nats.loc[nats["phase"] == "length", "seq_len"]
     assert sorted(set(lengths)) == [16, 32, 64, 128, 256]
     assert set(nats.loc[nats["phase"] == "test", "implementation"]) == {"window=32,stride=16"}
