@@ -23,6 +23,7 @@ FEW_DOCUMENTS = 20
 
 _SHARES = {"test": 0.05, "dev": 0.10}  # of the hashes below that; the rest is trained on
 _EDGES = (0.90, 0.95)  # of a document's bytes
+_SOUGHT = 0.025  # of them, behind an edge, for a line break: half of dev's share, or of test's
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,14 @@ def open_source(data: str | None) -> Source:
     size = sum(document.size for document in known)
     if not size:
         raise UserError(f"data: {data} is empty", "give a text")
-    listed = json.dumps([SPLITS, _EDGES, FEW_DOCUMENTS, [doc.digest for doc in known]])
+    different = len({document.digest for document in known})
+    if len(known) >= FEW_DOCUMENTS and different < len(SPLITS):
+        raise UserError(
+            f"data: only {different} of the {len(known)} documents of {data} differ, too few for "
+            f"the splits {', '.join(SPLITS)}",
+            "give other texts, or a single one, which is split by ranges",
+        )
+    listed = json.dumps([SPLITS, _EDGES, _SOUGHT, FEW_DOCUMENTS, [doc.digest for doc in known]])
     digest = hashlib.sha256(listed.encode()).hexdigest()
     walk = partial(_whole_documents, data, known)
     if len(known) < FEW_DOCUMENTS:
@@ -114,20 +122,20 @@ def _ranges(data: str | None, known: list[_Known]) -> Iterator[tuple[str, Docume
     for split, low, high in zip(SPLITS, (0.0, *_EDGES), (*_EDGES, 1.0), strict=True):
         for document, doc in zip(read_documents(data), known, strict=True):
             edges = round(doc.size * low), round(doc.size * high)
-            part = partial(_part, document, *edges)
+            part = partial(_part, document, *edges, round(doc.size * _SOUGHT))
             yield split, Document(document.name, part)
 
 
-def _part(document: Document, low: int, high: int) -> Iterator[str]:
-    """The text of a range of bytes, its ends moved to the next line break where there is one.
+def _part(document: Document, low: int, high: int, sought: int) -> Iterator[str]:
+    """The text of a range of bytes, its ends moved behind a line break among the ``sought`` next.
 
     Both neighbours of an edge move it alike, so that every character is in exactly one part.
     """
     offset = 0
     for piece in document.pieces():
         content = piece.encode()
-        start = _edge(content, low - offset) if offset < low else 0
-        stop = _edge(content, high - offset)
+        start = _edge(content, low - offset, sought) if offset < low else 0
+        stop = _edge(content, high - offset, sought)
         offset += len(content)
         if start < stop:
             yield content[start:stop].decode()
@@ -135,11 +143,11 @@ def _part(document: Document, low: int, high: int) -> Iterator[str]:
             return
 
 
-def _edge(content: bytes, at: int) -> int:
-    """Where a piece is cut: behind the first line break from ``at`` on, else between characters."""
+def _edge(content: bytes, at: int, sought: int) -> int:
+    """Where a piece is cut: behind a line break soon from ``at`` on, else between characters."""
     if at >= len(content):
         return len(content)
-    found = content.find(b"\n", at)
+    found = content.find(b"\n", at, at + sought)
     if found >= 0:
         return found + 1
     while at < len(content) and content[at] & 0xC0 == 0x80:  # inside a character of UTF-8

@@ -48,6 +48,9 @@ def test_a_single_text_is_split_by_contiguous_ranges() -> None:
     assert sum(sizes) == 1_202_375
     assert sizes[0] / sum(sizes) == pytest.approx(0.9, abs=0.001)
     assert sizes[1] / sizes[2] == pytest.approx(1, abs=0.01)
+    # What published runs were trained and tested on, to the token.
+    assert sizes == [1_082_152, 60_141, 60_082]
+    assert found.sha256 == "64282dcd08d217af78ce1e4f97783e83519d4999e103d4384755253d83e1560e"
     from retbench.data import shakespeare
 
     assert "".join(text_of(getattr(found, name)) for name in SPLITS) == shakespeare()
@@ -84,6 +87,29 @@ def test_equal_documents_never_lie_in_two_splits(tmp_path: Path) -> None:
     words = [set(text_of(getattr(found, name)).split()[1::2]) for name in SPLITS]
     assert not words[0] & words[1] and not words[0] & words[2] and not words[1] & words[2]
     assert all(words)
+
+
+def test_documents_that_are_nearly_all_equal_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "same.jsonl"
+    file.write_text('{"text": "to be"}\n' * 25)
+    with pytest.raises(UserError, match=r"only 1 of the 25 documents of .*same.jsonl differ"):
+        load_dataset(str(file), "byte")
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_text_of_one_line_is_cut_between_characters(tmp_path: Path, end: str) -> None:
+    text = "to be or not — " * 1000 + end
+    (tmp_path / "line.txt").write_text(text)
+    found = load_dataset(str(tmp_path / "line.txt"), "byte")
+    assert "".join(text_of(getattr(found, name)) for name in SPLITS) == text
+    shares = [len(getattr(found, name).tokens) / len(text.encode()) for name in SPLITS]
+    assert shares == pytest.approx([0.9, 0.05, 0.05], abs=0.001)
+
+
+def test_a_text_of_lines_is_cut_behind_one(tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("to be or not to be\n" * 1000)
+    found = load_dataset(str(tmp_path / "lines.txt"), "byte")
+    assert all(text_of(getattr(found, name)).endswith("be\n") for name in SPLITS)
 
 
 def test_a_text_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
