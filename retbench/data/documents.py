@@ -15,6 +15,7 @@ import gzip
 import json
 import lzma
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -65,7 +66,8 @@ def read_documents(source: str | None, *, field: str = "text") -> Iterator[Docum
 
     Raises:
         UserError: there is nothing to read; or, while a document is read, it is damaged, is not
-            UTF-8 (names the file and the byte), or a line lacks the field.
+            UTF-8 (names the file and the byte), or a line lacks the field or has in it what is no
+            character.
     """
     if source is None:
         yield Document(EMBEDDED, lambda: iter((shakespeare(),)))
@@ -130,7 +132,7 @@ def _blocks(file: Path) -> Iterator[bytes]:
         with _open(file) as stream:
             while block := stream.read(PIECE_BYTES):
                 yield block
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"data: {file} is damaged: {error}", "restore it from a copy") from None
     except OSError as error:
         raise UserError(f"data: cannot read {file}: {error.strerror or error}") from None
@@ -140,8 +142,8 @@ def _pieces(file: Path) -> Iterator[str]:
     rest, offset = b"", 0
     for block in _blocks(file):
         if offset == 0 and not rest:
-            bom = len(_BOM) if block.startswith(_BOM) else 0
-            block, offset = block[bom:], bom
+            offset = _bom(block)
+            block = block[offset:]
         rest += block
         cut = _cut(rest)
         if cut:
@@ -149,6 +151,11 @@ def _pieces(file: Path) -> Iterator[str]:
             rest, offset = rest[cut:], offset + cut
     if rest:
         yield _decoded(rest, file, offset)
+
+
+def _bom(start: bytes) -> int:
+    """Bytes of the mark that some programs begin a text with."""
+    return len(_BOM) if start.startswith(_BOM) else 0
 
 
 def _cut(data: bytes) -> int:
@@ -178,6 +185,9 @@ def _decoded(data: bytes, file: Path, offset: int) -> str:
 def _lines(file: Path) -> Iterator[str]:
     rest, offset = b"", 0
     for block in _blocks(file):
+        if offset == 0 and not rest:
+            offset = _bom(block)
+            block = block[offset:]
         *lines, rest = (rest + block).split(b"\n")
         for line in lines:
             yield _decoded(line, file, offset)
@@ -193,7 +203,20 @@ def _field(line: str, field: str, where: str) -> str:
         raise UserError(f"data: {where}: not JSON") from None
     if not isinstance(row, dict) or not isinstance(row.get(field), str):
         raise UserError(f"data: {where}: it has no text in the field {field!r}")
-    return str(row[field])
+    return _sound(str(row[field]), where)
+
+
+def _sound(text: str, where: str) -> str:
+    """The text, which JSON allows to hold halves of characters that UTF-8 cannot tell."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start].encode("unicode_escape").decode()
+        raise UserError(
+            f"data: {where}: character {error.start} of its text is {half}, half of one",
+            "repair the line, or leave it out",
+        ) from None
+    return text
 
 
 def _of_hub(name: str, field: str) -> Iterator[Document]:
@@ -213,4 +236,5 @@ def _of_hub(name: str, field: str) -> Iterator[Document]:
     for number, row in enumerate(rows):
         if not isinstance(row.get(field), str):
             raise UserError(f"data: {HUB}{name}: row {number} has no text in the field {field!r}")
-        yield Document(f"{name}:{number}", partial(_whole, row[field]))
+        text = _sound(row[field], f"{HUB}{name}: row {number}")
+        yield Document(f"{name}:{number}", partial(_whole, text))

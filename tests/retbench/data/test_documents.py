@@ -48,7 +48,7 @@ def test_a_text_may_be_packed(tmp_path: Path, suffix: str, pack: object) -> None
 def test_a_jsonl_has_a_document_a_line(tmp_path: Path, suffix: str, pack: object) -> None:
     file = tmp_path / f"docs.jsonl{suffix}"
     lines = [json.dumps({"text": "one"}), "", json.dumps({"id": 2, "text": "zwei ü"})]
-    file.write_bytes(pack("\n".join(lines).encode()))  # type: ignore[operator]
+    file.write_bytes(pack("\ufeff".encode() + "\n".join(lines).encode()))  # type: ignore[operator]
     assert [document.text for document in read_documents(str(file))] == ["one", "zwei ü"]
     assert names(str(file)) == [f"{file.name}:1", f"{file.name}:3"]
 
@@ -89,6 +89,11 @@ def test_bytes_that_are_no_text_are_named_with_their_place(
         list(next(read_documents(str(file))).pieces())
 
 
+def _corrupt(packed: bytes) -> bytes:
+    """A gzip whose header is sound, and whose stream is none from its first byte on."""
+    return packed[:10] + b"\xff" * 8 + packed[18:]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -96,6 +101,16 @@ def test_bytes_that_are_no_text_are_named_with_their_place(
         ("a.jsonl", b'{"text": "x"}\nnot json\n', "a.jsonl:2: not JSON"),
         ("a.txt.gz", b"not gzip", "a.txt.gz is damaged"),
         ("a.txt.gz", gzip.compress(b"x" * 5000, mtime=0)[:-12], "a.txt.gz is damaged"),
+        (
+            "a.txt.gz",
+            _corrupt(gzip.compress(b"to be or not to be" * 99, mtime=0)),
+            "a.txt.gz is da",
+        ),
+        (
+            "a.jsonl",
+            b'{"text": "x"}\n{"text": "two\\ud800"}\n',
+            r"a.jsonl:2: character 3 .* \\ud800",
+        ),
         ("a.txt.xz", b"not xz at all", "a.txt.xz is damaged"),
     ],
 )
