@@ -85,19 +85,27 @@ def _batches(count: int, window: int, stride: int) -> Iterator[list[tuple[int, i
 def carried_nats(model: Any, tokens: NDArray[Any], *, window: int) -> Floats:
     """As :func:`token_nats`, the state carried through the whole document.
 
+    A document longer than the model's ``max_len`` is shared equally by as few states as hold it:
+    each token is scored still, those at the beginning of a share from little.
+
     Args:
-        model: as above, and with ``init_state`` and ``score`` (see :mod:`models.decoder`).
+        model: as above, and with ``config``, ``init_state`` and ``score`` (see
+            :mod:`models.decoder`).
         tokens: shape (tokens,).
         window: tokens that are taken into the state at once.
     """
     device = next(model.parameters()).device
     text = torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(device)
-    state = model.init_state(1, len(text))
+    count = len(text) - 1
+    states = -(-count // model.config.max_len)
+    edges = [count * i // states for i in range(states + 1)]
     found = []
-    for start in range(0, len(text) - 1, window):
-        stop = min(start + window, len(text) - 1)
-        logits = model.score(text[None, start:stop], state)
-        found.append(_nats(logits, text[None, start + 1 : stop + 1])[0].cpu())
+    for first, last in itertools.pairwise(edges):
+        state = model.init_state(1, last - first)
+        for start in range(first, last, window):
+            stop = min(start + window, last)
+            logits = model.score(text[None, start:stop], state)
+            found.append(_nats(logits, text[None, start + 1 : stop + 1])[0].cpu())
     return torch.cat(found).numpy()
 
 

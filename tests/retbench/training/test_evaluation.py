@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,20 @@ def test_a_carried_state_is_one_forward_at_any_window(models: Any, window: int) 
     model = models["retnet"]
     found = carried_nats(model, TOKENS, window=window)
     assert np.allclose(found, whole(model, TOKENS), atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("max_len", "edges"),
+    [(100, [0, 100]), (99, [0, 50, 100]), (50, [0, 50, 100]), (40, [0, 33, 66, 100])],
+)
+def test_a_text_longer_than_a_model_holds_is_shared_by_several_states(
+    max_len: int, edges: list[int]
+) -> None:
+    config = config_for("retnet", "tiny", vocab_size=40, max_len=max_len)
+    model: Any = config.build(dtype=torch.float64, seed=1)
+    found = carried_nats(model, TOKENS, window=7)
+    for start, stop in itertools.pairwise(edges):
+        assert np.allclose(found[start:stop], whole(model, TOKENS[start : stop + 1]), atol=1e-10)
 
 
 def test_the_mean_loss_is_that_of_the_tokens(models: Any) -> None:
