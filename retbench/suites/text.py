@@ -125,7 +125,10 @@ def add_test(rows: Rows, model: LanguageModel, documents: Documents) -> None:
 def add_lengths(
     rows: Rows, model: LanguageModel, documents: Documents, progress: Callable[[str], None]
 ) -> None:
-    """Nats at every length, in windows that stand alone and with the state carried on."""
+    """Nats at every length in windows that stand alone, and once with the state carried on.
+
+    The window of a carried state only cuts the computation: it is the training's.
+    """
     from retbench.training.evaluation import by_position, carried_nats, token_nats
 
     config = model.config
@@ -140,9 +143,10 @@ def add_lengths(
         if length in (context, fitting[-1]):
             for edge, loss in by_position(nats, length).items():
                 rows.add("position", "position_loss", loss, trial=edge, seq_len=length)
-        if _state_is_constant(config, context) and hasattr(model, "score"):
-            carried = [carried_nats(model, tokens, window=length) for tokens, _ in documents]
-            _add_documents(rows, "carried", carried, length, f"carried,window={length}")
+    if _state_is_constant(config, context) and hasattr(model, "score"):
+        progress("test with the state carried on")
+        carried = [carried_nats(model, tokens, window=context) for tokens, _ in documents]
+        _add_documents(rows, "carried", carried, context, f"carried,window={context}")
 
 
 def _add_documents(

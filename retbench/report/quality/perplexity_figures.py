@@ -103,11 +103,15 @@ def tuning(found: Perplexity) -> Drawn:
 def lengths(found: Perplexity) -> Drawn:
     """Perplexity over the evaluation length: windows alone, and with the state carried on."""
     title = "Perplexity over the evaluation length"
-    carried = found.at("carried")
+    drawn_as = "dashed" if found.carried_once else "dotted"
     note = [
         "band: 95% interval over seeds and documents",
         f"vertical line: training length, {units.tokens(found.context)}",
-        *(["dotted: the state is carried on from window to window"] if len(carried) else []),
+        *(
+            [f"{drawn_as}: the state is carried on from window to window"]
+            if len(found.at("carried"))
+            else []
+        ),
     ]
     figure, (ax,), text = _canvas(found, title, note)
     rows = found.losses[found.losses["phase"].isin(("length", "carried"))].sort_values("seq_len")
@@ -116,9 +120,8 @@ def lengths(found: Perplexity) -> Drawn:
         for end, name in (("", "value"), ("_low", "low"), ("_high", "high"))
     }
     rows = rows.rename(columns=named)
-    draw.log2_axis(
-        ax, sorted({int(n) for n in rows["seq_len"]}), "evaluation length (tokens)", tokens=True
-    )
+    tested = sorted({int(n) for n in rows["seq_len"]})
+    draw.log2_axis(ax, tested, "evaluation length (tokens)", tokens=True)
     draw.log_y(ax, np.concatenate(intervals(rows)))
     ax.axvline(found.context, color="#8a8a8a", linewidth=0.9, zorder=0)
     for model, style in theme.styles(found.models).items():
@@ -126,7 +129,10 @@ def lengths(found: Perplexity) -> Drawn:
             ("length", replace(style, line="-")), ("carried", replace(style, line=_CARRIED))
         ):  # fmt: skip
             own = rows[(rows["model"] == model) & (rows["phase"] == phase)]
-            if len(own):
+            if len(own) and phase == "carried" and found.carried_once:
+                (row,) = records(own)
+                ax.axhline(row["value"], color=style.color, linestyle="--", zorder=3)
+            elif len(own):
                 _line(ax, column(own, "seq_len"), *intervals(own), drawn)
     ax.set_ylabel("perplexity")
     keys = ["model", "phase", "seq_len", "value", "low", "high", "n"]

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from retbench.store import Run
 
 Place = tuple[str, int, str]
-"""Phase (``test``, ``length``, ``carried``), window in tokens, model."""
+"""Phase (``test``, ``length``, ``carried``), window in tokens, model.
+
+With the state carried on the window changes nothing but rounding: it is the training's length.
+Older runs have the same value at every length.
+"""
 
 LOSS_COLUMNS = [
     "phase", "seq_len", "model", "protocol", "loss", "loss_low", "loss_high", "perplexity",

@@ -16,6 +16,9 @@ from retbench.report.quality.scaling_tables import precise, printed, verdict
 from retbench.report.quality.trained import EDGES, ending
 
 _INTERVAL = "value [low, high]: 95% interval that takes seeds and test documents as random"
+_CARRIED_ONCE = (
+    "state carried: the window only cuts the computation and changes no value; tested at one length"
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,11 @@ class Perplexity:
     def at(self, phase: str) -> pd.DataFrame:
         """The losses of one phase."""
         return self.losses[self.losses["phase"] == phase]
+
+    @property
+    def carried_once(self) -> bool:
+        """Whether a state was carried on in windows of one length; older runs tried several."""
+        return self.at("carried")["seq_len"].nunique() == 1
 
 
 def tables(found: Perplexity) -> tuple[Table, ...]:
@@ -140,6 +148,7 @@ def length_table(found: Perplexity) -> Table:
     notes = (
         f"perplexity in windows of that many tokens, which stand alone or carry the state on from "
         f"the window before; trained at {units.tokens(found.context)}",
+        *([_CARRIED_ONCE] if found.carried_once else []),
         _INTERVAL,
     )
     return Table(

@@ -1,0 +1,65 @@
+"""Perplexity by evaluation length: a state that is carried on has one value, however it is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+import pytest
+
+from retbench.report.quality.perplexity_figures import lengths
+from retbench.report.quality.perplexity_frames import LOSS_COLUMNS, RATIO_COLUMNS
+from retbench.report.quality.perplexity_tables import Perplexity, length_table
+from retbench.report.units import DASH
+
+from .scaling_samples import CONTEXT, run_json
+
+ALONE = {128: 9.0, 256: 8.0, 512: 8.5}
+ONCE, AS_BEFORE = {CONTEXT: 7.5}, dict.fromkeys(ALONE, 7.5)
+
+
+def found(carried: Mapping[int, float]) -> Perplexity:
+    """A run of one model, tested at three lengths, with its state carried on at those given."""
+    rows = [
+        dict.fromkeys(LOSS_COLUMNS)
+        | {"phase": phase, "seq_len": length, "model": "retnet", "n": 3, "documents": 8}
+        | {"perplexity": value, "perplexity_low": value - 0.1, "perplexity_high": value + 0.1}
+        for phase, values in (("length", ALONE), ("carried", carried))
+        for length, value in values.items()
+    ]
+    nothing = pd.DataFrame()
+    ended = pd.DataFrame([{"model": "retnet", "status": "ok", "ok_blocks": 3, "blocks": 3}])
+    return Perplexity(
+        meta=run_json(("retnet",), {"1m": 8e5}, 3), models=("retnet",), is_ablation=False,
+        losses=pd.DataFrame(rows), ratios=pd.DataFrame(columns=RATIO_COLUMNS), scalars=nothing,
+        tuning=nothing, curves=nothing, positions=nothing, endings=ended,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("carried", "cells"),
+    [(ONCE, [DASH, "7.500", DASH]), (AS_BEFORE, ["7.500", "7.500", "7.500"])],
+)
+def test_the_table_has_the_value_where_it_was_measured(
+    carried: Mapping[int, float], cells: list[str]
+) -> None:
+    table = length_table(found(carried))
+    row = next(row for row in table.rows if row[1] == "state carried")
+    assert [text.partition(" ")[0] for text in row[2:]] == cells
+    said = any("only cuts the computation" in note for note in table.notes)
+    assert said == (carried == ONCE)
+
+
+def test_the_figure_draws_a_single_value_across_all_lengths() -> None:
+    figure, sidecar = lengths(found(ONCE))
+    (across,) = [line for line in figure.axes[0].lines if list(line.get_ydata()) == [7.5, 7.5]]
+    assert across.get_linestyle() == "--" and list(across.get_xdata()) == [0, 1]  # of the axes
+    assert "dashed: the state is carried on" in sidecar["note"]
+    assert [row["value"] for row in sidecar["shown"] if row["phase"] == "carried"] == [7.5]
+
+
+def test_the_figure_of_an_older_run_has_a_point_at_each_length() -> None:
+    figure, sidecar = lengths(found(AS_BEFORE))
+    (line,) = [line for line in figure.axes[0].lines if list(line.get_ydata()) == [7.5] * 3]
+    assert list(line.get_xdata()) == list(AS_BEFORE)
+    assert "dotted: the state is carried on" in sidecar["note"]
