@@ -146,7 +146,46 @@ def test_the_defaults_of_a_cpu_end_within_ten_minutes_by_forecast(suite: str) ->
         ],
         "matmul_flop_per_s": {"float32": 2.5e11},
     }
-    assert forecast(config, plan(config), ceilings).total_s < 2 * 600  # good to a factor of two
+    assert forecast(config, plan(config), ceilings).total_s < 600
+
+
+def short_documents(folder: Path, count: int, words: int) -> str:
+    """A file of documents of ``words`` words of four bytes each."""
+    file = folder / "docs.jsonl"
+    texts = (f"{n:03d} " * words for n in range(count))
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return str(file)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("RETBENCH_CACHE", str(tmp_path / "cache"))
+    cache_folder.cache_clear()
+    yield
+    cache_folder.cache_clear()
+
+
+@pytest.mark.parametrize(("words", "longest"), [(5, 4), (10, 8), (80, 8)])
+def test_short_documents_are_tested_on_together(
+    tmp_path: Path, own_cache: None, words: int, longest: int
+) -> None:
+    """300 documents, of which the test split has about 15; the shorter they are the less of it."""
+    data = short_documents(tmp_path, 300, words)
+    config = small("perplexity", data=data, tokenizer="byte", context=8)
+    suites.get("perplexity").data(config)
+    documents = text_documents(config)
+    assert len(documents) >= SEVERAL
+    assert min(len(tokens) for tokens, _ in documents) > longest * 8
+
+
+@pytest.mark.parametrize("suite", TEXT)
+def test_a_text_too_short_to_test_on_is_refused_before_anything_is_trained(
+    tmp_path: Path, own_cache: None, suite: str
+) -> None:
+    (tmp_path / "short.txt").write_text("to be or not to be\n" * 100)
+    config = small(suite, data=str(tmp_path / "short.txt"), tokenizer="byte", context=64)
+    with pytest.raises(UserError, match="too few for two documents of 65 to test on; give more"):
+        suites.get(suite).data(config)
 
 
 class Seer:
