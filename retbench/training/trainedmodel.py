@@ -40,23 +40,35 @@ SCHEMA_VERSION = 1
 def begin(
     folder: Path, config: ModelConfig, tokenizer: Tokenizer, record: Mapping[str, Any]
 ) -> None:
-    """Make the folder of a model that is about to be trained.
+    """Make the folder of a model that is about to be trained, with what there is of it.
 
     Raises:
         UserError: it cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        cannot_write(folder, error)
+    make_folder(folder)
     _write_json(folder / checkpoint.CONFIG, config.to_dict())
     _write_json(folder / TOKENIZER, tokenizer.to_json())
     write_record(folder, record)
 
 
-def require_empty(folder: Path) -> None:
-    """Raise the user's error where a new training would mix with something else."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+def make_folder(folder: Path) -> None:
+    """Make a folder, unless it is there; :class:`UserError` where it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        cannot_write(folder, error)
+
+
+def require_empty(folder: Path, *, but: str | None = None) -> None:
+    """Raise the user's error where a new training would mix with something else.
+
+    Args:
+        folder: of the training; need not be there.
+        but: the name of a file that may be in it.
+    """
+    if folder.exists() and (
+        not folder.is_dir() or any(path.name != but for path in folder.iterdir())
+    ):
         raise UserError(
             f"--out {folder} is there already and not an empty folder",
             "name another, or continue a training in it with --resume",

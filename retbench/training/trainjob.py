@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -142,9 +142,14 @@ def carry_out(job: TrainJob, watcher: Watcher | None = None, ranks: Ranks = ALON
     model = settings.model_config(dataset.tokenizer.vocab_size)
     identity = trainrecord.identity(settings, model.to_dict(), dataset)
     ranks.require_same(identity, "text, tokenizer or version of the program")
-    record = ranks.from_first(lambda: trainrecord.begun(job, model, dataset, ranks))
     work = _Work(job, model, dataset, device, identity, ranks)
-    with trainrecord.locked(job.out) if ranks.first else nullcontext():
+    with ExitStack() as held:
+
+        def begun() -> dict[str, Any]:
+            held.enter_context(trainrecord.locked(job.out))
+            return trainrecord.begun(job, model, dataset, ranks)
+
+        record = ranks.from_first(begun)
         try:
             return _train(work, record, watcher)
         except torch.OutOfMemoryError:
@@ -274,12 +279,7 @@ def _sample(model: Decoder, tokenizer: Tokenizer) -> str:
 
 
 def _continued(out: Path, asked: dict[str, Any]) -> TrainJob:
-    record = trainedmodel.read_record(out)
-    if record["state"] != "running":
-        raise UserError(
-            f"the training in {out} has {record['state']}: there is nothing to continue",
-            "begin a new one with another --out",
-        )
+    record = trainrecord.unfinished(out)
     try:
         settings = TrainSettings.from_json(record["settings"], ())
     except TypeError as error:

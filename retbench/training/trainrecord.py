@@ -26,9 +26,17 @@ LOCK = "lock"
 
 
 def begun(job: TrainJob, model: ModelConfig, dataset: Dataset, ranks: Ranks) -> dict[str, Any]:
-    """The record of a training that begins or goes on; the folder of one that begins."""
+    """The record of a training that begins or goes on; the folder of one that begins.
+
+    The caller holds the folder's lock: what is in the folder is looked at once more, for another
+    command may have held it since the job was prepared.
+
+    Raises:
+        UserError: the folder is not what the job takes it for, or cannot be written.
+    """
     if job.resume:
         return _continued_record(job, dataset, ranks)
+    trainedmodel.require_empty(job.out, but=LOCK)
     record = _record(job, dataset, ranks)
     trainedmodel.begin(job.out, model, dataset.tokenizer, record)
     return record
@@ -36,13 +44,33 @@ def begun(job: TrainJob, model: ModelConfig, dataset: Dataset, ranks: Ranks) -> 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other commands from writing to a folder."""
+    """Keep other commands from writing to a folder, which is made where there is none.
+
+    Raises:
+        UserError: it cannot be made, or another process is writing to it.
+    """
+    trainedmodel.make_folder(folder)
     lock = CommitLog(folder / LOCK, create=True)
     try:
         yield
     finally:
         lock.close()
         (folder / LOCK).unlink(missing_ok=True)
+
+
+def unfinished(folder: Path) -> dict[str, Any]:
+    """The record of a training that can be continued.
+
+    Raises:
+        UserError: there is none, or it has ended.
+    """
+    record = trainedmodel.read_record(folder)
+    if record["state"] != "running":
+        raise UserError(
+            f"the training in {folder} has {record['state']}: there is nothing to continue",
+            "begin a new one with another --out",
+        )
+    return record
 
 
 def _record(job: TrainJob, dataset: Dataset, ranks: Ranks) -> dict[str, Any]:
@@ -60,7 +88,7 @@ def _record(job: TrainJob, dataset: Dataset, ranks: Ranks) -> dict[str, Any]:
 
 def _continued_record(job: TrainJob, dataset: Dataset, ranks: Ranks) -> dict[str, Any]:
     """The record of a training that goes on, with where and when it does."""
-    record = trainedmodel.read_record(job.out)
+    record = unfinished(job.out)
     if record["data"].get("sha256") != dataset.sha256:
         raise UserError(
             f"the data or their tokens are not those that {job.out} was begun with",

@@ -271,6 +271,31 @@ def test_two_processes_do_not_train_in_one_folder(command: Command, stopped: Pat
     assert "another process is writing to" in ended.err
 
 
+def test_of_two_fresh_trainings_in_one_folder_the_first_is_left_alone(
+    command: Command, text: Path, tmp_path: Path
+) -> None:
+    """The second has found the folder empty, and reads its text while the first begins."""
+    from retbench.training import trainrecord
+
+    given = {"preset": "tiny", "data": text, "context": 16, "threads": 1, "device": "cpu"}
+    late = trainjob.prepare(out=tmp_path / "run", steps=5, **given)
+    with trainrecord.locked(tmp_path / "run"):
+        (tmp_path / "run" / "training.json").write_text("the first's")
+        with pytest.raises(UserError, match="another process is writing to"):
+            trainjob.carry_out(late)
+    with pytest.raises(UserError, match="run is there already and not an empty folder"):
+        trainjob.carry_out(late)
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["training.json"]
+    assert (tmp_path / "run" / "training.json").read_text() == "the first's"
+
+
+def test_what_ended_meanwhile_is_not_continued(command: Command, text: Path, stopped: Path) -> None:
+    late = trainjob.prepare(out=stopped, resume=True)
+    assert command("train", "--resume", "--out", stopped, "--quiet").status == 0
+    with pytest.raises(UserError, match="has finished: there is nothing to continue"):
+        trainjob.carry_out(late)
+
+
 # What ends badly.
 
 
