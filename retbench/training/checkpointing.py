@@ -238,6 +238,7 @@ def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _put_moments(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Give each parameter its moments; one that never had a gradient has none yet."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
@@ -245,9 +246,11 @@ def _put_moments(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
             state.setdefault(int(index), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     for number, parameter in enumerate(_parameters(optimizer)):
-        shapes = {v.shape for name, v in state[number].items() if name != "step"}
-        if shapes != {parameter.shape}:
-            raise ValueError(f"moments of shape {shapes} for a parameter of {parameter.shape}")
+        for name, moment in state.get(number, {}).items():
+            if name != "step" and moment.shape != parameter.shape:
+                raise ValueError(
+                    f"a moment of shape {moment.shape} for a parameter of {parameter.shape}"
+                )
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 

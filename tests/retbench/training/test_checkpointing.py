@@ -104,6 +104,47 @@ def test_a_checkpoint_is_a_model_that_can_be_loaded(small: ModuleType, interrupt
     assert same_weights(model_checkpoint.load(path), model)
 
 
+def test_a_parameter_without_a_gradient_has_no_moments_yet(
+    small: ModuleType, tmp_path: Path
+) -> None:
+    model = small.Table()
+    model.spare = torch.nn.Parameter(torch.ones(3, 3))  # no part of any loss
+    config, source = small.training(steps=8), small.source()
+    checkpoints = Checkpoints(tmp_path, "same")
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            model, source, config, dev=lambda: 1.0, checkpoint=checkpoints, observe=stop_at(4)
+        )  # fmt: skip
+    again = small.Table(seed=1)
+    again.spare = torch.nn.Parameter(torch.zeros(3, 3))
+    resumed = train(again, source, config, dev=lambda: 1.0, checkpoint=checkpoints)
+    undisturbed = small.Table()
+    whole = train(undisturbed, source, config, dev=lambda: 1.0)
+    assert curve(resumed) == curve(whole)
+    assert torch.equal(again.table, undisturbed.table) and torch.equal(again.spare, model.spare)
+
+
+def test_a_compiled_training_continues_bit_for_bit(
+    small: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process makes a pass before its first step, which must leave no trace."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    undisturbed, expected = trained(small)
+    config, checkpoints = small.training(compile=True), Checkpoints(tmp_path, "same")
+
+    def compiled(**more: Any) -> tuple[Training, Any]:
+        model = small.decoder()
+        dev = small.dev_of(model)
+        found = train(model, small.source(), config, dev=dev, checkpoint=checkpoints, **more)
+        return found, model
+
+    with pytest.raises(KeyboardInterrupt):
+        compiled(observe=stop_at(14))
+    training, model = compiled()
+    assert curve(training) == curve(undisturbed)
+    assert same_weights(model, expected)
+
+
 def test_random_generators_are_put_back(small: ModuleType, tmp_path: Path) -> None:
     model, checkpoints = small.Table(), Checkpoints(tmp_path, "same")
     optimizer = make_optimizer(model, small.training())
