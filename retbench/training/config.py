@@ -154,7 +154,8 @@ class Record:
     Attributes:
         step: optimizer steps made.
         tokens: tokens they took in.
-        seconds: time they took; evaluations and checkpoints are not counted.
+        seconds: time they took; evaluations, checkpoints and what a first pass compiles are not
+            counted.
         train_loss: nat/token, mean over the steps since the record before.
         dev_loss: nat/token on the dev split; None where it was not estimated.
         learning_rate: of the last step.
@@ -184,7 +185,7 @@ class Training:
         status: ``diverged`` where the loss was not finite, or stayed above its start.
         cause: what was seen; None where all went well.
         records: the loss curves, in the order of steps.
-        seconds: time of all steps; evaluations and checkpoints are not counted.
+        seconds: time of all steps, counted as in :class:`Record`.
         tokens_per_s: tokens of all steps over that.
     """
 

@@ -6,7 +6,9 @@
 
 A step is a forward pass, a backward pass and an AdamW update, and next to nothing else: batches
 come from a thread, and the loss stays on the device until a record is due, so that a GPU is never
-waited for in between. Nothing here is random; two trainings from equal weights over equal batches
+waited for in between. Where the first pass compiles, tunes kernels or loads them, one is made and
+forgotten before the clock starts, so that seconds and tokens/s are the steps' own. Nothing here is
+random; two trainings from equal weights over equal batches
 are equal bit for bit where the kernels are (on a CPU they are, at the same number of threads).
 
 Several processes train one model together where ``ranks`` is a group of them: each then computes
@@ -51,7 +53,7 @@ class Progress:
 
     Attributes:
         step: optimizer steps made; the next batch is the source's of this number.
-        seconds: time they took.
+        seconds: time they took; see :class:`retbench.training.config.Record`.
         records: the loss curves so far, of which the last is at ``step``.
     """
 
@@ -155,6 +157,8 @@ class _Loop:
             stack.enter_context(changed_blocks(self._model, config, self._ranks))
             steps = range(self.start, config.steps)
             own = self._ranks.share(source)
+            if steps and (config.compile or self._device.type != "cpu"):
+                self._warm_up(own)
             batches = stack.enter_context(closing(prefetch(own, steps, self._device)))  # type: ignore[type-var]
             begun = time.perf_counter()
             for step, (inputs, targets) in enumerate(batches, self.start + 1):
@@ -177,6 +181,24 @@ class _Loop:
                     return cause
                 begun = time.perf_counter()
         return None
+
+    def _warm_up(self, source: BatchSource) -> None:
+        """One pass forward and backward whose results are dropped: all is as before but compiled.
+
+        The model's buffers and torch's random generators are put back; the gradients go, of which
+        there are none between steps.
+        """
+        from retbench.data.batches import prefetch
+
+        first = prefetch(source, range(self.start, self.start + 1), self._device)
+        buffers = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
+        used = [self._device] if self._device.type == "cuda" else []
+        with torch.random.fork_rng(devices=used), closing(first) as batches:  # type: ignore[type-var]
+            for inputs, targets in batches:
+                self._step.discarded(inputs, targets)
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
 
     def _make(self, step: int, inputs: Tensor, targets: Tensor) -> Tensor:
         """One update at the rate of the schedule; the loss of its batch, on the device."""

@@ -71,6 +71,20 @@ class Step:
         self.update()
         return losses[0] if parts == 1 else torch.stack(losses).sum()
 
+    def discarded(self, inputs: Tensor, targets: Tensor) -> None:
+        """Forward and backward pass of a part of a batch, without an update; waits for the end.
+
+        What compiles, tunes or loads kernels at its first call then has done so. There must be no
+        gradients yet, and are none afterwards.
+        """
+        parts = self._config.accumulate
+        scored = self._count(targets)
+        with self._ranks.part(self._model, last=True):
+            self.backward(self.forward(inputs.chunk(parts)[0], targets.chunk(parts)[0], scored))
+        self._optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def forward(self, inputs: Tensor, targets: Tensor, scored: Tensor | None = None) -> Tensor:
         """The share of these sequences in the loss of a batch.
 

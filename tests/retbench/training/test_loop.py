@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from retbench.errors import UserError
-from retbench.training.loop import Record, train
+from retbench.training.loop import Progress, Record, train
 from retbench.training.step import IGNORED, make_optimizer, next_token_loss
 
 FAMILIES = ("retnet", "transformer")
@@ -282,3 +282,58 @@ def test_equal_trainings_are_equal_bit_for_bit(small: ModuleType) -> None:
         for model in (first, second)
     ]
     assert curves[0] == curves[1] and equal(weights(first), weights(second))
+
+
+# The pass before the clock starts. ``torch.compile`` is made to do nothing, so that any difference
+# to a training without that pass is the pass's.
+
+
+class Cold(nn.Module):
+    """Is slow at its first call, draws random numbers, and keeps a buffer up to date."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.table = nn.Parameter(torch.randn(17, 17, generator=generator))
+        self.register_buffer("calls", torch.zeros(()))
+        self._is_cold = True
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if self._is_cold:
+            time.sleep(0.5)
+        self._is_cold = False
+        self.calls += 1
+        return F.dropout(self.table[tokens], 0.3, self.training)
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_cold_start_is_made_before_the_clock_and_changes_nothing(
+    small: ModuleType, uncompiled: None, accumulate: int
+) -> None:
+    found = []
+    for compiled in (False, True):
+        torch.manual_seed(5)
+        model = Cold()
+        config = small.training(compile=compiled, accumulate=accumulate)
+        found.append((train(model, small.source(), config), weights(model)))
+    (with_it, expected), (without_it, made) = found
+    assert with_it.seconds > 0.5 > without_it.seconds
+    assert [r.train_loss for r in with_it.records] == [r.train_loss for r in without_it.records]
+    assert equal(expected, made)
+
+
+def test_nothing_is_computed_where_no_step_is_left(small: ModuleType, uncompiled: None) -> None:
+    config = small.training(compile=True)
+    done = Progress(config.steps, 1.0, (Record(config.steps, 64, 1.0, 2.0, None, 0.1),))
+
+    class Done:
+        restore = staticmethod(lambda *_: done)
+
+    model = Cold()
+    assert train(model, small.source(), config, checkpoint=Done()).seconds == 1.0  # type: ignore[arg-type]
+    assert not model.calls
