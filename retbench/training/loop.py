@@ -8,8 +8,8 @@ A step is a forward pass, a backward pass and an AdamW update, and next to nothi
 come from a thread, and the loss stays on the device until a record is due, so that a GPU is never
 waited for in between. Where the first pass compiles, tunes kernels or loads them, one is made and
 forgotten before the clock starts, so that seconds and tokens/s are the steps' own. Nothing here is
-random; two trainings from equal weights over equal batches
-are equal bit for bit where the kernels are (on a CPU they are, at the same number of threads).
+random; two trainings from equal weights over equal batches are equal bit for bit where the kernels
+are (on a CPU they are, at the same number of threads).
 
 Several processes train one model together where ``ranks`` is a group of them: each then computes
 its rows of every batch, and all stop at the same step.
