@@ -23,12 +23,18 @@ class Small:
 
     vocab = VOCAB
 
-    def model(self, family: str, dtype: torch.dtype = torch.float64, **overrides: Any) -> Decoder:
+    def model(
+        self,
+        family: str,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+        **overrides: Any,
+    ) -> Decoder:
         """A model of the tiny preset with weights of standard deviation 0.15."""
         sizes = {"d_model": 32, "n_heads": 4, "vocab_size": VOCAB, **overrides}
         if family in CHUNK_SIZES:
             sizes = {"chunk_size": CHUNK_SIZES[family], **sizes}
-        model = build(family, preset="tiny", dtype=dtype, seed=1, **sizes)
+        model = build(family, preset="tiny", device=device, dtype=dtype, seed=1, **sizes)
         assert isinstance(model, Decoder)
         generator = torch.Generator().manual_seed(2)
         with torch.no_grad():

@@ -196,8 +196,8 @@ def test_the_op_keeps_torchs_rules(device: torch.device) -> None:
     torch.library.opcheck(fused_attention, arguments)
 
 
-def test_going_backward_is_an_error() -> None:
-    case = Case(1, 1, 1, 8, 16)
+def test_going_backward_is_an_error(device: torch.device) -> None:
+    case = Case(1, 1, 1, 8, 16, device=device)
     qkv = case.token().requires_grad_()
     with torch.enable_grad():
         out = case.found(qkv, 3)
@@ -214,15 +214,15 @@ def test_going_backward_is_an_error() -> None:
     ],
 )
 def test_what_the_kernels_cannot_run_is_refused(
-    dim: int, group: int, dtype: torch.dtype, reason: str
+    device: torch.device, dim: int, group: int, dtype: torch.dtype, reason: str
 ) -> None:
-    case = Case(1, 1, group, dim, 4, dtype)
+    case = Case(1, 1, group, dim, 4, dtype, device)
     with pytest.raises(ValueError, match=f"attention's step in Triton: {reason}"):
         case.found(case.token(), 3)
 
 
-def test_inputs_that_do_not_fit_are_refused() -> None:
-    case = Case(1, 2, 1, 8, 16)
+def test_inputs_that_do_not_fit_are_refused(device: torch.device) -> None:
+    case = Case(1, 2, 1, 8, 16, device=device)
     whole = case.keys
     for case.keys in (whole[:, :1], whole[..., ::2], whole.mT.contiguous().mT):
         with pytest.raises(ValueError, match="do not fit or are not contiguous"):

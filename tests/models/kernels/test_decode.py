@@ -33,9 +33,9 @@ def _no_gradients_by_default() -> Iterator[None]:
 def pair(
     small: Any, family: str, device: torch.device, dtype: torch.dtype, **overrides: Any
 ) -> list[Decoder]:
-    """The same model by Triton and by torch."""
+    """The same model by Triton and by torch, built where it runs: Triton's is refused elsewhere."""
     return [
-        small.model(family, dtype, implementation=name, **overrides).to(device)
+        small.model(family, dtype, device, implementation=name, **overrides)
         for name in ("triton", "torch")
     ]
 

@@ -141,8 +141,10 @@ def test_few_heads_are_cut_finer(matrices: int, columns: int) -> None:
 
 
 @pytest.mark.parametrize("columns", [8, 16, 32])
-def test_the_cut_changes_no_result(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = Case(1, 2, 16, 40)
+def test_the_cut_changes_no_result(
+    device: torch.device, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = Case(1, 2, 16, 40, device=device)
     projected, state = case.token().float(), case.state.float()
     expected = case.expected(projected.double(), case.state)
     monkeypatch.setattr("models.kernels.step.column_count", lambda *_: columns)
@@ -159,8 +161,8 @@ def test_the_op_keeps_torchs_rules(device: torch.device) -> None:
     torch.library.opcheck(fused_retention, arguments)
 
 
-def test_going_backward_is_an_error() -> None:
-    case = Case(1, 1, 8, 16)
+def test_going_backward_is_an_error(device: torch.device) -> None:
+    case = Case(1, 1, 8, 16, device=device)
     projected = case.token().float().requires_grad_()
     with torch.enable_grad():
         out = case.found(projected, case.state.float())
@@ -175,14 +177,16 @@ def test_going_backward_is_an_error() -> None:
         (8, torch.float64, "float64 is none of bfloat16, float16, float32"),
     ],
 )
-def test_what_the_kernels_cannot_run_is_refused(d_k: int, dtype: torch.dtype, reason: str) -> None:
-    case = Case(1, 1, d_k, 16)
+def test_what_the_kernels_cannot_run_is_refused(
+    device: torch.device, d_k: int, dtype: torch.dtype, reason: str
+) -> None:
+    case = Case(1, 1, d_k, 16, device=device)
     with pytest.raises(ValueError, match=f"retention's step in Triton: {reason}"):
         case.found(case.token().to(dtype), case.state.float())
 
 
-def test_inputs_that_do_not_fit_are_refused() -> None:
-    case = Case(1, 2, 8, 16)
+def test_inputs_that_do_not_fit_are_refused(device: torch.device) -> None:
+    case = Case(1, 2, 8, 16, device=device)
     projected, state = case.token().float(), case.state.float()
     for part, matrices in [
         (projected[:, :-1].contiguous(), state),
