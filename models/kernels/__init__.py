@@ -4,7 +4,7 @@ The operators' modules are importable everywhere; Triton itself is imported when
 runs. It compiles for a GPU, or, where ``TRITON_INTERPRET=1`` was set before it was imported,
 interprets the kernels on the CPU: slow, for tests.
 
-- ``chunk_op``, ``chunk``: retention of whole sequences in chunks, with its gradients.
+- ``chunk_op``, ``chunk``, ``plan``: retention of whole sequences in chunks, with its gradients.
 - ``step_op``, ``step``: retention of one token, from one matrix product to the next.
 - ``attend_op``, ``attend``: attention of one token, likewise.
 - ``rotary``: what the two have in common.

@@ -56,7 +56,8 @@ def fused_attention(
     from models.kernels.attend import launch
 
     out = qkv.new_empty(batch, heads * dim)
-    launch(qkv, cos, sin, position, keys, values, out)
+    if batch > 0:
+        launch(qkv, cos, sin, position, keys, values, out)
     return out
 
 

@@ -24,7 +24,6 @@ the others end at 65,535.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,35 +31,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from models.kernels.plan import Plan, block, plan_of_states
+
 LOG2_E = tl.constexpr(1.4426950408889634)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How the products of one call are cut and rounded.
-
-    Attributes:
-        chunk: tokens of a chunk.
-        operand: type that states, scores and the products' operands are rounded to.
-        product: Triton's name of the type that products take; as ``operand`` but for the
-            interpreter, which multiplies bfloat16 by its bits and so gets it as float32.
-        precision: Triton's ``input_precision`` of float32 products.
-        rows: of a state that one program holds; the more, the less often values are read.
-        columns: of a state or an output that one program holds.
-        inner: terms of a sum that are loaded at once.
-        warps: of a program.
-        stages: loads in flight, each of ``chunk x (rows + columns)`` operands in :func:`states`.
-    """
-
-    chunk: int
-    operand: torch.dtype
-    product: tl.dtype
-    precision: str
-    rows: int
-    columns: int
-    inner: int
-    warps: int
-    stages: int
 
 
 def states(
@@ -90,13 +63,13 @@ def states(
     columns, chunks = y.shape[-1], triton.cdiv(time, plan.chunk)
     before = x.new_empty(batch * heads, chunks, rows, columns, dtype=plan.operand)
     final = x.new_empty(batch, heads, rows, columns, dtype=torch.float32)
-    block_x, block_y = _block(rows, plan.rows), _block(columns, plan.columns)
-    programs = batch * heads * triton.cdiv(rows, block_x) * triton.cdiv(columns, block_y)
+    plan = plan_of_states(plan, batch * heads, rows, columns)
+    tiles = triton.cdiv(rows, plan.rows) * triton.cdiv(columns, plan.columns)
     _launch(
-        _states_kernel, programs, plan,
+        _states_kernel, batch * heads * tiles, plan,
         x, y, final if initial is None else initial, before, final, log_gamma,
         *x.stride()[:3], *y.stride()[:3], heads, time, chunks,
-        X_DIM=rows, Y_DIM=columns, BLOCK_X=block_x, BLOCK_Y=block_y,
+        X_DIM=rows, Y_DIM=columns, BLOCK_X=plan.rows, BLOCK_Y=plan.columns,
         REVERSE=reverse, FROM_ZERO=initial is None,
     )  # fmt: skip
     return before, final
@@ -111,7 +84,7 @@ def scores(x: Tensor, y: Tensor, log_gamma: Tensor, plan: Plan) -> Tensor:
         _scores_kernel, batch * heads * chunks, plan,
         x, y, out, log_gamma,
         *x.stride()[:3], *y.stride()[:3], heads, time, chunks,
-        DIM=dim, INNER=_block(dim, plan.inner),
+        DIM=dim, INNER=block(dim, plan.inner),
     )  # fmt: skip
     return out
 
@@ -144,21 +117,16 @@ def mix(
     """
     batch, heads, time, inner = x.shape
     columns, chunks = y.shape[-1], before.shape[1]
-    block = _block(columns, plan.columns)
+    wide = block(columns, plan.columns)
     _launch(
-        _mix_kernel, batch * heads * chunks * triton.cdiv(columns, block), plan,
+        _mix_kernel, batch * heads * chunks * triton.cdiv(columns, wide), plan,
         x, before, weights, y, out, log_gamma,
         *x.stride()[:3], *before.stride()[2:], *weights.stride()[2:],
         *y.stride()[:3], *out.stride()[:3], heads, time, chunks,
-        X_DIM=inner, Y_DIM=columns, BLOCK_Y=block,
-        INNER_X=_block(inner, plan.inner), INNER_Y=plan.inner, REVERSE=reverse,
+        X_DIM=inner, Y_DIM=columns, BLOCK_Y=wide,
+        INNER_X=block(inner, plan.inner), INNER_Y=plan.inner, REVERSE=reverse,
     )  # fmt: skip
     return out
-
-
-def _block(dim: int, largest: int) -> int:
-    """Width of the blocks that cover a dimension: a power of two from 16, the least of a dot."""
-    return max(16, min(largest, 1 << (dim - 1).bit_length()))
 
 
 def _launch(kernel: Any, programs: int, plan: Plan, *args: Any, **sizes: Any) -> None:

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from models.kernels.chunk import Plan
-
 MAX_D_K = 256
 MAX_D_V = 512
 
+CHUNKS = {torch.bfloat16: 128, torch.float16: 64, torch.float32: 64}
+"""Tokens of a chunk, by the type of the inputs."""
+
 _TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
-_CHUNKS = {torch.bfloat16: 128, torch.float16: 64, torch.float32: 64}
 
 
 def retention_chunk(
@@ -67,7 +66,7 @@ def unsupported(d_k: int, d_v: int, dtype: torch.dtype, device: torch.device) ->
     """Why the kernels cannot run heads of these dimensions there; None where they can."""
     if reason := too_wide(d_k, d_v):
         return reason
-    if dtype not in _CHUNKS:
+    if dtype not in CHUNKS:
         return f"{str(dtype).removeprefix('torch.')} is none of bfloat16, float16, float32"
     return unavailable(device)
 
@@ -87,17 +86,15 @@ def unavailable(device: torch.device) -> str | None:
     if not _TRITON_INSTALLED:
         return "Triton is not installed"
     if device.type == "cuda":
+        if torch.version.hip is not None:  # PyTorch calls AMD's GPUs cuda too
+            return "the kernels are for NVIDIA GPUs"
         gpu = torch.cuda.get_device_properties(device)
         if gpu.major < 8:
             return f"the GPU's compute capability {gpu.major}.{gpu.minor} is below 8.0"
         return None
-    if device.type == "cpu" and _interpreted():
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
         return None
     return f"needs a CUDA device, not {device.type} (or TRITON_INTERPRET=1, for tests on the CPU)"
-
-
-def _interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 # --- the ops -------------------------------------------------------------------------------------
@@ -110,9 +107,10 @@ def _forward(
     if reason := unsupported(q.shape[-1], v.shape[-1], q.dtype, q.device):
         raise ValueError(f"chunkwise retention in Triton: {reason}")
     from models.kernels.chunk import mix, scores, states
+    from models.kernels.plan import plan_for
 
     q, k, v = (_rows(x) for x in (q, k, v))
-    plan = _plan(q.dtype, q.device)
+    plan = plan_for(q.dtype, q.device)
     before, final = states(k, v, log_gamma, _initial(state), plan)
     weights = scores(q, k, log_gamma, plan)
     out = _empty_by_token(v, _out_dtype(v))
@@ -131,9 +129,10 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v and the initial state; the states are made again, not kept."""
     from models.kernels.chunk import mix, scores, states
+    from models.kernels.plan import plan_for
 
     q, k, v, grad_out = (_rows(x) for x in (q, k, v, grad_out))
-    plan = _plan(q.dtype, q.device)
+    plan = plan_for(q.dtype, q.device)
     # Each is freed once it is used: states and their gradients are the largest of all.
     before, _ = states(k, v, log_gamma, _initial(state), plan)
     grad_scores = scores(grad_out, v, log_gamma, plan)
@@ -186,31 +185,6 @@ _forward.register_autograd(_differentiate, setup_context=_keep_inputs)
 
 
 # --- what the ops share --------------------------------------------------------------------------
-
-
-def _plan(dtype: torch.dtype, device: torch.device) -> Plan:
-    """How to cut and round the products of such inputs there."""
-    import triton.language as tl
-
-    from models.kernels.chunk import Plan
-
-    chunk = _CHUNKS[dtype]
-    if dtype == torch.bfloat16:
-        product = tl.float32 if _interpreted() else tl.bfloat16
-        if _has_large_blocks(device):
-            return Plan(chunk, dtype, product, "ieee", 128, 128, inner=64, warps=8, stages=3)
-        return Plan(chunk, dtype, product, "ieee", 64, 128, inner=64, warps=8, stages=2)
-    tf32 = dtype == torch.float16 or torch.backends.cuda.matmul.fp32_precision == "tf32"
-    precision = "tf32" if tf32 else "ieee"
-    return Plan(chunk, torch.float32, tl.float32, precision, 64, 64, inner=32, warps=4, stages=3)
-
-
-def _has_large_blocks(device: torch.device) -> bool:
-    """Whether a program may take 192 KiB of shared memory, as on an H100; a GPU has 96 at least."""
-    if device.type != "cuda":
-        return True
-    gpu: Any = torch.cuda.get_device_properties(device)
-    return bool(gpu.shared_memory_per_block_optin >= 192 * 1024)
 
 
 def _rows(x: Tensor) -> Tensor:

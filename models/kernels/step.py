@@ -94,18 +94,27 @@ def launch(
     """Run both kernels on what :func:`models.kernels.step_op.fused_retention` was given."""
     batch, heads, d_k, d_v = state.shape
     mixed = torch.empty(batch, heads, d_v, dtype=torch.float32, device=state.device)
-    columns = column_count(batch * heads, d_v)
+    block_k, columns = triton.next_power_of_2(d_k), column_count(batch * heads, d_v)
     sizes = {"HEADS": heads, "D_K": d_k, "D_V": d_v, "WIDTH": projected.shape[1]}
     with torch.cuda.device_of(out):
         _recur[(batch * heads * triton.cdiv(d_v, columns),)](
             projected, cos, sin, gamma, state, mixed,
-            BLOCK_K=triton.next_power_of_2(d_k), BLOCK_V=columns, num_warps=4, **sizes,
+            BLOCK_K=block_k, BLOCK_V=columns, num_warps=warp_count(block_k, columns), **sizes,
         )  # fmt: skip
         _finish[(batch * heads,)](
             mixed, projected, scale, out, eps,
             SCALED=scale is not None, GATED=projected.shape[1] > 2 * heads * d_k + heads * d_v,
             BLOCK_V=triton.next_power_of_2(d_v), num_warps=4, **sizes,
         )  # fmt: skip
+
+
+def warp_count(block_k: int, block_v: int) -> int:
+    """Warps of a program: as many as there is an element of the state for each thread, up to 4.
+
+    More would hold copies of the same elements, and as the state is updated in place, one warp
+    could store an element before another has loaded it.
+    """
+    return max(1, min(4, block_k * block_v // 32))
 
 
 def column_count(matrices: int, d_v: int) -> int:

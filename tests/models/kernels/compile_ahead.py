@@ -1,10 +1,13 @@
-"""Compiles the chunkwise kernels for an H100 without one, and prints what each takes.
+"""Compiles the chunkwise kernels for a GPU without one, and prints what each takes.
 
-    python compile_ahead.py DTYPE D_K D_V       one JSON line a kernel
+    python compile_ahead.py CAPABILITY DTYPE D_KxD_V...       one JSON line a kernel
+
+    python compile_ahead.py 90 bfloat16 256x512 16x32         for an H100
 
 Run in a process of its own, without the interpreter, it finds what the interpreter cannot: a type
 error, a block too large for shared memory, registers that spill. The ops run as they are, on CPU
-tensors, but Triton believes in a GPU and stops short of the launch.
+tensors, but Triton believes in a GPU and stops short of the launch. The first dimensions are
+compiled forwards, backwards and in every tile of their states, the others forwards.
 """
 
 from __future__ import annotations
@@ -18,17 +21,24 @@ from typing import Any
 
 import torch
 import triton
+from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from models.kernels import chunk, chunk_op
+from models.kernels import chunk, chunk_op, plan
+
+BATCHES = (2, 4, 8, 16)
+"""Sizes at which the states of one head are cut less and less, beside batch 1."""
 
 
 class AbsentGPU:
-    """As much of Triton's driver as compiling takes."""
+    """As much of Triton's driver as compiling takes, for a GPU of a compute capability."""
+
+    def __init__(self, capability: int = 90) -> None:
+        self.capability = capability
 
     def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
+        return GPUTarget("cuda", self.capability, 32)
 
     def get_current_device(self) -> int:
         return 0
@@ -37,16 +47,16 @@ class AbsentGPU:
         return 0
 
 
-def compile_only(kernel: Any, programs: int, plan: chunk.Plan, *args: Any, **sizes: Any) -> None:
+def compile_only(kernel: Any, programs: int, cut: plan.Plan, *args: Any, **sizes: Any) -> None:
     """Stands in for the launch: compiles, and prints what the kernel takes."""
     compiled = kernel.warmup(
-        *args, **sizes, CHUNK=plan.chunk, PRODUCT=plan.product, PRECISION=plan.precision,
-        num_warps=plan.warps, num_stages=plan.stages, grid=(programs,),
+        *args, **sizes, CHUNK=cut.chunk, PRODUCT=cut.product, PRECISION=cut.precision,
+        num_warps=cut.warps, num_stages=cut.stages, grid=(programs,),
     )  # fmt: skip
-    report(kernel, compiled)
+    report(kernel, compiled, tile=[cut.rows, cut.columns])
 
 
-def report(kernel: Any, compiled: Any) -> None:
+def report(kernel: Any, compiled: Any, **more: Any) -> None:
     """Print what a compiled kernel takes."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
@@ -57,22 +67,43 @@ def report(kernel: Any, compiled: Any) -> None:
         ).stdout
     found = {name: int(count) for name, count in re.findall(r"(REG|STACK):(\d+)", usage)}
     line = {"kernel": kernel.__name__, "registers": found["REG"], "stack_bytes": found["STACK"]}
-    print(json.dumps({**line, "shared_bytes": compiled.metadata.shared}))
+    print(json.dumps({**line, **more, "shared_bytes": compiled.metadata.shared}))
 
 
-def main(dtype: torch.dtype, d_k: int, d_v: int) -> None:
-    """Compile what a forward and a backward pass launch."""
-    driver.set_active(AbsentGPU())
-    chunk._launch = compile_only
-    chunk_op.unavailable = lambda device: None  # type: ignore[assignment]
-    q, k = torch.empty(2, 1, 256, 2, d_k, dtype=dtype).transpose(2, 3)
-    v = torch.empty(1, 256, 2, d_v, dtype=dtype).transpose(1, 2)
-    log_gamma = torch.zeros(2, dtype=torch.float64)
-    state = torch.empty(1, 2, d_k, d_v)
-    chunk_op._forward(q, k, v, log_gamma, None)
+def inputs(batch: int, dtype: torch.dtype, d_k: int, d_v: int) -> tuple[Tensor, ...]:
+    """Queries, keys, values and decays, without numbers."""
+    q, k = torch.empty(2, batch, 256, 1, d_k, dtype=dtype).transpose(2, 3)
+    v = torch.empty(batch, 256, 1, d_v, dtype=dtype).transpose(1, 2)
+    return q, k, v, torch.zeros(1, dtype=torch.float64)
+
+
+def backward(dtype: torch.dtype, d_k: int, d_v: int) -> None:
+    """Compile what a backward pass launches."""
+    q, k, v, log_gamma = inputs(1, dtype, d_k, d_v)
+    state = torch.empty(1, 1, d_k, d_v)
     chunk_op._backward(q, k, v, log_gamma, state, v, state)
 
 
+def states(dtype: torch.dtype, d_k: int, d_v: int) -> None:
+    """Compile the kernel of states as batches cut it."""
+    whole = plan.plan_for(dtype, torch.device("cpu"))
+    for batch in BATCHES:
+        _, k, v, log_gamma = inputs(batch, dtype, d_k, d_v)
+        chunk.states(k, v, log_gamma, None, whole)
+
+
+def main(capability: int, dtype: torch.dtype, dims: list[tuple[int, int]]) -> None:
+    driver.set_active(AbsentGPU(capability))
+    chunk._launch = compile_only
+    chunk_op.unavailable = lambda device: None  # type: ignore[assignment]
+    plan._has_large_blocks = lambda device: capability >= 90
+    for d_k, d_v in dims:
+        chunk_op._forward(*inputs(1, dtype, d_k, d_v), None)
+    backward(dtype, *dims[0])
+    states(dtype, *dims[0])
+
+
 if __name__ == "__main__":
-    name, *dims = sys.argv[1:]
-    main(getattr(torch, name), *map(int, dims))
+    capability, name, *dims = sys.argv[1:]
+    pairs = [tuple(map(int, pair.split("x"))) for pair in dims]
+    main(int(capability), getattr(torch, name), pairs)

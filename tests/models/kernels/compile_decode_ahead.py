@@ -1,6 +1,6 @@
 """As ``compile_ahead.py`` for the kernels of a decode step.
 
-python compile_decode_ahead.py DTYPE        one JSON line a kernel
+python compile_decode_ahead.py DTYPE...     one JSON line a kernel
 """
 
 from __future__ import annotations
@@ -41,8 +41,6 @@ def attention(dtype: torch.dtype, kv_heads: int, group: int, dim: int) -> None:
 
 def main(dtype: torch.dtype) -> None:
     """The shapes of ``1.3b``, the widest heads, and some that must be masked."""
-    driver.set_active(AbsentGPU())
-    JITFunction.run = compile_only
     for heads, d_k, d_v in [(8, 256, 512), (6, 48, 96)]:
         retention(dtype, heads, d_k, d_v)
     for kv_heads, group, dim in [(16, 1, 128), (4, 4, 128), (2, 4, 256), (2, 4, 48)]:
@@ -50,4 +48,7 @@ def main(dtype: torch.dtype) -> None:
 
 
 if __name__ == "__main__":
-    main(getattr(torch, sys.argv[1]))
+    driver.set_active(AbsentGPU())
+    JITFunction.run = compile_only
+    for name in sys.argv[1:]:
+        main(getattr(torch, name))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +17,19 @@ if torch.cuda.is_available():
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
+
+
+@pytest.fixture
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """Has every GPU be one of a compute capability, given as two numbers."""
+    if torch.cuda.is_available():
+        torch.cuda.init()  # it asks for more than what the pretended GPU answers
+
+    def pretend(major: int, minor: int) -> None:
+        gpu = SimpleNamespace(major=major, minor=minor)
+        monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: gpu)
+
+    return pretend
 
 
 @pytest.fixture(autouse=True)

@@ -189,6 +189,11 @@ def test_splits_fill_the_gpu_and_are_worth_their_launch(
     assert split_count(caches, max_len) == splits
 
 
+def test_a_batch_of_none_is_left_as_it_is(device: torch.device) -> None:
+    case = Case(0, 2, 2, 8, 16, device=device)
+    assert case.found(case.token(), 3).shape == (0, 32)
+
+
 def test_the_op_keeps_torchs_rules(device: torch.device) -> None:
     case = Case(2, 1, 2, 8, 32, device=device)
     at = torch.tensor([5], device=device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from types import SimpleNamespace
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.kernels import chunk_op
 from models.kernels.chunk_op import retention_chunk, unsupported
+from models.kernels.plan import plan_for, plan_of_states
 from models.retention import log_decays, retention_parallel
 
 TOLERANCE = {
@@ -92,10 +93,15 @@ def test_any_length_agrees_with_the_definition(
     assert_agrees(inputs(time, dtype, device, with_state=time % 2 == 1))
 
 
+# Every dimension is a kernel of its own; float16's are float32's but for the precision.
 @pytest.mark.parametrize(
-    ("d_k", "d_v"), [(2, 4), (24, 48), (80, 20), (64, 128), (96, 192), (256, 512)]
+    ("dtype", "d_k", "d_v"),
+    [
+        *((torch.float32, *d) for d in [(2, 4), (24, 48), (80, 20), (96, 192), (256, 512)]),
+        *((torch.bfloat16, *d) for d in [(2, 4), (80, 20), (64, 128), (96, 192), (256, 512)]),
+        *((torch.float16, *d) for d in [(24, 48), (256, 512)]),
+    ],
 )
-@pytest.mark.parametrize("dtype", DTYPES)
 def test_any_head_dimension_agrees_with_the_definition(
     device: torch.device, dtype: torch.dtype, d_k: int, d_v: int
 ) -> None:
@@ -105,8 +111,34 @@ def test_any_head_dimension_agrees_with_the_definition(
 def test_the_tiles_of_a_smaller_gpu_agree_with_the_definition(
     device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunk_op, "_has_large_blocks", lambda device: False)
+    monkeypatch.setattr("models.kernels.plan._has_large_blocks", lambda device: False)
     assert_agrees(inputs(130, torch.bfloat16, device, heads=1, d_k=128, d_v=256))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "enough", "tile"),
+    [
+        (torch.bfloat16, 1, (128, 128)),
+        (torch.bfloat16, 2, (128, 64)),
+        (torch.bfloat16, 4, (64, 64)),
+        (torch.bfloat16, 8, (64, 32)),
+        (torch.bfloat16, 16, (32, 32)),
+        (torch.float32, 1, (64, 64)),
+        (torch.float32, 8, (64, 32)),
+        (torch.float32, 16, (32, 32)),
+    ],
+)
+def test_any_cut_of_the_state_agrees_with_the_definition(
+    device: torch.device,
+    dtype: torch.dtype,
+    enough: int,
+    tile: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("models.kernels.plan.ENOUGH_PROGRAMS", enough)
+    cut = plan_of_states(plan_for(dtype, device), 1, 100, 120)
+    assert (cut.rows, cut.columns) == tile
+    assert_agrees(inputs(130, dtype, device, heads=1, d_k=100, d_v=120))
 
 
 @pytest.mark.parametrize("log_gamma", [0.0, -1e-12, -3e-8, -1e-3, -5.0])
@@ -302,9 +334,14 @@ def test_a_machine_without_triton_is_told_so(monkeypatch: pytest.MonkeyPatch) ->
     assert reason == "Triton is not installed"
 
 
-def test_a_gpu_that_is_too_old_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    turing = SimpleNamespace(major=7, minor=5)
-    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: turing)
+def test_a_gpu_of_amd_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.version.hip", "6.4")
+    reason = unsupported(16, 32, torch.float32, torch.device("cuda"))
+    assert reason == "the kernels are for NVIDIA GPUs"
+
+
+def test_a_gpu_that_is_too_old_is_told_so(pretend_gpu: Callable[[int, int], None]) -> None:
+    pretend_gpu(7, 5)
     reason = unsupported(16, 32, torch.float32, torch.device("cuda"))
     assert reason == "the GPU's compute capability 7.5 is below 8.0"
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from types import SimpleNamespace
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -92,10 +91,13 @@ def test_the_record_names_the_kernels(family: str, device: torch.device) -> None
     [(torch.bfloat16, 9, True), (torch.float64, 9, False), (torch.bfloat16, 7, False)],
 )
 def test_auto_takes_the_kernels_on_a_gpu_where_they_can_run(
-    monkeypatch: pytest.MonkeyPatch, family: str, dtype: torch.dtype, major: int, runs: bool
+    pretend_gpu: Callable[[int, int], None],
+    family: str,
+    dtype: torch.dtype,
+    major: int,
+    runs: bool,
 ) -> None:
-    gpu = SimpleNamespace(major=major, minor=0)
-    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: gpu)
+    pretend_gpu(major, 0)
     mixer = config_for(family, "tiny").mixer()
     with FakeTensorMode():
         mixer.out.weight = torch.nn.Parameter(torch.empty(64, 64, dtype=dtype, device="cuda"))

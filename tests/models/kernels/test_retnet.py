@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -100,13 +101,9 @@ def test_the_record_names_the_kernel(device: torch.device) -> None:
     ],
 )
 def test_auto_takes_the_kernels_on_a_gpu_where_they_can_run(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, major: int, name: str
+    pretend_gpu: Callable[[int, int], None], dtype: torch.dtype, major: int, name: str
 ) -> None:
-    class Properties:
-        minor = 0
-
-    Properties.major = major
-    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: Properties)
+    pretend_gpu(major, 0)
     mixer = config_for("retnet", "tiny").mixer()
     assert mixer.implementation("train") == "chunkwise-128"
     with FakeTensorMode():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.kernels.step import column_count
+from models.kernels.step import column_count, warp_count
 from models.kernels.step_op import fused_retention
 from models.layers import rms_norm, rotate
 from models.retention import retention_step
@@ -140,6 +140,13 @@ def test_few_heads_are_cut_finer(matrices: int, columns: int) -> None:
     assert column_count(matrices, 512) == columns
 
 
+@pytest.mark.parametrize(("d_k", "columns"), [(2, 8), (4, 8), (8, 8), (16, 8), (8, 32), (256, 8)])
+def test_no_two_warps_hold_the_same_of_a_state(d_k: int, columns: int) -> None:
+    warps = warp_count(d_k, columns)
+    assert warps == 1 or 32 * warps <= d_k * columns
+    assert warps == 4 or 64 * warps > d_k * columns
+
+
 @pytest.mark.parametrize("columns", [8, 16, 32])
 def test_the_cut_changes_no_result(
     device: torch.device, columns: int, monkeypatch: pytest.MonkeyPatch
@@ -150,6 +157,11 @@ def test_the_cut_changes_no_result(
     monkeypatch.setattr("models.kernels.step.column_count", lambda *_: columns)
     assert distance(case.found(projected, state), expected) < 2e-6
     assert distance(state, case.state) < 1e-6
+
+
+def test_a_batch_of_none_is_left_as_it_is(device: torch.device) -> None:
+    case = Case(0, 2, 8, 16, device=device)
+    assert case.found(case.token().float(), case.state.float()).shape == (0, 32)
 
 
 def test_the_op_keeps_torchs_rules(device: torch.device) -> None:
