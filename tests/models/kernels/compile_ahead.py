@@ -93,6 +93,7 @@ def states(dtype: torch.dtype, d_k: int, d_v: int) -> None:
 
 
 def main(capability: int, dtype: torch.dtype, dims: list[tuple[int, int]]) -> None:
+    """Compile for a GPU; one of less than 9.0 has too little shared memory for large blocks."""
     driver.set_active(AbsentGPU(capability))
     chunk._launch = compile_only
     chunk_op.unavailable = lambda device: None  # type: ignore[assignment]
