@@ -7,11 +7,19 @@ the position in the window, and at lengths from half to eight times that of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import ClassVar
 
 from retbench.suites.base import Rows, Session
-from retbench.suites.text import TextSuite, add_lengths, add_test, material, test_documents
+from retbench.suites.text import (
+    LENGTHS,
+    TextSuite,
+    add_lengths,
+    add_test,
+    material,
+    test_documents,
+)
 from retbench.suites.training_cell import FINAL, train_cell
 
 
@@ -19,6 +27,8 @@ class PerplexitySuite(TextSuite):
     """Perplexity of matched models on one text."""
 
     name = "perplexity"
+    lengths: ClassVar[Sequence[float]] = LENGTHS
+    """Lengths to test at, over the context of the training."""
 
     def measure(self, session: Session, rows: Rows, progress: Callable[[str], None]) -> None:
         """Train; then, unless this is a tuning cell, test."""
@@ -28,7 +38,7 @@ class PerplexitySuite(TextSuite):
             with session.autocast():
                 progress("test")
                 add_test(rows, model, documents)
-                add_lengths(rows, model, documents, progress)
+                add_lengths(rows, model, documents, progress, self.lengths)
 
 
 SUITE = PerplexitySuite()

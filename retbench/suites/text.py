@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -123,18 +123,29 @@ def add_test(rows: Rows, model: LanguageModel, documents: Documents) -> None:
 
 
 def add_lengths(
-    rows: Rows, model: LanguageModel, documents: Documents, progress: Callable[[str], None]
+    rows: Rows,
+    model: LanguageModel,
+    documents: Documents,
+    progress: Callable[[str], None],
+    shares: Sequence[float] = LENGTHS,
 ) -> None:
     """Nats at every length in windows that stand alone, and once with the state carried on.
 
     The window of a carried state only cuts the computation: it is the training's.
+
+    Args:
+        rows: of the cell.
+        model: trained.
+        documents: as :func:`test_documents` gives them.
+        progress: takes what goes on.
+        shares: the lengths, over the context of the training.
     """
     from retbench.training.evaluation import by_position, carried_nats, token_nats
 
     config = model.config
     context = rows.point.seq_len
     shortest = min(len(tokens) for tokens, _ in documents)
-    lengths = [int(share * context) for share in LENGTHS if share * context >= 1]
+    lengths = [int(share * context) for share in shares if share * context >= 1]
     fitting = [length for length in lengths if length <= min(config.max_len, shortest - 1)]
     for length in fitting:
         progress(f"test at {length} tokens")
