@@ -42,8 +42,8 @@ _CPU_TRAINING: dict[str, Any] = _TRAINING_DEFAULTS | {
     "steps": 350,
     "learning_rates": (2e-3, 4e-3, 8e-3),
 }
-# Many trainings in the same time: smaller batches, whose best rates are lower.
-_FEW_TOKENS: dict[str, Any] = {"batch": (2,), "learning_rates": (1e-3, 2e-3, 4e-3)}
+# Many trainings in the same time: short ones, whose best rates are lower.
+_SHORT: dict[str, Any] = {"learning_rates": (1e-3, 2e-3, 4e-3)}
 _CUDA_TRAINING: dict[str, Any] = _TRAINING_DEFAULTS | {
     "dtype": "bfloat16",
     "preset": "30m",
@@ -88,12 +88,12 @@ SUITE_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("perplexity", "cpu"): _CPU_TRAINING,
     ("perplexity", "cuda"): _CUDA_TRAINING,
     ("scaling", "cpu"): _CPU_TRAINING
-    | _FEW_TOKENS
-    | {"presets": ("tiny", "1m", "3m"), "steps": 180},
+    | _SHORT
+    | {"presets": ("tiny", "1m", "3m"), "batch": (2,), "steps": 180},
     ("scaling", "cuda"): _CUDA_TRAINING | {"presets": ("30m", "125m", "350m")},
     ("ablation", "cpu"): _CPU_TRAINING
-    | _FEW_TOKENS
-    | {"models": ("retnet",), "steps": 160},
+    | _SHORT
+    | {"models": ("retnet",), "steps": 120},
     ("ablation", "cuda"): _CUDA_TRAINING | {"models": ("retnet",)},
     ("recall", "cpu"): _CPU_RECALL,
     ("recall", "cuda"): _CUDA_RECALL,
