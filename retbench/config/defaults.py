@@ -89,7 +89,7 @@ SUITE_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("perplexity", "cuda"): _CUDA_TRAINING,
     ("scaling", "cpu"): _CPU_TRAINING
     | _SHORT
-    | {"presets": ("tiny", "1m", "3m"), "batch": (2,), "steps": 180},
+    | {"presets": ("tiny", "1m", "3m"), "batch": (2,), "steps": 160},
     ("scaling", "cuda"): _CUDA_TRAINING | {"presets": ("30m", "125m", "350m")},
     ("ablation", "cpu"): _CPU_TRAINING
     | _SHORT
