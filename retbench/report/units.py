@@ -61,12 +61,15 @@ def is_missing(value: float | None) -> bool:
 
 
 def significant(value: float | None, digits: int = 3) -> str:
-    """``value`` to ``digits`` significant digits, below 1e-4 with an exponent; a dash for none."""
+    """``value`` to ``digits`` significant digits; a dash for none.
+
+    Below 1e-4 and from 1e12 on, where most digits would be filling, with an exponent.
+    """
     if value is None or not math.isfinite(value):
         return DASH
     if value == 0:
         return "0"
-    if abs(value) < 1e-4:
+    if not 1e-4 <= abs(value) < 1e12:
         return f"{value:.{digits - 1}e}"
     magnitude = math.floor(math.log10(abs(value)))
     rounded = round(value, digits - 1 - magnitude)

@@ -198,6 +198,8 @@ def count(number: float, along: Along = "parameters") -> str:
     if along == "train_flops":
         scale = units.scale_for("flop", [number])
         return f"{units.significant(number / scale.divisor)} {scale.symbol}"
+    if number >= 1e15:
+        return units.significant(number)
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{units.significant(number / size)}{letter}"

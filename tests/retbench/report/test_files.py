@@ -358,7 +358,8 @@ def test_the_page_loads_nothing_and_its_identifiers_are_unique(make_run: MakeRun
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.0123456, "0.0123"), (9.996, "10.0"), (12345.0, "12300"), (0.0, "0"), (1.0, "1.00"),
-     (float("nan"), units.DASH), (None, units.DASH), (9.9e-7, "9.90e-07"), (-2.5, "-2.50")],
+     (float("nan"), units.DASH), (None, units.DASH), (9.9e-7, "9.90e-07"), (-2.5, "-2.50"),
+     (2.22e25, "2.22e+25")],
 )  # fmt: skip
 def test_three_significant_digits(value: float | None, text: str) -> None:
     assert units.significant(value) == text

@@ -268,7 +268,7 @@ def test_one_model_alone_has_a_law_and_no_ratio(make: Make) -> None:
 @pytest.mark.parametrize(
     ("number", "along", "text"),
     [(1.05e6, "parameters", "1.05M"), (1.3e9, "parameters", "1.30B"), (950, "parameters", "950"),
-     (3.2e12, "train_flops", "3.20 TFLOP")],
+     (2.22e34, "parameters", "2.22e+34"), (3.2e12, "train_flops", "3.20 TFLOP")],
 )  # fmt: skip
 def test_large_numbers_are_short(number: float, along: Any, text: str) -> None:
     assert count(number, along) == text
