@@ -93,7 +93,7 @@ SUITE_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("scaling", "cuda"): _CUDA_TRAINING | {"presets": ("30m", "125m", "350m")},
     ("ablation", "cpu"): _CPU_TRAINING
     | _SHORT
-    | {"models": ("retnet",), "steps": 120},
+    | {"models": ("retnet",), "steps": 100},
     ("ablation", "cuda"): _CUDA_TRAINING | {"models": ("retnet",)},
     ("recall", "cpu"): _CPU_RECALL,
     ("recall", "cuda"): _CUDA_RECALL,

@@ -2,7 +2,7 @@
 
 The parts are those that the model's own configuration names
 (:meth:`models.config.ModelConfig.ablations`); every variant has as many parameters as the whole, is
-tuned alike and tested as in the perplexity suite, at fewer lengths.
+tuned alike and tested as in the perplexity suite, but at the length of the training alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from retbench.config.run import RunConfig
 from retbench.errors import Misfit
 from retbench.plan import Contender
 from retbench.suites.perplexity import PerplexitySuite
-from retbench.suites.text import LENGTHS
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
@@ -24,8 +23,8 @@ class AblationSuite(PerplexitySuite):
     """Perplexity of a model and of its variants."""
 
     name = "ablation"
-    lengths = (1, LENGTHS[-1])
-    """The training's and the longest: six models are tested, and the parts are what is compared."""
+    lengths = (1,)
+    """The training's: six models are tested, and it is the parts that are compared."""
 
     def contenders(self, config: RunConfig) -> tuple[Contender, ...]:
         """Each model of the run, followed by its variants."""

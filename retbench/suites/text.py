@@ -129,7 +129,7 @@ def add_lengths(
     progress: Callable[[str], None],
     shares: Sequence[float] = LENGTHS,
 ) -> None:
-    """Nats at every length in windows that stand alone, and once with the state carried on.
+    """Nats at every length in windows that stand alone; of several, once with the state carried on.
 
     The window of a carried state only cuts the computation: it is the training's.
 
@@ -154,7 +154,7 @@ def add_lengths(
         if length in (context, fitting[-1]):
             for edge, loss in by_position(nats, length).items():
                 rows.add("position", "position_loss", loss, trial=edge, seq_len=length)
-    if _state_is_constant(config, context) and hasattr(model, "score"):
+    if len(fitting) > 1 and _state_is_constant(config, context) and hasattr(model, "score"):
         progress("test with the state carried on")
         carried = [carried_nats(model, tokens, window=context) for tokens, _ in documents]
         _add_documents(rows, "carried", carried, context, f"carried,window={context}")

@@ -34,7 +34,7 @@ def figures(found: Perplexity) -> dict[str, Callable[[], Drawn]]:
         made["loss_curves"] = lambda: loss_curves(found)
     if found.tuning["final_dev_loss"].notna().any():
         made["tuning"] = lambda: tuning(found)
-    if len(found.at("length")):
+    if found.at("length")["seq_len"].nunique() > 1:
         made["perplexity_length"] = lambda: lengths(found)
     if len(found.positions):
         made["loss_position"] = lambda: positions(found)
