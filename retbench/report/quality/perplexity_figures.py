@@ -145,14 +145,18 @@ def positions(found: Perplexity) -> Drawn:
     title = "Loss by position in the window"
     windows = sorted({int(window) for window in found.positions["seq_len"]})
     note = [_SPREAD, "a point: mean over the positions from the point before up to it"]
+    names = [f"window of {units.tokens(window)} tokens" for window in windows]
+    if len(windows) == 1:  # a single panel has no room for a title of its own
+        note += names
     figure, axes, text = _canvas(found, title, note, panels=len(windows))
     shown: list[dict[str, Any]] = []
-    for ax, window in zip(axes, windows, strict=True):
+    for ax, window, name in zip(axes, windows, names, strict=True):
         rows = found.positions[found.positions["seq_len"] == window]
         edges = sorted({int(edge) for edge in rows["trial"]})
         draw.log2_axis(ax, edges, "position (tokens)", tokens=True)
         draw.log_y(ax, found.positions["value"])
-        ax.set_title(f"window of {units.tokens(window)} tokens", pad=6)
+        if len(windows) > 1:
+            ax.set_title(name, pad=6)
         for model, style in theme.styles(found.models).items():
             own = rows[rows["model"] == model]
             if len(own):

@@ -62,11 +62,8 @@ def command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Outcome]:
     """Run a command line in this process, in an empty folder, with an empty cache."""
-    from retbench import cli, cli_training
+    from retbench import cli
 
-    known = {each.callback for each in cli.app.registered_commands}
-    if cli_training.train not in known:
-        cli_training.register(cli.app)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RETBENCH_CACHE", str(tmp_path / "cache"))
 
