@@ -30,6 +30,10 @@ class KVCache(LayerState):
         """Keys and values."""
         return self.keys, self.values
 
+    def within(self, max_len: int) -> KVCache:
+        """The first ``max_len`` keys and values, in the same memory."""
+        return KVCache(self.keys[:, :, :max_len], self.values[:, :, :max_len])
+
     def write(self, positions: Tensor, keys: Tensor, values: Tensor) -> None:
         """Put keys and values (batch, kv_heads, time, head_dim) at int64 positions (time,)."""
         self.keys.index_copy_(2, positions, keys.to(self.keys.dtype))

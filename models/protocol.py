@@ -37,6 +37,10 @@ class LayerState(ABC):
         """The sequences ``start`` to ``stop - 1`` of the batch, in the same memory."""
         return type(self)(*(tensor[start:stop] for tensor in self.tensors()))
 
+    def within(self, max_len: int) -> Self:
+        """The same memory, for at most so many tokens; a state of constant size as it is."""
+        return self
+
     def reset(self) -> None:
         """Forget every token."""
         for tensor in self.tensors():
@@ -74,6 +78,14 @@ class State:
         """
         layers = [layer.rows(start, stop) for layer in self.layers]
         return State(layers, self.position.to("cpu", copy=True), self.max_len)
+
+    def within(self, max_len: int) -> State:
+        """The same memory for at most ``max_len`` tokens, from the first on, with its own position.
+
+        A cache is then no longer than that, as one that grows would be at that point.
+        """
+        layers = [layer.within(max_len) for layer in self.layers]
+        return State(layers, self.position.clone(), min(max_len, self.max_len))
 
     def reset(self) -> None:
         """Forget every token."""

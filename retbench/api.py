@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retbench import plugins
+from retbench import plugins, threads
 from retbench.config import requirements
 from retbench.config.run import RunConfig, contradictions, explicit, resolve
 from retbench.errors import Interrupted, UserError
@@ -39,12 +39,14 @@ class Job:
         out: the run directory.
         resume: whether it is to be continued.
         launcher: has the blocks measured elsewhere; None to measure them here.
+        note: what a reader must know of how it was begun, a sentence; None where there is nothing.
     """
 
     config: RunConfig
     out: Path
     resume: bool
     launcher: Launcher | None = None
+    note: str | None = None
 
 
 def run(
@@ -106,20 +108,30 @@ def prepare(
         folder = Path(config.out) if config.out else _new_folder(config)
     if chosen is not None:
         chosen.check(config)
+        # Its blocks are jobs that are submitted together: their number is settled before.
+        config = replace(config, minutes=0.0)
+    elif not resume and explicit(config_file=config_file, **given).get("threads") is None:
+        cores, config = config.threads, beside_others(config)
+        return Job(config, folder, resume, note=threads.shortage(config.threads, cores))
     return Job(config, folder, resume, chosen)
+
+
+def beside_others(config: RunConfig) -> RunConfig:
+    """The configuration with a thread less for each core that other programs keep busy."""
+    return replace(config, threads=threads.beside_others(config.threads))
 
 
 def carry_out(
     job: Job, observer: Observer | None = None, crew: Crew | None = None
 ) -> tuple[Run, list[Path]]:
     """Measure, then write all derived files; returns the run and those. Errors as :func:`run`."""
-    from retbench import calibration, runner
+    from retbench import audit, runner
 
-    # A job looks for the noise floor of the machine that it finds itself on.
-    floor = calibration.of_this_machine(job.config) if job.launcher is None else None
+    # A job looks for the audit of the machine that it finds itself on.
+    found = audit.of_this_machine(job.config) if job.launcher is None else None
     run = runner.execute(
-        job.config, out=job.out, resume=job.resume, observer=observer, floor=floor,
-        launcher=job.launcher, crew=crew,
+        job.config, out=job.out, resume=job.resume, observer=observer, audit=found,
+        launcher=job.launcher, crew=crew, note=job.note,
     )  # fmt: skip
     return run, write_derived(run)
 

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.main import get_command
 
-from retbench import __version__, cli_training
+from retbench import __version__, cli_training, suites
 from retbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, UserError
 from retbench.ranks.distributed import leave_to_first
+from retbench.threads import limit_spinning
 
 if TYPE_CHECKING:
     from retbench.config.run import RunConfig
@@ -155,6 +156,19 @@ def run(
     plugin: Annotated[
         list[str] | None, typer.Option(help="File or module that registers a model. Repeatable.")
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Add blocks until all ratios are settled, or for so long; 0 adds none. "
+            "[default: the profile's]"
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="A ratio known this well is settled. [default: 2%]")
+    ] = None,
+    margin: Annotated[
+        str | None, typer.Option(help="A difference that does not matter. [default: 1%]")
+    ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds a cell may take.")] = None,
     memory_limit: Annotated[float | None, typer.Option(help="GiB a worker may take.")] = None,
     out: Annotated[
@@ -194,7 +208,7 @@ def run(
         dtype=dtype, mode=mode, profile=profile, seed=seed,
         threads=threads, ffn=ffn, overrides=overrides or None, plugins=plugin or None,
         timeout=timeout, memory_limit=memory_limit, launcher=launcher, slurm=slurm or (),
-        parallel=parallel,
+        parallel=parallel, minutes=minutes, precision=precision, margin=margin,
     )  # fmt: skip
     with crew.connect(None if parallel == "none" else parallel) as workers:
         _run(console, workers, suite, given, dry_run=dry_run)
@@ -283,34 +297,63 @@ def doctor(device: Device = None, threads: Threads = None, as_json: AsJson = Fal
 
 
 @app.command()
-def calibrate(
-    model: Annotated[str, typer.Option(help="The model that is compared with itself.")] = "",
+def audit(
+    suite: Annotated[
+        str | None, typer.Option(help="inference, training or kernels. [default: inference]")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model, or operation, that is compared with itself.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="Its size.")] = None,
-    context: Annotated[int | None, typer.Option(help="Its context length.")] = None,
+    context: Annotated[
+        str | None, typer.Option(help="Context lengths. [default: 512,2048]")
+    ] = None,
+    slowdown: Annotated[
+        str, typer.Option(help="By how much a copy of it is slowed down, to be found.")
+    ] = "5%",
+    blocks: Annotated[int, typer.Option(help="Fresh processes of each copy.", min=2)] = 5,
+    profile: Annotated[str | None, typer.Option(help="As of run. [default: quick]")] = None,
+    mode: Annotated[str | None, typer.Option(help="As of run.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="As of run.")] = None,
     device: Device = None,
     threads: Threads = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Keep the run here. [default: nowhere]")
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure this machine's noise floor and keep it: one model against itself."""
-    from retbench import calibration
+    """Compare a model with itself, and with a slowed copy: can a difference be trusted here?"""
+    from retbench import api
+    from retbench import audit as auditing
+    from retbench.config import values
     from retbench.config.run import resolve
     from retbench.console import Console
 
+    try:
+        planted = values.share(slowdown)
+    except ValueError as problem:
+        raise UserError(f"slowdown: {problem}") from None
     config = resolve(
-        models=model or None, preset=preset, context=context, device=device, threads=threads,
-        profile="report",
+        suite, preset=preset, context=context or "512,2048", profile=profile, mode=mode,
+        dtype=dtype, device=device, threads=threads, minutes=0,
+        models=None if suite == "kernels" else model,
+        operations=model if suite == "kernels" else None,
     )  # fmt: skip
-    if model and len(config.models) > 1:
+    if not suites.get(config.suite).takes_turns:
+        raise UserError(f"suite: {config.suite} has nothing that is timed in turns")
+    if model and len(config.models or config.operations) > 1:
         raise UserError("model: one model is compared with itself", "name a single one")
+    if threads is None:
+        config = api.beside_others(config)
     console = Console(quiet=quiet, as_json=as_json)
-    calibration.require_storable()
+    auditing.require_storable()
     progress = console.progress(config)
     try:
-        record = calibration.calibrate(config, progress)
+        record = auditing.audit(config, blocks=blocks, slowdown=planted, out=out, observer=progress)
     finally:
         progress.close()
-    console.calibration(record, calibration.remember(record))
+    console.audit(record, auditing.remember(record))
 
 
 cli_training.register(app)
@@ -325,6 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # A stream that the caller has closed is None: what would be printed there goes nowhere.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (open to the end)
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    limit_spinning()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     # Accepted behind the command as well: that is where one adds it to a line that failed.

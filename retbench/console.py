@@ -142,13 +142,9 @@ class Console:
             self.show(Text(warning, style="yellow"))
         self.emit({"provenance": provenance, "ceilings": ceilings})
 
-    def calibration(self, record: Mapping[str, Any], file: Path) -> None:
-        """Print a noise floor, and where it was stored."""
-        self.show(
-            f"noise floor {math.expm1(record['floor']):.2%}: 95% of the differences between two "
-            f"equal models were smaller ({record['pairs']} pairs)",
-            f"stored for machine {record['machine_id']} in {file}",
-        )
+    def audit(self, record: Mapping[str, Any], file: Path) -> None:
+        """Print what an audit has found, and where it was stored."""
+        self.show(*render.audit(record), f"stored for this machine in {file}")
         self.emit({**record, "file": str(file)})
 
     def _list(self, title: str, lines: Iterable[str]) -> None:
@@ -180,6 +176,7 @@ class Progress:
         """Show how many cells there are, and how many an earlier session finished."""
         from retbench.forecast import TimeLeft, forecast
 
+        plan = plan.certain
         self._left = TimeLeft(
             plan, forecast(self._config, plan), done, side_by_side=self._side_by_side
         )

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from retbench.measure.disturbance import first_gpu
+from retbench.threads import wait_policy
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 COMMIT_VARIABLE = "RETBENCH_COMMIT"
@@ -80,6 +81,7 @@ def provenance(
         "commit": _commit(),
         "command": shlex.join(anonymous(word) for word in command),
         "threads": threads,
+        "wait_policy": wait_policy(),
         "seed": seed,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "load_average": [round(load, 2) for load in os.getloadavg()],

@@ -72,9 +72,10 @@ def forecast(config: RunConfig, plan: Plan, ceilings: Mapping[str, Any] | None =
 
     Args:
         config: the resolved configuration.
-        plan: the cells.
+        plan: the cells; only those of blocks that are certain count.
         ceilings: as ``retbench.measure.ceilings.measure`` gives them; nominal ones where None.
     """
+    plan = plan.certain
     suite = suites.get(plan.suite)
     cost = suite.cost(config, ceilings)
     cells = []
@@ -126,7 +127,7 @@ class TimeLeft:
             return None
         predicted = {(c.contender.label, c.point.id): c.seconds for c in self.expected.cells}
         scale = self._scale(predicted)
-        left_s, workers = dict.fromkeys(self.plan.rounds, 0.0), set()
+        left_s, workers = dict.fromkeys(self.plan.measured_blocks, 0.0), set()
         for block, contender, point in self.plan.cells():
             cell = (contender.label, point.id)
             if (block, *cell) in self._finished:

@@ -10,6 +10,7 @@ one that is damaged.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ class Journal:
         statuses: the status row of each ``(block, model, point)``.
         committed_bytes: length of the file up to the end of the last committed batch.
         committed_lines: the lines up to there.
+        batch_bytes: length of the file up to the end of each of them, in their order.
         cut: whether anything follows them.
         sha256: digest of the whole file.
     """
@@ -52,8 +54,26 @@ class Journal:
     statuses: dict[Key, dict[str, Any]]
     committed_bytes: int
     committed_lines: int
+    batch_bytes: list[int]
     cut: bool
     sha256: str
+
+    def kept_bytes(self, together: int) -> int:
+        """Length of the file without what a kill has left unfinished at its end.
+
+        Args:
+            together: cells of a point that were appended at once, none of them flagged ``alone``;
+                where the last point has fewer, they are unfinished too.
+        """
+        keys = list(self.statuses)
+        if not keys:
+            return 0
+        block, _, point = keys[-1]
+        last = [key for key in keys if (key[0], key[2]) == (block, point)]
+        alone = any("alone" in self.statuses[key]["flags"] for key in last)
+        torn = 0 if alone or len(last) >= together else len(last)
+        ends = [0, *self.batch_bytes]
+        return ends[len(ends) - 1 - torn]
 
 
 def is_status_row(row: Sample | dict[str, Any]) -> bool:
@@ -127,11 +147,13 @@ def read(path: Path) -> Journal:
     columns = _decode(path, lines)
     ends, statuses = _batches(path, columns)
     committed = ends[-1] if ends else 0
+    offsets = [0, *itertools.accumulate(len(line) + 1 for line in lines[:committed])]
     return Journal(
         columns={name: values[:committed] for name, values in columns.items()},
         statuses=statuses,
-        committed_bytes=sum(map(len, lines[:committed])) + committed,
+        committed_bytes=offsets[-1],
         committed_lines=committed,
+        batch_bytes=[offsets[end] for end in ends],
         cut=bool(rest) or len(lines) > committed,
         sha256=hashlib.sha256(data).hexdigest(),
     )

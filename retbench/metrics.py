@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Status = Literal["ok", "oom", "oom_implied", "unsupported", "timeout", "error", "invalid"]
 STATUSES: tuple[Status, ...] = (
@@ -22,9 +22,10 @@ class Sample(TypedDict):
 
     ``seq_len`` and ``batch_size`` count tokens and sequences; ``value`` is in ``unit``.
     ``block`` counts rounds from 0, ``process`` counts worker processes from 0 over the whole run,
-    ``trial`` counts within a process and is None where a metric has one value a process. In a
-    training suite ``trial`` is what the metric runs over: the optimizer step of a curve, the
-    document of a test, the last position of a bucket, the load of a recall task.
+    ``trial`` of a timed sample is the round of its block, which all contenders that take turns
+    share; it is None where a metric has one value a process. In a training suite ``trial`` is what
+    the metric runs over: the optimizer step of a curve, the document of a test, the last position
+    of a bucket, the load of a recall task.
     ``model`` is the contender's label. ``implementation`` names what really ran (the retention
     form, the attention backend, the source of a memory figure).
     """
@@ -79,6 +80,10 @@ _DECLARED = (
            "to the first new token, prefill included, state allocation excluded", "lower"),
     Metric("tpot_s", "s", "TPOT", "time per output token: one decode step of the whole batch at "
            "the context, greedy choice included", "lower"),
+    Metric("mean_tpot_s", "s", "Mean TPOT", "time per output token over a whole generation, from a "
+           "prompt of one token to the context: the mean of decode steps at positions spread "
+           "evenly over it, each with a cache that is no longer than it must be (compiled and captured "
+           "steps: as long as the whole context, since their shapes are fixed)", "lower"),
     # What one process measures once.
     Metric("cold_start_s", "s", "Cold start", "compilation or graph capture, then the first "
            "prefill and the first decode step at these shapes, in a process whose gate has run",

@@ -1,9 +1,9 @@
 """What a run measures, and in which order: points, contenders, blocks.
 
 A *point* is one coordinate of the sweep. A *cell* is a point for one contender; it is measured
-once in each *block*, by the worker process of that contender. Within a block the contenders come
-in random order, so that a drift of the machine favours nobody (rule M6); within a contender the
-points ascend, so that the first to run out of memory is the smallest that does.
+once in each *block*, by a fresh worker process of that contender. Where contenders take turns they
+do so in *rounds*, each in a random order, so that nothing that happens to the machine favours
+anybody (rule M6). Points ascend, so that the first to run out of memory is the smallest that does.
 
     >>> plan = Plan("inference", (Contender("retnet", "retnet"),), (Point(512, 1),), 1, seed=0)
     >>> [(block, contender.label, point.id) for block, contender, point in plan.cells()]
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from retbench.errors import UserError
@@ -81,11 +81,19 @@ class Contender:
         label: its name in samples, tables and plots; unique in a run.
         family: its name in the models' registry.
         options: overrides of the model's configuration, for this contender alone.
+        slowdown: by how much every timed call of it is made to last longer, relative; what an
+            audit plants and must find, 0 in every other run.
     """
 
     label: str
     family: str
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    slowdown: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field as JSON-able values: the arguments of an equal contender."""
+        document = {"label": self.label, "family": self.family, "options": dict(self.options)}
+        return document | ({"slowdown": self.slowdown} if self.slowdown else {})
 
 
 @dataclass(frozen=True)
@@ -96,9 +104,13 @@ class Plan:
         suite: its name.
         contenders: the sides of the comparison; the first is the subject.
         points: the sweep.
-        blocks: rounds of the whole run.
-        seed: of the order in each block.
+        blocks: the most that are measured, each by fresh processes.
+        seed: of every random order.
         only: the one block that is measured here, where a run is in parts; None for all.
+        least: blocks after which a run may stop, where it has found what it was asked for; None
+            where it measures all.
+        primary: the comparisons that the run is made for, named before it: ``(metric, point id)``.
+            Their verdicts are corrected together, all others are exploratory (rule M11).
 
     Raises:
         UserError: two contenders share a label, or a point occurs twice; their samples could not
@@ -111,25 +123,36 @@ class Plan:
     blocks: int
     seed: int
     only: int | None = None
+    least: int | None = None
+    primary: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         _require_unique("model", [contender.label for contender in self.contenders])
         _require_unique("point", [point.id for point in self.points])
 
     @property
-    def rounds(self) -> range:
-        """The blocks that are measured here, in order."""
+    def measured_blocks(self) -> range:
+        """The blocks that may be measured here, in order."""
         return range(self.blocks) if self.only is None else range(self.only, self.only + 1)
 
+    @property
+    def certain(self) -> Plan:
+        """The part of the plan that is measured whatever is found."""
+        return self if self.least is None else replace(self, blocks=self.least, least=None)
+
     def order(self, block: int) -> list[Contender]:
-        """The contenders in the random order of one block; the same for the same seed, always.
+        """The contenders in the random order of one block; the same for the same seed, always."""
+        contenders = list(self.contenders)
+        self.shuffler(block).shuffle(contenders)
+        return contenders
+
+    def shuffler(self, block: int, *more: object) -> random.Random:
+        """What draws the orders of one block, or of a part of it that ``more`` names.
 
         The generator is seeded with a string, which Python hashes with SHA-512: unlike ``hash``
         of a tuple, it depends on neither the version nor the process.
         """
-        contenders = list(self.contenders)
-        random.Random(f"retbench order {self.seed} {block}").shuffle(contenders)
-        return contenders
+        return random.Random(" ".join(map(str, ("retbench order", self.seed, block, *more))))
 
     def ascending(self, block: int = 0) -> list[Point]:
         """The points of a block from the fewest tokens to the most.
@@ -141,7 +164,7 @@ class Plan:
 
     def cells(self) -> Iterator[tuple[int, Contender, Point]]:
         """Yield ``(block, contender, point)`` in the order of execution."""
-        for block in self.rounds:
+        for block in self.measured_blocks:
             for contender in self.order(block):
                 for point in self.ascending(block):
                     yield block, contender, point
@@ -150,16 +173,14 @@ class Plan:
         """The plan as ``run.json`` keeps it, the order of every block included."""
         document: dict[str, Any] = {
             "suite": self.suite,
-            "contenders": [
-                {"label": c.label, "family": c.family, "options": dict(c.options)}
-                for c in self.contenders
-            ],
+            "contenders": [contender.to_json() for contender in self.contenders],
             "points": [point.to_json() | {"point": point.id} for point in self.points],
             "blocks": self.blocks,
             "seed": self.seed,
             "order": [[c.label for c in self.order(block)] for block in range(self.blocks)],
         }
-        return document if self.only is None else document | {"only": self.only}
+        further = {"only": self.only, "least": self.least}
+        return document | {name: given for name, given in further.items() if given is not None}
 
 
 def _require_unique(what: str, names: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ Nothing here prints, and nothing is computed but the layout: numbers come from
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -185,6 +186,30 @@ def memory_line(unfit: int, available_bytes: int | None) -> str:
     if unfit == 0:
         return f"all cells fit into {there_is}"
     return f"{unfit} cell{'s' * (unfit != 1)} would not fit into {there_is}"
+
+
+def audit(record: Mapping[str, Any]) -> list[Table | Text]:
+    """What an audit has found: every comparison, then the sum of it in sentences."""
+    made = table(
+        f"Audit: {record['contender']} against itself, and against a copy slowed by "
+        f"{record['slowdown']:.0%}",
+        [("metric", False), ("point", False), ("against", False), ("ratio", True),
+         ("verdict", False)],
+    )  # fmt: skip
+    for row in record["rows"]:
+        ratio = with_interval(row["value"], row["low"], row["high"])
+        style = _VERDICT_STYLES.get(row["verdict"], "")
+        made.add_row(
+            row["metric"], row["point"], row["baseline"], ratio, Text(row["verdict"], style=style)
+        )
+    floors = ", ".join(f"{name} {math.expm1(at):.2%}" for name, at in record["floor"].items())
+    return [
+        made,
+        Text(f"between equals: {record['false']} of {record['compared']} comparisons show a "
+             f"difference; noise floor: {floors}"),
+        Text(f"planted {record['slowdown']:.0%}: found in {record['found']} of "
+             f"{record['planted']} comparisons, {record['blocks']} blocks"),
+    ]  # fmt: skip
 
 
 def sizes(models: Sequence[ModelSize]) -> Table:

@@ -1,36 +1,46 @@
-"""From a plan to a run directory: blocks of fresh worker processes, one contender at a time.
+"""From a plan to a run directory: blocks of fresh worker processes that take turns.
 
-In each block every contender gets a worker process of its own, in random order (rule M6). A worker
-measures the cells of its model one after the other; each is committed to the store before the next
-one starts. A worker that dies, hangs or runs out of memory costs the cell it was at: that cell gets
+In each block every contender gets a worker process of its own (rule M6; see
+:mod:`retbench.turns`). Whatever is measured at a point is committed to the store before the next
+one begins. A worker that dies, hangs or runs out of memory costs the cell it was at: that cell gets
 a status and a cause (rule M17), and a fresh worker takes what is left. Whenever the run is killed,
-``resume=True`` continues it behind the last committed cell. A :class:`Launcher` may have the blocks
-measured elsewhere, as jobs of a cluster; it only decides where.
+``resume=True`` continues it behind the last committed point, with fresh workers. A
+:class:`Launcher` may have the blocks measured elsewhere, as jobs of a cluster; it only decides
+where.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from retbench import environment, plugins, store, suites, workers
 from retbench.cluster import parts
 from retbench.config.run import RunConfig
+from retbench.contender_run import ContenderRun
 from retbench.errors import Interrupted, UserError
 from retbench.interrupts import Interrupts
 from retbench.measure import ceilings
+from retbench.measure.memory import available_memory_bytes
 from retbench.observer import Observer, Silent
 from retbench.plan import Contender, Plan
 from retbench.ranks.crew import ALONE, Crew
-from retbench.shift import Shift
+from retbench.suites.base import Suite
+from retbench.turns import Block, in_turns
 from retbench.workers import WORKER_COMMAND
 from retbench.workers.process import AnyWorker, Worker, WorkerFailure
 
 __all__ = ["WORKER_COMMAND", "Call", "Launcher", "Observer", "execute"]
+
+
+Settled = Callable[[store.Run, int], list[str]]
+"""The ratios of a run that are not settled yet, by name, when it is looked at for the n-th time."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ class Call:
     interrupts: Interrupts
     worker_command: Sequence[str]
     crew: Crew
+    settled: Settled
 
 
 class Launcher(Protocol):
@@ -66,10 +77,12 @@ def execute(
     observer: Observer | None = None,
     plan: Plan | None = None,
     worker_command: Sequence[str] = WORKER_COMMAND,
-    floor: Mapping[str, Any] | None = None,
+    audit: Mapping[str, Any] | None = None,
     known: store.Known | None = None,
     launcher: Launcher | None = None,
     crew: Crew | None = None,
+    settled: Settled | None = None,
+    note: str | None = None,
 ) -> store.Run:
     """Measure every cell of a plan.
 
@@ -80,10 +93,12 @@ def execute(
         observer: told of the progress.
         plan: the cells; by default those of the configuration's suite.
         worker_command: the program that measures.
-        floor: this machine's noise floor, for a run that has none yet.
+        audit: of this machine, for a run that has none yet; see :mod:`retbench.audit`.
         known: cells of the same run that another directory holds; they count as done.
         launcher: has the blocks measured elsewhere; None to measure them here.
         crew: the processes whose workers measure together; None for this one alone.
+        note: a warning for the reader of a new run.
+        settled: decides when a run that adds blocks has enough of them; by default its report.
 
     Returns:
         The finished run.
@@ -102,15 +117,27 @@ def execute(
         except KeyboardInterrupt:
             raise Interrupted("interrupted before the first cell") from None
         with writer:
-            if floor is not None and writer.meta["calibration"] is None:
-                writer.update(calibration=floor)
+            if audit is not None and writer.meta["audit"] is None:
+                writer.update(audit=audit)
+            if note is not None:
+                writer.warn(note)
             if known is not None:
                 writer.learn(known)
-            call = Call(config, plan, writer, observer, interrupts, worker_command, crew)
+            call = Call(
+                config, plan, writer, observer, interrupts, worker_command, crew,
+                settled or still_open,
+            )  # fmt: skip
             _run_to_the_end(call, launcher)
         run = store.open_run(out)
         observer.finished(run)
         return run
+
+
+def still_open(run: store.Run, looks: int) -> list[str]:
+    """See :data:`Settled`; by the report's own verdicts."""
+    from retbench.report import settled  # pandas, which no run needs that stops after its blocks
+
+    return settled.still_open(run, looks)
 
 
 def _plan_of(config: RunConfig) -> Plan:
@@ -167,11 +194,16 @@ def _open_writer(
             "provenance": found,
             "resumed": [],
             "ceilings": None,
-            "calibration": None,
+            "audit": None,
+            "primary": [list(named) for named in plan.primary],
+            "block_s": {},
+            "stopped": None,
             "warnings": [],
         }
         return store.RunWriter.create(out, meta)
-    writer = store.RunWriter.resume(out, configuration)
+    suite = suites.get(config.suite)
+    together = len(plan.contenders) if in_turns(config, suite, plan) else 1
+    writer = store.RunWriter.resume(out, configuration, together)
     try:
         if here:
             _require_same_machine(writer, found)
@@ -233,35 +265,80 @@ class _Session:
         self._interrupts = call.interrupts
         self._worker_command = call.worker_command
         self._crew = call.crew
+        self._settled = call.settled
         self._processes = self.writer.last_process + 1
+        self._begun = time.monotonic()
 
     def run(self) -> None:
         """Measure what is not done yet."""
         self._observer.started(self.plan, self.writer.done)
         planned = {(block, c.label, point.id) for block, c, point in self.plan.cells()}
-        if planned <= self.writer.done:
+        if planned <= self.writer.done or self.writer.meta.get("stopped"):
             return
         # Before and after: what else the machine does can only lower them, and the better counts.
         self._measure_ceilings()
-        for block in self.plan.rounds:
-            for contender in self.plan.order(block):
-                self._measure(block, contender)
+        suite = suites.get(self.config.suite)
+        for block in self.plan.measured_blocks:
+            self._measure(suite, block)
+            if self.plan.least is not None and block + 1 >= self.plan.least and self._stops(block):
+                break
         self._measure_ceilings()
 
-    def _measure(self, block: int, contender: Contender) -> None:
-        done = self.writer.done
-        points = [
-            p for p in self.plan.ascending(block) if (block, contender.label, p.id) not in done
-        ]
-        start = self._numbered_worker
-        with Shift(self.config, contender, block, self.writer, self._observer, start) as shift:
-            for point in points:
-                self._interrupts.check()
-                outcome = shift.outcome_of(point)
-                self.writer.append(outcome.rows)
+    def _measure(self, suite: Suite, block: int) -> None:
+        """What is lacking of one block."""
+        done = {(label, point) for b, label, point in self.writer.done if b == block}
+        cells = {(c.label, p.id) for c in self.plan.contenders for p in self.plan.ascending(block)}
+        if cells <= done:
+            return
+        begun = time.monotonic()
+        cost = suite.cost(self.config, self.writer.meta["ceilings"])
+        measured = Block(
+            self.config, suite, self.plan, block, done, partial(self._contender_run, block), cost,
+            self._available_bytes(),
+        )  # fmt: skip
+        self._interrupts.check()
+        for ended in measured.outcomes():
+            self.writer.append(*(outcome.rows for _, _, outcome in ended))
+            for contender, point, outcome in ended:
                 elapsed_s = outcome.elapsed_s or 0.0
                 self._observer.cell(block, contender, point, outcome.status, elapsed_s)
-            shift.end()
+            self._interrupts.check()
+        if not done:  # a block in two parts has no length
+            taken = self.writer.meta["block_s"] | {str(block): time.monotonic() - begun}
+            self.writer.update(block_s=taken)
+
+    def _available_bytes(self) -> int | None:
+        """Memory that there is for the cells of a point, without asking a GPU; None if unknown."""
+        if self.config.device == "cpu":
+            return available_memory_bytes()
+        found = self.writer.meta["provenance"].get("gpu") or {}
+        return cast("int | None", found.get("memory_bytes"))
+
+    def _stops(self, block: int) -> bool:
+        """Whether the run ends with this block: all is settled, or there is no time for another."""
+        least = cast(int, self.plan.least)
+        looks = block + 2 - least
+        self._observer.phase("verdicts")
+        still_open = self._settled(store.open_run(self.writer.path), looks)
+        block_s = max(self.writer.meta["block_s"].values(), default=0.0)
+        spent_s = self.writer.meta["elapsed_s"] + time.monotonic() - self._begun
+        if not still_open:
+            why = "every ratio is settled"
+        elif spent_s + block_s > self.config.minutes * 60:
+            why = f"{self.config.minutes:g} minutes do not suffice for another block"
+        elif block + 1 == self.plan.blocks:
+            why = f"{self.plan.blocks} blocks are the most there may be"
+        else:
+            return False
+        self.writer.update(
+            stopped={"blocks": block + 1, "looks": looks, "why": why, "open": still_open}
+        )
+        return True
+
+    def _contender_run(self, block: int, contender: Contender) -> ContenderRun:
+        return ContenderRun(
+            self.config, contender, block, self.writer, self._observer, self._numbered_worker
+        )
 
     def _measure_ceilings(self) -> None:
         """Ask a worker of its own for what this machine can do; a failure is but a warning."""

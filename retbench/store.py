@@ -41,7 +41,8 @@ _REQUIRED: dict[str, tuple[type, ...]] = {
     "provenance": (dict,), "samples": (dict, NoneType),
 }  # fmt: skip
 _OPTIONAL: dict[str, tuple[type, ...]] = {
-    "ceilings": (dict, NoneType), "calibration": (dict, NoneType), "warnings": (list,),
+    "ceilings": (dict, NoneType), "calibration": (dict, NoneType), "audit": (dict, NoneType),
+    "primary": (list,), "block_s": (dict,), "stopped": (dict, NoneType), "warnings": (list,),
     "data": (dict, NoneType),
     "elapsed_s": (int, float), "resumed": (list,), "parts": (list,), "jobs": (dict,),
 }  # fmt: skip
@@ -264,17 +265,20 @@ class RunWriter:
         return writer
 
     @classmethod
-    def resume(cls, path: str | Path, configuration: dict[str, Any]) -> Self:
-        """Continue a run; a batch that was cut off is moved to ``samples.jsonl.cut``.
+    def resume(cls, path: str | Path, configuration: dict[str, Any], together: int = 1) -> Self:
+        """Continue a run; what was cut off is moved to ``samples.jsonl.cut``.
 
         Args:
             path: the run's directory.
             configuration: what it is to be continued with; must be what it was begun with.
+            together: cells of a point that were measured in turns, and are kept all or none.
 
         Raises:
-            UserError: no run there, another configuration, another writer, or damaged samples.
+            UserError: no run there, one of an older schema, another configuration, another
+                writer, or damaged samples.
         """
         path = Path(path)
+        _require_current(path, read_meta(path))
         _require_same(path, read_meta(path)["configuration"], configuration)
         log = CommitLog(path / SAMPLES_FILE)
         try:
@@ -282,7 +286,8 @@ class RunWriter:
             meta, content = read_meta(path), journal.read(path / SAMPLES_FILE)
             if meta["state"] == "finished":
                 _check_samples(path, meta, content)
-            log.set_aside(path / CUT_FILE, content.committed_bytes)
+            log.set_aside(path / CUT_FILE, content.kept_bytes(together))
+            content = journal.read(path / SAMPLES_FILE)
         except BaseException:
             log.close()
             raise
@@ -300,27 +305,28 @@ class RunWriter:
             if trial is None and value is not None and self.statuses[key]["status"] == "ok":
                 self.scalars[*key, metric] = value
 
-    def append(self, rows: Sequence[Sample]) -> None:
-        """Commit the samples of one cell in one block; they are on the disk when this returns.
+    def append(self, *batches: Sequence[Sample]) -> None:
+        """Commit the samples of cells, all or none; they are on the disk when this returns.
 
         Args:
-            rows: the cell's samples; the last is its status row.
+            batches: of each cell in one block its samples; the last is its status row.
 
         Raises:
-            ValueError: the rows are no batch, or the cell has been committed before.
+            ValueError: the rows are no batch, or a cell has been committed before.
             UserError: the disk is full or gone. The file is then as it was before.
         """
-        data = journal.encode(rows)
-        key = sample_key(rows[-1])
-        if key in self.statuses:
-            raise ValueError(f"{key} has been committed before")
+        data = b"".join(journal.encode(rows) for rows in batches)
+        for rows in batches:
+            if (key := sample_key(rows[-1])) in self.statuses:
+                raise ValueError(f"{key} has been committed before")
         if self.meta["state"] != "running":
             # From here on, what was recorded of the samples when the run stopped is no longer so.
             self.update(state="running", samples=None, finished=None)
         self._log.append(data)
-        self.statuses[key] = dict(rows[-1])
-        self._remember({name: [row[name] for row in rows] for name in COLUMNS})  # type: ignore[literal-required]
-        self.last_process = max(self.last_process, *(row["process"] for row in rows))
+        for rows in batches:
+            self.statuses[sample_key(rows[-1])] = dict(rows[-1])
+            self._remember({name: [row[name] for row in rows] for name in COLUMNS})  # type: ignore[literal-required]
+            self.last_process = max(self.last_process, *(row["process"] for row in rows))
 
     def update(self, **meta: Any) -> None:
         """Replace keys of ``run.json``, atomically.
@@ -374,6 +380,15 @@ def _require_vacant(path: Path) -> None:
     samples = path / SAMPLES_FILE
     if foreign or (samples.exists() and samples.stat().st_size):
         raise UserError(f"{path} is not empty", "name another --out")
+
+
+def _require_current(path: Path, meta: dict[str, Any]) -> None:
+    if meta["schema_version"] != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} was begun by an older version (schema {meta['schema_version']}, this one "
+            f"writes {SCHEMA_VERSION}): it can be read, not continued",
+            "begin a new run with another --out",
+        )
 
 
 def _require_same(path: Path, recorded: dict[str, Any], given: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from retbench import calibration, runner, store
+from retbench import audit, runner, store
 from retbench.cluster import parts
 from retbench.config import requirements
 from retbench.config.run import RunConfig
@@ -102,12 +102,12 @@ def carry_out(task: Task) -> None:
     """
     config = RunConfig.from_json(task.configuration)
     requirements.check(config)
-    floor = calibration.of_this_machine(config)
+    found = audit.of_this_machine(config)
     while True:
         try:
             runner.execute(
                 config, out=task.out, resume=(task.out / store.RUN_FILE).exists(), plan=task.plan,
-                worker_command=task.worker_command, floor=floor, known=task.known,
+                worker_command=task.worker_command, audit=found, known=task.known,
             )  # fmt: skip
             return
         except Busy:
@@ -122,7 +122,9 @@ class Jobs:
         self._terms = terms
         self._call = call
         self._writer = call.writer
-        self._parts = {n: parts.Part(call.config, call.writer.path, n) for n in call.plan.rounds}
+        self._parts = {
+            n: parts.Part(call.config, call.writer.path, n) for n in call.plan.measured_blocks
+        }
         self._jobs: dict[int, Job[None]] = {}
         self._deaths: dict[int, list[str]] = {block: [] for block in self._parts}
         self._told: set[Key] = set()
@@ -255,7 +257,7 @@ class Jobs:
 
 def _waves(plan: Plan) -> list[list[int]]:
     """The blocks that may run at the same time: all, unless the first decides for the others."""
-    first, *others = plan.rounds
+    first, *others = plan.measured_blocks
     if others and any(point.once for point in plan.points):
         return [[first], others]
     return [[first, *others]]

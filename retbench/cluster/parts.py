@@ -15,11 +15,11 @@ from typing import Any, cast
 
 from retbench import journal, store
 from retbench.config.run import RunConfig
+from retbench.contender_run import NO_PROCESS
 from retbench.journal import STATUS_METRIC, STATUS_PHASE, Columns, Key, is_status_row
 from retbench.measure import ceilings
 from retbench.metrics import COLUMNS, Sample, Status, sample_key
 from retbench.plan import Contender, Plan, Point
-from retbench.shift import NO_PROCESS
 from retbench.suites.base import new_sample
 
 FOLDER = "parts"
@@ -88,7 +88,7 @@ def absorb(config: RunConfig, plan: Plan, writer: store.RunWriter) -> None:
     """Merge what earlier sessions left in parts, before the rest is measured without any."""
     if not (writer.path / FOLDER).is_dir():
         return
-    found = {block: Part(config, writer.path, block) for block in plan.rounds}
+    found = {block: Part(config, writer.path, block) for block in plan.measured_blocks}
     for part in found.values():
         part.refresh()
     merge(writer, plan, found, gaps=True)
@@ -137,7 +137,7 @@ def _adopt(writer: store.RunWriter, part: Part) -> None:
     changes: dict[str, Any] = {}
     if not records and not writer.statuses:
         changes["provenance"] = provenance | {"command": meta["provenance"]["command"]}
-        changes["calibration"] = meta["calibration"] or part.meta["calibration"]
+        changes["audit"] = meta["audit"] or part.meta["audit"]
         meta = meta | changes
     records[part.block] = {
         "block": part.block,
@@ -146,6 +146,7 @@ def _adopt(writer: store.RunWriter, part: Part) -> None:
         "resumed": part.meta["resumed"],
     }
     changes["parts"] = [records[block] for block in sorted(records)]
+    changes["block_s"] = meta["block_s"] | part.meta["block_s"]
     changes["models"] = part.meta["models"] | meta["models"]
     warnings = [*meta["warnings"], *part.meta["warnings"], *_differences(meta, part.meta)]
     if provenance["machine_id"] != meta["provenance"]["machine_id"]:

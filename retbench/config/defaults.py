@@ -19,6 +19,8 @@ DEFAULTS: dict[str, Any] = {
     "overrides": {},
     "memory_limit_gib": None,
     "out": None,
+    "precision": 0.02,
+    "margin": 0.01,
     "parallel": "none",
     "world_size": 1,
 }
@@ -70,7 +72,7 @@ SUITE_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
         "dtype": "float32",
         "mode": "eager",
         "context": (512, 1024, 2048, 4096, 8192),
-        "batch": (1, 4, 8),
+        "batch": (1, 4),
         "batch_context": 1024,
         "new_tokens": 8,
         "timeout_s": 600.0,
@@ -156,6 +158,7 @@ _INFERENCE = ("inference",)
 _TEXT = ("perplexity", "scaling", "ablation")
 _LEARNING = (*_TEXT, "recall")  # the suites whose trainings are carried through
 _MODELS = ("inference", *_LEARNING, "training")
+_TIMED = ("inference", "training", "kernels")  # the suites whose contenders take turns
 USED_BY: dict[str, tuple[str, ...]] = {
     "models": _MODELS,
     "preset": _MODELS,
@@ -182,6 +185,9 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "directions": ("kernels",),
     "head_dims": ("kernels",),
     "dtypes": ("kernels",),
+    "minutes": _TIMED,
+    "precision": _TIMED,
+    "margin": _TIMED,
     "parallel": ("training",),
     "world_size": ("training",),
 }
@@ -189,7 +195,7 @@ USED_BY: dict[str, tuple[str, ...]] = {
 
 OPTIONAL = (
     "implementation", "memory_limit_gib", "out", "plugins", "overrides", "data", "training",
-    "parallel", "world_size",
+    "parallel", "world_size", "minutes", "precision", "margin",
 )  # fmt: skip
 """Fields that a stored configuration may lack: nothing was asked for."""
 

@@ -39,29 +39,36 @@ class Profile:
 
     Attributes:
         name: what ``--profile`` calls it.
-        blocks: fresh worker processes of each model; the number of independent replicates.
-        trials: timed trials in one process.
-        phase_budget_s: stop a phase of a cell in one process after this long, in seconds, once
-            ``min_trials`` are done.
-        min_trials: trials that are made however long they take.
+        blocks: fresh worker processes of each model, at least; they are the replicates.
+        minutes: how long a run that takes turns may go on adding blocks, from its start; 0 for no
+            block more than ``blocks``.
+        rounds: the most rounds of a phase at a point.
+        min_rounds: rounds that are made however long they take.
+        phase_budget_s: seconds that each contender may take for the rounds of a phase.
         warmup: warm-up trials at least (rule M3).
     """
 
     name: str
     blocks: int
-    trials: int
+    minutes: float
+    rounds: int
+    min_rounds: int
     phase_budget_s: float
-    min_trials: int = 3
     warmup: int = 3
+
+    @property
+    def most_blocks(self) -> int:
+        """Blocks after which a run ends whatever it has found."""
+        return 5 * self.blocks
 
 
 PROFILES: dict[str, Profile] = {
     profile.name: profile
     for profile in (
-        Profile("smoke", blocks=1, trials=3, phase_budget_s=0.5),
-        Profile("quick", blocks=3, trials=10, phase_budget_s=0.5, min_trials=2),
-        Profile("report", blocks=5, trials=20, phase_budget_s=10.0),
-        Profile("rigorous", blocks=10, trials=30, phase_budget_s=60.0),
+        Profile("smoke", blocks=1, minutes=0, rounds=3, min_rounds=2, phase_budget_s=0.5),
+        Profile("quick", blocks=3, minutes=5, rounds=60, min_rounds=1, phase_budget_s=0.8),
+        Profile("report", blocks=5, minutes=30, rounds=100, min_rounds=3, phase_budget_s=4.0),
+        Profile("rigorous", blocks=10, minutes=120, rounds=200, min_rounds=5, phase_budget_s=15.0),
     )
 }
 DEVICES = ("cpu", "cuda")
@@ -107,7 +114,7 @@ class RunConfig:
         ffn: feed-forward kind of all models.
         implementation: what computes the mixing in every model that knows it; None for the
             device's own choice.
-        timeout_s: a cell in one process is stopped after this long, in seconds.
+        timeout_s: a cell in one process is stopped once it has taken this long, in seconds.
         memory_limit_gib: memory a worker may take, in GiB; None for no limit.
         out: the run directory as it was asked for; None for one named after suite and time.
         plugins: files or modules that register further families of models.
@@ -129,6 +136,11 @@ class RunConfig:
         directions: ``forward``, ``train`` (forward and backward) or both.
         head_dims: dimensions of a head's keys that operations are measured at.
         dtypes: types of the operations' inputs.
+        minutes: a run goes on adding blocks until its ratios are settled or this long has passed
+            since it began; 0 for exactly the blocks of the profile.
+        precision: a ratio is settled once it has a verdict, or an interval whose half width is
+            less than this relative difference.
+        margin: relative difference that matters: ratios within it are *equivalent*.
         parallel: how several processes share a training step: ``ddp``, ``fsdp``, or ``none``.
         world_size: how many do; torchrun's number, no choice of the run's.
     """
@@ -168,6 +180,9 @@ class RunConfig:
     directions: tuple[str, ...] = ()
     head_dims: tuple[int, ...] = ()
     dtypes: tuple[str, ...] = ()
+    minutes: float = 0.0
+    precision: float = 0.02
+    margin: float = 0.01
     parallel: str = "none"
     world_size: int = 1
 
@@ -262,6 +277,9 @@ _READERS: dict[str, value.Reader] = {
     "directions": value.names_of("direction", DIRECTIONS),
     "head_dims": value.ascending_sizes,
     "dtypes": value.names_of("dtype", DTYPES),
+    "minutes": value.minutes,
+    "precision": value.share,
+    "margin": value.share,
     "parallel": value.one_of("parallel", PARALLEL),
     "world_size": value.positive,
 }
@@ -363,6 +381,8 @@ def resolve(
             defaults["world_size"] = launched.size
             defaults |= divisible(defaults, chosen.get("tokens_per_step"), launched.size)
         defaults["threads"] = chosen.get("threads") or own_cores(launched)
+        if is_used("minutes", name):
+            defaults["minutes"] = PROFILES[chosen.get("profile", defaults["profile"])].minutes
         # Of what is swept the first stands for the run where one name is wanted.
         for several, one in SWEPT:
             if several in defaults:

@@ -94,6 +94,27 @@ def positive_float(raw: Any) -> float:
     return float(raw)
 
 
+def minutes(raw: Any) -> float:
+    """A finite number of at least 0."""
+    return 0.0 if raw == 0 and not isinstance(raw, bool) else positive_float(raw)
+
+
+def share(raw: Any) -> float:
+    """A relative difference above 0 and below 1: ``2%``, ``0.02`` as text, or a number."""
+    if isinstance(raw, str):
+        number, percent, rest = raw.strip().partition("%")
+        try:
+            raw = float(number) / (100 if percent else 1)
+        except ValueError:
+            rest = raw
+        if rest:
+            raise ValueError(f"{rest!r} is no relative difference such as 2% or 0.02")
+    found = positive_float(raw)
+    if found >= 1:
+        raise ValueError(f"must be below 1 (100%), not {found:g}; 2% is 0.02")
+    return found
+
+
 def ascending_floats(raw: Any) -> tuple[float, ...]:
     """Numbers above 0: ``1e-3,3e-3``, one number, or a sequence.
 

@@ -115,6 +115,43 @@ class Clock:
         )
 
 
+def slowed(fn: Callable[[], object], by: float, clock: Clock) -> Callable[[], object]:
+    """``fn`` made slower on purpose: what an audit plants, to see whether it is found.
+
+    On a CPU each call is followed by a wait of ``by`` times its own duration; on a CUDA device the
+    wait is a kernel behind it on the stream, as long as ``by`` times a call took when this was
+    made.
+
+    Args:
+        fn: what is timed.
+        by: the relative slowdown; 0.05 makes a call take 1.05 times as long.
+        clock: of the device.
+    """
+    if not clock.device.startswith("cuda"):
+
+        def on_host() -> None:
+            start = time.perf_counter_ns()
+            fn()
+            end = time.perf_counter_ns()
+            end += round((end - start) * by)
+            while time.perf_counter_ns() < end:
+                pass
+
+        return on_host
+    import torch
+
+    cycles = 10**6
+    call_s = min(clock.time(fn).seconds for _ in range(2))
+    sleep_s = min(clock.time(lambda: torch.cuda._sleep(cycles)).seconds for _ in range(3))
+    wait = max(1, round(cycles * by * call_s / sleep_s))
+
+    def on_device() -> None:
+        fn()
+        torch.cuda._sleep(wait)
+
+    return on_device
+
+
 def _on_host(fn: Callable[[], object], repeats: int) -> Timing:
     """The host's clock around the calls."""
     start = time.perf_counter_ns()

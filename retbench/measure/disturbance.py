@@ -1,6 +1,7 @@
 """Whether something disturbed a measurement: other work on the machine, or a GPU that slowed down.
 
-Looks only before and after what is timed, and only ever flags (rule M12); nothing is dropped.
+Looks only before and after what is timed, and only ever flags (rule M12); nothing is dropped. The
+kernel counts in steps of 10 ms, so one slice says little; the sum over the slices of a cell does.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 FOREIGN_PROCESS = "foreign_process"
@@ -25,28 +27,35 @@ _CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class Disturbances:
-    """What happened on a device since this was made.
+    """What else a machine did while something was measured on it.
 
     Args:
         device: ``cpu``, or a CUDA device such as ``cuda``.
         mates: ids of the processes that take part in the measurement besides this one.
+        companions: further processes of the run that are on the device, and idle.
     """
 
-    def __init__(self, device: str, mates: Sequence[int] = ()) -> None:
+    def __init__(self, device: str, mates: Sequence[int] = (), companions: int = 0) -> None:
         self._on_cuda = device.startswith("cuda")
-        self._mates = mates
-        self._started_s = time.perf_counter()
-        self._foreign_s = foreign_cpu_s(mates=mates)
+        self._mates, self._companions = mates, companions
+        self._elapsed_s = 0.0
+        self._foreign_s = 0.0
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Take note of what others do meanwhile; may be entered again and again."""
+        before, started = foreign_cpu_s(mates=self._mates), time.perf_counter()
+        yield
+        after = foreign_cpu_s(mates=self._mates)
+        if before is not None and after is not None:
+            self._foreign_s += after - before
+            self._elapsed_s += time.perf_counter() - started
 
     def flags(self) -> list[str]:
-        """The flags that apply by now; none where the machine does not tell."""
+        """The flags that apply to all that was watched; none where the machine does not tell."""
         if self._on_cuda:
-            return _gpu_flags()
-        now, before = foreign_cpu_s(mates=self._mates), self._foreign_s
-        elapsed_s = time.perf_counter() - self._started_s
-        if now is None or before is None or now - before <= FOREIGN_CORES * elapsed_s:
-            return []
-        return [FOREIGN_PROCESS]
+            return _gpu_flags(1 + self._companions)
+        return [FOREIGN_PROCESS] if self._foreign_s > FOREIGN_CORES * self._elapsed_s else []
 
 
 def foreign_cpu_s(stat: Path = Path("/proc/stat"), mates: Sequence[int] = ()) -> float | None:
@@ -83,10 +92,10 @@ def throttle_flags(reasons: str) -> list[str]:
     return [THROTTLED] if active & _THROTTLE_REASONS else []
 
 
-def _gpu_flags() -> list[str]:
-    """What nvidia-smi says: other processes on the GPU, and a clock held back."""
+def _gpu_flags(own: int) -> list[str]:
+    """What nvidia-smi says: more than our own processes on the GPU, and a clock held back."""
     others = _smi("--query-compute-apps=pid").split()
-    flags = [FOREIGN_PROCESS] if len(others) > 1 else []
+    flags = [FOREIGN_PROCESS] if len(others) > own else []
     return flags + throttle_flags(_smi("--query-gpu=clocks_event_reasons.active"))
 
 

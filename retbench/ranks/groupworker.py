@@ -61,13 +61,18 @@ class GroupWorker:
         self._tell({"do": "begin", "meeting": meeting, "threads": threads})
 
     def ask(self, message: Message, timeout_s: float) -> Message:
-        """See :meth:`retbench.workers.process.Worker.ask`; all workers are sent the message."""
+        """See :meth:`retbench.workers.process.Worker.ask`."""
+        self.send(message, timeout_s)
+        return self.receive()
+
+    def send(self, message: Message, timeout_s: float) -> None:
+        """See :meth:`retbench.workers.process.Worker.send`; all workers are sent the message."""
         self._requests += 1
         self._timeout_s, self._deadline = timeout_s, time.monotonic() + timeout_s
         request = f"{self._meeting}.{self._requests}"
         self._others.expect(request)
         self._tell({"do": "ask", "request": request, "message": message, "timeout_s": timeout_s})
-        return self._heard(lambda: self._own.ask(message, timeout_s))
+        self._own.send(message, timeout_s)
 
     def receive(self) -> Message:
         """See :meth:`retbench.workers.process.Worker.receive`; the phases are those of rank 0."""

@@ -1,33 +1,25 @@
-"""What a suite is, and the session in which one worker process measures one contender.
+"""What a suite is: its points, what they cost, and how a worker measures one.
 
-Importing this module does not import torch: the parent process only plans.
+Importing this module does not import torch. What a worker does with a suite stands in modules of
+its own (``*_cell.py``), imported where it is called.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from retbench.config.run import PROFILES, Profile, RunConfig
-from retbench.measure import ceilings
-from retbench.measure.clock import warm_up
+from retbench.config.run import PROFILES, RunConfig
 from retbench.metrics import METRICS, Sample, Status
 from retbench.plan import Contender, Plan, Point
-from retbench.ranks.distributed import ALONE, Ranks
 
 if TYPE_CHECKING:
     import torch
 
     from models.config import ModelConfig
     from models.protocol import LanguageModel
-    from retbench.measure.clock import Clock, Timing
-    from retbench.measure.memory import MemoryMeter
-
-
-T = TypeVar("T")
+    from retbench.suites.cell import Cell
+    from retbench.suites.session import Rows, Session
 
 Ceilings = Mapping[str, Any] | None
 """What a machine can do at most, see :mod:`retbench.measure.ceilings`; None where unknown."""
@@ -41,6 +33,10 @@ PREFILL_TOKENS = 65536
 the activations of its prefill, not its state, would decide how large a batch fits."""
 
 
+SLICE_S = 0.02
+"""Seconds that a slice lasts at least, where its call is shorter and may be repeated."""
+
+
 class CellFailure(Exception):
     """A cell that cannot be measured, with the status of M17 that says why."""
 
@@ -48,142 +44,6 @@ class CellFailure(Exception):
         super().__init__(cause)
         self.status = status
         self.cause = cause
-
-
-@dataclass
-class Session:
-    """One worker process: what is measured, and what measures it.
-
-    Attributes:
-        config: of the run.
-        contender: whose subject this is.
-        block: round of the run, from 0.
-        process: number of this process in the run, from 0.
-        subject: what the suite built to be measured; for most a model, see :attr:`model`.
-        device: where it is.
-        clock: of that device.
-        meter: of its memory; its baseline was taken after the imports, before the model.
-        ceilings: of this machine as measured when the run began; None where unknown.
-        options: overrides of the model's configuration that the suite asks for.
-        ranks: the processes that measure together, each in a session of its own.
-    """
-
-    config: RunConfig
-    contender: Contender
-    block: int
-    process: int
-    subject: Any
-    device: torch.device
-    clock: Clock
-    meter: MemoryMeter
-    ceilings: Ceilings = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    ranks: Ranks = ALONE
-
-    @cached_property
-    def training_implementation(self) -> str:
-        """What computes the mixing in training; asked for first before the model is shared out."""
-        with self.autocast():
-            return self.model.implementation("train")
-
-    def autocast(self) -> torch.autocast:
-        """Where trainings and tests of a run in bfloat16 compute; without effect in others."""
-        import torch
-
-        used = self.config.dtype == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=used)
-
-    @cached_property
-    def trained(self) -> Any:
-        """What to call in the model's place in training, once and for all cells.
-
-        From then on the model may hold a share of its parameters only.
-        """
-        return self.ranks.wrap(self.subject)
-
-    @property
-    def model(self) -> LanguageModel:
-        """The subject of a suite that measures models, in evaluation mode."""
-        return cast("LanguageModel", self.subject)
-
-    @property
-    def profile(self) -> Profile:
-        """How often to measure."""
-        return PROFILES[self.config.profile]
-
-    def build(self, point: Point, seed: int) -> LanguageModel:
-        """A new model of this contender, to be trained: float32 weights, at the point's preset.
-
-        Args:
-            point: whose setting ``preset``, if it has one, overrules the run's.
-            seed: of the initialisation.
-        """
-        from models.registry import config_for
-
-        preset = str(point.setting("preset", self.config.preset))
-        options = {**self.contender.options, **self.options}
-        config = config_for(self.contender.family, preset, **options)
-        return config.build(device=self.device, seed=seed)
-
-    def time(self, fn: Callable[[], object]) -> Timing:
-        """Time a call that all ranks begin together: the slowest one's time is that of all."""
-        ranks = self.ranks
-        ranks.barrier()
-        own = self.clock.time(fn)
-        return replace(
-            own,
-            host_s=ranks.largest(own.host_s),
-            device_s=None if own.device_s is None else ranks.largest(own.device_s),
-        )
-
-    def now(self) -> float:
-        """Seconds on a clock that all ranks read alike, so that they agree on when to stop."""
-        return self.ranks.from_first(time.perf_counter)
-
-    def warm_up(self, trial: Callable[[], Sequence[Timing]]) -> list[str]:
-        """Repeat a trial until its time no longer moves (rule M3); the flags of its samples."""
-
-        def trial_s() -> float:
-            return sum(timing.seconds for timing in trial())
-
-        profile = self.profile
-        return warm_up(
-            trial_s, at_least=profile.warmup, budget_s=profile.phase_budget_s, now=self.now
-        )
-
-    def trials(self, trial: Callable[[], T]) -> Iterator[T]:
-        """As many trials as the profile asks for, or as its time allows."""
-        started = self.now()
-        for number in range(self.profile.trials):
-            spent_s = self.now() - started
-            if number >= self.profile.min_trials and spent_s > self.profile.phase_budget_s:
-                return
-            yield trial()
-
-    def require_physical(self, violation: Callable[[Ceilings], str | None]) -> None:
-        """M15: a time that this machine cannot have taken makes the cell invalid.
-
-        Before a cell is condemned the ceilings are measured again: other work on the machine may
-        have lowered them when the run began. Of several ranks the first decides.
-
-        Args:
-            violation: says why a time is impossible under some ceilings; None where it is not.
-
-        Raises:
-            CellFailure: with the status ``invalid``.
-        """
-        cause = self.ranks.from_first(lambda: self._impossible(violation))
-        if cause is not None:
-            raise CellFailure("invalid", cause)
-
-    def _impossible(self, violation: Callable[[Ceilings], str | None]) -> str | None:
-        """Why a time is, by the ceilings measured again where it may be."""
-        if self.ceilings is None or violation(self.ceilings) is None:
-            return None
-        config = self.config
-        again = ceilings.measure(config.device, config.computed_dtypes, config.threads)
-        self.ceilings = ceilings.merge(self.ceilings, again)
-        return violation(self.ceilings)
 
 
 def new_sample(
@@ -219,50 +79,30 @@ def new_sample(
     )
 
 
-@dataclass
-class Rows:
-    """The samples of one cell in one process, as they are made.
+def plan_in_turns(
+    name: str,
+    config: RunConfig,
+    contenders: Sequence[Contender],
+    points: Sequence[Point],
+    primary: Sequence[tuple[str, Point]],
+) -> Plan:
+    """The plan of a suite whose contenders take turns: blocks are added until all is settled.
 
-    Attributes:
-        session: of the process.
-        point: of the cell.
-        brief: what the suite's ``brief`` said of the cell.
-        samples: so far.
+    Args:
+        name: of the suite.
+        config: of the run.
+        contenders: the subject, then the others.
+        points: the sweep.
+        primary: metric and point of the comparisons that the run is made for.
     """
-
-    session: Session
-    point: Point
-    brief: Mapping[str, Any] = field(default_factory=dict)
-    samples: list[Sample] = field(default_factory=list)
-
-    def add(
-        self,
-        phase: str,
-        metric: str,
-        value: float,
-        *,
-        trial: int | None = None,
-        implementation: str = "",
-        flags: Sequence[str] = (),
-        seq_len: int | None = None,
-    ) -> None:
-        """Add one measurement of a declared metric, in that metric's unit.
-
-        ``seq_len`` is the point's unless something else was measured at, as in a test of lengths.
-        """
-        session = self.session
-        sample = new_sample(session.config, session.contender, self.point, phase, metric, value)
-        sample |= {
-            "implementation": implementation, "block": session.block, "process": session.process,
-            "trial": trial, "flags": list(flags),
-        }  # fmt: skip
-        if seq_len:
-            sample["seq_len"] = seq_len
-        self.samples.append(sample)
-
-    def flags(self) -> list[str]:
-        """Every flag that any sample carries, once."""
-        return sorted({flag for sample in self.samples for flag in sample["flags"]})
+    profile = PROFILES[config.profile]
+    adds = config.minutes > 0 and config.world_size == 1
+    return Plan(
+        name, tuple(contenders), tuple(points),
+        profile.most_blocks if adds else profile.blocks, config.seed,
+        least=profile.blocks if adds else None,
+        primary=tuple((metric, point.id) for metric, point in primary),
+    )  # fmt: skip
 
 
 class Suite(Protocol):
@@ -272,10 +112,13 @@ class Suite(Protocol):
         name: what ``--suite`` calls it.
         trains: whether a cell trains a model of its own, whose quality is then tested; otherwise
             it times the contender's one model.
+        takes_turns: whether the contenders of a block are timed in turns, side by side; otherwise
+            one after the other.
     """
 
     name: str
     trains: ClassVar[bool]
+    takes_turns: ClassVar[bool] = False
 
     def plan(self, config: RunConfig) -> Plan:
         """Every cell of a run; called in the parent, must not import torch."""
@@ -395,14 +238,30 @@ class Suite(Protocol):
             CellFailure: if the model is broken; it is then never timed.
         """
 
-    def measure(self, session: Session, rows: Rows, progress: Callable[[str], None]) -> None:
-        """Measure the cell at ``rows.point`` and add its samples to ``rows``.
+    def prepare(self, session: Session, rows: Rows, progress: Callable[[str], None]) -> Cell:
+        """Make the cell at ``rows.point`` ready to be timed, and add what is not timed to ``rows``.
 
-        ``progress`` takes the name of each phase as it begins.
+        A suite whose contenders do not take turns measures all of it here.
+
+        Args:
+            session: of the process.
+            rows: take the samples.
+            progress: takes the name of each phase as it begins.
+
+        Returns:
+            What is to be timed in turns, phase by phase.
 
         Raises:
             CellFailure: if it cannot be measured; out-of-memory errors may simply pass through.
         """
+        from retbench.suites.cell import Cell
+
+        self.measure(session, rows, progress)
+        return Cell(rows)
+
+    def measure(self, session: Session, rows: Rows, progress: Callable[[str], None]) -> None:
+        """Measure the cell at ``rows.point`` at one go; see :meth:`prepare`."""
+        raise NotImplementedError
 
 
 class Cost(Protocol):

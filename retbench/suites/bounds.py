@@ -42,15 +42,19 @@ def start_s(weight_bytes: float, device: str) -> float:
     return _PROCESS_S + weight_bytes / _INITIALISED_BYTES_PER_S[device]
 
 
-def phase_s(trial_s: float, profile: Profile) -> float:
-    """Seconds that warm-up and timed trials of one phase take, each under the profile's cap.
+def phase_s(slice_s: float, profile: Profile) -> float:
+    """Seconds that warm-up and rounds of one phase take a contender, under the profile's caps.
 
-    A long trial warms itself: as many run as begin within the cap, none if it exceeds it. A short
-    one repeats until two windows are alike, six trials if the machine is calm.
+    A long slice warms itself: as many run as begin within half the cap, none if it exceeds that. A
+    short one repeats until two windows are alike, six trials if the machine is calm.
+
+    Args:
+        slice_s: of one slice, with what wakes the processor before it.
+        profile: of the run.
     """
     budget_s = profile.phase_budget_s
-    is_long = trial_s > budget_s / 3
-    fewest = math.ceil(budget_s / trial_s) if is_long else max(profile.warmup, _SETTLED_TRIALS)
-    fewest = 0 if trial_s > budget_s else fewest
-    timed = max(profile.min_trials, min(profile.trials, math.ceil(budget_s / trial_s)))
-    return (fewest + timed) * trial_s
+    is_long = slice_s > budget_s / 6
+    fewest = math.ceil(budget_s / 2 / slice_s) if is_long else max(profile.warmup, _SETTLED_TRIALS)
+    fewest = 0 if slice_s > budget_s / 2 else fewest
+    rounds = max(profile.min_rounds, min(profile.rounds, math.floor(budget_s / slice_s)))
+    return (fewest + rounds) * slice_s

@@ -12,7 +12,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from models.protocol import LanguageModel
+from models.protocol import LanguageModel, State
 from retbench.suites.base import PREFILL_TOKENS
 
 STATE_ALIGNMENT = 16
@@ -89,6 +89,20 @@ class Execution:
         """Go back to an earlier position; see :meth:`models.protocol.State.seek`."""
         self.state.seek(position)
 
+    @torch.inference_mode()
+    def state_at(self, position: int) -> State:
+        """The state as :meth:`step_at` is to be given it, for a step at that position."""
+        return self.state.within(position + 1) if self._mode == "eager" else self.state
+
+    @torch.inference_mode()
+    def step_at(self, position: int, state: State) -> None:
+        """One step at a position of a state that :meth:`state_at` gave."""
+        state.seek(position)
+        if state is self.state:
+            self.step()
+        else:
+            self.token.copy_(self._model_step(self.token, state).argmax(-1))
+
     def _prefill_parts(self, parts: Sequence[Tensor]) -> Tensor:
         """Take in prompts (some of the batch, time), one part after the other; logits of all."""
         ends = list(accumulate(len(part) for part in parts))
@@ -117,3 +131,33 @@ class Execution:
         with torch.cuda.graph(self._graph):
             self._step()
         self.state.reset()
+
+
+class Generation:
+    """Decode steps at positions spread evenly over a context: called, it makes one at each.
+
+    Their mean stands for that of all steps of a generation from one token to the context. In eager
+    mode a step reads no more of the state than it holds at its position (as a cache that grows
+    would); a compiled or captured step has one shape, and reads all.
+
+    Args:
+        execution: whose state holds the context.
+        context: tokens, at least 1.
+    """
+
+    POSITIONS = 8
+
+    def __init__(self, execution: Execution, context: int) -> None:
+        self._execution = execution
+        count = min(self.POSITIONS, context)
+        # The middles of so many equal parts of the context.
+        self._positions = [context * (2 * part + 1) // (2 * count) for part in range(count)]
+        self._states = [execution.state_at(position) for position in self._positions]
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __call__(self) -> None:
+        """One step at each position, ascending."""
+        for position, state in zip(self._positions, self._states, strict=True):
+            self._execution.step_at(position, state)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from retbench.config.run import DTYPE_BYTES, PROFILES, RunConfig
 from retbench.plan import Point
 from retbench.suites import bounds
-from retbench.suites.base import PREFILL_TOKENS
+from retbench.suites.base import PREFILL_TOKENS, SLICE_S
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
@@ -46,13 +46,14 @@ class InferenceCost:
         return bounds.start_s(weights, self.config.device) + _COMPILE_S[self.config.mode]
 
     def cell_s(self, model: ModelConfig, point: Point) -> float:
-        """Seconds of warm-up and trials of both phases."""
+        """Seconds of the first calls, and of warm-up and rounds of all phases."""
         prefill_s = self._prefill_s(model, point)
-        steps_s = self.config.new_tokens * self._step_s(model, point)
-        # Before the warm-up: the cold start, and a window of steps to find their length.
-        once_s = prefill_s + steps_s
+        step_s = self._step_s(model, point)
+        # The first calls, and those that memory is read from.
+        once_s = prefill_s + (1 + self.config.new_tokens) * step_s
         profile = PROFILES[self.config.profile]
-        return once_s + sum(bounds.phase_s(trial_s, profile) for trial_s in (prefill_s, steps_s))
+        phases = (prefill_s, max(2 * step_s, SLICE_S), 8 * step_s)
+        return once_s + sum(bounds.phase_s(slice_s, profile) for slice_s in phases)
 
     def memory_bytes(self, model: ModelConfig, point: Point) -> int:
         """Weights, state, logits and the activations of a prefill."""

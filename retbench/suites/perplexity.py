@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ClassVar
 
-from retbench.suites.base import Rows, Session
+from retbench.suites.session import Rows, Session
 from retbench.suites.text import (
     LENGTHS,
     TextSuite,

@@ -18,7 +18,7 @@ from retbench.config.values import nearest
 from retbench.data import recall as tasks
 from retbench.errors import Misfit, UserError
 from retbench.plan import Point, Setting
-from retbench.suites.base import Rows, Session
+from retbench.suites.session import Rows, Session
 from retbench.suites.training_cell import FINAL, Material, TrainingSuite, train_cell
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from functools import partial
 
 from retbench.config.run import RunConfig
 from retbench.plan import Setting
-from retbench.suites.base import Rows, Session
+from retbench.suites.session import Rows, Session
 from retbench.suites.text import TextSuite, add_test, material, test_documents
 from retbench.suites.training_cell import FINAL, train_cell
 

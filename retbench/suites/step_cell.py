@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,8 +20,10 @@ from torch import Tensor, nn
 from retbench.data.batches import RandomWindows, prefetch
 from retbench.data.dataset import load_dataset
 from retbench.measure.ceilings import violates_matmul_rate
-from retbench.measure.clock import LAUNCH_BOUND, Timing
-from retbench.suites.base import Ceilings, CellFailure, Rows
+from retbench.measure.clock import Timing
+from retbench.suites.base import Ceilings, CellFailure
+from retbench.suites.cell import Cell, Phase
+from retbench.suites.session import Rows
 from retbench.training.blockchanges import changed_blocks
 from retbench.training.config import TrainingConfig
 from retbench.training.step import Step, make_optimizer
@@ -47,6 +48,7 @@ class _Staged:
         optimizer: its learning rate is 0.
         step: of all ranks together.
         batch: inputs and targets.
+        implementation: what computes the mixing.
     """
 
     model: nn.Module
@@ -54,6 +56,7 @@ class _Staged:
     optimizer: torch.optim.Optimizer
     step: Step
     batch: Batch
+    implementation: str
 
 
 def load(*, compiles: bool) -> None:
@@ -66,35 +69,34 @@ def load(*, compiles: bool) -> None:
         importlib.import_module("torch._inductor.compile_fx")
 
 
-def measure_step(rows: Rows, progress: Progress) -> None:
-    """Time whole steps, then their parts, and count the bytes of each kind.
+def prepare_step(rows: Rows, progress: Progress) -> Cell:
+    """Make the first step, count the bytes of each kind, and say what is timed.
 
-    Of several ranks the time is the slowest's, the peak the largest, and the bytes are this one's.
+    Two phases: whole steps, then their parts, each waited for before the next begins. Of several
+    ranks the peak is the largest, and the bytes are this one's.
+
+    Args:
+        rows: of the cell.
+        progress: told of each phase.
 
     Raises:
         CellFailure: the loss is not finite, or a compiled step does not compute the eager one's.
     """
     session = rows.session
-    implementation = session.training_implementation
-    with _staged(rows) as staged:
-        _add_analytic(rows)
-        session.meter.reset()
-        progress("first step")
-        expected = _eager_loss(rows, staged)
-        first = session.time(lambda: _check_loss(staged.step(*staged.batch), expected, rows))
-        rows.add("setup", "cold_start_s", first.seconds)
-        progress("steps")
-        fastest_s = _time_steps(rows, staged, implementation, first)
-        rows.add("memory", "step_peak_bytes", session.ranks.largest(session.meter.peak_bytes()),
-                 implementation=session.meter.source)  # fmt: skip
-        # Behind the peak: the check may measure the ceilings again, which takes memory.
-        session.require_physical(partial(_violation, rows, fastest_s))
-        progress("parts")
-        _time_parts(rows, staged, implementation)
-        _add_memory(rows, staged)
+    staged = _stage(rows)
+    _add_analytic(rows)
+    first = _first_step(rows, staged, progress)
+    progress("memory")
+    session.meter.reset()
+    staged.step(*staged.batch)
+    rows.add("memory", "step_peak_bytes", session.ranks.largest(session.meter.peak_bytes()),
+             implementation=session.meter.source)  # fmt: skip
+    _add_memory(rows, staged)
+    progress("warm-up")
+    return Cell(rows, _steps(rows, staged), _parts(rows, staged), first_s={"train": first.seconds})
 
 
-def measure_unshared_step(rows: Rows, progress: Progress) -> None:
+def prepare_unshared_step(rows: Rows, progress: Progress) -> Cell:
     """Time the whole step with a model that no other rank has a share of.
 
     Args:
@@ -102,50 +104,42 @@ def measure_unshared_step(rows: Rows, progress: Progress) -> None:
         progress: told of each phase.
 
     Raises:
-        CellFailure: as :func:`measure_step`.
+        CellFailure: as :func:`prepare_step`.
     """
     session = rows.session
     model = session.build(rows.point, session.config.seed)
     own = replace(rows, session=replace(session, subject=model))
-    implementation = own.session.training_implementation
-    with _staged(own) as staged:
-        progress("first step")
-        expected = _eager_loss(own, staged)
-        first = session.time(lambda: _check_loss(staged.step(*staged.batch), expected, own))
-        progress("steps")
-        fastest_s = _time_steps(own, staged, implementation, first)
-        own.session.require_physical(partial(_violation, own, fastest_s))
+    staged = _stage(own)
+    first = _first_step(own, staged, progress)
+    return Cell(own, _steps(own, staged), first_s={"train": first.seconds})
 
 
-def measure_loader(rows: Rows, progress: Progress) -> None:
+def prepare_loader(rows: Rows, progress: Progress) -> Cell:
     """Time batches as a training gets them, with nothing else to do."""
-    session = rows.session
-    source = _windows(rows)
-    progress("loader")
+    source, device = _windows(rows), rows.session.device
 
-    def trial() -> list[Timing]:
-        with closing(prefetch(source, range(LOADED_BATCHES), session.device)) as batches:  # type: ignore[type-var]
-            whole = session.clock.time(lambda: [None for _ in batches])
-        return [Timing(whole.host_s / LOADED_BATCHES)]
+    def load_batches() -> None:
+        with closing(prefetch(source, range(LOADED_BATCHES), device)) as batches:  # type: ignore[type-var]
+            for _ in batches:
+                pass
 
-    flags = session.warm_up(trial)
-    for number, timings in enumerate(session.trials(trial)):
-        for timing in timings:
-            rows.add("loader", "batch_s", timing.seconds, trial=number, flags=flags,
-                     implementation="prefetch")  # fmt: skip
+    phase = Phase(
+        "loader", "batch_s", load_batches, per_call=LOADED_BATCHES, implementation="prefetch"
+    )
+    return Cell(rows, phase)
 
 
-@contextmanager
-def _staged(rows: Rows) -> Iterator[_Staged]:
-    """The model in training mode with an optimizer and a batch; left as it was found."""
+def _stage(rows: Rows) -> _Staged:
+    """The model in training mode with an optimizer and a batch, until the cell is closed."""
     session, point = rows.session, rows.point
+    implementation = session.training_implementation
     recomputes = point.setting("activations", session.config.activations[0]) == "recomputed"
     config = TrainingConfig(
         steps=1,
         batch_size=point.batch_size,
         seq_len=point.seq_len,
         dtype=session.config.dtype,
-        compile=point.setting("mode", session.config.modes[0]) == "compile",
+        compile=_compiles(rows),
         checkpoint_activations=recomputes,
     )
     model: Any = session.model
@@ -159,13 +153,25 @@ def _staged(rows: Rows) -> Iterator[_Staged]:
     batch = inputs.to(session.device), targets.to(session.device)
     if config.compile:
         torch.compiler.reset()  # each cell has its own shapes
-    with ExitStack() as stack:
-        stack.callback(model.eval)
-        stack.callback(optimizer.zero_grad, set_to_none=True)
-        stack.enter_context(changed_blocks(model, config, session.ranks))
-        model.train()
-        step = Step(trained, optimizer, config, session.ranks)
-        yield _Staged(model, trained, optimizer, step, batch)
+    rows.closing.callback(model.eval)
+    rows.closing.callback(optimizer.zero_grad, set_to_none=True)
+    rows.closing.enter_context(changed_blocks(model, config, session.ranks))
+    model.train()
+    step = Step(trained, optimizer, config, session.ranks)
+    return _Staged(model, trained, optimizer, step, batch, implementation)
+
+
+def _compiles(rows: Rows) -> bool:
+    return rows.point.setting("mode", rows.session.config.modes[0]) == "compile"
+
+
+def _first_step(rows: Rows, staged: _Staged, progress: Progress) -> Timing:
+    """The first step, whose loss must be right; its time is the cold start."""
+    progress("first step")
+    expected = _eager_loss(rows, staged)
+    first = rows.session.time(lambda: _check_loss(staged.step(*staged.batch), expected, rows))
+    rows.add("setup", "cold_start_s", first.seconds)
+    return first
 
 
 def _windows(rows: Rows) -> RandomWindows:
@@ -180,7 +186,7 @@ def _windows(rows: Rows) -> RandomWindows:
 def _eager_loss(rows: Rows, staged: _Staged) -> float | None:
     """What a compiled step must come to; None where the step is not compiled."""
     session, point = rows.session, rows.point
-    if point.setting("mode", session.config.modes[0]) == "eager":
+    if not _compiles(rows):
         return None
     config = TrainingConfig(
         steps=1, batch_size=point.batch_size, seq_len=point.seq_len, dtype=session.config.dtype
@@ -201,53 +207,40 @@ def _check_loss(loss: Tensor, expected: float | None, rows: Rows) -> None:
         )
 
 
-def _time_steps(rows: Rows, staged: _Staged, implementation: str, first: Timing) -> float:
-    """Warm-up and trials of whole steps; seconds of the fastest."""
+def _steps(rows: Rows, staged: _Staged) -> Phase:
+    """Whole steps."""
     session = rows.session
+    flops = _flops(rows) / session.ranks.size  # the ceilings are one process's
 
-    def trial() -> list[Timing]:
-        return [session.time(lambda: staged.step(*staged.batch))]
+    def violation(seconds: float, ceilings: Ceilings) -> str | None:
+        return violates_matmul_rate(flops, seconds, session.config.dtype, ceilings)
 
-    # A step as long as all the time a phase may take was its own warm-up, if it only computed.
-    compiles = rows.point.setting("mode", session.config.modes[0]) == "compile"
-    is_warm = not compiles and first.seconds > session.profile.phase_budget_s
-    flags = [] if is_warm else session.warm_up(trial)
-    fastest_s = math.inf
-    for number, timings in enumerate(session.trials(trial)):
-        for timing in timings:
-            fastest_s = min(fastest_s, timing.seconds)
-            rows.add(
-                "train", "step_s", timing.seconds, trial=number, implementation=implementation,
-                flags=[*flags, LAUNCH_BOUND] if timing.launch_bound else flags,
-            )  # fmt: skip
-    return fastest_s
+    return Phase(
+        "train",
+        "step_s",
+        lambda: staged.step(*staged.batch),
+        implementation=staged.implementation,
+        violation=violation,
+        compiles=_compiles(rows),
+    )
 
 
-def _violation(rows: Rows, seconds: float, ceilings: Ceilings) -> str | None:
-    session = rows.session  # the ceilings are one process's
-    own = _flops(rows) / session.ranks.size
-    return violates_matmul_rate(own, seconds, session.config.dtype, ceilings)
-
-
-def _time_parts(rows: Rows, staged: _Staged, implementation: str) -> None:
-    """Forward, backward and update, each waited for before the next begins."""
-    session, step = rows.session, staged.step
+def _parts(rows: Rows, staged: _Staged) -> Phase:
+    """Forward, backward and update of a step, one by one."""
+    step = staged.step
     losses: list[Tensor] = []
-
-    def trial() -> dict[str, Timing]:
-        losses.clear()
-        return {
-            "forward_s": session.time(lambda: losses.append(step.forward(*staged.batch))),
-            "backward_s": session.time(lambda: step.backward(losses[0])),
-            "optimizer_s": session.time(step.update),
-        }
-
-    for number, timings in enumerate(session.trials(trial)):
-        for metric, timing in timings.items():
-            rows.add(
-                "train", metric, timing.seconds, trial=number, implementation=implementation,
-                flags=[LAUNCH_BOUND] if timing.launch_bound else [],
-            )  # fmt: skip
+    return Phase(
+        "parts",
+        "forward_s",
+        step.update,
+        before=losses.clear,
+        parts={
+            "forward_s": lambda: losses.append(step.forward(*staged.batch)),
+            "backward_s": lambda: step.backward(losses[0]),
+            "optimizer_s": step.update,
+        },
+        implementation=staged.implementation,
+    )
 
 
 def _add_memory(rows: Rows, staged: _Staged) -> None:

@@ -14,7 +14,7 @@ from retbench.data.batches import RandomWindows
 from retbench.data.dataset import SEVERAL, Dataset, load_dataset, require_windows
 from retbench.data.vocabulary import check_name
 from retbench.errors import Misfit, UserError
-from retbench.suites.base import Rows
+from retbench.suites.session import Rows
 from retbench.suites.training_cell import Material, TrainingSuite
 
 if TYPE_CHECKING:

@@ -13,18 +13,20 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from retbench.config.run import PROFILES, RunConfig
+from retbench.config.run import RunConfig
 from retbench.config.values import nearest
 from retbench.data.dataset import load_dataset
 from retbench.data.vocabulary import check_name
 from retbench.errors import Misfit, UserError
 from retbench.plan import Contender, Plan, Point, Setting
 from retbench.ranks.distributed import ALONE
-from retbench.suites.base import Rows, Session, Suite
+from retbench.suites.base import Suite, plan_in_turns
 from retbench.suites.step_cost import StepCost
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
+    from retbench.suites.cell import Cell
+    from retbench.suites.session import Rows, Session
 
 _DTYPES = ("float32", "bfloat16")  # those that retbench.training.config knows
 LOADER: tuple[tuple[str, Setting], ...] = (("part", "loader"),)
@@ -39,14 +41,16 @@ class StepSuite(Suite):
 
     name = "training"
     trains = True  # weights are kept in float32, whatever type computes with them
+    takes_turns = True
 
     def plan(self, config: RunConfig) -> Plan:
         """Both sweeps, the other ways to make a step, and the loader."""
         alone = [UNSHARED] if config.world_size > 1 else []
         bases = (_base(config, named) for named in (LOADER, *alone))
         points = dict.fromkeys([*sweep(config), *settings(config), *bases])
-        blocks = PROFILES[config.profile].blocks
-        return Plan(self.name, tuple(_contenders(config)), tuple(points), blocks, config.seed)
+        longest = config.context[-1]
+        primary = [("step_s", Point(longest, config.tokens_per_step // longest))]
+        return plan_in_turns(self.name, config, list(_contenders(config)), list(points), primary)
 
     def data(self, config: RunConfig) -> dict[str, Any]:
         """Encode the text, unless the cache has it."""
@@ -91,16 +95,18 @@ class StepSuite(Suite):
         check_causality(session)
         return check_gradients(session)
 
-    def measure(self, session: Session, rows: Rows, progress: Callable[[str], None]) -> None:
-        """Time the loader, or a step: as a whole, in its parts, and its memory."""
+    def prepare(self, session: Session, rows: Rows, progress: Callable[[str], None]) -> Cell:
+        """The loader, or a step: as a whole, in its parts, and its memory."""
         from retbench.suites import step_cell
+        from retbench.suites.cell import Cell
 
-        alone = {LOADER: step_cell.measure_loader, UNSHARED: step_cell.measure_unshared_step}
+        alone = {LOADER: step_cell.prepare_loader, UNSHARED: step_cell.prepare_unshared_step}
         if rows.point.settings not in alone:
-            step_cell.measure_step(rows, progress)
-        elif session.ranks.first:  # the others wait for the next cell
-            own = replace(rows, session=replace(session, ranks=ALONE))
-            alone[rows.point.settings](own, progress)
+            return step_cell.prepare_step(rows, progress)
+        if not session.ranks.first:  # it waits for the next cell
+            return Cell(rows)
+        own = replace(rows, session=replace(session, ranks=ALONE))
+        return alone[rows.point.settings](own, progress)
 
 
 SUITE = StepSuite()

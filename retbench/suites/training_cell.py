@@ -17,7 +17,8 @@ from retbench.config.run import PROFILES, RunConfig
 from retbench.config.values import nearest
 from retbench.errors import Misfit
 from retbench.plan import Contender, Plan, Point, Setting
-from retbench.suites.base import CellFailure, Rows, Scalar, Session, Suite
+from retbench.suites.base import CellFailure, Scalar, Suite
+from retbench.suites.session import Rows, Session
 from retbench.suites.training_cost import TrainingCost
 from retbench.training.config import Record, TrainingConfig
 

@@ -13,6 +13,7 @@ from retbench import plugins
 from retbench.config import requirements
 from retbench.config import values as value
 from retbench.errors import Misfit, UserError
+from retbench.threads import beside_others
 from retbench.training.config import AUTOMATIC, TrainingConfig
 
 if TYPE_CHECKING:
@@ -174,6 +175,8 @@ def settled(asked: Mapping[str, Any]) -> TrainSettings:
         UserError: values that do not go together, or that this machine cannot do.
     """
     device, threads = requirements.machine(asked.get("device"), asked.get("threads"))
+    if asked.get("threads") is None:
+        threads = beside_others(threads)
     defaults = {"dtype": "bfloat16" if device == "cuda" else "float32"}
     settings = TrainSettings(**{**defaults, **asked, "device": device, "threads": threads})
     settings.training()

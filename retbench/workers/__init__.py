@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from retbench import environment
 from retbench.ranks.distributed import MEETING
+from retbench.threads import spin_limits
 
 WORKER_COMMAND = (sys.executable, "-m", "retbench.workers.worker")
 
@@ -38,4 +39,4 @@ def variables(threads: int, meeting: str | None = None) -> Mapping[str, str]:
     if meeting is not None:
         # Whoever holds the store that all meet in, it is no worker.
         own |= {MEETING: meeting, "TORCHELASTIC_USE_AGENT_STORE": str(True)}
-    return os.environ | ALLOCATOR | own
+    return os.environ | ALLOCATOR | spin_limits() | own

@@ -54,6 +54,9 @@ class WorkerFailure(Exception):
 class AnyWorker(AbstractContextManager["AnyWorker"], Protocol):
     """What measures, of one process or of several: see :class:`Worker`."""
 
+    def send(self, message: Message, timeout_s: float) -> None:
+        """Send a message, whose replies :meth:`receive` gets."""
+
     def ask(self, message: Message, timeout_s: float) -> Message:
         """Send a message and wait for the first reply."""
 
@@ -119,12 +122,13 @@ class Worker:
             WorkerFailure: there is none to be had.
             KeyboardInterrupt: the user asked to stop.
         """
-        self._timeout_s = timeout_s
-        self._deadline = time.monotonic() + timeout_s
-        self._send(message)
+        self.send(message, timeout_s)
         return self.receive()
 
-    def _send(self, message: Message) -> None:
+    def send(self, message: Message, timeout_s: float) -> None:
+        """Send a message; :meth:`receive` gets its replies, for ``timeout_s`` from now on."""
+        self._timeout_s = timeout_s
+        self._deadline = time.monotonic() + timeout_s
         assert self._process.stdin is not None
         # A worker that is gone is noticed when its reply is read, and its cause found there.
         with contextlib.suppress(BrokenPipeError):

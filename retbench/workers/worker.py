@@ -19,12 +19,12 @@ import signal  # noqa: E402
 import sys  # noqa: E402
 import traceback  # noqa: E402
 from collections.abc import Callable  # noqa: E402
+from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from retbench import suites  # noqa: E402
 from retbench.config.run import RunConfig  # noqa: E402
-from retbench.measure.disturbance import Disturbances  # noqa: E402
 from retbench.measure.memory import (  # noqa: E402
     available_memory_bytes,
     is_out_of_memory,
@@ -33,7 +33,9 @@ from retbench.measure.memory import (  # noqa: E402
 from retbench.metrics import Status  # noqa: E402
 from retbench.plan import Contender, Point  # noqa: E402
 from retbench.ranks.distributed import ALONE, Ranks, connect  # noqa: E402
-from retbench.suites.base import CellFailure, Rows, Session  # noqa: E402
+from retbench.suites.base import CellFailure  # noqa: E402
+from retbench.suites.cell import Cell  # noqa: E402
+from retbench.suites.session import Rows, Session  # noqa: E402
 
 Message = dict[str, Any]
 
@@ -67,20 +69,31 @@ class _Worker:
     def __init__(self, reply: Callable[..., None], stack: contextlib.ExitStack) -> None:
         self._reply, self._stack = reply, stack
         self._session: Session | None = None
+        self._cell: Cell | None = None
+        self._rows: Rows | None = None
         self._ranks = ALONE
 
     def answer(self, message: Message) -> None:
         """Do what one message asks; every failure becomes a reply."""
-        do = {"start": self._start, "cell": self._cell, "ceilings": self._ceilings}[message["do"]]
+        asked = message["do"]
         try:
-            do(message)
+            {
+                "start": self._start,
+                "prepare": self._prepare,
+                "slice": self._slice,
+                "finish": self._finish,
+                "release": self._release,
+                "ceilings": self._ceilings,
+            }[asked](message)
         except Exception as error:
             status, cause = _explain(error)
             lost = self._ranks.size > 1 and _is_lost(error)
-            if message["do"] == "cell":
-                self._reply("cell", rows=[], status=status, cause=cause, flags=[], lost=lost)
-            else:
+            if asked in ("start", "ceilings"):
                 self._reply("failed", status=status, cause=cause, lost=lost)
+                return
+            rows = self._rows.samples if isinstance(error, CellFailure) and self._rows else []
+            self._reply("cell", rows=rows, status=status, cause=cause, flags=[], lost=lost)
+            self._close()
 
     def _start(self, message: Message) -> None:
         """Import, build and verify the model."""
@@ -109,22 +122,45 @@ class _Worker:
             gate_error=gate_error,
         )
 
-    def _cell(self, message: Message) -> None:
-        """Measure one cell."""
+    def _prepare(self, message: Message) -> None:
+        """Make a cell ready, and say what is to be timed: the seconds of a slice by phase."""
         session = self._session
         if session is None:
             raise RuntimeError("asked for a cell before a model was built")
-        rows = Rows(session, Point.from_json(message["point"]), message["brief"])
+        session.companions = message["companions"]
+        self._rows = Rows(session, Point.from_json(message["point"]), message["brief"])
         suite = suites.get(session.config.suite)
-        disturbances = Disturbances(session.config.device, session.ranks.mates)
-        status: Status = "ok"
-        cause = None
-        try:
-            suite.measure(session, rows, lambda phase: self._reply("phase", phase=phase))
-        except CellFailure as failure:
-            status, cause = failure.status, failure.cause
-        flags = rows.flags() + disturbances.flags()
-        self._reply("cell", rows=rows.samples, status=status, cause=cause, flags=flags)
+        progress = partial(self._reply, "phase")
+        self._cell = suite.prepare(session, self._rows, lambda phase: progress(phase=phase))
+        self._reply("prepared", slices=self._cell.warm_up())
+
+    def _slice(self, message: Message) -> None:
+        """Time one slice."""
+        self._prepared().slice(message["phase"], message["round"])
+        self._reply("slice")
+
+    def _finish(self, _: Message) -> None:
+        """Give the samples of the cell, once they have been checked."""
+        cell = self._prepared()
+        flags = cell.finish()
+        self._reply("cell", rows=cell.rows.samples, status="ok", cause=None, flags=flags)
+        self._close()
+
+    def _release(self, _: Message) -> None:
+        """Forget the cell, which is to be measured in another way."""
+        self._close()
+        self._reply("released")
+
+    def _prepared(self) -> Cell:
+        if self._cell is None:
+            raise RuntimeError("asked to measure before a cell was prepared")
+        return self._cell
+
+    def _close(self) -> None:
+        """Give back what the cell held."""
+        self._cell, rows, self._rows = None, self._rows, None
+        if rows is not None:
+            rows.closing.close()
 
     def _ceilings(self, message: Message) -> None:
         """Measure what this machine can do at most."""

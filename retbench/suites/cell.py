@@ -1,0 +1,165 @@
+"""One cell in one worker: what is timed, slice by slice, and what is read when all is done.
+
+A suite prepares a cell: it builds what is measured, reads the memory of its first calls, and names
+its phases. A phase is then timed in slices, each when it is this contender's turn (rule M6): first
+a call that is not counted, for the other contenders have had the processor and its caches; then
+calls for some 20 ms, as one sample. What is true of every suite stands here once: warm-up, the
+length of a slice, the check against physics, flags.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+from retbench.measure.clock import LAUNCH_BOUND, Timing, repeats_for
+from retbench.measure.disturbance import Disturbances
+from retbench.suites.base import SLICE_S, Ceilings, CellFailure
+from retbench.suites.session import Rows
+
+Violation = Callable[[float, Ceilings], str | None]
+"""Why a call of so many seconds cannot be, under some ceilings; None where it can."""
+
+
+@dataclass
+class Phase:
+    """Something that is timed again and again.
+
+    Attributes:
+        name: the phase that its samples name.
+        metric: what a call takes, in seconds over ``per_call``.
+        call: what is timed.
+        before: what is done before each sample, and not timed; None where nothing is.
+        most_calls: calls that may follow each other without ``before``.
+        per_call: things that one call does, such as tokens: its time is divided by them.
+        implementation: what really ran.
+        violation: of physics.
+        parts: further calls, by metric, that are timed one by one in place of ``call``, in this
+            order.
+        check: asked once after the last slice; what it raises fails the cell.
+        compiles: whether a first call is slow for another reason than its work.
+    """
+
+    name: str
+    metric: str
+    call: Callable[[], object]
+    before: Callable[[], object] | None = None
+    most_calls: int = 1
+    per_call: int = 1
+    implementation: str = ""
+    violation: Violation | None = None
+    parts: Mapping[str, Callable[[], object]] = field(default_factory=dict)
+    check: Callable[[], None] | None = None
+    compiles: bool = False
+
+
+class Cell:
+    """What a worker measures at one point.
+
+    Args:
+        rows: take the samples.
+        phases: what is timed in turns, in this order.
+        first_s: seconds that the first call of each phase took when the cell was prepared; a call
+            as long as a phase's whole budget is not warmed up again.
+
+    Attributes:
+        phases: by name.
+    """
+
+    def __init__(self, rows: Rows, *phases: Phase, first_s: Mapping[str, float] | None = None):
+        self.rows = rows
+        self.phases = {phase.name: phase for phase in phases}
+        self._first_s = first_s or {}
+        self._repeats = dict.fromkeys(self.phases, 1)
+        self._flags: dict[str, list[str]] = {name: [] for name in self.phases}
+        self._call_s = dict.fromkeys(self.phases, math.inf)
+        self._slice_s = dict.fromkeys(self.phases, 0.0)
+        session = rows.session
+        self._disturbances = Disturbances(
+            session.config.device, session.ranks.mates, session.companions
+        )
+
+    def warm_up(self) -> dict[str, float]:
+        """Repeat each phase until its time no longer moves; the seconds of a slice of each."""
+        session = self.rows.session
+        for name, phase in self.phases.items():
+            first_s = self._first_s.get(name, 0.0)
+            is_warm = not phase.compiles and first_s > session.profile.phase_budget_s / 2
+            if is_warm:
+                self._slice_s[name] = first_s
+                continue
+            timing = self._sample(phase, 1)[phase.metric]
+            enough = max(repeats_for(timing.seconds), math.ceil(SLICE_S / timing.seconds))
+            # All ranks must make as many calls.
+            repeats = min(phase.most_calls, session.ranks.from_first(partial(int, enough)))
+            trial = partial(self._trial, phase, repeats)
+            self._repeats[name], self._flags[name] = repeats, session.warm_up(trial)
+            self._slice_s[name] = sum(timing.host_s * repeats for timing in trial())
+        return dict(self._slice_s)
+
+    def slice(self, name: str, number: int) -> None:
+        """Time one slice of a phase, as the sample of a round.
+
+        Args:
+            name: of the phase.
+            number: of the round.
+        """
+        phase, rows = self.phases.get(name), self.rows
+        if phase is None:  # the first rank measures this by itself
+            return
+        with self._disturbances.watched():
+            if self._slice_s[name] < 2 * SLICE_S and not phase.parts:
+                self._sample(phase, 1)  # wakes the threads and fills the caches
+            timings = self._sample(phase, self._repeats[name])
+        self._call_s[name] = min(self._call_s[name], timings[phase.metric].seconds)
+        for metric, timing in timings.items():
+            rows.add(
+                phase.name, metric, timing.seconds / phase.per_call, trial=number,
+                implementation=phase.implementation,
+                flags=self._flags[name] + ([LAUNCH_BOUND] if timing.launch_bound else []),
+            )  # fmt: skip
+
+    def finish(self) -> list[str]:
+        """Check what was measured, and say what disturbed it.
+
+        Returns:
+            The flags of the cell.
+
+        Raises:
+            CellFailure: a phase's own check fails, or its fastest call is beyond physics (M15).
+        """
+        for name, phase in self.phases.items():
+            if phase.check is not None:
+                phase.check()
+            if phase.violation is not None and math.isfinite(self._call_s[name]):
+                self.rows.session.require_physical(partial(phase.violation, self._call_s[name]))
+        return self.rows.flags() + self._disturbances.flags()
+
+    def _trial(self, phase: Phase, repeats: int) -> list[Timing]:
+        return list(self._sample(phase, repeats).values())
+
+    def _sample(self, phase: Phase, repeats: int) -> dict[str, Timing]:
+        """One sample of a phase: the time of a call by metric."""
+        if phase.before is not None:
+            phase.before()
+        session = self.rows.session
+        if not phase.parts:
+            return {phase.metric: session.time(phase.call, repeats)}
+        return {metric: session.time(part) for metric, part in phase.parts.items()}
+
+
+def require_finite(what: str, is_finite: Callable[[], bool]) -> Callable[[], None]:
+    """A check that fails a cell where numbers have become infinite or undefined.
+
+    Args:
+        what: the numbers, as a plural.
+        is_finite: asked when the check is made.
+    """
+
+    def check() -> None:
+        if not is_finite():
+            raise CellFailure("error", f"{what} are not finite")
+
+    return check

@@ -1,0 +1,215 @@
+"""One cell of the inference suite: a prompt of real text prefilled, and decode steps behind it.
+
+Memory is read from the first calls, in a process that does the same calls in the same order in
+every block. Then three phases are timed in turns: ``prefill``; ``decode``, steps at the context
+that the last prefill left; ``generation``, steps at positions spread evenly from the first token to
+the context, whose mean is what a token costs on average while a text of that length is generated.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from retbench.data import prompt_tokens
+from retbench.measure.ceilings import violates_matmul_rate, violates_physics
+from retbench.measure.clock import Timing
+from retbench.plan import Point
+from retbench.suites.base import Ceilings, CellFailure
+from retbench.suites.cell import Cell, Phase, require_finite
+from retbench.suites.execution import Execution, Generation
+from retbench.suites.session import Rows, Session
+
+GATE_PROMPT = 240
+GATE_STEPS = 16
+GATE_TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
+"""Largest relative L2 distance of decoded logits from the full forward's: the dtype's rounding,
+grown over the layers of a deep model. A wrong cache, mask or state is off by 0.1 or more."""
+
+
+def verify(session: Session) -> float:
+    """Decode a short text, and compare with the full forward; the relative error.
+
+    Raises:
+        CellFailure: the two differ by more than the dtype's rounding.
+    """
+    tokens = _prompt(session, Point(GATE_PROMPT + GATE_STEPS, 1))
+    run = _execution(session, Point(GATE_PROMPT, 1), GATE_STEPS)
+    run.ready()
+    with torch.inference_mode():
+        expected = session.model(tokens)[0, GATE_PROMPT - 1 :].double()
+        run.prefill(tokens[:, :GATE_PROMPT])
+        decoded = [run.prompt_logits[0].double()]
+        for position in range(GATE_PROMPT, GATE_PROMPT + GATE_STEPS):
+            run.token.copy_(tokens[:, position])
+            run.step()
+            decoded.append(run.step_logits[0].double())
+        error = float((torch.stack(decoded) - expected).norm() / expected.norm())
+    limit = GATE_TOLERANCE[session.config.dtype]
+    if not error <= limit:  # NaN fails too
+        raise CellFailure(
+            "error",
+            f"decoding does not reproduce the full forward: relative error {error:.2g}, "
+            f"allowed {limit:g} in {session.config.dtype}",
+        )
+    return error
+
+
+def prepare(rows: Rows, progress: Callable[[str], None]) -> Cell:
+    """Make the first calls, read their memory, and say what is to be timed.
+
+    Args:
+        rows: of the cell.
+        progress: takes the name of each phase as it begins.
+
+    Raises:
+        CellFailure: the text does not suit the model.
+    """
+    session, point = rows.session, rows.point
+    prompt = _prompt(session, point)
+    session.meter.reset()
+    run = _execution(session, point, session.config.new_tokens)
+    _add_sizes(rows, run)
+    _add_analytic(rows)
+    progress("first calls")
+    first = _first_calls(rows, run, prompt)
+    progress("memory")
+    _measure_memory(rows, run, prompt)
+    progress("warm-up")
+    phases = (_prefill(rows, run, prompt), _decode(rows, run), _generation(rows, run))
+    return Cell(rows, *phases, first_s={"prefill": first.seconds})
+
+
+def _prompt(session: Session, point: Point) -> torch.Tensor:
+    """Real text of the point's shape, int64, on the device."""
+    vocab = session.model.config.vocab_size
+    tokens = prompt_tokens(point.batch_size, point.seq_len, session.config.seed)
+    if tokens.max() >= vocab:
+        raise CellFailure("unsupported", f"the text needs GPT-2's vocabulary, not {vocab} entries")
+    return torch.from_numpy(tokens).to(session.device)
+
+
+def _execution(session: Session, point: Point, new_tokens: int) -> Execution:
+    return Execution(
+        session.model,
+        point.batch_size,
+        point.seq_len + new_tokens,
+        session.config.mode,
+        session.device,
+    )
+
+
+def _first_calls(rows: Rows, run: Execution, prompt: torch.Tensor) -> Timing:
+    """Compilation or capture, the first prefill and the first step: the cold start; that prefill.
+
+    The peak of the prefill's memory is read here where nothing was compiled meanwhile.
+    """
+    session = rows.session
+    started = time.perf_counter()
+    run.ready()
+    first = session.clock.time(lambda: run.prefill(prompt))
+    peaks = session.meter.peak_bytes(), session.meter.reserved_peak_bytes()
+    session.clock.time(run.step)
+    rows.add("setup", "cold_start_s", time.perf_counter() - started)
+    if session.config.mode == "eager":
+        _add_memory(rows, "prefill_peak_bytes", peaks[0])
+        _add_memory(rows, "prefill_reserved_bytes", peaks[1])
+    return first
+
+
+def _measure_memory(rows: Rows, run: Execution, prompt: torch.Tensor) -> None:
+    """The peaks of a prefill, unless its first call has told, and of steps; and what is held."""
+    session = rows.session
+    if session.config.mode != "eager":
+        session.meter.reset()
+        run.reset()
+        run.prefill(prompt)
+        _add_memory(rows, "prefill_peak_bytes", session.meter.peak_bytes())
+        _add_memory(rows, "prefill_reserved_bytes", session.meter.reserved_peak_bytes())
+    session.meter.reset()
+    run.seek(prompt.shape[1])
+    for _ in range(session.config.new_tokens):
+        run.step()
+    _add_memory(rows, "decode_peak_bytes", session.meter.peak_bytes())
+    _add_memory(rows, "steady_bytes", session.meter.current_bytes())
+    _add_memory(rows, "device_used_bytes", session.meter.device_used_bytes())
+
+
+def _prefill(rows: Rows, run: Execution, prompt: torch.Tensor) -> Phase:
+    session = rows.session
+    flops = session.model.flops_per_token(prompt.shape[1], "prefill") * prompt.numel()
+
+    def violation(seconds: float, ceilings: Ceilings) -> str | None:
+        return violates_matmul_rate(flops, seconds, session.config.dtype, ceilings)
+
+    return Phase(
+        "prefill",
+        "ttft_s",
+        lambda: run.prefill(prompt),
+        before=run.reset,
+        implementation=session.model.implementation("prefill"),
+        violation=violation,
+        compiles=session.config.mode == "compile",
+    )
+
+
+def _decode(rows: Rows, run: Execution) -> Phase:
+    context, moved_bytes = rows.point.seq_len, _decode_bytes(rows)
+    return Phase(
+        "decode",
+        "tpot_s",
+        run.step,
+        before=lambda: run.seek(context),
+        most_calls=rows.session.config.new_tokens,
+        implementation=rows.session.model.implementation("decode"),
+        violation=lambda seconds, ceilings: violates_physics(moved_bytes, seconds, ceilings),
+        check=require_finite(
+            "the logits of the last decode step", lambda: bool(run.step_logits.isfinite().all())
+        ),
+    )
+
+
+def _generation(rows: Rows, run: Execution) -> Phase:
+    generation = Generation(run, rows.point.seq_len)
+    return Phase(
+        "generation",
+        "mean_tpot_s",
+        generation,
+        per_call=len(generation),
+        implementation=rows.session.model.implementation("decode"),
+    )
+
+
+def _add_sizes(rows: Rows, run: Execution) -> None:
+    """Bytes of the weights and of the state, summed over the actual tensors."""
+    model = rows.session.model
+    tensors = [*model.parameters(), *model.buffers()]
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    rows.add("memory", "weights_bytes", weights, implementation="tensors")
+    rows.add("memory", "state_bytes", run.state.nbytes, implementation="tensors")
+
+
+def _add_memory(rows: Rows, metric: str, value: int | None) -> None:
+    """A figure of the memory meter, labelled with its source; none where the device has none."""
+    if value is not None:
+        rows.add("memory", metric, value, implementation=rows.session.meter.source)
+
+
+def _add_analytic(rows: Rows) -> None:
+    """FLOPs of a prefill and of a decode step, and the bytes that a step must move."""
+    model, point = rows.session.model, rows.point
+    per_token = model.flops_per_token(point.seq_len, "prefill")
+    step = model.flops_per_token(point.seq_len, "decode")
+    tokens = point.batch_size * point.seq_len
+    rows.add("analytic", "prefill_flops", per_token * tokens, implementation="analytic")
+    rows.add("analytic", "decode_flops", step * point.batch_size, implementation="analytic")
+    rows.add("analytic", "decode_bytes", _decode_bytes(rows), implementation="analytic")
+
+
+def _decode_bytes(rows: Rows) -> int:
+    """Analytic bytes of one decode step in the run's dtype."""
+    model, point = rows.session.model, rows.point
+    size = next(model.parameters()).element_size()
+    return model.config.decode_bytes(point.batch_size, point.seq_len, size)
