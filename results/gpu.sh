@@ -18,7 +18,7 @@
 #     decode-1.3b/                  TTFT, TPOT and achieved bandwidth at 2k to 64k tokens
 #
 # and in each of the four: run.json, samples.jsonl, tables/ (ratios.md first), plots/, report.html,
-# numbers.json, numbers.tex. Verdicts use a margin of 1% unless `retbench calibrate` ran before.
+# numbers.json, numbers.tex. Verdicts use a margin of 1% unless `retbench audit` ran before.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=$(realpath -m "${1:-results/gpu}")
@@ -67,11 +67,11 @@ tests=(tests/models/kernels tests/retbench/test_inference.py)
 "$python" -c "import xdist" 2>/dev/null && tests+=(-n 8)
 
 if [[ -n ${REHEARSE:-} ]]; then
-    common=(--device cpu --threads 1)
+    common=(--device cpu --threads 1 --minutes 0)
     large=(--preset tiny) larger=(--preset tiny)
     lengths=64,256 trained=64,128 short=64 long=128 tokens=256 wide=16 mode=eager blocks=smoke
 else
-    common=(--device cuda)
+    common=(--device cuda --minutes 0)
     large=(--preset 350m) larger=(--preset 1.3b)
     lengths=2048,8192,65536 trained=2048,8192,16384 short=2048 long=8192 tokens=16384 wide=256
     mode=compile blocks=quick

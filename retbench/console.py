@@ -7,7 +7,6 @@ it is redrawn when something happens, which is always between measurements.
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -97,8 +96,7 @@ class Console:
         """Print a run's tables, ratios, crossovers and warnings, and where its files are."""
         self.show(Text(_heading(summary.meta), style="bold"), render.cells(summary))
         self.show(*render.ratios(summary))
-        if settling := render.settling(summary):
-            self.show(Text(f"  {settling}"))
+        self.show(*(Text(f"  {line}") for line in render.settling(summary)))
         self._list("Crossovers", render.crossovers(summary))
         self._list("Largest batch that fits", render.largest_batches(summary))
         self._list("Warnings", summary.warnings)
@@ -244,15 +242,13 @@ class Progress:
 
 
 def _heading(meta: Mapping[str, Any]) -> str:
+    from retbench.report import stamp
+
     config = meta["configuration"]
-    stamp = "SMOKE, no claims: " if config["profile"] == "smoke" else ""
-    calibration = meta.get("calibration")
-    floor = f"noise floor {math.expm1(calibration['floor']):.1%}" if calibration else (
-        "noise floor unknown (retbench calibrate)"
-    )  # fmt: skip
+    smoke = "SMOKE, no claims: " if config["profile"] == "smoke" else ""
     named = (config.get(name) for name in ("suite", "preset", "dtype", "mode", "device"))
     conditions = ", ".join(str(given) for given in named if given)
-    return f"{stamp}{conditions}, profile {config['profile']}; {floor}"
+    return f"{smoke}{conditions}, profile {config['profile']}; {stamp.noise_floor(meta)}"
 
 
 def _places(path: Path, files: Sequence[Path]) -> list[str]:

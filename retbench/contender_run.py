@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from retbench import store, suites
@@ -50,6 +50,12 @@ class Outcome:
     status: Status
     elapsed_s: float | None
     rows: list[Sample]
+
+    def flagged(self, *flags: str) -> Outcome:
+        """The same with further flags of the cell."""
+        *rows, ending = self.rows
+        ending = cast(Sample, {**ending, "flags": [*ending["flags"], *flags]})
+        return replace(self, rows=[*rows, ending])
 
 
 class ContenderRun:
@@ -101,6 +107,13 @@ class ContenderRun:
             if self._worker is None and self._refusal is None:
                 self._spawn()
 
+    def wait(self) -> None:
+        """Wait for the worker that :meth:`begin` has started; the first cell has another try."""
+        try:
+            self._get_ready()
+        except WorkerFailure:
+            self._discard_worker()
+
     def end(self) -> None:
         """Let the worker end by itself, so that the next one has the machine to itself."""
         if self._worker is not None:
@@ -142,10 +155,10 @@ class ContenderRun:
             return self._failed(failure)
         return reply if isinstance(reply, Outcome) else None
 
-    def finish(self, *flags: str) -> Outcome:
+    def finish(self) -> Outcome:
         """How the prepared cell ended, with its samples and flags."""
         try:
-            reply = self._asked({"do": "finish"}, "cell", flags)
+            reply = self._asked({"do": "finish"}, "cell")
         except WorkerFailure as failure:
             return self._failed(failure)
         assert isinstance(reply, Outcome)
@@ -189,9 +202,7 @@ class ContenderRun:
         self._setup = ready
         self._record_model(ready["model"])
 
-    def _asked(
-        self, request: Message, expected: str, flags: Sequence[str] = ()
-    ) -> Message | Outcome:
+    def _asked(self, request: Message, expected: str) -> Message | Outcome:
         """The reply to a request about the prepared cell; how the cell ended where it says so.
 
         Raises:
@@ -202,10 +213,16 @@ class ContenderRun:
         try:
             self._worker.send(request, max(0.0, self._config.timeout_s - self._spent_s))
             reply = self._receive(self._worker)
+        except WorkerFailure as failure:
+            if failure.status != "timeout":
+                raise
+            who, late, _ = failure.cause.partition("not done within")  # what was left of the time
+            cause = f"{who}{late} {self._config.timeout_s:g} s"
+            raise WorkerFailure("timeout", cause) from None
         finally:
             self._spent_s += time.monotonic() - begun
         if reply["event"] == "cell" and reply.get("status") in STATUSES:
-            return self._told(reply, flags)
+            return self._told(reply)
         if reply["event"] != expected:
             raise _reported(reply)
         return reply
@@ -217,7 +234,7 @@ class ContenderRun:
             reply = worker.receive()
         return reply
 
-    def _told(self, reply: Message, flags: Sequence[str]) -> Outcome:
+    def _told(self, reply: Message) -> Outcome:
         """How a worker says that its cell ended."""
         rows: list[Sample] = list(reply.get("rows") or [])
         ending = self._row(STATUS_PHASE, STATUS_METRIC, None)
@@ -231,7 +248,7 @@ class ContenderRun:
             status,
             None if cause is None else str(cause),
             rows=rows,
-            flags=[*(str(flag) for flag in reply.get("flags") or []), *flags],
+            flags=[str(flag) for flag in reply.get("flags") or []],
         )
 
     def _failed(self, failure: WorkerFailure) -> Outcome:

@@ -82,8 +82,8 @@ _DECLARED = (
            "the context, greedy choice included", "lower"),
     Metric("mean_tpot_s", "s", "Mean TPOT", "time per output token over a whole generation, from a "
            "prompt of one token to the context: the mean of decode steps at positions spread "
-           "evenly over it, each with a cache that is no longer than it must be (compiled and captured "
-           "steps: as long as the whole context, since their shapes are fixed)", "lower"),
+           "evenly over it, each with a cache no longer than it must be (of compiled and captured "
+           "steps as long as the whole context, for their shapes are fixed)", "lower"),
     # What one process measures once.
     Metric("cold_start_s", "s", "Cold start", "compilation or graph capture, then the first "
            "prefill and the first decode step at these shapes, in a process whose gate has run",

@@ -29,15 +29,19 @@ if TYPE_CHECKING:
 _CELL_COLUMNS = (
     ("TTFT", "ttft_s", False),
     ("TPOT", "tpot_s", True),
+    ("x bound", "tpot_over_bound", False),
+    ("mean", "mean_tpot_s", False),
     ("tokens/s", "decode_tokens_per_s", False),
     ("peak", "peak_bytes", False),
     ("state", "state_bytes", False),
 )
 _NAME_COLUMNS = 22
 _PEAKS = ("prefill_peak_bytes", "decode_peak_bytes")
+_OPTIONAL = {"tpot_over_bound", "mean_tpot_s"}  # without a column where none was measured
 _RATIO_COLUMNS = (
     ("TTFT", "ttft_s", True),
     ("TPOT", "tpot_s", True),
+    ("mean TPOT", "mean_tpot_s", True),
     ("peak", "decode_peak_bytes", False),
     ("state", "state_bytes", False),
 )
@@ -91,18 +95,18 @@ def of_table(laid_out: Layout) -> Group:
 def cells(summary: Summary) -> Table:
     """One row per model and point; a cell that failed shows how it ended, and why."""
     wide = _wide(summary.cells)
-    scales = {metric: _scale(summary.cells, metric) for _, metric, _ in _CELL_COLUMNS}
+    shown = _measured(_CELL_COLUMNS, summary.cells)
+    scales = {metric: _scale(summary.cells, metric) for _, metric, _ in shown}
     headings = [
         (f"{heading} {scales[metric].symbol}".strip() if heading != scales[metric].symbol
          else heading, True)
-        for heading, metric, _ in _CELL_COLUMNS
+        for heading, metric, _ in shown
     ]  # fmt: skip
     made = table("Cells", [("context", True), ("batch", True), ("model", False), *headings])
     for row in _by_point(summary.statuses).to_dict("records"):
         place = (row["model"], row["point"])
         values = [
-            _cell(wide, place, metric, scales[metric], interval)
-            for _, metric, interval in _CELL_COLUMNS
+            _cell(wide, place, metric, scales[metric], interval) for _, metric, interval in shown
         ]
         if row["status"] != "ok":
             values = _failed(row, values)
@@ -116,28 +120,36 @@ def ratios(summary: Summary) -> list[Table]:
     for baseline, rows in summary.ratios.groupby("baseline", sort=False):
         subject = rows["subject"].iloc[0]
         title = f"{subject} / {baseline}: below 1, {subject} is faster or smaller"
-        headings = [(heading, not worded) for heading, _, worded in _RATIO_COLUMNS]
+        shown = _measured(_RATIO_COLUMNS, rows)
+        headings = [(heading, not worded) for heading, _, worded in shown]
         made = table(title, [("context", True), ("batch", True), *headings])
         by_metric = rows.set_index(["metric", "point"]).to_dict("index")
         for point in rows.drop_duplicates("point").to_dict("records"):
             entries = [
                 _ratio(by_metric.get((metric, point["point"])), worded)
-                for _, metric, worded in _RATIO_COLUMNS
+                for _, metric, worded in shown
             ]
             made.add_row(str(point["seq_len"]), str(point["batch_size"]), *entries)
         found.append(made)
     return found
 
 
-def settling(summary: Summary) -> str | None:
-    """How many blocks would settle the inconclusive ratios; None where there are none."""
-    open_ = summary.ratios[summary.ratios["verdict"] == "inconclusive"]
-    needed = open_["n_needed"].dropna()
-    if needed.empty:
-        return None
-    low, high = int(needed.min()), int(needed.max())
-    blocks = f"{low}" if low == high else f"{low} to {high}"
-    return f"{len(open_)} inconclusive ratios; about {blocks} blocks would settle them"
+def settling(summary: Summary) -> list[str]:
+    """What the blocks could have told, why the run ended, and what would settle the rest."""
+    from retbench.report import compare, layout, stamp
+
+    ratios = summary.ratios
+    timed = ratios[ratios["metric"].isin(compare.TIMES)]
+    lines = [layout.resolution(timed), stamp.ended(summary.meta)]
+    open_ = timed[timed["verdict"] == "inconclusive"]
+    if len(open_):
+        said = f"{len(open_)} of {int((timed['n'] > 0).sum())} ratios of times are inconclusive"
+        needed = open_["minutes_needed"].dropna()
+        if len(needed):
+            longest = duration(60 * float(needed.max()))
+            said += f"; {longest} more would settle {len(needed)} of them"
+        lines.append(said)
+    return [line for line in lines if line]
 
 
 def crossovers(summary: Summary) -> list[str]:
@@ -285,9 +297,18 @@ def _wide(frame: pd.DataFrame) -> dict[tuple[str, str, str], dict[str, Any]]:
     return found
 
 
+def _measured(
+    columns: Sequence[tuple[str, str, bool]], frame: pd.DataFrame
+) -> list[tuple[str, str, bool]]:
+    present = set(frame["metric"])
+    return [column for column in columns if column[1] not in _OPTIONAL or column[1] in present]
+
+
 def _scale(frame: pd.DataFrame, metric: str) -> Scale:
+    from retbench.report.summary import metric_of
+
     wanted = _PEAKS if metric == "peak_bytes" else (metric,)
-    unit = "bytes" if metric.endswith("_bytes") else "s" if metric.endswith("t_s") else "tokens/s"
+    unit = metric_of(wanted[0]).unit
     return scale_for(unit, frame.loc[frame["metric"].isin(wanted), "value"])
 
 
@@ -316,6 +337,8 @@ def _failed(row: Mapping[Any, Any], values: Sequence[Text]) -> list[Text]:
 
 
 def _ratio(row: Mapping[Any, Any] | None, worded: bool) -> Text:
+    from retbench.report.layout import verdict
+
     if row is None:
         return Text(DASH, style="dim")
     if row["note"]:
@@ -324,7 +347,7 @@ def _ratio(row: Mapping[Any, Any] | None, worded: bool) -> Text:
     if not worded:
         return Text(significant(row["value"]), style=style)
     value = with_interval(row["value"], row["low"], row["high"])
-    return Text.assemble(f"{value} ", (row["verdict"], style))
+    return Text.assemble(f"{value} ", (verdict(row), style))
 
 
 def _crossover(row: Mapping[Any, Any]) -> str:
@@ -342,7 +365,7 @@ def _crossover(row: Mapping[Any, Any]) -> str:
         interval = f" [{low}, {high}]" if low and high else ""
         return f"{what}: equal at {value}{interval} tokens, {row['direction']} beyond"
     if row["status"] == "unclear":
-        return f"{what}: unclear, the blocks disagree {swept}"
+        return f"{what}: unclear {swept}, {row['reason']}"
     side = "better" if row["status"] == "always below" else "worse"
     return f"{what}: not reached, {side} everywhere {swept}"
 

@@ -280,7 +280,7 @@ class _Session:
         suite = suites.get(self.config.suite)
         for block in self.plan.measured_blocks:
             self._measure(suite, block)
-            if self.plan.least is not None and block + 1 >= self.plan.least and self._stops(block):
+            if self._is_last_begun(block) and self._stops(block):
                 break
         self._measure_ceilings()
 
@@ -313,6 +313,11 @@ class _Session:
             return available_memory_bytes()
         found = self.writer.meta["provenance"].get("gpu") or {}
         return cast("int | None", found.get("memory_bytes"))
+
+    def _is_last_begun(self, block: int) -> bool:
+        """Whether a run that may stop is to be looked at behind a block: no later one was begun."""
+        least = self.plan.least
+        return least is not None and block + 1 >= least and max(self.writer.done)[0] <= block
 
     def _stops(self, block: int) -> bool:
         """Whether the run ends with this block: all is settled, or there is no time for another."""

@@ -67,9 +67,9 @@ class Block:
 
     def outcomes(self) -> Iterator[list[Ended]]:
         """Measure; yields how the cells of one point ended, those of turns together."""
-        together = [point for point in self._left if self._fit_together(point)]
+        together = [point for point in self._left if self._can_take_turns(point)]
         observed: list[Point] = []
-        if any(self._left[point] for point in together):
+        if together:
             yield from self._in_turns(together, observed)
         alone = [p for p in self._left if p not in together or p in observed]
         for contender in self._order:
@@ -77,9 +77,9 @@ class Block:
             if points:
                 yield from self._one_by_one(contender, points)
 
-    def _fit_together(self, point: Point) -> bool:
-        """Whether the contenders are to be side by side at a point, and are likely to fit."""
-        if not in_turns(self._config, self._suite, self._plan):
+    def _can_take_turns(self, point: Point) -> bool:
+        """Whether the contenders are to be side by side at a point, all of them, and likely fit."""
+        if not in_turns(self._config, self._suite, self._plan) or self._left[point] != self._order:
             return False
         sizes = (self._suite.size(self._config, contender, point) for contender in self._order)
         needed = [self._cost.memory_bytes(size, point) for size in sizes]
@@ -92,15 +92,14 @@ class Block:
             runs = [stack.enter_context(self._contender_run(c)) for c in self._order]
             for run in runs:
                 run.begin()
+            for run in runs:
+                run.wait()  # or one's imports would run beside another's first calls
             for point in points:
-                left = [run for run in runs if run.contender in self._left[point]]
-                if not left:
-                    continue
-                outcomes = self._turns(point, left)
+                outcomes = self._turns(point, runs)
                 if outcomes is None:
                     observed.append(point)
                 else:
-                    yield [(run.contender, point, outcomes[run]) for run in left]
+                    yield [(run.contender, point, outcomes[run]) for run in runs]
             for run in runs:
                 run.end()
 
@@ -115,17 +114,16 @@ class Block:
             prepared = run.prepare(point, companions=len(runs) - 1)
             if not isinstance(prepared, Outcome):
                 slices[run] = prepared
-            elif prepared.status == "oom" and slices:
+            elif prepared.status == "oom":  # perhaps for what the others' workers hold
                 for other in slices:
                     other.release()
                 return None
             else:
                 outcomes[run] = prepared
-        shared = len(slices) > 1
-        rounds = Rounds(slices, PROFILES[self._config.profile], order)
-        outcomes |= rounds.run()
-        flags = () if shared else (ALONE,)
-        return outcomes | {run: run.finish(*flags) for run in slices if run not in outcomes}
+        outcomes |= Rounds(slices, PROFILES[self._config.profile], order).run()
+        left = [run for run in slices if run not in outcomes]
+        flags = (ALONE,) if len(left) == 1 else ()
+        return outcomes | {run: run.finish().flagged(*flags) for run in left}
 
     def _one_by_one(self, contender: Contender, points: Sequence[Point]) -> Iterator[list[Ended]]:
         """Points that one contender is measured at while no other one's worker is alive."""
@@ -139,8 +137,8 @@ class Block:
                 else:
                     order = self._plan.shuffler(self._block, point.id)
                     failed = Rounds({run: prepared}, profile, order).run()
-                    outcome = failed.get(run) or run.finish(*flags)
-                yield [(contender, point, outcome)]
+                    outcome = failed.get(run) or run.finish()
+                yield [(contender, point, outcome.flagged(*flags))]
             run.end()
 
 

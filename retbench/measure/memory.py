@@ -17,12 +17,18 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import os
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 _PROC = Path("/proc/self")
+# malloc.h of glibc: options of mallopt, and its own limit of blocks that are mapped.
+_M_MMAP_THRESHOLD, _M_MMAP_MAX, _MMAPS = -3, -4, 65536
+_LARGE_BLOCK_BYTES = 2**18
 _RESET_PEAK = "5"  # proc(5): written to clear_refs, sets VmHWM to VmRSS
 
 
@@ -49,6 +55,21 @@ class MemoryMeter:
     def reset(self) -> None:
         """Give unused memory back, and let the peak start again from what is held now."""
         self._probe.reset()
+
+    @contextmanager
+    def exact(self) -> Iterator[None]:
+        """Let each large block that is allocated inside be given back when it is freed.
+
+        A heap that keeps freed blocks, as one that is timed should, is as fragmented as its
+        process's history made it: of the same prefill the peak of the resident set differed by 11%
+        between processes. Inside, glibc maps every block of 256 KiB and more by itself. Other C
+        libraries, and a GPU's allocator, are left as they are.
+        """
+        _map_large_blocks(True)
+        try:
+            yield
+        finally:
+            _map_large_blocks(False)
 
     def peak_bytes(self) -> int:
         """The most that was held at once since the last reset, above the baseline."""
@@ -300,6 +321,15 @@ def _field_bytes(path: Path, field: str) -> int:
         if name == field:
             return int(rest.split()[0]) * 1024
     raise KeyError(f"{path} has no field {field}")
+
+
+def _map_large_blocks(every: bool) -> None:
+    """Have glibc map every block from 256 KiB on by itself, or as many as it was started with."""
+    usual = os.environ.get("MALLOC_MMAP_MAX_", _MMAPS)
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, int(_MMAPS if every else usual))
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
 
 
 def _trim_heap() -> None:

@@ -1,13 +1,14 @@
-"""From samples to claims: centres, intervals, verdicts and the crossover length.
+"""From samples to claims: centres, intervals and the crossover length.
 
 The process is the unit of replication, so every function here takes one value a process (or one
 ratio a block), never a pool of trials. Latencies are positive and skewed: centres are medians,
 and everything that needs a distribution works on logarithms. A value that is not finite and
 positive stands for a measurement that failed; it is left out and not counted in ``n``.
 
-Quality has its own: :func:`crossed` for a loss over training seeds and documents (kept in
-``twoway.py``, importable from here), ``quality_stats.py`` for verdicts on losses and for
-accuracies, ``powerlaw.py`` for scaling laws.
+The comparison of two sides has a module of its own, ``comparison.py``. So has quality:
+:func:`crossed` for a loss over training seeds and documents (kept in ``twoway.py``, importable from
+here), ``quality_stats.py`` for verdicts on losses and for accuracies, ``powerlaw.py`` for scaling
+laws.
 
     >>> estimate([1.0, 1.1, 1.2, 1.3, 1.4, 1.5])
     Estimate(value=1.25, low=1.0, high=1.5, n=6, method='order')
@@ -16,7 +17,7 @@ accuracies, ``powerlaw.py`` for scaling laws.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,19 +25,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr, stdtrit
 
-from retbench.measure.estimate import (
-    Effect,
-    Estimate,
-    Floats,
-    best_supported,
-    holm,
-    replicates_needed,
-)
+from retbench.measure.estimate import Estimate, Floats
 from retbench.measure.twoway import crossed
 
 __all__ = [
-    "Crossover", "Estimate", "Verdict", "crossed", "crossover", "estimate", "is_stationary",
-    "noise_floor", "percentile", "ratio", "verdicts",
+    "Crossover", "Estimate", "crossed", "crossover", "estimate", "is_stationary", "percentile",
+    "ratio",
 ]  # fmt: skip
 
 STATIONARY_MEDIANS = 0.02  # largest relative gap between two windows' medians
@@ -113,74 +107,6 @@ def percentile(samples: ArrayLike, q: float) -> float | None:
     return float(np.percentile(values, q))
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What a ratio supports.
-
-    Attributes:
-        word: the claim.
-        n_needed: for an inconclusive row, the number of blocks at which an interval of this centre
-            and spread would settle it; None where it cannot be told (one block, a ratio on the
-            margin itself) or would take more than a thousand.
-    """
-
-    word: Literal["faster", "slower", "equivalent", "inconclusive"]
-    n_needed: int | None = None
-
-
-def verdicts(
-    ratios_by_block: Sequence[Sequence[float]],
-    margin: float,
-    confidence: float = 0.95,
-    lower_is_better: bool = True,
-) -> list[Verdict]:
-    """The verdict on each row of a table of ratios subject / baseline.
-
-    A row's log-ratio interval wholly beyond the margin makes the subject faster or slower, wholly
-    inside it equivalent. Rows are corrected together by Holm's step-down method, so that the whole
-    table, not each row, is wrong with a probability of at most 1 - confidence: a row may stay
-    inconclusive although its own interval at ``confidence`` clears the margin. Rows of fewer than
-    two blocks make no claim and do not count.
-
-    Args:
-        ratios_by_block: one row a comparison, one ratio a block; rows may differ in length.
-        margin: relative difference that matters: 0.01 means ratios from 1 / 1.01 to 1.01 are equal.
-        confidence: of the whole table, between 0 and 1.
-        lower_is_better: whether a ratio under 1 is *faster* (times) or *slower* (rates).
-    """
-    bound = math.log1p(margin)
-    rows = [np.log(_usable(row)) for row in ratios_by_block]
-    effects = {i: _mean_effect(logs) for i, logs in enumerate(rows) if len(logs) >= 2}
-    support = {i: best_supported(effect, bound) for i, effect in effects.items()}
-    result = [Verdict("inconclusive")] * len(rows)
-    corrected = holm({i: p_value for i, (_, p_value) in support.items()}, confidence)
-    for i, (level, stands) in corrected.items():
-        if stands:
-            result[i] = Verdict(_word(support[i][0], lower_is_better))
-        else:
-            needed = replicates_needed(effects[i], bound, level)
-            result[i] = Verdict("inconclusive", needed)
-    return result
-
-
-def noise_floor(pairs: Iterable[tuple[float, float]]) -> float:
-    """How far two measurements of the same thing lie apart: the 95th percentile of |log ratio|.
-
-    Of fewer than 20 pairs it is the largest, so that few pairs never flatter a machine.
-
-    Args:
-        pairs: (first, second) values of one cell measured against itself.
-
-    Raises:
-        ValueError: there is no pair of positive values.
-    """
-    sides = np.asarray(list(pairs), dtype=float).reshape(-1, 2)
-    sides = sides[_is_usable(sides).all(axis=1)]
-    if not len(sides):
-        raise ValueError("the noise floor needs at least one pair of positive values")
-    return float(np.percentile(np.abs(np.log(sides[:, 0] / sides[:, 1])), 95, method="higher"))
-
-
 def is_stationary(times: Sequence[float], window: int = WINDOW) -> bool:
     """Whether the last two neighbouring windows of trials look alike: warm-up is over.
 
@@ -201,14 +127,14 @@ class Crossover:
 
     Attributes:
         status: ``reached`` (in every block), ``always below`` or ``always above`` (1, at every
-            length of every block, so not reached), or ``unclear``: blocks disagree, the ratio
-            returns to the side it started from, or nothing was measured.
+            length of every block, so not reached), or ``unclear``.
         value: the crossover length; the geometric median of the blocks'; None unless reached.
         low: lower end of its interval, None for a single block.
         high: upper end, likewise.
         direction: whether the subject is the ``better`` or the ``worse`` one beyond the crossover;
             None unless reached.
         n: blocks that were judged.
+        reason: why it is unclear, a clause; empty where it is not.
     """
 
     status: Literal["reached", "always below", "always above", "unclear"]
@@ -217,6 +143,7 @@ class Crossover:
     high: float | None
     direction: Literal["better", "worse"] | None
     n: int
+    reason: str = ""
 
 
 def crossover(
@@ -241,20 +168,21 @@ def crossover(
     order = np.argsort(at)
     table = np.asarray(ratios, dtype=float).reshape(-1, len(at))[:, order]
     curves = _complete_curves(np.log(at[order]), table)
-    if not curves:
-        return Crossover("unclear", None, None, None, None, 0)
+    n = len(curves)
+    if not n:
+        return Crossover("unclear", None, None, None, None, 0, "nothing was measured")
     if all((logs < 0).all() for _, logs in curves):
-        return Crossover("always below", None, None, None, None, len(curves))
+        return Crossover("always below", None, None, None, None, n)
     if all((logs > 0).all() for _, logs in curves):
-        return Crossover("always above", None, None, None, None, len(curves))
+        return Crossover("always above", None, None, None, None, n)
     crossings = [_last_crossing(x, logs) for x, logs in curves]
-    ends_below = {bool(logs[-1] < 0) for _, logs in curves}
+    ends_below = [bool(logs[-1] < 0) for _, logs in curves]
     places = np.array([place for place in crossings if place is not None])
-    if len(places) < len(curves) or len(ends_below) > 1:
-        return Crossover("unclear", None, None, None, None, len(curves))
+    if reason := _disagreement(n, len(places), sum(ends_below)):
+        return Crossover("unclear", None, None, None, None, n, reason)
     centre = _with_t_interval(float(np.exp(np.median(places))), places, confidence)
     direction: Literal["better", "worse"] = "worse"
-    if ends_below.pop() == lower_is_better:
+    if ends_below[0] == lower_is_better:
         direction = "better"
     return Crossover("reached", centre.value, centre.low, centre.high, direction, centre.n)
 
@@ -287,19 +215,6 @@ def _with_t_interval(centre: float, logs: Floats, confidence: float) -> Estimate
     return Estimate(centre, min(float(low), centre), max(float(high), centre), n, "t")
 
 
-def _mean_effect(logs: Floats) -> Effect:
-    """The mean of at least two logarithms with its standard error."""
-    error = float(logs.std(ddof=1)) / math.sqrt(len(logs))
-    return Effect(float(logs.mean()), error, len(logs) - 1, len(logs))
-
-
-def _word(side: int, lower_is_better: bool) -> Literal["faster", "slower", "equivalent"]:
-    """The word for a ratio on that side of the margin."""
-    if side == 0:
-        return "equivalent"
-    return "faster" if (side < 0) == lower_is_better else "slower"
-
-
 def _complete_curves(log_lengths: Floats, ratios: Floats) -> list[tuple[Floats, Floats]]:
     """(log lengths, log ratios) of each block that has every length which any block has."""
     usable = _is_usable(ratios)
@@ -310,6 +225,15 @@ def _complete_curves(log_lengths: Floats, ratios: Floats) -> list[tuple[Floats, 
         (log_lengths[has], np.log(row[has]))
         for row, has in zip(ratios[keep], usable[keep], strict=True)
     ]
+
+
+def _disagreement(n: int, crossing: int, ending_below: int) -> str:
+    """Why ``n`` blocks have no crossover in common, of which so many cross; empty if they have."""
+    if 0 < crossing < n:
+        return f"blocks disagree: {crossing} of {n} cross"
+    if 0 < ending_below < n:
+        return f"blocks disagree: {ending_below} of {n} end below 1"
+    return "" if crossing else "the ratio returns to the side that it began on"
 
 
 def _last_crossing(log_lengths: Floats, logs: Floats) -> float | None:

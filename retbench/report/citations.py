@@ -25,9 +25,10 @@ from retbench.report.summary import Summary, metric_of
 from retbench.report.tables import escape
 
 _CITED = (
-    "ttft_s", "tpot_s", "prefill_tokens_per_s", "decode_tokens_per_s", "state_bytes",
-    "prefill_peak_bytes", "decode_peak_bytes", "prefill_mfu", "decode_bandwidth", "step_s",
-    "step_tokens_per_s", "step_mfu", "step_peak_bytes", "activations_bytes",
+    "ttft_s", "tpot_s", "mean_tpot_s", "tpot_over_bound", "prefill_tokens_per_s",
+    "decode_tokens_per_s", "state_bytes", "prefill_peak_bytes", "decode_peak_bytes",
+    "prefill_mfu", "decode_bandwidth", "step_s", "step_tokens_per_s", "step_mfu",
+    "step_peak_bytes", "activations_bytes",
 )  # fmt: skip
 _BATCH_KEYS = ("batch_size", "stopped_at", "stopped_by", "largest_tried")
 _ONES = (
@@ -124,13 +125,12 @@ def numbers(summary: Summary) -> dict[str, Any]:
     ratios: dict[str, Any] = {}
     for row in records(summary.ratios):
         at = ratios.setdefault(row["baseline"], {}).setdefault(row["point"], {})
-        verdict = {"verdict": row["verdict"] or None, "note": row["note"] or None}
-        at[row["metric"]] = entry(row, "ratio") | verdict
+        at[row["metric"]] = ratio_entry(row)
     crossovers: dict[str, Any] = {}
     for row in records(summary.crossovers):
         at = crossovers.setdefault(row["baseline"], {})
         direction = row["direction"] if isinstance(row["direction"], str) else None
-        found = {"status": row["status"], "direction": direction}
+        found = {"status": row["status"], "direction": direction, "reason": row["reason"] or None}
         at[row["metric"]] = entry(row, "tokens") | found
     batches: dict[str, Any] = {}
     for row in records(summary.batches):
@@ -139,7 +139,9 @@ def numbers(summary: Summary) -> dict[str, Any]:
     return {
         "conditions": stamp.conditions(meta),
         "profile": summary.configuration["profile"],
-        "noise_floor": compare.floor(meta),
+        "noise_floor": compare.floors(meta) or None,
+        "audit": meta.get("audit"),
+        "ended": stamp.ended(meta),
         "margin": compare.margin(meta),
         "subject": summary.models[0],
         "cells": cells,
@@ -158,6 +160,18 @@ def entry(row: dict[str, Any], unit: str) -> dict[str, Any]:
     edges = {key: row[key] for key in ("value", "low", "high")}
     known = {key: None if units.is_missing(edge) else edge for key, edge in edges.items()}
     return known | {"n": int(row["n"]), "unit": unit}
+
+
+def ratio_entry(row: dict[str, Any]) -> dict[str, Any]:
+    """A ratio with all that its verdict rests on; null where there is none."""
+    numbers = {
+        key: None if units.is_missing(row[key]) else float(row[key])
+        for key in ("confidence", "resolution", "n_needed", "minutes_needed")
+    }
+    words = {key: row[key] or None for key in ("verdict", "note")}
+    return entry(row, "ratio") | words | numbers | {
+        "primary": bool(row["primary"]), "alone": bool(row["alone"])
+    }  # fmt: skip
 
 
 def write(content: Content, folder: Path) -> list[Path]:

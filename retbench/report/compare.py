@@ -1,172 +1,285 @@
 """The comparison: ratios with their verdicts, and the context at which two models are equal.
 
 The subject is the first model of the run; each other model is a baseline. A ratio is subject over
-baseline, paired by block (M7): below 1 the subject is faster, or needs less memory. Verdicts on
-times are corrected together by Holm's method over the whole table (M11). Memory is nearly
-deterministic (M14): its interval is the range over blocks, its verdict takes no statistics.
+baseline: below 1 the subject is faster, or needs less memory. A block's ratio of times is a robust
+centre over the rounds in which both took turns (M7); where both were measured alone, and in runs of
+schema version 1, whose contenders took none, that of the processes' medians. One in turns over one
+alone is no ratio. What blocks say together is :mod:`retbench.measure.comparison`'s to judge (M11).
+Memory is nearly deterministic (M14): its interval is the range over blocks, its verdict takes the
+margin alone and no statistics.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from retbench.measure import stats
+from retbench.measure import comparison, stats
+from retbench.report import units
 from retbench.report.axes import on_axis
-from retbench.report.frames import Floats, Row, records
+from retbench.report.frames import Floats, Row, column, groups, records
 
 # A run has those of its suite; the others do not show.
-TIMES = ("tpot_s", "ttft_s", "step_s", "kernel_s")
+TIMES = ("tpot_s", "mean_tpot_s", "ttft_s", "step_s", "kernel_s")
 MEMORY = (
     "prefill_peak_bytes", "decode_peak_bytes", "state_bytes", "step_peak_bytes",
     "activations_bytes",
 )  # fmt: skip
 CROSSING = (
-    "tpot_s", "ttft_s", "decode_peak_bytes", "state_bytes", "step_s", "step_peak_bytes",
-    "activations_bytes",
+    "tpot_s", "mean_tpot_s", "ttft_s", "decode_peak_bytes", "state_bytes", "step_s",
+    "step_peak_bytes", "activations_bytes",
 )  # fmt: skip
-LEAST_MARGIN = 0.01
+MARGIN = 0.01  # of runs that name none
+WIDEST = 1.5  # factor from low to high beyond which a crossover's interval says too little
+ALONE = "alone"  # the flag of a cell that was not measured in turns
 NO_CLAIM = "no claim"
 
+PAIR_COLUMNS = [
+    "metric", "baseline", "seq_len", "batch_size", "point", "block", "ratio", "alone",
+]  # fmt: skip
 RATIO_COLUMNS = [
     "metric", "seq_len", "batch_size", "point", "subject", "baseline", "value", "low", "high", "n",
-    "verdict", "n_needed", "note",
+    "confidence", "verdict", "resolution", "n_needed", "minutes_needed", "primary", "alone", "note",
 ]  # fmt: skip
 CROSSOVER_COLUMNS = [
     "metric", "subject", "baseline", "batch_size", "status", "value", "low", "high", "direction",
-    "shortest", "longest", "n",
+    "reason", "shortest", "longest", "n",
 ]  # fmt: skip
-
 BATCH_COLUMNS = [
     "model", "seq_len", "batch_size", "stopped_at", "stopped_by", "cause", "largest_tried",
 ]  # fmt: skip
 
 _NAN = float("nan")
 _UNKNOWN: Row = {
-    "value": _NAN, "low": _NAN, "high": _NAN, "n": 0, "verdict": "", "n_needed": None, "note": "",
+    "value": _NAN, "low": _NAN, "high": _NAN, "n": 0, "confidence": _NAN, "verdict": "",
+    "resolution": _NAN, "n_needed": None, "minutes_needed": _NAN, "primary": False, "alone": False,
+    "note": "",
 }  # fmt: skip
-
-
-def floor(meta: Mapping[str, Any]) -> float | None:
-    """The machine's noise floor as calibrated, a log ratio; None where it never was."""
-    calibration = meta.get("calibration")
-    return None if not calibration else float(calibration["floor"])
+_CELL = ["block", "model", "point"]
 
 
 def margin(meta: Mapping[str, Any]) -> float:
-    """The relative difference that counts: 1%, or the noise floor where that is larger (M11)."""
-    return max(LEAST_MARGIN, math.expm1(floor(meta) or 0.0))
+    """The relative difference that matters, as the run was asked."""
+    return float(meta["configuration"].get("margin", MARGIN))
+
+
+def floors(meta: Mapping[str, Any]) -> dict[str, float]:
+    """The machine's noise floors by metric of times, log ratios; empty where none is known.
+
+    An audit has one of each metric, the calibration of an older run one for all.
+    """
+    if audit := meta.get("audit"):
+        return {str(metric): float(floor) for metric, floor in audit["floor"].items()}
+    calibration = meta.get("calibration")
+    return dict.fromkeys(TIMES, float(calibration["floor"])) if calibration else {}
+
+
+def threshold(meta: Mapping[str, Any], metric: str) -> float:
+    """The relative difference beyond which *faster* and *slower* lie: margin or floor (M11)."""
+    return max(margin(meta), math.expm1(floors(meta).get(metric, 0.0)))
+
+
+def looks(meta: Mapping[str, Any]) -> int:
+    """How often the run looked at its ratios to decide whether to stop; 0 where it never did."""
+    return int((meta.get("stopped") or {}).get("looks", 0))
+
+
+def pairs(
+    frame: pd.DataFrame,
+    kept: pd.DataFrame,
+    processes: pd.DataFrame,
+    models: Sequence[str],
+    meta: Mapping[str, Any],
+) -> pd.DataFrame:
+    """One row per metric, baseline, point and block that both sides were measured in.
+
+    Args:
+        frame: every sample; status rows say what was measured alone.
+        kept: the samples that count.
+        processes: one value per block, cell and metric.
+        models: the subject, then the baselines.
+        meta: ``run.json``.
+
+    Returns:
+        ``ratio``, NaN where only one side took turns; ``alone`` names who did not, a tuple.
+    """
+    place = ["metric", "seq_len", "batch_size", "point", "block"]
+    compared = processes[processes["metric"].isin((*TIMES, *MEMORY))]
+    values = compared.pivot_table(index=place, columns="model", values="value", observed=True)
+    in_turns = meta["schema_version"] > 1
+    alone = _alone(frame) if in_turns else set()
+    rounds = _rounds(kept) if in_turns else pd.DataFrame()
+    rows = []
+    for baseline in models[1:]:
+        if not {models[0], baseline} <= set(values.columns):
+            continue
+        both = values[[models[0], baseline]].dropna()
+        centres = _centres(rounds, models[0], baseline)
+        for (metric, seq_len, batch_size, point, block), pair in zip(
+            both.index, both.to_numpy(dtype=float), strict=True
+        ):
+            apart = tuple(m for m in (models[0], baseline) if (block, m, point) in alone)
+            if metric in MEMORY or not in_turns or len(apart) == 2:
+                ratio = pair[0] / pair[1] if pair[1] else _NAN
+            else:
+                ratio = _NAN if apart else centres.get((metric, point, block), _NAN)
+            rows.append((metric, baseline, seq_len, batch_size, point, block, ratio, apart))
+    return pd.DataFrame(rows, columns=PAIR_COLUMNS)
+
+
+def _alone(frame: pd.DataFrame) -> set[tuple[int, str, str]]:
+    """Block, model and point of the cells that were not measured in turns."""
+    ended = frame[frame["phase"] == "cell"]
+    cells = ended.loc[ended["flags"].map(lambda flags: ALONE in flags), _CELL]
+    return set(cells.itertuples(index=False, name=None))
+
+
+def _rounds(kept: pd.DataFrame) -> pd.DataFrame:
+    """Times by metric, point, block and round, a column a model."""
+    timed = kept[kept["metric"].isin(TIMES) & kept["trial"].notna()]
+    return timed.pivot_table(
+        index=["metric", "point", "block", "trial"], columns="model", values="value", observed=True
+    )
+
+
+def _centres(rounds: pd.DataFrame, subject: str, baseline: str) -> Mapping[tuple[Any, ...], float]:
+    """The ratio of each block, by metric, point and block, over the rounds that both sides have."""
+    if not {subject, baseline} <= set(rounds.columns):
+        return {}
+    both = rounds[[subject, baseline]].dropna()
+    return {
+        key: math.exp(
+            comparison.paired_centre(np.log(column(own, subject) / column(own, baseline)))
+        )
+        for key, own in groups(both, ["metric", "point", "block"])
+    }
 
 
 def ratios(
-    processes: pd.DataFrame,
+    paired: pd.DataFrame,
     cells: pd.DataFrame,
     statuses: pd.DataFrame,
     models: Sequence[str],
     meta: Mapping[str, Any],
 ) -> pd.DataFrame:
-    """One row per metric, planned point and baseline; where a side is missing, ``note`` says why.
+    """One row per metric, planned point and baseline; where there is none, ``note`` says why.
 
     Args:
-        processes: one value per block, cell and metric.
+        paired: the ratio of each block, see :func:`pairs`.
         cells: one value per cell and metric.
         statuses: how each cell ended.
         models: the subject, then the baselines.
         meta: ``run.json``.
+
+    Returns:
+        ``value`` with its interval of ``confidence`` over ``n`` blocks, ``verdict``,
+        ``resolution``: the smallest relative difference that the blocks could have told,
+        ``n_needed``: blocks that would settle it, ``minutes_needed``: the time of those beyond the
+        measured ones; ``primary``: whether it is of the family named before the run; ``alone``:
+        whether it comes from processes that took no turns.
     """
-    in_blocks = by_block(processes)
-    largest = {(row["metric"], row["model"], row["point"]): row["value"] for row in records(cells)}
+    by_row = {key: group for key, group in groups(paired, ["metric", "baseline", "point"])}
+    value_of = {(row["metric"], row["model"], row["point"]): row["value"] for row in records(cells)}
     ended = {(row["model"], row["point"]): row["status"] for row in records(statuses)}
     points = statuses[["batch_size", "seq_len", "point"]].drop_duplicates()
+    primary = {(metric, point) for metric, point in meta.get("primary", ())}
     measured = set(cells["metric"])
     table: list[Row] = []
-    paired: list[Floats] = []
+    in_blocks: list[Floats] = []
     for metric, baseline, at in itertools.product(
         (tag for tag in (*TIMES, *MEMORY) if tag in measured),
         models[1:],
         records(points.sort_values(["batch_size", "seq_len"])),
     ):
-        row: Row = {"metric": metric} | at | {"subject": models[0], "baseline": baseline}
-        keys = [(metric, model, at["point"]) for model in (models[0], baseline)]
-        unmeasured = [
-            ended.get((model, at["point"]))
-            for key, model in zip(keys, (models[0], baseline), strict=True)
-            if key not in in_blocks
-        ]
-        if unmeasured == ["ok", "ok"]:
+        sides = models[0], baseline
+        missing = [model for model in sides if (metric, model, at["point"]) not in value_of]
+        if len(missing) == 2 and all(ended.get((model, at["point"])) == "ok" for model in sides):
             continue  # the point has no such metric
-        if unmeasured:
-            row["note"] = _why(keys, ended)
-            found = np.array([])
-        else:
-            subject, other = (in_blocks[key] for key in keys)
-            found = (subject / other)[np.isfinite(subject / other)]
-            if metric in TIMES:
-                row |= _timed(subject, other)
-            elif len(found):
-                row |= _memory(largest[keys[0]] / largest[keys[1]], found, margin(meta))
-        row["n"] = len(found)
+        own = by_row.get((metric, baseline, at["point"]), paired.iloc[:0])
+        found = column(own, "ratio")
+        found = found[np.isfinite(found)]
+        row: Row = {"metric": metric} | at | {"subject": models[0], "baseline": baseline}
+        row |= {"n": len(found), "primary": (metric, at["point"]) in primary}
+        row["alone"] = metric in TIMES and any(len(apart) == 2 for apart in own["alone"])
+        if missing or not len(found):
+            row["note"] = _why(at["point"], sides, ended, own["alone"])
+        elif metric in MEMORY:
+            whole, part = (value_of[metric, model, at["point"]] for model in sides)
+            row |= _memory(whole / part, found, margin(meta))
         table.append(_UNKNOWN | row)
-        paired.append(found)
-    _judge(table, paired, meta)
+        in_blocks.append(found)
+    _judge(table, in_blocks, len(models) - 1, meta)
     return pd.DataFrame(table, columns=RATIO_COLUMNS)
 
 
 def crossovers(
-    processes: pd.DataFrame, models: Sequence[str], meta: Mapping[str, Any]
+    paired: pd.DataFrame, models: Sequence[str], meta: Mapping[str, Any]
 ) -> pd.DataFrame:
     """The context from which on the ratio has changed sides, per metric and baseline.
 
     A smoke run earns none (M2): its rows have the status "no claim".
 
     Args:
-        processes: one value per block, cell and metric.
+        paired: the ratio of each block, see :func:`pairs`.
         models: the subject, then the baselines.
         meta: ``run.json``.
     """
     # Where every step holds the same number of tokens the batch size is another at each context.
     configuration = meta["configuration"]
     batch_size = None if "tokens_per_step" in configuration else configuration["batch"][0]
-    along = processes[on_axis(meta, processes, "context")]
-    wide: Any = along.pivot_table(
-        index=["metric", "model", "block"], columns="seq_len", values="value"
-    )
+    along = paired[on_axis(meta, paired, "context")]
     table = []
-    for metric in (tag for tag in CROSSING if tag in set(along["metric"])):
-        for baseline in models[1:]:
-            if not all((metric, model) in wide.index for model in (models[0], baseline)):
-                continue
-            crossed = crossing(wide.loc[metric, models[0]] / wide.loc[metric, baseline], meta)
-            if crossed is not None:
-                table.append((metric, models[0], baseline, batch_size, *crossed))
+    for metric, baseline in itertools.product(CROSSING, models[1:]):
+        own = along[(along["metric"] == metric) & (along["baseline"] == baseline)]
+        crossed = crossing(own, meta)
+        if crossed is not None:
+            table.append((metric, models[0], baseline, batch_size, *crossed))
     numbers = dict.fromkeys(("value", "low", "high"), "float64")
     return pd.DataFrame(table, columns=CROSSOVER_COLUMNS).astype(numbers)
 
 
-def crossing(ratio: pd.DataFrame, meta: Mapping[str, Any]) -> tuple[Any, ...] | None:
+def crossing(paired: pd.DataFrame, meta: Mapping[str, Any]) -> tuple[Any, ...] | None:
     """Where a ratio crosses 1; None where it is known at fewer than two contexts.
 
     Args:
-        ratio: one row a block, one column a context, ascending.
+        paired: the ratio of each block and context, of one metric and baseline.
         meta: ``run.json``; a smoke run earns no claim (M2).
 
     Returns:
-        Status, value, low, high and direction, then the shortest and the longest context, and the
-        number of blocks.
+        Status, value, low, high, direction, and the reason where it is unclear; then the shortest
+        and the longest context, and the number of blocks.
     """
-    known = ratio.dropna(axis="columns", how="all")
+    known = paired[np.isfinite(column(paired, "ratio"))].pivot_table(
+        index="block", columns="seq_len", values="ratio"
+    )
     if known.shape[1] < 2:
         return None
-    found = stats.crossover(known.columns.to_numpy(), known.to_numpy())
-    claim: tuple[Any, ...] = (found.status, found.value, found.low, found.high, found.direction)
-    if _is_smoke(meta):
-        claim = (NO_CLAIM, None, None, None, None)
-    return *claim, known.columns.min(), known.columns.max(), found.n
+    found = stats.crossover(
+        known.columns.to_numpy(), known.to_numpy(), 1 - comparison.level(looks(meta))
+    )
+    status, reason = (found.status, found.reason) if not _is_smoke(meta) else (NO_CLAIM, "")
+    if status == "reached" and (reason := _vagueness(found)):
+        status = "unclear"
+    claim: tuple[Any, ...] = (None, None, None, None)
+    if status not in (NO_CLAIM, "unclear"):
+        claim = found.value, found.low, found.high, found.direction
+    return status, *claim, reason, known.columns.min(), known.columns.max(), found.n
+
+
+def _vagueness(found: stats.Crossover) -> str:
+    """Why a crossover that all blocks have says too little; empty where it does not."""
+    if found.low is None or found.high is None:
+        return "one block gives no interval"
+    if found.high <= WIDEST * found.low:
+        return ""
+    low, high = (units.rounded_tokens(edge) for edge in (found.low, found.high))
+    return f"interval {low} to {high} is wider than a factor of {WIDEST:g}"
 
 
 def largest_batches(statuses: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
@@ -198,20 +311,6 @@ def largest_batches(statuses: pd.DataFrame, models: Sequence[str]) -> pd.DataFra
     return pd.DataFrame(rows, columns=BATCH_COLUMNS).astype(counts)
 
 
-def by_block(processes: pd.DataFrame) -> dict[tuple[str, str, str], Floats]:
-    """The value in each block, NaN where there is none, by metric, model and point."""
-    wide = processes.pivot_table(
-        index=["metric", "model", "point"], columns="block", values="value", observed=True
-    )
-    return dict(zip(wide.index.to_list(), wide.to_numpy(dtype=float), strict=True))
-
-
-def _timed(subject: Floats, baseline: Floats) -> Row:
-    found = stats.ratio(subject, baseline)
-    low, high = (_NAN if edge is None else edge for edge in (found.low, found.high))
-    return {"value": found.value, "low": low, "high": high}
-
-
 def _memory(value: float, by_block: Floats, margin_: float) -> Row:
     low, high = min(value, float(by_block.min())), max(value, float(by_block.max()))
     if high < 1 / (1 + margin_):
@@ -225,26 +324,58 @@ def _memory(value: float, by_block: Floats, margin_: float) -> Row:
     return {"value": value, "low": low, "high": high, "verdict": verdict}
 
 
-def _judge(table: list[Row], by_block: list[Floats], meta: Mapping[str, Any]) -> None:
-    """Fill in the verdicts on times, corrected over all of them; a smoke run earns none (M2)."""
+def _judge(
+    table: list[Row], in_blocks: list[Floats], baselines: int, meta: Mapping[str, Any]
+) -> None:
+    """Fill in what the blocks say of times, metric by metric; a smoke run earns no verdict (M2).
+
+    The rows of the primary family hold together; however many of them were measured, it is as large
+    as was planned.
+    """
+    family = baselines * sum(metric in TIMES for metric, _ in meta.get("primary", ()))
+    for metric in TIMES:
+        places = [i for i, row in enumerate(table) if row["metric"] == metric and row["n"]]
+        found = comparison.judge(
+            [np.log(in_blocks[i]) for i in places],
+            margin(meta),
+            floors(meta).get(metric, 0.0),
+            [family if table[i]["primary"] else 1 for i in places],
+            looks(meta),
+        )
+        for i, said in zip(places, found, strict=True):
+            table[i] |= asdict(said) | {"minutes_needed": _minutes(said.n_needed, said.n, meta)}
     if _is_smoke(meta):
         for row in table:
-            row["verdict"] = NO_CLAIM if row["n"] else ""
-        return
-    timed = [i for i, row in enumerate(table) if row["metric"] in TIMES and row["n"]]
-    found = stats.verdicts([by_block[i].tolist() for i in timed], margin(meta))
-    for i, verdict in zip(timed, found, strict=True):
-        table[i] |= {"verdict": verdict.word, "n_needed": verdict.n_needed}
+            row |= {"verdict": NO_CLAIM if row["n"] else "", "n_needed": None}
+
+
+def _minutes(n_needed: int | None, n: int, meta: Mapping[str, Any]) -> float:
+    """Minutes that the blocks beyond ``n`` would take, by the mean of those measured."""
+    taken = list(meta.get("block_s", {}).values())
+    if n_needed is None or not taken:
+        return _NAN
+    return (n_needed - n) * float(np.mean(taken)) / 60
 
 
 def _is_smoke(meta: Mapping[str, Any]) -> bool:
     return bool(meta["configuration"]["profile"] == "smoke")
 
 
-def _why(keys: Sequence[tuple[str, str, str]], ended: Mapping[tuple[str, str], str]) -> str:
-    """Which side is missing, and how it ended; "both" where both ran out of memory."""
-    endings = {model: ended.get((model, point), "not run") for _, model, point in keys}
+def _why(
+    point: str,
+    sides: Sequence[str],
+    ended: Mapping[tuple[str, str], str],
+    alone: Iterable[tuple[str, ...]],
+) -> str:
+    """Why there is no ratio: how a side ended, or which one took no turns.
+
+    Where both ran out of memory it is "both".
+    """
+    endings = {model: ended.get((model, point), "not run") for model in sides}
     if all(status.startswith("oom") for status in endings.values()):
         return "both: oom"
     failed = [f"{model}: {status}" for model, status in endings.items() if status != "ok"]
+    apart = sorted({model for who in alone for model in who}, key=list(sides).index)
+    if apart:
+        return f"measured {ALONE}: {', '.join(apart)}"
     return ", ".join(failed) or "not measured"

@@ -24,6 +24,9 @@ BOUNDS: dict[str, Metric] = {
         Metric("tpot_bound_s", "s", "TPOT bound", "analytic decode bytes over the machine's "
                "measured bandwidth at that size: no step that reads them all from memory can be "
                "faster", "lower"),
+        Metric("tpot_over_bound", "ratio", "x bound", "TPOT over its bound: how many times as long "
+               "a step takes as moving its bytes would; the rest is dispatch of operations and "
+               "synchronisation", "lower"),
         Metric("ttft_bound_s", "s", "TTFT bound", "analytic prefill FLOPs over the machine's "
                "measured matmul rate: no prefill can be faster", "lower"),
         Metric("step_bound_s", "s", "Step bound", "analytic step FLOPs over the machine's measured "
@@ -90,6 +93,8 @@ def _bounds(cell: dict[str, Row], meta: Mapping[str, Any], processes: int) -> li
         if bandwidth:
             bound = _exact(moved, "tpot_bound_s", moved["value"] / bandwidth)
             derived += [bound, _over(bound, "decode_bound_tokens_per_s", moved["batch_size"])]
+            if time := cell.get("tpot_s"):
+                derived.append(_times(time, "tpot_over_bound", 1 / bound["value"]))
         if time := cell.get("tpot_s"):
             derived.append(_over(time, "decode_bandwidth", moved["value"]))
     return derived
@@ -102,6 +107,13 @@ def _over(time: Row, metric: str, work: float) -> Row:
         "low": work / time["high"], "high": work / time["low"],
         "method": time["method"], "n": time["n"], "trials": time["trials"],
         "samples": time["samples"], "spread": time["spread"],
+    }  # fmt: skip
+
+
+def _times(time: Row, metric: str, factor: float) -> Row:
+    """``time * factor`` with its interval."""
+    return _exact(time, metric, time["value"] * factor) | {
+        "low": time["low"] * factor, "high": time["high"] * factor, "method": time["method"],
     }  # fmt: skip
 
 

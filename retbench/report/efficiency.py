@@ -16,8 +16,7 @@ import pandas as pd
 
 from retbench.measure import stats
 from retbench.report.axes import settings_of
-from retbench.report.compare import by_block
-from retbench.report.frames import Row, records
+from retbench.report.frames import Floats, Row, records
 
 COLUMNS = [
     "model", "seq_len", "batch_size", "point", "processes", "value", "low", "high", "n", "note",
@@ -53,7 +52,7 @@ def efficiencies(
         ``value`` with ``low`` and ``high``, from ``n`` blocks; ``note`` says which side is missing.
     """
     size = processes_of(meta)
-    in_blocks = by_block(processes) if size > 1 else {}
+    in_blocks = _by_block(processes) if size > 1 else {}
     ended = {(row["model"], row["point"]): row["status"] for row in records(statuses)}
     rows: list[Row] = []
     for row in records(statuses) if size > 1 else ():
@@ -79,3 +78,11 @@ def efficiencies(
     order = {model: index for index, model in enumerate(models)}
     rows.sort(key=lambda row: order[row["model"]])
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _by_block(processes: pd.DataFrame) -> dict[tuple[str, str, str], Floats]:
+    """The value in each block, NaN where there is none, by metric, model and point."""
+    wide = processes.pivot_table(
+        index=["metric", "model", "point"], columns="block", values="value", observed=True
+    )
+    return dict(zip(wide.index.to_list(), wide.to_numpy(dtype=float), strict=True))

@@ -15,7 +15,7 @@ import pandas as pd
 from retbench.measure.ceilings import TOLERANCE
 from retbench.report import flags, units
 from retbench.report.axes import settings_of
-from retbench.report.compare import TIMES
+from retbench.report.compare import TIMES, floors, margin
 from retbench.report.frames import Row, records
 
 PARAMETERS = 0.005  # of the subject's non-embedding parameters
@@ -58,11 +58,7 @@ def claims(meta: Mapping[str, Any], ratios: pd.DataFrame) -> Iterator[str]:
     """What keeps a run from proving anything."""
     if meta["configuration"]["profile"] == "smoke":
         yield "SMOKE profile: one short process a model; no claim can be made from these numbers"
-    if not meta.get("calibration"):
-        yield (
-            "the noise floor of this machine is unknown: not calibrated (`retbench calibrate`); "
-            "the margin of verdicts is 1%"
-        )
+    yield from audited(meta)
     if meta.get("state") != "finished":
         yield f"the run is {meta.get('state')}, not finished: cells may be missing"
     yield from source(meta.get("provenance", {}))
@@ -73,6 +69,26 @@ def claims(meta: Mapping[str, Any], ratios: pd.DataFrame) -> Iterator[str]:
         yield (
             f"{len(few)} of {int(ratios['metric'].isin(TIMES).sum())} ratios of times come from "
             f"{blocks} block{'s' if most > 1 else ''}; at least {LEAST_BLOCKS} are needed"
+        )
+
+
+def audited(meta: Mapping[str, Any]) -> Iterator[str]:
+    """What is not known of this machine, or what its audit found amiss."""
+    if not floors(meta):
+        yield (
+            "the noise floor of this machine is unknown: not audited (`retbench audit`); the "
+            f"margin of verdicts is {margin(meta):.2%}"
+        )
+    audit = meta.get("audit") or {}
+    if missed := audit.get("planted", 0) - audit.get("found", 0):
+        yield (
+            f"the audit of this machine missed {missed} of {audit['planted']} differences of "
+            f"{audit['slowdown']:.0%} that were planted: such ones may be missed here too"
+        )
+    if false := audit.get("false"):
+        yield (
+            f"the audit of this machine found {false} difference{'s' * (false > 1)} between a "
+            "model and itself"
         )
 
 

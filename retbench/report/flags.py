@@ -23,7 +23,9 @@ OUTLIER_REACH = 3.0  # interquartile ranges beyond a quartile
 OUTLIER_SAMPLES = 20  # of a process; quartiles of fewer say little
 
 MEANING = {
-    "noisy": f"their processes lie more than {NOISY:.0%} apart",
+    "noisy": f"their processes lie more than {NOISY:.0%} apart; that concerns absolute times, not "
+    "the ratios of contenders that took turns",
+    "alone": "they were not measured in turns, but by themselves",
     "drift": f"their blocks moved in one direction by more than {DRIFT:.0%}",
     "unsettled": "their times still changed when warm-up gave up",
     "launch_bound": "the host was slower than the device",

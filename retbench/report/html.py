@@ -127,7 +127,7 @@ def _cells(table: Table, row: Sequence[str]) -> str:
 
 
 def _kind(text: str) -> str:
-    return _VERDICTS.get(text.partition(" ")[0], "long" if len(text) > _LONG else "")
+    return _VERDICTS.get(re.split("[ ,]", text)[0], "long" if len(text) > _LONG else "")
 
 
 def _class(name: str) -> str:

@@ -6,6 +6,7 @@ three significant digits (M16); the CSV files beside them keep every digit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from retbench.report import compare, stamp, units
+from retbench.report.flags import MEANING
 from retbench.report.frames import groups, records
 from retbench.report.summary import Summary, metric_of
 
@@ -59,9 +61,10 @@ class Table:
 # Metric, and what of it is printed: its value, with its interval, or a percentile.
 _CELL_COLUMNS = (
     ("ttft_s", "interval"), ("prefill_tokens_per_s", "value"), ("tpot_s", "interval"),
-    ("tpot_s", "p90"), ("tpot_s", "p99"), ("tpot_bound_s", "value"),
-    ("decode_tokens_per_s", "value"), ("state_bytes", "value"), ("prefill_peak_bytes", "value"),
-    ("decode_peak_bytes", "value"), ("prefill_mfu", "value"), ("decode_bandwidth", "value"),
+    ("tpot_s", "p90"), ("tpot_s", "p99"), ("tpot_bound_s", "value"), ("tpot_over_bound", "value"),
+    ("mean_tpot_s", "interval"), ("decode_tokens_per_s", "value"), ("state_bytes", "value"),
+    ("prefill_peak_bytes", "value"), ("decode_peak_bytes", "value"), ("prefill_mfu", "value"),
+    ("decode_bandwidth", "value"),
 )  # fmt: skip
 _IN_PRINT = ("ttft_s", "tpot_s", "decode_tokens_per_s", "state_bytes", "prefill_peak_bytes",
              "decode_peak_bytes")  # fmt: skip
@@ -142,7 +145,9 @@ def _tails(summary: Summary) -> str:
     steps = summary.cells[summary.cells["metric"] == "tpot_s"]
     several = steps["samples"] < steps["trials"] * summary.configuration["new_tokens"]
     over = "single decode steps"
-    if several.all():
+    if summary.meta["schema_version"] > 1:
+        over = "the time per step of slices, each of several decode steps where one is short,"
+    elif several.all():
         over = "means of several decode steps, each step being too short for the clock,"
     elif several.any():
         over = "single decode steps, or means of several where a step is too short for the clock,"
@@ -199,15 +204,65 @@ def ratios(summary: Summary) -> Table:
         if tag in compare.TIMES:
             header.append("Verdict")
             numeric.append(False)
-    notes = (
-        stamp.HOW_TO_READ,
-        "[low, high]: 95% interval; verdicts on times are corrected over the whole table (Holm); "
-        "inconclusive (n=6): 6 blocks would settle it",
-    )
     title = f"Ratios: {summary.models[0]} / baseline"
     return Table(
-        "ratios", title, tuple(header), tuple(rows), tuple(numeric), notes, stamped(summary)
+        "ratios", title, tuple(header), tuple(rows), tuple(numeric),
+        ratio_notes(summary.ratios, summary.meta), stamped(summary),
+    )  # fmt: skip
+
+
+def ratio_notes(ratios: pd.DataFrame, meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """How to read a table of ratios, and what its blocks could have told."""
+    timed = ratios[ratios["metric"].isin(compare.TIMES)]
+    looks = compare.looks(meta)
+    widened = (
+        f", widened since the run looked {looks} time{'s' * (looks > 1)} whether to end: 94% hold"
+        if looks
+        else ""
     )
+    notes = [stamp.HOW_TO_READ, f"[low, high]: 95% interval over blocks{widened}", _family(timed)]
+    if told := resolution(timed):
+        notes.append(told)
+    if (timed["verdict"] == "inconclusive").any():
+        notes.append(
+            "inconclusive (tells 3.1%; 4 min more): a difference of 3.1% would have been told, and "
+            "blocks of 4 minutes more would settle it, were centre and spread to stay"
+        )
+    if timed["alone"].any():
+        notes.append(f"alone: {MEANING['alone']}; the ratio is that of the processes' medians")
+    if said := stamp.ended(meta):
+        notes.append(said)
+    return tuple(notes)
+
+
+def _family(timed: pd.DataFrame) -> str:
+    """Which rows are the primary family, and what that means."""
+    primary = timed[timed["primary"].astype(bool)]
+    if primary.empty:
+        return "no row was named as primary before the run: each interval holds for itself alone"
+    named = "; ".join(
+        f"{metric_of(metric).title} at {point}"
+        for metric, point in dict.fromkeys(zip(primary["metric"], primary["point"], strict=True))
+    )
+    confidence = float(primary["confidence"].max())
+    together = f", hold together (each {confidence:.1%})" if len(primary) > 1 else ""
+    return f"primary, named before the run: {named}{together}; other rows are exploratory"
+
+
+def resolution(timed: pd.DataFrame) -> str | None:
+    """The smallest differences that a run could have told, by metric; None where there is none."""
+    parts = [
+        f"{metric_of(tag).title} {_percent(known.median())} (worst row {_percent(known.max())})"
+        for tag in compare.TIMES
+        if len(known := timed.loc[timed["metric"] == tag, "resolution"].dropna())
+    ]
+    if not parts:
+        return None
+    return f"smallest difference that 4 such runs in 5 would tell, median row: {', '.join(parts)}"
+
+
+def _percent(share: float) -> str:
+    return f"{units.significant(100 * share, 2)}%"
 
 
 def _metrics(table: pd.DataFrame) -> set[str]:
@@ -221,12 +276,23 @@ def _blocks(group: pd.DataFrame) -> str:
 
 
 def verdict(row: Mapping[str, Any]) -> str:
-    """A ratio's verdict, with the blocks that would settle it, or why there is none."""
+    """A ratio's verdict, or why there is none.
+
+    An inconclusive one comes with the difference that its blocks could have told, and the time, or
+    where that is not known the blocks, that would settle it.
+    """
     if not row["verdict"]:
         return str(row["note"])
-    needed = row["n_needed"]
-    settled = "" if units.is_missing(needed) else f" (n={needed:.0f})"
-    return f"{row['verdict']}{settled}"
+    said = f"{row['verdict']}, {compare.ALONE}" if row["alone"] else str(row["verdict"])
+    if row["verdict"] != "inconclusive" or units.is_missing(row["resolution"]):
+        return said
+    details = [f"tells {_percent(row['resolution'])}"]
+    if not units.is_missing(row["minutes_needed"]):
+        details.append(f"{max(math.ceil(row['minutes_needed']), 1)} min more")
+    elif not units.is_missing(row["n_needed"]):
+        more = int(row["n_needed"] - row["n"])
+        details.append(f"{more} block{'s' * (more > 1)} more")
+    return f"{said} ({'; '.join(details)})"
 
 
 def crossover(summary: Summary) -> Table:
@@ -259,7 +325,7 @@ def crossing(row: Mapping[str, Any]) -> str:
         return f"not reached: {lower} at every context"
     if row["status"] == "always above":
         return f"not reached: {higher} at every context"
-    return "unclear: blocks disagree or the ratio returns"
+    return f"unclear: {row['reason']}"
 
 
 def batches(summary: Summary) -> Table:

@@ -29,10 +29,11 @@ _NO_INTERVAL = "no intervals: they need two processes"
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: a metric, and the metric that bounds it."""
+    """One pair of axes: a metric, the metric that bounds it, and whether a run may lack it."""
 
     metric: str
     bound: str | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ _RANGE = "value: largest over processes, band: their range"
 
 SWEEPS = (
     Sweep("tpot_context", "Time per output token over context", "context",
-          (Panel("tpot_s", "tpot_bound_s"),)),
+          (Panel("tpot_s", "tpot_bound_s"), Panel("mean_tpot_s", optional=True))),
     Sweep("ttft_context", "Time to first token over context", "context",
           (Panel("ttft_s", "ttft_bound_s"),)),
     Sweep("throughput_context", "Throughput over context", "context",
@@ -72,8 +73,10 @@ def sweep_figure(summary: Summary, sweep: Sweep) -> Drawn:
     """Lines with intervals over the context or the batch size, one pair of axes a metric."""
     styles = theme.styles(summary.models)
     at = planned(summary, sweep.axis)
-    bounded = any((summary.cells["metric"] == panel.bound).any() for panel in sweep.panels)
-    shown = [cells_of(summary, panel.metric, sweep.axis) for panel in sweep.panels]
+    measured = set(summary.cells["metric"])
+    panels = [panel for panel in sweep.panels if panel.metric in measured or not panel.optional]
+    bounded = any(panel.bound in measured for panel in panels)
+    shown = [cells_of(summary, panel.metric, sweep.axis) for panel in panels]
     intervals_known = any(cells["low"].notna().any() for cells in shown)
     notes = [
         sweep.footnote if intervals_known else _NO_INTERVAL,
@@ -82,9 +85,9 @@ def sweep_figure(summary: Summary, sweep: Sweep) -> Drawn:
         *_marks(summary, sweep.axis),
     ]
     figure, axes = draw.canvas(
-        sweep.title, stamp.conditions(summary.meta), " · ".join(notes), styles, len(sweep.panels)
+        sweep.title, stamp.conditions(summary.meta), " · ".join(notes), styles, len(panels)
     )
-    for ax, panel, cells in zip(axes, sweep.panels, shown, strict=True):
+    for ax, panel, cells in zip(axes, panels, shown, strict=True):
         log2 = (at, "context (tokens)" if sweep.axis == "context" else "batch size (sequences)")
         draw.log2_axis(ax, *log2, tokens=sweep.axis == "context")
         symbol = _lines(ax, summary, panel, cells, sweep.axis)
@@ -93,7 +96,7 @@ def sweep_figure(summary: Summary, sweep: Sweep) -> Drawn:
             ax.set_title(title, pad=6)
         ax.set_ylabel(symbol if len(axes) > 1 else f"{title} ({symbol})")
     drawn = pd.concat(shown)
-    sidecar = sidecar_of(summary, sweep.name, sweep.title, [p.metric for p in sweep.panels], drawn)
+    sidecar = sidecar_of(summary, sweep.name, sweep.title, [p.metric for p in panels], drawn)
     return figure, sidecar | {"note": " · ".join(notes)}
 
 
@@ -148,10 +151,9 @@ def ratio_figure(summary: Summary, metrics: Sequence[str]) -> Drawn:
     """
     styles = theme.styles(summary.models)
     subject, *baselines = summary.models
-    margin = compare.margin(summary.meta)
     timed = summary.crossovers[summary.crossovers["metric"].isin(metrics)]
     note = " · ".join((
-        f"below 1: {subject} is faster", f"grey: margin ±{margin:.1%}",
+        f"below 1: {subject} is faster", "grey: margin or noise floor",
         *(["diamond: crossover with its interval"] if (timed["status"] == "reached").any() else []),
         "band: 95% interval, paired by block", held(summary.meta, "context"),
         *_marks(summary, "context"),
@@ -162,7 +164,7 @@ def ratio_figure(summary: Summary, metrics: Sequence[str]) -> Drawn:
     rows = summary.ratios[along(summary, summary.ratios, "context")[1]].sort_values("seq_len")
     for ax, metric in zip(axes, metrics, strict=True):
         draw.log2_axis(ax, planned(summary, "context"), "context (tokens)", tokens=True)
-        _ratios(ax, summary, rows[rows["metric"] == metric], metric, margin)
+        _ratios(ax, summary, rows[rows["metric"] == metric], metric)
         if len(axes) > 1:
             ax.set_title(metric_of(metric).title, pad=6)
         ax.set_ylabel("ratio of times")
@@ -171,10 +173,11 @@ def ratio_figure(summary: Summary, metrics: Sequence[str]) -> Drawn:
     return figure, sidecar_of(summary, "ratio_context", title, metrics, drawn) | {"note": note}
 
 
-def _ratios(ax: Axes, summary: Summary, rows: pd.DataFrame, metric: str, margin: float) -> None:
+def _ratios(ax: Axes, summary: Summary, rows: pd.DataFrame, metric: str) -> None:
     missing = rows[rows["value"].isna()]
     lanes = {name: lane for lane, name in enumerate(missing["baseline"].unique())}
-    edges = (1 / (1 + margin), 1 + margin)
+    threshold = compare.threshold(summary.meta, metric)
+    edges = (1 / (1 + threshold), 1 + threshold)
     draw.log_y(ax, [*np.concatenate(intervals(rows)), *edges], len(lanes))
     ax.axhspan(*edges, color="#bdbdbd", alpha=0.45, linewidth=0, zorder=0)
     ax.axhline(1.0, color=theme.INK, linewidth=0.9, zorder=1)
@@ -186,10 +189,15 @@ def _ratios(ax: Axes, summary: Summary, rows: pd.DataFrame, metric: str, margin:
             draw.series(ax, column(own, "seq_len"), *intervals(own), style)
         if baseline in lanes:
             lost = missing[missing["baseline"] == baseline]
-            labels = [note.split(": ")[-1] for note in lost["note"]]
+            labels = [_mark(note) for note in lost["note"]]
             draw.failures(ax, lanes[baseline], lost["seq_len"].tolist(), labels, style)
         if baseline in crossings and crossings[baseline]["status"] == "reached":
             _crossing(ax, crossings[baseline], style)
+
+
+def _mark(note: str) -> str:
+    """A short word for why there is no ratio."""
+    return compare.ALONE if note.startswith(f"measured {compare.ALONE}") else note.split(": ")[-1]
 
 
 def _crossing(ax: Axes, crossing: Row, style: theme.Style) -> None:
@@ -260,5 +268,7 @@ def figures(summary: Summary) -> dict[str, Callable[[], Drawn]]:
     if len(planned(summary, "batch")) > 1:
         found["pareto"] = lambda: pareto_figure(summary)
     if len(summary.models) > 1:
-        found["ratio_context"] = lambda: ratio_figure(summary, ("tpot_s", "ttft_s"))
+        known = set(summary.ratios["metric"])
+        times = ("tpot_s", *(["mean_tpot_s"] if "mean_tpot_s" in known else []), "ttft_s")
+        found["ratio_context"] = lambda: ratio_figure(summary, times)
     return found

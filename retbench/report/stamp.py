@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from retbench.report.compare import floor, margin
+from retbench.metrics import METRICS
+from retbench.report.compare import floors, margin
 from retbench.report.efficiency import processes_of
 
 HOW_TO_READ = (
@@ -40,7 +41,7 @@ def _name(described: Any) -> str:
 def conditions(meta: Mapping[str, Any]) -> str:
     """Hardware, dtype, mode, preset, profile and blocks, on one line."""
     configuration = meta["configuration"]
-    blocks = meta["plan"]["blocks"]
+    blocks = measured_blocks(meta)
     dtypes = configuration.get("dtypes") or [configuration.get("dtype")]
     named = [*dtypes, *(configuration.get(name) for name in ("mode", "preset"))]
     return " · ".join((
@@ -49,6 +50,13 @@ def conditions(meta: Mapping[str, Any]) -> str:
         *(given for given in named if given),
         f"{profile(meta)}, {blocks} block{'s' if blocks != 1 else ''}",
     ))  # fmt: skip
+
+
+def measured_blocks(meta: Mapping[str, Any]) -> int:
+    """How many blocks were measured: a plan that may stop early has the most there may be."""
+    if stopped := meta.get("stopped"):
+        return int(stopped["blocks"])
+    return len(meta["block_s"]) if "least" in meta["plan"] else int(meta["plan"]["blocks"])
 
 
 def processes(meta: Mapping[str, Any]) -> tuple[str, ...]:
@@ -65,7 +73,31 @@ def profile(meta: Mapping[str, Any]) -> str:
 
 
 def noise_floor(meta: Mapping[str, Any]) -> str:
-    """The noise floor of the machine, and the margin that verdicts use."""
-    measured = floor(meta)
-    known = "not calibrated" if measured is None else f"{math.expm1(measured):.2%}"
-    return f"noise floor: {known}; margin of verdicts: {margin(meta):.2%}"
+    """What this machine was found to tell from nothing, and the margin that verdicts use."""
+    return "; ".join((f"noise floor: {_floors(meta)}", f"margin of verdicts: {margin(meta):.2%}"))
+
+
+def _floors(meta: Mapping[str, Any]) -> str:
+    """The floor of each metric, and whether the audit found what was planted."""
+    audit = meta.get("audit")
+    if audit:
+        by_metric = ", ".join(
+            f"{METRICS[metric].title} {math.expm1(floor):.2%}"
+            for metric, floor in floors(meta).items()
+        )
+        return (
+            f"{by_metric} (audit of {str(audit['time'])[:10]}: {audit['found']} of "
+            f"{audit['planted']} planted differences of {audit['slowdown']:.0%} found)"
+        )
+    known = list(floors(meta).values())
+    return f"{math.expm1(known[0]):.2%}" if known else "not audited"
+
+
+def ended(meta: Mapping[str, Any]) -> str | None:
+    """Why a run that could have gone on did not, and what is still open; None for any other."""
+    stopped = meta.get("stopped")
+    if not stopped:
+        return None
+    said = f"ended after {stopped['blocks']} blocks: {stopped['why']}"
+    still = len(stopped.get("open", ()))
+    return said + (f"; {still} ratio{'s' if still > 1 else ''} open" if still else "")

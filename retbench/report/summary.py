@@ -58,9 +58,9 @@ class Summary:
             :mod:`retbench.report.flags`), then the worker's by blocks, e.g. ``unsettled x2``.
         setup: as ``cells`` without a point: import, build, gate and cold start of each model.
         ratios: one row per metric, point and baseline: subject / baseline with interval and
-            ``verdict``; ``note`` says why a value is missing.
+            ``verdict``, see :func:`retbench.report.compare.ratios`.
         crossovers: per metric and baseline the context at which the subject and the baseline are
-            equal, or in which direction it was not reached.
+            equal, in which direction it was not reached, or the ``reason`` why it is unclear.
         batches: per model and context with several batch sizes the largest that fits, and what
             stopped it.
         efficiencies: of a run of several processes what each model gains by them, see
@@ -102,6 +102,7 @@ class Reduced:
         frame: every sample.
         models: the labels in the order of the plan.
         processes: one value per block, cell and metric.
+        pairs: the ratio of each block, see :func:`retbench.report.compare.pairs`.
         cells: one row per cell and measured metric, see :class:`Summary`.
         statuses: how each cell ended, likewise.
     """
@@ -109,6 +110,7 @@ class Reduced:
     frame: pd.DataFrame
     models: tuple[str, ...]
     processes: pd.DataFrame
+    pairs: pd.DataFrame
     cells: pd.DataFrame
     statuses: pd.DataFrame
 
@@ -120,8 +122,9 @@ def reduced(run: Run) -> Reduced:
     models = model_order(run.meta, frame["model"].unique())
     kept = _kept(frame)
     processes = _processes(kept)
+    pairs = compare.pairs(frame, kept, processes, models, run.meta)
     statuses = _statuses(frame, flagging.of_cells(kept, processes), models)
-    return Reduced(frame, models, processes, _cells(kept, processes), statuses)
+    return Reduced(frame, models, processes, pairs, _cells(kept, processes), statuses)
 
 
 def summarise(run: Run) -> Summary:
@@ -137,8 +140,7 @@ def summarise(run: Run) -> Summary:
         str(model): mode
         for model, mode in frame.groupby("model", observed=True)["mode"].first().items()
     }
-    ratios = compare.ratios(processes, cells, statuses, models, meta)
-    crossovers = compare.crossovers(processes, models, meta)
+    ratios = compare.ratios(found.pairs, cells, statuses, models, meta)
     return Summary(
         path=run.path,
         meta=meta,
@@ -147,7 +149,7 @@ def summarise(run: Run) -> Summary:
         statuses=statuses,
         setup=_setup(frame, models),
         ratios=ratios,
-        crossovers=crossovers,
+        crossovers=compare.crossovers(found.pairs, models, meta),
         batches=compare.largest_batches(statuses, models),
         efficiencies=efficiency.efficiencies(processes, statuses, models, meta),
         warnings=fairness.warnings(meta, models, modes, cells, statuses, ratios),

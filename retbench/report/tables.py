@@ -1,8 +1,8 @@
 r"""The tables of a run as files: CSV with every digit, Markdown to read, LaTeX to cite.
 
 The CSV files are in long format, in the metrics' own units (seconds, bytes, tokens/s), and carry
-profile and noise floor as columns, so that a row taken out of its file still says what it is
-worth. The LaTeX files need ``\usepackage{booktabs}`` and a text 16 cm wide; ``\input`` one
+profile and the metric's noise floor as columns, so that a row taken out of its file still says what
+it is worth. The LaTeX files need ``\usepackage{booktabs}`` and a text 16 cm wide; ``\input`` one
 anywhere that a table may stand.
 """
 
@@ -44,8 +44,11 @@ def write(content: Content, folder: Path) -> list[Path]:
 
 def csv(frame: pd.DataFrame, meta: Mapping[str, Any]) -> str:
     """Long format, full precision: floats as their shortest exact decimal."""
+    floors = compare.floors(meta)
+    metrics = frame["metric"] if "metric" in frame else pd.Series(None, frame.index, dtype=object)
     stamped = frame.assign(
-        profile=meta["configuration"]["profile"], noise_floor=compare.floor(meta)
+        profile=meta["configuration"]["profile"],
+        noise_floor=metrics.astype(object).map(lambda metric: floors.get(metric)),
     )
     return stamped.to_csv(index=False, lineterminator="\n")
 
@@ -78,6 +81,7 @@ def latex(table: Table) -> str:
     notes = " ".join(
         f"{escape(note[0].upper() + note[1:])}." for note in (*table.notes, *table.stamp)
     )
+    titles = [table.header[i] for i in kept]
     lines = [
         "% needs \\usepackage{booktabs} and a text width of 16 cm",
         "\\begin{table}[htbp]",
@@ -88,7 +92,7 @@ def latex(table: Table) -> str:
         f"\\label{{tab:retbench-{table.name}}}",
         f"\\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
         "\\toprule",
-        *_header([table.header[i] for i in kept]),
+        *_header(titles),
         "\\midrule",
         *_body(table, kept),
         "\\bottomrule",
@@ -123,8 +127,13 @@ def _body(table: Table, kept: Sequence[int]) -> list[str]:
             group = row[0]
             heading = f"\\textit{{{escape(group)}}}"
             lines.append(f"\\multicolumn{{{len(kept)}}}{{@{{}}l}}{{{heading}}} \\\\")
-        lines.append(_row([row[i] for i in kept]))
+        lines.append(_row([_in_print(table.header[i], row[i]) for i in kept]))
     return lines
+
+
+def _in_print(title: str, text: str) -> str:
+    """What fits a page: of a verdict the word, since a note has the differences told."""
+    return text.partition(" (")[0] if title == "Verdict" else text
 
 
 def _row(cells: Sequence[str]) -> str:

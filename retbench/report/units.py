@@ -90,6 +90,11 @@ def with_interval(
     return f"{text} [{significant(low / divisor)}, {significant(high / divisor)}]"
 
 
+def rounded_tokens(count: float) -> str:
+    """About so many tokens: 900, 2.1k."""
+    return f"{count / KIB:.1f}k" if count >= KIB else f"{count:.0f}"
+
+
 def tokens(count: float) -> str:
     """A number of tokens as people write it: 512, 1k, 64k."""
     whole = round(count)

@@ -73,10 +73,11 @@ def prepare(rows: Rows, progress: Callable[[str], None]) -> Cell:
     rows.add("gate", "kernel_error", error, implementation="float64")
     _require_right(error, case.dtype)
     progress("memory")
-    session.meter.reset()
-    held = session.meter.current_bytes()  # inputs, and libraries that the check has brought in
-    first = session.time(call)
-    peak = max(0, session.meter.peak_bytes() - held)
+    with session.meter.exact():
+        session.meter.reset()
+        held = session.meter.current_bytes()  # inputs, and libraries that the check brought in
+        first = session.time(call)
+        peak = max(0, session.meter.peak_bytes() - held)
     rows.add("memory", "kernel_peak_bytes", peak, implementation=session.meter.source)
     progress("warm-up")
     dtype = str(rows.point.setting("dtype"))

@@ -87,8 +87,9 @@ def prepare_step(rows: Rows, progress: Progress) -> Cell:
     _add_analytic(rows)
     first = _first_step(rows, staged, progress)
     progress("memory")
-    session.meter.reset()
-    staged.step(*staged.batch)
+    with session.meter.exact():
+        session.meter.reset()
+        staged.step(*staged.batch)
     rows.add("memory", "step_peak_bytes", session.ranks.largest(session.meter.peak_bytes()),
              implementation=session.meter.source)  # fmt: skip
     _add_memory(rows, staged)

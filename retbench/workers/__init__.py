@@ -20,6 +20,7 @@ ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_TOP_PAD_": str(64 * 2**20),
+    "MALLOC_ARENA_MAX": "1",
 }
 
 
@@ -32,6 +33,7 @@ def variables(threads: int, meeting: str | None = None) -> Mapping[str, str]:
     """
     paths = [str(environment.PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]
     own = {
+        "PYTHONHASHSEED": "0",  # the order of sets decides in which order memory is asked for
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),

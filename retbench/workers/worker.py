@@ -40,11 +40,14 @@ from retbench.suites.session import Rows, Session  # noqa: E402
 Message = dict[str, Any]
 
 _PR_SET_PDEATHSIG = 1
+_ADDR_NO_RANDOMIZE = 0x0040000
+_FIXED = "RETBENCH_ADDRESSES_FIXED"
 _MEMORY_KEPT_FREE = 0.05
 
 
 def main() -> None:
     """Answer messages until told to stop or until stdin closes."""
+    _fix_addresses()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     _die_with_parent()
     _volunteer_for_the_oom_killer()
@@ -199,7 +202,8 @@ def open_session(
     suite.load(config)
     device = torch.device(ranks.device(config.device))
     meter = MemoryMeter(config.device)
-    subject = suite.build(config, contender, options, device)
+    with meter.exact():
+        subject = suite.build(config, contender, options, device)
     clock = Clock(config.device)
     return Session(
         config, contender, block, process, subject, device, clock, meter, ceilings, options, ranks
@@ -267,6 +271,21 @@ def _is_lost(error: Exception) -> bool:
     from retbench.ranks.failure import is_lost
 
     return is_lost(error)
+
+
+def _fix_addresses() -> None:
+    """Begin anew without randomised addresses, where the kernel lets us; Linux alone can.
+
+    They decide how objects are hashed and how buffers are aligned: with them the peak of a prefill
+    differed by 13% from process to process, without by 2%.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        now = libc.personality(0xFFFFFFFF)
+        if now != -1 and not now & _ADDR_NO_RANDOMIZE and _FIXED not in os.environ:
+            if libc.personality(now | _ADDR_NO_RANDOMIZE) != -1:
+                os.environ[_FIXED] = "1"  # asked once, whatever comes of it
+                os.execv(sys.executable, sys.orig_argv)
 
 
 def _die_with_parent() -> None:

@@ -4,6 +4,7 @@
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from retbench import runner
@@ -27,14 +28,28 @@ PLAN = Plan(
     blocks=2,
     seed=0,
 )
+THREE = replace(
+    PLAN, contenders=(*PLAN.contenders, Contender("gqa", "transformer-gqa")), blocks=1
+)
 
 
 WORKER = (sys.executable, "-S", str(HERE / "fake_worker.py"))
 
 
+def cells(plan=PLAN):
+    """The cells of a plan in the order of turns: those of a point together."""
+    return [
+        (block, contender.label, point.id)
+        for block in plan.measured_blocks
+        for point in plan.ascending(block)
+        for contender in plan.order(block)
+    ]
+
+
 def execute(
-    out, *, plan=PLAN, resume=False, observer=None, launcher=None, known=None, crew=None, **changes
-):
+    out, *, plan=PLAN, resume=False, observer=None, launcher=None, known=None, crew=None,
+    settled=None, **changes,
+):  # fmt: skip
     """Make a run with the fake worker; ``changes`` are fields of the configuration."""
     return runner.execute(
         RunConfig(**CONFIG | changes),
@@ -46,6 +61,7 @@ def execute(
         known=known,
         worker_command=WORKER,
         crew=crew,
+        settled=settled,
     )
 
 

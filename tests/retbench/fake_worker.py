@@ -1,9 +1,11 @@
 """A worker that measures nothing: it speaks the runner's protocol and fails on demand.
 
-What it does stands in the environment: FAKE_WORKER is JSON, ``{"LABEL": {"POINT": action}}``, where
-POINT may also be ``start`` and LABEL ``ceilings``; FAKE_WORKER_S is how long a cell takes, and
-FAKE_WORKER_LOG a file that gets a line for every request. It imports no third-party package, so
-that a test can afford dozens of them.
+What it does stands in the environment: FAKE_WORKER is JSON, ``{"LABEL": {"POINT": action}}``. An
+action befalls a cell while it is prepared; ``"POINT slice 1"`` names a moment of its own: the slice
+of round 1, or ``finish``. POINT may also be ``start``, and LABEL ``ceilings``. FAKE_WORKER_S is how
+long a cell takes at least, and FAKE_WORKER_LOG a file that gets a line for every request when it
+comes and, but for starts, another when it is done. It imports no third-party package, so that a
+test can afford dozens of them.
 """
 
 import contextlib
@@ -67,67 +69,103 @@ def misbehave(action):
         reply(event="failed", status="error", cause="decoding does not reproduce the forward")
 
 
-def sample(start, cell, **own):
-    configuration = start["configuration"]
-    return {
-        "suite": configuration["suite"],
-        "point": f"context={cell['seq_len']},batch={cell['batch_size']}",
-        "model": start["contender"]["label"],
-        "preset": configuration["preset"],
-        "implementation": "fake",
-        "mode": configuration["mode"],
-        "phase": "decode",
-        "metric": "tpot_s",
-        "unit": "s",
-        "seq_len": cell["seq_len"],
-        "batch_size": cell["batch_size"],
-        "dtype": configuration["dtype"],
-        "device": configuration["device"],
-        "block": start["block"],
-        "process": start["process"],
-        "trial": 0,
-        "value": 0.001,
-        "status": "ok",
-        "cause": None,
-        "flags": [],
-    } | own
+class Cell:
+    """A cell from its preparation on, its samples as they come."""
 
+    def __init__(self, start, point, companions):
+        self.start, self.point, self.companions = start, point, companions
+        self.rows = []
 
-def measure(start, cell):
-    point = f"context={cell['seq_len']},batch={cell['batch_size']}"
-    action = ACTIONS.get(start["contender"]["label"], {}).get(point)
-    reply(event="phase", phase="decode")
-    time.sleep(CELL_S)
-    rows = [sample(start, cell, trial=trial) for trial in range(3)]
-    if action == "oom":
-        reply(event="cell", rows=[], status="oom", cause="asked for 8 GiB", flags=[])
-    elif action == "path":
-        reply(event="cell", rows=[], status="error", cause="no /home/ada/secret/file.py", flags=[])
-    elif action == "foreign rows":
-        reply(event="cell", rows=[rows[0] | {"block": 99}], status="ok", cause=None, flags=[])
-    elif action == "nan":
-        reply(event="cell", rows=[rows[0] | {"value": float("nan")}], status="ok", cause=None)
-    else:
+    def do(self, what, answer, moment=None, **about):
+        """What a request asks for, or what is to go wrong in its place."""
+        about = {"model": self.start["contender"]["label"], "block": self.start["block"], **about}
+        note(do=what, cell=self.point, companions=self.companions, **about)
+        named = f"context={self.point['seq_len']},batch={self.point['batch_size']}"
+        key = named if moment is None else f"{named} {moment}"
+        time.sleep(CELL_S / 8)  # of a cell's five requests
+        failing = self.failure(ACTIONS.get(about["model"], {}).get(key), about["model"])
+        note(do=f"{what} done", **about)
+        reply(**(failing or answer()))
+
+    def failure(self, action, label):
+        """The reply in which an action ends the cell; None where it does not."""
+        row = self.sample(trial=0)
+        bad = {
+            "oom": {"rows": [], "status": "oom", "cause": "asked for 8 GiB"},
+            "oom beside others": {"rows": [], "status": "oom", "cause": "asked for 8 GiB"},
+            "path": {"rows": [], "status": "error", "cause": "no /home/ada/secret/file.py"},
+            "foreign rows": {"rows": [row | {"block": 99}], "status": "ok", "cause": None},
+            "nan": {"rows": [row | {"value": float("nan")}], "status": "ok", "cause": None},
+        }
+        if action in bad and not (action.endswith("others") and self.companions == 0):
+            return {"event": "cell", "flags": [], **bad[action]}
         misbehave(action)
-        reply(event="cell", rows=rows, status="ok", cause=None, flags=["noisy"])
+        return None
+
+    def prepared(self):
+        reply(event="phase", phase="warm-up")
+        return {"event": "prepared", "slices": {"decode": 0.001}}
+
+    def sliced(self, trial):
+        self.rows.append(self.sample(trial=trial))
+        return {"event": "slice"}
+
+    def finished(self):
+        return {
+            "event": "cell", "rows": self.rows, "status": "ok", "cause": None, "flags": ["noisy"],
+        }  # fmt: skip
+
+    def sample(self, **own):
+        start, point, configuration = self.start, self.point, self.start["configuration"]
+        return {
+            "suite": configuration["suite"],
+            "point": f"context={point['seq_len']},batch={point['batch_size']}",
+            "model": start["contender"]["label"],
+            "preset": configuration["preset"],
+            "implementation": "fake",
+            "mode": configuration["mode"],
+            "phase": "decode",
+            "metric": "tpot_s",
+            "unit": "s",
+            "seq_len": point["seq_len"],
+            "batch_size": point["batch_size"],
+            "dtype": configuration["dtype"],
+            "device": configuration["device"],
+            "block": start["block"],
+            "process": start["process"],
+            "trial": None,
+            "value": 0.001,
+            "status": "ok",
+            "cause": None,
+            "flags": [],
+        } | own
+
+
+def begin(start):
+    label = start["contender"]["label"]
+    threads, ceilings = os.environ["OMP_NUM_THREADS"], start["ceilings"]
+    note(do="start", model=label, block=start["block"], threads=threads, ceilings=ceilings)
+    misbehave(ACTIONS.get(label, {}).get("start"))
+    reply(event="ready", model={"family": "fake"}, import_s=0.5, build_s=0.25, gate_s=0.1)
 
 
 def main():
-    start = None
+    start = cell = None
     for line in sys.stdin:
         message = json.loads(line)
         do = message["do"]
         if do == "start":
             start = message
-            label = start["contender"]["label"]
-            threads, ceilings = os.environ["OMP_NUM_THREADS"], start["ceilings"]
-            note(do=do, model=label, block=start["block"], threads=threads, ceilings=ceilings)
-            misbehave(ACTIONS.get(label, {}).get("start"))
-            reply(event="ready", model={"family": "fake"}, import_s=0.5, build_s=0.25, gate_s=0.1)
-        elif do == "cell":
-            cell = message["point"]
-            note(do=do, model=start["contender"]["label"], block=start["block"], cell=cell)
-            measure(start, cell)
+            begin(start)
+        elif do == "prepare":
+            cell = Cell(start, message["point"], message["companions"])
+            cell.do("prepare", cell.prepared)
+        elif do == "slice":
+            number = message["round"]
+            about = {"phase": message["phase"], "round": number}
+            cell.do("slice", lambda at=number: cell.sliced(at), f"slice {number}", **about)
+        elif do == "finish":
+            cell.do("finish", cell.finished, "finish")
         elif do == "ceilings":
             note(do=do)
             misbehave(ACTIONS.get("ceilings"))

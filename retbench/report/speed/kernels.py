@@ -9,7 +9,7 @@ import pandas as pd
 
 from retbench.metrics import METRICS
 from retbench.report import compare, fairness, stamp, units
-from retbench.report.citations import entry, letters, words
+from retbench.report.citations import entry, letters, ratio_entry, words
 from retbench.report.content import Content
 from retbench.report.frames import Row, groups, records
 from retbench.report.speed import kernels_figures as figures
@@ -100,18 +100,17 @@ def _numbers(kernels: Kernels, warnings: tuple[str, ...]) -> dict[str, Any]:
     ratios: dict[str, Any] = {}
     for row in records(kernels.ratios):
         own = ratios.setdefault(row["baseline"], {})
-        verdict = {"verdict": row["verdict"] or None, "note": row["note"] or None}
-        own[row["point"]] = entry(row, "ratio") | verdict
+        own[row["point"]] = ratio_entry(row)
     crossovers = [
         {name: row[name] for name in (*SETTING, "baseline", "status")}
         | entry(row, "tokens")
-        | {"direction_beyond": _known(row["direction_beyond"])}
+        | {"direction_beyond": _known(row["direction_beyond"]), "reason": row["reason"] or None}
         for row in records(kernels.crossovers)
     ]
     return {
         "conditions": stamp.conditions(kernels.meta),
         "profile": kernels.meta["configuration"]["profile"],
-        "noise_floor": compare.floor(kernels.meta),
+        "noise_floor": compare.floors(kernels.meta) or None,
         "margin": compare.margin(kernels.meta),
         "subject": kernels.models[0],
         "cells": cells,

@@ -223,10 +223,10 @@ def ratio_figure(kernels: Kernels, setting: Row, name: str) -> Drawn:
     sheet = _sheet(kernels, setting, "kernel_s")
     rows = at(kernels.ratios, setting).sort_values("seq_len", kind="stable")
     known = rows[rows["value"].notna()]
-    margin = compare.margin(kernels.meta)
+    threshold = compare.threshold(kernels.meta, "kernel_s")
     title = sheet.title(f"Time of {subject} over that of each other operation")
     note = sheet.note(
-        f"below 1: {subject} is faster", f"grey: margin ±{margin:.1%}",
+        f"below 1: {subject} is faster", f"grey: margin or noise floor, ±{threshold:.1%}",
         "bars: 95% interval, paired by block",
     )  # fmt: skip
     styles = theme.styles(kernels.models)
@@ -234,7 +234,7 @@ def ratio_figure(kernels: Kernels, setting: Row, name: str) -> Drawn:
     axes = sheet.panels(title, note, {name: styles[name] for name in compared})
     for ax, direction in zip(axes, kernels.planned("direction"), strict=True):
         own = known[known["direction"] == direction]
-        edges = (1 / (1 + margin), 1 + margin)
+        edges = (1 / (1 + threshold), 1 + threshold)
         _failures(ax, sheet, direction, [*_extent(own), *edges])
         ax.axhspan(*edges, color="#bdbdbd", alpha=0.45, linewidth=0, zorder=0)
         ax.axhline(1.0, color=theme.INK, linewidth=0.9, zorder=1)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 SETTING = ["direction", "dtype", "head_dim", "batch_size"]
 CROSSOVER_COLUMNS = [
-    *SETTING, "baseline", "status", "value", "low", "high", "direction_beyond", "shortest",
-    "longest", "n",
+    *SETTING, "baseline", "status", "value", "low", "high", "direction_beyond", "reason",
+    "shortest", "longest", "n",
 ]  # fmt: skip
 _NAMED = ("direction", "head_dim", "dtype")
 _NAN = float("nan")
@@ -67,17 +67,16 @@ class Kernels:
 def kernels(run: Run) -> Kernels:
     """Reduce a run to what its report says; the same samples give the same numbers."""
     meta, found = run.meta, reduced(run)
-    ratios = compare.ratios(found.processes, found.cells, found.statuses, found.models, meta)
+    ratios = compare.ratios(found.pairs, found.cells, found.statuses, found.models, meta)
     derived = pd.DataFrame(_derived(found.cells, meta), columns=found.cells.columns)
     cells = pd.concat([found.cells, derived], ignore_index=True) if len(derived) else found.cells
-    processes = with_settings(found.processes, meta)
     return Kernels(
         meta=meta,
         models=found.models,
         cells=_sorted(with_settings(cells, meta), found.models, meta),
         statuses=_sorted(with_settings(found.statuses, meta), found.models, meta),
         ratios=with_settings(ratios, meta),
-        crossovers=_crossovers(processes, found.models, meta),
+        crossovers=_crossovers(with_settings(found.pairs, meta), found.models, meta),
     )
 
 
@@ -152,20 +151,13 @@ def _over(time: Row, metric: str, work: float) -> Row:
 
 
 def _crossovers(
-    processes: pd.DataFrame, models: Sequence[str], meta: Mapping[str, Any]
+    paired: pd.DataFrame, models: Sequence[str], meta: Mapping[str, Any]
 ) -> pd.DataFrame:
     """From which context on the subject wins or loses; a smoke run earns no claim (M2)."""
-    times = processes[processes["metric"] == "kernel_s"]
     rows = []
-    for setting, group in groups(times, SETTING):
-        wide = group.pivot_table(
-            index=["model", "block"], columns="seq_len", values="value", observed=True
-        )
+    for setting, group in groups(paired[paired["metric"] == "kernel_s"], SETTING):
         for baseline in models[1:]:
-            if not {models[0], baseline} <= set(wide.index.get_level_values("model")):
-                continue
-            subject, other = (pd.DataFrame(wide.loc[name]) for name in (models[0], baseline))
-            crossed = compare.crossing(subject / other, meta)
+            crossed = compare.crossing(group[group["baseline"] == baseline], meta)
             if crossed is not None:
                 rows.append((*setting, baseline, *crossed))
     numbers = dict.fromkeys(("value", "low", "high"), "float64")

@@ -10,7 +10,15 @@ import pandas as pd
 from retbench.metrics import METRICS
 from retbench.report import stamp, units
 from retbench.report.frames import Row, records
-from retbench.report.layout import Table, crossing, ending, heading, scale_of, verdict
+from retbench.report.layout import (
+    Table,
+    crossing,
+    ending,
+    heading,
+    ratio_notes,
+    scale_of,
+    verdict,
+)
 from retbench.report.speed.kernels_frames import SETTING, Kernels, at
 
 _EDGES = ("value", "low", "high")
@@ -113,15 +121,11 @@ def ratios(kernels: Kernels) -> Table:
                     named(setting, kernels), baseline, units.tokens(row["seq_len"]),
                     str(row["n"]), value, verdict(row),
                 ))  # fmt: skip
-    notes = (
-        stamp.HOW_TO_READ,
-        "[low, high]: 95% interval; verdicts are corrected over the whole table (Holm); "
-        "inconclusive (n=6): 6 blocks would settle it",
-    )
     return Table(
         "ratios", f"Ratios of times: {subject} / baseline",
         ("Setting", "Baseline", "Context", "Blocks", "Time", "Verdict"), tuple(rows),
-        (False, False, True, True, True, False), notes, _stamp(kernels),
+        (False, False, True, True, True, False), ratio_notes(kernels.ratios, kernels.meta),
+        _stamp(kernels),
         frame=kernels.ratios, above=True, grouped=True, warned=True,
     )  # fmt: skip
 

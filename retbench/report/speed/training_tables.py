@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from retbench.report import compare, layout, stamp, units
+from retbench.report import compare, layout, units
 from retbench.report.axes import held, settings_of
 from retbench.report.efficiency import processes_of
 from retbench.report.frames import groups, records
@@ -128,14 +128,10 @@ def _ratios(summary: Summary) -> Table:
     for tag in measured:
         header += [metric_of(tag).title, *(["Verdict"] if tag in compare.TIMES else [])]
         numeric += [True, *([False] if tag in compare.TIMES else [])]
-    notes = (
-        stamp.HOW_TO_READ,
-        "[low, high]: 95% interval; verdicts are corrected over the whole table (Holm); "
-        "inconclusive (n=6): 6 blocks would settle it",
-    )
     return Table(
         "ratios", f"Ratios: {summary.models[0]} / baseline", tuple(header), tuple(rows),
-        tuple(numeric), notes, layout.stamped(summary), frame=compared, above=True, grouped=True,
+        tuple(numeric), layout.ratio_notes(compared, summary.meta), layout.stamped(summary),
+        frame=compared, above=True, grouped=True,
         headline=True, warned=True,
     )  # fmt: skip
 

@@ -1,5 +1,7 @@
 """A small synthetic run: three models, a sweep over context and one over batch, three blocks.
 
+The models of a block take turns: what the machine does in a round slows all of them alike.
+
 The times follow simple laws, so that tests know what to expect: retnet's step takes 4 ms at any
 context, transformer's 2 ms + 2 ms per 2,048 tokens (they cross at 2,048), and transformer-gqa's
 2 ms + 2 ms per 8,192 tokens (they meet at 8,192).
@@ -24,6 +26,15 @@ BATCHES = (1, 4, 16)
 BATCH_CONTEXT = 1024
 PARAMETERS = 10_000_000
 MIB = 2**20
+PRIMARY = [["tpot_s", "context=8192,batch=1"], ["ttft_s", "context=8192,batch=1"]]
+AUDIT = {
+    "floor": {"tpot_s": 0.004, "mean_tpot_s": 0.004, "ttft_s": 0.008}, "slowdown": 0.05,
+    "planted": 20, "found": 20, "compared": 20, "false": 0, "machine_id": "m", "preset": "10m",
+    "device": "cpu", "dtype": "float32", "mode": "eager", "threads": 2, "rows": [],
+    "time": "2025-01-01T00:00:00+00:00",
+}  # fmt: skip
+OLD = {"schema_version": 1, "audit": None, "primary": [], "calibration": {"floor": 0.02}}
+"""Keys of a run that was measured before contenders took turns."""
 
 
 def step_s(model: str, seq_len: int, batch: int) -> float:
@@ -33,6 +44,11 @@ def step_s(model: str, seq_len: int, batch: int) -> float:
     return (base + per_token * seq_len) * batch**0.5
 
 
+def machine(block: int, point: tuple[int, int], metric: str, trial: int) -> float:
+    """How the machine slows whoever it is in a round."""
+    return random.Random(f"{block} {point} {metric} {trial}").uniform(0.96, 1.04)
+
+
 def _meta(blocks: int, **changes: Any) -> dict[str, Any]:
     points = [(c, 1) for c in CONTEXTS] + [(BATCH_CONTEXT, b) for b in BATCHES[1:]]
     configuration = {
@@ -40,6 +56,7 @@ def _meta(blocks: int, **changes: Any) -> dict[str, Any]:
         "batch": list(BATCHES), "batch_context": BATCH_CONTEXT, "new_tokens": 8, "device": "cpu",
         "dtype": "float32", "mode": "eager", "profile": "quick", "seed": 0, "threads": 2,
         "ffn": "gelu", "overrides": {}, "timeout_s": 300.0, "memory_limit_gib": None, "out": None,
+        "margin": 0.01, "precision": 0.02, "minutes": 5.0,
     }  # fmt: skip
     models = {
         model: {
@@ -53,7 +70,7 @@ def _meta(blocks: int, **changes: Any) -> dict[str, Any]:
     for model, described in changes.pop("models", {}).items():
         models[model] |= described
     return {
-        "schema_version": 1, "suite": "inference", "state": "finished",
+        "schema_version": 2, "suite": "inference", "state": "finished",
         "configuration": configuration,
         "plan": {
             "suite": "inference",
@@ -70,7 +87,9 @@ def _meta(blocks: int, **changes: Any) -> dict[str, Any]:
                            "copy_bytes_per_s": 3e10}],
             "matmul_flop_per_s": {"float32": 2e11}, "elapsed_s": 2.0,
         },
-        "calibration": {"floor": 0.02}, "samples": None, "started": "2025-01-01T00:00:00+00:00",
+        "audit": AUDIT, "primary": PRIMARY, "stopped": None,
+        "block_s": {str(block): 60.0 for block in range(blocks)}, "samples": None,
+        "started": "2025-01-01T00:00:00+00:00",
         "finished": "2025-01-01T00:05:00+00:00", "elapsed_s": 300.0,
     } | changes  # fmt: skip
 
@@ -78,7 +97,7 @@ def _meta(blocks: int, **changes: Any) -> dict[str, Any]:
 def _batch(
     model: str, point: tuple[int, int], block: int, trials: int, steps: int, status: str,
     flags: list[str], rng: random.Random, implementation: str, mode: str, memory: float,
-    steps_per_sample: int,
+    generation: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip
     seq_len, batch = point
     process = block * len(MODELS) + MODELS.index(model)
@@ -112,11 +131,14 @@ def _batch(
         add("setup", "cold_start_s", 1e-3 * seq_len)
         for trial in range(trials):
             prefill = 1.5e-4 * seq_len * batch * (1 + quadratic)
-            add("prefill", "ttft_s", prefill * drift * rng.uniform(0.99, 1.02), trial)
-        for step in range(steps):
-            jitter = drift * rng.uniform(0.99, 1.03)
-            trial = step * steps_per_sample // 8  # of 8 new tokens
+            jitter = drift * rng.uniform(0.99, 1.02) * machine(block, point, "ttft_s", trial)
+            add("prefill", "ttft_s", prefill * jitter, trial)
+        for trial in range(steps):
+            jitter = drift * rng.uniform(0.99, 1.03) * machine(block, point, "tpot_s", trial)
             add("decode", "tpot_s", step_s(model, seq_len, batch) * jitter, trial)
+        for trial in range(trials if generation and batch == 1 else 0):
+            jitter = drift * rng.uniform(0.99, 1.03) * machine(block, point, "mean_tpot_s", trial)
+            add("generation", "mean_tpot_s", step_s(model, seq_len // 2, batch) * jitter, trial)
         weights, work = 4 * PARAMETERS, 3000 * seq_len * batch
         for metric, size in (
             ("weights_bytes", weights), ("state_bytes", state),
@@ -145,7 +167,8 @@ def write_run(
     path: Path, *, blocks: int = 3, trials: int = 10, steps: int = 12,
     failures: Failures | None = None, flags: dict[str, list[str]] | None = None,
     implementations: dict[str, str] | None = None, modes: dict[str, str] | None = None,
-    memory: float = 0.002, steps_per_sample: int = 1,
+    memory: float = 0.002, generation: bool = False,
+    alone: Callable[[str, int, int], bool] = lambda model, context, block: False,
     change: Callable[[dict[str, Any]], float] | None = None, **changes: Any,
 ) -> Path:  # fmt: skip
     """Write a run directory as the store lays it out.
@@ -153,14 +176,15 @@ def write_run(
     Args:
         path: the directory to make.
         blocks: processes of each model.
-        trials: TTFT samples of a cell in a process.
-        steps: TPOT samples of a cell in a process.
+        trials: rounds of a cell's prefill in a block, and of its generation.
+        steps: rounds of its decode steps.
         failures: status of (model, context, batch), for all blocks or by block.
         flags: flags of every cell of a model.
         implementations: what a model's samples say ran.
         modes: the execution mode that a model's samples name.
         memory: by how much memory peaks vary over processes.
-        steps_per_sample: decode steps that one sample of TPOT is the mean of.
+        generation: whether the mean TPOT of a whole generation was measured too.
+        alone: whether a model was measured by itself at a context in a block.
         change: a factor on the value of each row that has one.
         changes: keys of run.json to replace; ``configuration`` and ``models`` are merged.
     """
@@ -174,11 +198,12 @@ def write_run(
                 status = (failures or {}).get((model, *point), "ok")
                 if isinstance(status, dict):
                     status = status.get(block, "ok")
-                noted = (flags or {}).get(model, [])
+                noted = [*(flags or {}).get(model, [])]
+                noted += ["alone"] * alone(model, point[0], block)
                 rows += _batch(
                     model, point, block, trials, steps, status, noted, rng,
                     (implementations or {}).get(model, "fused"),
-                    (modes or {}).get(model, "eager"), memory, steps_per_sample,
+                    (modes or {}).get(model, "eager"), memory, generation,
                 )  # fmt: skip
     for row in rows:
         if change is not None and row["value"] is not None:

@@ -64,7 +64,7 @@ def run_json(
     }  # fmt: skip
     configuration |= changes.pop("configuration", {})
     return {
-        "schema_version": 1, "suite": "kernels", "state": "finished",
+        "schema_version": 2, "suite": "kernels", "state": "finished",
         "configuration": configuration,
         "plan": {
             "suite": "kernels", "points": points, "blocks": blocks, "seed": 0,
@@ -79,7 +79,11 @@ def run_json(
                            "copy_bytes_per_s": 3e10}],
             "matmul_flop_per_s": {"float32": MATMUL_RATE}, "elapsed_s": 2.0,
         },
-        "calibration": {"floor": 0.02}, "samples": None, "data": None, "warnings": [],
+        "audit": {"floor": {"kernel_s": 0.004}, "slowdown": 0.05, "planted": 20, "found": 20,
+                  "false": 0, "time": "2025-01-01T00:00:00+00:00"},
+        "primary": [["kernel_s", points[len(CONTEXTS) - 1]["point"]]], "stopped": None,
+        "block_s": {str(block): 60.0 for block in range(blocks)}, "samples": None,
+        "data": None, "warnings": [],
         "started": "2025-01-01T00:00:00+00:00", "finished": "2025-01-01T00:05:00+00:00",
         "elapsed_s": 300.0,
     } | changes  # fmt: skip

@@ -27,7 +27,7 @@ from retbench.report import (
 )
 from retbench.report.plots import figures
 
-from .conftest import FAILURES, MakeRun, write_run
+from .conftest import AUDIT, FAILURES, OLD, MakeRun, write_run
 
 ROOT = Path(__file__).parents[3]
 FIGURES = (
@@ -196,7 +196,9 @@ def test_the_csv_has_every_digit_and_the_stamp(make_run: MakeRun) -> None:
         == ("retnet", "tpot_s", "context=8192,batch=1")
     )  # fmt: skip
     assert float(found["value"]) == summary.value("retnet", "tpot_s", 8192, 1)
-    assert (found["profile"], found["noise_floor"]) == ("quick", "0.02")
+    assert (found["profile"], found["noise_floor"]) == ("quick", "0.004")
+    memory = next(row for row in rows if row["metric"] == "state_bytes")
+    assert memory["noise_floor"] == ""
 
 
 def test_markdown_states_how_to_read_a_ratio_and_defines_the_metrics(make_run: MakeRun) -> None:
@@ -204,7 +206,10 @@ def test_markdown_states_how_to_read_a_ratio_and_defines_the_metrics(make_run: M
     write_all(run)
     ratios = (run.path / "tables" / "ratios.md").read_text()
     assert "below 1 the subject is faster" in ratios
-    assert "noise floor: 2.02%" in ratios
+    assert (
+        "noise floor: TPOT 0.40%, Mean TPOT 0.40%, TTFT 0.80% (audit of 2025-01-01: 20 of 20 "
+        "planted differences of 5% found); margin of verdicts: 1.00%"
+    ) in ratios
     assert "| transformer | 8k | 1 | 0 | – | transformer: oom |" in ratios
     cells = (run.path / "tables" / "cells.md").read_text()
     assert "**TPOT**: time per output token" in cells
@@ -219,15 +224,67 @@ def test_percentiles_of_tpot_stand_on_the_screen_and_not_in_print(make_run: Make
     at = dict(zip(header, first, strict=True))
     assert float(at["TPOT p90 (ms)"]) > 4
     assert at["TPOT p99 (ms)"] == units.DASH
-    assert any("describe single decode steps of all processes" in line for line in lines)
+    assert any("describe the time per step of slices" in line for line in lines)
     assert "p90" in (run.path / "report.html").read_text()
     assert "p90" not in (run.path / "tables" / "cells.tex").read_text()
 
 
-def test_percentiles_over_means_of_steps_say_so(make_run: MakeRun) -> None:
-    run = make_run(steps=16, steps_per_sample=4)
+def test_the_tables_of_an_old_run_say_what_held_then(make_run: MakeRun) -> None:
+    run = make_run(**OLD)
     write_all(run)
-    assert "means of several decode steps" in (run.path / "tables" / "cells.md").read_text()
+    ratios = (run.path / "tables" / "ratios.md").read_text()
+    assert "noise floor: 2.02%; margin of verdicts: 1.00%" in ratios
+    assert "no row was named as primary before the run" in ratios
+    cells = (run.path / "tables" / "cells.md").read_text()
+    assert "p90 and p99 describe single decode steps" in cells
+
+
+def test_under_a_table_of_ratios_stands_what_it_could_have_told(make_run: MakeRun) -> None:
+    stopped = {"blocks": 3, "looks": 2, "why": "the time is up", "open": ["one", "two"]}
+    apart = lambda model, context, block: context == 512  # noqa: E731
+    run = make_run(stopped=stopped, alone=apart, generation=True)
+    write_all(run)
+    timed = summarise(run).ratios.query("metric == 'ttft_s'")["resolution"]
+    notes = (run.path / "tables" / "ratios.md").read_text()
+    median, worst = (units.significant(100 * x, 2) for x in (timed.median(), timed.max()))
+    assert f"TTFT {median}% (worst row {worst}%)" in notes
+    assert "Mean TPOT" in notes.partition("smallest difference")[2].partition("\n")[0]
+    assert "widened since the run looked 2 times whether to end: 94% hold" in notes
+    assert "ended after 3 blocks: the time is up; 2 ratios open" in notes
+    assert (
+        "primary, named before the run: TPOT at context=8192,batch=1; TTFT at "
+        "context=8192,batch=1, hold together (each 99.6%); other rows are exploratory"
+    ) in notes
+    assert "| transformer | 512 | 1 | 3 |" in notes and "slower, alone |" in notes
+    assert "alone: they were not measured in turns" in notes
+    assert "Holm" not in notes
+
+
+def test_in_print_a_verdict_is_its_word(make_run: MakeRun) -> None:
+    run = make_run(blocks=2)
+    write_all(run)
+    on_screen, printed = ((run.path / "tables" / f"ratios.{s}").read_text() for s in ("md", "tex"))
+    rows = [line for line in on_screen.splitlines() if line.startswith("|")]
+    assert any("inconclusive (tells " in line for line in rows)
+    body = printed[printed.index("\\midrule") :]
+    assert "inconclusive" in body and "(tells" not in body
+
+
+def test_the_mean_over_a_generation_stands_beside_the_step(make_run: MakeRun) -> None:
+    run = make_run(generation=True)
+    write_all(run)
+    tpot = json.loads((run.path / "plots" / "tpot_context.json").read_text())
+    assert {row["metric"] for row in tpot["shown"]} == {"tpot_s", "mean_tpot_s"}
+    ratio = json.loads((run.path / "plots" / "ratio_context.json").read_text())
+    assert {row["metric"] for row in ratio["shown"]} == {"tpot_s", "mean_tpot_s", "ttft_s"}
+    assert "Mean TPOT (ms)" in (run.path / "tables" / "cells.md").read_text()
+    assert "RetbenchMeanTpotRetnetContextEightKBatchOne}" in (run.path / "numbers.tex").read_text()
+
+
+def test_what_was_measured_alone_has_its_mark_where_there_is_no_ratio(make_run: MakeRun) -> None:
+    run = make_run(alone=lambda model, context, block: (model, context) == ("transformer", 8192))
+    write_plots(run)
+    assert ">■ alone</text>" in (run.path / "plots" / "ratio_context.svg").read_text()
 
 
 def test_a_footer_speaks_of_failures_only_where_there_are_any(make_run: MakeRun) -> None:
@@ -325,6 +382,10 @@ def test_numbers_json_has_value_interval_and_unit(make_run: MakeRun) -> None:
     assert found["unit"] == "s"
     failed = numbers["ratios"]["transformer"]["context=8192,batch=1"]["tpot_s"]
     assert (failed["value"], failed["note"]) == (None, "transformer: oom")
+    ratio = numbers["ratios"]["transformer-gqa"]["context=8192,batch=1"]["tpot_s"]
+    assert ratio["primary"] and ratio["confidence"] == pytest.approx(1 - 0.05 / 4)
+    assert ratio["resolution"] > 0.01
+    assert numbers["noise_floor"] == AUDIT["floor"] and numbers["audit"]["found"] == 20
 
 
 class _Page(HTMLParser):

@@ -64,7 +64,14 @@ def test_a_cell_carries_the_flags_of_its_samples_before_the_workers(make_run: Ma
     assert of(summary, "retnet", "context=512,batch=1") == "unsettled x5"
     assert of(summary, "transformer") == ""
     assert any("1 of 21 cells are flagged drift" in line for line in summary.warnings)
-    assert any("1 of 21 cells are flagged noisy" in line for line in summary.warnings)
+    noisy = next(line for line in summary.warnings if "1 of 21 cells are flagged noisy" in line)
+    assert "absolute times, not the ratios of contenders that took turns" in noisy
+
+
+def test_a_cell_that_was_measured_alone_is_flagged_so(make_run: MakeRun) -> None:
+    summary = summarise(make_run(alone=lambda model, context, block: context == 2048))
+    assert of(summary, "retnet") == "alone x3"
+    assert any("3 of 21 cells are flagged alone: they were not" in x for x in summary.warnings)
 
 
 def test_outliers_are_counted_and_kept(make_run: MakeRun) -> None:

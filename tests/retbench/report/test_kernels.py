@@ -109,6 +109,15 @@ def test_a_smoke_run_earns_no_claim(make: Make) -> None:
     assert any("SMOKE" in warning for warning in content.warnings)
 
 
+def test_the_primary_comparisons_are_those_of_one_point(make: Make) -> None:
+    rows = kernels(make()).ratios
+    assert set(rows.loc[rows["primary"], "point"]) == {POINT.format("forward", 4096)}
+    confidence = rows.loc[rows["primary"] & (rows["n"] > 0), "confidence"]
+    assert confidence.tolist() == pytest.approx([1 - 0.05 / 3] * len(confidence))
+    (found,) = (t for t in content_of(make()).tables if t.name == "ratios")
+    assert any(note.startswith("smallest difference") and "Time" in note for note in found.notes)
+
+
 # Words
 
 

@@ -8,18 +8,26 @@ import pytest
 
 from retbench.report import summarise
 
-from .conftest import FAILURES, MakeRun
+from .conftest import AUDIT, FAILURES, OLD, MakeRun
 
 
-def test_a_fair_calibrated_complete_run_has_no_warning(make_run: MakeRun) -> None:
+def test_a_fair_audited_complete_run_has_no_warning(make_run: MakeRun) -> None:
     assert summarise(make_run()).warnings == ()
+
+
+def test_an_old_run_that_was_calibrated_is_not_told_to_be_audited(make_run: MakeRun) -> None:
+    assert summarise(make_run(**OLD)).warnings == ()
+    uncalibrated = summarise(make_run("uncalibrated", **OLD | {"calibration": None}))
+    assert any("not audited" in line for line in uncalibrated.warnings)
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"configuration": {"profile": "smoke"}}, "SMOKE"),
-        ({"calibration": None}, "not calibrated"),
+        ({"audit": None}, "not audited (`retbench audit`); the margin of verdicts is 1.00%"),
+        ({"audit": AUDIT | {"found": 18}}, "missed 2 of 20 differences of 5% that were planted"),
+        ({"audit": AUDIT | {"false": 1}}, "found 1 difference between a model and itself"),
         ({"state": "interrupted"}, "not finished"),
         ({"provenance": {"commit": {"hash": "abc", "dirty": True}}}, "dirty"),
         ({"provenance": {"commit": None, "versions": {"retbench": None}}}, "neither a commit"),

@@ -1,0 +1,41 @@
+"""Whether a run may stop: which of its ratios its report could not yet call settled."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from retbench.report import compare
+from retbench.report.frames import column, records
+from retbench.report.summary import reduced
+
+if TYPE_CHECKING:
+    from retbench.store import Run
+
+PRECISION = 0.02  # of runs that name none
+
+
+def still_open(run: Run, looks: int) -> list[str]:
+    """Name the ratios of times that are neither decided nor as narrow as the run was asked.
+
+    They are those that the report will show, from the same code. A ratio that a failure leaves
+    without any block is not waited for.
+
+    Args:
+        run: the run so far.
+        looks: how often its ratios have been looked at to decide whether to stop, this time
+            included; each look makes the intervals wider (see :mod:`retbench.measure.comparison`).
+    """
+    meta = {**run.meta, "stopped": {"looks": looks}}
+    found = reduced(run)
+    table = compare.ratios(found.pairs, found.cells, found.statuses, found.models, meta)
+    timed = table[table["metric"].isin(compare.TIMES) & (table["n"] > 0)]
+    precision = math.log1p(meta["configuration"].get("precision", PRECISION))
+    narrow = np.log(column(timed, "high") / column(timed, "low")) / 2 <= precision
+    rows = timed[(timed["verdict"] == "inconclusive") & ~narrow]
+    return [
+        f"{row['metric']} of {row['subject']} / {row['baseline']} at {row['point']}"
+        for row in records(rows)
+    ]

@@ -1,0 +1,85 @@
+"""Replays recorded noise: which centre of a block's paired log ratios varies least between blocks.
+
+The recordings are audits in ``results/noise-*``: a model against itself and against a slowed copy,
+on a quiet machine, beside a neighbour that keeps half a core busy, and beside one that keeps one.
+They were made with::
+
+    retbench audit --blocks 8 --out results/noise-quiet --threads 2
+    python tests/benchmarks/neighbour.py 0.5 &
+    retbench audit --blocks 8 --out results/noise-half --threads 2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+
+from retbench.measure.comparison import paired_centre
+from retbench.store import open_run
+
+RESULTS = Path(__file__).parents[2] / "results"
+RECORDINGS = sorted(path.parent for path in RESULTS.glob("noise-*/run.json"))
+METRICS = ("tpot_s", "mean_tpot_s", "ttft_s")
+
+Floats = NDArray[np.float64]
+
+
+def hodges_lehmann(logs: Floats) -> float:
+    """The median of the means of all pairs, each with itself included."""
+    first, second = np.triu_indices(len(logs))
+    return float(np.median((logs[first] + logs[second]) / 2))
+
+
+def trimmed_mean(logs: Floats, share: float = 0.2) -> float:
+    """The mean without a fifth at each end."""
+    cut = int(len(logs) * share)
+    return float(np.sort(logs)[cut : len(logs) - cut].mean())
+
+
+CENTRES: dict[str, Callable[[Floats], float]] = {
+    "median": lambda logs: float(np.median(logs)),
+    "Hodges-Lehmann": hodges_lehmann,
+    "trimmed mean": trimmed_mean,
+    "mean": lambda logs: float(np.mean(logs)),
+    "paired_centre": paired_centre,
+}
+
+
+def paired_logs(recording: Path) -> pd.Series:
+    """Log ratios A / B by metric, point, block and round."""
+    frame = open_run(recording).frame()
+    timed = frame[frame["metric"].isin(METRICS)]
+    keys = ["metric", "point", "block", "trial"]
+    wide = timed.pivot_table(index=keys, columns="model", values="value")
+    return np.log(wide["A"] / wide["B"]).dropna()
+
+
+def block_deviation(logs: pd.Series, centre: Callable[[Floats], float]) -> pd.Series:
+    """By metric and point the standard deviation over blocks of their centres."""
+    keys = ["metric", "point", "block"]
+    blocks = logs.groupby(level=keys).apply(lambda group: centre(group.to_numpy()))
+    return blocks.groupby(level=["metric", "point"]).std()
+
+
+def unpaired_deviation(recording: Path) -> pd.Series:
+    """The same of the ratio of the processes' medians, without pairs."""
+    frame = open_run(recording).frame()
+    timed = frame[frame["metric"].isin(METRICS)]
+    medians = timed.groupby(["metric", "point", "block", "model"])["value"].median()
+    wide = medians.unstack("model")
+    return np.log(wide["A"] / wide["B"]).groupby(level=["metric", "point"]).std()
+
+
+@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.name)
+def test_the_centre_that_is_used_is_as_good_as_the_best(recording: Path) -> None:
+    logs = paired_logs(recording)
+    found = pd.DataFrame({name: block_deviation(logs, fn) for name, fn in CENTRES.items()})
+    found["unpaired medians"] = unpaired_deviation(recording)
+    print(f"\n{recording.name}: sd of a block's log ratio\n{found.map('{:.2%}'.format)}")
+    mean = found.mean()
+    assert mean["paired_centre"] <= 1.15 * mean[list(CENTRES)].min()
