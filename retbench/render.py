@@ -98,10 +98,12 @@ def cells(summary: Summary) -> Table:
     shown = _measured(_CELL_COLUMNS, summary.cells)
     scales = {metric: _scale(summary.cells, metric) for _, metric, _ in shown}
     headings = [
-        (f"{heading} {scales[metric].symbol}".strip() if heading != scales[metric].symbol
-         else heading, True)
+        (
+            f"{heading}\n{scales[metric].symbol}" if heading != scales[metric].symbol else heading,
+            True,
+        )
         for heading, metric, _ in shown
-    ]  # fmt: skip
+    ]
     made = table("Cells", [("context", True), ("batch", True), ("model", False), *headings])
     for row in _by_point(summary.statuses).to_dict("records"):
         place = (row["model"], row["point"])

@@ -95,7 +95,8 @@ class Block:
             for run in runs:
                 run.wait()  # or one's imports would run beside another's first calls
             for point in points:
-                outcomes = self._turns(point, runs)
+                implied = any(_is_smaller(other, point) for other in observed)
+                outcomes = None if implied else self._turns(point, runs)
                 if outcomes is None:
                     observed.append(point)
                 else:
@@ -140,6 +141,15 @@ class Block:
                     outcome = failed.get(run) or run.finish()
                 yield [(contender, point, outcome.flagged(*flags))]
             run.end()
+
+
+def _is_smaller(one: Point, other: Point) -> bool:
+    """Whether a point needs no more memory than another: it has no more tokens of anything."""
+    return (
+        one.settings == other.settings
+        and one.seq_len <= other.seq_len
+        and one.batch_size <= other.batch_size
+    )
 
 
 class Rounds:

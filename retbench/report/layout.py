@@ -187,8 +187,10 @@ def ratios(summary: Summary) -> Table:
         by_metric = {row["metric"]: row for row in records(group)}
         texts = [baseline, units.tokens(seq_len), str(batch_size), _blocks(group)]
         for tag in measured:
-            row = by_metric[tag]
             timed = tag in compare.TIMES
+            if (row := by_metric.get(tag)) is None:
+                texts += [units.DASH] * (1 + timed)
+                continue
             edges = (row["low"], row["high"]) if timed else (None, None)
             texts.append(printed((row["value"], *edges), units.Scale("", 1.0)))
             if timed:
@@ -207,8 +209,16 @@ def ratios(summary: Summary) -> Table:
     title = f"Ratios: {summary.models[0]} / baseline"
     return Table(
         "ratios", title, tuple(header), tuple(rows), tuple(numeric),
-        ratio_notes(summary.ratios, summary.meta), stamped(summary),
+        ratio_notes(summary.ratios, summary.meta), stamped(summary), _ratios_in_print(header),
     )  # fmt: skip
+
+
+def _ratios_in_print(header: Sequence[str]) -> tuple[int, ...] | None:
+    """The columns of ratios that fit a page; three times with their verdicts leave no more room."""
+    if metric_of("mean_tpot_s").title not in header:
+        return None
+    left_out = ("Blocks", *(metric_of(tag).title for tag in compare.MEMORY if tag != "state_bytes"))
+    return tuple(i for i, title in enumerate(header) if title not in left_out)
 
 
 def ratio_notes(ratios: pd.DataFrame, meta: Mapping[str, Any]) -> tuple[str, ...]:

@@ -152,16 +152,17 @@ def ratio_figure(summary: Summary, metrics: Sequence[str]) -> Drawn:
     styles = theme.styles(summary.models)
     subject, *baselines = summary.models
     timed = summary.crossovers[summary.crossovers["metric"].isin(metrics)]
+    rows = summary.ratios[along(summary, summary.ratios, "context")[1]].sort_values("seq_len")
     note = " · ".join((
         f"below 1: {subject} is faster", "grey: margin or noise floor",
         *(["diamond: crossover with its interval"] if (timed["status"] == "reached").any() else []),
         "band: 95% interval, paired by block", held(summary.meta, "context"),
-        *_marks(summary, "context"),
+        *_marks(summary, "context"), 
+        *(["× alone: only one of the two took turns"] if any(map(_is_mixed, rows["note"])) else []),
     ))  # fmt: skip
     title = f"Ratio of times: {subject} over its baselines"
     legend = {f"{subject} / {name}": styles[name] for name in baselines}
     figure, axes = draw.canvas(title, stamp.conditions(summary.meta), note, legend, len(metrics))
-    rows = summary.ratios[along(summary, summary.ratios, "context")[1]].sort_values("seq_len")
     for ax, metric in zip(axes, metrics, strict=True):
         draw.log2_axis(ax, planned(summary, "context"), "context (tokens)", tokens=True)
         _ratios(ax, summary, rows[rows["metric"] == metric], metric)
@@ -197,7 +198,11 @@ def _ratios(ax: Axes, summary: Summary, rows: pd.DataFrame, metric: str) -> None
 
 def _mark(note: str) -> str:
     """A short word for why there is no ratio."""
-    return compare.ALONE if note.startswith(f"measured {compare.ALONE}") else note.split(": ")[-1]
+    return compare.ALONE if _is_mixed(note) else note.split(": ")[-1]
+
+
+def _is_mixed(note: str) -> bool:
+    return note.startswith(f"measured {compare.ALONE}")
 
 
 def _crossing(ax: Axes, crossing: Row, style: theme.Style) -> None:

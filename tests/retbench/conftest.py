@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from retbench.suites.base import Suite
+from retbench.suites.session import Rows
+
 HERE = Path(__file__).parent
 
 META: dict[str, Any] = {
@@ -31,6 +34,17 @@ def _sample(**own: Any) -> dict[str, Any]:
 def _batch(trials: int = 2, **own: Any) -> list[dict[str, Any]]:
     ending = {"phase": "cell", "metric": "cell_s", "trial": None} | own
     return [_sample(**own | {"trial": trial}) for trial in range(trials)] + [_sample(**ending)]
+
+
+def measure(suite: Suite, rows: Rows, rounds: int = 3) -> list[str]:
+    """Measure a cell to its end, as a worker does that takes turns with nobody; its flags."""
+    with rows.closing:
+        cell = suite.prepare(rows.session, rows, lambda phase: None)
+        cell.warm_up()
+        for phase in cell.phases:
+            for number in range(rounds):
+                cell.slice(phase, number)
+        return cell.finish()
 
 
 @pytest.fixture(scope="session")

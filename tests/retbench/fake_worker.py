@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 
 REPLIES = os.fdopen(int(os.environ["RETBENCH_REPLY_FD"]), "w")
 ACTIONS = json.loads(os.environ.get("FAKE_WORKER", "{}"))
@@ -162,8 +163,8 @@ def main():
             cell.do("prepare", cell.prepared)
         elif do == "slice":
             number = message["round"]
-            about = {"phase": message["phase"], "round": number}
-            cell.do("slice", lambda at=number: cell.sliced(at), f"slice {number}", **about)
+            sliced = partial(cell.sliced, number)
+            cell.do("slice", sliced, f"slice {number}", phase=message["phase"], round=number)
         elif do == "finish":
             cell.do("finish", cell.finished, "finish")
         elif do == "ceilings":

@@ -11,11 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
+from retbench import runner, suites
+from retbench.contender_run import ContenderRun
 from retbench.errors import UserError
 from retbench.store import RunWriter, open_run
 
@@ -72,13 +74,23 @@ def alive(pid: int) -> bool:
 def coordinates(run: Any) -> list[tuple[Any, ...]]:
     frame = run.frame()
     measured = frame[frame["phase"] != "setup"]  # how often a worker starts is no result
-    columns = ["block", "model", "point", "phase", "metric", "trial", "status"]
-    return sorted(measured[columns].astype(str).itertuples(index=False, name=None))
+    columns = ["block", "model", "point", "phase", "metric", "status"]  # nor how many rounds
+    return sorted(set(measured[columns].itertuples(index=False, name=None)))
+
+
+def flags(run: Any, point: str, block: int = 0) -> dict[str, list[str]]:
+    """The flags of the cells of a point, by model; what every fake cell has left out."""
+    found = {m: row["flags"] for (b, m, p), row in run.endings.items() if (b, p) == (block, point)}
+    return {model: [flag for flag in own if flag != "noisy"] for model, own in found.items()}
 
 
 # A worker that fails costs its cell.
 
 
+MOMENTS = ("", " slice 1", " finish")
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=("prepare", "slice", "finish"))
 @pytest.mark.parametrize(
     ("action", "status", "cause"),
     [
@@ -88,17 +100,152 @@ def coordinates(run: Any) -> list[tuple[Any, ...]]:
         ("nan", "error", "it holds NaN"),
         ("foreign rows", "error", "a batch holds the rows of one cell"),
         ("kill", "oom", "killed by signal 9, most likely by the kernel for want of memory"),
+        ("memory", "oom", "exit status 1: MemoryError: 8 GiB"),
+        ("oom", "oom", "asked for 8 GiB"),
     ],
 )
 def test_a_failing_worker_costs_its_cell_only(
-    drive: ModuleType, tmp_path: Path, misbehave: Misbehave, action: str, status: str, cause: str
+    drive: ModuleType,
+    tmp_path: Path,
+    misbehave: Misbehave,
+    action: str,
+    status: str,
+    cause: str,
+    moment: str,
 ) -> None:
-    misbehave({"retnet": {SECOND: action}})
-    plan = drive.Plan("inference", drive.PLAN.contenders, drive.PLAN.points, 1, 0)
-    run = drive.execute(tmp_path / "run", plan=plan)
-    assert statuses(run) == ["ok", status, "ok"]
-    assert cause in (endings(run)[0, SECOND][1] or "")
-    assert statuses(run, "transformer") == ["ok"] * 3
+    misbehave({"retnet": {THIRD + moment: action}})
+    run = drive.execute(tmp_path / "run", plan=drive.THREE)
+    assert statuses(run) == ["ok", "ok", status]
+    assert cause in (endings(run)[0, THIRD][1] or "")
+    for other in ("transformer", "gqa"):
+        assert statuses(run, other) == ["ok"] * 3
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=("prepare", "slice", "finish"))
+def test_a_worker_that_hangs_is_stopped_in_its_own_time(
+    drive: ModuleType, tmp_path: Path, misbehave: Misbehave, moment: str
+) -> None:
+    misbehave({"retnet": {SECOND + moment: "hang"}})
+    run = drive.execute(tmp_path / "run", plan=drive.THREE, timeout_s=0.5)
+    assert statuses(run) == ["ok", "timeout", "ok"]
+    assert endings(run)[0, SECOND][1] == "not done within 0.5 s"
+    assert statuses(run, "transformer") == statuses(run, "gqa") == ["ok"] * 3
+
+
+@pytest.mark.parametrize("moment", MOMENTS[:2], ids=("prepare", "slice"))
+def test_of_three_the_two_that_are_left_go_on_in_turns(
+    drive: ModuleType, tmp_path: Path, misbehave: Misbehave, moment: str
+) -> None:
+    misbehave({"retnet": {SECOND + moment: "crash"}})
+    run = drive.execute(tmp_path / "run", plan=drive.THREE)
+    assert flags(run, SECOND) == {"retnet": [], "transformer": [], "gqa": []}
+    assert flags(run, THIRD) == {"retnet": [], "transformer": [], "gqa": []}
+
+
+@pytest.mark.parametrize("moment", MOMENTS[:2], ids=("prepare", "slice"))
+def test_of_two_the_one_that_is_left_goes_on_alone_and_says_so(
+    drive: ModuleType, tmp_path: Path, misbehave: Misbehave, moment: str
+) -> None:
+    misbehave({"retnet": {SECOND + moment: "crash"}})
+    run = drive.execute(tmp_path / "run")
+    assert flags(run, SECOND) == {"retnet": [], "transformer": ["alone"]}
+    assert flags(run, THIRD) == {"retnet": [], "transformer": []}
+
+
+def test_who_fails_when_all_rounds_are_made_leaves_nobody_alone(
+    drive: ModuleType, tmp_path: Path, misbehave: Misbehave
+) -> None:
+    misbehave({"retnet": {SECOND + " finish": "crash"}, "transformer": {}})
+    run = drive.execute(tmp_path / "run", plan=drive.THREE)
+    assert flags(run, SECOND) == {"retnet": [], "transformer": [], "gqa": []}
+
+
+def all_flagged(own: list[str]) -> dict[str, list[str]]:
+    return {"retnet": own, "transformer": own, "gqa": own}
+
+
+def alive_beside(requests: list[dict[str, Any]], point: int) -> set[int]:
+    """How many other workers were alive while each of a point's cells was prepared last."""
+    last = {r["model"]: r["companions"] for r in requests
+            if r["do"] == "prepare" and r["cell"]["seq_len"] == point}  # fmt: skip
+    return set(last.values())
+
+
+def test_who_runs_out_of_memory_beside_others_is_measured_alone_and_so_are_they(
+    drive: ModuleType, tmp_path: Path, misbehave: Misbehave, requests: Requests
+) -> None:
+    misbehave({"retnet": {SECOND: "oom beside others"}})
+    run = drive.execute(tmp_path / "run", plan=drive.THREE)
+    assert {row["status"] for row in run.endings.values()} == {"ok"}
+    assert flags(run, FIRST) == all_flagged([])
+    assert flags(run, SECOND) == flags(run, THIRD) == all_flagged(["alone"])
+    assert alive_beside(requests(), 16) == {2}
+    assert alive_beside(requests(), 32) == alive_beside(requests(), 64) == {0}
+
+
+def test_what_is_predicted_not_to_fit_together_is_measured_alone(
+    drive: ModuleType, tmp_path: Path, requests: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "available_memory_bytes", lambda: 1000)
+    monkeypatch.setattr(
+        suites.get("inference"),
+        "cost",
+        lambda *_: SimpleNamespace(memory_bytes=lambda _, point: {16: 133, 32: 266}.get(
+            point.seq_len, 267)),
+    )  # fmt: skip
+    run = drive.execute(tmp_path / "run", plan=drive.THREE)
+    assert flags(run, FIRST) == flags(run, SECOND) == all_flagged([])
+    assert flags(run, THIRD) == all_flagged(["alone"])
+    assert (alive_beside(requests(), 32), alive_beside(requests(), 64)) == ({2}, {0})
+
+
+def test_alone_means_that_no_other_worker_is_alive(
+    drive: ModuleType, tmp_path: Path, misbehave: Misbehave, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once: list[int] = []
+    prepare = ContenderRun.prepare
+
+    def counted(self: ContenderRun, point: Any, companions: int) -> Any:
+        if companions == 0:
+            at_once.append(len(children()) - (self._worker is not None))
+        return prepare(self, point, companions)
+
+    misbehave({"gqa": {SECOND: "oom"}})
+    monkeypatch.setattr(ContenderRun, "prepare", counted)
+    drive.execute(tmp_path / "run", plan=drive.THREE)
+    assert at_once == [0] * 6  # of three contenders at two points
+
+
+def children() -> list[int]:
+    """Processes that this one has started and that run."""
+    words = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return [int(word) for word in words if alive(int(word))]
+
+
+def test_a_lone_cell_that_failed_is_not_measured_again(
+    drive: ModuleType, tmp_path: Path, misbehave: Misbehave, requests: Requests
+) -> None:
+    misbehave({"retnet": {THIRD: "oom"}})
+    out = tmp_path / "run"
+    first = drive.execute(out, plan=drive.THREE)
+    behind = [label for _, label, point in first.endings if point == THIRD].index("retnet")
+    cut_after(out, 7 + behind)
+    asked = len(requests())
+    run = drive.execute(out, plan=drive.THREE, resume=True)
+    assert coordinates(run) == coordinates(first)
+    assert sum(r["do"] == "prepare" for r in requests()[asked:]) == 2 - behind
+
+
+def cut_after(out: Path, cells: int) -> None:
+    """Make a run look as if it had been killed behind its first ``cells`` cells."""
+    kept, count = [], 0
+    for line in (out / "samples.jsonl").read_text().splitlines(keepends=True):
+        if count < cells:
+            kept.append(line)
+        count += '"phase":"cell"' in line
+    (out / "samples.jsonl").write_text("".join(kept))
+    meta = json.loads((out / "run.json").read_text()) | {"state": "running", "samples": None}
+    (out / "run.json").write_text(json.dumps(meta))
 
 
 def test_a_cause_names_no_folder_of_the_machine(
@@ -117,6 +264,8 @@ def test_a_fresh_worker_takes_the_cells_behind_a_crash(
     run = drive.execute(tmp_path / "run")
     first, second, third = [run.endings[0, "retnet", p]["process"] for p in (FIRST, SECOND, THIRD)]
     assert first == second != third
+    others = [run.endings[0, "transformer", p]["process"] for p in (FIRST, SECOND, THIRD)]
+    assert len(set(others)) == 1
 
 
 def test_a_slow_cell_is_stopped_with_all_its_children(
@@ -140,8 +289,8 @@ def test_out_of_memory_is_implied_for_larger_cells_in_all_blocks(
     assert endings(run)[0, SECOND][1] == "asked for 8 GiB"
     assert endings(run)[1, THIRD][1] == f"out of memory at {SECOND} in block 0"
     assert statuses(run, "transformer") == ["ok"] * 6
-    asked = [r["cell"]["seq_len"] for r in requests() if r["do"] == "cell"]
-    assert asked.count(64) == 2  # the transformer's
+    asked = [r["model"] for r in requests() if r["do"] == "prepare" and r["block"] == 1]
+    assert asked.count("retnet") == 1
 
 
 def test_out_of_memory_implies_nothing_for_a_smaller_batch(
@@ -164,14 +313,6 @@ def test_a_second_kill_is_taken_for_want_of_memory(
     assert statuses(run)[:3] == ["oom", "oom", "oom_implied"]
 
 
-def test_a_memory_error_that_ends_the_worker_is_out_of_memory(
-    drive: ModuleType, tmp_path: Path, misbehave: Misbehave
-) -> None:
-    misbehave({"retnet": {THIRD: "memory"}})
-    run = drive.execute(tmp_path / "run")
-    assert statuses(run)[:3] == ["ok", "ok", "oom"]
-
-
 def test_a_model_that_fails_its_gate_is_never_timed(
     drive: ModuleType, tmp_path: Path, misbehave: Misbehave, requests: Requests
 ) -> None:
@@ -179,7 +320,7 @@ def test_a_model_that_fails_its_gate_is_never_timed(
     run = drive.execute(tmp_path / "run")
     cause = "decoding does not reproduce the forward"
     assert set(endings(run).values()) == {("error", cause)}
-    assert {r["model"] for r in requests() if r["do"] == "cell"} == {"transformer"}
+    assert {r["model"] for r in requests() if r["do"] == "prepare"} == {"transformer"}
     assert len([r for r in requests() if r["do"] == "start" and r["model"] == "retnet"]) == 2
 
 
@@ -190,6 +331,7 @@ def test_a_worker_that_cannot_start_is_tried_twice_a_block(
     run = drive.execute(tmp_path / "run")
     assert statuses(run) == ["error"] * 6
     assert len([r for r in requests() if r["do"] == "start" and r["model"] == "retnet"]) == 4
+    assert flags(run, FIRST) == {"retnet": [], "transformer": ["alone"]}
     assert statuses(run, "transformer") == ["ok"] * 6
 
 
@@ -210,7 +352,7 @@ def test_a_run_killed_at_any_moment_and_resumed_has_each_cell_once(
 ) -> None:
     moments = random.Random(2)  # fixed, so that a failure can be repeated
     out = tmp_path / "run"
-    for new_cells in (0, 0, 1, 1, 1):
+    for new_cells in (0, 0, 1, 2, 2):
         words = ["resume"] if (out / "run.json").exists() else []
         wanted = committed(out) + new_cells
         process = start(out, *words, cell_s=0.2)
@@ -220,36 +362,56 @@ def test_a_run_killed_at_any_moment_and_resumed_has_each_cell_once(
         time.sleep(moments.uniform(0.0, 0.3))
         process.kill()
         process.communicate()
-    assert 3 <= committed(out) < 12
+    assert 2 <= committed(out) < 12
     run = drive.execute(out, resume=(out / "run.json").exists())
     undisturbed = drive.execute(tmp_path / "undisturbed")
     assert coordinates(run) == coordinates(undisturbed)
     assert run.meta["state"] == "finished"
 
 
+@pytest.mark.parametrize("moment", [" slice 0", " slice 2", " finish"])
+def test_a_run_killed_in_mid_round_and_resumed_has_each_cell_once(
+    drive: ModuleType, tmp_path: Path, moment: str
+) -> None:
+    out = tmp_path / "run"
+    actions = {"retnet": {SECOND + moment: "kill the job"}}
+    process = start(out, FAKE_WORKER=json.dumps(actions), FAKE_WORKER_LOG=str(tmp_path / "log"))
+    process.communicate(timeout=20)
+    assert (process.returncode, committed(out)) == (-signal.SIGKILL, 2)
+    run = drive.execute(out, resume=True)
+    assert coordinates(run) == coordinates(drive.execute(tmp_path / "undisturbed"))
+    trials = run.frame().query("metric == 'tpot_s'").groupby(["block", "point", "model"])["trial"]
+    assert set(trials.apply(tuple)) == {(0, 1, 2)}
+    pids = {json.loads(line)["pid"] for line in (tmp_path / "log").read_text().splitlines()}
+    wait_for(lambda: not any(alive(pid) for pid in pids))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_keeps_its_cells_and_says_how_to_go_on(
     drive: ModuleType, tmp_path: Path, number: int
 ) -> None:
-    out = tmp_path / "run"
+    out, log = tmp_path / "run", tmp_path / "log"
     process = start(
         out,
-        FAKE_WORKER=json.dumps({"transformer": {SECOND: "hang"}, "retnet": {SECOND: "hang"}}),
-        FAKE_WORKER_LOG=str(tmp_path / "log"),
+        FAKE_WORKER=json.dumps({"retnet": {f"{SECOND} slice 1": "hang"}}),
+        FAKE_WORKER_LOG=str(log),
     )
-    wait_for(lambda: committed(out) == 1)
-    time.sleep(0.1)  # the worker hangs in its second cell now
+    in_mid_round = '"do": "slice", "cell": {"seq_len": 32, "batch_size": 1}'
+    wait_for(lambda: log.exists() and any(
+        in_mid_round in line and '"retnet"' in line and '"round": 1' in line
+        for line in log.read_text().splitlines()
+    ))  # fmt: skip
     sent = time.monotonic()
     process.send_signal(number)
-    _, message = process.communicate(timeout=10)
-    assert time.monotonic() - sent < 1.0
+    _, message = process.communicate(timeout=20)
+    assert time.monotonic() - sent < 10.0  # it hangs for 60
     assert process.returncode == 130
     assert (
-        f"1 of 12 cells are kept; continue with: python -m retbench run --resume --out {out}"
+        f"2 of 12 cells are kept; continue with: python -m retbench run --resume --out {out}"
         in (message)
     )
     assert open_run(out).meta["state"] == "interrupted"
-    pids = {json.loads(line)["pid"] for line in (tmp_path / "log").read_text().splitlines()}
+    pids = {json.loads(line)["pid"] for line in log.read_text().splitlines()}
     assert not any(alive(pid) for pid in pids)
     resumed = drive.execute(out, resume=True)
     assert coordinates(resumed) == coordinates(drive.execute(tmp_path / "undisturbed"))

@@ -14,10 +14,13 @@ from retbench.config.run import RunConfig, resolve
 from retbench.measure import ceilings
 from retbench.metrics import METRICS
 from retbench.plan import Contender, Point
-from retbench.suites.base import CellFailure, Rows, Session
-from retbench.suites.execution import Execution
+from retbench.suites.base import CellFailure
+from retbench.suites.execution import Execution, Generation
 from retbench.suites.inference import SUITE
+from retbench.suites.session import Rows, Session
 from retbench.workers.worker import open_session
+
+from .conftest import measure
 
 FAMILIES = ("retnet", "transformer", "transformer-gqa")
 
@@ -34,7 +37,7 @@ def session(family: str = "retnet", **given: Any) -> Session:
 
 def cell(session: Session, point: Point) -> dict[str, list[dict[str, Any]]]:
     rows = Rows(session, point)
-    SUITE.measure(session, rows, lambda phase: None)
+    measure(SUITE, rows)
     by_metric: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for sample in rows.samples:
         by_metric[sample["metric"]].append(dict(sample))
@@ -46,10 +49,36 @@ def test_contexts_are_swept_at_the_first_batch_and_batches_at_one_context() -> N
     assert set(plan.points) == {Point(64, 1), Point(128, 1), Point(128, 4)}
 
 
-def test_all_models_run_the_same_points_in_as_many_blocks_as_the_profile_says() -> None:
-    plan = SUITE.plan(configuration(profile="report"))
-    assert plan.blocks == 5
+def test_one_batch_size_is_no_sweep_and_a_context_is_then_one_point() -> None:
+    plan = SUITE.plan(resolve("inference", context="2048", batch="1", device="cpu"))
+    assert plan.points == (Point(2048, 1),)
+    assert plan.primary == (
+        ("tpot_s", "context=2048,batch=1"),
+        ("ttft_s", "context=2048,batch=1"),
+    )
+
+
+def test_all_models_run_the_same_points_and_the_longest_context_is_primary() -> None:
+    plan = SUITE.plan(configuration(context="64,128", batch="1,4"))
     assert [c.family for c in plan.contenders] == list(FAMILIES)
+    assert plan.primary == (("tpot_s", "context=128,batch=1"), ("ttft_s", "context=128,batch=1"))
+
+
+@pytest.mark.parametrize(
+    ("given", "blocks", "least"),
+    [
+        ({"profile": "smoke"}, 1, None),
+        ({"profile": "quick"}, 15, 3),
+        ({"profile": "report"}, 25, 5),
+        ({"profile": "quick", "minutes": 0}, 3, None),
+        ({"profile": "quick", "minutes": 1}, 15, 3),
+    ],
+)
+def test_blocks_are_those_of_the_profile_and_with_minutes_as_many_more_as_it_allows(
+    given: dict[str, Any], blocks: int, least: int | None
+) -> None:
+    plan = SUITE.plan(configuration(**given))
+    assert (plan.blocks, plan.least) == (blocks, least)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -87,7 +116,7 @@ def test_a_cell_has_every_metric_of_the_suite_in_its_declared_unit() -> None:
     samples = cell(session(new_tokens=4), Point(64, 2))
     assert set(samples) == {
         "weights_bytes", "state_bytes", "prefill_flops", "decode_flops", "decode_bytes",
-        "cold_start_s", "ttft_s", "tpot_s",
+        "cold_start_s", "ttft_s", "tpot_s", "mean_tpot_s",
         "prefill_peak_bytes", "decode_peak_bytes", "steady_bytes",
     }  # fmt: skip
     for metric, found in samples.items():
@@ -96,10 +125,15 @@ def test_a_cell_has_every_metric_of_the_suite_in_its_declared_unit() -> None:
         assert all(sample["value"] > 0 for sample in found)
 
 
-def test_each_trial_is_one_prefill_and_a_window_of_steps() -> None:
+def test_a_slice_of_each_phase_is_one_sample_that_keeps_its_round() -> None:
     samples = cell(session(new_tokens=4), Point(64, 1))
-    assert [sample["trial"] for sample in samples["ttft_s"]] == [0, 1, 2]
-    assert {sample["trial"] for sample in samples["tpot_s"]} == {0, 1, 2}
+    for metric, phase in (
+        ("ttft_s", "prefill"), ("tpot_s", "decode"), ("mean_tpot_s", "generation"),
+    ):  # fmt: skip
+        found = [(sample["trial"], sample["phase"]) for sample in samples[metric]]
+        assert found == [(number, phase) for number in range(3)]
+    others = [one for metric, found in samples.items() for one in found if "_s" not in metric]
+    assert {sample["trial"] for sample in others} == {None}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -111,20 +145,51 @@ def test_state_and_weight_bytes_are_those_of_the_tensors(family: str) -> None:
     assert samples["weights_bytes"][0]["value"] == pytest.approx(weights, rel=1e-3)
 
 
-def test_decoding_is_timed_at_the_context_that_was_prefilled(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    one = session(new_tokens=4)
-    positions: list[int] = []
+def watched_steps(one: Session) -> list[tuple[int, int]]:
+    """The position of each step from now on, and the most tokens that its state can hold."""
+    seen: list[tuple[int, int]] = []
     step = one.model.step
 
     def watched(token: torch.Tensor, state: Any) -> torch.Tensor:
-        positions.append(int(state.position))
+        seen.append((int(state.position), state.max_len))
         return step(token, state)
 
     one.model.step = watched  # type: ignore[method-assign]
-    cell(one, Point(64, 1))
-    assert set(positions) == {64, 65, 66, 67}
+    return seen
+
+
+def test_decoding_is_timed_at_the_context_that_was_prefilled() -> None:
+    one = session(new_tokens=4)
+    rows = Rows(one, Point(64, 1))
+    ready = SUITE.prepare(one, rows, lambda phase: None)
+    ready.warm_up()
+    seen = watched_steps(one)
+    ready.slice("decode", 0)
+    assert {position for position, _ in seen} == {64, 65, 66, 67}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("context", "positions"),
+    [(64, [4, 12, 20, 28, 36, 44, 52, 60]), (8, list(range(8))), (3, [0, 1, 2])],
+)
+def test_a_generation_steps_at_positions_spread_evenly_in_states_no_longer_than_needed(
+    family: str, context: int, positions: list[int]
+) -> None:
+    one = session(family)
+    run = Execution(one.model, 1, 72, "eager", torch.device("cpu"))
+    generation = Generation(run, context)
+    seen = watched_steps(one)
+    with torch.inference_mode():
+        generation()
+    assert len(generation) == len(positions)
+    assert seen == [(position, position + 1) for position in positions]
+
+
+def test_a_mean_step_of_a_generation_is_the_time_of_one_token() -> None:
+    one = session(new_tokens=4)
+    phase = SUITE.prepare(one, Rows(one, Point(64, 1)), lambda phase: None).phases["generation"]
+    assert (phase.metric, phase.per_call) == ("mean_tpot_s", Generation.POSITIONS)
 
 
 def test_exactly_the_prompt_is_prefilled_from_an_empty_state() -> None:
@@ -185,7 +250,8 @@ def test_the_memory_is_read_before_the_ceilings_are_measured_again(
     monkeypatch.setattr(one.meter, "peak_bytes", read)
     monkeypatch.setattr(ceilings, "measure", measured)
     cell(one, Point(64, 1))
-    assert order == ["memory", "memory", "ceilings"]
+    assert order[-1] == "ceilings" and order.count("ceilings") == 1
+    assert order.count("memory") >= 2  # of a prefill and of steps
 
 
 def test_logits_that_are_not_finite_are_an_error() -> None:

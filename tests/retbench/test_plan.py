@@ -51,6 +51,28 @@ def test_a_block_alone_has_the_cells_and_the_order_that_it_has_among_others() ->
     assert alone.to_json() == plan().to_json() | {"only": 2}
 
 
+def test_a_part_of_a_block_has_orders_of_its_own_that_the_seed_decides() -> None:
+    def draws(seed: int, *more: object) -> list[float]:
+        draw = plan(seed=seed).shuffler(0, *more)
+        return [draw.random() for _ in range(3)]
+
+    assert draws(0, "a") == draws(0, "a")
+    assert len({tuple(draws(*which)) for which in ((0,), (0, "a"), (0, "b"), (1, "a"))}) == 4
+
+
+def test_what_is_certain_of_a_plan_are_the_fewest_blocks_that_it_may_end_after() -> None:
+    assert plan().certain == plan()
+    may_end = replace(plan(blocks=15), least=3)
+    assert may_end.certain == plan(blocks=3)
+    assert may_end.to_json()["least"] == 3
+
+
+def test_only_a_slowed_contender_says_so_in_the_plan() -> None:
+    slowed = replace(CONTENDERS[0], slowdown=0.05)
+    assert Contender(**slowed.to_json()) == slowed
+    assert "slowdown" not in CONTENDERS[0].to_json()
+
+
 def test_every_contender_comes_first_about_as_often() -> None:
     first = Counter(plan().order(block)[0].label for block in range(600))
     # Binomial(600, 1/3): 200 with a standard deviation of 11.5; five of them either way.

@@ -1,11 +1,13 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from retbench import runner
 from retbench.errors import UserError
 from retbench.plan import Contender, Plan, Point
 from retbench.store import open_run
@@ -42,11 +44,11 @@ def cells(run: Any) -> list[tuple[int, str, str]]:
     return list(zip(statuses["block"], statuses["model"], statuses["point"], strict=True))
 
 
-def test_every_cell_is_measured_once_in_the_order_of_the_plan(
+def test_every_cell_is_measured_once_point_after_point_in_the_order_of_the_block(
     drive: ModuleType, tmp_path: Path
 ) -> None:
     run = drive.execute(tmp_path / "run")
-    assert cells(run) == [(b, c.label, p.id) for b, c, p in drive.PLAN.cells()]
+    assert cells(run) == drive.cells()
     assert set(run.statuses()["status"]) == {"ok"}
     assert run.meta["state"] == "finished"
 
@@ -124,10 +126,8 @@ def test_the_observer_follows_the_run(drive: ModuleType, tmp_path: Path) -> None
     assert diary.events[0] == ("started", 0)
     assert diary.events[-1] == ("finished", tmp_path / "run")
     assert kinds.count("worker") == 4
-    assert [event[1:4] for event in diary.events if event[0] == "cell"] == [
-        (b, c.label, p.id) for b, c, p in drive.PLAN.cells()
-    ]
-    assert ("phase", "decode") in diary.events
+    assert [event[1:4] for event in diary.events if event[0] == "cell"] == drive.cells()
+    assert ("phase", "warm-up") in diary.events
 
 
 def test_a_finished_run_is_resumed_to_itself(
@@ -161,10 +161,26 @@ def test_a_resumed_run_measures_what_is_left_and_numbers_processes_on(
     cut_after(tmp_path / "run", 4)
     asked = len(requests())
     run = drive.execute(tmp_path / "run", resume=True)
-    assert cells(run) == [(b, c.label, p.id) for b, c, p in drive.PLAN.cells()]
-    assert [request["do"] for request in requests()[asked:]].count("cell") == 8
-    assert run.statuses()["process"].tolist() == [0] * 3 + [1] + [2] * 2 + [3] * 3 + [4] * 3
+    assert cells(run) == drive.cells()
+    assert [request["do"] for request in requests()[asked:]].count("prepare") == 8
+    first, second = (run.statuses().query(f"block == {block}")["process"] for block in (0, 1))
+    assert set(first[:4]) == {0, 1} and set(first[4:]) == {2, 3}
+    assert set(second) == {4, 5}
     assert run.meta["resumed"][0]["from_process"] == 2
+
+
+def test_cells_that_took_turns_are_kept_all_or_none(
+    drive: ModuleType, tmp_path: Path, requests: Requests
+) -> None:
+    drive.execute(tmp_path / "run")
+    whole = (tmp_path / "run" / "samples.jsonl").read_bytes()
+    cut_after(tmp_path / "run", 5)  # of two at the third point one
+    asked = len(requests())
+    run = drive.execute(tmp_path / "run", resume=True)
+    assert cells(run) == drive.cells()
+    assert [request["do"] for request in requests()[asked:]].count("prepare") == 8
+    torn = (tmp_path / "run" / "samples.jsonl.cut").read_bytes()
+    assert torn in whole and torn.count(b'"phase":"cell"') == 1
 
 
 def change_meta(run: Path, **meta: Any) -> None:
@@ -195,3 +211,117 @@ def test_a_run_continued_at_another_commit_says_so(drive: ModuleType, tmp_path: 
     assert open_run(tmp_path / "run").meta["warnings"] == [
         "commit changed before the run was resumed"
     ]
+
+
+# When a run ends.
+
+GROWING = {"minutes": 5.0}
+
+
+def growing(drive: ModuleType) -> Plan:
+    """A plan that may end after two blocks, and has five at most."""
+    return replace(drive.PLAN, blocks=5, least=2)
+
+
+def settles_at(looks: int) -> Callable[[Any, int], list[str]]:
+    """Settled when it is looked at for that time, and not before."""
+    return lambda run, look: [] if look >= looks else ["tpot_s retnet / transformer"]
+
+
+def blocks_of(run: Any) -> set[int]:
+    return {block for block, _, _ in cells(run)}
+
+
+def test_a_plan_that_is_certain_is_never_looked_at(drive: ModuleType, tmp_path: Path) -> None:
+    run = drive.execute(tmp_path / "run", settled=lambda *_: pytest.fail("was looked at"))
+    assert (blocks_of(run), run.meta["stopped"]) == ({0, 1}, None)
+
+
+@pytest.mark.parametrize("looks", [1, 3])
+def test_blocks_are_added_until_every_ratio_is_settled(
+    drive: ModuleType, tmp_path: Path, looks: int
+) -> None:
+    run = drive.execute(tmp_path / "run", plan=growing(drive), settled=settles_at(looks), **GROWING)
+    assert blocks_of(run) == set(range(1 + looks))
+    assert run.meta["stopped"] == {
+        "blocks": 1 + looks, "looks": looks, "why": "every ratio is settled", "open": [],
+    }  # fmt: skip
+    assert set(run.meta["block_s"]) == {str(block) for block in range(1 + looks)}
+
+
+def test_a_look_sees_the_blocks_so_far(drive: ModuleType, tmp_path: Path) -> None:
+    seen = []
+
+    def look(run: Any, looks: int) -> list[str]:
+        seen.append((looks, blocks_of(run)))
+        return settles_at(2)(run, looks)
+
+    drive.execute(tmp_path / "run", plan=growing(drive), settled=look, **GROWING)
+    assert seen == [(1, {0, 1}), (2, {0, 1, 2})]
+
+
+def test_no_block_is_begun_that_the_minutes_do_not_suffice_for(
+    drive: ModuleType, tmp_path: Path
+) -> None:
+    run = drive.execute(tmp_path / "run", plan=growing(drive), settled=settles_at(99), minutes=1e-6)
+    assert blocks_of(run) == {0, 1}
+    stopped = run.meta["stopped"]
+    assert stopped["why"] == "1e-06 minutes do not suffice for another block"
+    assert stopped["open"] == ["tpot_s retnet / transformer"]
+
+
+def test_a_run_ends_at_the_most_blocks_whatever_is_open(drive: ModuleType, tmp_path: Path) -> None:
+    run = drive.execute(tmp_path / "run", plan=growing(drive), settled=settles_at(99), **GROWING)
+    assert blocks_of(run) == set(range(5))
+    assert run.meta["stopped"]["why"] == "5 blocks are the most there may be"
+
+
+def test_a_run_that_stopped_is_resumed_to_itself(
+    drive: ModuleType, tmp_path: Path, requests: Requests
+) -> None:
+    about = {"plan": growing(drive), "settled": settles_at(1), **GROWING}
+    drive.execute(tmp_path / "run", **about)
+    asked = len(requests())
+    drive.execute(tmp_path / "run", resume=True, **about)
+    assert len(requests()) == asked
+
+
+def test_a_run_killed_in_a_further_block_is_looked_at_behind_that_one(
+    drive: ModuleType, tmp_path: Path
+) -> None:
+    about = {"plan": growing(drive), **GROWING}
+    drive.execute(tmp_path / "run", settled=settles_at(3), **about)
+    cut_after(tmp_path / "run", 20)  # in the fourth of the blocks
+    change_meta(tmp_path / "run", stopped=None)
+    seen: list[int] = []
+
+    def look(run: Any, looks: int) -> list[str]:
+        seen.append(looks)
+        return []
+
+    run = drive.execute(tmp_path / "run", resume=True, settled=look, **about)
+    assert seen == [3]
+    assert (blocks_of(run), run.meta["stopped"]["blocks"]) == ({0, 1, 2, 3}, 4)
+
+
+def test_a_block_in_two_parts_has_no_length(drive: ModuleType, tmp_path: Path) -> None:
+    drive.execute(tmp_path / "run")
+    cut_after(tmp_path / "run", 2)
+    change_meta(tmp_path / "run", block_s={})
+    assert set(drive.execute(tmp_path / "run", resume=True).meta["block_s"]) == {"1"}
+
+
+def test_run_json_names_the_primary_comparisons_before_anything_is_measured(
+    drive: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = replace(drive.PLAN, primary=(("tpot_s", "context=64,batch=1"),))
+    monkeypatch.setattr(runner._Session, "run", lambda _: None)
+    run = drive.execute(tmp_path / "run", plan=plan)
+    assert run.meta["primary"] == [["tpot_s", "context=64,batch=1"]]
+
+
+def test_a_run_of_an_older_schema_cannot_be_continued(drive: ModuleType, tmp_path: Path) -> None:
+    drive.execute(tmp_path / "run")
+    change_meta(tmp_path / "run", schema_version=1)
+    with pytest.raises(UserError, match=r"begun by an older version .*schema 1.*not continued"):
+        drive.execute(tmp_path / "run", resume=True)

@@ -74,10 +74,10 @@ def _sentence(summary: Summary, step: Row, activations: list[Row]) -> str:
     ratio = units.with_interval(step["value"], step["low"], step["high"])
     said = (
         f"at {units.tokens(step['seq_len'])} tokens a step of {summary.models[0]} takes {ratio} of "
-        f"the time of one of {step['baseline']} ({layout.verdict(step)})"
+        f"the time of one of {step['baseline']}: {layout.verdict(step)}"
     )
     if activations:
-        said += f" and keeps {units.significant(activations[0]['value'])} of its activations"
+        said += f"; it keeps {units.significant(activations[0]['value'])} of its activations"
     return said
 
 

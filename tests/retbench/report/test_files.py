@@ -15,8 +15,11 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
+from retbench import document
+from retbench.console import Console
 from retbench.report import (
     citations,
+    compare,
     content_of,
     draw,
     summarise,
@@ -236,7 +239,7 @@ def test_the_tables_of_an_old_run_say_what_held_then(make_run: MakeRun) -> None:
     assert "noise floor: 2.02%; margin of verdicts: 1.00%" in ratios
     assert "no row was named as primary before the run" in ratios
     cells = (run.path / "tables" / "cells.md").read_text()
-    assert "p90 and p99 describe single decode steps" in cells
+    assert "p90 and p99 describe means of several decode steps" in cells
 
 
 def test_under_a_table_of_ratios_stands_what_it_could_have_told(make_run: MakeRun) -> None:
@@ -285,6 +288,33 @@ def test_what_was_measured_alone_has_its_mark_where_there_is_no_ratio(make_run: 
     run = make_run(alone=lambda model, context, block: (model, context) == ("transformer", 8192))
     write_plots(run)
     assert ">■ alone</text>" in (run.path / "plots" / "ratio_context.svg").read_text()
+    sidecar = json.loads((run.path / "plots" / "ratio_context.json").read_text())
+    assert "× alone: only one of the two took turns" in sidecar["note"]
+
+
+def test_the_console_prints_what_the_blocks_could_have_told(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped = {"blocks": 2, "looks": 1, "why": "the time is up", "open": ["one"]}
+    summary = summarise(make_run(blocks=2, generation=True, stopped=stopped))
+    Console().summary(summary)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "smallest difference that 4 such runs in 5 would tell" in said
+    assert "ended after 2 blocks: the time is up; 1 ratio open" in said
+    assert "x bound" in said and "mean TPOT" in said
+    assert "noise floor: TPOT 0.40%" in said and "transformer-gqa" in said
+    open_ = (summary.ratios["verdict"] == "inconclusive").sum()
+    timed = summary.ratios["metric"].isin(compare.TIMES).sum()
+    assert f"{open_} of {timed} ratios of times are inconclusive" in said
+
+
+def test_the_json_document_has_the_audit_and_why_the_run_ended(make_run: MakeRun) -> None:
+    stopped = {"blocks": 3, "looks": 1, "why": "the time is up", "open": []}
+    found = document.plain(document.of_summary(summarise(make_run(stopped=stopped)), []))
+    assert (found["audit"], found["stopped"]) == (AUDIT, stopped)
+    assert {"confidence", "resolution", "minutes_needed", "primary", "alone"} <= set(
+        found["ratios"][0]
+    )
 
 
 def test_a_footer_speaks_of_failures_only_where_there_are_any(make_run: MakeRun) -> None:
