@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 
-import torch
+from retbench.threads import limit_spinning
+
+# Tests run beside each other, and threads that spin there take minutes for what takes seconds.
+limit_spinning()
+
+import torch  # noqa: E402
 
 if not torch.cuda.is_available():
     # Read when Triton is imported, which torch.compile does too: so before any test.

@@ -23,7 +23,7 @@ def planned(**given: object) -> tuple[RunConfig, Plan]:
 def test_longer_contexts_take_longer_and_more_memory() -> None:
     cells = forecast(*planned(models="transformer", batch=1), CEILINGS).cells
     ordered = sorted(cells, key=lambda cell: cell.point.seq_len)
-    assert [c.seconds for c in ordered] == sorted(c.seconds for c in cells)
+    assert ordered[0].seconds < ordered[-1].seconds
     assert [c.memory_bytes for c in ordered] == sorted(c.memory_bytes for c in cells)
 
 
@@ -49,13 +49,19 @@ def test_a_slower_machine_takes_longer() -> None:
 def test_the_cap_of_the_profile_bounds_a_cell_of_short_trials() -> None:
     config, plan = planned(models="retnet", context=512, batch=1, batch_context=512)
     (cell,) = forecast(config, plan, CEILINGS).cells
-    assert cell.seconds < 6 * 2.0  # prefill and decode, each warm-up and trials, with slack
+    assert cell.seconds < 3 * 1.5 * 0.8 + 2.0  # of three phases warm-up and rounds, with slack
 
 
 def test_the_total_counts_every_block_and_the_start_of_each_worker() -> None:
     found = forecast(*planned(profile="quick"), CEILINGS)
     cells = sum(cell.seconds for cell in found.cells)
     assert found.total_s == pytest.approx(3 * (cells + sum(found.process_s.values())))
+
+
+def test_blocks_that_may_be_added_are_not_foreseen() -> None:
+    config, plan = planned(profile="quick")
+    assert plan.blocks > plan.certain.blocks
+    assert forecast(config, plan, CEILINGS) == forecast(config, plan.certain, CEILINGS)
 
 
 def test_which_cells_do_not_fit_follows_from_the_memory() -> None:
@@ -71,7 +77,7 @@ def test_no_time_is_promised_before_a_cell_was_seen() -> None:
 
 
 def test_what_was_observed_replaces_the_forecast() -> None:
-    config, plan = planned(models="retnet", profile="quick")
+    config, plan = planned(models="retnet", profile="quick", minutes=0)
     found = forecast(config, plan)
     left = TimeLeft(plan, found)
     for point in plan.points:
@@ -81,7 +87,7 @@ def test_what_was_observed_replaces_the_forecast() -> None:
 
 
 def test_blocks_side_by_side_take_as_long_as_the_longest() -> None:
-    config, plan = planned(models="retnet", profile="quick")
+    config, plan = planned(models="retnet", profile="quick", minutes=0)
     found = forecast(config, plan)
     left = TimeLeft(plan, found, side_by_side=True)
     for point in plan.points:

@@ -207,7 +207,7 @@ def test_a_newer_schema_is_refused(run: Path, meta: dict[str, Any]) -> None:
     (run / "run.json").write_text(json.dumps(content))
     before = snapshot(run)
     for attempt in (open_run, lambda run: RunWriter.resume(run, meta["configuration"])):
-        with pytest.raises(UserError, match=r"run\.json: schema version 2 is newer"):
+        with pytest.raises(UserError, match=rf"schema version {SCHEMA_VERSION + 1} is newer"):
             attempt(run)
     assert snapshot(run) == before
 
@@ -317,6 +317,92 @@ def test_a_run_whose_samples_are_missing_is_not_resumed(run: Path, meta: dict[st
     with pytest.raises(UserError, match=r"samples\.jsonl is missing; restore it"):
         RunWriter.resume(run, meta["configuration"])
     assert not (run / "samples.jsonl").exists()
+
+
+def test_a_run_of_an_older_schema_is_read_and_not_continued(
+    run: Path, meta: dict[str, Any]
+) -> None:
+    content = json.loads((run / "run.json").read_text()) | {"schema_version": 1}
+    (run / "run.json").write_text(json.dumps(content))
+    before = snapshot(run)
+    assert len(open_run(run).statuses()) == 3
+    with pytest.raises(UserError, match=r"older version \(schema 1, .*can be read, not continued"):
+        RunWriter.resume(run, meta["configuration"])
+    assert snapshot(run) == before
+
+
+# Cells that took turns.
+
+LABELS = ("retnet", "transformer", "gqa")
+
+
+def in_turns(batch: Batch, block: int, **last: Any) -> list[list[dict[str, Any]]]:
+    """The batches of one point of three contenders; the status row of each with ``last``."""
+    batches = [batch(block=block, model=label) for label in LABELS]
+    return [[*rows, ending | last] for *rows, ending in batches]
+
+
+@pytest.fixture
+def shared(tmp_path: Path, meta: dict[str, Any], batch: Batch) -> Path:
+    """A run of two blocks of three contenders that took turns."""
+    path = tmp_path / "run"
+    with RunWriter.create(path, meta) as writer:
+        for block in range(2):
+            writer.append(*in_turns(batch, block))
+        assert len(writer.done) == 6
+    return path
+
+
+def test_cells_that_took_turns_are_committed_together(shared: Path) -> None:
+    assert [label for _, label, _ in open_run(shared).endings] == [*LABELS, *LABELS]
+
+
+def test_of_cells_that_are_committed_together_a_bad_one_keeps_all_out(
+    shared: Path, meta: dict[str, Any], batch: Batch
+) -> None:
+    before = snapshot(shared)
+    bad = in_turns(batch, 2)
+    bad[2] = bad[2][:-1]  # no status row
+    with RunWriter.resume(shared, meta["configuration"], 3) as writer:
+        for batches, problem in ((bad, "one status row"), (in_turns(batch, 1), "before")):
+            with pytest.raises(ValueError, match=problem):
+                writer.append(*batches)
+    assert snapshot(shared) == before
+
+
+@pytest.mark.parametrize("cells", [3, 4, 5, 6])
+def test_a_part_of_cells_that_took_turns_is_set_aside(
+    shared: Path, meta: dict[str, Any], cells: int
+) -> None:
+    lines = lines_of(shared)
+    set_lines(shared, lines[: 3 * cells], state="running")
+    kept = cells // 3 * 3
+    with RunWriter.resume(shared, meta["configuration"], 3) as writer:
+        assert len(writer.done) == kept
+    assert lines_of(shared) == lines[: 3 * kept]
+    cut = shared / "samples.jsonl.cut"
+    assert (cut.read_bytes() if kept < cells else b"") == b"".join(lines[3 * kept : 3 * cells])
+
+
+def test_a_part_is_set_aside_with_the_half_cell_behind_it(
+    shared: Path, meta: dict[str, Any]
+) -> None:
+    lines = lines_of(shared)
+    set_lines(shared, [*lines[:13], lines[13][:20]], state="running")
+    with RunWriter.resume(shared, meta["configuration"], 3) as writer:
+        assert len(writer.done) == 3
+    assert (shared / "samples.jsonl.cut").read_bytes() == b"".join(lines[9:13]) + lines[13][:20]
+
+
+def test_cells_that_were_measured_alone_are_kept_one_by_one(
+    tmp_path: Path, meta: dict[str, Any], batch: Batch
+) -> None:
+    with RunWriter.create(tmp_path / "run", meta) as writer:
+        for rows in in_turns(batch, 0, flags=["alone"])[:2]:
+            writer.append(rows)
+    with RunWriter.resume(tmp_path / "run", meta["configuration"], 3) as writer:
+        assert len(writer.done) == 2
+    assert not (tmp_path / "run" / "samples.jsonl.cut").exists()
 
 
 # A run that was killed.

@@ -23,10 +23,13 @@ from retbench.forecast import forecast
 from retbench.measure import ceilings
 from retbench.metrics import METRICS
 from retbench.plan import Contender, Point
-from retbench.suites.base import CellFailure, Rows, Session
+from retbench.suites.base import CellFailure
 from retbench.suites.kernels import SUITE, attention_dim, case_of
 from retbench.suites.kernels_gate import TOLERANCE
+from retbench.suites.session import Rows, Session
 from retbench.workers.worker import open_session
+
+from ..conftest import measure
 
 CPU = torch.device("cpu")
 Change = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -57,7 +60,7 @@ def point(direction: str = "train", dtype: str = "float32", context: int = 96) -
 
 def cell(one: Session, at: Point) -> dict[str, list[dict[str, Any]]]:
     rows = Rows(one, at)
-    SUITE.measure(one, rows, lambda phase: None)
+    measure(SUITE, rows)
     by_metric: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for sample in rows.samples:
         by_metric[sample["metric"]].append(dict(sample))
@@ -177,7 +180,7 @@ def computing(
 def test_a_wrong_operation_is_never_timed_but_its_error_is_kept(change: Change) -> None:
     rows = Rows(computing(change), point("train"))
     with pytest.raises(CellFailure, match=r"against float64, allowed 0.0001 in float32") as failure:
-        SUITE.measure(rows.session, rows, lambda phase: None)
+        measure(SUITE, rows)
     assert failure.value.status == "error"
     metrics = {sample["metric"] for sample in rows.samples}
     assert "kernel_error" in metrics and "kernel_s" not in metrics

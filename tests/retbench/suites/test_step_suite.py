@@ -15,8 +15,11 @@ from retbench.errors import UserError
 from retbench.forecast import forecast
 from retbench.plan import Contender, Point
 from retbench.store import Run, open_run
-from retbench.suites.base import CellFailure, Rows, Session
+from retbench.suites.base import CellFailure
+from retbench.suites.session import Rows, Session
 from retbench.workers.worker import open_session
+
+from ..conftest import measure
 
 SMALL: dict[str, Any] = {
     "preset": "tiny", "context": (32, 64), "batch": (1, 2), "batch_context": 32,
@@ -37,7 +40,7 @@ def session(family: str = "retnet", dtype: str = "float32", **options: Any) -> S
 
 def measured(point: Point, **options: Any) -> dict[str, float]:
     rows = Rows(session(**options), point)
-    suites.get("training").measure(rows.session, rows, lambda phase: None)
+    measure(suites.get("training"), rows)
     return {row["metric"]: row["value"] for row in rows.samples if row["value"] is not None}
 
 
@@ -150,7 +153,7 @@ def test_a_cell_leaves_the_weights_as_they_were() -> None:
     rows = Rows(session(), Point(32, 2))
     model: Any = rows.session.model
     before = [p.detach().clone() for p in model.parameters()]
-    suites.get("training").measure(rows.session, rows, lambda phase: None)
+    measure(suites.get("training"), rows)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert not model.training and all(p.grad is None for p in model.parameters())
 

@@ -18,7 +18,8 @@ from retbench.errors import UserError
 from retbench.forecast import forecast
 from retbench.plan import Contender, Plan, Point
 from retbench.store import Run
-from retbench.suites.base import CellFailure, Session
+from retbench.suites.base import CellFailure
+from retbench.suites.session import Session
 from retbench.suites.text import test_documents as text_documents
 from retbench.suites.training_cell import best_rate, check_causality, final_point, tuning_points
 

@@ -22,6 +22,7 @@ OTHER, BOTH = "1", "01"
 HOW: dict[str, tuple[float, str, dict[str, dict[str, str]]]] = {
     "sound": (20, BOTH, {}),
     "crash": (20, OTHER, {"retnet": {SECOND: "crash"}}),
+    "crash in a slice": (20, OTHER, {"retnet": {f"{SECOND} slice 1": "crash"}}),
     "kill": (20, OTHER, {"retnet": {SECOND: "kill"}}),
     "oom": (20, OTHER, {"retnet": {SECOND: "oom"}}),
     "all oom": (20, BOTH, {"retnet": {SECOND: "oom"}}),
@@ -81,10 +82,20 @@ def test_the_workers_of_all_ranks_measure_as_one(runs: dict[str, Ended]) -> None
     assert runs["sound"].endings() == [("ok", None)] * 3
 
 
+def test_contenders_of_several_ranks_are_measured_one_after_the_other(
+    runs: dict[str, Ended],
+) -> None:
+    endings = open_run(runs["sound"].folder).endings
+    assert {tuple(row["flags"]) for row in endings.values()} == {("noisy", "alone")}
+    labels = [label for block, label, _ in endings if block == 0]
+    assert labels == sorted(labels) or labels == sorted(labels, reverse=True)
+
+
 @pytest.mark.parametrize(
     ("name", "status", "cause"),
     [
         ("crash", "error", "rank 1: exit status 3: RuntimeError: in kernel.py"),
+        ("crash in a slice", "error", "rank 1: exit status 3: RuntimeError: in kernel.py"),
         ("kill", "oom", "rank 1: killed by signal 9, most likely by the kernel for want of memory"),
         ("hang", "timeout", "rank 1: not done within 1.5 s"),
     ],

@@ -44,8 +44,13 @@ def start(config: RunConfig, family: str = "retnet") -> Message:
     }
 
 
-def cell(seq_len: int, batch_size: int) -> Message:
-    return {"do": "cell", "point": Point(seq_len, batch_size).to_json(), "brief": {}}
+def prepare(seq_len: int, batch_size: int) -> Message:
+    point = Point(seq_len, batch_size).to_json()
+    return {"do": "prepare", "point": point, "brief": {}, "companions": 0}
+
+
+def timed(phase: str, number: int) -> Message:
+    return {"do": "slice", "phase": phase, "round": number}
 
 
 def test_a_library_that_the_memory_limit_keeps_out_is_out_of_memory(worker: Worker) -> None:
@@ -76,25 +81,50 @@ def answer(worker: Worker, message: Message) -> Message:
     return reply
 
 
-def test_a_worker_builds_verifies_and_measures(worker: Worker) -> None:
+def test_a_worker_builds_verifies_and_measures_slice_by_slice(worker: Worker) -> None:
     ready = answer(worker, start(configuration()))
     assert ready["event"] == "ready"
     assert ready["model"]["family"] == "retnet"
     assert 0 <= ready["gate_error"] < 1e-4
-    reply = answer(worker, cell(64, 1))
+    prepared = answer(worker, prepare(64, 1))
+    assert (prepared["event"], list(prepared["slices"])) == (
+        "prepared", ["prefill", "decode", "generation"],
+    )  # fmt: skip
+    assert all(seconds > 0 for seconds in prepared["slices"].values())
+    for phase, number in (("prefill", 0), ("prefill", 1), ("decode", 0)):
+        assert answer(worker, timed(phase, number)) == {"event": "slice"}
+    reply = answer(worker, {"do": "finish"})
     assert (reply["event"], reply["status"]) == ("cell", "ok")
     coordinates = {(row["model"], row["block"], row["process"]) for row in reply["rows"]}
     assert coordinates == {("A", 2, 7)}
+    rounds = [(row["metric"], row["trial"]) for row in reply["rows"] if row["trial"] is not None]
+    assert rounds == [("ttft_s", 0), ("ttft_s", 1), ("tpot_s", 0)]
+
+
+def test_a_worker_that_is_asked_out_of_turn_says_so_and_lives(worker: Worker) -> None:
+    answer(worker, start(configuration()))
+    for message in (timed("decode", 0), {"do": "finish"}):
+        reply = answer(worker, message)
+        assert (reply["event"], reply["status"]) == ("cell", "error")
+        assert "before a cell was prepared" in reply["cause"]
+    assert answer(worker, prepare(64, 1))["event"] == "prepared"
+
+
+def test_a_cell_that_is_released_is_forgotten(worker: Worker) -> None:
+    answer(worker, start(configuration()))
+    answer(worker, prepare(64, 1))
+    assert answer(worker, {"do": "release"}) == {"event": "released"}
+    assert answer(worker, {"do": "finish"})["status"] == "error"
 
 
 def test_a_cell_beyond_the_memory_limit_is_out_of_memory_and_the_worker_lives(
     worker: Worker,
 ) -> None:
     answer(worker, start(configuration(memory_limit_gib=0.25), "transformer"))
-    reply = answer(worker, cell(64, 16384))
-    assert reply["status"] == "oom", reply
+    reply = answer(worker, prepare(64, 16384))
+    assert (reply["event"], reply["status"]) == ("cell", "oom"), reply
     assert "memory" in reply["cause"]
-    assert answer(worker, cell(64, 1))["status"] == "ok"
+    assert answer(worker, prepare(64, 1))["event"] == "prepared"
 
 
 def test_a_model_that_cannot_be_built_is_reported_with_its_cause(worker: Worker) -> None:
