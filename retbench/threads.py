@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 from retbench.measure.disturbance import foreign_cpu_s
 
-SPIN_LIMITS = {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "0"}
+SPIN_LIMITS = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "0"}
 """Of libgomp, in turns of its loop; of LLVM's and Intel's runtimes, in whole milliseconds."""
 
 # Whoever sets one of these has chosen for himself.

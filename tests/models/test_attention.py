@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models import build
 from models.attention import (
     DECODE_SPLITS,
     KVCache,
@@ -135,3 +136,27 @@ def test_half_precision_rounds_no_position_or_angle(small: Any, dtype: torch.dty
     assert half.cos.dtype == half.sin.dtype == torch.float32
     assert torch.equal(half.cos, exact.cos.float())
     assert torch.equal(half.sin, exact.sin.float())
+
+
+@pytest.mark.parametrize("family", ["transformer", "transformer-gqa", "retnet"])
+def test_a_step_within_a_part_of_the_state_is_that_in_the_whole(family: str) -> None:
+    model = build(family, preset="tiny", vocab_size=97)
+    whole = model.init_state(2, 16)
+    tokens = torch.arange(18).reshape(2, 9)
+    with torch.inference_mode():
+        model.prefill(tokens[:, :8], whole)
+        part = whole.within(9)
+        logits = model.step(tokens[:, 8], part)
+        assert (int(whole.position), int(part.position), part.max_len) == (8, 9, 9)
+        if family == "retnet":  # its state has taken the token in; a cache merely holds it
+            whole.reset()
+            model.prefill(tokens[:, :8], whole)
+        assert torch.allclose(model.step(tokens[:, 8], whole), logits, atol=1e-5)
+
+
+def test_a_cache_within_another_is_its_first_part_in_the_same_memory() -> None:
+    cache = cached(6, 2)
+    part = cache.within(4)
+    part.keys.zero_()
+    assert part.keys.shape[2] == part.values.shape[2] == 4
+    assert not cache.keys[:, :, :4].any() and cache.keys[:, :, 4:].all()

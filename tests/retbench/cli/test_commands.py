@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
-import pandas as pd
 import pytest
 
 import retbench
-from retbench import api, calibration, runner, sizes
+from retbench import api, audit, sizes
 from retbench.console import PIPED_COLUMNS
 
 from .conftest import DERIVED, ROOT, SMALL, Command, Outcome, files
@@ -29,7 +27,7 @@ def test_the_version_is_printed(command: Command) -> None:
 def test_without_a_command_the_commands_are_listed(command: Command) -> None:
     ended = command()
     assert ended.status == 0
-    for name in ("run", "plot", "table", "models", "doctor", "calibrate"):
+    for name in ("run", "plot", "table", "models", "doctor", "audit"):
         assert f"  {name} " in ended.out
 
 
@@ -147,49 +145,40 @@ def test_doctor_prints_provenance_and_ceilings(
         assert part in out
 
 
-def test_calibrate_stores_the_floor_of_this_machine_for_later_runs(
-    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+AUDIT = {
+    "machine_id": "abc", "contender": "retnet", "slowdown": 0.05, "blocks": 5, "false": 0,
+    "compared": 4, "found": 3, "planted": 4, "floor": {"tpot_s": 0.02}, "rows": [],
+    "time": "2026-01-01T00:00:00+00:00",
+}  # fmt: skip
+
+
+def test_an_audit_is_printed_and_stored_for_later_runs(
+    command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = {"machine_id": "abc", "floor": 0.02, "pairs": 10}
-    monkeypatch.setattr(calibration, "calibrate", lambda *_: record)
-    ended = command("calibrate", "--device", "cpu")
-    assert "noise floor 2.02%" in ended.out
-    assert calibration.matching("abc") == record
-    assert calibration.matching("another") is None
+    asked: dict[str, Any] = {}
+
+    def audited(config: Any, **about: Any) -> dict[str, Any]:
+        asked.update(about, config=config)
+        return AUDIT | {"key": "k"}
+
+    monkeypatch.setattr(audit, "audit", audited)
+    words = ("--device", "cpu", "--threads", "1", "--slowdown", "10%", "--blocks", "2")
+    ended = command("audit", *words)
+    assert ended.status == 0
+    assert (asked["slowdown"], asked["blocks"], asked["config"].context) == (0.1, 2, (512, 2048))
+    assert "tpot_s 2.02%" in ended.out and "found in 3 of 4 comparisons" in ended.out
+    assert json.loads(audit.cache_file().read_text())["k"]["floor"] == {"tpot_s": 0.02}
 
 
-def test_a_calibration_compares_one_cell_of_one_model_with_itself() -> None:
-    config = api.prepare(device="cpu", models="retnet", profile="report").config
-    plan = calibration.against_itself(config)
-    assert [(c.label, c.family) for c in plan.contenders] == [("A", "retnet"), ("B", "retnet")]
-    assert (len(plan.points), plan.blocks) == (1, 5)
-
-
-def test_the_floor_is_the_95th_percentile_of_the_differences_of_equal_models(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    columns = ["metric", "status", "block", "model", "value"]
-    rows = [("tpot_s", "ok", b, m, 1.0 + 0.1 * (m == "B")) for b in range(5) for m in "AB"]
-    rows += [("tpot_s", "ok", 5, "A", 9.0)]  # a block that only one side finished is no pair
-    run = SimpleNamespace(
-        frame=lambda: pd.DataFrame(rows, columns=columns),
-        meta={"provenance": {"machine_id": "abc"}},
-    )
-    monkeypatch.setattr(runner, "execute", lambda *_, **__: run)
-    config = api.prepare(device="cpu", models="retnet", profile="report").config
-    record = calibration.calibrate(config)
-    assert (record["machine_id"], record["pairs"]) == ("abc", 5)
-    assert record["floor"] == pytest.approx(math.log(1.1))
-
-
-def test_a_run_records_the_calibration_of_its_machine(
+def test_a_run_records_the_audit_of_its_machine(
     command: Command, tmp_path: Path, finished: tuple[Path, Outcome]
 ) -> None:
     copy = Path(shutil.copytree(finished[0], tmp_path / "copy"))
-    machine_id = retbench.open_run(str(copy)).meta["provenance"]["machine_id"]
-    calibration.remember({"machine_id": machine_id, "floor": 0.02, "pairs": 10})
+    meta = retbench.open_run(str(copy)).meta
+    config = api.stored_configuration(copy, meta)
+    audit.remember(AUDIT | {"key": audit._key(config, meta["provenance"]["machine_id"])})
     assert command("run", "--resume", "--out", copy, "--quiet").status == 0
-    assert retbench.open_run(str(copy)).meta["calibration"]["floor"] == 0.02
+    assert retbench.open_run(str(copy)).meta["audit"]["floor"] == {"tpot_s": 0.02}
 
 
 def test_the_command_line_starts_without_torch_pandas_or_matplotlib(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from retbench import api, calibration, report, runner
+from retbench import api, audit, report, runner
 from retbench.errors import Interrupted
 
 from .conftest import ROOT, SMALL, Command, Outcome, files
@@ -51,14 +51,23 @@ from .conftest import ROOT, SMALL, Command, Outcome, files
         (["models", "--preset", "12m"], "unknown preset '12m'"),
         (["models", "--ffn", "relu"], "unknown feed-forward 'relu'"),
         (["doctor", "--device", "gpu"], "unknown device 'gpu'"),
-        (["calibrate", "--model", "retnt"], "did you mean 'retnet'?"),
-        (["calibrate", "--model", "retnet,transformer"], "name a single one"),
+        (["run", "--minutes", "-1"], "minutes: must be above 0, not -1"),
+        (["run", "--precision", "2"], "precision: must be below 1 (100%), not 2"),
+        (["run", "--margin", "some"], "margin: 'some' is no relative difference"),
+        (["run", "--suite", "perplexity", "--minutes", "5"], "perplexity has no use for it"),
+        (["audit", "--model", "retnt"], "did you mean 'retnet'?"),
+        (["audit", "--model", "retnet,transformer"], "name a single one"),
+        (["audit", "--slowdown", "0"], "slowdown: must be above 0"),
+        (["audit", "--slowdown", "100%"], "slowdown: must be below 1 (100%)"),
+        (["audit", "--slowdown", "much"], "slowdown: 'much' is no relative difference"),
+        (["audit", "--blocks", "1"], "--blocks"),
+        (["audit", "--suite", "perplexity"], "perplexity has"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2_and_writes_nothing(
     command: Command, tmp_path: Path, words: list[str], says: str
 ) -> None:
-    device = ["--device", "cpu"] if words[0] == "run" and "--resume" not in words else []
+    device = ["--device", "cpu"] if words[0] in ("run", "audit") and "--resume" not in words else []
     ended = command(*words[:1], *device, *words[1:])
     assert ended.status == 2
     assert says in ended.err
@@ -251,37 +260,29 @@ def test_a_further_ctrl_c_at_the_very_end_is_ignored(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr) == (130, "retbench: error: interrupted\n")
 
 
-def test_an_interrupted_calibration_offers_nothing_to_continue(
+def test_an_interrupted_audit_is_not_stored_and_offers_nothing_to_continue(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(*_: Any, **__: Any) -> None:
         raise Interrupted("interrupted, 3 of 10 cells are kept", "continue with: --resume")
 
     monkeypatch.setattr(runner, "execute", stopped)
-    ended = command("calibrate", "--device", "cpu")
+    ended = command("audit", "--device", "cpu", "--threads", "1")
     assert (ended.status, ended.err.count("\n")) == (130, 1)
-    assert "no noise floor was stored" in ended.err
+    assert "no audit was stored" in ended.err
     assert "--resume" not in ended.err
+    assert not audit.cache_file().exists()
 
 
-def test_a_calibration_that_could_not_be_stored_is_not_begun(
+def test_an_audit_that_could_not_be_stored_is_not_begun(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(calibration, "calibrate", lambda *_: pytest.fail("was begun"))
-    ended = command("calibrate", "--device", "cpu")
+    monkeypatch.setattr(audit, "audit", lambda *_, **__: pytest.fail("was begun"))
+    ended = command("audit", "--device", "cpu", "--threads", "1")
     assert (ended.status, ended.err.count("\n")) == (2, 1)
     assert "XDG_CACHE_HOME" in ended.err
-
-
-def test_without_a_home_there_is_no_noise_floor(monkeypatch: pytest.MonkeyPatch) -> None:
-    def homeless() -> Path:
-        raise RuntimeError("no home")
-
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", homeless)
-    assert calibration.matching("abc") is None
 
 
 def test_a_bug_is_one_line_unless_debug_is_asked_for(

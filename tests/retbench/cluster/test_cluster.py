@@ -213,7 +213,7 @@ def test_a_job_that_dies_is_submitted_once_more_and_goes_on(
     assert list(run.endings) == keys(plan)
     assert {row["status"] for row in run.endings.values()} == {"ok"}
     assert len(run.meta["jobs"]["0"]) == 2
-    asked = [(r["model"], r["cell"]["seq_len"]) for r in requests() if r["do"] == "cell"]
+    asked = [(r["model"], r["cell"]["seq_len"]) for r in requests() if r["do"] == "prepare"]
     assert len(asked) == 7  # the cell that it died at twice, no other
     assert len(run.meta["parts"][0]["resumed"]) == 1
 
@@ -306,7 +306,7 @@ def test_a_stopped_run_cancels_its_jobs_and_is_continued_here(
     run = drive.execute(out, resume=True)
     assert set(run.endings) == set(keys(drive.PLAN))
     assert {row["status"] for row in run.endings.values()} == {"ok"}
-    assert len([r for r in requests()[asked:] if r["do"] == "cell"]) == 12 - kept
+    assert len([r for r in requests()[asked:] if r["do"] == "prepare"]) == 12 - kept
 
 
 def test_a_killed_run_finds_its_jobs_again(
@@ -321,7 +321,7 @@ def test_a_killed_run_finds_its_jobs_again(
     run = drive.execute(out, resume=True, launcher=slurm(), observer=diary)
     assert list(run.endings) == keys(drive.PLAN)
     assert {len(jobs) for jobs in run.meta["jobs"].values()} == {1}
-    assert len([r for r in requests() if r["do"] == "cell"]) == 12
+    assert len([r for r in requests() if r["do"] == "prepare"]) == 12
     assert not diary.done & set(diary.cells)
     assert diary.done | set(diary.cells) == set(keys(drive.PLAN))
 

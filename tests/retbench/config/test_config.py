@@ -302,3 +302,33 @@ def test_what_was_asked_for_is_compared_with_what_is_stored() -> None:
     same = explicit(preset="tiny", context="1024,512", out="elsewhere")
     assert contradictions(stored, same) == []
     assert contradictions(stored, explicit(seed=7)) == ["seed was 0, not 7"]
+
+
+# When a run is to end.
+
+
+@pytest.mark.parametrize("written", ["2%", "0.02", 0.02, " 2 % "])
+def test_a_precision_is_a_share_or_a_percentage(written: object) -> None:
+    assert resolve(device="cpu", precision=written).precision == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("name", ["precision", "margin"])
+@pytest.mark.parametrize("written", ["0", 0, "-1%", "100%", 1.0, "2%%", "two", True, "nan"])
+def test_a_share_that_is_none_is_refused(name: str, written: object) -> None:
+    assert refused(**{name: written}).startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize("written", [-1, True, "5", float("inf")])
+def test_minutes_that_are_none_are_refused(written: object) -> None:
+    assert refused(minutes=written).startswith("minutes: ")
+
+
+@pytest.mark.parametrize("profile", sorted(PROFILES))
+def test_the_minutes_are_those_of_the_profile_unless_they_are_given(profile: str) -> None:
+    assert resolve(device="cpu", profile=profile).minutes == PROFILES[profile].minutes
+    assert resolve(device="cpu", profile=profile, minutes=0).minutes == 0.0
+
+
+@pytest.mark.parametrize("name", ["minutes", "precision", "margin"])
+def test_a_suite_that_is_not_timed_has_no_use_for_an_end(name: str) -> None:
+    assert "the suite perplexity has no use for it" in refused(suite="perplexity", **{name: 0.5})

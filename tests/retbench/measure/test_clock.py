@@ -15,6 +15,7 @@ from retbench.measure.clock import (
     garbage_collection_off,
     repeats_for,
     resolution_s,
+    slowed,
     warm_up,
 )
 
@@ -234,3 +235,24 @@ def test_two_long_trials_are_flagged_only_where_they_differ(trials, second, flag
     trial, ran = trials([1.0, second])
     assert warm_up(trial, at_least=3, budget_s=1.5) == flags
     assert len(ran) == 2
+
+
+# What an audit plants, on a clock that moves only with the calls and with each look at it
+
+
+@pytest.mark.parametrize("by", [0.05, 0.5])
+def test_a_slowed_call_takes_longer_by_what_was_planted(monkeypatch, by):
+    now = [0]
+
+    def look():
+        now[0] += 1  # a nanosecond
+        return now[0]
+
+    def call():
+        now[0] += 10_000_000
+
+    monkeypatch.setattr(time, "perf_counter_ns", look)
+    operation = slowed(call, by, Clock())
+    before = now[0]
+    operation()
+    assert now[0] - before == pytest.approx(10_000_000 * (1 + by), rel=1e-5)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from retbench.measure import disturbance
 from retbench.measure.disturbance import (
     FOREIGN_PROCESS,
     THROTTLED,
@@ -27,13 +28,30 @@ def test_another_process_that_computes_is_seen() -> None:
     disturbances = Disturbances("cpu")
     burn = "import time; end = time.time() + 60\nwhile time.time() < end: pass"
     with subprocess.Popen([sys.executable, "-c", burn]) as other:
-        time.sleep(BUSY_S)
+        with disturbances.watched():
+            time.sleep(BUSY_S)
         flags = disturbances.flags()
         after = foreign_cpu_s()
         other.kill()
     assert flags == [FOREIGN_PROCESS]
     assert after is not None
     assert after - before > BUSY_S / 4
+
+
+def test_only_what_was_watched_counts_and_slices_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, others = [0.0], [0.0]
+    monkeypatch.setattr(disturbance.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(disturbance, "foreign_cpu_s", lambda **_: others[0])
+    disturbances = Disturbances("cpu")
+    others[0] += 9.0  # between slices
+    for _ in range(10):
+        with disturbances.watched():
+            now[0] += 1.0
+            others[0] += 0.09
+    assert disturbances.flags() == []
+    with disturbances.watched():
+        others[0] += 0.2
+    assert disturbances.flags() == [FOREIGN_PROCESS]
 
 
 def test_own_work_is_taken_off(tmp_path: Path) -> None:
