@@ -163,10 +163,10 @@ class Plan:
         return sorted(points, key=lambda point: (point.tokens, point.seq_len))
 
     def cells(self) -> Iterator[tuple[int, Contender, Point]]:
-        """Yield ``(block, contender, point)`` in the order of execution."""
+        """Yield ``(block, contender, point)``: in the order of execution where turns are taken."""
         for block in self.measured_blocks:
-            for contender in self.order(block):
-                for point in self.ascending(block):
+            for point in self.ascending(block):
+                for contender in self.order(block):
                     yield block, contender, point
 
     def to_json(self) -> dict[str, Any]:

@@ -8,8 +8,9 @@ Everything here can be repeated: a merge that was killed goes on behind the last
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -97,7 +98,7 @@ def absorb(config: RunConfig, plan: Plan, writer: store.RunWriter) -> None:
 def merge(
     writer: store.RunWriter, plan: Plan, found: Mapping[int, Part], *, gaps: bool = False
 ) -> None:
-    """Append the cells of the parts that the run lacks, in the order of the plan.
+    """Append the cells of the parts that the run lacks, point by point in the plan's order.
 
     Args:
         writer: of the whole run.
@@ -108,15 +109,16 @@ def merge(
     Raises:
         UserError: the disk is full or gone.
     """
-    for block, contender, point in plan.cells():
-        if (block, contender.label, point.id) in writer.statuses:
-            continue
-        batch = found[block].batch(contender, point)
-        if batch is not None:
-            _adopt(writer, found[block])
-            writer.append(_renumbered(writer, found[block], batch))
-        elif not gaps:
+    for (block, point), cells in itertools.groupby(plan.cells(), lambda cell: (cell[0], cell[2])):
+        lacking = [c for _, c, _ in cells if (block, c.label, point.id) not in writer.statuses]
+        batches = [found[block].batch(contender, point) for contender in lacking]
+        known = [batch for batch in batches if batch is not None]
+        if len(known) < len(batches) and not gaps:
             break
+        if known:
+            _adopt(writer, found[block])
+            # Those of a point at once: contenders that took turns are kept all or none.
+            writer.append(*_renumbered(writer, found[block], known))
     for part in found.values():
         if part.finished:
             _adopt(writer, part)
@@ -177,8 +179,10 @@ def _other_hardware(block: int, there: Mapping[str, Any], here: Mapping[str, Any
     )
 
 
-def _renumbered(writer: store.RunWriter, part: Part, batch: list[Sample]) -> list[Sample]:
-    """A part's batch with the run's numbers of its processes, which each part counts from 0.
+def _renumbered(
+    writer: store.RunWriter, part: Part, batches: Iterable[list[Sample]]
+) -> list[list[Sample]]:
+    """Batches of a part with the run's numbers of its processes, which each part counts from 0.
 
     A process has the number that its earlier cells were merged with, a new one the next free.
     """
@@ -187,10 +191,15 @@ def _renumbered(writer: store.RunWriter, part: Part, batch: list[Sample]) -> lis
         if key in writer.statuses:
             numbers[rows[-1]["process"]] = writer.statuses[key]["process"]
     free = max(writer.last_process, *numbers.values()) + 1
-    for row in batch:
-        if row["process"] not in numbers:
-            numbers[row["process"]], free = free, free + 1
-    return [cast(Sample, {**row, "process": numbers[row["process"]]}) for row in batch]
+    renumbered = []
+    for batch in batches:
+        for row in batch:
+            if row["process"] not in numbers:
+                numbers[row["process"]], free = free, free + 1
+        renumbered.append(
+            [cast(Sample, {**row, "process": numbers[row["process"]]}) for row in batch]
+        )
+    return renumbered
 
 
 def _size_bytes(file: Path) -> int:

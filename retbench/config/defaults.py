@@ -105,7 +105,7 @@ SUITE_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
         "tokenizer": "char",
         "context": (512, 1024, 2048, 4096),
         "tokens_per_step": 4096,
-        "batch": (1,),
+        "batch": (4,),
         "batch_context": 512,
         "modes": ("eager",),
         "activations": ("kept", "recomputed"),

@@ -282,10 +282,11 @@ def _fix_addresses() -> None:
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         now = libc.personality(0xFFFFFFFF)
-        if now != -1 and not now & _ADDR_NO_RANDOMIZE and _FIXED not in os.environ:
-            if libc.personality(now | _ADDR_NO_RANDOMIZE) != -1:
-                os.environ[_FIXED] = "1"  # asked once, whatever comes of it
-                os.execv(sys.executable, sys.orig_argv)
+        if now == -1 or now & _ADDR_NO_RANDOMIZE or _FIXED in os.environ:
+            return
+        if libc.personality(now | _ADDR_NO_RANDOMIZE) != -1:
+            os.environ[_FIXED] = "1"  # asked once, whatever comes of it
+            os.execv(sys.executable, sys.orig_argv)
 
 
 def _die_with_parent() -> None:

@@ -1,6 +1,6 @@
 """A rude neighbour: keeps a share of one core busy, until it is killed.
 
-    python tests/benchmarks/neighbour.py 0.5
+python tests/benchmarks/neighbour.py 0.5
 """
 
 import sys

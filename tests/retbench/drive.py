@@ -66,7 +66,7 @@ def execute(
 
 if __name__ == "__main__":
     # A forecast imports torch; without one, a test can afford to start and kill this often.
-    tiny = SimpleNamespace(memory_bytes=lambda *_: 0)
+    tiny = SimpleNamespace(**dict.fromkeys(("memory_bytes", "process_s", "cell_s"), lambda *_: 0))
     vars(suites.get("inference")).update(cost=lambda *_: tiny, size=lambda *_: None)
     try:
         slurm = submission.Launcher({}, poll_s=0.1) if "slurm" in sys.argv[2:] else None

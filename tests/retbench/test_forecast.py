@@ -49,7 +49,7 @@ def test_a_slower_machine_takes_longer() -> None:
 def test_the_cap_of_the_profile_bounds_a_cell_of_short_trials() -> None:
     config, plan = planned(models="retnet", context=512, batch=1, batch_context=512)
     (cell,) = forecast(config, plan, CEILINGS).cells
-    assert cell.seconds < 3 * 1.5 * 0.8 + 2.0  # of three phases warm-up and rounds, with slack
+    assert cell.seconds < 3 * 1.5 * 1.2 + 2.0  # of three phases warm-up and rounds, with slack
 
 
 def test_the_total_counts_every_block_and_the_start_of_each_worker() -> None:

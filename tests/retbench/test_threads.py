@@ -65,6 +65,4 @@ def test_each_core_that_others_keep_busy_costs_a_thread_and_one_is_left(
 
 def test_a_shortage_of_threads_is_a_sentence() -> None:
     assert threads.shortage(2, 2) is None
-    assert threads.shortage(1, 2) == (
-        "computes on 1 of 2 cores: other programs keep the rest busy"
-    )
+    assert threads.shortage(1, 2) == ("computes on 1 of 2 cores: other programs keep the rest busy")
