@@ -6,6 +6,7 @@ its own (``*_cell.py``), imported where it is called.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -105,7 +106,7 @@ def plan_in_turns(
     )  # fmt: skip
 
 
-class Suite(Protocol):
+class Suite(ABC):
     """A family of points and the way one is measured.
 
     Attributes:
@@ -120,6 +121,7 @@ class Suite(Protocol):
     trains: ClassVar[bool]
     takes_turns: ClassVar[bool] = False
 
+    @abstractmethod
     def plan(self, config: RunConfig) -> Plan:
         """Every cell of a run; called in the parent, must not import torch."""
 
@@ -225,9 +227,11 @@ class Suite(Protocol):
             Misfit: for a combination that is impossible.
         """
 
+    @abstractmethod
     def cost(self, config: RunConfig, ceilings: Mapping[str, Any] | None) -> Cost:
         """A model of what cells need, for a forecast."""
 
+    @abstractmethod
     def verify(self, session: Session) -> float:
         """Check that the model computes what it should, before any clock runs.
 
