@@ -226,6 +226,7 @@ class Suite(ABC):
         Raises:
             Misfit: for a combination that is impossible.
         """
+        return None
 
     @abstractmethod
     def cost(self, config: RunConfig, ceilings: Mapping[str, Any] | None) -> Cost:
