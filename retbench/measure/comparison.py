@@ -107,8 +107,19 @@ class Comparison:
 
 
 def paired_centre(logs: ArrayLike) -> float:
-    """The robust centre of a block's log ratios, one a round: their median."""
-    return float(np.median(np.asarray(logs, dtype=float)))
+    """The robust centre of a block's log ratios, one a round: Hodges' and Lehmann's.
+
+    It is the median of the means of all pairs of rounds, each with itself included (Hodges and
+    Lehmann 1963, Ann. Math. Statist. 34, 598-611): up to 29% of the rounds may be anything. Of the
+    recorded noise it varied less between blocks than the median, and beside a busy neighbour less
+    than the mean (``tests/benchmarks/test_replay.py``).
+
+    Args:
+        logs: shape (rounds,), at least one.
+    """
+    values = np.asarray(logs, dtype=float)
+    first, second = np.triu_indices(len(values))
+    return float(np.median((values[first] + values[second]) / 2))
 
 
 def level(looks: int) -> float:

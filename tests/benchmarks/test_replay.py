@@ -1,12 +1,11 @@
 """Replays recorded noise: which centre of a block's paired log ratios varies least between blocks.
 
-The recordings are audits in ``results/noise-*``: a model against itself and against a slowed copy,
-on a quiet machine, beside a neighbour that keeps half a core busy, and beside one that keeps one.
-They were made with::
+The recordings are audits in ``results/``: a model against itself and against a slowed copy, on a
+quiet machine, and beside a neighbour that keeps half a core busy. They were made with::
 
-    retbench audit --blocks 8 --out results/noise-quiet --threads 2
+    retbench audit --out results/cpu-10m-audit
     python tests/benchmarks/neighbour.py 0.5 &
-    retbench audit --blocks 8 --out results/noise-half --threads 2
+    retbench audit --threads 2 --out results/cpu-10m-audit-half-busy
 """
 
 from __future__ import annotations
@@ -23,16 +22,10 @@ from retbench.measure.comparison import paired_centre
 from retbench.store import open_run
 
 RESULTS = Path(__file__).parents[2] / "results"
-RECORDINGS = sorted(path.parent for path in RESULTS.glob("noise-*/run.json"))
+RECORDINGS = sorted(path.parent for path in RESULTS.glob("*-audit*/run.json"))
 METRICS = ("tpot_s", "mean_tpot_s", "ttft_s")
 
 Floats = NDArray[np.float64]
-
-
-def hodges_lehmann(logs: Floats) -> float:
-    """The median of the means of all pairs, each with itself included."""
-    first, second = np.triu_indices(len(logs))
-    return float(np.median((logs[first] + logs[second]) / 2))
 
 
 def trimmed_mean(logs: Floats, share: float = 0.2) -> float:
@@ -43,7 +36,6 @@ def trimmed_mean(logs: Floats, share: float = 0.2) -> float:
 
 CENTRES: dict[str, Callable[[Floats], float]] = {
     "median": lambda logs: float(np.median(logs)),
-    "Hodges-Lehmann": hodges_lehmann,
     "trimmed mean": trimmed_mean,
     "mean": lambda logs: float(np.mean(logs)),
     "paired_centre": paired_centre,
