@@ -119,7 +119,7 @@ def audit(
         UserError: nothing was measured on both sides, or the folder cannot be written.
         Interrupted: the user stopped it.
     """
-    from retbench import runner
+    from retbench import report, runner
 
     plan = against_itself(config, blocks, slowdown)
     with tempfile.TemporaryDirectory(prefix="retbench-audit-") as folder:
@@ -131,6 +131,8 @@ def audit(
             raise Interrupted(
                 "interrupted, no audit was stored", "run `retbench audit` again"
             ) from None
+        if out is not None:
+            report.write_all(run)
         return _record(config, run, slowdown)
 
 

@@ -1,9 +1,9 @@
 """What a neighbour costs threads that spin: a step by wait policy, alone and beside a busy process.
 
-    python tests/benchmarks/spinning.py results/spinning.csv
+    python tests/benchmarks/spinning.py results/spinning.csv [REPEATS]
 
 Each policy is a fresh process, for an OpenMP runtime reads its environment when it is loaded; the
-policies take turns, ``REPEATS`` times. Columns: neighbours (busy cores), threads, policy, metric
+policies take turns, three times by default. Columns: neighbours (busy cores), threads, policy, metric
 (``decode``: a step of a RetNet ``10m``; ``train``: a step of ``1m`` of 8 x 256 tokens), repeat,
 seconds (median).
 """
@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-REPEATS = 3
 POLICIES = (
     (2, "default", {}),
     (2, "GOMP_SPINCOUNT=10000", {"GOMP_SPINCOUNT": "10000"}),
@@ -26,7 +25,7 @@ POLICIES = (
 )
 
 
-def main(out: Path) -> None:
+def main(out: Path, repeats: int) -> None:
     """Measure every policy, first alone and then beside a neighbour, and write the table."""
     rows = []
     for neighbours in (0, 1):
@@ -35,7 +34,7 @@ def main(out: Path) -> None:
             for _ in range(neighbours)
         ]
         try:
-            for repeat in range(REPEATS):
+            for repeat in range(repeats):
                 for threads, name, variables in POLICIES:
                     for metric, seconds in _measured(threads, variables).items():
                         rows.append((neighbours, threads, name, metric, repeat, seconds))
@@ -97,4 +96,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "--worker":
         work(int(sys.argv[2]))
     else:
-        main(Path(sys.argv[1]))
+        main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 3)
