@@ -1,6 +1,6 @@
 """Draws the two figures of ``measurement.md`` from the recordings in ``results/``.
 
-    python docs/figures.py
+python docs/figures.py
 """
 
 from __future__ import annotations

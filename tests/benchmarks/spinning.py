@@ -3,8 +3,8 @@
     python tests/benchmarks/spinning.py results/spinning.csv [REPEATS]
 
 Each policy is a fresh process, for an OpenMP runtime reads its environment when it is loaded; the
-policies take turns, three times by default. Columns: neighbours (busy cores), threads, policy, metric
-(``decode``: a step of a RetNet ``10m``; ``train``: a step of ``1m`` of 8 x 256 tokens), repeat,
+policies take turns, three times by default. Columns: neighbours (busy cores), threads, policy,
+metric (``decode``: a step of a RetNet ``10m``; ``train``: of ``1m``, 8 x 256 tokens), repeat,
 seconds (median).
 """
 

@@ -197,8 +197,8 @@ def test_defaults_are_those_that_the_processes_can_share(monkeypatch: pytest.Mon
         monkeypatch.setenv(name, given)
     config = resolve("training", parallel="ddp", device="cpu", threads=1)
     assert (config.world_size, config.batch) == (2, (4,))
-    assert config.context == (512, 1024, 2048)
+    assert config.context == (512, 1024)
     points = [point.id for point in suites.get("training").plan(config).points]
     assert [point for point in points if "processes" in point] == [
-        "processes=1,context=512,batch=8"
+        "processes=1,context=512,batch=4"
     ]
