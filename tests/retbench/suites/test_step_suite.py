@@ -24,7 +24,7 @@ from ..conftest import measure
 SMALL: dict[str, Any] = {
     "preset": "tiny", "context": (32, 64), "batch": (1, 2), "batch_context": 32,
     "tokens_per_step": 128, "profile": "smoke", "threads": 1, "device": "cpu",
-    "models": "retnet,transformer", "variants": "math,parallel",
+    "models": "retnet,transformer", "variants": "math,parallel", "activations": "kept,recomputed",
 }  # fmt: skip
 
 
