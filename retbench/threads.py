@@ -2,9 +2,9 @@
 
 OpenMP's threads spin at a barrier before they sleep, libgomp's for some 300,000 turns, LLVM's and
 Intel's for 200 ms. Beside another busy process the thread that is waited for is often not running,
-and those that spin keep the processor from it: with two threads on two cores a step took 20 to 30
-times as long. Spinning for half a millisecond costs a quiet machine nothing that can be
-measured and a busy one little; ``docs/measurement.md`` has the figures.
+and those that spin keep the processor from it. Half a millisecond of spinning costs a quiet machine
+nothing that can be measured, and bounds what is lost on a busy one; fewer threads lose least there.
+``docs/measurement.md`` has the figures.
 """
 
 from __future__ import annotations

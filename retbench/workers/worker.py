@@ -85,7 +85,6 @@ class _Worker:
                 "prepare": self._prepare,
                 "slice": self._slice,
                 "finish": self._finish,
-                "release": self._release,
                 "ceilings": self._ceilings,
             }[asked](message)
         except Exception as error:
@@ -148,11 +147,6 @@ class _Worker:
         flags = cell.finish()
         self._reply("cell", rows=cell.rows.samples, status="ok", cause=None, flags=flags)
         self._close()
-
-    def _release(self, _: Message) -> None:
-        """Forget the cell, which is to be measured in another way."""
-        self._close()
-        self._reply("released")
 
     def _prepared(self) -> Cell:
         if self._cell is None:
@@ -277,7 +271,7 @@ def _fix_addresses() -> None:
     """Begin anew without randomised addresses, where the kernel lets us; Linux alone can.
 
     They decide how objects are hashed and how buffers are aligned: with them the peak of a prefill
-    differed by 13% from process to process, without by 2%.
+    differed by some 13% from process to process, without by half of that.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
