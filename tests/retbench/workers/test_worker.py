@@ -110,13 +110,6 @@ def test_a_worker_that_is_asked_out_of_turn_says_so_and_lives(worker: Worker) ->
     assert answer(worker, prepare(64, 1))["event"] == "prepared"
 
 
-def test_a_cell_that_is_released_is_forgotten(worker: Worker) -> None:
-    answer(worker, start(configuration()))
-    answer(worker, prepare(64, 1))
-    assert answer(worker, {"do": "release"}) == {"event": "released"}
-    assert answer(worker, {"do": "finish"})["status"] == "error"
-
-
 def test_a_cell_beyond_the_memory_limit_is_out_of_memory_and_the_worker_lives(
     worker: Worker,
 ) -> None:
