@@ -6,8 +6,10 @@ import os
 
 from retbench.threads import limit_spinning
 
-# Tests run beside each other, and threads that spin there take minutes for what takes seconds.
+# Tests run beside each other: threads that spin there take minutes for what takes seconds, and a
+# second thread of each has no core to run on.
 limit_spinning()
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch  # noqa: E402
 

@@ -10,7 +10,7 @@ from retbench import environment
 from retbench.ranks.distributed import MEETING
 from retbench.threads import spin_limits
 
-WORKER_COMMAND = (sys.executable, "-m", "retbench.workers.worker")
+WORKER_COMMAND = (sys.executable, "-m", "retbench.workers")
 
 # glibc's malloc gives large tensors back to the kernel and takes them again, page by page, or does
 # not, as the heap of a process happens to lie: the same prefill took 70 ms in one process, 120 ms

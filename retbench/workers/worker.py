@@ -40,14 +40,11 @@ from retbench.suites.session import Rows, Session  # noqa: E402
 Message = dict[str, Any]
 
 _PR_SET_PDEATHSIG = 1
-_ADDR_NO_RANDOMIZE = 0x0040000
-_FIXED = "RETBENCH_ADDRESSES_FIXED"
 _MEMORY_KEPT_FREE = 0.05
 
 
 def main() -> None:
     """Answer messages until told to stop or until stdin closes."""
-    _fix_addresses()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     _die_with_parent()
     _volunteer_for_the_oom_killer()
@@ -267,22 +264,6 @@ def _is_lost(error: Exception) -> bool:
     return is_lost(error)
 
 
-def _fix_addresses() -> None:
-    """Begin anew without randomised addresses, where the kernel lets us; Linux alone can.
-
-    They decide how objects are hashed and how buffers are aligned: with them the peak of a prefill
-    differed by some 13% from process to process, without by half of that.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        now = libc.personality(0xFFFFFFFF)
-        if now == -1 or now & _ADDR_NO_RANDOMIZE or _FIXED in os.environ:
-            return
-        if libc.personality(now | _ADDR_NO_RANDOMIZE) != -1:
-            os.environ[_FIXED] = "1"  # asked once, whatever comes of it
-            os.execv(sys.executable, sys.orig_argv)
-
-
 def _die_with_parent() -> None:
     """Ask the kernel to kill this process when its parent ends; Linux alone can.
 
@@ -299,6 +280,3 @@ def _volunteer_for_the_oom_killer() -> None:
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 
-
-if __name__ == "__main__":
-    main()

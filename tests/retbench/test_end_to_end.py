@@ -119,7 +119,7 @@ def test_a_mixer_from_outside_the_package_is_measured_like_any_other(tmp_path: P
         models=["retnet", "moving-average"],
         plugins=[str(plugin)],
         out=tmp_path / "run",
-        **SMALL,
+        **(SMALL | {"context": "64", "batch": "1"}),
     )
     frame = run.frame()
     other = frame[frame["model"] == "moving-average"]

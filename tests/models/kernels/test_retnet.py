@@ -70,7 +70,7 @@ def test_bfloat16_is_as_near_to_float32_as_that_of_torch(device: torch.device) -
 
 
 def test_compile_takes_the_whole_model(device: torch.device) -> None:
-    model, tokens = retnet(device, "triton"), tokens_on(device, 70)
+    model, tokens = retnet(device, "triton", n_layers=1), tokens_on(device, 70)
     backend = "inductor" if device.type == "cuda" else "aot_eager"
     compiled = torch.compile(model, fullgraph=True, backend=backend)
     parameters = list(model.parameters())

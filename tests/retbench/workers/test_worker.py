@@ -193,7 +193,7 @@ def test_a_worker_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         "import os, subprocess, sys, time\n"
         "_, theirs = os.pipe()\n"
         f"environment = os.environ | {{'{REPLY_FD}': str(theirs)}}\n"
-        "command = [sys.executable, '-m', 'retbench.workers.worker']\n"
+        "command = [sys.executable, '-m', 'retbench.workers']\n"
         "worker = subprocess.Popen(command, pass_fds=(theirs,), env=environment)\n"
         f"open({str(note)!r}, 'w').write(f'{{worker.pid}}\\n')\n"
         "time.sleep(600)\n"
