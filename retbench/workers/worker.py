@@ -279,4 +279,3 @@ def _volunteer_for_the_oom_killer() -> None:
     """If the machine runs out of memory, let it be this process that goes, not the parent."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-
