@@ -14,6 +14,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -306,7 +307,7 @@ def audit(
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Its size.")] = None,
     context: Annotated[
-        str | None, typer.Option(help="Context lengths. [default: 512,2048]")
+        str | None, typer.Option(help="Context lengths. [default: 1024,2048]")
     ] = None,
     slowdown: Annotated[
         str, typer.Option(help="By how much a copy of it is slowed down, to be found.")
@@ -334,16 +335,17 @@ def audit(
         planted = values.share(slowdown)
     except ValueError as problem:
         raise UserError(f"slowdown: {problem}") from None
+    if suite in suites.names() and not suites.get(suite).takes_turns:
+        raise UserError(f"suite: {suite} has nothing that is timed in turns")
     config = resolve(
-        suite, preset=preset, context=context or "512,2048", profile=profile, mode=mode,
-        dtype=dtype, device=device, threads=threads, minutes=0,
+        suite, preset=preset, context=context or "1024,2048", profile=profile, mode=mode,
+        dtype=dtype, device=device, threads=threads,
         models=None if suite == "kernels" else model,
         operations=model if suite == "kernels" else None,
     )  # fmt: skip
-    if not suites.get(config.suite).takes_turns:
-        raise UserError(f"suite: {config.suite} has nothing that is timed in turns")
     if model and len(config.models or config.operations) > 1:
         raise UserError("model: one model is compared with itself", "name a single one")
+    config = replace(config, minutes=0.0)  # all its blocks are measured
     if threads is None:
         config = api.beside_others(config)
     console = Console(quiet=quiet, as_json=as_json)

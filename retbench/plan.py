@@ -140,11 +140,15 @@ class Plan:
         """The part of the plan that is measured whatever is found."""
         return self if self.least is None else replace(self, blocks=self.least, least=None)
 
-    def order(self, block: int) -> list[Contender]:
-        """The contenders in the random order of one block; the same for the same seed, always."""
+    def order(self, block: int, *more: object) -> list[Contender]:
+        """The contenders in the order of one block, or of what ``more`` names in it.
+
+        It is random in an even block, and the reverse of that in the next one: what coming first
+        does to a contender falls on both of a pair alike. The same for the same seed, always.
+        """
         contenders = list(self.contenders)
-        self.shuffler(block).shuffle(contenders)
-        return contenders
+        self.shuffler(block - block % 2, *more).shuffle(contenders)
+        return contenders[::-1] if block % 2 else contenders
 
     def shuffler(self, block: int, *more: object) -> random.Random:
         """What draws the orders of one block, or of a part of it that ``more`` names.

@@ -156,9 +156,10 @@ def _run_to_the_end(call: Call, launcher: Launcher | None) -> None:
             writer.finish("finished")
     except KeyboardInterrupt:
         _finish_interrupted(writer)
-        total = len(list(call.plan.cells()))
+        # Of a run that ends where all is settled nobody knows how many cells it will have.
+        total = "" if call.plan.least else f"of {len(list(call.plan.cells()))} "
         raise Interrupted(
-            f"interrupted, {len(writer.done)} of {total} cells are kept",
+            f"interrupted, {len(writer.done)} {total}cells are kept",
             f"continue with: {store.continue_command(writer.path)}"
             + plugins.flags(call.config.plugins, writer.path)
             + call.crew.flags(),

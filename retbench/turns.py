@@ -1,11 +1,11 @@
 """One block: contenders that take turns, round after round, or one after the other.
 
 The workers of all contenders of a block are alive at the same time. At each point all prepare their
-cell; then, phase by phase, there are rounds: in each every contender has one slice timed, in a new
-random order, while the others sleep. What happens to the machine so happens to all of them, within
-a fraction of a second, and cancels in their ratio (rule M6). What cannot be side by side is
-measured alone, and is flagged so: points whose cells together would not fit into memory, which is
-predicted and then observed.
+cell; then, phase by phase, there are rounds: in each every contender has one slice timed, in random
+order and then in the reverse of it, while the others sleep. What happens to the machine so happens
+to all of them, within a fraction of a second, and cancels in their ratio (rule M6). What cannot be
+side by side is measured alone, and is flagged so: points whose cells together would not fit into
+memory, which is predicted and then observed.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ class Block:
         """How each run's cell ended; None where they do not fit into memory side by side."""
         outcomes: dict[ContenderRun, Outcome] = {}
         slices: dict[ContenderRun, dict[str, float]] = {}
-        order = self._plan.shuffler(self._block, point.id)
-        for run in order.sample(list(runs), len(runs)):
+        by_label = {run.contender.label: run for run in runs}
+        for run in (by_label[c.label] for c in self._plan.order(self._block, point.id)):
             prepared = run.prepare(point, companions=len(runs) - 1)
             if not isinstance(prepared, Outcome):
                 slices[run] = prepared
@@ -121,7 +121,8 @@ class Block:
                 return None
             else:
                 outcomes[run] = prepared
-        outcomes |= Rounds(slices, PROFILES[self._config.profile], order).run()
+        draw = self._plan.shuffler(self._block, point.id)
+        outcomes |= Rounds(slices, PROFILES[self._config.profile], draw).run()
         left = [run for run in slices if run not in outcomes]
         flags = (ALONE,) if len(left) == 1 else ()
         return outcomes | {run: run.finish().flagged(*flags) for run in left}
@@ -136,8 +137,8 @@ class Block:
                 if isinstance(prepared, Outcome):
                     outcome = prepared
                 else:
-                    order = self._plan.shuffler(self._block, point.id)
-                    failed = Rounds({run: prepared}, profile, order).run()
+                    draw = self._plan.shuffler(self._block, point.id)
+                    failed = Rounds({run: prepared}, profile, draw).run()
                     outcome = failed.get(run) or run.finish()
                 yield [(contender, point, outcome.flagged(*flags))]
             run.end()
@@ -158,16 +159,16 @@ class Rounds:
     Args:
         slices: the contenders that take part, with the seconds of a slice of each phase.
         profile: how many rounds there are, and how long they may take.
-        order: draws the order of each round.
+        draw: of the orders of rounds.
     """
 
     def __init__(
         self,
         slices: dict[ContenderRun, dict[str, float]],
         profile: Profile,
-        order: random.Random,
+        draw: random.Random,
     ) -> None:
-        self._slices, self._profile, self._order = slices, profile, order
+        self._slices, self._profile, self._draw = slices, profile, draw
         self._outcomes: dict[ContenderRun, Outcome] = {}
 
     def run(self) -> dict[ContenderRun, Outcome]:
@@ -181,7 +182,10 @@ class Rounds:
         turns = [run for run, slices in self._slices.items() if phase in slices]
         budget_s = self._profile.phase_budget_s * len(turns)
         begun = time.monotonic()
+        order = turns
         for number in range(self._profile.rounds):
+            # Whoever came first in a round comes last in the next.
+            order = order[::-1] if number % 2 else self._draw.sample(turns, len(turns))
             turns = [run for run in turns if run not in self._outcomes]
             if not turns:
                 return
@@ -189,7 +193,7 @@ class Rounds:
             spent_s = time.monotonic() - begun
             if number >= self._profile.min_rounds and spent_s + expected_s > budget_s:
                 return
-            for run in self._order.sample(turns, len(turns)):
+            for run in (run for run in order if run in turns):
                 failed = run.slice(phase, number)
                 if failed is not None:
                     self._outcomes[run] = failed

@@ -9,20 +9,28 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 FOREIGN_PROCESS = "foreign_process"
+THREADS_WAIT = "threads_wait"
 THROTTLED = "throttled"
 
 FOREIGN_CORES = 0.10
 """Cores that others may keep busy on average before a cell is flagged."""
 
+BARRIER_S = 1e-3
+"""Threads that run meet within some 10 us; one that waits for a core does so for milliseconds."""
+LATE_MEETINGS = 0.10
+"""Share of the slices before which threads may have met late, before a cell is flagged."""
+
 # NVML's nvmlClocksEventReasons: hardware slowdown, software and hardware thermal slowdown, power
 # brake. The software power cap is left out: a large matmul reaches it on a healthy machine.
 _THROTTLE_REASONS = 0x08 | 0x20 | 0x40 | 0x80
 _SMI_TIMEOUT_S = 10.0
+_GRAIN = 32768  # at::internal::GRAIN_SIZE: numbers from which torch asks for one more thread
+_MEETINGS = 8
 _CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -33,17 +41,25 @@ class Disturbances:
         device: ``cpu``, or a CUDA device such as ``cuda``.
         mates: ids of the processes that take part in the measurement besides this one.
         companions: further processes of the run that are on the device, and idle.
+        threads: of this process that compute; where they are several on a CPU, it is looked at
+            before each slice how long they wait for each other.
     """
 
-    def __init__(self, device: str, mates: Sequence[int] = (), companions: int = 0) -> None:
+    def __init__(
+        self, device: str, mates: Sequence[int] = (), companions: int = 0, threads: int = 1
+    ) -> None:
         self._on_cuda = device.startswith("cuda")
         self._mates, self._companions = mates, companions
+        self._meet = None if self._on_cuda or threads == 1 else _barrier(threads)
+        self._meetings_s: list[float] = []
         self._elapsed_s = 0.0
         self._foreign_s = 0.0
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Take note of what others do meanwhile; may be entered again and again."""
+        if self._meet is not None:
+            self._meetings_s.append(self._meet())
         before, started = foreign_cpu_s(mates=self._mates), time.perf_counter()
         yield
         after = foreign_cpu_s(mates=self._mates)
@@ -55,7 +71,27 @@ class Disturbances:
         """The flags that apply to all that was watched; none where the machine does not tell."""
         if self._on_cuda:
             return _gpu_flags(1 + self._companions)
-        return [FOREIGN_PROCESS] if self._foreign_s > FOREIGN_CORES * self._elapsed_s else []
+        late = sum(seconds > BARRIER_S for seconds in self._meetings_s)
+        flags = [FOREIGN_PROCESS] if self._foreign_s > FOREIGN_CORES * self._elapsed_s else []
+        return flags + [THREADS_WAIT] * (late > LATE_MEETINGS * len(self._meetings_s))
+
+
+def _barrier(threads: int) -> Callable[[], float]:
+    """What has all threads of torch compute for a moment; the seconds of the slowest of a few."""
+    import torch
+
+    numbers = torch.zeros(threads * _GRAIN)
+
+    def meet() -> float:
+        numbers.add_(1)  # wakes those that sleep
+        slowest = 0.0
+        for _ in range(_MEETINGS):
+            begun = time.perf_counter()
+            numbers.add_(1)
+            slowest = max(slowest, time.perf_counter() - begun)
+        return slowest
+
+    return meet
 
 
 def foreign_cpu_s(stat: Path = Path("/proc/stat"), mates: Sequence[int] = ()) -> float | None:

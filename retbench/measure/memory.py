@@ -119,6 +119,7 @@ class _HostProbe:
 
     def reset(self) -> None:
         gc.collect()
+        _free_mkl_buffers()
         _trim_heap()
 
     def current_bytes(self) -> int:
@@ -330,6 +331,19 @@ def _map_large_blocks(every: bool) -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_MAX, int(_MMAPS if every else usual))
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+
+
+def _free_mkl_buffers() -> None:
+    """Have MKL give back what its matrix products keep, where torch is built with it.
+
+    There are the more of its buffers, of some 20 MB, the more often threads have happened to need
+    one at the same time: with what earlier cells had left the peak of a prefill varied by 7%.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.__file__ is not None:
+        library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(str(library)).mkl_serv_free_buffers()
 
 
 def _trim_heap() -> None:

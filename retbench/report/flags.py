@@ -31,6 +31,8 @@ MEANING = {
     "launch_bound": "the host was slower than the device",
     "throttled": "the device slowed itself down",
     "foreign_process": "another program was running",
+    "threads_wait": "threads waited for a core that another program held; compute on fewer "
+    "(--threads), or end that program",
 }
 
 Cell = tuple[str, str]

@@ -78,7 +78,7 @@ class Cell:
         self._slice_s = dict.fromkeys(self.phases, 0.0)
         session = rows.session
         self._disturbances = Disturbances(
-            session.config.device, session.ranks.mates, session.companions
+            session.config.device, session.ranks.mates, session.companions, session.config.threads
         )
 
     def warm_up(self) -> dict[str, float]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 
-from retbench import audit, suites
+from retbench import audit, report, suites
 from retbench.config.run import RunConfig, resolve
 from retbench.errors import UserError
 from retbench.plan import Plan
@@ -51,6 +54,26 @@ def test_every_context_has_the_primary_points_of_its_suite(
     assert len(plan.points) == 2
     assert {point for _, point in plan.primary} == {point.id for point in plan.points}
     assert suites.get(suite).takes_turns
+
+
+def test_what_is_found_between_equals_is_false_and_of_what_was_planted_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [
+        ("tpot_s", "B", 1.02, "inconclusive"), ("tpot_s", "B", 0.97, "faster"),
+        ("ttft_s", "B", 1.00, "equivalent"), ("tpot_s", "slowed", 0.95, "faster"),
+        ("ttft_s", "slowed", 1.05, "slower"), ("ttft_s", "slowed", 0.96, "inconclusive"),
+        ("state_bytes", "B", 0.50, "smaller"),
+    ]  # fmt: skip
+    ratios = pd.DataFrame(rows, columns=["metric", "baseline", "value", "verdict"])
+    ratios = ratios.assign(point="context=64,batch=1", low=0.9, high=1.1, n=5)
+    monkeypatch.setattr(report, "summarise", lambda run: SimpleNamespace(ratios=ratios))
+    plan = {"blocks": 5, "contenders": [{"family": "retnet"}]}
+    run: Any = SimpleNamespace(meta={"provenance": {"machine_id": "one"}, "plan": plan})
+    found = audit._record(config(), run, 0.05)
+    assert (found["compared"], found["false"]) == (3, 1)
+    assert (found["planted"], found["found"]) == (3, 1)  # one was found the wrong way round
+    assert found["floor"] == {"tpot_s": pytest.approx(-math.log(0.97)), "ttft_s": 0.0}
 
 
 def record(given: RunConfig, **changes: Any) -> dict[str, Any]:

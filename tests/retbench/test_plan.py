@@ -40,11 +40,17 @@ def test_the_cells_of_a_point_follow_each_other() -> None:
 def test_the_order_is_the_same_for_the_same_seed_on_any_machine() -> None:
     assert [c.label for c in plan().order(0)] == [c.label for c in plan().order(0)]
     # Written down, so that a change of the generator does not go unseen.
-    orders = [[c.label for c in plan(seed=7).order(block)] for block in range(2)]
+    orders = [[c.label for c in plan(seed=7).order(block)] for block in (0, 2)]
     assert orders == ORDERS_OF_SEED_7
 
 
-ORDERS_OF_SEED_7 = [["transformer", "retnet", "gqa"], ["transformer", "gqa", "retnet"]]
+ORDERS_OF_SEED_7 = [["transformer", "retnet", "gqa"], ["transformer", "retnet", "gqa"]]
+
+
+def test_every_other_block_has_the_reverse_of_the_order_before() -> None:
+    for more in ((), ("context=16,batch=1",)):
+        for block in range(0, 8, 2):
+            assert plan().order(block + 1, *more) == plan().order(block, *more)[::-1]
 
 
 def test_a_block_alone_has_the_cells_and_the_order_that_it_has_among_others() -> None:

@@ -89,11 +89,19 @@ def test_run_json_holds_models_provenance_and_plan(drive: ModuleType, tmp_path: 
     assert meta["configuration"]["context"] == [16, 32, 64]
 
 
+def test_a_smoke_run_measures_ceilings_once(
+    drive: ModuleType, tmp_path: Path, requests: Requests
+) -> None:
+    drive.execute(tmp_path / "run")
+    assert [request["do"] for request in requests()].count("ceilings") == 1
+
+
 def test_ceilings_are_measured_before_the_first_cell_and_after_the_last(
     drive: ModuleType, tmp_path: Path, requests: Requests
 ) -> None:
-    run = drive.execute(tmp_path / "run")
-    drive.execute(tmp_path / "run", resume=True)  # nothing is left to measure, so none again
+    run = drive.execute(tmp_path / "run", profile="quick")
+    # Nothing is left to measure, so none again.
+    drive.execute(tmp_path / "run", profile="quick", resume=True)
     asked = [request["do"] for request in requests()]
     assert asked.count("ceilings") == 2
     assert (asked[0], asked[-1]) == ("ceilings", "ceilings")

@@ -61,7 +61,7 @@ from .conftest import ROOT, SMALL, Command, Outcome, files
         (["audit", "--slowdown", "100%"], "slowdown: must be below 1 (100%)"),
         (["audit", "--slowdown", "much"], "slowdown: 'much' is no relative difference"),
         (["audit", "--blocks", "1"], "--blocks"),
-        (["audit", "--suite", "perplexity"], "perplexity has"),
+        (["audit", "--suite", "perplexity"], "perplexity has nothing that is timed in turns"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2_and_writes_nothing(

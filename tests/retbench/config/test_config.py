@@ -106,11 +106,11 @@ def test_a_value_that_the_suite_has_no_use_for_is_refused() -> None:
     assert "steps" not in resolve("inference", device="cpu").to_json()
 
 
-def test_the_cpu_default_reaches_8k_tokens_in_float32() -> None:
+def test_the_cpu_default_reaches_4k_tokens_in_float32() -> None:
     config = resolve(device="cpu")
     assert (config.preset, config.dtype, config.mode) == ("10m", "float32", "eager")
     assert config.models == ("retnet", "transformer", "transformer-gqa")
-    assert config.context == (512, 2048, 8192)
+    assert config.context == (1024, 2048, 4096)
     assert config.batch == (1, 4)
     assert config.profile == "quick"
 

@@ -54,6 +54,25 @@ def test_only_what_was_watched_counts_and_slices_add_up(monkeypatch: pytest.Monk
     assert disturbances.flags() == [FOREIGN_PROCESS]
 
 
+def test_threads_that_meet_late_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = [1.0, *[0.0] * 9]
+    monkeypatch.setattr(disturbance, "_barrier", lambda threads: late.pop)
+    monkeypatch.setattr(disturbance, "foreign_cpu_s", lambda **_: 0.0)
+    disturbances = Disturbances("cpu", threads=2)
+    for _ in range(10):
+        with disturbances.watched():
+            pass
+    assert disturbances.flags() == []  # one of ten
+    late.append(1.0)
+    with disturbances.watched():
+        pass
+    assert disturbances.flags() == [disturbance.THREADS_WAIT]
+
+
+def test_threads_meet_within_a_second() -> None:
+    assert 0 < disturbance._barrier(2)() < 1
+
+
 def test_own_work_is_taken_off(tmp_path: Path) -> None:
     stat = tmp_path / "stat"
     stat.write_text("cpu  100 0 0 9000 50 0 0 0 0 0\ncpu0 100 0 0 9000 50 0 0 0 0 0\n")
