@@ -1,9 +1,10 @@
 """Whether this tool can be trusted here: a model against itself, and against a slowed copy.
 
 Three contenders take turns as those of any run do: A, B (the same model) and a copy whose every
-timed call is made longer by a known share. Between A and B nothing may be found; what is, the noise
-floor, is the machine's and the tool's own (rule M10), and widens the margin of verdicts from then
-on. Of the planted difference it is told whether it was found. The result is kept in the user's
+timed call is made longer by a known share. Blocks are added as in any run, until all is settled or
+the minutes are over. Between A and B nothing may be found; what is, the noise floor, is the
+machine's and the tool's own (rule M10), and widens the margin of verdicts from then on. Of the
+planted difference it is told whether it was found. The result is kept in the user's
 cache, by machine, device, type, mode and threads, and every run that is like it cites it.
 """
 
@@ -96,7 +97,6 @@ def remember(record: Mapping[str, Any]) -> Path:
 def audit(
     config: RunConfig,
     *,
-    blocks: int,
     slowdown: float,
     out: Path | None = None,
     observer: Observer | None = None,
@@ -104,8 +104,8 @@ def audit(
     """Measure a model against itself and against a slowed copy.
 
     Args:
-        config: its first contender is audited, at its contexts and first batch size.
-        blocks: fresh processes of each, at least 2.
+        config: its first contender is audited, at its contexts and first batch size, in the blocks
+            of its profile and minutes.
         slowdown: the planted relative difference.
         out: a folder for the run; one that is deleted where None.
         observer: told of the progress.
@@ -121,7 +121,7 @@ def audit(
     """
     from retbench import report, runner
 
-    plan = against_itself(config, blocks, slowdown)
+    plan = against_itself(config, slowdown)
     with tempfile.TemporaryDirectory(prefix="retbench-audit-") as folder:
         try:
             run = runner.execute(
@@ -136,7 +136,7 @@ def audit(
         return _record(config, run, slowdown)
 
 
-def against_itself(config: RunConfig, blocks: int, slowdown: float) -> Plan:
+def against_itself(config: RunConfig, slowdown: float) -> Plan:
     """The first contender's primary point at each context, as three contenders."""
     suite = suites.get(config.suite)
     whole = suite.plan(config)
@@ -151,9 +151,8 @@ def against_itself(config: RunConfig, blocks: int, slowdown: float) -> Plan:
         named = {point_id for _, point_id in at.primary}
         points |= dict.fromkeys(point for point in at.points if point.id in named)
     return replace(
-        whole, contenders=tuple(sides), points=tuple(points), primary=tuple(primary),
-        blocks=blocks, least=None,
-    )  # fmt: skip
+        whole, contenders=tuple(sides), points=tuple(points), primary=tuple(primary)
+    )
 
 
 def _key(config: RunConfig, machine_id: str) -> str:
@@ -184,7 +183,7 @@ def _record(config: RunConfig, run: Run, slowdown: float) -> dict[str, Any]:
         "found": int((slowed["verdict"] == "faster").sum()),
         "compared": len(equal),
         "false": int(equal["verdict"].isin(("faster", "slower")).sum()),
-        "blocks": run.meta["plan"]["blocks"],
+        "blocks": int(timed["n"].max()),
         "suite": config.suite,
         "contender": run.meta["plan"]["contenders"][0]["family"],
         "preset": config.preset,

@@ -14,7 +14,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -307,13 +306,15 @@ def audit(
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Its size.")] = None,
     context: Annotated[
-        str | None, typer.Option(help="Context lengths. [default: 1024,2048]")
+        str | None, typer.Option(help="Context lengths. [default: 2048]")
     ] = None,
     slowdown: Annotated[
         str, typer.Option(help="By how much a copy of it is slowed down, to be found.")
     ] = "5%",
-    blocks: Annotated[int, typer.Option(help="Fresh processes of each copy.", min=2)] = 5,
     profile: Annotated[str | None, typer.Option(help="As of run. [default: quick]")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="As of run. [default: 3, or those of another profile]")
+    ] = None,
     mode: Annotated[str | None, typer.Option(help="As of run.")] = None,
     dtype: Annotated[str | None, typer.Option(help="As of run.")] = None,
     device: Device = None,
@@ -338,21 +339,21 @@ def audit(
     if suite in suites.names() and not suites.get(suite).takes_turns:
         raise UserError(f"suite: {suite} has nothing that is timed in turns")
     config = resolve(
-        suite, preset=preset, context=context or "1024,2048", profile=profile, mode=mode,
+        suite, preset=preset, context=context or "2048", profile=profile, mode=mode,
         dtype=dtype, device=device, threads=threads,
+        minutes=3 if minutes is None and profile in (None, "quick") else minutes,
         models=None if suite == "kernels" else model,
         operations=model if suite == "kernels" else None,
     )  # fmt: skip
     if model and len(config.models or config.operations) > 1:
         raise UserError("model: one model is compared with itself", "name a single one")
-    config = replace(config, minutes=0.0)  # all its blocks are measured
     if threads is None:
         config = api.beside_others(config)
     console = Console(quiet=quiet, as_json=as_json)
     auditing.require_storable()
     progress = console.progress(config)
     try:
-        record = auditing.audit(config, blocks=blocks, slowdown=planted, out=out, observer=progress)
+        record = auditing.audit(config, slowdown=planted, out=out, observer=progress)
     finally:
         progress.close()
     console.audit(record, auditing.remember(record))

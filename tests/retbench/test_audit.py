@@ -28,7 +28,7 @@ def config(suite: str = "inference", **given: Any) -> RunConfig:
 
 
 def planned(suite: str = "inference", **given: Any) -> Plan:
-    return audit.against_itself(config(suite, **given), blocks=4, slowdown=0.05)
+    return audit.against_itself(config(suite, **given), slowdown=0.05)
 
 
 def test_a_contender_meets_itself_and_a_slowed_copy() -> None:
@@ -36,7 +36,12 @@ def test_a_contender_meets_itself_and_a_slowed_copy() -> None:
     assert [(c.label, c.family, c.slowdown) for c in plan.contenders] == [
         ("A", "retnet", 0.0), ("B", "retnet", 0.0), ("slowed", "retnet", 0.05),
     ]  # fmt: skip
-    assert (plan.blocks, plan.least) == (4, None)
+    assert (plan.blocks, plan.least) == (3, None)  # of profile quick
+
+
+def test_blocks_are_added_for_the_minutes_of_the_run() -> None:
+    plan = planned(minutes=3)
+    assert (plan.blocks, plan.least) == (15, 3)
 
 
 @pytest.mark.parametrize(

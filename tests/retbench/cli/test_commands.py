@@ -162,10 +162,13 @@ def test_an_audit_is_printed_and_stored_for_later_runs(
         return AUDIT | {"key": "k"}
 
     monkeypatch.setattr(audit, "audit", audited)
-    words = ("--device", "cpu", "--threads", "1", "--slowdown", "10%", "--blocks", "2")
+    words = ("--device", "cpu", "--threads", "1", "--slowdown", "10%")
     ended = command("audit", *words)
     assert ended.status == 0
-    assert (asked["slowdown"], asked["blocks"], asked["config"].context) == (0.1, 2, (512, 2048))
+    assert (asked["slowdown"], asked["config"].context) == (0.1, (2048,))
+    assert asked["config"].minutes == 3
+    command("audit", "--device", "cpu", "--threads", "1", "--profile", "report")
+    assert asked["config"].minutes == 30
     assert "tpot_s 2.02%" in ended.out and "found in 3 of 4 comparisons" in ended.out
     assert json.loads(audit.cache_file().read_text())["k"]["floor"] == {"tpot_s": 0.02}
 

@@ -60,7 +60,7 @@ from .conftest import ROOT, SMALL, Command, Outcome, files
         (["audit", "--slowdown", "0"], "slowdown: must be above 0"),
         (["audit", "--slowdown", "100%"], "slowdown: must be below 1 (100%)"),
         (["audit", "--slowdown", "much"], "slowdown: 'much' is no relative difference"),
-        (["audit", "--blocks", "1"], "--blocks"),
+        (["audit", "--minutes", "-1"], "minutes: must be above 0, not -1"),
         (["audit", "--suite", "perplexity"], "perplexity has nothing that is timed in turns"),
     ],
 )
