@@ -150,9 +150,7 @@ def against_itself(config: RunConfig, slowdown: float) -> Plan:
         primary += at.primary
         named = {point_id for _, point_id in at.primary}
         points |= dict.fromkeys(point for point in at.points if point.id in named)
-    return replace(
-        whole, contenders=tuple(sides), points=tuple(points), primary=tuple(primary)
-    )
+    return replace(whole, contenders=tuple(sides), points=tuple(points), primary=tuple(primary))
 
 
 def _key(config: RunConfig, machine_id: str) -> str:

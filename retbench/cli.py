@@ -305,9 +305,7 @@ def audit(
         str | None, typer.Option(help="The model, or operation, that is compared with itself.")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Its size.")] = None,
-    context: Annotated[
-        str | None, typer.Option(help="Context lengths. [default: 2048]")
-    ] = None,
+    context: Annotated[str | None, typer.Option(help="Context lengths. [default: 2048]")] = None,
     slowdown: Annotated[
         str, typer.Option(help="By how much a copy of it is slowed down, to be found.")
     ] = "5%",

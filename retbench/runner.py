@@ -27,6 +27,7 @@ from retbench.contender_run import ContenderRun
 from retbench.errors import Interrupted, UserError
 from retbench.interrupts import Interrupts
 from retbench.measure import ceilings
+from retbench.measure.comparison import level
 from retbench.measure.memory import available_memory_bytes
 from retbench.observer import Observer, Silent
 from retbench.plan import Contender, Plan
@@ -39,7 +40,7 @@ from retbench.workers.process import AnyWorker, Worker, WorkerFailure
 __all__ = ["WORKER_COMMAND", "Call", "Launcher", "Observer", "execute"]
 
 
-Settled = Callable[[store.Run, int], list[str]]
+Settled = Callable[[store.Run, float], list[str]]
 """The ratios of a run that are not settled yet, by name, when it is looked at for the n-th time."""
 
 
@@ -133,11 +134,11 @@ def execute(
         return run
 
 
-def still_open(run: store.Run, looks: int) -> list[str]:
+def still_open(run: store.Run, alpha: float) -> list[str]:
     """See :data:`Settled`; by the report's own verdicts."""
     from retbench.report import settled  # pandas, which no run needs that stops after its blocks
 
-    return settled.still_open(run, looks)
+    return settled.still_open(run, alpha)
 
 
 def _plan_of(config: RunConfig) -> Plan:
@@ -324,23 +325,23 @@ class _Session:
     def _stops(self, block: int) -> bool:
         """Whether the run ends with this block: all is settled, or there is no time for another."""
         least = cast(int, self.plan.least)
-        looks = block + 2 - least
-        self._observer.phase("verdicts")
-        still_open = self._settled(store.open_run(self.writer.path), looks)
         block_s = max(self.writer.meta["block_s"].values(), default=0.0)
         spent_s = self.writer.meta["elapsed_s"] + time.monotonic() - self._begun
-        if not still_open:
-            why = "every ratio is settled"
-        elif spent_s + block_s > self.config.minutes * 60:
+        why = None
+        if spent_s + block_s > self.config.minutes * 60:
             why = f"{self.config.minutes:g} minutes do not suffice for another block"
         elif block + 1 == self.plan.blocks:
             why = f"{self.plan.blocks} blocks are the most there may be"
-        else:
-            return False
-        self.writer.update(
-            stopped={"blocks": block + 1, "looks": looks, "why": why, "open": still_open}
-        )
-        return True
+        alpha = level(block + 1 - least, is_last=why is not None)
+        self._observer.phase("verdicts")
+        still_open = self._settled(store.open_run(self.writer.path), alpha)
+        if not still_open:
+            why = "every ratio is settled"
+        if why is not None:
+            self.writer.update(
+                stopped={"blocks": block + 1, "alpha": alpha, "why": why, "open": still_open}
+            )
+        return why is not None
 
     def _contender_run(self, block: int, contender: Contender) -> ContenderRun:
         return ContenderRun(

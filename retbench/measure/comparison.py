@@ -34,15 +34,14 @@ single noisy row would be covered in 71%, and rows correlated by 0.8 in 93%.
 **Looking repeatedly costs coverage.** A run looks at its ratios after each block, and ends once all
 are decided or narrow. Where the truth lies on the margin every wrong interval looks like a
 decision, so that the errors of all looks add up: at a constant 95% ten looks would cover 81.6%. So
-the k-th look takes alpha = 0.035 / k. Coverage of a row that is a run's only one (nothing to be
-moderated by), by simulation, whatever its spread and the precision asked for, the truth at the
-margin, near it or far: at least 94.3% over 10 looks from the third block on, 94.0% over 13 (the
-most of profile quick), 94.8% over 21 from the fifth on (report); at the usual precision of 2% and
-margin of 1% 95.4%, since an interval is narrow before it can lie inside the margin. A constant
-level would be 0.0125 for the same coverage; spent early, alpha buys more, for a run that need not
-go on has the fewest blocks. A first look for nothing is not sound: what 5% at the first leave for
-the others (0.05 / k^2 holds 94.5%) makes the second interval wider than the first. A run of a fixed
-number of blocks does not look, and pays nothing.
+an early look takes little alpha, half as much as the one before: 0.01, 0.005, ..., 0.02 in all. A
+run that is ended by its time was not ended by what was seen: its last look takes 0.04, or 0.05
+where it is the only one. So no more than 6% of the intervals can miss, and those of a run that
+needs all of its time are hardly wider than if it had never looked. Coverage of a row that is a
+run's only one (nothing to be moderated by), by simulation, whatever its spread and the precision
+asked for, the truth at the margin, near it or far: at least 94.4% over up to 13 looks from the
+third block on (profile quick), 95.0% over 21 from the fifth on (report). A run of a fixed number of
+blocks does not look, and pays nothing.
 
     >>> found, = judge([[-0.105, -0.104, -0.106]], margin=0.01)
     >>> found.verdict, round(found.value, 3), round(found.low, 3), round(found.high, 3)
@@ -69,8 +68,9 @@ from retbench.measure.estimate import Floats
 
 Verdict = Literal["faster", "slower", "equivalent", "inconclusive"]
 
-ALPHA = 0.05  # of an interval of a run whose number of blocks was fixed before it
-SPENT = 0.035  # of the first look of a run that may stop; of the k-th SPENT / k
+ALPHA = 0.05  # of an interval of a run that was looked at once, after its last block
+LAST = 0.04  # of the last look of a run that earlier looks might have ended
+EARLY = 0.02  # of all looks that may end a run before its time
 POWER = 0.80  # with which the difference called ``resolution`` would have been told
 MOST_BLOCKS = 1000  # a row that needs more will not be settled by measuring longer
 
@@ -122,9 +122,16 @@ def paired_centre(logs: ArrayLike) -> float:
     return float(np.median((values[first] + values[second]) / 2))
 
 
-def level(looks: int) -> float:
-    """Alpha of an interval that is made at the ``looks``-th look; 0 where nobody looked."""
-    return SPENT / looks if looks else ALPHA
+def level(earlier: int, *, is_last: bool) -> float:
+    """Alpha of the intervals of one look at a run that may end early.
+
+    Args:
+        earlier: looks before it, each of which might have ended the run.
+        is_last: whether the run ends with it whatever is seen.
+    """
+    if is_last:
+        return LAST if earlier else ALPHA
+    return EARLY / 2.0 ** (earlier + 1)
 
 
 def judge(
@@ -132,7 +139,7 @@ def judge(
     margin: float,
     floor: float = 0.0,
     tests: Sequence[int] | None = None,
-    looks: int = 0,
+    alpha: float = ALPHA,
 ) -> list[Comparison]:
     """Judge the rows of one metric, whose variances are moderated over them.
 
@@ -143,7 +150,7 @@ def judge(
         floor: noise floor, a log ratio: below it a difference is not told from none.
         tests: for each row how many comparisons share its alpha (Bonferroni): all of a family that
             are to hold together, 1 for a row that stands for itself; None for 1 throughout.
-        looks: how often these ratios were looked at so far to decide whether to stop.
+        alpha: share of intervals that may miss the truth; see :func:`level`.
     """
     blocks = [np.asarray(row, dtype=float) for row in rows]
     blocks = [row[np.isfinite(row)] for row in blocks]
@@ -153,15 +160,15 @@ def judge(
     for row, (variance, prior), family in zip(
         blocks, _moderated(blocks), tests or [1] * len(blocks), strict=True
     ):
-        found.append(_judged(row, variance, prior, bounds, family, looks))
+        found.append(_judged(row, variance, prior, bounds, alpha / family))
     return found
 
 
 def _judged(
-    row: Floats, variance: float, prior: float, bounds: tuple[float, float], family: int, looks: int
+    row: Floats, variance: float, prior: float, bounds: tuple[float, float], alpha: float
 ) -> Comparison:
     """One row whose moderated variance counts ``prior`` degrees of freedom beside its own."""
-    n, alpha = len(row), level(looks) / family
+    n = len(row)
     centre = float(row.mean()) if n else math.nan
     if n < 2:
         return Comparison(
@@ -173,7 +180,7 @@ def _judged(
     verdict = _verdict(centre - reach, centre + reach, bounds)
     needed = None
     if verdict == "inconclusive":
-        needed = _blocks_needed(abs(centre), variance, prior / (n - 1), n, bounds, family, looks)
+        needed = _blocks_needed(abs(centre), variance, prior / (n - 1), n, bounds, alpha)
     return Comparison(
         math.exp(centre), math.exp(centre - reach), math.exp(centre + reach), n, 1 - alpha, verdict,
         math.expm1(told), needed,
@@ -191,18 +198,21 @@ def _verdict(low: float, high: float, bounds: tuple[float, float]) -> Verdict:
 
 
 def _blocks_needed(
-    distance: float, variance: float, prior: float, n: int, bounds: tuple[float, float],
-    family: int, looks: int,
-) -> int | None:  # fmt: skip
+    distance: float,
+    variance: float,
+    prior: float,
+    n: int,
+    bounds: tuple[float, float],
+    alpha: float,
+) -> int | None:
     """Blocks from which on an interval of this centre and variance clears its bound.
 
-    ``prior`` is per degree of freedom of the row's own; each block more is a look more.
+    ``prior`` is per degree of freedom of the row's own.
     """
     inside, beyond = bounds
     gap = max(distance - beyond, inside - distance)
 
     def is_settled(blocks: int) -> bool:
-        alpha = level(looks + blocks - n if looks else 0) / family
         reach = float(stdtrit((blocks - 1) * (1 + prior), 1 - alpha / 2))
         return reach * math.sqrt(variance / blocks) < gap
 

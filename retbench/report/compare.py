@@ -85,9 +85,9 @@ def threshold(meta: Mapping[str, Any], metric: str) -> float:
     return max(margin(meta), math.expm1(floors(meta).get(metric, 0.0)))
 
 
-def looks(meta: Mapping[str, Any]) -> int:
-    """How often the run looked at its ratios to decide whether to stop; 0 where it never did."""
-    return int((meta.get("stopped") or {}).get("looks", 0))
+def alpha(meta: Mapping[str, Any]) -> float:
+    """Share of a run's intervals that may miss the truth, by how often it was looked at."""
+    return float((meta.get("stopped") or {}).get("alpha", comparison.ALPHA))
 
 
 def pairs(
@@ -260,9 +260,7 @@ def crossing(paired: pd.DataFrame, meta: Mapping[str, Any]) -> tuple[Any, ...] |
     )
     if known.shape[1] < 2:
         return None
-    found = stats.crossover(
-        known.columns.to_numpy(), known.to_numpy(), 1 - comparison.level(looks(meta))
-    )
+    found = stats.crossover(known.columns.to_numpy(), known.to_numpy(), 1 - alpha(meta))
     status, reason = (found.status, found.reason) if not _is_smoke(meta) else (NO_CLAIM, "")
     if status == "reached" and (reason := _vagueness(found)):
         status = "unclear"
@@ -340,7 +338,7 @@ def _judge(
             margin(meta),
             floors(meta).get(metric, 0.0),
             [family if table[i]["primary"] else 1 for i in places],
-            looks(meta),
+            alpha(meta),
         )
         for i, said in zip(places, found, strict=True):
             table[i] |= asdict(said) | {"minutes_needed": _minutes(said.n_needed, said.n, meta)}

@@ -224,13 +224,10 @@ def _ratios_in_print(header: Sequence[str]) -> tuple[int, ...] | None:
 def ratio_notes(ratios: pd.DataFrame, meta: Mapping[str, Any]) -> tuple[str, ...]:
     """How to read a table of ratios, and what its blocks could have told."""
     timed = ratios[ratios["metric"].isin(compare.TIMES)]
-    looks = compare.looks(meta)
-    widened = (
-        f", widened since the run looked {looks} time{'s' * (looks > 1)} whether to end: 94% hold"
-        if looks
-        else ""
-    )
-    notes = [stamp.HOW_TO_READ, f"[low, high]: 95% interval over blocks{widened}", _family(timed)]
+    interval = f"[low, high]: {100 * (1 - compare.alpha(meta)):.4g}% interval over blocks"
+    if meta.get("stopped"):
+        interval += ", of a run that might have ended at an earlier look: 94% of such hold"
+    notes = [stamp.HOW_TO_READ, interval, _family(timed)]
     if told := resolution(timed):
         notes.append(told)
     if (timed["verdict"] == "inconclusive").any():

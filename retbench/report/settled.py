@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PRECISION = 0.02  # of runs that name none
 
 
-def still_open(run: Run, looks: int) -> list[str]:
+def still_open(run: Run, alpha: float) -> list[str]:
     """Name the ratios of times that are neither decided nor as narrow as the run was asked.
 
     They are those that the report will show, from the same code. A ratio that a failure leaves
@@ -25,10 +25,9 @@ def still_open(run: Run, looks: int) -> list[str]:
 
     Args:
         run: the run so far.
-        looks: how often its ratios have been looked at to decide whether to stop, this time
-            included; each look makes the intervals wider (see :mod:`retbench.measure.comparison`).
+        alpha: of the intervals of this look (see :func:`retbench.measure.comparison.level`).
     """
-    meta = {**run.meta, "stopped": {"looks": looks}}
+    meta = {**run.meta, "stopped": {"alpha": alpha}}
     found = reduced(run)
     table = compare.ratios(found.pairs, found.cells, found.statuses, found.models, meta)
     timed = table[table["metric"].isin(compare.TIMES) & (table["n"] > 0)]

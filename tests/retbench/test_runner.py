@@ -231,9 +231,9 @@ def growing(drive: ModuleType) -> Plan:
     return replace(drive.PLAN, blocks=5, least=2)
 
 
-def settles_at(looks: int) -> Callable[[Any, int], list[str]]:
-    """Settled when it is looked at for that time, and not before."""
-    return lambda run, look: [] if look >= looks else ["tpot_s retnet / transformer"]
+def settles_at(blocks: int) -> Callable[[Any, float], list[str]]:
+    """Settled when it has so many blocks, and not before."""
+    return lambda run, _: [] if len(blocks_of(run)) >= blocks else ["tpot_s retnet / transformer"]
 
 
 def blocks_of(run: Any) -> set[int]:
@@ -245,27 +245,28 @@ def test_a_plan_that_is_certain_is_never_looked_at(drive: ModuleType, tmp_path: 
     assert (blocks_of(run), run.meta["stopped"]) == ({0, 1}, None)
 
 
-@pytest.mark.parametrize("looks", [1, 3])
+@pytest.mark.parametrize(("blocks", "alpha"), [(2, 0.01), (4, 0.0025), (5, 0.04)])
 def test_blocks_are_added_until_every_ratio_is_settled(
-    drive: ModuleType, tmp_path: Path, looks: int
+    drive: ModuleType, tmp_path: Path, blocks: int, alpha: float
 ) -> None:
-    run = drive.execute(tmp_path / "run", plan=growing(drive), settled=settles_at(looks), **GROWING)
-    assert blocks_of(run) == set(range(1 + looks))
+    settled = settles_at(blocks)
+    run = drive.execute(tmp_path / "run", plan=growing(drive), settled=settled, **GROWING)
+    assert blocks_of(run) == set(range(blocks))
     assert run.meta["stopped"] == {
-        "blocks": 1 + looks, "looks": looks, "why": "every ratio is settled", "open": [],
+        "blocks": blocks, "alpha": alpha, "why": "every ratio is settled", "open": [],
     }  # fmt: skip
-    assert set(run.meta["block_s"]) == {str(block) for block in range(1 + looks)}
+    assert set(run.meta["block_s"]) == {str(block) for block in range(blocks)}
 
 
 def test_a_look_sees_the_blocks_so_far(drive: ModuleType, tmp_path: Path) -> None:
     seen = []
 
-    def look(run: Any, looks: int) -> list[str]:
-        seen.append((looks, blocks_of(run)))
-        return settles_at(2)(run, looks)
+    def look(run: Any, alpha: float) -> list[str]:
+        seen.append((alpha, blocks_of(run)))
+        return settles_at(3)(run, alpha)
 
     drive.execute(tmp_path / "run", plan=growing(drive), settled=look, **GROWING)
-    assert seen == [(1, {0, 1}), (2, {0, 1, 2})]
+    assert seen == [(0.01, {0, 1}), (0.005, {0, 1, 2})]
 
 
 def test_no_block_is_begun_that_the_minutes_do_not_suffice_for(
@@ -274,6 +275,7 @@ def test_no_block_is_begun_that_the_minutes_do_not_suffice_for(
     run = drive.execute(tmp_path / "run", plan=growing(drive), settled=settles_at(99), minutes=1e-6)
     assert blocks_of(run) == {0, 1}
     stopped = run.meta["stopped"]
+    assert stopped["alpha"] == 0.05  # nothing that was seen could have ended it before
     assert stopped["why"] == "1e-06 minutes do not suffice for another block"
     assert stopped["open"] == ["tpot_s retnet / transformer"]
 
@@ -287,7 +289,7 @@ def test_a_run_ends_at_the_most_blocks_whatever_is_open(drive: ModuleType, tmp_p
 def test_a_run_that_stopped_is_resumed_to_itself(
     drive: ModuleType, tmp_path: Path, requests: Requests
 ) -> None:
-    about = {"plan": growing(drive), "settled": settles_at(1), **GROWING}
+    about = {"plan": growing(drive), "settled": settles_at(2), **GROWING}
     drive.execute(tmp_path / "run", **about)
     asked = len(requests())
     drive.execute(tmp_path / "run", resume=True, **about)
@@ -298,17 +300,17 @@ def test_a_run_killed_in_a_further_block_is_looked_at_behind_that_one(
     drive: ModuleType, tmp_path: Path
 ) -> None:
     about = {"plan": growing(drive), **GROWING}
-    drive.execute(tmp_path / "run", settled=settles_at(3), **about)
+    drive.execute(tmp_path / "run", settled=settles_at(4), **about)
     cut_after(tmp_path / "run", 20)  # in the fourth of the blocks
     change_meta(tmp_path / "run", stopped=None)
-    seen: list[int] = []
+    seen: list[float] = []
 
-    def look(run: Any, looks: int) -> list[str]:
-        seen.append(looks)
+    def look(run: Any, alpha: float) -> list[str]:
+        seen.append(alpha)
         return []
 
     run = drive.execute(tmp_path / "run", resume=True, settled=look, **about)
-    assert seen == [3]
+    assert seen == [0.0025]
     assert (blocks_of(run), run.meta["stopped"]["blocks"]) == ({0, 1, 2, 3}, 4)
 
 

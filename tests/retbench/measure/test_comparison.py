@@ -60,11 +60,11 @@ def test_the_verdict_is_where_the_interval_lies(row, verdict):
 @given(
     st.lists(st.lists(st.floats(-0.1, 0.1), min_size=2, max_size=5), min_size=1, max_size=6),
     st.sampled_from([0.0, 0.005, 0.05]),
-    st.integers(0, 4),
+    st.sampled_from([0.05, 0.04, 0.0025]),
 )
-def test_the_verdict_follows_from_the_printed_interval_alone(rows, floor, looks):
+def test_the_verdict_follows_from_the_printed_interval_alone(rows, floor, alpha):
     beyond = math.exp(max(EDGE, floor))
-    for row in judge(rows, 0.01, floor, [1, 4, 4, 1, 1, 4][: len(rows)], looks):
+    for row in judge(rows, 0.01, floor, [1, 4, 4, 1, 1, 4][: len(rows)], alpha):
         inside = row.low > 1 / 1.01 and row.high < 1.01
         expected = (
             "faster" if row.high < 1 / beyond
@@ -135,10 +135,10 @@ def test_an_inconclusive_row_says_how_many_blocks_would_settle_it():
     assert found.verdict == "inconclusive" and found.n_needed > 5
     assert words([row(found.n_needed)]) == ["slower"]
     assert words([row(found.n_needed - 1)]) == ["inconclusive"]
-    (looked,) = judge([row(5)], 0.01, looks=3)
+    (looked,) = judge([row(5)], 0.01, alpha=0.01)
     assert looked.n_needed > found.n_needed
-    assert words([row(looked.n_needed)], looks=3 + looked.n_needed - 5) == ["slower"]
-    assert words([row(looked.n_needed - 1)], looks=2 + looked.n_needed - 5) == ["inconclusive"]
+    assert words([row(looked.n_needed)], alpha=0.01) == ["slower"]
+    assert words([row(looked.n_needed - 1)], alpha=0.01) == ["inconclusive"]
 
 
 def test_a_ratio_on_the_margin_or_between_margin_and_floor_cannot_be_settled():
@@ -281,7 +281,7 @@ def test_equal_sides_are_told_apart_in_at_most_1_table_of_100():
 # Coverage of runs that look at their ratios to decide whether to stop
 
 
-def sequential(rng, truth, spread, precision, first, most, alpha=level, repeats=4000):
+def sequential(rng, truth, spread, precision, first, most, alpha=None, repeats=4000):
     """How often the interval at which a run of one row stops covers the truth.
 
     It stops once the row is decided or narrower than the precision; the interval is plain t, as
@@ -292,7 +292,8 @@ def sequential(rng, truth, spread, precision, first, most, alpha=level, repeats=
     for n in range(first, most + 1):
         part = noise[:, :n]
         off, error = part.mean(1), part.std(1, ddof=1) / math.sqrt(n)
-        reach = stdtrit(n - 1, 1 - alpha(n - first + 1) / 2) * error
+        taken = alpha or level(n - first, is_last=n == most)
+        reach = stdtrit(n - 1, 1 - taken / 2) * error
         low, high = truth + off - reach, truth + off + reach
         ends = (low > EDGE) | (high < -EDGE) | ((low > -EDGE) & (high < EDGE))
         ends |= (reach <= math.log1p(precision)) | (n == most)
@@ -313,7 +314,7 @@ def test_a_run_that_stops_early_covers_94_times_in_100(truth, precision):
 
 def test_at_a_constant_level_ten_looks_would_not():
     rng = np.random.default_rng(6)
-    found = sequential(rng, EDGE, 0.01, 0.001, first=3, most=12, alpha=lambda looks: 0.05)
+    found = sequential(rng, EDGE, 0.01, 0.001, first=3, most=12, alpha=0.05)
     assert found < 0.84
 
 
@@ -324,7 +325,8 @@ def test_a_table_that_stops_early_covers_94_times_in_100():
     for _ in range(150):
         table = truths[:, None] + rows_of(rng, "like", 0.5, len(truths), 9)[0]
         for looks in range(1, 8):
-            found = judge(list(table[:, : looks + 2]), 0.01, looks=looks)
+            alpha = level(looks - 1, is_last=looks == 7)
+            found = judge(list(table[:, : looks + 2]), 0.01, alpha=alpha)
             narrow = [math.log(row.high / row.low) / 2 <= math.log1p(0.02) for row in found]
             if all(
                 thin or row.verdict != "inconclusive"
@@ -337,6 +339,9 @@ def test_a_table_that_stops_early_covers_94_times_in_100():
     assert np.mean(hits) >= 0.94 - 1.5 * np.std(hits) / math.sqrt(len(hits))
 
 
-def test_a_run_of_a_fixed_number_of_blocks_pays_nothing_and_each_look_more():
-    assert level(0) == 0.05
-    assert [level(looks) for looks in (1, 2, 7)] == pytest.approx([0.035, 0.0175, 0.005])
+def test_what_may_end_a_run_early_takes_little_and_no_more_than_a_fiftieth_in_all():
+    early = [level(earlier, is_last=False) for earlier in range(20)]
+    assert early[:3] == [0.01, 0.005, 0.0025]
+    assert sum(early) <= 0.02
+    assert level(0, is_last=True) == 0.05  # nothing that was seen could have ended the run
+    assert level(5, is_last=True) == 0.04

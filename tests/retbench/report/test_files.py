@@ -227,7 +227,7 @@ def test_the_tables_of_an_old_run_say_what_held_then(make_run: MakeRun) -> None:
 
 
 def test_under_a_table_of_ratios_stands_what_it_could_have_told(make_run: MakeRun) -> None:
-    stopped = {"blocks": 3, "looks": 2, "why": "the time is up", "open": ["one", "two"]}
+    stopped = {"blocks": 3, "alpha": 0.04, "why": "the time is up", "open": ["one", "two"]}
     apart = lambda model, context, block: context == 512  # noqa: E731
     run = make_run(stopped=stopped, alone=apart, generation=True)
     write_all(run)
@@ -236,11 +236,11 @@ def test_under_a_table_of_ratios_stands_what_it_could_have_told(make_run: MakeRu
     median, worst = (units.significant(100 * x, 2) for x in (timed.median(), timed.max()))
     assert f"TTFT {median}% (worst row {worst}%)" in notes
     assert "Mean TPOT" in notes.partition("smallest difference")[2].partition("\n")[0]
-    assert "widened since the run looked 2 times whether to end: 94% hold" in notes
+    assert "[low, high]: 96% interval over blocks, of a run that might have ended" in notes
     assert "ended after 3 blocks: the time is up; 2 ratios open" in notes
     assert (
         "primary, named before the run: TPOT at context=8192,batch=1; TTFT at "
-        "context=8192,batch=1, hold together (each 99.6%); other rows are exploratory"
+        "context=8192,batch=1, hold together (each 99.0%); other rows are exploratory"
     ) in notes
     assert "| transformer | 512 | 1 | 3 |" in notes and "slower, alone |" in notes
     assert "alone: they were not measured in turns" in notes
@@ -279,7 +279,7 @@ def test_what_was_measured_alone_has_its_mark_where_there_is_no_ratio(make_run: 
 def test_the_console_prints_what_the_blocks_could_have_told(
     make_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stopped = {"blocks": 2, "looks": 1, "why": "the time is up", "open": ["one"]}
+    stopped = {"blocks": 2, "alpha": 0.04, "why": "the time is up", "open": ["one"]}
     summary = summarise(make_run(blocks=2, generation=True, stopped=stopped))
     Console().summary(summary)
     said = " ".join(capsys.readouterr().out.split())
@@ -293,7 +293,7 @@ def test_the_console_prints_what_the_blocks_could_have_told(
 
 
 def test_the_json_document_has_the_audit_and_why_the_run_ended(make_run: MakeRun) -> None:
-    stopped = {"blocks": 3, "looks": 1, "why": "the time is up", "open": []}
+    stopped = {"blocks": 3, "alpha": 0.04, "why": "the time is up", "open": []}
     found = document.plain(document.of_summary(summarise(make_run(stopped=stopped)), []))
     assert (found["audit"], found["stopped"]) == (AUDIT, stopped)
     assert {"confidence", "resolution", "minutes_needed", "primary", "alone"} <= set(

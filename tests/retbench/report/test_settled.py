@@ -23,13 +23,13 @@ def unsteady(row: dict[str, Any]) -> float:
 
 def test_only_what_is_neither_decided_nor_narrow_is_open(make_run: MakeRun) -> None:
     run = make_run(change=unsteady)
-    assert NAME in still_open(run, looks=1)
-    stopped = {"blocks": 3, "looks": 1, "why": "the time is up", "open": []}
+    assert NAME in still_open(run, alpha=0.01)
+    stopped = {"blocks": 3, "alpha": 0.01, "why": "the time is up", "open": []}
     reported = summarise(make_run("reported", change=unsteady, stopped=stopped)).ratios
     timed = reported[reported["metric"].isin(compare.TIMES)]
     wide = np.log(timed["high"] / timed["low"]) / 2 > np.log1p(0.02)
     expected = timed[wide & (timed["verdict"] == "inconclusive")]
-    assert still_open(run, looks=1) == [
+    assert still_open(run, alpha=0.01) == [
         f"{row.metric} of retnet / {row.baseline} at {row.point}" for row in expected.itertuples()
     ]
 
@@ -41,22 +41,22 @@ def test_the_precision_of_the_run_decides_what_is_narrow(
     run = make_run(configuration={"precision": precision})
     undecided = summarise(run).ratios["verdict"].eq("inconclusive").any()
     assert undecided  # some rows lie near the margin
-    assert bool(still_open(run, looks=1)) is (precision < 0.01)
+    assert bool(still_open(run, alpha=0.01)) is (precision < 0.01)
 
 
 def test_a_look_more_opens_what_a_look_fewer_had_settled(make_run: MakeRun) -> None:
     run = make_run(configuration={"precision": 0.001})
-    assert set(still_open(run, looks=1)) <= set(still_open(run, looks=20))
-    assert len(still_open(run, looks=20)) > len(still_open(run, looks=1))
+    assert set(still_open(run, alpha=0.01)) <= set(still_open(run, alpha=0.001))
+    assert len(still_open(run, alpha=0.001)) > len(still_open(run, alpha=0.01))
 
 
 def test_a_ratio_that_failed_is_not_waited_for_and_one_of_a_single_block_is(
     make_run: MakeRun,
 ) -> None:
     failed = make_run("failed", failures={("transformer-gqa", 8192, 1): "oom"}, change=unsteady)
-    assert NAME not in still_open(failed, looks=1)
+    assert NAME not in still_open(failed, alpha=0.01)
     once = make_run("once", failures={("transformer-gqa", 8192, 1): {0: "oom", 1: "oom"}})
-    assert NAME in still_open(once, looks=1)
+    assert NAME in still_open(once, alpha=0.01)
 
 
 def test_a_run_of_one_model_has_nothing_to_settle(make_run: MakeRun) -> None:
@@ -65,4 +65,4 @@ def test_a_run_of_one_model_has_nothing_to_settle(make_run: MakeRun) -> None:
     frame = run.frame()
     alone = type("Alone", (), {"path": run.path, "meta": run.meta})()
     alone.frame = lambda: frame[frame["model"] == "retnet"]
-    assert still_open(alone, looks=1) == []
+    assert still_open(alone, alpha=0.01) == []
