@@ -156,7 +156,7 @@ def ratio_figure(summary: Summary, metrics: Sequence[str]) -> Drawn:
     note = " · ".join((
         f"below 1: {subject} is faster", "grey: margin or noise floor",
         *(["diamond: crossover with its interval"] if (timed["status"] == "reached").any() else []),
-        "band: 95% interval, paired by block", held(summary.meta, "context"),
+        "band: the verdict's interval, paired by block", held(summary.meta, "context"),
         *_marks(summary, "context"), 
         *(["× alone: only one of the two took turns"] if any(map(_is_mixed, rows["note"])) else []),
     ))  # fmt: skip

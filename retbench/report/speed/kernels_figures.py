@@ -227,7 +227,7 @@ def ratio_figure(kernels: Kernels, setting: Row, name: str) -> Drawn:
     title = sheet.title(f"Time of {subject} over that of each other operation")
     note = sheet.note(
         f"below 1: {subject} is faster", f"grey: margin or noise floor, ±{threshold:.1%}",
-        "bars: 95% interval, paired by block",
+        "bars: the verdict's interval, paired by block",
     )  # fmt: skip
     styles = theme.styles(kernels.models)
     compared = [name for name in baselines if name in set(known["baseline"])]
