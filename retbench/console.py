@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,7 +167,6 @@ class Progress:
         self._side_by_side = side_by_side
         self._live: Live | None = None
         self._left: TimeLeft | None = None
-        self._total = self._blocks = 0
         self._doing = ""
         self._worker = ""
 
@@ -174,23 +174,23 @@ class Progress:
         """Show how many cells there are, and how many an earlier session finished."""
         from retbench.forecast import TimeLeft, forecast
 
-        plan = plan.certain
+        certain = plan.certain
         self._left = TimeLeft(
-            plan, forecast(self._config, plan), done, side_by_side=self._side_by_side
+            certain, forecast(self._config, certain), done, side_by_side=self._side_by_side
         )
-        self._total, self._blocks = len(list(plan.cells())), plan.blocks
         self._begun_s = time.monotonic()
         if self._quiet:
             return
+        least = "" if plan.least is None else "at least "
         earlier = f", {len(done)} of them done earlier" if done else ""
-        self._out.print(f"{self._total} cells in {plan.blocks} blocks{earlier}")
+        self._out.print(f"{least}{self._total} cells in {certain.blocks} blocks{earlier}")
         if self._out.is_terminal:
             self._live = Live(console=self._out, auto_refresh=False, transient=True)
             self._live.start()
 
     def worker(self, contender: Contender, block: int) -> None:
         """Say whose worker is being started."""
-        self._worker = f"block {block + 1}/{self._blocks}  {contender.label}"
+        self._worker = f"{self._place(block)}  {contender.label}"
         self.phase("start")
 
     def phase(self, text: str) -> None:
@@ -204,11 +204,12 @@ class Progress:
         """Count a committed cell; on a terminal only a failed one leaves a line behind."""
         assert self._left is not None
         self._left.observe(block, contender.label, point.id, elapsed_s)
+        place = self._place(block)
         if self._quiet:
             return
         if self._live is None or status != "ok":
             line = (
-                f"[{self._left.cells_done}/{self._total}] block {block + 1}/{self._blocks} "
+                f"[{self._left.cells_done}/{self._total}] {place} "
                 f"{contender.label} {point.id}: {status}, {elapsed_s:.1f} s{self._remaining()}"
             )
             self._out.print(Text(line, style="" if status == "ok" else "red"))
@@ -223,6 +224,18 @@ class Progress:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    @property
+    def _total(self) -> int:
+        """Cells of the blocks that are known to be measured."""
+        return len(list(self._left.plan.cells())) if self._left else 0
+
+    def _place(self, block: int) -> str:
+        """Which of the known blocks it is; one that the run has added is known from now on."""
+        assert self._left is not None
+        if block >= self._left.plan.blocks:
+            self._left.plan = replace(self._left.plan, blocks=block + 1)
+        return f"block {block + 1}/{self._left.plan.blocks}"
 
     def _remaining(self) -> str:
         left_s = self._left.seconds() if self._left else None

@@ -182,10 +182,8 @@ class Rounds:
         turns = [run for run, slices in self._slices.items() if phase in slices]
         budget_s = self._profile.phase_budget_s * len(turns)
         begun = time.monotonic()
-        order = turns
+        order: list[ContenderRun] = []
         for number in range(self._profile.rounds):
-            # Whoever came first in a round comes last in the next.
-            order = order[::-1] if number % 2 else self._draw.sample(turns, len(turns))
             turns = [run for run in turns if run not in self._outcomes]
             if not turns:
                 return
@@ -193,6 +191,8 @@ class Rounds:
             spent_s = time.monotonic() - begun
             if number >= self._profile.min_rounds and spent_s + expected_s > budget_s:
                 return
+            # Whoever came first in a round comes last in the next.
+            order = order[::-1] if number % 2 else self._draw.sample(turns, len(turns))
             for run in (run for run in order if run in turns):
                 failed = run.slice(phase, number)
                 if failed is not None:

@@ -27,11 +27,11 @@ def fix_addresses() -> None:
             os.execv(sys.executable, sys.orig_argv)
 
 
-fix_addresses()  # before anything is imported that would be imported once more
+if __name__ == "__main__":  # not in a process that a library starts from this one
+    fix_addresses()  # before anything is imported that would be imported once more
+    from retbench.workers.worker import main
 
-from retbench.workers.worker import main  # noqa: E402
-
-main()
-sys.stdout.flush()
-sys.stderr.flush()
-os._exit(0)  # the interpreter would spend a second on giving back what the kernel takes at once
+    main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # the interpreter would spend a second on giving back what the kernel takes at once

@@ -1,11 +1,6 @@
 """Replays recorded noise: which centre of a block's paired log ratios varies least between blocks.
 
-The recordings are audits in ``results/``: a model against itself and against a slowed copy, on a
-quiet machine, and beside a neighbour that keeps half a core busy. They were made with::
-
-    retbench audit --out results/cpu-10m-audit
-    python tests/benchmarks/neighbour.py 0.5 &
-    retbench audit --threads 2 --out results/cpu-10m-audit-half-busy
+The recordings are audits in ``results/``, made with ``retbench audit --out results/NAME-audit``.
 """
 
 from __future__ import annotations
@@ -72,6 +67,6 @@ def test_the_centre_that_is_used_is_as_good_as_the_best(recording: Path) -> None
     logs = paired_logs(recording)
     found = pd.DataFrame({name: block_deviation(logs, fn) for name, fn in CENTRES.items()})
     found["unpaired medians"] = unpaired_deviation(recording)
-    print(f"\n{recording.name}: sd of a block's log ratio\n{found.map('{:.2%}'.format)}")
+    print(f"\n{recording.name}: sd of a block's log ratio\n{found.map('{:.2%}'.format).to_string()}")
     mean = found.mean()
     assert mean["paired_centre"] <= 1.15 * mean[list(CENTRES)].min()

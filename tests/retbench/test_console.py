@@ -45,11 +45,22 @@ def test_without_a_terminal_each_cell_is_a_line_with_the_time_left(
     small: tuple[RunConfig, Plan],
 ) -> None:
     lines = follow(small, terminal=False).splitlines()
-    assert lines[0] == "6 cells in 3 blocks"
+    assert lines[0] == "at least 6 cells in 3 blocks"
     assert lines[1].startswith("[1/6] block 1/3 retnet context=32,batch=1: ok, 2.0 s, about ")
     assert lines[1].endswith(" left")
     assert "context=64,batch=1: oom" in lines[2]
     assert len(lines) == 3
+
+
+def test_a_block_that_the_run_adds_is_counted_from_then_on(small: tuple[RunConfig, Plan]) -> None:
+    config, plan = small
+    text = io.StringIO()
+    progress = Progress(RichConsole(file=text, width=100), config, quiet=False)
+    progress.started(plan, {(b, "retnet", p.id) for b in range(3) for p in plan.points})
+    progress.worker(plan.contenders[0], 3)
+    progress.cell(3, plan.contenders[0], plan.ascending()[0], "ok", 2.0)
+    progress.close()
+    assert "[7/8] block 4/4 retnet context=32,batch=1: ok, 2.0 s" in text.getvalue()
 
 
 def test_on_a_terminal_a_failed_cell_leaves_a_line_and_the_rest_is_redrawn(

@@ -11,7 +11,7 @@ import torch
 from models import build
 from models.protocol import LanguageModel
 from retbench.config.run import RunConfig, resolve
-from retbench.measure import ceilings
+from retbench.measure import ceilings, disturbance
 from retbench.metrics import METRICS
 from retbench.plan import Contender, Point
 from retbench.suites.base import CellFailure
@@ -276,6 +276,12 @@ def test_the_record_of_a_model_says_what_ran() -> None:
     assert record["implementation"] == {"prefill": "chunkwise-128", "decode": "recurrent"}
     assert record["config"]["ffn"] == "gelu"
     assert record["parameters"] == 98_624
+
+
+def test_threads_that_wait_for_each_other_are_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disturbance, "_barrier", lambda threads: lambda: 1.0 * threads)
+    flags = measure(SUITE, Rows(session(threads=2), Point(64, 1)))
+    assert disturbance.THREADS_WAIT in flags
 
 
 def small_model(family: str, **overrides: Any) -> LanguageModel:
