@@ -67,6 +67,7 @@ def test_the_centre_that_is_used_is_as_good_as_the_best(recording: Path) -> None
     logs = paired_logs(recording)
     found = pd.DataFrame({name: block_deviation(logs, fn) for name, fn in CENTRES.items()})
     found["unpaired medians"] = unpaired_deviation(recording)
-    print(f"\n{recording.name}: sd of a block's log ratio\n{found.map('{:.2%}'.format).to_string()}")
+    table = found.map("{:.2%}".format).to_string()
+    print(f"\n{recording.name}: sd of a block's log ratio\n{table}")
     mean = found.mean()
     assert mean["paired_centre"] <= 1.15 * mean[list(CENTRES)].min()
