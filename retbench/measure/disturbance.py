@@ -106,10 +106,10 @@ def foreign_cpu_s(stat: Path = Path("/proc/stat"), mates: Sequence[int] = ()) ->
     user, nice, system, _idle, _iowait, irq, softirq, steal = ticks
     busy_s = (user + nice + system + irq + softirq + steal) / _CLOCK_TICKS_PER_S
     own = os.times()
-    return busy_s - own.user - own.system - sum(map(_cpu_s, mates))
+    return busy_s - own.user - own.system - sum(map(cpu_s, mates))
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """CPU seconds of another process of this machine; 0 once it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

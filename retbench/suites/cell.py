@@ -32,6 +32,8 @@ class Phase:
         metric: what a call takes, in seconds over ``per_call``.
         call: what is timed.
         before: what is done before each sample, and not timed; None where nothing is.
+        wake: what is done once before a slice, and not timed, to wake the threads and fill the
+            caches; None for a call, where a slice is short.
         most_calls: calls that may follow each other without ``before``.
         per_call: things that one call does, such as tokens: its time is divided by them.
         implementation: what really ran.
@@ -46,6 +48,7 @@ class Phase:
     metric: str
     call: Callable[[], object]
     before: Callable[[], object] | None = None
+    wake: Callable[[], object] | None = None
     most_calls: int = 1
     per_call: int = 1
     implementation: str = ""
@@ -91,6 +94,8 @@ class Cell:
                 self._slice_s[name] = first_s
                 continue
             timing = self._sample(phase, 1)[phase.metric]
+            if timing.seconds < SLICE_S:  # the first call filled caches, and says too much
+                timing = self._sample(phase, 1)[phase.metric]
             enough = max(repeats_for(timing.seconds), math.ceil(SLICE_S / timing.seconds))
             # All ranks must make as many calls.
             repeats = min(phase.most_calls, session.ranks.from_first(partial(int, enough)))
@@ -110,8 +115,10 @@ class Cell:
         if phase is None:  # the first rank measures this by itself
             return
         with self._disturbances.watched():
-            if self._slice_s[name] < 2 * SLICE_S and not phase.parts:
-                self._sample(phase, 1)  # wakes the threads and fills the caches
+            if phase.wake is not None:
+                phase.wake()
+            elif self._slice_s[name] < 2 * SLICE_S and not phase.parts:
+                self._sample(phase, 1)
             timings = self._sample(phase, self._repeats[name])
         self._call_s[name] = min(self._call_s[name], timings[phase.metric].seconds)
         for metric, timing in timings.items():

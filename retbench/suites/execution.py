@@ -136,16 +136,17 @@ class Execution:
 class Generation:
     """Decode steps at positions spread evenly over a context: called, it makes one at each.
 
-    Their mean stands for that of all steps of a generation from one token to the context. In eager
-    mode a step reads no more of the state than it holds at its position (as a cache that grows
-    would); a compiled or captured step has one shape, and reads all.
+    Their mean stands for that of all steps of a generation from one token to the context: exactly,
+    where the time of a step grows evenly with its position. In eager mode a step reads no more of
+    the state than it holds at its position (as a cache that grows would); a compiled or captured
+    step has one shape, and reads all.
 
     Args:
         execution: whose state holds the context.
         context: tokens, at least 1.
     """
 
-    POSITIONS = 8
+    POSITIONS = 4
 
     def __init__(self, execution: Execution, context: int) -> None:
         self._execution = execution
@@ -156,6 +157,10 @@ class Generation:
 
     def __len__(self) -> int:
         return len(self._positions)
+
+    def first(self) -> None:
+        """One step at the first position."""
+        self._execution.step_at(self._positions[0], self._states[0])
 
     def __call__(self) -> None:
         """One step at each position, ascending."""

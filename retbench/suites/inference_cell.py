@@ -178,6 +178,7 @@ def _generation(rows: Rows, run: Execution) -> Phase:
         "generation",
         "mean_tpot_s",
         generation,
+        wake=generation.first,
         per_call=len(generation),
         implementation=rows.session.model.implementation("decode"),
     )
