@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 from retbench import runner, suites
 from retbench.config.run import resolve
@@ -24,7 +25,7 @@ SPENT_S: dict[str, float] = defaultdict(float)
 class Watched(ContenderRun):
     """A contender that notes what the others' processes do during its slices."""
 
-    alive: list[Watched] = []
+    alive: ClassVar[list[Watched]] = []
 
     def begin(self) -> None:
         super().begin()
