@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from retbench.measure.comparison import paired_centre
+from retbench.stats.comparison import paired_centre
 from retbench.store import open_run
 
 DOCS = Path(__file__).parent

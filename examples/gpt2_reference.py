@@ -33,10 +33,6 @@ class GPT2Config(ModelConfig):
         """As many heads of the preset's `head_dim` as fit."""
         return max(1, d_model // preset.head_dim)
 
-    def mixer(self) -> NoReturn:
-        """GPT-2 brings its own blocks; see `build`."""
-        raise NotImplementedError
-
     def mixer_parameters(self) -> int:
         """q, k, v and out with biases, and what a layer has beside: LayerNorms' and other biases.
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.config import ConfigError, ModelConfig
-from models.decoder import Decoder
+from models.decoder import Decoder, DecoderConfig
 from models.registry import config_from_dict
 
 WEIGHTS = "model.safetensors"
@@ -60,6 +60,8 @@ def load(
     weights = _read_weights(path / WEIGHTS, torch.device(device))
     embedding = weights.get("embedding.weight")
     saved_dtype = None if embedding is None else embedding.dtype
+    if not isinstance(config, DecoderConfig):
+        raise CheckpointError(f"{path / CONFIG}: {config.family} is no decoder of this project")
     model = Decoder(config, device=device, dtype=dtype or saved_dtype)
     try:
         model.load_state_dict(weights)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 if TYPE_CHECKING:
     import torch
 
-    from models.decoder import Mixer
     from models.protocol import LanguageModel
 
 FeedForwardKind = Literal["gelu", "swiglu"]
@@ -128,8 +127,20 @@ class ModelConfig(ABC):
         """Number of heads at a preset whose width is (or was overridden to be) ``d_model``."""
 
     @abstractmethod
-    def mixer(self) -> Mixer:
-        """A new, uninitialised mixer for one layer."""
+    def build(
+        self,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        seed: int = 0,
+    ) -> LanguageModel:
+        """Build the model with freshly initialised weights, in evaluation mode.
+
+        Args:
+            device: where its weights are made.
+            dtype: floating-point type of its weights; float32 where None.
+            seed: of the initialisation.
+        """
 
     @abstractmethod
     def mixer_parameters(self) -> int:
@@ -192,24 +203,6 @@ class ModelConfig(ABC):
         cls._check_types(given)
         given.setdefault("n_heads", cls.preset_heads(sizes, given["d_model"]))
         return cls(**given)
-
-    def build(
-        self,
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype | None = None,
-        seed: int = 0,
-    ) -> LanguageModel:
-        """Build the model with freshly initialised weights, in evaluation mode.
-
-        Args:
-            device: where its weights are made.
-            dtype: floating-point type of its weights; float32 where None.
-            seed: of the initialisation.
-        """
-        from models.decoder import Decoder
-
-        return Decoder(self, device=device, dtype=dtype, seed=seed)
 
     def to_dict(self) -> dict[str, Any]:
         """The family's name and every field, as JSON-able values."""

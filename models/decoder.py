@@ -91,7 +91,7 @@ class Mixer(nn.Module, ABC):
 class Block(nn.Module):
     """One pre-norm layer: mixer, then feed-forward, each with its residual."""
 
-    def __init__(self, config: ModelConfig, **factory: Any) -> None:
+    def __init__(self, config: DecoderConfig, **factory: Any) -> None:
         super().__init__()
         self.mixer_norm = RMSNorm(config.d_model, config.norm_eps, **factory)
         with factory["device"]:  # made there, not on the host and moved
@@ -114,6 +114,24 @@ class Block(nn.Module):
         return x + self.ffn(self.ffn_norm(x))  # type: ignore[no-any-return]
 
 
+class DecoderConfig(ModelConfig):
+    """The configuration of a model that is this skeleton; a family says what its mixer is."""
+
+    @abstractmethod
+    def mixer(self) -> Mixer:
+        """A new, uninitialised mixer for one layer."""
+
+    def build(
+        self,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        seed: int = 0,
+    ) -> Decoder:
+        """Build the model; see :meth:`models.config.ModelConfig.build`."""
+        return Decoder(self, device=device, dtype=dtype, seed=seed)
+
+
 class Decoder(nn.Module):
     """A decoder-only language model around a family's mixer; keeps the LanguageModel protocol.
 
@@ -123,7 +141,7 @@ class Decoder(nn.Module):
 
     def __init__(
         self,
-        config: ModelConfig,
+        config: DecoderConfig,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,

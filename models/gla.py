@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import ConfigError, ModelConfig, Phase, Preset
-from models.decoder import Mixer, Span
+from models.config import ConfigError, Phase, Preset
+from models.decoder import DecoderConfig, Mixer, Span
 from models.layers import rms_norm
 from models.linear_attention import causal_pairs
 from models.protocol import LayerState
@@ -18,7 +18,7 @@ from models.registry import register
 
 @register("gla")
 @dataclass(frozen=True)
-class GatedLinearAttentionConfig(ModelConfig):
+class GatedLinearAttentionConfig(DecoderConfig):
     """The paper's proportions: keys half as wide as values, so a mixer holds about 4 d_model^2.
 
     Attributes:

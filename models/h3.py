@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.config import ConfigError, ModelConfig, Phase, Preset
-from models.decoder import Mixer, Span
+from models.config import ConfigError, Phase, Preset
+from models.decoder import DecoderConfig, Mixer, Span
 from models.protocol import LayerState
 from models.registry import register
 from models.statespace import discretise, fft_convolve, fft_length, final_states, response
@@ -20,7 +20,7 @@ FASTEST, SLOWEST = 0.1, 0.001
 
 @register("h3")
 @dataclass(frozen=True)
-class H3Config(ModelConfig):
+class H3Config(DecoderConfig):
     """Projections of 4 d_model^2, and a shift and a diagonal state space model.
 
     A head of dimension n multiplies keys and values to n^2 series. ``head_dim`` times ``d_state``

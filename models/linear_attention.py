@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.config import ConfigError, ModelConfig, Phase, Preset
-from models.decoder import Mixer, Span
+from models.config import ConfigError, Phase, Preset
+from models.decoder import DecoderConfig, Mixer, Span
 from models.layers import Rotary, rotate
 from models.protocol import LayerState
 from models.registry import register
@@ -22,7 +22,7 @@ from models.retention import (
 
 @register("linear-attention")
 @dataclass(frozen=True)
-class LinearAttentionConfig(ModelConfig):
+class LinearAttentionConfig(DecoderConfig):
     """Attention's heads and its 4 d_model^2 parameters, the softmax replaced by a feature map.
 
     Attributes:

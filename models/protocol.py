@@ -106,7 +106,9 @@ class State:
 class LanguageModel(Protocol):
     """A decoder-only language model. Tokens are int64, logits in the model's dtype."""
 
-    config: ModelConfig
+    @property
+    def config(self) -> ModelConfig:
+        """What it was built from."""
 
     def parameters(self) -> Iterator[Tensor]:
         """Every parameter once, as of a torch.nn.Module."""

@@ -5,7 +5,7 @@ entry point of the group ``retbench.models``::
 
     @register("my-mixer")
     @dataclass(frozen=True)
-    class MyConfig(ModelConfig): ...
+    class MyConfig(DecoderConfig): ...
 """
 
 from __future__ import annotations

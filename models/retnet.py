@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import ConfigError, ModelConfig, Phase, Preset
-from models.decoder import Mixer, Span
+from models.config import ConfigError, Phase, Preset
+from models.decoder import DecoderConfig, Mixer, Span
 from models.kernels.chunk_op import retention_chunk, too_wide, unsupported
 from models.kernels.step_op import fused_retention
 from models.layers import Rotary, rms_norm, rotate
@@ -34,7 +34,7 @@ CHUNK_SIZES = (32, 64, 128, 256, 512)
 
 @register("retnet")
 @dataclass(frozen=True)
-class RetNetConfig(ModelConfig):
+class RetNetConfig(DecoderConfig):
     """The paper's RetNet: d_k = d_model / heads, d_v = 2 d_k, so a mixer holds 8 d_model^2.
 
     The chunkwise form and the decode step are computed by PyTorch with implementation ``torch``,

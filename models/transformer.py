@@ -18,8 +18,8 @@ from models.attention import (
     sdpa_backend,
     step_bias,
 )
-from models.config import ConfigError, ModelConfig, Phase, Preset
-from models.decoder import Mixer, Span
+from models.config import ConfigError, Phase, Preset
+from models.decoder import DecoderConfig, Mixer, Span
 from models.kernels.attend_op import fused_attention, too_large, unsupported
 from models.layers import Rotary, rotate
 from models.protocol import LayerState
@@ -28,7 +28,7 @@ from models.registry import register
 
 @register("transformer")
 @dataclass(frozen=True)
-class TransformerConfig(ModelConfig):
+class TransformerConfig(DecoderConfig):
     """Rotary positions, RMSNorm, multi-head attention, no biases: Llama's architecture.
 
     Sequences are mixed by PyTorch's attention, with implementation ``math`` by its unfused kernel.

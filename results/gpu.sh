@@ -63,7 +63,7 @@ measure() {
 }
 
 # The tests compile some hundred kernels: side by side, where pytest-xdist is installed.
-tests=(tests/models/kernels tests/retbench/test_inference.py)
+tests=(tests/models/kernels tests/retbench/suites/test_inference.py)
 "$python" -c "import xdist" 2>/dev/null && tests+=(-n 8)
 
 if [[ -n ${REHEARSE:-} ]]; then

@@ -1,6 +1,6 @@
 """``python -m retbench``."""
 
-from retbench.cli import main
+from retbench.cli.app import main
 
 if __name__ == "__main__":
     main()

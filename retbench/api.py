@@ -15,17 +15,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retbench import plugins, threads
-from retbench.config import requirements
-from retbench.config.run import RunConfig, contradictions, explicit, resolve
+from retbench.config import plugins
+from retbench.config.run import RunConfig
+from retbench.engine.resolve import check, contradictions, explicit, resolve
 from retbench.errors import Interrupted, UserError
+from retbench.machine import threads
 
 if TYPE_CHECKING:
-    from retbench.observer import Observer
-    from retbench.ranks.crew import Crew
+    from retbench.engine.observer import Observer
+    from retbench.engine.runner import Launcher
     from retbench.report.content import Content
-    from retbench.runner import Launcher
     from retbench.store import Run
+    from retbench.workers.crew import Crew
 
 RESULTS = Path("results")
 
@@ -69,7 +70,7 @@ def run(
         resume: continue the run in ``out``, or the only unfinished one in ``results/``.
         config_file: a TOML file with the same keys as the flags.
         launcher: ``local`` to measure here, ``slurm`` for jobs of a cluster, one a block.
-        slurm: what to ask Slurm for, see :data:`retbench.cluster.submission.OPTIONS`.
+        slurm: what to ask Slurm for, see :data:`retbench.engine.slurm.OPTIONS`.
         given: fields of :class:`retbench.config.run.RunConfig`.
 
     Returns:
@@ -97,9 +98,9 @@ def prepare(
     **given: Any,
 ) -> Job:
     """Settle what to run and where; writes nothing. Arguments and errors as :func:`run`."""
-    from retbench.cluster import submission
+    from retbench.engine.slurm import launcher as launcher_named
 
-    chosen = submission.launcher(launcher, slurm)
+    chosen = launcher_named(launcher, slurm)
     if resume:
         asked = explicit(suite, out=out, config_file=config_file, **given)
         config, folder = _continued(asked, here=chosen is None)
@@ -125,7 +126,7 @@ def carry_out(
     job: Job, observer: Observer | None = None, crew: Crew | None = None
 ) -> tuple[Run, list[Path]]:
     """Measure, then write all derived files; returns the run and those. Errors as :func:`run`."""
-    from retbench import audit, runner
+    from retbench.engine import audit, runner
 
     # A job looks for the audit of the machine that it finds itself on.
     found = audit.of_this_machine(job.config) if job.launcher is None else None
@@ -218,7 +219,7 @@ def _continued(asked: dict[str, Any], *, here: bool) -> tuple[RunConfig, Path]:
             "continue it unchanged, or begin a new run with another --out",
         )
     config = replace(config, plugins=given or plugins.located(config.plugins, out))
-    requirements.check(config, here=here)
+    check(config, here=here)
     return config, out
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from retbench.threads import limit_spinning
+from retbench.machine.threads import limit_spinning
 
 # Tests run beside each other: threads that spin there take minutes for what takes seconds, and a
 # second thread of each has no core to run on.

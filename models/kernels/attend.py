@@ -25,8 +25,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from models.kernels.attend_op import MAX_GROUP
 from models.kernels.rotary import load_rotated
+from models.kernels.support import MAX_GROUP
 
 PROGRAMS = 4 * 132
 """Programs to aim at: four for each multiprocessor of an H100, all resident at once."""

@@ -10,11 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.kernels.chunk_op import unavailable
+from models.kernels.support import MAX_GROUP, unavailable
 
 MAX_HEAD_DIM = 256
-MAX_GROUP = 16
-"""Query heads of one KV head: the rows of a tensor core's operand."""
 
 
 @torch.library.custom_op("attention::step", mutates_args=("keys", "values"))

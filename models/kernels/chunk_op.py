@@ -8,20 +8,15 @@ the chunk size, which the dtype sets::
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from models.kernels.support import CHUNKS, unavailable
+
 MAX_D_K = 256
 MAX_D_V = 512
-
-CHUNKS = {torch.bfloat16: 128, torch.float16: 64, torch.float32: 64}
-"""Tokens of a chunk, by the type of the inputs."""
-
-_TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 
 
 def retention_chunk(
@@ -76,25 +71,6 @@ def too_wide(d_k: int, d_v: int) -> str | None:
     if d_k > MAX_D_K or d_v > MAX_D_V:
         return f"d_k = {d_k}, d_v = {d_v} is beyond {MAX_D_K}, {MAX_D_V}"
     return None
-
-
-def unavailable(device: torch.device) -> str | None:
-    """Why no Triton kernel can run on a device; None where one can.
-
-    For models to ask in each call, so it is cheap, and ``torch.compile`` can fold it away.
-    """
-    if not _TRITON_INSTALLED:
-        return "Triton is not installed"
-    if device.type == "cuda":
-        if torch.version.hip is not None:  # PyTorch calls AMD's GPUs cuda too
-            return "the kernels are for NVIDIA GPUs"
-        gpu = torch.cuda.get_device_properties(device)
-        if gpu.major < 8:
-            return f"the GPU's compute capability {gpu.major}.{gpu.minor} is below 8.0"
-        return None
-    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
-        return None
-    return f"needs a CUDA device, not {device.type} (or TRITON_INTERPRET=1, for tests on the CPU)"
 
 
 # --- the ops -------------------------------------------------------------------------------------

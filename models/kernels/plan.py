@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from models.kernels.chunk_op import CHUNKS
+from models.kernels.support import CHUNKS
 
 ENOUGH_PROGRAMS = 128
 """From so many programs on, a state is cut no finer: one a multiprocessor of an H100's 132."""

@@ -1,1 +1,1 @@
-"""What a command is asked to do: read from flags, Python or a file, filled up, and checked."""
+"""What a run is asked to do, and what it will measure."""

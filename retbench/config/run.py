@@ -1,36 +1,19 @@
 """What a run is asked to do: one frozen :class:`RunConfig`, checked before anything starts.
 
-Flags win over the configuration file, the file over the defaults of suite and device, which stand
-in :mod:`retbench.config.defaults` and nowhere else::
-
-    config = resolve("inference", preset="10m", context="512:8192")
-    config.context                              # (512, 1024, 2048, 4096, 8192)
-
-Neither torch nor a model is imported until a configuration is resolved.
+It is made by :func:`retbench.engine.resolve.resolve`. Neither torch nor a model is imported here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from retbench.config import values as value
-from retbench.config.defaults import (
-    DEFAULTS,
-    OPTIONAL,
-    SUITE_DEFAULTS,
-    SWEPT,
-    USED_BY,
-    divisible,
-    is_used,
-)
-from retbench.config.file import read_config_file
-from retbench.config.requirements import check, default_device, own_cores, require_known
-from retbench.errors import Misfit, UserError
-from retbench.ranks.distributed import KINDS, launch
+from retbench.config.defaults import OPTIONAL, is_used
+from retbench.distributed.launch import KINDS
+from retbench.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -82,7 +65,7 @@ FEED_FORWARDS = ("gelu", "swiglu")
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 
-_SHORT_NAMES = {
+SHORT_NAMES = {
     "timeout": "timeout_s",
     "memory_limit": "memory_limit_gib",
     "set": "overrides",
@@ -90,7 +73,7 @@ _SHORT_NAMES = {
     "train": "training",
     "lr": "learning_rates",
 }
-_FLAGS = {name: flag for flag, name in _SHORT_NAMES.items()}
+FLAGS = {name: flag for flag, name in SHORT_NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -302,124 +285,15 @@ def parse(
     parsed: dict[str, Any] = {}
     for key, raw in given.items():
         where = f"{file}:{(lines or {}).get(key, 1)}: " if file else ""
-        name = _SHORT_NAMES.get(key, key)
+        name = SHORT_NAMES.get(key, key)
         if name not in _READERS:
-            known = [*_READERS, *_SHORT_NAMES]
+            known = [*_READERS, *SHORT_NAMES]
             raise UserError(f"{where}unknown key {key!r}", value.nearest(key, known))
         if name in parsed:
             raise UserError(f"{where}{key}: {name} is given twice")
         try:
             parsed[name] = _READERS[name](raw)
         except ValueError as problem:
-            flag = _FLAGS.get(name, name).replace("_", "-")
+            flag = FLAGS.get(name, name).replace("_", "-")
             raise UserError(f"{where}{flag}: {problem}") from None
     return parsed
-
-
-def explicit(
-    suite: str | None = None, *, config_file: Path | str | None = None, **given: Any
-) -> dict[str, Any]:
-    """What was asked for, flags over file, without any default; arguments as :func:`resolve`.
-
-    Raises:
-        UserError: for an unreadable file, an unknown key or a value that cannot be.
-    """
-    return _asked(suite, config_file, given)[0]
-
-
-def _asked(
-    suite: str | None, config_file: Path | str | None, given: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """What was asked for, and ``file:line`` of what the file alone decides."""
-    flags = {key: raw for key, raw in {"suite": suite, **given}.items() if raw is not None}
-    chosen = parse(flags)
-    if config_file is None:
-        return chosen, {}
-    values, lines = read_config_file(config_file)
-    stored = parse(values, file=str(config_file), lines=lines)
-    overrides = chosen.get("overrides", {})
-    merged = {**stored.get("overrides", {}), **overrides}
-    places = {}
-    for key, line in lines.items():
-        table, dot, inner = key.partition(".")
-        name = _SHORT_NAMES.get(table, table) + dot + inner
-        if inner not in overrides if dot else name not in chosen:
-            places[name] = f"{config_file}:{line}"
-    return {**stored, **chosen, **({"overrides": merged} if merged else {})}, places
-
-
-def resolve(
-    suite: str | None = None,
-    *,
-    config_file: Path | str | None = None,
-    here: bool = True,
-    **given: Any,
-) -> RunConfig:
-    """Settle every field of a configuration and check that it can be run.
-
-    Args:
-        suite: name of the suite; the file's, or ``inference``, where None.
-        config_file: a TOML file with the same keys, which ``given`` overrule.
-        here: whether this machine is to run it, and must be able to.
-        given: fields of :class:`RunConfig`, as values or as the text of a flag; None means not
-            given. ``overrides`` are merged key by key.
-
-    Raises:
-        UserError: for an unreadable file, an unknown key or name, a value of the wrong type or out
-            of range, or a combination that is impossible on this machine.
-    """
-    chosen, places = _asked(suite, config_file, given)
-    device = chosen.get("device") or default_device()
-    name = chosen.get("suite", DEFAULTS["suite"])
-    try:
-        require_known("suite", name, _suites())
-        _require_used(name, chosen)
-        shared = {key: given for key, given in DEFAULTS.items() if is_used(key, name)}
-        defaults = {**shared, **SUITE_DEFAULTS[name, device], "device": device}
-        launched = launch() if chosen.get("parallel", "none") != "none" else None
-        if launched:
-            defaults["world_size"] = launched.size
-            defaults |= divisible(defaults, chosen.get("tokens_per_step"), launched.size)
-        defaults["threads"] = chosen.get("threads") or own_cores(launched)
-        if is_used("minutes", name):
-            defaults["minutes"] = PROFILES[chosen.get("profile", defaults["profile"])].minutes
-        # Of what is swept the first stands for the run where one name is wanted.
-        for several, one in SWEPT:
-            if several in defaults:
-                defaults[one] = chosen.get(several, defaults[several])[0]
-        config = RunConfig(**{**defaults, **chosen})
-        check(config, here=here)
-    except Misfit as problem:
-        place = next((places[key] for key in problem.keys if key in places), None)
-        if place is None:
-            raise
-        raise UserError(f"{place}: {problem.message}", problem.hint) from None
-    return config
-
-
-def _suites() -> tuple[str, ...]:
-    return tuple(dict.fromkeys(suite for suite, _ in SUITE_DEFAULTS))
-
-
-def _require_used(suite: str, chosen: Mapping[str, Any]) -> None:
-    """Refuse what would be ignored: whoever gives it expects an effect."""
-    for name in chosen:
-        if not is_used(name, suite):
-            flag = _FLAGS.get(name, name).replace("_", "-")
-            owners = f"it belongs to {', '.join(USED_BY[name])}"
-            raise Misfit(f"{flag}: the suite {suite} has no use for it", owners, keys=(name,))
-    for several, one in SWEPT:
-        if one in chosen and is_used(several, suite):
-            problem = f"{one}: the suite {suite} takes several"
-            raise Misfit(problem, f"use --{several}", keys=(one,))
-
-
-def contradictions(config: RunConfig, asked: Mapping[str, Any]) -> list[str]:
-    """Which of the values asked for differ from a stored configuration, one phrase each."""
-    stored = config.to_json()
-    asked = {k: list(v) if isinstance(v, tuple) else v for k, v in asked.items() if k != "out"}
-    return [
-        f"{key.replace('_', '-')} was {stored.get(key)!r}, not {wanted!r}"
-        for key, wanted in asked.items()
-        if stored.get(key) != wanted
-    ]

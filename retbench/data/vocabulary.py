@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from retbench.data.cache import cache_folder
 from retbench.errors import UserError
-from retbench.files import replace_file
+from retbench.store.files import replace_file
 
 if TYPE_CHECKING:
     import tiktoken

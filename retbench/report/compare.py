@@ -4,7 +4,7 @@ The subject is the first model of the run; each other model is a baseline. A rat
 baseline: below 1 the subject is faster, or needs less memory. A block's ratio of times is a robust
 centre over the rounds in which both took turns (M7); where both were measured alone, and in runs of
 schema version 1, whose contenders took none, that of the processes' medians. One in turns over one
-alone is no ratio. What blocks say together is :mod:`retbench.measure.comparison`'s to judge (M11).
+alone is no ratio. What blocks say together is :mod:`retbench.stats.comparison`'s to judge (M11).
 Memory is nearly deterministic (M14): its interval is the range over blocks, its verdict takes the
 margin alone and no statistics.
 """
@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from retbench.measure import comparison, stats
 from retbench.report import units
 from retbench.report.axes import on_axis
 from retbench.report.frames import Floats, Row, column, groups, records
+from retbench.stats import comparison
+from retbench.stats.crossover import Crossover, crossover
 
 # A run has those of its suite; the others do not show.
 TIMES = ("tpot_s", "mean_tpot_s", "ttft_s", "step_s", "kernel_s")
@@ -260,7 +261,7 @@ def crossing(paired: pd.DataFrame, meta: Mapping[str, Any]) -> tuple[Any, ...] |
     )
     if known.shape[1] < 2:
         return None
-    found = stats.crossover(known.columns.to_numpy(), known.to_numpy(), 1 - alpha(meta))
+    found = crossover(known.columns.to_numpy(), known.to_numpy(), 1 - alpha(meta))
     status, reason = (found.status, found.reason) if not _is_smoke(meta) else (NO_CLAIM, "")
     if status == "reached" and (reason := _vagueness(found)):
         status = "unclear"
@@ -270,7 +271,7 @@ def crossing(paired: pd.DataFrame, meta: Mapping[str, Any]) -> tuple[Any, ...] |
     return status, *claim, reason, known.columns.min(), known.columns.max(), found.n
 
 
-def _vagueness(found: stats.Crossover) -> str:
+def _vagueness(found: Crossover) -> str:
     """Why a crossover that all blocks have says too little; empty where it does not."""
     if found.low is None or found.high is None:
         return "one block gives no interval"

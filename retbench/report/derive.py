@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from retbench.measure import ceilings as ceiling
+from retbench.machine import ceilings as ceiling
 from retbench.metrics import METRICS, Metric
 from retbench.report.efficiency import is_unshared, processes_of
 from retbench.report.frames import Row, groups, records

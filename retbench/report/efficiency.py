@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from retbench.measure import stats
 from retbench.report.axes import settings_of
 from retbench.report.frames import Floats, Row, records
+from retbench.stats import intervals
 
 COLUMNS = [
     "model", "seq_len", "batch_size", "point", "processes", "value", "low", "high", "n", "note",
@@ -66,7 +66,7 @@ def efficiencies(
         failed = [f"{count}: {status}" for count, status in sides if status != "ok"]
         found = {"value": math.nan, "low": math.nan, "high": math.nan, "n": 0}
         if len(alone) == len(together) > 0:
-            ratio = stats.ratio(alone, together)
+            ratio = intervals.ratio(alone, together)
             edges = (math.nan if edge is None else edge / size for edge in (ratio.low, ratio.high))
             found = {"value": ratio.value / size, "n": ratio.n}
             found |= dict(zip(("low", "high"), edges, strict=True))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from retbench.measure.ceilings import TOLERANCE
+from retbench.machine.ceilings import TOLERANCE
 from retbench.report import flags, units
 from retbench.report.axes import settings_of
 from retbench.report.compare import TIMES, floors, margin

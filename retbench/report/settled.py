@@ -25,7 +25,7 @@ def still_open(run: Run, alpha: float) -> list[str]:
 
     Args:
         run: the run so far.
-        alpha: of the intervals of this look (see :func:`retbench.measure.comparison.level`).
+        alpha: of the intervals of this look (see :func:`retbench.stats.comparison.level`).
     """
     meta = {**run.meta, "stopped": {"alpha": alpha}}
     found = reduced(run)

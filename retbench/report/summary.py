@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pandas as pd
 
-from retbench.measure import stats
 from retbench.metrics import METRICS, Metric
 from retbench.report import compare, derive, efficiency, fairness
 from retbench.report import flags as flagging
 from retbench.report.frames import Floats, column, groups
+from retbench.stats import intervals
 
 if TYPE_CHECKING:
     from retbench.store import Run
@@ -255,7 +255,7 @@ _NO_PERCENTILES = tuple(float("nan") for _ in PERCENTILES)
 
 
 def _percentiles(samples: Floats) -> tuple[float, ...]:
-    found = (stats.percentile(samples, q) for q in PERCENTILES.values())
+    found = (intervals.percentile(samples, q) for q in PERCENTILES.values())
     return tuple(float("nan") if value is None else float(value) for value in found)
 
 
@@ -263,7 +263,7 @@ def _estimate(values: Floats, phase: str) -> tuple[float, float, float, str]:
     """Centre, low, high and method; analytic figures are exact and have no interval."""
     if phase == "analytic" or (values <= 0).any():
         return float(np.median(values)), float("nan"), float("nan"), "none"
-    found = stats.estimate(values)
+    found = intervals.estimate(values)
     low, high = (float("nan") if edge is None else edge for edge in (found.low, found.high))
     return found.value, low, high, found.method
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from retbench.config.plan import Contender
 from retbench.config.run import RunConfig
 from retbench.errors import Misfit
-from retbench.plan import Contender
 from retbench.suites.perplexity import PerplexitySuite
 
 if TYPE_CHECKING:

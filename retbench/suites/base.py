@@ -10,9 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from retbench.config import plugins
+from retbench.config.plan import Contender, Plan, Point
 from retbench.config.run import PROFILES, RunConfig
-from retbench.metrics import METRICS, Sample, Status
-from retbench.plan import Contender, Plan, Point
 
 if TYPE_CHECKING:
     import torch
@@ -22,62 +22,9 @@ if TYPE_CHECKING:
     from retbench.suites.cell import Cell
     from retbench.suites.session import Rows, Session
 
-Ceilings = Mapping[str, Any] | None
-"""What a machine can do at most, see :mod:`retbench.measure.ceilings`; None where unknown."""
-
 Scalar = Callable[[str, str], float | None]
 """Looks up ``(point id, metric)`` among one contender's committed figures of the first block that
 have one value a process; None where there is none."""
-
-PREFILL_TOKENS = 65536
-"""Most tokens of one prefill call; a larger batch goes in by parts of whole sequences. Otherwise
-the activations of its prefill, not its state, would decide how large a batch fits."""
-
-
-SLICE_S = 0.02
-"""Seconds that a slice lasts at least, where its call is shorter and may be repeated."""
-
-
-class CellFailure(Exception):
-    """A cell that cannot be measured, with the status of M17 that says why."""
-
-    def __init__(self, status: Status, cause: str) -> None:
-        super().__init__(cause)
-        self.status = status
-        self.cause = cause
-
-
-def new_sample(
-    config: RunConfig,
-    contender: Contender,
-    point: Point,
-    phase: str,
-    metric: str,
-    value: float | None,
-) -> Sample:
-    """A sample of a declared metric, ok and of no process yet; ``value`` in the metric's unit."""
-    return Sample(
-        suite=config.suite,
-        point=point.id,
-        model=contender.label,
-        preset=str(point.setting("preset", config.preset)),
-        implementation="",
-        mode=str(point.setting("mode", config.mode)),
-        phase=phase,
-        metric=metric,
-        unit=METRICS[metric].unit,
-        seq_len=point.seq_len,
-        batch_size=point.batch_size,
-        dtype=str(point.setting("dtype", config.dtype)),
-        device=config.device,
-        block=0,
-        process=0,
-        trial=None,
-        value=value,
-        status="ok",
-        cause=None,
-        flags=[],
-    )
 
 
 def plan_in_turns(
@@ -154,11 +101,15 @@ class Suite(ABC):
         """What :meth:`cost` reckons with: a model's configuration, at a point's own preset.
 
         Raises:
+            ConfigError: if there is no such family, preset or option.
             UserError: if the data that decide on it cannot be read.
         """
-        from retbench.config.requirements import model_config
+        from models.registry import config_for
 
-        return model_config(config, contender, point)
+        plugins.load(config.plugins)
+        preset = config.preset if point is None else str(point.setting("preset", config.preset))
+        options = {**contender.options, **self.model_options(config)}
+        return config_for(contender.family, preset, **options)
 
     def build(
         self,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from retbench.config.run import Profile
-from retbench.measure import ceilings as ceiling
+from retbench.machine import ceilings as ceiling
 
 # For a machine that was not measured; only proportions between cells matter then.
 _NOMINAL_BANDWIDTH = {"cpu": 1e10, "cuda": 2e12}

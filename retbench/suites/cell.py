@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from retbench.measure.clock import LAUNCH_BOUND, Timing, repeats_for
-from retbench.measure.disturbance import Disturbances
-from retbench.suites.base import SLICE_S, Ceilings, CellFailure
+from retbench.machine.ceilings import Ceilings
+from retbench.machine.clock import LAUNCH_BOUND, Timing, repeats_for
+from retbench.machine.interference import Disturbances
+from retbench.suites.limits import SLICE_S, CellFailure
 from retbench.suites.session import Rows
 
 Violation = Callable[[float, Ceilings], str | None]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.protocol import LanguageModel, State
-from retbench.suites.base import PREFILL_TOKENS
+from retbench.suites.limits import PREFILL_TOKENS
 
 STATE_ALIGNMENT = 16
 """States hold a multiple of so many tokens where the model can, for the kernels' sake."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from retbench.suites.base import CellFailure
+from retbench.suites.limits import CellFailure
 from retbench.suites.session import Session
 
 if TYPE_CHECKING:

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from retbench.config.plan import Contender, Plan, Point
 from retbench.config.run import RunConfig
 from retbench.data import prompt_tokens
 from retbench.errors import Misfit
-from retbench.plan import Contender, Plan, Point
-from retbench.suites.base import Ceilings, CellFailure, Suite, plan_in_turns
+from retbench.machine.ceilings import Ceilings
+from retbench.suites.base import Suite, plan_in_turns
 from retbench.suites.inference_cost import InferenceCost
+from retbench.suites.limits import CellFailure
 
 if TYPE_CHECKING:
     import torch

@@ -13,13 +13,13 @@ from collections.abc import Callable
 
 import torch
 
+from retbench.config.plan import Point
 from retbench.data import prompt_tokens
-from retbench.measure.ceilings import violates_matmul_rate, violates_physics
-from retbench.measure.clock import Timing
-from retbench.plan import Point
-from retbench.suites.base import Ceilings, CellFailure
+from retbench.machine.ceilings import Ceilings, violates_matmul_rate, violates_physics
+from retbench.machine.clock import Timing
 from retbench.suites.cell import Cell, Phase, require_finite
 from retbench.suites.execution import Execution, Generation
+from retbench.suites.limits import CellFailure
 from retbench.suites.session import Rows, Session
 
 GATE_PROMPT = 240

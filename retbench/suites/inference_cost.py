@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from retbench.config.plan import Point
 from retbench.config.run import DTYPE_BYTES, PROFILES, RunConfig
-from retbench.plan import Point
 from retbench.suites import bounds
-from retbench.suites.base import PREFILL_TOKENS, SLICE_S
+from retbench.suites.limits import PREFILL_TOKENS, SLICE_S
 
 if TYPE_CHECKING:
     from models.config import ModelConfig

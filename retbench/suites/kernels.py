@@ -13,26 +13,22 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from retbench import plugins
+from retbench.config import plugins
+from retbench.config.plan import Contender, Plan, Point
 from retbench.config.requirements import require_known
 from retbench.config.run import RunConfig
 from retbench.errors import Misfit
-from retbench.plan import Contender, Plan, Point
 from retbench.suites.base import Suite, plan_in_turns
-from retbench.suites.kernels_cost import KernelsCost, Size
+from retbench.suites.kernels_cost import KernelsCost
+from retbench.suites.kernels_shapes import RETENTION_HEADS, Size, attention_dim, case_of
 
 if TYPE_CHECKING:
     import torch
 
     from models.config import ModelConfig
-    from models.operations import Case, Kind, Operation
+    from models.operations import Operation
     from retbench.suites.cell import Cell
     from retbench.suites.session import Rows, Session
-
-RETENTION_HEADS = 8
-VALUES_PER_KEY = 2  # d_v / d_k of a RetNet
-ATTENTION_DIMS = 64, 128
-"""A Transformer's heads have RetNet's d_k up to the first, else half of it up to the second."""
 
 
 class KernelsSuite(Suite):
@@ -130,28 +126,6 @@ class KernelsSuite(Suite):
 
 
 SUITE = KernelsSuite()
-
-
-def attention_dim(head_dim: int) -> int:
-    """Head dimension of the Transformer that is matched with a RetNet of that d_k."""
-    narrow, wide = ATTENTION_DIMS
-    return head_dim if head_dim <= narrow else min(head_dim // 2, wide)
-
-
-def case_of(point: Point, kind: Kind, device: torch.device) -> Case:
-    """What an operation of a kind has to do at a point."""
-    import torch
-
-    from models.operations import Case
-
-    head_dim = int(point.setting("head_dim", 0) or 0)
-    heads, d_k, d_v = RETENTION_HEADS, head_dim, VALUES_PER_KEY * head_dim
-    if kind == "attention":
-        d_k = d_v = attention_dim(head_dim)
-        heads = RETENTION_HEADS * head_dim // d_k
-    direction: Any = point.setting("direction")
-    dtype = getattr(torch, str(point.setting("dtype")))
-    return Case(kind, direction, point.batch_size, heads, point.seq_len, d_k, d_v, dtype, device)
 
 
 def _version(package: str) -> str | None:

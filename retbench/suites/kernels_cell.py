@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 
 from models.operations import Case, Operation
-from retbench.measure.ceilings import violates_matmul_rate
-from retbench.plan import Point
-from retbench.suites.base import Ceilings, CellFailure
+from retbench.config.plan import Point
+from retbench.machine.ceilings import Ceilings, violates_matmul_rate
 from retbench.suites.cell import Cell, Phase
-from retbench.suites.kernels import case_of
 from retbench.suites.kernels_gate import TOLERANCE, Call, inputs
+from retbench.suites.kernels_shapes import case_of
+from retbench.suites.limits import CellFailure
 from retbench.suites.session import Rows, Session
 
 GATE_TOKENS = 256

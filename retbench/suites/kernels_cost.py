@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from retbench.config.plan import Point
 from retbench.config.run import PROFILES, RunConfig
-from retbench.plan import Point
 from retbench.suites import bounds
+from retbench.suites.kernels_shapes import Size
 
 if TYPE_CHECKING:
-    from models.operations import Case
+    pass
 
 _COMPILED = ("retention-compiled", "flex-attention")
 _QUADRATIC = ("retention-parallel", "sdpa-math")  # they keep every pair's score
@@ -26,14 +27,6 @@ _COMPILE_S = {"cpu": 20.0, "cuda": 5.0}  # inductor keeps on disk what an earlie
 _SCORES_KEPT = {"forward": 3, "train": 5}
 _CELL_S = 0.4  # of any cell: the exact rows, and giving memory back before the clock runs
 _GATE_CALLS = 3  # the first, the one that is checked, the one that finds how long it takes
-
-
-@dataclass(frozen=True)
-class Size:
-    """An operation, by name, and what it has to do."""
-
-    operation: str
-    case: Case
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ClassVar
 
+from retbench.suites.quality_cell import FINAL, train_cell
 from retbench.suites.session import Rows, Session
 from retbench.suites.text import (
     LENGTHS,
@@ -20,7 +21,6 @@ from retbench.suites.text import (
     material,
     test_documents,
 )
-from retbench.suites.training_cell import FINAL, train_cell
 
 
 class PerplexitySuite(TextSuite):

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retbench.config.plan import Point, Setting
 from retbench.config.run import RunConfig
 from retbench.config.values import nearest
 from retbench.data import recall as tasks
 from retbench.errors import Misfit, UserError
-from retbench.plan import Point, Setting
+from retbench.suites.quality_cell import FINAL, Material, QualitySuite, train_cell
 from retbench.suites.session import Rows, Session
-from retbench.suites.training_cell import FINAL, Material, TrainingSuite, train_cell
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
@@ -33,7 +33,7 @@ TEST_SEQUENCES = 128
 _BATCH_TOKENS = 16384
 
 
-class RecallSuite(TrainingSuite):
+class RecallSuite(QualitySuite):
     """Synthetic recall tasks."""
 
     name = "recall"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from retbench.config.plan import Setting
 from retbench.config.run import RunConfig
-from retbench.plan import Setting
+from retbench.suites.quality_cell import FINAL, train_cell
 from retbench.suites.session import Rows, Session
 from retbench.suites.text import TextSuite, add_test, material, test_documents
-from retbench.suites.training_cell import FINAL, train_cell
 
 
 class ScalingSuite(TextSuite):

@@ -9,20 +9,22 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
+from retbench.config.plan import Contender, Point
 from retbench.config.run import PROFILES, Profile, RunConfig
-from retbench.measure import ceilings
-from retbench.measure.clock import slowed, warm_up
+from retbench.distributed.process_group import ALONE, Ranks
+from retbench.machine import ceilings
+from retbench.machine.ceilings import Ceilings
+from retbench.machine.clock import slowed, warm_up
 from retbench.metrics import Sample
-from retbench.plan import Contender, Point
-from retbench.ranks.distributed import ALONE, Ranks
-from retbench.suites.base import Ceilings, CellFailure, new_sample
+from retbench.store.samples import new_sample
+from retbench.suites.limits import CellFailure
 
 if TYPE_CHECKING:
     import torch
 
     from models.protocol import LanguageModel
-    from retbench.measure.clock import Clock, Timing
-    from retbench.measure.memory import MemoryMeter
+    from retbench.machine.clock import Clock, Timing
+    from retbench.machine.memory import MemoryMeter
 
 
 @dataclass

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from retbench.data.batches import RandomWindows, prefetch
 from retbench.data.dataset import load_dataset
-from retbench.measure.ceilings import violates_matmul_rate
-from retbench.measure.clock import Timing
-from retbench.suites.base import Ceilings, CellFailure
+from retbench.machine.ceilings import Ceilings, violates_matmul_rate
+from retbench.machine.clock import Timing
 from retbench.suites.cell import Cell, Phase
+from retbench.suites.limits import CellFailure
 from retbench.suites.session import Rows
-from retbench.training.blockchanges import changed_blocks
+from retbench.training.block_transforms import changed_blocks
 from retbench.training.config import TrainingConfig
 from retbench.training.step import Step, make_optimizer
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from retbench.config.plan import Point
 from retbench.config.run import PROFILES, RunConfig
-from retbench.plan import Point
 from retbench.suites import bounds
-from retbench.suites.training_cost import TrainingCost
+from retbench.suites.quality_cost import QualityCost
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
@@ -48,8 +48,8 @@ class StepCost:
         return self._training.memory_bytes(model, self._share(point))
 
     @property
-    def _training(self) -> TrainingCost:
-        return TrainingCost(self.config, self.ceilings, lambda point: 1)
+    def _training(self) -> QualityCost:
+        return QualityCost(self.config, self.ceilings, lambda point: 1)
 
     def _share(self, point: Point) -> Point:
         """One process's part of a step."""

@@ -14,8 +14,8 @@ from retbench.data.batches import RandomWindows
 from retbench.data.dataset import SEVERAL, Dataset, load_dataset, require_windows
 from retbench.data.vocabulary import check_name
 from retbench.errors import Misfit, UserError
+from retbench.suites.quality_cell import Material, QualitySuite
 from retbench.suites.session import Rows
-from retbench.suites.training_cell import Material, TrainingSuite
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
@@ -38,7 +38,7 @@ FINAL_DEV_TOKENS = 100_000
 _LEAST_TESTED = 8192  # tokens of a document that are used at most, unless a length asks for more
 
 
-class TextSuite(TrainingSuite):
+class TextSuite(QualitySuite):
     """A suite that trains on a text."""
 
     def data(self, config: RunConfig) -> dict[str, Any]:

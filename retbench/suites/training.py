@@ -13,13 +13,13 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from retbench.config.plan import Contender, Plan, Point, Setting
 from retbench.config.run import RunConfig
 from retbench.config.values import nearest
 from retbench.data.dataset import load_dataset
 from retbench.data.vocabulary import check_name
+from retbench.distributed.process_group import ALONE
 from retbench.errors import Misfit, UserError
-from retbench.plan import Contender, Plan, Point, Setting
-from retbench.ranks.distributed import ALONE
 from retbench.suites.base import Suite, plan_in_turns
 from retbench.suites.step_cost import StepCost
 
@@ -36,7 +36,7 @@ UNSHARED: tuple[tuple[str, Setting], ...] = (("processes", 1),)
 """Those of the point, in a run of several processes, that times the step of one alone."""
 
 
-class StepSuite(Suite):
+class TrainingThroughputSuite(Suite):
     """Throughput of training."""
 
     name = "training"
@@ -90,7 +90,7 @@ class StepSuite(Suite):
     def verify(self, session: Session) -> float:
         """No model sees the future, and its gradients are those of its formula."""
         from retbench.suites.gradient_gate import check_gradients
-        from retbench.suites.training_cell import check_causality
+        from retbench.suites.quality_cell import check_causality
 
         check_causality(session)
         return check_gradients(session)
@@ -109,7 +109,7 @@ class StepSuite(Suite):
         return alone[rows.point.settings](own, progress)
 
 
-SUITE = StepSuite()
+SUITE = TrainingThroughputSuite()
 
 
 def sweep(config: RunConfig) -> Iterator[Point]:

@@ -30,9 +30,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.checkpoint import CONFIG, WEIGHTS
+from retbench.distributed.process_group import ALONE, Ranks
 from retbench.errors import UserError
-from retbench.files import cannot_write
-from retbench.ranks.distributed import ALONE, Ranks
+from retbench.store.files import cannot_write
 from retbench.training.loop import Progress, Record
 
 MOMENTS = "training.safetensors"

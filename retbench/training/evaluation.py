@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from retbench.ranks.distributed import ALONE, Ranks
+from retbench.distributed.process_group import ALONE, Ranks
 
 Floats = NDArray[np.float64]
 

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from retbench.ranks.distributed import ALONE, Ranks
-from retbench.training.blockchanges import changed_blocks
+from retbench.distributed.process_group import ALONE, Ranks
+from retbench.training.block_transforms import changed_blocks
 from retbench.training.config import Record, Training, TrainingConfig
 from retbench.training.step import Step, autocast, make_optimizer
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from retbench.ranks.distributed import ALONE, Ranks
+from retbench.distributed.process_group import ALONE, Ranks
 from retbench.training.config import TrainingConfig
 
 IGNORED = -100

@@ -6,9 +6,9 @@ import os
 import sys
 from collections.abc import Mapping
 
-from retbench import environment
-from retbench.ranks.distributed import MEETING
-from retbench.threads import spin_limits
+from retbench.distributed.launch import MEETING
+from retbench.machine import provenance
+from retbench.machine.threads import spin_limits
 
 WORKER_COMMAND = (sys.executable, "-m", "retbench.workers")
 
@@ -31,7 +31,7 @@ def variables(threads: int, meeting: str | None = None) -> Mapping[str, str]:
         threads: that it computes on.
         meeting: the name by which the workers of all ranks are to meet; None for one that is alone.
     """
-    paths = [str(environment.PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]
+    paths = [str(provenance.PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]
     own = {
         "PYTHONHASHSEED": "0",  # the order of sets decides in which order memory is asked for
         "OMP_NUM_THREADS": str(threads),

@@ -21,8 +21,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, Self
 
-from retbench.environment import anonymous
-from retbench.interrupts import Wakes
+from retbench.machine.interrupts import Wakes
+from retbench.machine.provenance import anonymous
 from retbench.metrics import Status
 
 REPLY_FD = "RETBENCH_REPLY_FD"

@@ -24,17 +24,18 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from retbench import suites  # noqa: E402
+from retbench.config.plan import Contender, Point  # noqa: E402
 from retbench.config.run import RunConfig  # noqa: E402
-from retbench.measure.memory import (  # noqa: E402
+from retbench.distributed import connect  # noqa: E402
+from retbench.distributed.process_group import ALONE, Ranks  # noqa: E402
+from retbench.machine.memory import (  # noqa: E402
     available_memory_bytes,
     is_out_of_memory,
     limit_further_memory,
 )
 from retbench.metrics import Status  # noqa: E402
-from retbench.plan import Contender, Point  # noqa: E402
-from retbench.ranks.distributed import ALONE, Ranks, connect  # noqa: E402
-from retbench.suites.base import CellFailure  # noqa: E402
 from retbench.suites.cell import Cell  # noqa: E402
+from retbench.suites.limits import CellFailure  # noqa: E402
 from retbench.suites.session import Rows, Session  # noqa: E402
 
 Message = dict[str, Any]
@@ -158,7 +159,7 @@ class _Worker:
 
     def _ceilings(self, message: Message) -> None:
         """Measure what this machine can do at most."""
-        from retbench.measure import ceilings
+        from retbench.machine import ceilings
 
         config = RunConfig.from_json(message["configuration"])
         _prepare_process(config)
@@ -184,8 +185,8 @@ def open_session(
     """
     import torch
 
-    from retbench.measure.clock import Clock
-    from retbench.measure.memory import MemoryMeter
+    from retbench.machine.clock import Clock
+    from retbench.machine.memory import MemoryMeter
 
     suite = suites.get(config.suite)
     suite.data(config)  # read the text now: it belongs to the meter's baseline
@@ -259,7 +260,7 @@ def _explain(error: Exception) -> tuple[Status, str]:
 
 def _is_lost(error: Exception) -> bool:
     """Whether it is the connection to another rank that has failed, for whatever reason."""
-    from retbench.ranks.failure import is_lost
+    from retbench.distributed.failure import is_lost
 
     return is_lost(error)
 

@@ -13,10 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from retbench import runner, suites
-from retbench.config.run import resolve
-from retbench.contender_run import ContenderRun, Outcome
-from retbench.measure.disturbance import cpu_s
+from retbench import suites
+from retbench.engine import runner
+from retbench.engine.contender_run import ContenderRun, Outcome
+from retbench.engine.resolve import resolve
+from retbench.machine.interference import cpu_s
 
 WAITED_S: dict[str, float] = defaultdict(float)
 SPENT_S: dict[str, float] = defaultdict(float)

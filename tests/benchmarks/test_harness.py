@@ -7,7 +7,7 @@ from pathlib import Path
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import retbench
-from retbench.measure.clock import Clock
+from retbench.machine.clock import Clock
 
 MOST_OUTSIDE_CELLS = 0.35
 DEFAULT_RUN_S = 360.0

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from retbench.measure.comparison import paired_centre
+from retbench.stats.comparison import paired_centre
 from retbench.store import open_run
 
 RESULTS = Path(__file__).parents[2] / "results"

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from models import build
 from retbench.data import corpus_tokens
 from retbench.data.batches import RandomWindows
-from retbench.ranks.distributed import ALONE
+from retbench.distributed.process_group import ALONE
 from retbench.training.loop import TrainingConfig, train
 from retbench.training.step import make_optimizer
 

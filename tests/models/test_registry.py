@@ -27,8 +27,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from models import ModelConfig, register
-from models.decoder import Mixer
+from models import register
+from models.decoder import DecoderConfig, Mixer
 from models.protocol import LayerState
 
 
@@ -43,7 +43,7 @@ class Sums(LayerState):
 
 @register("moving-average")
 @dataclass(frozen=True)
-class MovingAverageConfig(ModelConfig):
+class MovingAverageConfig(DecoderConfig):
     scale: float = 1.0
 
     @classmethod

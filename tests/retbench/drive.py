@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from retbench import runner, suites
-from retbench.cluster import submission
+from retbench import suites
+from retbench.config.plan import Contender, Plan, Point
 from retbench.config.run import RunConfig
+from retbench.engine import runner, slurm
 from retbench.errors import UserError
-from retbench.plan import Contender, Plan, Point
 
 HERE = Path(__file__).parent
 
@@ -69,7 +69,7 @@ if __name__ == "__main__":
     tiny = SimpleNamespace(**dict.fromkeys(("memory_bytes", "process_s", "cell_s"), lambda *_: 0))
     vars(suites.get("inference")).update(cost=lambda *_: tiny, size=lambda *_: None)
     try:
-        slurm = submission.Launcher({}, poll_s=0.1) if "slurm" in sys.argv[2:] else None
+        slurm = slurm.Launcher({}, poll_s=0.1) if "slurm" in sys.argv[2:] else None
         execute(sys.argv[1], resume="resume" in sys.argv[2:], launcher=slurm)
     except UserError as error:
         print(error, file=sys.stderr)

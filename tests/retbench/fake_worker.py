@@ -20,7 +20,7 @@ REPLIES = os.fdopen(int(os.environ["RETBENCH_REPLY_FD"]), "w")
 ACTIONS = json.loads(os.environ.get("FAKE_WORKER", "{}"))
 CELL_S = float(os.environ.get("FAKE_WORKER_S", "0"))
 
-# The shape of what retbench.measure.ceilings.measure gives.
+# The shape of what retbench.machine.ceilings.measure gives.
 CEILINGS = {
     "device": "cpu", "threads": 1, "elapsed_s": 0.0, "matmul_flop_per_s": {"float32": 1e11},
     "bandwidth": [

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import retbench
-from retbench.environment import PROJECT_ROOT
+from retbench.machine.provenance import PROJECT_ROOT
 from retbench.metrics import COLUMNS
 
 SMALL = {
@@ -29,14 +29,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models import ModelConfig, register
-from models.decoder import Mixer
+from models import register
+from models.decoder import DecoderConfig, Mixer
 from models.protocol import LayerState
 
 
 @register("moving-average")
 @dataclass(frozen=True)
-class MovingAverageConfig(ModelConfig):
+class MovingAverageConfig(DecoderConfig):
     @classmethod
     def preset_heads(cls, preset, d_model):
         return 1

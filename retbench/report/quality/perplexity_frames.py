@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from retbench.measure import quality_stats, stats
 from retbench.report.compare import NO_CLAIM
 from retbench.report.frames import Floats, Row, groups, records
 from retbench.report.quality.trained import EDGES, Tested, difference, edges, final
+from retbench.stats import quality
+from retbench.stats.crossed_effects import crossed
 
 if TYPE_CHECKING:
     from retbench.store import Run
@@ -72,8 +73,8 @@ def losses(tested: Mapping[Place, Tested], models: Sequence[str]) -> pd.DataFram
     """One row per phase, window and model: loss, perplexity and bits per byte with intervals."""
     rows = []
     for (phase, length, model), test in tested.items():
-        loss = stats.crossed(test.nats / test.tokens, test.tokens)
-        bits = stats.crossed(test.nats / math.log(2) / test.bytes, test.bytes)
+        loss = crossed(test.nats / test.tokens, test.tokens)
+        bits = crossed(test.nats / math.log(2) / test.bytes, test.bytes)
         rows.append((
             phase, length, model, test.protocol, *edges(loss), *edges(loss.mapped(math.exp)),
             *edges(bits), loss.n, test.nats.shape[1],
@@ -108,13 +109,13 @@ def ratios(
             row["note"] = "not measured"
             continue
         gaps = difference(sides[0], sides[1])
-        found = stats.crossed(gaps, sides[0].tokens)
+        found = crossed(gaps, sides[0].tokens)
         row |= dict(zip(EDGES, edges(found.mapped(math.exp)), strict=True))
         row |= {"n": found.n, "verdict": NO_CLAIM}
         if found.n:
             judged.append((len(rows) - 1, gaps, sides[0].tokens))
     if not smoke:
-        verdicts = quality_stats.loss_verdicts([(gaps, tokens) for _, gaps, tokens in judged])
+        verdicts = quality.loss_verdicts([(gaps, tokens) for _, gaps, tokens in judged])
         for (place, *_), verdict in zip(judged, verdicts, strict=True):
             rows[place] |= {"verdict": verdict.word, "n_needed": verdict.n_needed}
     return pd.DataFrame(rows, columns=RATIO_COLUMNS).astype({"n_needed": "Int64"})

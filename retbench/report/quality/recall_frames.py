@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from retbench.measure import quality_stats
 from retbench.report.compare import NO_CLAIM
 from retbench.report.frames import Floats, Row, column, groups, records
 from retbench.report.quality.trained import edges, final, planned
+from retbench.stats import quality
 
 if TYPE_CHECKING:
     from retbench.store import Run
@@ -96,7 +96,7 @@ def cells(counted: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
     """
     rows = []
     for key, group in groups(counted, [*PLACE, "model"]):
-        found = quality_stats.accuracy(column(group, "correct"), column(group, "answers"))
+        found = quality.accuracy(column(group, "correct"), column(group, "answers"))
         rows.append((*key, *edges(found), found.n, int(group["answers"].sum())))
     return _by_model(pd.DataFrame(rows, columns=CELL_COLUMNS), "model", models)
 
@@ -121,7 +121,7 @@ def differences(counted: pd.DataFrame, models: Sequence[str], *, smoke: bool) ->
             by_model[key, baseline], on="block", suffixes=("", "_other")
         )
         right, other, asked = (column(both, n) for n in ("correct", "correct_other", "answers"))
-        found = quality_stats.accuracy_difference(right, other, asked)
+        found = quality.accuracy_difference(right, other, asked)
         value, low, high = edges(found)
         rows.append(dict(zip(PLACE, key, strict=True)) | {
             "subject": subject, "baseline": baseline, "value": value, "low": low, "high": high,
@@ -129,7 +129,7 @@ def differences(counted: pd.DataFrame, models: Sequence[str], *, smoke: bool) ->
         })  # fmt: skip
         pairs.append((right, other, asked))
     if not smoke:
-        for row, verdict in zip(rows, quality_stats.accuracy_verdicts(pairs), strict=True):
+        for row, verdict in zip(rows, quality.accuracy_verdicts(pairs), strict=True):
             row |= {"verdict": verdict.word, "n_needed": verdict.n_needed}
     table = pd.DataFrame(rows, columns=DIFFERENCE_COLUMNS).astype({"n_needed": "Int64"})
     return _by_model(table, "baseline", models)

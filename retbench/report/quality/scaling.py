@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from retbench.measure.estimate import Estimate
 from retbench.metrics import METRICS
 from retbench.report import units
 from retbench.report.citations import letters
@@ -35,6 +34,7 @@ from retbench.report.quality.scaling_tables import (
 )
 from retbench.report.quality.trained import EDGES, ending, endings, planned
 from retbench.report.summary import model_order
+from retbench.stats.estimate import Estimate
 
 if TYPE_CHECKING:
     from retbench.store import Run

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from retbench.measure import powerlaw, quality_stats, stats
-from retbench.measure.powerlaw import Crossing, PowerLaw
 from retbench.report.compare import NO_CLAIM
 from retbench.report.frames import Floats, Row, groups, records
 from retbench.report.quality.trained import (
@@ -26,6 +24,9 @@ from retbench.report.quality.trained import (
     final,
     planned,
 )
+from retbench.stats import power_law, quality
+from retbench.stats.crossed_effects import crossed
+from retbench.stats.power_law import Crossing, PowerLaw
 
 if TYPE_CHECKING:
     from retbench.store import Run
@@ -82,8 +83,8 @@ def cells(run: Run, tested: Tests, models: Sequence[str]) -> pd.DataFrame:
             test = tested.get((preset, model))
             if test is None:
                 continue
-            loss = stats.crossed(test.nats / test.tokens, test.tokens)
-            bits = stats.crossed(test.nats / math.log(2) / test.bytes, test.bytes)
+            loss = crossed(test.nats / test.tokens, test.tokens)
+            bits = crossed(test.nats / math.log(2) / test.bytes, test.bytes)
             rows.append((
                 preset, model, *(scalar.get((preset, model, name), _NAN) for name in wanted),
                 test.protocol, *edges(loss), *edges(loss.mapped(math.exp)), *edges(bits), loss.n,
@@ -120,13 +121,13 @@ def ratios(
                 row["note"] = "not measured"
                 continue
             gaps = difference(sides[0], sides[1])
-            found = stats.crossed(gaps, sides[0].tokens)
+            found = crossed(gaps, sides[0].tokens)
             row |= dict(zip(EDGES, edges(found.mapped(math.exp)), strict=True))
             row |= {"n": found.n, "verdict": NO_CLAIM}
             if found.n:
                 judged.append((len(rows) - 1, gaps, sides[0].tokens))
     if not smoke:
-        found_ = quality_stats.loss_verdicts([(gaps, tokens) for _, gaps, tokens in judged])
+        found_ = quality.loss_verdicts([(gaps, tokens) for _, gaps, tokens in judged])
         for (place, *_), verdict in zip(judged, found_, strict=True):
             rows[place] |= {"verdict": verdict.word, "n_needed": verdict.n_needed}
     return pd.DataFrame(rows, columns=RATIO_COLUMNS).astype({"n_needed": "Int64"})
@@ -171,9 +172,9 @@ def laws(
     plain, bent, crossings = {}, {}, {}
     for model, (sizes, losses) in curves.items():
         table_ = losses.to_numpy(dtype=np.float64)
-        if (law := powerlaw.power_law(sizes, table_)) is not None:
+        if (law := power_law.power_law(sizes, table_)) is not None:
             plain[model] = law
-        if (law := powerlaw.power_law(sizes, table_, offset=True)) is not None:
+        if (law := power_law.power_law(sizes, table_, offset=True)) is not None:
             bent[model] = law
     for baseline in models[1:]:
         if models[0] in curves and baseline in curves and not smoke:
@@ -205,7 +206,7 @@ def _crossing(subject: Curve, baseline: Curve) -> Crossing | None:
     seeds = subject[1][shared].dropna().index.intersection(baseline[1][shared].dropna().index)
     for sizes, losses in (subject, baseline):
         kept = [preset in shared for preset in losses]
-        fits.append(powerlaw.power_law(sizes[kept], losses.loc[seeds, shared].to_numpy(float)))
+        fits.append(power_law.power_law(sizes[kept], losses.loc[seeds, shared].to_numpy(float)))
     if len(seeds) == 0 or fits[0] is None or fits[1] is None:
         return None
-    return powerlaw.crossing(fits[0], fits[1])
+    return power_law.crossing(fits[0], fits[1])

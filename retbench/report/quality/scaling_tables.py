@@ -8,8 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from retbench.measure.estimate import Estimate
-from retbench.measure.powerlaw import LEAST_SIZES_OFFSET, Crossing
 from retbench.report import units
 from retbench.report.compare import NO_CLAIM
 from retbench.report.frames import Row, records
@@ -17,6 +15,8 @@ from retbench.report.layout import Table
 from retbench.report.quality.scaling_figures import TITLES, Scaling, conditions, count
 from retbench.report.quality.scaling_frames import ALONG, Along
 from retbench.report.quality.trained import EDGES, edges, ending
+from retbench.stats.estimate import Estimate
+from retbench.stats.power_law import LEAST_SIZES_OFFSET, Crossing
 
 _PAPER = (
     "the RetNet paper (arXiv 2307.08621, figure 5) reports that RetNet does better than the "

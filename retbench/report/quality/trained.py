@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from retbench.measure.estimate import Estimate
 from retbench.report.frames import Floats
+from retbench.stats.estimate import Estimate
 
 if TYPE_CHECKING:
     from retbench.store import Run

@@ -1,1 +1,1 @@
-"""The reports of the suites that time one step or one operation."""
+"""The suites that time: training steps and kernels."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 from matplotlib.axes import Axes
 
-from retbench.measure import ceilings as ceiling
+from retbench.machine import ceilings as ceiling
 from retbench.metrics import METRICS
 from retbench.report import compare, draw, stamp, theme, units
 from retbench.report.content import Drawn

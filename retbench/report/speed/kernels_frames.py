@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from retbench.measure import ceilings as ceiling
+from retbench.machine import ceilings as ceiling
 from retbench.metrics import METRICS
 from retbench.report import compare
 from retbench.report.frames import Row, groups, records

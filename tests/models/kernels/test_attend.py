@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from models.kernels.attend import split_count
-from models.kernels.attend_op import MAX_GROUP, fused_attention
+from models.kernels.attend_op import fused_attention
+from models.kernels.support import MAX_GROUP
 from models.layers import Rotary, rotate
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.kernels import chunk_op
+from models.kernels import chunk_op, support
 from models.kernels.chunk_op import retention_chunk, unsupported
 from models.kernels.plan import plan_for, plan_of_states
 from models.retention import log_decays, retention_parallel
@@ -329,7 +329,7 @@ def test_the_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_machine_without_triton_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunk_op, "_TRITON_INSTALLED", False)
+    monkeypatch.setattr(support, "_TRITON_INSTALLED", False)
     reason = unsupported(16, 32, torch.float32, torch.device("cpu"))
     assert reason == "Triton is not installed"
 

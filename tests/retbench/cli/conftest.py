@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from retbench.cli import main
+from retbench.cli.app import main
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = (

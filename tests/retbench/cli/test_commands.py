@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 import retbench
-from retbench import api, audit, sizes
-from retbench.console import PIPED_COLUMNS
+from retbench import api
+from retbench.cli import model_sizes
+from retbench.cli.console import PIPED_COLUMNS
+from retbench.engine import audit
 
 from .conftest import DERIVED, ROOT, SMALL, Command, Outcome, files
 
@@ -122,7 +124,7 @@ def test_models_prints_the_sizes_and_they_match(command: Command) -> None:
 
 
 def test_models_fails_where_sizes_differ(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sizes, "MATCH_TOLERANCE", -1.0)
+    monkeypatch.setattr(model_sizes, "MATCH_TOLERANCE", -1.0)
     ended = command("models", "--preset", "tiny")
     assert ended.status == 1
     assert "more than 0.5% off" in ended.err
@@ -131,7 +133,7 @@ def test_models_fails_where_sizes_differ(command: Command, monkeypatch: pytest.M
 def test_doctor_prints_provenance_and_ceilings(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from retbench.measure import ceilings
+    from retbench.machine import ceilings
 
     measured = {
         "bandwidth": [
@@ -202,7 +204,7 @@ def test_derived_files_are_made_without_torch(
     copy = Path(shutil.copytree(finished[0], tmp_path / "copy"))
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        f"from retbench.cli import main; main([{name!r}, {str(copy)!r}])"
+        f"from retbench.cli.app import main; main([{name!r}, {str(copy)!r}])"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from retbench import api, audit, report, runner
+from retbench import api, report
+from retbench.engine import audit, runner
 from retbench.errors import Interrupted
 
 from .conftest import ROOT, SMALL, Command, Outcome, files
@@ -250,7 +251,7 @@ def test_a_further_ctrl_c_at_the_very_end_is_ignored(tmp_path: Path) -> None:
     code = (
         "import atexit, os, signal\n"
         "from retbench import api\n"
-        "from retbench.cli import main\n"
+        "from retbench.cli.app import main\n"
         "def prepare(*_, **__): raise KeyboardInterrupt\n"
         "api.prepare = prepare\n"
         "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"

@@ -10,17 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retbench.config import requirements
-from retbench.config.run import (
-    DTYPES,
-    MODES,
-    PROFILES,
-    RunConfig,
-    contradictions,
-    explicit,
-    resolve,
-)
+from retbench.config.run import DTYPES, MODES, PROFILES, RunConfig
+from retbench.engine.resolve import contradictions, explicit, resolve
 from retbench.errors import UserError
+from retbench.machine import host
 
 
 def refused(**asked: object) -> str:
@@ -116,7 +109,7 @@ def test_the_cpu_default_reaches_4k_tokens_in_float32() -> None:
 
 
 def test_the_gpu_default_is_the_papers_size_with_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requirements, "cuda_available", lambda: True)
+    monkeypatch.setattr(host, "cuda_available", lambda: True)
     config = resolve()
     assert (config.device, config.preset, config.dtype) == ("cuda", "1.3b", "bfloat16")
     assert config.mode == "cudagraph"
@@ -227,7 +220,7 @@ def test_cuda_graphs_on_a_cpu_are_refused() -> None:
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requirements, "cuda_available", lambda: False)
+    monkeypatch.setattr(host, "cuda_available", lambda: False)
     assert "there is no GPU" in refused(device="cuda")
 
 

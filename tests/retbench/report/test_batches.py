@@ -8,8 +8,8 @@ import json
 
 import pandas as pd
 
-from retbench import document
-from retbench.console import Console
+from retbench.cli import document
+from retbench.cli.console import Console
 from retbench.report import compare, summarise, write_tables
 
 from .conftest import MakeRun

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from retbench import document
-from retbench.console import Console
+from retbench.cli import document
+from retbench.cli.console import Console
 from retbench.report import (
     citations,
     compare,

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retbench.measure import stats
-from retbench.measure.comparison import paired_centre
 from retbench.report import compare, layout, summarise, units
 from retbench.report.summary import Summary
+from retbench.stats import intervals
+from retbench.stats.comparison import paired_centre
 
 from .conftest import AUDIT, FAILURES, MIB, OLD, PARAMETERS, MakeRun
 
@@ -45,7 +45,7 @@ def test_a_value_is_the_median_of_process_medians_not_of_pooled_steps(make_run: 
     rows = frame[(frame["metric"] == "tpot_s") & (frame["model"] == "retnet")]
     medians = rows[rows["point"] == "context=2048,batch=1"].groupby("process")["value"].median()
     found = cell(summarise(run), "retnet", "tpot_s", 2048)
-    expected = stats.estimate(medians.to_numpy())
+    expected = intervals.estimate(medians.to_numpy())
     assert (found["value"], found["low"], found["high"]) == (
         expected.value, expected.low, expected.high,
     )  # fmt: skip

@@ -17,15 +17,17 @@ import retbench
 from models import operations
 from models.operations import Case, Operation
 from models.retention import log_decays, retention_chunkwise, retention_parallel
-from retbench.config.run import RunConfig, resolve
+from retbench.config.plan import Contender, Point
+from retbench.config.run import RunConfig
+from retbench.engine.forecast import forecast
+from retbench.engine.resolve import resolve
 from retbench.errors import UserError
-from retbench.forecast import forecast
-from retbench.measure import ceilings
+from retbench.machine import ceilings
 from retbench.metrics import METRICS
-from retbench.plan import Contender, Point
-from retbench.suites.base import CellFailure
-from retbench.suites.kernels import SUITE, attention_dim, case_of
+from retbench.suites.kernels import SUITE
 from retbench.suites.kernels_gate import TOLERANCE
+from retbench.suites.kernels_shapes import attention_dim, case_of
+from retbench.suites.limits import CellFailure
 from retbench.suites.session import Rows, Session
 from retbench.workers.worker import open_session
 

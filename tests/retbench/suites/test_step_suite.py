@@ -10,12 +10,13 @@ import torch
 
 import retbench
 from retbench import report, suites
-from retbench.config.run import RunConfig, resolve
+from retbench.config.plan import Contender, Point
+from retbench.config.run import RunConfig
+from retbench.engine.forecast import forecast
+from retbench.engine.resolve import resolve
 from retbench.errors import UserError
-from retbench.forecast import forecast
-from retbench.plan import Contender, Point
 from retbench.store import Run, open_run
-from retbench.suites.base import CellFailure
+from retbench.suites.limits import CellFailure
 from retbench.suites.session import Rows, Session
 from retbench.workers.worker import open_session
 

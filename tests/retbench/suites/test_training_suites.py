@@ -11,17 +11,18 @@ import pytest
 
 import retbench
 from retbench import suites
-from retbench.config.run import RunConfig, resolve
+from retbench.config.plan import Contender, Plan, Point
+from retbench.config.run import RunConfig
 from retbench.data.cache import cache_folder
 from retbench.data.dataset import SEVERAL
+from retbench.engine.forecast import forecast
+from retbench.engine.resolve import resolve
 from retbench.errors import UserError
-from retbench.forecast import forecast
-from retbench.plan import Contender, Plan, Point
 from retbench.store import Run
-from retbench.suites.base import CellFailure
+from retbench.suites.limits import CellFailure
+from retbench.suites.quality_cell import best_rate, check_causality, final_point, tuning_points
 from retbench.suites.session import Session
 from retbench.suites.text import test_documents as text_documents
-from retbench.suites.training_cell import best_rate, check_causality, final_point, tuning_points
 
 SMALL = {
     "preset": "tiny", "context": 32, "batch": 2, "steps": 4, "lr": "1e-3,4e-3", "profile": "smoke",

@@ -62,14 +62,14 @@ def command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Outcome]:
     """Run a command line in this process, in an empty folder, with an empty cache."""
-    from retbench import cli
+    from retbench.cli import app
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RETBENCH_CACHE", str(tmp_path / "cache"))
 
     def invoke(*words: str | Path) -> Outcome:
         with pytest.raises(SystemExit) as ended:
-            cli.main([str(word) for word in words])
+            app.main([str(word) for word in words])
         printed = capsys.readouterr()
         status = ended.value.code
         assert isinstance(status, int)

@@ -8,14 +8,14 @@ import os
 import sys
 from pathlib import Path
 
-from retbench import cli
-from retbench.ranks import crew
+from retbench.cli import app
+from retbench.workers import crew
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import drive
 
 
-@cli.app.command()
+@app.app.command()
 def crewed(out: str, timeout_s: float, actions: str) -> None:
     own = json.loads(actions).get(os.environ["RANK"], {})
     os.environ["FAKE_WORKER"] = json.dumps(own)
@@ -26,4 +26,4 @@ def crewed(out: str, timeout_s: float, actions: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(["crewed", *sys.argv[1:]])
+    app.main(["crewed", *sys.argv[1:]])

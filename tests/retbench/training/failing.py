@@ -4,12 +4,12 @@ import os
 import signal
 import sys
 
-from retbench import cli
+from retbench import distributed
+from retbench.cli import app
 from retbench.errors import UserError
-from retbench.ranks import distributed
 
 
-@cli.app.command()
+@app.app.command()
 def fail(how: str) -> None:
     with distributed.connect("ddp", timeout_s=5) as ranks:
         ranks.barrier()
@@ -28,4 +28,4 @@ def fail(how: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(["fail", *sys.argv[1:]])
+    app.main(["fail", *sys.argv[1:]])

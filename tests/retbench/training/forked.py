@@ -19,7 +19,7 @@ from pathlib import Path
 from torch.distributed import TCPStore
 
 import retbench.cli
-import retbench.ranks.parallel  # noqa: F401 (so that no child imports it)
+import retbench.distributed.torch_group  # noqa: F401 (so that no child imports it)
 
 
 def environment(rank, count, port):

@@ -12,8 +12,8 @@ from pathlib import Path
 import small
 import torch
 
+from retbench import distributed
 from retbench.data.batches import RandomWindows
-from retbench.ranks import distributed
 from retbench.training import evaluation
 from retbench.training.loop import train
 from retbench.training.step import IGNORED

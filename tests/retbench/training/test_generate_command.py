@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from models import build, checkpoint
+from retbench.cli.training_display import stream_text
 from retbench.data.vocabulary import tokenizer_named
-from retbench.training import trainedmodel
-from retbench.training.display import stream_text
+from retbench.training import model_folder
 
 Command = Callable[..., Any]
 
@@ -28,8 +28,8 @@ def saved(tmp_path: Path) -> Callable[..., Path]:
         tokenizer = tokenizer_named(name, lambda: iter([text]))
         model: Any = build("retnet", preset="tiny", vocab_size=tokenizer.vocab_size)
         record = {"state": "running", "settings": {}, "data": {}, "plugins": []}
-        trainedmodel.begin(tmp_path / "run", model.config, tokenizer, record)
-        trainedmodel.finish(tmp_path / "run", model, record | {"state": "finished"})
+        model_folder.begin(tmp_path / "run", model.config, tokenizer, record)
+        model_folder.finish(tmp_path / "run", model, record | {"state": "finished"})
         return tmp_path / "run"
 
     return save

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import retbench
-from retbench.config.requirements import cuda_available
-from retbench.training import trainedmodel
+from retbench.machine.host import cuda_available
+from retbench.training import model_folder
 
 ROUNDING = 1e-6  # of losses in float32, as in test_ranks.py
 FILES = {"config.json", "model.safetensors", "tokenizer.json", "training.json"}
@@ -86,7 +86,7 @@ def torchrun(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def curve(folder: Path) -> tuple[list[int], list[float], list[float]]:
-    records = trainedmodel.read_record(folder)["records"]
+    records = model_folder.read_record(folder)["records"]
     return (
         [record["step"] for record in records],
         [record["train_loss"] for record in records],
@@ -132,7 +132,7 @@ def test_a_killed_rank_is_named_and_the_checkpoint_stays(
     assert told == [
         "retbench: error: the processes cannot go on: rank 1 has ended; what was finished is kept"
     ]
-    assert trainedmodel.read_record(folder / kind)["state"] == "running"
+    assert model_folder.read_record(folder / kind)["state"] == "running"
     assert [path.name for path in (folder / kind / "checkpoints").iterdir()] == ["step-00000012"]
 
 
@@ -147,7 +147,7 @@ def test_it_resumes_in_one_process_and_in_two_of_the_other_kind(
     )
     same_curve(folder / continued, folder / f"alone-{kind}")
     assert {file.name for file in (folder / continued).iterdir()} == FILES
-    resumed = trainedmodel.read_record(folder / continued)["resumed"]
+    resumed = model_folder.read_record(folder / continued)["resumed"]
     assert [each["processes"] for each in resumed] == [2 if number == "two" else 1]
 
 
@@ -163,9 +163,9 @@ def test_two_processes_make_the_same_model_and_rank_0_alone_prints(
     assert found["processes"] == 2 and found["sample"]
     same_curve(folder / f"both-{kind}", folder / f"alone-{kind}")
     # The figures on the whole dev split, of weights that are nearly the same.
-    alone = trainedmodel.read_record(folder / f"alone-{kind}")["results"]
+    alone = model_folder.read_record(folder / f"alone-{kind}")["results"]
     assert found["dev_loss"] == pytest.approx(alone["dev_loss"], rel=ROUNDING)
-    model, tokenizer = trainedmodel.load(
+    model, tokenizer = model_folder.load(
         folder / f"both-{kind}", plugin_sources=[str(folder / "mortal.py")]
     )
     assert model.config.vocab_size == tokenizer.vocab_size

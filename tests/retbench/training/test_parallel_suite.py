@@ -10,7 +10,7 @@ import pytest
 
 import retbench
 from retbench import report, suites
-from retbench.config.run import resolve
+from retbench.engine.resolve import resolve
 from retbench.errors import UserError
 from retbench.report.content import Content
 from retbench.store import Run, open_run

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from retbench import distributed
 from retbench.config import requirements
+from retbench.distributed.process_group import ALONE
 from retbench.errors import UserError
-from retbench.ranks import distributed
-from retbench.ranks.distributed import ALONE
 
 HERE = Path(__file__).parent
 
@@ -195,7 +195,7 @@ def test_a_process_alone_is_its_own_answer() -> None:
 
 
 def test_rows_and_turns_are_shared_out() -> None:
-    from retbench.ranks.parallel import Replicated
+    from retbench.distributed.torch_group import Replicated
 
     class Source:
         def batch(self, step: int) -> tuple[Any, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from retbench.errors import UserError
-from retbench.training import trainedmodel, trainjob
+from retbench.training import job, model_folder
 
 Command = Callable[..., Any]
 SMALL = (
@@ -55,7 +55,7 @@ def trained(command: Command, text: Path, tmp_path: Path) -> Path:
 
 
 def record_of(folder: Path) -> dict[str, Any]:
-    return trainedmodel.read_record(folder)
+    return model_folder.read_record(folder)
 
 
 def curve(folder: Path) -> list[Any]:
@@ -98,7 +98,7 @@ def test_the_folder_holds_the_model_and_its_record(trained: Path) -> None:
     assert record["training"]["steps"] == 12 and len(record["records"]) == 12
     assert record["results"].keys() >= {"dev_loss", "train_loss", "bits_per_byte"}
     assert "versions" in record["provenance"]
-    model, tokenizer = trainedmodel.load(trained)
+    model, tokenizer = model_folder.load(trained)
     assert (
         model.config.vocab_size == tokenizer.vocab_size == len(set("thequickslowfxjmp 0123456\n"))
     )
@@ -131,10 +131,10 @@ def interrupted(text: Path, out: Path, *more: str) -> None:
 
 
 _PROGRAM = """
-from retbench import cli, cli_training
-if cli_training.train not in {each.callback for each in cli.app.registered_commands}:
-    cli_training.register(cli.app)
-cli.main()
+from retbench.cli import app, train
+if train.train not in {each.callback for each in app.app.registered_commands}:
+    train.register(app.app)
+app.main()
 """
 
 
@@ -160,7 +160,7 @@ def test_a_killed_training_resumes_to_the_same_model(
 @pytest.fixture
 def stopped(command: Command, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A training that Ctrl-C has ended in its middle."""
-    from retbench.training.display import TrainingDisplay
+    from retbench.cli.training_display import TrainingDisplay
 
     show = TrainingDisplay.record
 
@@ -262,7 +262,7 @@ def test_what_is_over_is_not_continued(command: Command, trained: Path) -> None:
 
 
 def test_two_processes_do_not_train_in_one_folder(command: Command, stopped: Path) -> None:
-    from retbench.files import CommitLog
+    from retbench.store.files import CommitLog
 
     lock = CommitLog(stopped / "lock", create=True)
     ended = command("train", "--resume", "--out", stopped)
@@ -275,25 +275,25 @@ def test_of_two_fresh_trainings_in_one_folder_the_first_is_left_alone(
     command: Command, text: Path, tmp_path: Path
 ) -> None:
     """The second has found the folder empty, and reads its text while the first begins."""
-    from retbench.training import trainrecord
+    from retbench.training import record_file
 
     given = {"preset": "tiny", "data": text, "context": 16, "threads": 1, "device": "cpu"}
-    late = trainjob.prepare(out=tmp_path / "run", steps=5, **given)
-    with trainrecord.locked(tmp_path / "run"):
+    late = job.prepare(out=tmp_path / "run", steps=5, **given)
+    with record_file.locked(tmp_path / "run"):
         (tmp_path / "run" / "training.json").write_text("the first's")
         with pytest.raises(UserError, match="another process is writing to"):
-            trainjob.carry_out(late)
+            job.carry_out(late)
     with pytest.raises(UserError, match="run is there already and not an empty folder"):
-        trainjob.carry_out(late)
+        job.carry_out(late)
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["training.json"]
     assert (tmp_path / "run" / "training.json").read_text() == "the first's"
 
 
 def test_what_ended_meanwhile_is_not_continued(command: Command, text: Path, stopped: Path) -> None:
-    late = trainjob.prepare(out=stopped, resume=True)
+    late = job.prepare(out=stopped, resume=True)
     assert command("train", "--resume", "--out", stopped, "--quiet").status == 0
     with pytest.raises(UserError, match="has finished: there is nothing to continue"):
-        trainjob.carry_out(late)
+        job.carry_out(late)
 
 
 # What ends badly.
@@ -316,7 +316,7 @@ def test_a_disk_that_fills_leaves_a_training_to_continue(
     full_disk: Callable[[int], AbstractContextManager[None]],
 ) -> None:  # fmt: skip
     """The first checkpoint fits; then there is room for small files alone."""
-    from retbench.training.display import TrainingDisplay
+    from retbench.cli.training_display import TrainingDisplay
 
     show, disk = TrainingDisplay.record, full_disk(50_000)
 
@@ -431,10 +431,10 @@ def test_tensorboard_is_written_or_its_lack_said(
 def test_from_python(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RETBENCH_CACHE", str(tmp_path / "cache"))
-    job = trainjob.prepare(out="run", preset="tiny", data=text, context=16, steps=3, threads=1)
-    trained = trainjob.carry_out(job)
+    asked = job.prepare(out="run", preset="tiny", data=text, context=16, steps=3, threads=1)
+    trained = job.carry_out(asked)
     assert trained.training.status == "ok" and trained.results["dev_loss"] > 0
     with pytest.raises(UserError, match="there already"):
-        trainjob.prepare(out="run")
+        job.prepare(out="run")
     with pytest.raises(TypeError, match="no such setting: stepz"):
-        trainjob.prepare(out="new", stepz=3)
+        job.prepare(out="new", stepz=3)

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from retbench.config.run import RunConfig, resolve
-from retbench.environment import PROJECT_ROOT
-from retbench.interrupts import Interrupts
-from retbench.plan import Point
-from retbench.runner import WORKER_COMMAND
+from retbench.config.plan import Point
+from retbench.config.run import RunConfig
+from retbench.engine.resolve import resolve
+from retbench.engine.runner import WORKER_COMMAND
+from retbench.machine.interrupts import Interrupts
+from retbench.machine.provenance import PROJECT_ROOT
 from retbench.workers.process import PARENT, REPLY_FD, Message, Worker
 
 TIMEOUT_S = 120.0

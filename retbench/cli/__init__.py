@@ -1,0 +1,1 @@
+"""The command line: all that reads flags, prints and ends with a status."""

@@ -1,0 +1,276 @@
+"""All that Retbench prints: live progress, the final summary, tables, one-line errors.
+
+The parent must stay idle while a worker measures (rule M5), so the progress has no refresh thread:
+it is redrawn when something happens, which is always between measurements.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console as RichConsole
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from retbench.cli import document, render
+
+if TYPE_CHECKING:
+    from retbench.cli.model_sizes import ModelSize
+    from retbench.config.plan import Contender, Plan, Point
+    from retbench.config.run import RunConfig
+    from retbench.engine.forecast import Forecast, TimeLeft
+    from retbench.metrics import Status
+    from retbench.report.content import Content
+    from retbench.report.summary import Summary
+    from retbench.store import Run
+    from retbench.store.journal import Key
+
+PIPED_COLUMNS = 100
+# A narrower terminal breaks the lines of a table; a narrower table would lose digits.
+_FEWEST_COLUMNS = 80
+
+
+def error(message: str) -> None:
+    """Print one line to stderr."""
+    line = " ".join(str(message).split())
+    print(f"retbench: error: {line}", file=sys.stderr)
+
+
+class Console:
+    """Where results and progress go.
+
+    Args:
+        quiet: print results' place alone: no progress, no summary.
+        as_json: stdout gets one JSON document at the end, stderr everything else.
+    """
+
+    def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
+        self.quiet = quiet
+        self.as_json = as_json
+        stream = sys.stderr if as_json else sys.stdout
+        width = None if stream.isatty() else PIPED_COLUMNS
+        self._out = RichConsole(
+            file=stream, width=width, highlight=False, emoji=False, markup=False
+        )
+        self._tables = RichConsole(
+            file=stream, width=max(self._out.width, _FEWEST_COLUMNS),
+            highlight=False, emoji=False, markup=False,
+        )  # fmt: skip
+
+    def show(self, *what: RenderableType) -> None:
+        """Print renderables, unless quiet."""
+        if not self.quiet:
+            for renderable in what:
+                self._tables.print(renderable)
+
+    def emit(self, content: Mapping[str, Any]) -> None:
+        """Print one JSON document to stdout, if that was asked for."""
+        if self.as_json:
+            print(json.dumps(document.plain(content), allow_nan=False))
+
+    def progress(self, config: RunConfig, *, side_by_side: bool = False) -> Progress:
+        """An observer for a run of this configuration, its blocks perhaps at the same time."""
+        return Progress(self._out, config, quiet=self.quiet, side_by_side=side_by_side)
+
+    def report(self, content: Content, files: Sequence[Path] = ()) -> None:
+        """Print what a run says, and where its files are."""
+        if content.summary is not None:
+            self.summary(content.summary, files)
+            return
+        self.show(Text(_heading(content.meta), style="bold"))
+        self.show(*(render.of_table(table) for table in content.tables if table.headline))
+        self._list("Findings", content.findings)
+        self._list("Warnings", content.warnings)
+        self._list("Files", _places(content.path, files))
+        self.emit(document.of_content(content, files))
+
+    def summary(self, summary: Summary, files: Sequence[Path] = ()) -> None:
+        """Print a run's tables, ratios, crossovers and warnings, and where its files are."""
+        self.show(Text(_heading(summary.meta), style="bold"), render.cells(summary))
+        self.show(*render.ratios(summary))
+        self.show(*(Text(f"  {line}") for line in render.settling(summary)))
+        self._list("Crossovers", render.crossovers(summary))
+        self._list("Largest batch that fits", render.largest_batches(summary))
+        self._list("Warnings", summary.warnings)
+        self._list("Files", _places(summary.path, files))
+        self.emit(document.of_summary(summary, files))
+
+    def files(self, path: Path, files: Sequence[Path]) -> None:
+        """Print where derived files are."""
+        self._list("Files", _places(path, files))
+
+    def forecast(self, forecast: Forecast, available_bytes: int | None) -> None:
+        """Print what a run would need."""
+        minutes = forecast.total_s / 60
+        unfit = forecast.unfit(available_bytes)
+        self.show(
+            render.expected(forecast, available_bytes),
+            Text(f"{len(forecast.cells)} cells in {forecast.blocks} blocks, about "
+                 f"{render.duration(forecast.total_s)}"),
+            Text(render.memory_line(len(unfit), available_bytes)),
+        )  # fmt: skip
+        self.emit({
+            "blocks": forecast.blocks,
+            "expected_minutes": minutes,
+            "available_bytes": available_bytes,
+            "cells": [
+                {"model": cell.contender.label, "point": cell.point.id, "seconds": cell.seconds,
+                 "memory_bytes": cell.memory_bytes, "fits": cell not in unfit}
+                for cell in forecast.cells
+            ],
+        })  # fmt: skip
+
+    def sizes(self, sizes: Sequence[ModelSize]) -> None:
+        """Print the sizes of models."""
+        self.show(render.sizes(sizes))
+        self.emit({"models": [size.to_json() for size in sizes]})
+
+    def machine(self, provenance: Mapping[str, Any], ceilings: Mapping[str, Any]) -> None:
+        """Print what is known of this machine, and what it can do at most."""
+        self.show(render.mapping("This machine", provenance), *render.ceilings(ceilings))
+        if warning := render.load_warning(provenance):
+            self.show(Text(warning, style="yellow"))
+        self.emit({"provenance": provenance, "ceilings": ceilings})
+
+    def audit(self, record: Mapping[str, Any], file: Path) -> None:
+        """Print what an audit has found, and where it was stored."""
+        self.show(*render.audit(record), f"stored for this machine in {file}")
+        self.emit({**record, "file": str(file)})
+
+    def _list(self, title: str, lines: Iterable[str]) -> None:
+        entries = list(lines)
+        if entries:
+            rows = Table.grid(padding=(0, 1))
+            for line in entries:
+                rows.add_row("  -", Text(line, overflow="fold"))
+            self.show(Text(title, style="italic"), rows, Text(""))
+
+
+class Progress:
+    """The observer of a run: a bar on a terminal, a line a cell elsewhere, nothing when quiet."""
+
+    def __init__(
+        self, out: RichConsole, config: RunConfig, *, quiet: bool, side_by_side: bool = False
+    ) -> None:
+        self._out = out
+        self._config = config
+        self._quiet = quiet
+        self._side_by_side = side_by_side
+        self._live: Live | None = None
+        self._left: TimeLeft | None = None
+        self._doing = ""
+        self._worker = ""
+
+    def started(self, plan: Plan, done: set[Key]) -> None:
+        """Show how many cells there are, and how many an earlier session finished."""
+        from retbench.engine.forecast import TimeLeft, forecast
+
+        certain = plan.certain
+        self._left = TimeLeft(
+            certain, forecast(self._config, certain), done, side_by_side=self._side_by_side
+        )
+        self._begun_s = time.monotonic()
+        if self._quiet:
+            return
+        least = "" if plan.least is None else "at least "
+        earlier = f", {len(done)} of them done earlier" if done else ""
+        self._out.print(f"{least}{self._total} cells in {certain.blocks} blocks{earlier}")
+        if self._out.is_terminal:
+            self._live = Live(console=self._out, auto_refresh=False, transient=True)
+            self._live.start()
+
+    def worker(self, contender: Contender, block: int) -> None:
+        """Say whose worker is being started."""
+        self._worker = f"{self._place(block)}  {contender.label}"
+        self.phase("start")
+
+    def phase(self, text: str) -> None:
+        """Say what the worker is about to do."""
+        self._doing = text
+        self._redraw()
+
+    def cell(
+        self, block: int, contender: Contender, point: Point, status: Status, elapsed_s: float
+    ) -> None:
+        """Count a committed cell; on a terminal only a failed one leaves a line behind."""
+        assert self._left is not None
+        self._left.observe(block, contender.label, point.id, elapsed_s)
+        place = self._place(block)
+        if self._quiet:
+            return
+        if self._live is None or status != "ok":
+            line = (
+                f"[{self._left.cells_done}/{self._total}] {place} "
+                f"{contender.label} {point.id}: {status}, {elapsed_s:.1f} s{self._remaining()}"
+            )
+            self._out.print(Text(line, style="" if status == "ok" else "red"))
+        self._redraw()
+
+    def finished(self, run: Run) -> None:
+        """All cells are committed."""
+        self.close()
+
+    def close(self) -> None:
+        """Give the terminal back; harmless when repeated."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    @property
+    def _total(self) -> int:
+        """Cells of the blocks that are known to be measured."""
+        return len(list(self._left.plan.cells())) if self._left else 0
+
+    def _place(self, block: int) -> str:
+        """Which of the known blocks it is; one that the run has added is known from now on."""
+        assert self._left is not None
+        if block >= self._left.plan.blocks:
+            self._left.plan = replace(self._left.plan, blocks=block + 1)
+        return f"block {block + 1}/{self._left.plan.blocks}"
+
+    def _remaining(self) -> str:
+        left_s = self._left.seconds() if self._left else None
+        return "" if left_s is None else f", about {render.duration(left_s)} left"
+
+    def _redraw(self) -> None:
+        if self._live is None or self._left is None:
+            return
+        elapsed_s = time.monotonic() - self._begun_s
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(
+            ProgressBar(total=self._total, completed=self._left.cells_done, width=30),
+            f"{self._left.cells_done}/{self._total} cells, {render.duration(elapsed_s)}"
+            f"{self._remaining()}",
+        )
+        self._live.update(Group(bar, Text(f"{self._worker}  {self._doing}")), refresh=True)
+
+
+def _heading(meta: Mapping[str, Any]) -> str:
+    from retbench.report import stamp
+
+    config = meta["configuration"]
+    smoke = "SMOKE, no claims: " if config["profile"] == "smoke" else ""
+    named = (config.get(name) for name in ("suite", "preset", "dtype", "mode", "device"))
+    conditions = ", ".join(str(given) for given in named if given)
+    return f"{smoke}{conditions}, profile {config['profile']}; {stamp.noise_floor(meta)}"
+
+
+def _places(path: Path, files: Sequence[Path]) -> list[str]:
+    """The run directory, and the derived files by folder."""
+    folders: dict[Path, list[str]] = {}
+    for file in files:
+        folders.setdefault(Path(file).parent, []).append(Path(file).name)
+    listed = [
+        f"{folder}/ ({len(names)} files)" if len(names) > 4 else f"{folder}/: {', '.join(names)}"
+        for folder, names in folders.items()
+    ]
+    return [f"{path}/run.json, samples.jsonl", *listed]

@@ -1,0 +1,237 @@
+"""The commands ``train`` and ``generate``; see :mod:`retbench.cli`, which registers them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from retbench.errors import UserError
+
+if TYPE_CHECKING:
+    from models.decoder import Decoder
+    from retbench.cli.training_display import TrainingDisplay
+    from retbench.data.vocabulary import Tokenizer
+    from retbench.distributed.process_group import Ranks
+    from retbench.training.config import Record
+
+Plugin = Annotated[
+    list[str] | None, typer.Option(help="File or module that registers a model. Repeatable.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda. [default: cuda where there is one]")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads. [default: physical cores]")]
+
+
+class Diverged(UserError):
+    """The training's loss was not finite, or stayed above its start."""
+
+    exit_status = 3
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command()(train)
+    app.command()(generate)
+
+
+def train(
+    model: Annotated[str | None, typer.Option(help="Family. [default: retnet]")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Text to train on: FILE, FOLDER, GLOB or hf:NAME. [default: embedded]"),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="char, byte, bpe:N, gpt2, cl100k_base or o200k_base. [default: char]"),
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Size, such as 10m. [default: 1m]")] = None,
+    context: Annotated[
+        int | None, typer.Option(help="Tokens of a sequence. [default: 256]")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Sequences of a step. [default: 8]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps. [default: 800]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate. [default: 0.003]")] = None,
+    warmup: Annotated[
+        int | None, typer.Option(help="Steps of the rate's rise. [default: a twentieth of all]")
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="AdamW's, on matrices alone. [default: 0.1]")
+    ] = None,
+    grad_clip: Annotated[
+        float | None, typer.Option(help="Largest norm of the gradient; 0: any. [default: 1]")
+    ] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(help="Parts that a batch is computed in. [default: 1]")
+    ] = None,
+    device: Device = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, or bfloat16 for autocast. [default: bfloat16 on a GPU]"),
+    ] = None,
+    compile_: Annotated[
+        bool | None, typer.Option("--compile", help="Train through torch.compile.")
+    ] = None,
+    checkpoint_activations: Annotated[
+        bool | None,
+        typer.Option(
+            "--checkpoint-activations", help="Save memory: compute activations a second time."
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights and data order.")] = None,
+    eval_every: Annotated[
+        int | None,
+        typer.Option(help="Steps between dev losses, and checkpoints. [default: a tenth of all]"),
+    ] = None,
+    ffn: Annotated[str | None, typer.Option(help="Feed-forward kind: gelu or swiglu.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a model's field. Repeatable."),
+    ] = None,
+    plugin: Plugin = None,
+    threads: Threads = None,
+    parallel: Annotated[
+        str | None,
+        typer.Option(help="Share the work of one model under torchrun: ddp or fsdp."),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="PATH", help="The model's folder. [default: in results/]")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the training in --out.")
+    ] = False,
+    tensorboard: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Write the loss curves for TensorBoard.")
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Print no progress and no summary.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Train a model on text; continue an interrupted training with --resume."""
+    from retbench import distributed
+
+    given = dict(
+        out=out, resume=resume, model=model, data=data, tokenizer=tokenizer, preset=preset,
+        context=context, batch=batch, steps=steps, lr=lr, warmup=warmup,
+        weight_decay=weight_decay, grad_clip=grad_clip, accumulate=accumulate, device=device,
+        dtype=dtype, compile=compile_, checkpoint_activations=checkpoint_activations, seed=seed,
+        eval_every=eval_every, ffn=ffn, overrides=overrides or None, plugins=plugin or None,
+        threads=threads,
+    )  # fmt: skip
+    with distributed.connect(parallel) as ranks:
+        _train(ranks, given, tensorboard, quiet=quiet, as_json=as_json)
+
+
+def _train(
+    ranks: Ranks, given: Mapping[str, Any], tensorboard: str | None, *, quiet: bool, as_json: bool
+) -> None:
+    """Train in one process of several, or alone; rank 0 shows how it goes."""
+    from retbench.cli.console import Console
+    from retbench.cli.training_display import TensorBoard, TrainingDisplay, show_trained
+    from retbench.training.job import carry_out, prepare
+
+    job = ranks.from_first(lambda: prepare(**given))
+    with ExitStack() as stack:
+        watcher = None
+        if ranks.first:
+            also: list[Callable[[Record], None]] = []
+            if tensorboard:
+                also.append(stack.enter_context(TensorBoard(tensorboard)).record)
+            display = stack.enter_context(TrainingDisplay(quiet=quiet, as_json=as_json))
+            watcher = _Both(display, also)
+        trained = carry_out(job, watcher, ranks)
+    if trained.training.status == "diverged":
+        raise Diverged(
+            f"the training diverged: {trained.training.cause}",
+            f"try a lower --lr; its loss curves are in {trained.folder}",
+        )
+    if ranks.first:
+        show_trained(Console(quiet=quiet, as_json=as_json), trained)
+
+
+def generate(
+    folder: Annotated[Path, typer.Argument(help="A trained model's folder.", metavar="DIR")],
+    prompt: Annotated[str, typer.Option(help="The text to continue.")] = "\n",
+    tokens: Annotated[int, typer.Option(min=1, help="How many tokens to make.")] = 300,
+    temperature: Annotated[float, typer.Option(min=0, help="0: the likeliest token.")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Choose among so many tokens.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Choose among tokens of this probability together.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice.")] = 0,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Where the folder has none: byte, gpt2, ...")
+    ] = None,
+    plugin: Plugin = None,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Make text with a trained model, printed as it is made."""
+    import torch
+
+    from retbench.cli.training_display import stream_text
+    from retbench.config import requirements
+    from retbench.training import model_folder
+
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UserError(f"top-p: must be above 0 and at most 1, not {top_p:g}")
+    device, threads = requirements.machine(device, threads)
+    torch.set_num_threads(threads)
+    model, known = model_folder.load(
+        folder, device=device, tokenizer=tokenizer, plugin_sources=plugin or ()
+    )
+    start = _encoded(prompt, known)
+    if len(start) + tokens > model.config.max_len:
+        raise UserError(
+            f"{len(start)} tokens of prompt and {tokens} new ones are more than the model's "
+            f"{model.config.max_len}",
+            "ask for fewer --tokens",
+        )
+    stream_text(_continuation(model, start, tokens, temperature, top_k, top_p, seed), known)
+
+
+class _Both:
+    """The display, and whoever else wants the records."""
+
+    def __init__(self, display: TrainingDisplay, also: list[Callable[[Record], None]]) -> None:
+        self.data, self.started = display.data, display.started
+        self._told = [display.record, *also]
+
+    def record(self, record: Record) -> None:
+        """Tell everyone."""
+        for tell in self._told:
+            tell(record)
+
+
+def _encoded(prompt: str, tokenizer: Tokenizer) -> list[int]:
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise UserError("prompt: it is not UTF-8") from None
+    try:
+        found = [int(token) for token in tokenizer.encode(prompt)]
+    except UserError as problem:
+        raise UserError(f"prompt: {problem.message}", problem.hint) from None
+    if not found:
+        raise UserError("prompt: needs at least one character")
+    return found
+
+
+def _continuation(
+    model: Decoder, prompt: list[int], count: int, temperature: float, top_k: int | None,
+    top_p: float | None, seed: int,
+) -> Iterator[int]:  # fmt: skip
+    """The prompt's tokens, then new ones as they are made."""
+    import torch
+
+    from models.generation import generate as made
+
+    yield from prompt
+    tokens = torch.tensor([prompt], device=next(model.parameters()).device)
+    for token in made(
+        model, tokens, count, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+    ):
+        yield int(token)

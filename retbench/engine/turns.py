@@ -1,0 +1,199 @@
+"""One block: contenders that take turns, round after round, or one after the other.
+
+The workers of all contenders of a block are alive at the same time. At each point all prepare their
+cell; then, phase by phase, there are rounds: in each every contender has one slice timed, in random
+order and then in the reverse of it, while the others sleep. What happens to the machine so happens
+to all of them, within a fraction of a second, and cancels in their ratio (rule M6). What cannot be
+side by side is measured alone, and is flagged so: points whose cells together would not fit into
+memory, which is predicted and then observed.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+
+from retbench.config.plan import Contender, Plan, Point
+from retbench.config.run import PROFILES, Profile, RunConfig
+from retbench.engine.contender_run import ALONE, ContenderRun, Outcome
+from retbench.suites.base import Cost, Suite
+
+SHARE_OF_MEMORY = 0.8
+"""Of the memory there is, what the cells of a point may need together to be side by side."""
+
+Ended = tuple[Contender, Point, Outcome]
+
+
+def in_turns(config: RunConfig, suite: Suite, plan: Plan) -> bool:
+    """Whether contenders take turns where they can; not those of several processes each."""
+    return suite.takes_turns and config.world_size == 1 and len(plan.contenders) > 1
+
+
+class Block:
+    """The cells of one block that are still to be measured.
+
+    Args:
+        config: of the run.
+        suite: of the run.
+        plan: of the run.
+        block: its number.
+        done: labels and point ids of its cells that are committed.
+        contender_run: makes a contender's run of this block.
+        cost: of cells, to predict their memory.
+        available_bytes: memory that there is for them; None where it is unknown.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        suite: Suite,
+        plan: Plan,
+        block: int,
+        done: set[tuple[str, str]],
+        contender_run: Callable[[Contender], ContenderRun],
+        cost: Cost,
+        available_bytes: int | None,
+    ) -> None:
+        self._config, self._suite, self._plan, self._block = config, suite, plan, block
+        self._contender_run, self._cost = contender_run, cost
+        self._available_bytes = available_bytes
+        self._order = plan.order(block)
+        self._left = {
+            point: [c for c in self._order if (c.label, point.id) not in done]
+            for point in plan.ascending(block)
+        }
+
+    def outcomes(self) -> Iterator[list[Ended]]:
+        """Measure; yields how the cells of one point ended, those of turns together."""
+        together = [point for point in self._left if self._can_take_turns(point)]
+        observed: list[Point] = []
+        if together:
+            yield from self._in_turns(together, observed)
+        alone = [p for p in self._left if p not in together or p in observed]
+        for contender in self._order:
+            points = [point for point in alone if contender in self._left[point]]
+            if points:
+                yield from self._one_by_one(contender, points)
+
+    def _can_take_turns(self, point: Point) -> bool:
+        """Whether the contenders are to be side by side at a point, all of them, and likely fit."""
+        if not in_turns(self._config, self._suite, self._plan) or self._left[point] != self._order:
+            return False
+        sizes = (self._suite.size(self._config, contender, point) for contender in self._order)
+        needed = [self._cost.memory_bytes(size, point) for size in sizes]
+        available = self._available_bytes
+        return available is None or sum(needed) <= SHARE_OF_MEMORY * available
+
+    def _in_turns(self, points: Sequence[Point], observed: list[Point]) -> Iterator[list[Ended]]:
+        """Points at which all contenders are side by side; ``observed`` gets those that cannot."""
+        with ExitStack() as stack:
+            runs = [stack.enter_context(self._contender_run(c)) for c in self._order]
+            for run in runs:
+                run.begin()
+            for run in runs:
+                run.wait()  # or one's imports would run beside another's first calls
+            for point in points:
+                implied = any(_is_smaller(other, point) for other in observed)
+                outcomes = None if implied else self._turns(point, runs)
+                if outcomes is None:
+                    observed.append(point)
+                else:
+                    yield [(run.contender, point, outcomes[run]) for run in runs]
+            for run in runs:
+                run.end()
+
+    def _turns(
+        self, point: Point, runs: Sequence[ContenderRun]
+    ) -> dict[ContenderRun, Outcome] | None:
+        """How each run's cell ended; None where they do not fit into memory side by side."""
+        outcomes: dict[ContenderRun, Outcome] = {}
+        slices: dict[ContenderRun, dict[str, float]] = {}
+        by_label = {run.contender.label: run for run in runs}
+        for run in (by_label[c.label] for c in self._plan.order(self._block, point.id)):
+            prepared = run.prepare(point, companions=len(runs) - 1)
+            if not isinstance(prepared, Outcome):
+                slices[run] = prepared
+            elif prepared.status == "oom":  # perhaps for what the others' workers hold
+                for other in slices:
+                    other.release()
+                return None
+            else:
+                outcomes[run] = prepared
+        draw = self._plan.shuffler(self._block, point.id)
+        outcomes |= Rounds(slices, PROFILES[self._config.profile], draw).run()
+        left = [run for run in slices if run not in outcomes]
+        flags = (ALONE,) if len(left) == 1 else ()
+        return outcomes | {run: run.finish().flagged(*flags) for run in left}
+
+    def _one_by_one(self, contender: Contender, points: Sequence[Point]) -> Iterator[list[Ended]]:
+        """Points that one contender is measured at while no other one's worker is alive."""
+        profile = PROFILES[self._config.profile]
+        flags = (ALONE,) if self._suite.takes_turns else ()
+        with self._contender_run(contender) as run:
+            for point in points:
+                prepared = run.prepare(point, companions=0)
+                if isinstance(prepared, Outcome):
+                    outcome = prepared
+                else:
+                    draw = self._plan.shuffler(self._block, point.id)
+                    failed = Rounds({run: prepared}, profile, draw).run()
+                    outcome = failed.get(run) or run.finish()
+                yield [(contender, point, outcome.flagged(*flags))]
+            run.end()
+
+
+def _is_smaller(one: Point, other: Point) -> bool:
+    """Whether a point needs no more memory than another: it has no more tokens of anything."""
+    return (
+        one.settings == other.settings
+        and one.seq_len <= other.seq_len
+        and one.batch_size <= other.batch_size
+    )
+
+
+class Rounds:
+    """The rounds of all phases at one point.
+
+    Args:
+        slices: the contenders that take part, with the seconds of a slice of each phase.
+        profile: how many rounds there are, and how long they may take.
+        draw: of the orders of rounds.
+    """
+
+    def __init__(
+        self,
+        slices: dict[ContenderRun, dict[str, float]],
+        profile: Profile,
+        draw: random.Random,
+    ) -> None:
+        self._slices, self._profile, self._draw = slices, profile, draw
+        self._outcomes: dict[ContenderRun, Outcome] = {}
+
+    def run(self) -> dict[ContenderRun, Outcome]:
+        """Go through all phases; how the cells of those ended that did not come to the end."""
+        for phase in dict.fromkeys(name for slices in self._slices.values() for name in slices):
+            self._phase(phase)
+        return self._outcomes
+
+    def _phase(self, phase: str) -> None:
+        """Rounds until there are enough, or their time is up."""
+        turns = [run for run, slices in self._slices.items() if phase in slices]
+        budget_s = self._profile.phase_budget_s * len(turns)
+        begun = time.monotonic()
+        order: list[ContenderRun] = []
+        for number in range(self._profile.rounds):
+            turns = [run for run in turns if run not in self._outcomes]
+            if not turns:
+                return
+            expected_s = sum(self._slices[run][phase] for run in turns)
+            spent_s = time.monotonic() - begun
+            if number >= self._profile.min_rounds and spent_s + expected_s > budget_s:
+                return
+            # Whoever came first in a round comes last in the next.
+            order = order[::-1] if number % 2 else self._draw.sample(turns, len(turns))
+            for run in (run for run in order if run in turns):
+                failed = run.slice(phase, number)
+                if failed is not None:
+                    self._outcomes[run] = failed

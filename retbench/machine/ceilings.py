@@ -1,0 +1,271 @@
+"""What this machine can do at most, measured: memory bandwidth and matmul rate.
+
+No peak is taken from a data sheet. A CPU's caches make its bandwidth depend on how much memory is
+touched, so it is measured over working sets from 4 MiB to 1 GiB; a GPU has one size. A ceiling is
+a maximum: the fastest of several operations and repeats counts. The result is a JSON document:
+
+    {"device": "cpu", "threads": 2,
+     "bandwidth": [{"working_set_bytes": 4194304, "read_bytes_per_s": 9.1e10,
+                    "copy_bytes_per_s": 6.8e10}, ...],
+     "matmul_flop_per_s": {"float32": 3.3e11, "bfloat16": 1.5e12},
+     "elapsed_s": 2.6}
+
+A copy's bytes count both ways, read and written. A size or dtype that the machine cannot do, or
+that there was no time for, is absent.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retbench.machine.clock import Clock, repeats_for
+from retbench.machine.memory import available_memory_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+Ceilings = Mapping[str, Any] | None
+"""What a machine can do at most, as :func:`measure` gives it; None where unknown."""
+MIB = 2**20
+CPU_WORKING_SETS = tuple(mib * MIB for mib in (4, 16, 64, 256, 1024))
+CUDA_WORKING_SET = 4096 * MIB
+CPU_MATMUL_SIZES = (1024, 2048)
+CUDA_MATMUL_SIZES = (8192,)
+TOLERANCE = 1.10  # a ceiling is itself measured: only a figure 10% beyond it breaks physics
+_ROW = 4096  # columns of the matrix that is read: long enough to hide the cost of a row's end
+_READ_BUDGET_S = 0.01  # for one operation at one working set, each time it is gone over
+_MATMUL_BUDGET_S = 0.08  # for one size
+_BANDWIDTH_BUDGET_S = 1.7  # after which no larger working set, and no further round, is begun
+
+
+def measure(device: str, dtypes: Sequence[str], threads: int) -> dict[str, Any]:
+    """Measure this machine's ceilings, in about three seconds.
+
+    Args:
+        device: ``cpu``, or a CUDA device such as ``cuda``.
+        dtypes: names of torch dtypes to measure the matmul rate of.
+        threads: CPU threads to use meanwhile.
+    """
+    started = time.perf_counter()
+    on_cuda = device.startswith("cuda")
+    with _cpu_threads(threads):
+        rates = {dtype: _matmul_flop_per_s(device, dtype) for dtype in dtypes}
+        deadline = time.perf_counter() + _BANDWIDTH_BUDGET_S
+        bandwidth = _bandwidths(device, _working_sets(device), deadline)
+    return {
+        "device": device,
+        "threads": None if on_cuda else threads,
+        "bandwidth": bandwidth,
+        "matmul_flop_per_s": {dtype: rate for dtype, rate in rates.items() if rate is not None},
+        "elapsed_s": time.perf_counter() - started,
+    }
+
+
+def merge(first: Mapping[str, Any] | None, second: Mapping[str, Any]) -> dict[str, Any]:
+    """The better figure of two measurements of one machine: other work can only lower a ceiling."""
+    if first is None:
+        return dict(second)
+    rates = first["matmul_flop_per_s"], second["matmul_flop_per_s"]
+    entries: dict[int, dict[str, float]] = {}
+    for entry in [*first["bandwidth"], *second["bandwidth"]]:
+        known = entries.setdefault(entry["working_set_bytes"], dict(entry))
+        known.update({key: max(known[key], entry[key]) for key in entry})
+    return {
+        **second,
+        "bandwidth": [entries[size] for size in sorted(entries)],
+        "matmul_flop_per_s": {
+            dtype: max(rate[dtype] for rate in rates if dtype in rate)
+            for dtype in {**rates[0], **rates[1]}
+        },
+        "elapsed_s": first["elapsed_s"] + second["elapsed_s"],
+    }
+
+
+def bandwidth_at(ceilings: Mapping[str, Any] | None, working_set_bytes: float) -> float | None:
+    """The bandwidth that a working set of this size can reach at most, bytes/s.
+
+    At each measured size the better of read and copy counts, or what a larger working set reached
+    if that is more. Between sizes it is interpolated on logarithms; below the smallest and above
+    the largest it is theirs. None where no bandwidth was measured.
+    """
+    entries = sorted(
+        (entry["working_set_bytes"], max(entry["read_bytes_per_s"], entry["copy_bytes_per_s"]))
+        for entry in (ceilings or {}).get("bandwidth", [])
+    )
+    if not entries:
+        return None
+    sizes, best = np.array(entries, dtype=float).T
+    falling = np.maximum.accumulate(best[::-1])[::-1]
+    size = max(float(working_set_bytes), 1.0)
+    return float(np.exp(np.interp(math.log(size), np.log(sizes), np.log(falling))))
+
+
+def peak_bandwidth(ceilings: Mapping[str, Any] | None) -> float | None:
+    """The best bandwidth reached at any working set, bytes/s; None where none was measured."""
+    return bandwidth_at(ceilings, 0)
+
+
+def matmul_rate(ceilings: Mapping[str, Any] | None, dtype: str) -> float | None:
+    """The best matmul rate reached in a dtype, FLOP/s; None where it was not measured."""
+    rate = (ceilings or {}).get("matmul_flop_per_s", {}).get(dtype)
+    return None if rate is None else float(rate)
+
+
+def violates_physics(
+    moved_bytes: float, seconds: float, ceilings: Mapping[str, Any] | None
+) -> str | None:
+    """Why a step that must move these bytes cannot have taken so little time; None if it can.
+
+    The floor is the best bandwidth at any working set. Where none was measured nothing is claimed.
+    """
+    return _beyond(moved_bytes, seconds, peak_bandwidth(ceilings), "GB/s", "bandwidth")
+
+
+def violates_matmul_rate(
+    flops: float, seconds: float, dtype: str, ceilings: Mapping[str, Any] | None
+) -> str | None:
+    """Why work of these FLOPs cannot have taken so little time (MFU over 100%); None if it can."""
+    return _beyond(flops, seconds, matmul_rate(ceilings, dtype), "GFLOP/s", f"{dtype} matmul rate")
+
+
+def _beyond(work: float, seconds: float, peak: float | None, unit: str, what: str) -> str | None:
+    """The sentence that says by how much work over time exceeds a peak, None if it does not."""
+    if peak is None or work <= TOLERANCE * peak * seconds:
+        return None
+    if seconds <= 0:
+        return f"took {seconds:g} s, less than any work takes"
+    rate = work / seconds
+    return (
+        f"needs {rate / 1e9:.3g} {unit}, {rate / peak:.3g} times the best {what} measured "
+        f"on this machine ({peak / 1e9:.3g} {unit})"
+    )
+
+
+def _working_sets(device: str) -> tuple[int, ...]:
+    """The sizes to measure, none over a quarter of the memory there is."""
+    available = available_memory_bytes(device)
+    quarter = math.inf if available is None else available // 4
+    if device.startswith("cuda"):
+        sizes: tuple[int, ...] = (int(min(CUDA_WORKING_SET, quarter)) // MIB * MIB,)
+    else:
+        sizes = CPU_WORKING_SETS
+    return tuple(size for size in sizes if 0 < size <= quarter)
+
+
+def _bandwidths(
+    device: str, working_sets: Sequence[int], deadline: float
+) -> list[dict[str, float]]:
+    """Bandwidth at each working set, ascending, until the deadline (a ``perf_counter`` time).
+
+    The sizes are gone over again and again while time is left, so that something else running for
+    a moment does not lower one of them.
+    """
+    import torch
+
+    clock = Clock(device)
+    buffer = torch.empty(max(working_sets, default=0) // 4, device=device)
+    fastest: dict[int, tuple[float, float]] = {}
+    written = 0
+    for size in working_sets:
+        if fastest and time.perf_counter() > deadline:
+            break
+        # Pages never written all map to one page of zeros, which would be read from the cache.
+        buffer[written // 4 : size // 4].fill_(1.0)
+        written = size
+        fastest[size] = _read_and_copy_s(clock, buffer[: size // 4])
+    while fastest and time.perf_counter() < deadline:
+        for size, (read_s, copy_s) in fastest.items():
+            again = _read_and_copy_s(clock, buffer[: size // 4])
+            fastest[size] = min(read_s, again[0]), min(copy_s, again[1])
+    return [
+        {
+            "working_set_bytes": size,
+            "read_bytes_per_s": size / read_s,
+            "copy_bytes_per_s": size / copy_s,
+        }
+        for size, (read_s, copy_s) in fastest.items()
+    ]
+
+
+def _read_and_copy_s(clock: Clock, buffer: torch.Tensor) -> tuple[float, float]:
+    """Seconds of the fastest way to read a buffer, and to copy one half of it to the other."""
+    read_s = min(_fastest_s(clock, read, _READ_BUDGET_S) for read in _reads(buffer))
+    return read_s, _fastest_s(clock, _copy(buffer), _READ_BUDGET_S)
+
+
+def _reads(buffer: torch.Tensor) -> list[Callable[[], object]]:
+    """Operations that read the whole buffer once: which is fastest depends on size and machine."""
+    import torch
+
+    matrix = buffer.view(-1, _ROW)
+    vector = torch.ones(_ROW, device=buffer.device)
+    out = torch.empty(len(matrix), device=buffer.device)
+    half = buffer.numel() // 2
+    return [
+        lambda: torch.mv(matrix, vector, out=out),
+        lambda: torch.dot(buffer[:half], buffer[half:]),
+        lambda: buffer.sum(),
+    ]
+
+
+def _copy(buffer: torch.Tensor) -> Callable[[], object]:
+    """Copying one half of the buffer to the other: reads and writes it all, once."""
+    half = buffer.numel() // 2
+    source, target = buffer[:half], buffer[half:]
+    return lambda: target.copy_(source)
+
+
+def _matmul_flop_per_s(device: str, dtype: str) -> float | None:
+    """The best rate of square products of random matrices; None where the dtype has no matmul."""
+    import torch
+
+    clock = Clock(device)
+    sizes = CUDA_MATMUL_SIZES if device.startswith("cuda") else CPU_MATMUL_SIZES
+    generator = torch.Generator(device).manual_seed(0)
+    best = 0.0
+    for n in sizes:
+        # Not zeros: a GPU's clock rises where no bit flips.
+        left = torch.randn(n, n, device=device, generator=generator)
+        try:
+            left = left.to(getattr(torch, dtype))
+            right, out = left.clone(), torch.empty_like(left)
+            product = partial(torch.mm, left, right, out=out)
+            seconds = _fastest_s(clock, product, _MATMUL_BUDGET_S)
+        except (NotImplementedError, RuntimeError):
+            return best or None
+        best = max(best, 2.0 * n**3 / seconds)
+        if seconds > _MATMUL_BUDGET_S:
+            break
+    return best
+
+
+def _fastest_s(clock: Clock, operation: Callable[[], object], budget_s: float) -> float:
+    """Seconds of the fastest of several samples, after two calls that are not counted."""
+    deadline = time.perf_counter() + budget_s
+    call_s = min(clock.time(operation).seconds for _ in range(2))
+    repeats = repeats_for(call_s)
+    fastest = math.inf
+    while True:
+        fastest = min(fastest, clock.time(operation, repeats).seconds)
+        if time.perf_counter() > deadline:
+            return fastest
+
+
+@contextmanager
+def _cpu_threads(threads: int) -> Iterator[None]:
+    """Let torch use so many CPU threads inside."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

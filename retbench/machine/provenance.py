@@ -1,0 +1,253 @@
+"""Where and with what a run was made: hardware, versions, commit, load.
+
+Runs get published: nothing in here names the host, the user or a folder of the machine. Nothing
+imports torch either, for the process that asks is the one that must stay idle beside the workers;
+on a GPU a short-lived child asks it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from retbench.machine.interference import first_gpu
+from retbench.machine.threads import wait_policy
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+COMMIT_VARIABLE = "RETBENCH_COMMIT"
+
+PACKAGES = (
+    "retbench", "torch", "triton", "numpy", "scipy", "pandas", "matplotlib", "tiktoken",
+    "safetensors", "rich", "typer",
+)  # fmt: skip
+
+# What decides which kernels a math library picks, and whether the clock can be trusted.
+_CPU_FLAGS = (
+    "sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "avx512_fp16",
+    "avx_vnni", "amx_bf16", "amx_int8", "amx_tile", "asimd", "bf16", "sve", "sve2",
+    "constant_tsc", "nonstop_tsc", "hypervisor",
+)  # fmt: skip
+
+_GPU_FIELDS = (
+    "name", "driver_version", "memory.total", "compute_cap", "clocks.max.sm", "clocks.max.mem",
+    "clocks.sm", "clocks.mem", "power.limit", "temperature.gpu", "persistence_mode",
+    "ecc.mode.current", "mig.mode.current",
+)  # fmt: skip
+
+_ASK_TORCH = """
+import json, torch
+p = torch.cuda.get_device_properties(0)
+print(json.dumps({"name": p.name, "memory_bytes": p.total_memory,
+    "multiprocessors": p.multi_processor_count, "compute_capability": f"{p.major}.{p.minor}",
+    "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}))
+"""
+
+_ABSOLUTE_PATH = re.compile(r"(?<![\w/:.~])[/~](?:[^\s/'\":,()]*/)*([^\s/'\":,()]+)")
+
+
+def provenance(
+    device: str, threads: int, command: Sequence[str], *, seed: int | None = None
+) -> dict[str, Any]:
+    """Everything about this machine and this moment that a reader needs to doubt a number.
+
+    Args:
+        device: ``cpu`` or ``cuda``; the GPU is looked at only for the latter.
+        threads: CPU threads a worker may use.
+        command: the command line, as ``sys.orig_argv`` has it.
+        seed: the run's seed.
+
+    Returns:
+        A dictionary that JSON can hold. What could not be found out is None.
+    """
+    found: dict[str, Any] = {
+        "processor": processor(),
+        "gpu": gpu() if device == "cuda" else None,
+        "memory": _memory(),
+        "system": _system(),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "versions": {name: _version(name) for name in PACKAGES},
+        "commit": _commit(),
+        "command": shlex.join(anonymous(word) for word in command),
+        "threads": threads,
+        "wait_policy": wait_policy(),
+        "seed": seed,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+    }
+    return found | {"machine_id": machine_id(found)}
+
+
+def machine_id(found: dict[str, Any]) -> str:
+    """A stable, anonymous name of a kind of machine: a hash of processor, GPU and memory."""
+    gpu_found = found["gpu"] or {}
+    memory_gib = round((found["memory"]["total_bytes"] or 0) / 2**30)
+    parts = (
+        found["processor"]["name"],
+        found["processor"]["logical_cores"],
+        gpu_found.get("name"),
+        memory_gib,
+    )
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def anonymous(text: str) -> str:
+    """``text`` with every absolute path shortened: relative to here, or else to its last name.
+
+    >>> anonymous("/usr/bin/python -m retbench run")
+    'python -m retbench run'
+    """
+    for folder in (Path.cwd(), PROJECT_ROOT):
+        if len(folder.parts) > 1:
+            text = text.replace(f"{folder}/", "")
+    return _ABSOLUTE_PATH.sub(r"\1", text)
+
+
+def processor() -> dict[str, Any]:
+    """Name, cores, caches and notable flags of the processor.
+
+    ``physical_cores`` and ``logical_cores`` are the machine's, ``usable_cores`` what this process
+    may use, ``quota_cores`` what its control group grants (None where it sets no limit).
+    """
+    described = _read("/proc/cpuinfo")
+    fields = dict(re.findall(r"^([^\t:]+)\s*: (.*)$", described, re.MULTILINE))
+    flags = set((fields.get("flags") or fields.get("Features") or "").split())
+    cores = re.findall(r"physical id\s*: (\d+)[\s\S]*?core id\s*: (\d+)", described)
+    logical = os.cpu_count()
+    return {
+        "name": fields.get("model name") or platform.processor() or platform.machine(),
+        "physical_cores": len(set(cores)) or logical,
+        "logical_cores": logical,
+        "usable_cores": _usable_cores(),
+        "quota_cores": _quota_cores(),
+        "caches": _caches(),
+        "flags": [flag for flag in _CPU_FLAGS if flag in flags],
+        "max_mhz": _khz_to_mhz("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq"),
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
+    }
+
+
+def _usable_cores() -> int | None:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _quota_cores() -> float | None:
+    quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
+
+
+def _caches() -> dict[str, str]:
+    folders = sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"))
+    kinds = {"Data": "d", "Instruction": "i", "Unified": ""}
+    found = {}
+    for folder in folders:
+        level = _read(str(folder / "level"))
+        kind = kinds.get(_read(str(folder / "type")), "")
+        found[f"L{level}{kind}"] = _read(str(folder / "size"))
+    return found
+
+
+def _khz_to_mhz(file: str) -> float | None:
+    khz = _read(file)
+    return int(khz) / 1000 if khz.isdigit() else None
+
+
+def gpu() -> dict[str, Any] | None:
+    """What torch and ``nvidia-smi`` say of the first visible GPU; None where there is none.
+
+    torch is asked in a child process: a CUDA context in this one would hold device memory.
+    """
+    found: dict[str, Any] = {}
+    with contextlib.suppress(ValueError):
+        found.update(json.loads(_output([sys.executable, "-c", _ASK_TORCH], timeout_s=120.0)))
+    query = f"--query-gpu={','.join(_GPU_FIELDS)}"
+    answer = _output(["nvidia-smi", f"--id={first_gpu()}", query, "--format=csv,noheader"])
+    values = [value.strip() for value in answer.split(",")]
+    if len(values) == len(_GPU_FIELDS):
+        found = {"name": values[0]} | found
+        found["nvidia_smi"] = dict(zip(_GPU_FIELDS, values, strict=True))
+    return found or None
+
+
+def _memory() -> dict[str, int | None]:
+    fields = dict(re.findall(r"^(\w+):\s+(\d+) kB$", _read("/proc/meminfo"), re.MULTILINE))
+    limit = _read("/sys/fs/cgroup/memory.max")
+    return {
+        "total_bytes": _kib_to_bytes(fields.get("MemTotal")),
+        "available_bytes": _kib_to_bytes(fields.get("MemAvailable")),
+        "swap_bytes": _kib_to_bytes(fields.get("SwapTotal")),
+        "limit_bytes": int(limit) if limit.isdigit() else None,
+    }
+
+
+def _kib_to_bytes(kib: str | None) -> int | None:
+    return int(kib) * 1024 if kib else None
+
+
+def _system() -> dict[str, str | None]:
+    name = re.search(r'^PRETTY_NAME="?([^"\n]*)', _read("/etc/os-release"), re.MULTILINE)
+    return {
+        "name": name.group(1) if name else platform.system(),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "architecture": platform.machine(),
+        "transparent_hugepages": _chosen("/sys/kernel/mm/transparent_hugepage/enabled"),
+    }
+
+
+def _chosen(file: str) -> str | None:
+    chosen = re.search(r"\[(\w+)\]", _read(file))
+    return chosen.group(1) if chosen else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit(root: Path = PROJECT_ROOT) -> dict[str, Any] | None:
+    """The commit of the checkout this code is in, and whether it was changed since.
+
+    Runs under ``results/`` do not count: the one that is being made would always be a change.
+    For a copy that left its history behind, ``RETBENCH_COMMIT`` may say which commit it is of;
+    whether it was changed is then unknown.
+    """
+    git = ["git", "--no-optional-locks", "-C", str(root)]
+    top = _output([*git, "rev-parse", "--show-toplevel"])
+    commit = _output([*git, "rev-parse", "--verify", "--quiet", "HEAD"])
+    if not commit or Path(top) != root:
+        told = os.environ.get(COMMIT_VARIABLE)
+        return {"hash": told, "dirty": None} if told else None
+    changes = _output([*git, "status", "--porcelain", "--", ".", ":!results"])
+    return {"hash": commit, "dirty": bool(changes)}
+
+
+def _output(command: Sequence[str], timeout_s: float = 20.0) -> str:
+    """What a command prints; empty if it is not there, fails or takes too long."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout_s, check=True,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def _read(file: str) -> str:
+    try:
+        return Path(file).read_text(errors="replace").strip()
+    except OSError:
+        return ""

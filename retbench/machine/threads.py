@@ -1,0 +1,69 @@
+"""How many threads compute, and how long an idle one may spin: chosen before torch is imported.
+
+OpenMP's threads spin at a barrier before they sleep, libgomp's for some 300,000 turns, LLVM's and
+Intel's for 200 ms. Beside another busy process the thread that is waited for is often not running,
+and those that spin keep the processor from it. Half a millisecond of spinning costs a quiet machine
+nothing that can be measured, and bounds what is lost on a busy one; fewer threads lose least there.
+``docs/measurement.md`` has the figures.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+
+from retbench.machine.interference import foreign_cpu_s
+
+SPIN_LIMITS = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "0"}
+"""Of libgomp, in turns of its loop; of LLVM's and Intel's runtimes, in whole milliseconds."""
+
+# Whoever sets one of these has chosen for himself.
+_CHOICES = ("OMP_WAIT_POLICY", *SPIN_LIMITS)
+
+_LOOK_S = 0.3
+
+
+def spin_limits(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables that limit spinning; none where ``environment`` already sets a policy."""
+    return {} if any(name in environment for name in _CHOICES) else dict(SPIN_LIMITS)
+
+
+def limit_spinning() -> None:
+    """Limit it in this process, whose OpenMP runtime reads its environment when it is loaded."""
+    if "torch" not in sys.modules:
+        os.environ.update(spin_limits())
+
+
+def cores_busy_with_others(seconds: float = _LOOK_S) -> float | None:
+    """Cores that other processes (or a hypervisor) keep busy on average; None if nothing tells.
+
+    Args:
+        seconds: how long to look; this process sleeps meanwhile.
+    """
+    before, started = foreign_cpu_s(), time.perf_counter()
+    time.sleep(seconds)
+    after = foreign_cpu_s()
+    if before is None or after is None:
+        return None
+    return max(0.0, after - before) / (time.perf_counter() - started)
+
+
+def beside_others(cores: int) -> int:
+    """Of so many cores those to compute on: one less for each that others keep busy, at least 1."""
+    busy = cores_busy_with_others() if cores > 1 else None
+    return cores if busy is None else max(1, cores - round(busy))
+
+
+def wait_policy() -> dict[str, str]:
+    """The variables in force in a worker of this process."""
+    chosen = {name: os.environ[name] for name in _CHOICES if name in os.environ}
+    return chosen or spin_limits()
+
+
+def shortage(threads: int, cores: int) -> str | None:
+    """Why fewer threads compute than there are cores, as a sentence; None where none is spared."""
+    if threads >= cores:
+        return None
+    return f"computes on {threads} of {cores} cores: other programs keep the rest busy"

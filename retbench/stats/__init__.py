@@ -1,0 +1,1 @@
+"""From arrays to claims: centres, intervals, verdicts, crossovers and laws."""

@@ -1,0 +1,224 @@
+"""Verdicts on quality, and accuracies: the training seed is the unit of replication.
+
+A loss is compared paired by training seed and by document, an accuracy paired by training seed. The
+margin is 1% of perplexity, or one percentage point of accuracy: less is *equivalent*. To say that
+one model beats another takes at least five seeds (rule M2), to say that they are equivalent three;
+a table's verdicts are corrected together by Holm's method.
+
+    >>> losses = [[0.10, 0.11], [0.10, 0.12], [0.11, 0.12]]     # of 3 seeds, 2 documents
+    >>> loss_verdicts([(losses, None)])
+    [QualityVerdict(word='inconclusive', n_needed=5)]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import stdtrit
+
+from retbench.stats.crossed_effects import crossed_effect
+from retbench.stats.estimate import (
+    Effect,
+    Estimate,
+    Floats,
+    best_supported,
+    holm,
+    replicates_needed,
+    satterthwaite,
+)
+
+MARGIN_NATS = math.log(1.01)  # 1% of perplexity, in nats per token
+MARGIN_ACCURACY = 0.01
+LEAST_SEEDS = 5  # to say that one model is better
+LEAST_SEEDS_EQUIVALENT = 3  # to say anything
+
+
+@dataclass(frozen=True)
+class QualityVerdict:
+    """What the difference of two models supports.
+
+    Attributes:
+        word: of the subject, compared with the baseline.
+        n_needed: for an inconclusive row, the training seeds at which an interval of this centre
+            and spread would settle it, at least five; None where it cannot be told or no number
+            of seeds would do, the test documents being too few.
+    """
+
+    word: Literal["better", "worse", "equivalent", "inconclusive"]
+    n_needed: int | None = None
+
+
+def loss_verdicts(
+    rows: Sequence[tuple[ArrayLike, ArrayLike | None]],
+    margin: float = MARGIN_NATS,
+    confidence: float = 0.95,
+) -> list[QualityVerdict]:
+    """The verdict on each row of a table of differences of losses.
+
+    Args:
+        rows: of each comparison the differences subject - baseline, shape (seeds, documents), nats
+            per token, and the documents' weights, as :func:`retbench.stats.intervals.crossed` takes
+            them.
+        margin: difference that matters, nats per token.
+        confidence: of the whole table, between 0 and 1.
+    """
+    effects = [crossed_effect(values, weights)[0] for values, weights in rows]
+    return effect_verdicts(effects, margin, confidence, lower_is_better=True)
+
+
+def accuracy_verdicts(
+    rows: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]],
+    margin: float = MARGIN_ACCURACY,
+    confidence: float = 0.95,
+) -> list[QualityVerdict]:
+    """The verdict on each row of a table of differences of accuracies.
+
+    Args:
+        rows: arguments of :func:`accuracy_difference`.
+        margin: difference that matters.
+        confidence: of the whole table, between 0 and 1.
+    """
+    effects = [_difference(*row) for row in rows]
+    return effect_verdicts(effects, margin, confidence, lower_is_better=False)
+
+
+def effect_verdicts(
+    effects: Sequence[Effect], margin: float, confidence: float, lower_is_better: bool
+) -> list[QualityVerdict]:
+    """The verdict on each effect, all corrected together.
+
+    Rows of fewer than three seeds make no claim and do not count in the correction.
+    """
+    judged = {i: e for i, e in enumerate(effects) if e.n >= LEAST_SEEDS_EQUIVALENT}
+    support = {i: best_supported(effect, margin) for i, effect in judged.items()}
+    corrected = holm({i: p_value for i, (_, p_value) in support.items()}, confidence)
+    found = []
+    for i, effect in enumerate(effects):
+        level, stands = corrected.get(i, (1 - confidence, False))
+        side = support[i][0] if stands else 0
+        if not stands:
+            needed = _needed(effect, margin, level)
+            found.append(QualityVerdict("inconclusive", needed))
+        elif side == 0:
+            found.append(QualityVerdict("equivalent"))
+        elif effect.n < LEAST_SEEDS:
+            found.append(QualityVerdict("inconclusive", LEAST_SEEDS))
+        else:
+            found.append(QualityVerdict("better" if (side < 0) == lower_is_better else "worse"))
+    return found
+
+
+def _needed(effect: Effect, margin: float, level: float) -> int | None:
+    """Seeds that would settle an effect; from one seed only that it takes five."""
+    if effect.n == 0:
+        return None
+    if effect.n == 1:
+        return LEAST_SEEDS
+    return replicates_needed(effect, margin, level, least=max(LEAST_SEEDS, effect.n + 1))
+
+
+def accuracy(correct: ArrayLike, answers: ArrayLike, confidence: float = 0.95) -> Estimate:
+    """The mean accuracy over training seeds, with an interval that stays between 0 and 1.
+
+    The variance is that of the seeds' mean plus that of the questions, p (1 - p) over the answers
+    of one seed: every seed is asked the same questions, so that more seeds are not more questions.
+    The interval is Wilson's score interval of as many answers as have that variance, with Student's
+    t at Satterthwaite's degrees of freedom in place of the normal quantile. Where every answer of
+    every seed is right it still has a lower end; that a further training fails altogether, equal
+    seeds cannot tell. With one seed it is Wilson's interval itself and covers the questions alone;
+    from two, which support no claim (M2), it may cover less than it says.
+
+    Sources: Wilson (1927), "Probable inference, the law of succession, and statistical inference",
+    JASA 22, 209-212; effective sample size, Korn and Graubard (1998), Survey Methodology 24,
+    193-201; the two together, Dean and Pagano (2015), J. Survey Stat. Methodol. 3, 484-503.
+
+    Args:
+        correct: right answers of each seed, shape (seeds,).
+        answers: answers of each seed, shape (seeds,), positive.
+        confidence: coverage of the interval, between 0 and 1.
+
+    Raises:
+        ValueError: a seed has no answers, or more right ones than answers.
+    """
+    right, asked = _counts(correct, answers)
+    n = len(asked)
+    if n == 0:
+        return Estimate(math.nan, None, None, 0, "none")
+    shares = right / asked
+    centre, questions = float(shares.mean()), float(asked.max())
+    single = centre * (1 - centre)  # variance of one answer
+    seeds = float(shares.var(ddof=1)) / n if n > 1 else 0.0
+    df = satterthwaite([(seeds, n - 1), (single / questions, math.inf)])
+    effective = single / (seeds + single / questions) if single > 0 else questions
+    quantile = float(stdtrit(df, (1 + confidence) / 2))
+    low, high = _wilson(centre, effective, quantile)
+    return Estimate(centre, min(low, centre), max(high, centre), n, "wilson")
+
+
+def _wilson(share: float, answers: float, quantile: float) -> tuple[float, float]:
+    """The shares whose score test does not reject ``share``."""
+    square = quantile**2 / answers
+    middle = (share + square / 2) / (1 + square)
+    reach = math.sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)
+    return max(middle - reach, 0.0), min(middle + reach, 1.0)
+
+
+def accuracy_difference(
+    subject: ArrayLike, baseline: ArrayLike, answers: ArrayLike, confidence: float = 0.95
+) -> Estimate:
+    """The mean difference of accuracies subject - baseline, paired by training seed.
+
+    Student's t; the variance is that of the seeds' differences plus that of the questions, which
+    no further seed lowers, as in :func:`accuracy`, after one right and one wrong answer is added to
+    each side (Agresti and Caffo 2000, The American Statistician 54, 280-288): two models that are
+    always right differ by 0, but not with certainty. With one seed the interval covers the
+    questions alone (method ``answers``).
+
+    Args:
+        subject: right answers of the subject in each seed, shape (seeds,).
+        baseline: right answers of the baseline, in the same seeds and the same order.
+        answers: answers of each side in each seed, shape (seeds,), positive.
+        confidence: coverage of the interval, between 0 and 1.
+
+    Raises:
+        ValueError: as for :func:`accuracy`.
+    """
+    effect = _difference(subject, baseline, answers)
+    if effect.n == 0:
+        return Estimate(math.nan, None, None, 0, "none")
+    found = effect.estimate(confidence, "t" if effect.n > 1 else "answers")
+    assert found.low is not None and found.high is not None
+    return replace(found, low=max(found.low, -1.0), high=min(found.high, 1.0))
+
+
+def _difference(subject: ArrayLike, baseline: ArrayLike, answers: ArrayLike) -> Effect:
+    above, below = np.asarray(subject, dtype=float), np.asarray(baseline, dtype=float)
+    both = np.isfinite(above) & np.isfinite(below)
+    asked = np.where(both, np.asarray(answers, dtype=float), math.nan)
+    (above, asked), (below, _) = _counts(above, asked), _counts(below, asked)
+    n = len(asked)
+    if n == 0:
+        return Effect(math.nan, math.nan, math.nan, 0)
+    differences = (above - below) / asked
+    questions = float(asked.max())
+    means = np.array([(above / asked).mean(), (below / asked).mean()])
+    shares = (means * questions + 1) / (questions + 2)
+    fixed = float((shares * (1 - shares)).sum()) / (questions + 2)
+    seeds = float(differences.var(ddof=1)) / n if n > 1 else 0.0
+    df = satterthwaite([(seeds, n - 1), (fixed, math.inf)])
+    return Effect(float(differences.mean()), math.sqrt(seeds + fixed), df, n, fixed=fixed)
+
+
+def _counts(correct: ArrayLike, answers: ArrayLike) -> tuple[Floats, Floats]:
+    """Right answers and answers of the seeds that have both."""
+    right, asked = np.asarray(correct, dtype=float), np.asarray(answers, dtype=float)
+    known = np.isfinite(right) & np.isfinite(asked)
+    right, asked = right[known], asked[known]
+    if (asked <= 0).any() or (right < 0).any() or (right > asked * (1 + 1e-9)).any():
+        raise ValueError("right answers must lie between 0 and the answers, and these above 0")
+    return right, asked

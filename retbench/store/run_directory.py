@@ -1,0 +1,405 @@
+"""The run directory: what is kept of a run, whatever kills it, fills the disk or damages a file.
+
+``run.json`` says what was run, where and in which state; it is replaced as a whole, by a rename.
+``samples.jsonl`` is only ever appended to, one batch of lines a cell, each flushed to the disk
+before the next cell starts. Whatever moment a run is killed at, :meth:`RunWriter.resume` finds the
+committed batches, sets an unfinished one aside in ``samples.jsonl.cut`` and goes on behind them.
+
+    >>> run = open_run("results/cpu-quick")            # doctest: +SKIP
+    >>> run.frame().groupby("metric")["value"].median()  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from retbench.errors import UserError
+from retbench.metrics import COLUMNS, SCHEMA_VERSION, Sample, sample_key
+from retbench.store import journal
+from retbench.store.files import CommitLog, cannot_write, replace_file
+from retbench.store.journal import Columns, Journal, Key
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RUN_FILE = "run.json"
+SAMPLES_FILE = "samples.jsonl"
+CUT_FILE = "samples.jsonl.cut"
+_TEMPORARY = "run.json.tmp"
+_STATES = ("running", "interrupted", "finished")
+_REQUIRED: dict[str, tuple[type, ...]] = {
+    "suite": (str,), "state": (str,), "configuration": (dict,), "plan": (dict,), "models": (dict,),
+    "provenance": (dict,), "samples": (dict, NoneType),
+}  # fmt: skip
+_OPTIONAL: dict[str, tuple[type, ...]] = {
+    "ceilings": (dict, NoneType), "calibration": (dict, NoneType), "audit": (dict, NoneType),
+    "primary": (list,), "block_s": (dict,), "stopped": (dict, NoneType), "warnings": (list,),
+    "data": (dict, NoneType),
+    "elapsed_s": (int, float), "resumed": (list,), "parts": (list,), "jobs": (dict,),
+}  # fmt: skip
+
+# A run's folder, or a plugin's, may be moved or named otherwise when it is resumed.
+_FREE_KEYS = {"out", "plugins"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, read and checked; nothing here writes.
+
+    Attributes:
+        path: the directory.
+        meta: the content of ``run.json``.
+        columns: the samples in the order of measurement, a list for each column; committed cells
+            only. :meth:`frame` is the same as a DataFrame.
+        endings: the status row of each ``(block, model, point)``.
+    """
+
+    path: Path
+    meta: dict[str, Any]
+    columns: Columns
+    endings: dict[Key, dict[str, Any]]
+
+    def frame(self) -> pd.DataFrame:
+        """All samples, one row each; the columns are :data:`retbench.metrics.COLUMNS`.
+
+        ``value`` is float64 with NaN for none, ``trial`` the nullable Int64.
+        """
+        return _frame(self.columns)
+
+    def statuses(self) -> pd.DataFrame:
+        """The status rows alone: how each cell ended in each block."""
+        rows = self.endings.values()
+        return _frame({name: [row[name] for row in rows] for name in COLUMNS})
+
+
+@dataclass(frozen=True)
+class Known:
+    """Cells of a run that are committed, for whoever measures the rest elsewhere.
+
+    Attributes:
+        statuses: the status row of each ``(block, model, point)``.
+        scalars: figures by ``(block, model, point, metric)``, as :class:`RunWriter` has them.
+    """
+
+    statuses: dict[Key, dict[str, Any]]
+    scalars: dict[tuple[int, str, str, str], float]
+
+
+def _frame(columns: Columns) -> pd.DataFrame:
+    import pandas as pd  # heavy, and of no use to a process that only writes
+
+    whole = dict.fromkeys(("seq_len", "batch_size", "block", "process"), "int64")
+    frame = pd.DataFrame(columns, columns=list(COLUMNS))
+    return frame.astype(whole | {"trial": "Int64", "value": "float64"})
+
+
+def read_meta(path: str | Path) -> dict[str, Any]:
+    """The content of a run's ``run.json``, without a look at its samples.
+
+    Raises:
+        UserError: there is none, it is damaged or foreign, or of a newer schema.
+    """
+    file = Path(path) / RUN_FILE
+    try:
+        meta = json.loads(file.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        problem = "does not exist"
+        if Path(path).exists():
+            problem = "holds no run.json" if Path(path).is_dir() else "is a file"
+        raise UserError(f"{path} {problem}", "name the folder of a run") from None
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from error
+    except ValueError as error:
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
+        raise UserError(f"{file}:{line}: damaged, not JSON", "restore it from a copy") from None
+    _check_meta(file, meta)
+    return dict(meta)
+
+
+def _check_meta(file: Path, meta: object) -> None:
+    version = meta.get("schema_version") if isinstance(meta, dict) else None
+    if not isinstance(meta, dict) or type(version) is not int:
+        raise UserError(f"{file}:1: not written by Retbench: it has no schema_version")
+    if version > SCHEMA_VERSION:
+        raise UserError(
+            f"{file}: schema version {version} is newer than this Retbench reads "
+            f"({SCHEMA_VERSION})",
+            "update Retbench",
+        )
+    if problem := _problem_of_meta(meta):
+        raise UserError(f"{file}:1: damaged, {problem}", "restore it from a copy")
+
+
+def _problem_of_meta(meta: dict[str, Any]) -> str | None:
+    """What keeps ``meta`` from being a run's, in a few words; None if nothing does."""
+    for key, types in (_REQUIRED | _OPTIONAL).items():
+        if key not in meta:
+            if key in _REQUIRED:
+                return f"it lacks {key!r}"
+        elif not isinstance(meta[key], types):
+            return f"{key!r} holds {meta[key]!r:.60}"
+    if meta["state"] not in _STATES:
+        return f"'state' holds {meta['state']!r:.60}"
+    samples = meta["samples"]
+    if samples is not None and not {"lines", "sha256"} <= samples.keys():
+        return "'samples' lacks 'lines' or 'sha256'"
+    return None
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a run directory for reading.
+
+    A run that is not finished opens too, as long as its last cell is complete.
+
+    Raises:
+        UserError: missing, foreign or of a newer schema; a damaged line; a file cut short, or
+            changed since the run finished. Names the file and the line.
+    """
+    path = Path(path)
+    meta = read_meta(path)
+    content = journal.read(path / SAMPLES_FILE)
+    if content.cut and meta["state"] != "finished":
+        raise UserError(
+            f"{path / SAMPLES_FILE}:{content.committed_lines + 1}: the last cell is cut off: the "
+            "run was killed, or is still being written",
+            f"`{continue_command(path)}` finishes it",
+        )
+    _check_samples(path, meta, content)
+    return Run(path, meta, content.columns, content.statuses)
+
+
+def continue_command(path: str | Path) -> str:
+    """The command line that continues the run in ``path``."""
+    return f"python -m retbench run --resume --out {shlex.quote(str(path))}"
+
+
+def _check_samples(path: Path, meta: dict[str, Any], content: Journal) -> None:
+    """Compare the file with what ``run.json`` recorded when the run ended."""
+    recorded, file = meta["samples"], path / SAMPLES_FILE
+    if recorded is None:
+        return
+    if content.cut or content.committed_lines < recorded["lines"]:
+        line = content.committed_lines + 1
+        problem = f"{file}:{line}: cut short, the run had {recorded['lines']} lines"
+    elif recorded != {"lines": content.committed_lines, "sha256": content.sha256}:
+        problem = f"{file}: changed since the run ended (its SHA-256 differs)"
+    else:
+        return
+    if meta["state"] == "finished":
+        raise UserError(problem, "restore it from a copy; nothing was changed")
+    raise UserError(problem, f"`{continue_command(path)}` measures what is lacking")
+
+
+class RunWriter:
+    """The one writer of a run directory; made by :meth:`create` or :meth:`resume`.
+
+    It keeps other writers out until :meth:`close` or the end of the process, however that comes.
+
+    Attributes:
+        path: the directory.
+        meta: the content of ``run.json``.
+        statuses: the status row of each finished ``(block, model, point)``.
+        scalars: figures that have one value a process, by ``(block, model, point, metric)``, of
+            cells that ended ok.
+        last_process: the highest process number in the samples; -1 where there is none.
+    """
+
+    def __init__(self, path: Path, log: CommitLog, meta: dict[str, Any]) -> None:
+        self.path = path
+        self.meta = meta
+        self.statuses: dict[Key, dict[str, Any]] = {}
+        self.scalars: dict[tuple[int, str, str, str], float] = {}
+        self.last_process = -1
+        self._log = log
+        self._opened = time.monotonic()
+
+    @property
+    def done(self) -> set[Key]:
+        """The ``(block, model, point)`` that have a status row."""
+        return set(self.statuses)
+
+    @property
+    def known(self) -> Known:
+        """What :meth:`learn` of another writer takes."""
+        return Known(dict(self.statuses), dict(self.scalars))
+
+    def learn(self, known: Known) -> None:
+        """Take cells that another directory of the same run holds for done, and their figures."""
+        self.statuses = known.statuses | self.statuses
+        self.scalars = known.scalars | self.scalars
+
+    @classmethod
+    def create(cls, path: str | Path, meta: dict[str, Any]) -> Self:
+        """Begin a run in a new or empty directory.
+
+        Raises:
+            UserError: the directory holds something already, another process writes there, or it
+                cannot be made or written. Nothing that exists is touched.
+        """
+        path = Path(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            _require_vacant(path)
+        except FileExistsError:
+            raise UserError(f"{path} is a file", "name another --out") from None
+        except OSError as error:
+            cannot_write(path, error)
+        log = CommitLog(path / SAMPLES_FILE, create=True)
+        try:
+            _require_vacant(path)  # again, now that nobody else can write here
+            begun = {"schema_version": SCHEMA_VERSION, "started": _now(), "finished": None}
+            writer = cls(path, log, begun | meta)
+            writer.update(state="running", samples=None, elapsed_s=0.0)
+        except BaseException:
+            log.close()
+            raise
+        return writer
+
+    @classmethod
+    def resume(cls, path: str | Path, configuration: dict[str, Any], together: int = 1) -> Self:
+        """Continue a run; what was cut off is moved to ``samples.jsonl.cut``.
+
+        Args:
+            path: the run's directory.
+            configuration: what it is to be continued with; must be what it was begun with.
+            together: cells of a point that were measured in turns, and are kept all or none.
+
+        Raises:
+            UserError: no run there, one of an older schema, another configuration, another
+                writer, or damaged samples.
+        """
+        path = Path(path)
+        _require_current(path, read_meta(path))
+        _require_same(path, read_meta(path)["configuration"], configuration)
+        log = CommitLog(path / SAMPLES_FILE)
+        try:
+            # Only now is the content certain: another writer may have been at it before the lock.
+            meta, content = read_meta(path), journal.read(path / SAMPLES_FILE)
+            if meta["state"] == "finished":
+                _check_samples(path, meta, content)
+            log.set_aside(path / CUT_FILE, content.kept_bytes(together))
+            content = journal.read(path / SAMPLES_FILE)
+        except BaseException:
+            log.close()
+            raise
+        writer = cls(path, log, meta)
+        writer.statuses.update(content.statuses)
+        writer._remember(content.columns)
+        writer.last_process = max(content.columns["process"], default=-1)
+        return writer
+
+    def _remember(self, columns: Columns) -> None:
+        """Keep the scalars of committed samples."""
+        names = ("block", "model", "point", "metric", "trial", "value")
+        for *cell, metric, trial, value in zip(*(columns[name] for name in names), strict=True):
+            key = (cell[0], cell[1], cell[2])
+            if trial is None and value is not None and self.statuses[key]["status"] == "ok":
+                self.scalars[*key, metric] = value
+
+    def append(self, *batches: Sequence[Sample]) -> None:
+        """Commit the samples of cells, all or none; they are on the disk when this returns.
+
+        Args:
+            batches: of each cell in one block its samples; the last is its status row.
+
+        Raises:
+            ValueError: the rows are no batch, or a cell has been committed before.
+            UserError: the disk is full or gone. The file is then as it was before.
+        """
+        data = b"".join(journal.encode(rows) for rows in batches)
+        for rows in batches:
+            if (key := sample_key(rows[-1])) in self.statuses:
+                raise ValueError(f"{key} has been committed before")
+        if self.meta["state"] != "running":
+            # From here on, what was recorded of the samples when the run stopped is no longer so.
+            self.update(state="running", samples=None, finished=None)
+        self._log.append(data)
+        for rows in batches:
+            self.statuses[sample_key(rows[-1])] = dict(rows[-1])
+            self._remember({name: [row[name] for row in rows] for name in COLUMNS})  # type: ignore[literal-required]
+            self.last_process = max(self.last_process, *(row["process"] for row in rows))
+
+    def update(self, **meta: Any) -> None:
+        """Replace keys of ``run.json``, atomically.
+
+        Raises:
+            UserError: the disk is full or gone; the old ``run.json`` stays.
+        """
+        merged = self.meta | meta
+        data = (json.dumps(merged, indent=2, allow_nan=False) + "\n").encode()
+        replace_file(self.path / RUN_FILE, self.path / _TEMPORARY, data)
+        self.meta = merged
+
+    def warn(self, text: str) -> None:
+        """Add a line to the warnings of ``run.json``, once."""
+        self.update(warnings=list(dict.fromkeys([*self.meta.get("warnings", []), text])))
+
+    def finish(self, state: Literal["finished", "interrupted"]) -> None:
+        """Record how the run ended, and the digest of its samples.
+
+        ``elapsed_s`` adds up over resumes; a session that was killed is not counted.
+        """
+        now = time.monotonic()
+        elapsed_s = round(self.meta["elapsed_s"] + now - self._opened, 3)
+        data = (self.path / SAMPLES_FILE).read_bytes()
+        samples = {"lines": data.count(b"\n"), "sha256": hashlib.sha256(data).hexdigest()}
+        self.update(state=state, samples=samples, finished=_now(), elapsed_s=elapsed_s)
+        self._opened = now
+
+    def close(self) -> None:
+        """Give the directory free for another writer."""
+        self._log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _require_vacant(path: Path) -> None:
+    """Refuse a directory that holds anything but what a kill during :meth:`create` can leave."""
+    names = {entry.name for entry in path.iterdir()}
+    if RUN_FILE in names:
+        hint = f"`{continue_command(path)}` continues it, or name another --out"
+        raise UserError(f"{path} holds a run already", hint)
+    foreign = names - {SAMPLES_FILE, _TEMPORARY}
+    samples = path / SAMPLES_FILE
+    if foreign or (samples.exists() and samples.stat().st_size):
+        raise UserError(f"{path} is not empty", "name another --out")
+
+
+def _require_current(path: Path, meta: dict[str, Any]) -> None:
+    if meta["schema_version"] != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} was begun by an older version (schema {meta['schema_version']}, this one "
+            f"writes {SCHEMA_VERSION}): it can be read, not continued",
+            "begin a new run with another --out",
+        )
+
+
+def _require_same(path: Path, recorded: dict[str, Any], given: dict[str, Any]) -> None:
+    plain = json.loads(json.dumps(given))  # tuples become lists, as they did when it was recorded
+    keys = sorted((recorded.keys() | plain.keys()) - _FREE_KEYS)
+    differing = [key for key in keys if recorded.get(key) != plain.get(key)]
+    if differing:
+        details = ", ".join(
+            f"{key} was {recorded.get(key)!r}, now {plain.get(key)!r}" for key in differing
+        )
+        raise UserError(
+            f"{path} was begun with another configuration: {details}",
+            "continue it unchanged, or name another --out",
+        )

@@ -1,0 +1,320 @@
+"""The command ``train`` without its printing: from settings to a folder with a trained model.
+
+job = prepare(out="runs/first", model="retnet", steps=200)
+trained = carry_out(job)
+trained.results["dev_loss"]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from models.generation import generate
+from retbench.config import plugins
+from retbench.distributed.process_group import ALONE, Ranks
+from retbench.errors import Interrupted, UserError
+from retbench.machine.interrupts import Interrupts
+from retbench.training import model_folder, record_file
+from retbench.training.checkpointing import Checkpoints
+from retbench.training.evaluation import mean_loss
+from retbench.training.loop import Record, Training, TrainingConfig, train
+from retbench.training.settings import TrainSettings, checked, settled
+from retbench.training.step import autocast
+
+if TYPE_CHECKING:
+    from models.config import ModelConfig
+    from models.decoder import Decoder
+    from retbench.data.dataset import Dataset
+    from retbench.data.vocabulary import Tokenizer
+
+RESULTS = Path("results")
+
+ESTIMATE_TOKENS = 2**15
+"""Tokens of the dev split that an estimate on the way is made on."""
+
+FINAL_TOKENS = 10**5
+"""Tokens of the dev split, at most, that the last figures are made on."""
+
+SAMPLE_TOKENS = 250
+SAMPLE_TEMPERATURE = 0.8
+
+
+class Watcher(Protocol):
+    """Is told how a training goes; the command line draws it."""
+
+    def data(self, doing: str, share: float) -> None:
+        """The text is being read or encoded; ``share`` of it is done."""
+
+    def started(
+        self, config: TrainingConfig, dataset: Dataset, model: Decoder, ranks: Ranks
+    ) -> None:
+        """The first step is about to be made."""
+
+    def record(self, record: Record) -> None:
+        """There is a new point of the loss curves."""
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What to train and where; ``resume`` where it was begun before."""
+
+    settings: TrainSettings
+    out: Path
+    resume: bool
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of it.
+
+    Attributes:
+        folder: see :mod:`retbench.training.model_folder`.
+        training: the loss curves and how they ended.
+        results: ``train_loss`` and ``dev_loss`` in nat/token, ``bits_per_byte`` of the dev split,
+            ``tokens_per_s`` of all processes, ``processes``, ``train_s``; empty where the training
+            diverged.
+        sample: text from the model; rank 0's alone.
+        flags: what a command that uses the model must say besides its folder.
+    """
+
+    folder: Path
+    training: Training
+    results: Mapping[str, float]
+    sample: str
+    flags: str = ""
+
+
+def prepare(*, out: Path | str | None = None, resume: bool = False, **given: Any) -> TrainJob:
+    """Settle what to train and where; writes nothing.
+
+    Args:
+        out: the folder; by default ``results/train-MODEL-PRESET-TIME``.
+        resume: continue the training in ``out``, or the only unfinished one in ``results/``.
+        given: fields of :class:`retbench.training.settings.TrainSettings`; None for the
+            default.
+
+    Raises:
+        UserError: a value, a combination of them or the folder cannot be used.
+    """
+    asked = checked(given)
+    if resume:
+        job = _continued(Path(out) if out else _only_unfinished(), asked)
+    else:
+        settings = settled(asked)
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        default = RESULTS / f"train-{settings.model}-{settings.preset}-{stamp}"
+        job = TrainJob(settings, Path(out) if out else default, resume=False)
+        model_folder.require_empty(job.out)
+    job.settings.model_config(vocab_size=1)  # whatever is wrong with it is known before the data
+    return job
+
+
+def carry_out(job: TrainJob, watcher: Watcher | None = None, ranks: Ranks = ALONE) -> Trained:
+    """Train; the folder then holds the model.
+
+    Args:
+        job: the same on all ranks.
+        watcher: is told how it goes; rank 0's alone.
+        ranks: the processes that train it together; rank 0 alone reads and writes the folder.
+
+    Raises:
+        UserError: the data or the disk do not allow it, or ``job.out`` was begun with others.
+        Interrupted: the user stopped it; it can be continued.
+    """
+    from retbench.data.dataset import load_dataset, require_windows
+
+    settings = job.settings
+    ranks.require_shares(settings.batch, settings.accumulate)
+    device = ranks.device(settings.device)
+    torch.set_num_threads(settings.threads)
+    dataset = load_dataset(
+        settings.data, settings.tokenizer, progress=watcher.data if watcher else None
+    )
+    require_windows(dataset, settings.context)
+    model = settings.model_config(dataset.tokenizer.vocab_size)
+    identity = record_file.identity(settings, model.to_dict(), dataset)
+    ranks.require_same(identity, "text, tokenizer or version of the program")
+    work = _Work(job, model, dataset, device, identity, ranks)
+    with ExitStack() as held:
+
+        def begun() -> dict[str, Any]:
+            held.enter_context(record_file.locked(job.out))
+            return record_file.begun(job, model, dataset, ranks)
+
+        record = ranks.from_first(begun)
+        try:
+            return _train(work, record, watcher)
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"the GPU has not enough memory for this training; {job.out} is kept as it is",
+                "begin a new one with a smaller --batch, --accumulate or --checkpoint-activations",
+            ) from None
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A training whose parts are all at hand."""
+
+    job: TrainJob
+    model_config: ModelConfig
+    dataset: Dataset
+    device: str
+    identity: str
+    ranks: Ranks
+
+    def build(self) -> Any:
+        """The model, as it begins."""
+        return self.model_config.build(device=self.device, seed=self.job.settings.seed)
+
+    def dev_loss(self, model: Decoder, at_most: int) -> float:
+        """In nat/token on so many tokens of the dev split."""
+        window = self.job.settings.context
+        tokens = self.dataset.dev.tokens
+        return mean_loss(model, tokens, window=window, at_most=at_most, ranks=self.ranks)
+
+
+def _train(work: _Work, record: dict[str, Any], watcher: Watcher | None) -> Trained:
+    """Train the model, and write it with what became of it."""
+    job, dataset, ranks = work.job, work.dataset, work.ranks
+    config = job.settings.training()
+    model = work.build()
+    if watcher:
+        watcher.started(config, dataset, model, ranks)
+    training = _steps(work, model, config, watcher)
+    record["records"] = [found.to_json() for found in training.records]
+    if training.status == "diverged":
+        if ranks.first:
+            ending = {"state": "diverged", "cause": training.cause}
+            model_folder.write_record(job.out, record | ending)
+        return Trained(job.out, training, {}, "")
+    results = _results(work, model, training, config)
+    whole: Any = ranks.gathered(model, work.build)
+    if not ranks.first:
+        return Trained(job.out, training, results, "")
+    sample = _sample(whole, dataset.tokenizer)
+    record |= {"state": "finished", "results": results, "sample": sample}
+    model_folder.finish(job.out, whole, record)
+    Checkpoints(job.out / model_folder.CHECKPOINTS, work.identity).clear()
+    flags = plugins.flags(job.settings.plugins, job.out)
+    return Trained(job.out, training, results, sample, flags)
+
+
+def _steps(
+    work: _Work, model: Decoder, config: TrainingConfig, watcher: Watcher | None
+) -> Training:
+    """Train until the end, or until the user stops one of the processes; then all stop."""
+    from retbench.data.batches import RandomWindows
+
+    out, ranks = work.job.out, work.ranks
+    source = RandomWindows(
+        work.dataset.train.tokens, batch_size=config.batch_size, seq_len=config.seq_len,
+        seed=config.seed,
+    )  # fmt: skip
+    with Interrupts() as interrupts:
+
+        def stopping() -> bool:
+            return ranks.any(_stopping(interrupts))
+
+        def observe(found: Record) -> None:
+            if watcher:
+                watcher.record(found)
+            if found.step < config.steps and stopping():
+                raise KeyboardInterrupt
+
+        def due(found: Record) -> bool:
+            return found.dev_loss is not None or stopping()
+
+        checkpoints = Checkpoints(out / model_folder.CHECKPOINTS, work.identity, due, ranks)
+        try:
+            return train(
+                model, source, config, observe=observe, checkpoint=checkpoints, ranks=ranks,
+                dev=lambda: work.dev_loss(model, ESTIMATE_TOKENS),
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            flags = plugins.flags(work.job.settings.plugins, out)
+            raise Interrupted(
+                f"interrupted; the training in {out} is kept as of its last checkpoint",
+                f"continue it with `retbench train --resume --out {out}{flags}`",
+            ) from None
+
+
+def _results(
+    work: _Work, model: Decoder, training: Training, config: TrainingConfig
+) -> dict[str, float]:
+    with autocast(_device(model), config):
+        dev_loss = work.dev_loss(model, FINAL_TOKENS)
+    dev = work.dataset.dev
+    return {
+        "train_loss": training.records[-1].train_loss,
+        "dev_loss": dev_loss,
+        "bits_per_byte": dev_loss * (dev.tokens.size / int(dev.bytes.sum())) / math.log(2),
+        "tokens_per_s": training.tokens_per_s,
+        "processes": work.ranks.size,
+        "train_s": training.seconds,
+    }
+
+
+def _device(model: Decoder) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _sample(model: Decoder, tokenizer: Tokenizer) -> str:
+    """Some text that follows a line's end, or the vocabulary's first token where it has none."""
+    try:
+        prompt = [int(token) for token in tokenizer.encode("\n")]
+    except UserError:
+        prompt = [0]
+    tokens = torch.tensor([prompt], device=_device(model))
+    count = min(SAMPLE_TOKENS, model.config.max_len - len(prompt))
+    made = generate(model, tokens, count, temperature=SAMPLE_TEMPERATURE)
+    return tokenizer.decode_bytes([int(token) for token in made]).decode(errors="replace")
+
+
+def _continued(out: Path, asked: dict[str, Any]) -> TrainJob:
+    record = record_file.unfinished(out)
+    try:
+        settings = TrainSettings.from_json(record["settings"], ())
+    except TypeError as error:
+        raise UserError(f"{out / model_folder.RECORD}: damaged settings: {error}") from None
+    if differing := settings.contradictions(asked):
+        raise UserError(
+            f"{out} was begun with other settings: {', '.join(differing)}",
+            "continue it unchanged, or begin a new training with another --out",
+        )
+    sources = asked.get("plugins") or plugins.located(record["plugins"], out)
+    data = asked.get("data", settings.data)
+    return TrainJob(replace(settings, plugins=tuple(sources), data=data), out, resume=True)
+
+
+def _only_unfinished() -> Path:
+    found = []
+    for file in RESULTS.glob(f"*/{model_folder.RECORD}"):
+        try:
+            if model_folder.read_record(file.parent)["state"] == "running":
+                found.append(file.parent)
+        except UserError:
+            continue  # nothing can be said about it
+    if len(found) == 1:
+        return found[0]
+    listed = ": " + ", ".join(str(path) for path in sorted(found)) if found else ""
+    count = len(found) or "no"
+    raise UserError(
+        f"{RESULTS}/ holds {count} unfinished training{'s' * bool(found)}{listed}",
+        "name one with --out",
+    )
+
+
+def _stopping(interrupts: Interrupts) -> bool:
+    try:
+        interrupts.check()
+    except KeyboardInterrupt:
+        return True
+    return False

@@ -1,0 +1,220 @@
+"""The folder of a trained model: what made it, and all that is needed to use it.
+
+::
+
+    RUN/
+      config.json, model.safetensors   the model, as models.checkpoint reads it
+      tokenizer.json                   how its text becomes tokens
+      training.json                    settings, data, loss curves, results, provenance, state
+      checkpoints/                     while the training is not finished
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+import torch
+from torch import nn
+
+from models import checkpoint
+from retbench.config import plugins
+from retbench.errors import UserError
+from retbench.store.files import cannot_write, replace_file
+from retbench.training.checkpointing import latest, write_tensors
+
+if TYPE_CHECKING:
+    from models.config import ModelConfig
+    from models.decoder import Decoder
+    from retbench.data.vocabulary import Tokenizer
+
+TOKENIZER = "tokenizer.json"
+RECORD = "training.json"
+CHECKPOINTS = "checkpoints"
+SCHEMA_VERSION = 1
+
+
+def begin(
+    folder: Path, config: ModelConfig, tokenizer: Tokenizer, record: Mapping[str, Any]
+) -> None:
+    """Make the folder of a model that is about to be trained, with what there is of it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    make_folder(folder)
+    _write_json(folder / checkpoint.CONFIG, config.to_dict())
+    _write_json(folder / TOKENIZER, tokenizer.to_json())
+    write_record(folder, record)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, unless it is there; :class:`UserError` where it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        cannot_write(folder, error)
+
+
+def require_empty(folder: Path, *, but: str | None = None) -> None:
+    """Raise the user's error where a new training would mix with something else.
+
+    Args:
+        folder: of the training; need not be there.
+        but: the name of a file that may be in it.
+    """
+    if folder.exists() and (
+        not folder.is_dir() or any(path.name != but for path in folder.iterdir())
+    ):
+        raise UserError(
+            f"--out {folder} is there already and not an empty folder",
+            "name another, or continue a training in it with --resume",
+        )
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write ``training.json`` as a whole; :class:`UserError` where the disk does not take it."""
+    _write_json(folder / RECORD, {"schema_version": SCHEMA_VERSION, **record})
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What ``training.json`` says.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    file = folder / RECORD
+    if not file.is_file():
+        raise UserError(f"{folder} holds no training: {RECORD} is missing", "name one by --out")
+    record = _read_json(file)
+    if record.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(f"{file} is not of schema version {SCHEMA_VERSION}", _RESTORE)
+    for key, kind in (("state", str), ("settings", dict), ("data", dict), ("plugins", list)):
+        if not isinstance(record.get(key), kind):
+            raise UserError(f"{file}: damaged: no {key!r} in it", _RESTORE)
+    return record
+
+
+def finish(folder: Path, model: nn.Module, record: Mapping[str, Any]) -> None:
+    """Write the trained weights, then the record.
+
+    Raises:
+        UserError: the disk does not take them; checkpoints are as they were.
+    """
+    path, new = folder / checkpoint.WEIGHTS, folder / f"{checkpoint.WEIGHTS}.new"
+    try:
+        write_tensors(new, model.state_dict())
+        os.replace(new, path)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        cannot_write(path, error)
+    write_record(folder, record)
+
+
+def load(
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    tokenizer: str | None = None,
+    plugin_sources: Sequence[str] = (),
+) -> tuple[Decoder, Tokenizer]:
+    """A model and its tokenizer, from a finished training, an unfinished one, or weights alone.
+
+    Args:
+        folder: of a training, or where :func:`models.checkpoint.save` wrote.
+        device: where to put the model.
+        tokenizer: the name of the tokenizer where the folder has none.
+        plugin_sources: files and modules that register the model's family; where the training
+            recorded its own, they need not be given.
+
+    Raises:
+        UserError: no model is there, a file is damaged, its family is unknown, the tokenizer is
+            not known or does not fit.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}", "name one that `retbench train` made")
+    _load_plugins(folder, plugin_sources)
+    place = _weights_in(folder)
+    try:
+        model = checkpoint.load(place, device=device)
+    except checkpoint.CheckpointError as error:
+        hint = "name its plugin with --plugin" if "unknown model" in str(error) else _RESTORE
+        raise UserError(str(error), hint) from error
+    found = _tokenizer(folder, tokenizer)
+    if found.vocab_size != model.config.vocab_size:
+        raise UserError(
+            f"{folder}: the model knows {model.config.vocab_size} tokens, the tokenizer "
+            f"{found.name} has {found.vocab_size}",
+            "use the tokenizer that the model was trained with",
+        )
+    return model, found
+
+
+_RESTORE = "restore it from a copy, or train anew"
+
+
+def _weights_in(folder: Path) -> Path:
+    """The folder that holds the weights: itself, or its latest checkpoint."""
+    if (folder / checkpoint.WEIGHTS).is_file():
+        return folder
+    unfinished = latest(folder / CHECKPOINTS)
+    if unfinished is None:
+        raise UserError(
+            f"{folder} holds no weights: {checkpoint.WEIGHTS} is missing",
+            "name a folder that `retbench train` made and that has a checkpoint at least",
+        )
+    return unfinished
+
+
+def _load_plugins(folder: Path, given: Iterable[str]) -> None:
+    sources = tuple(given)
+    if not sources and (folder / RECORD).is_file():
+        sources = plugins.located(read_record(folder)["plugins"], folder)
+    plugins.load(sources)
+
+
+def _tokenizer(folder: Path, name: str | None) -> Tokenizer:
+    from retbench.data.vocabulary import tokenizer_from_json, tokenizer_named
+
+    file = folder / TOKENIZER
+    if not file.is_file():
+        if name is None:
+            raise UserError(
+                f"{folder} has no {TOKENIZER}", "say with --tokenizer which, such as gpt2"
+            )
+        return tokenizer_named(name, lambda: _no_text(folder, name))
+    try:
+        found = tokenizer_from_json(_read_json(file))
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{file}: damaged: {reason}", _RESTORE) from error
+    if name not in (None, found.name):
+        raise UserError(f"{folder} has its own tokenizer, {found.name}", "leave out --tokenizer")
+    return found
+
+
+def _no_text(folder: Path, name: str) -> NoReturn:
+    raise UserError(
+        f"the tokenizer {name} is made from the training's text, which {folder} does not hold",
+        f"use a folder with its {TOKENIZER}",
+    )
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    data = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    replace_file(path, path.with_name(f"{path.name}.new"), data.encode())
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{file}: damaged: {error}", _RESTORE) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: damaged: not a JSON object", _RESTORE)
+    return cast("dict[str, Any]", content)

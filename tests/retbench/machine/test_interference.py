@@ -1,0 +1,106 @@
+"""What disturbs a measurement is noticed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from retbench.machine import interference
+from retbench.machine.interference import (
+    FOREIGN_PROCESS,
+    THROTTLED,
+    Disturbances,
+    foreign_cpu_s,
+    throttle_flags,
+)
+
+BUSY_S = 0.6
+
+
+def test_another_process_that_computes_is_seen() -> None:
+    before = foreign_cpu_s()
+    if before is None:
+        pytest.skip("this system has no /proc/stat")
+    disturbances = Disturbances("cpu")
+    burn = "import time; end = time.time() + 60\nwhile time.time() < end: pass"
+    with subprocess.Popen([sys.executable, "-c", burn]) as other:
+        with disturbances.watched():
+            time.sleep(BUSY_S)
+        flags = disturbances.flags()
+        after = foreign_cpu_s()
+        other.kill()
+    assert flags == [FOREIGN_PROCESS]
+    assert after is not None
+    assert after - before > BUSY_S / 4
+
+
+def test_only_what_was_watched_counts_and_slices_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, others = [0.0], [0.0]
+    monkeypatch.setattr(interference.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(interference, "foreign_cpu_s", lambda **_: others[0])
+    disturbances = Disturbances("cpu")
+    others[0] += 9.0  # between slices
+    for _ in range(10):
+        with disturbances.watched():
+            now[0] += 1.0
+            others[0] += 0.09
+    assert disturbances.flags() == []
+    with disturbances.watched():
+        others[0] += 0.2
+    assert disturbances.flags() == [FOREIGN_PROCESS]
+
+
+def test_threads_that_meet_late_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = [1.0, *[0.0] * 9]
+    monkeypatch.setattr(interference, "_barrier", lambda threads: late.pop)
+    monkeypatch.setattr(interference, "foreign_cpu_s", lambda **_: 0.0)
+    disturbances = Disturbances("cpu", threads=2)
+    for _ in range(10):
+        with disturbances.watched():
+            pass
+    assert disturbances.flags() == []  # one of ten
+    late.append(1.0)
+    with disturbances.watched():
+        pass
+    assert disturbances.flags() == [interference.THREADS_WAIT]
+
+
+def test_threads_meet_within_a_second() -> None:
+    assert 0 < interference._barrier(2)() < 1
+
+
+def test_own_work_is_taken_off(tmp_path: Path) -> None:
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  100 0 0 9000 50 0 0 0 0 0\ncpu0 100 0 0 9000 50 0 0 0 0 0\n")
+    before = foreign_cpu_s(stat)
+    own = time.process_time()
+    while time.process_time() - own < 0.2:
+        pass
+    after = foreign_cpu_s(stat)
+    assert before is not None and after is not None
+    # The machine's count stands still in this file, so the whole difference is our own work.
+    assert after - before == pytest.approx(-0.2, abs=0.05)
+
+
+def test_a_system_that_does_not_tell_flags_nothing(tmp_path: Path) -> None:
+    assert foreign_cpu_s(tmp_path / "absent") is None
+
+
+@pytest.mark.parametrize(
+    ("reasons", "flags"),
+    [
+        ("0x0000000000000000", []),
+        ("0x0000000000000001", []),  # idle
+        ("0x0000000000000004", []),  # software power cap
+        ("0x0000000000000040", [THROTTLED]),  # hardware thermal slowdown
+        ("0x0000000000000024", [THROTTLED]),  # software thermal slowdown beside a power cap
+        ("[N/A]", []),
+        ("", []),
+    ],
+)
+def test_a_clock_held_back_is_flagged(reasons: str, flags: list[str]) -> None:
+    assert throttle_flags(reasons) == flags

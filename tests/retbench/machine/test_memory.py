@@ -1,0 +1,280 @@
+"""Memory figures of this process, limits on it, and the exceptions that say it ran out."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from retbench.machine import memory
+from retbench.machine.memory import MemoryMeter
+
+MIB = 2**20
+SLACK = 4 * MIB  # the interpreter's own comings and goings; the kernel counts pages in batches
+
+linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+
+
+def allocate(mib):
+    """A tensor whose pages are all touched."""
+    return torch.ones(mib * MIB, dtype=torch.uint8)
+
+
+# On a CPU
+
+
+@linux
+def test_current_memory_counts_what_is_held_above_the_baseline():
+    meter = MemoryMeter("cpu")
+    held = allocate(64)
+    assert meter.current_bytes() == pytest.approx(held.nbytes, abs=SLACK)
+    del held
+    meter.reset()  # a heap with a hole that large keeps what is freed into it
+    assert meter.current_bytes() < SLACK
+
+
+@linux
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="torch is built without MKL")
+def test_a_reset_gives_back_what_mkl_keeps():
+    meter = MemoryMeter("cpu")
+    square = torch.ones(1024, 1024)
+    square @ square
+    memory.gc.collect()
+    memory._trim_heap()
+    kept = meter.current_bytes()
+    meter.reset()
+    assert meter.current_bytes() < kept - MIB
+
+
+@linux
+def test_the_peak_outlives_what_was_held():
+    meter = MemoryMeter("cpu")
+    del_me = allocate(64)
+    del del_me
+    assert meter.peak_bytes() == pytest.approx(64 * MIB, abs=SLACK)
+
+
+@linux
+def test_a_reset_forgets_the_peak_but_not_what_is_held():
+    meter = MemoryMeter("cpu")
+    held, passing = allocate(32), allocate(64)
+    del passing
+    meter.reset()
+    assert meter.peak_bytes() == pytest.approx(held.nbytes, abs=SLACK)
+
+
+@linux
+def test_a_reset_gives_freed_heap_back():
+    meter = MemoryMeter("cpu")
+    # Many small blocks lie on the heap, which shrinks only when asked; the last one pins its top.
+    blocks = [bytes(4096) for _ in range(16_000)]
+    pin = bytes(4096)
+    del blocks
+    meter.reset()
+    assert len(pin) and meter.current_bytes() < 16 * MIB
+
+
+def test_a_cpu_has_no_allocator_figures_of_its_own():
+    meter = MemoryMeter("cpu")
+    assert meter.reserved_peak_bytes() is None
+    assert meter.device_used_bytes() is None
+
+
+@linux
+def test_the_source_is_named():
+    assert MemoryMeter("cpu").source.startswith("resident_set")
+
+
+def test_without_a_resettable_peak_getrusage_is_used_and_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "_PROC", tmp_path)
+    meter = MemoryMeter("cpu")
+    passing = allocate(64)
+    del passing
+    meter.reset()
+    assert meter.source == "resident_set_without_reset"
+    assert meter.peak_bytes() >= 0
+    assert meter.baseline > 16 * MIB  # the interpreter and torch
+
+
+# On a CUDA device, with a stand-in
+
+
+class FakeCuda:
+    """Stands in for ``torch.cuda``; the figures differ so that none can pass for another."""
+
+    def __init__(self):
+        self.log = []
+
+    def synchronize(self, device):
+        self.log.append("synchronize")
+
+    def empty_cache(self):
+        self.log.append("empty_cache")
+
+    def reset_peak_memory_stats(self, device):
+        self.log.append("reset_peak_memory_stats")
+
+    def memory_allocated(self, device):
+        return 100
+
+    def max_memory_allocated(self, device):
+        return 200
+
+    def max_memory_reserved(self, device):
+        return 300
+
+    def mem_get_info(self, device):
+        return 600, 1000
+
+
+def test_cuda_figures_are_the_allocators_and_above_nothing():
+    meter = MemoryMeter("cuda", cuda=FakeCuda())
+    assert (meter.baseline, meter.current_bytes(), meter.peak_bytes()) == (0, 100, 200)
+    assert meter.source == "cuda_allocator"
+
+
+def test_cuda_allocated_reserved_and_device_use_are_three_figures():
+    meter = MemoryMeter("cuda", cuda=FakeCuda())
+    assert (meter.peak_bytes(), meter.reserved_peak_bytes(), meter.device_used_bytes()) == (
+        200, 300, 400,
+    )  # fmt: skip
+
+
+def test_a_cuda_reset_waits_for_the_device_and_empties_the_cache_first():
+    cuda = FakeCuda()
+    meter = MemoryMeter("cuda", cuda=cuda)
+    cuda.log.clear()
+    meter.reset()
+    assert cuda.log == ["synchronize", "empty_cache", "reset_peak_memory_stats"]
+
+
+# Limits
+
+
+def run_limited(code):
+    """Run code in a process that may hold 256 MiB above what torch needs; returns its output."""
+    setup = (
+        "import torch, sys\n"
+        "from retbench.machine.memory import *\n"
+        "limit_further_memory(256 * 2**20)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", setup + code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@linux
+@pytest.mark.parametrize("allocation", ["torch.ones(2**28)", "bytearray(2**30)"])
+def test_an_allocation_over_the_limit_fails_in_python(allocation):
+    code = f"try:\n    {allocation}\nexcept Exception as e:\n    print(is_out_of_memory(e))\n"
+    assert run_limited(code) == "True"
+
+
+@linux
+def test_an_allocation_under_the_limit_succeeds():
+    assert run_limited("print(torch.ones(2**25).nbytes // 2**20)") == "128"
+
+
+# What there is
+
+
+@linux
+def test_available_memory_is_part_of_the_machines():
+    total = memory._field_bytes(Path("/proc/meminfo"), "MemTotal")
+    assert 0 < memory.available_memory_bytes("cpu") <= total
+
+
+def group(folder, *, limit, used, cache=0, version=2):
+    """Writes a control group's files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {
+        2: ("memory.max", "memory.current", "inactive_file"),
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    }[version]
+    (folder / names[0]).write_text(f"{limit}\n")
+    (folder / names[1]).write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"anon 1\n{names[2]} {cache}\n")
+
+
+def headroom(root, membership):
+    path = root / "self"
+    path.write_text(membership)
+    return memory.cgroup_headroom_bytes(root, path)
+
+
+def test_a_control_group_leaves_its_limit_less_what_cannot_be_reclaimed(tmp_path):
+    group(tmp_path / "job", limit=1000, used=700, cache=200)
+    assert headroom(tmp_path, "0::/job\n") == 500
+
+
+def test_the_tightest_of_nested_control_groups_counts(tmp_path):
+    group(tmp_path / "outer", limit=1000, used=900)
+    group(tmp_path / "outer/inner", limit="max", used=100)
+    assert headroom(tmp_path, "0::/outer/inner\n") == 100
+
+
+def test_a_control_group_without_a_limit_leaves_the_machines(tmp_path):
+    group(tmp_path / "job", limit="max", used=700)
+    assert headroom(tmp_path, "0::/job\n") is None
+
+
+def test_control_groups_of_version_1_are_read_too(tmp_path):
+    group(tmp_path / "memory/job", limit=1000, used=700, cache=100, version=1)
+    assert headroom(tmp_path, "5:cpuset:/\n4:memory:/job\n0::/\n") == 400
+
+
+@linux
+def test_a_tighter_control_group_lowers_what_is_available(monkeypatch):
+    monkeypatch.setattr(memory, "cgroup_headroom_bytes", lambda: 12345)
+    assert memory.available_memory_bytes("cpu") == 12345
+
+
+# Exceptions
+
+
+def test_every_way_of_saying_out_of_memory_is_recognised():
+    for exception in (
+        MemoryError(),
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+    ):
+        assert memory.is_out_of_memory(exception), exception
+
+
+def test_an_error_raised_from_want_of_memory_is_one():
+    try:
+        try:
+            raise MemoryError
+        except MemoryError as error:
+            raise ValueError("compilation failed") from error
+    except ValueError as outer:
+        assert memory.is_out_of_memory(outer)
+
+
+def test_an_error_while_cleaning_up_after_want_of_memory_is_one():
+    try:
+        try:
+            raise torch.OutOfMemoryError
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error")
+    except RuntimeError as outer:
+        assert memory.is_out_of_memory(outer)
+
+
+@pytest.mark.parametrize(
+    "exception", [RuntimeError("shapes differ"), ValueError("out of memory"), KeyError("x")]
+)
+def test_other_errors_are_not_want_of_memory(exception):
+    assert not memory.is_out_of_memory(exception)
+
+
+def test_an_impossible_tensor_raises_what_is_recognised():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert memory.is_out_of_memory(caught.value)

@@ -1,0 +1,141 @@
+import getpass
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retbench.machine import provenance
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    command = [sys.executable, "-m", "retbench", "run", "--out", str(Path.home() / "runs" / "x")]
+    return provenance.provenance("cpu", 2, command, seed=7)
+
+
+def test_provenance_says_what_a_reader_needs(found: dict[str, Any]) -> None:
+    assert found["processor"]["name"]
+    assert found["processor"]["physical_cores"] >= 1
+    assert found["memory"]["total_bytes"] > 2**28
+    assert found["versions"]["pandas"].count(".") >= 1
+    assert found["threads"] == 2
+    assert found["seed"] == 7
+    assert len(found["load_average"]) == 3
+    assert found["time"].endswith("+00:00")
+    assert found["gpu"] is None
+
+
+def test_provenance_can_be_kept_as_json(found: dict[str, Any]) -> None:
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_provenance_names_neither_host_nor_user_nor_folder(found: dict[str, Any]) -> None:
+    text = json.dumps(found)
+    for private in (str(Path.home()), str(provenance.PROJECT_ROOT), sys.prefix):
+        assert private not in text
+    assert f'"{socket.gethostname()}"' not in text
+    assert f'"{getpass.getuser()}"' not in text
+    assert found["command"].split()[1:] == ["-m", "retbench", "run", "--out", "x"]
+
+
+def test_provenance_does_not_import_torch() -> None:
+    program = (
+        "import sys; from retbench import environment;"
+        "environment.provenance('cpu', 1, []); sys.exit('torch' in sys.modules)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", program], cwd=provenance.PROJECT_ROOT).returncode == 0
+    )
+
+
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "PACKAGES", ("no-such-package",))
+    assert provenance.provenance("cpu", 1, [])["versions"] == {"no-such-package": None}
+
+
+def test_the_machine_id_is_stable(found: dict[str, Any]) -> None:
+    assert provenance.provenance("cpu", 1, ["other"])["machine_id"] == found["machine_id"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"processor": {"name": "Another", "logical_cores": 2}},
+        {"gpu": {"name": "Another"}},
+        {"memory": {"total_bytes": 2**40}},
+    ],
+)
+def test_the_machine_id_tells_machines_apart(found: dict[str, Any], change: Any) -> None:
+    assert provenance.machine_id(found | change) != found["machine_id"]
+
+
+def test_a_machine_without_the_gpu_asked_for_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "_output", lambda *_, **__: "")
+    assert provenance.provenance("cuda", 1, [])["gpu"] is None
+
+
+def test_a_gpu_is_described_by_torch_and_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    def output(command: list[str], timeout_s: float = 0) -> str:
+        if command[0] == "nvidia-smi":
+            return ", ".join(["NVIDIA H100", "550.54", *["-"] * (len(provenance._GPU_FIELDS) - 2)])
+        return json.dumps({"name": "H100", "memory_bytes": 2**36})
+
+    monkeypatch.setattr(provenance, "_output", output)
+    gpu = provenance.gpu()
+    assert gpu is not None
+    assert gpu["name"] == "H100"
+    assert gpu["memory_bytes"] == 2**36
+    assert gpu["nvidia_smi"]["driver_version"] == "550.54"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/usr/bin/python -m retbench", "python -m retbench"),
+        ("--out=/home/anna/runs/x", "--out=x"),
+        ("~/runs/x", "x"),
+        ('File "/home/anna/lib/torch/nn.py", line 3', 'File "nn.py", line 3'),
+        (f"{provenance.PROJECT_ROOT}/retbench/runner.py:3", "retbench/runner.py:3"),
+        ("8 tokens/s at 3 GiB/s", "8 tokens/s at 3 GiB/s"),
+        ("see https://pytorch.org/docs/notes", "see https://pytorch.org/docs/notes"),
+        ("results/cpu", "results/cpu"),
+    ],
+)
+def test_absolute_paths_are_shortened(text: str, shown: str) -> None:
+    assert provenance.anonymous(text) == shown
+
+
+def git(folder: Path, *words: str) -> None:
+    identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    subprocess.run(["git", "-C", str(folder), *identity, *words], check=True, capture_output=True)
+
+
+def test_the_commit_and_whether_the_tree_was_changed(tmp_path: Path) -> None:
+    git(tmp_path, "init")
+    assert provenance._commit(tmp_path) is None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RETBENCH_COMMIT", "0f" * 20)
+        assert provenance._commit(tmp_path) == {"hash": "0f" * 20, "dirty": None}
+    (tmp_path / "code.py").write_text("1")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "first")
+    commit = provenance._commit(tmp_path)
+    assert commit is not None
+    assert len(commit["hash"]) == 40
+    assert commit["dirty"] is False
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "run.json").write_text("{}")
+    assert provenance._commit(tmp_path) == commit
+    (tmp_path / "code.py").write_text("2")
+    assert provenance._commit(tmp_path) == commit | {"dirty": True}
+
+
+def test_a_folder_inside_another_checkout_has_no_commit(tmp_path: Path) -> None:
+    git(tmp_path, "init")
+    git(tmp_path, "commit", "--allow-empty", "-m", "first")
+    (tmp_path / "site-packages").mkdir()
+    assert provenance._commit(tmp_path / "site-packages") is None

@@ -1,0 +1,69 @@
+"""Threads: how long an idle one may spin, and how many compute beside other programs."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from retbench import workers
+from retbench.machine import threads
+
+
+@pytest.fixture(autouse=True)
+def no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has chosen a wait policy."""
+    for name in ("OMP_WAIT_POLICY", *threads.SPIN_LIMITS):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_worker_limits_spinning() -> None:
+    found = workers.variables(2)
+    assert {name: found[name] for name in threads.SPIN_LIMITS} == threads.SPIN_LIMITS
+
+
+@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
+def test_who_has_chosen_a_policy_keeps_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "chosen")
+    assert threads.spin_limits(os.environ) == {}
+    assert threads.wait_policy() == {name: "chosen"}
+    assert workers.variables(2)[name] == "chosen"
+
+
+def test_without_a_choice_the_policy_in_force_is_the_limit() -> None:
+    assert threads.wait_policy() == threads.SPIN_LIMITS
+
+
+def test_once_torch_is_there_it_is_too_late_to_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", object())
+    threads.limit_spinning()
+    assert not threads.SPIN_LIMITS.keys() & os.environ.keys()
+
+
+def others(monkeypatch: pytest.MonkeyPatch, cores: float | None) -> None:
+    """Let other processes keep so many cores busy; None where the system does not tell."""
+    now = [0.0]
+    monkeypatch.setattr(threads.time, "sleep", lambda s: now.__setitem__(0, now[0] + s))
+    monkeypatch.setattr(threads.time, "perf_counter", lambda: now[0])
+    busy = (lambda: None) if cores is None else (lambda: cores * now[0])
+    monkeypatch.setattr(threads, "foreign_cpu_s", busy)
+
+
+@pytest.mark.parametrize(
+    ("cores", "busy", "left"),
+    [
+        (8, 0.0, 8), (8, 0.4, 8), (8, 0.6, 7), (8, 2.9, 5), (2, 1.0, 1), (2, 2.0, 1),
+        (1, 1.0, 1), (8, None, 8),
+    ],
+)  # fmt: skip
+def test_each_core_that_others_keep_busy_costs_a_thread_and_one_is_left(
+    monkeypatch: pytest.MonkeyPatch, cores: int, busy: float | None, left: int
+) -> None:
+    others(monkeypatch, busy)
+    assert threads.beside_others(cores) == left
+
+
+def test_a_shortage_of_threads_is_a_sentence() -> None:
+    assert threads.shortage(2, 2) is None
+    assert threads.shortage(1, 2) == ("computes on 1 of 2 cores: other programs keep the rest busy")

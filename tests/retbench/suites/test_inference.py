@@ -1,0 +1,360 @@
+"""The inference suite: its points, its gate, and what one cell measures."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import pytest
+import torch
+
+from models import build
+from models.protocol import LanguageModel
+from retbench.config.plan import Contender, Point
+from retbench.config.run import RunConfig
+from retbench.engine.resolve import resolve
+from retbench.machine import ceilings, interference
+from retbench.metrics import METRICS
+from retbench.suites.execution import Execution, Generation
+from retbench.suites.inference import SUITE
+from retbench.suites.limits import CellFailure
+from retbench.suites.session import Rows, Session
+from retbench.workers.worker import open_session
+
+from ..conftest import measure
+
+FAMILIES = ("retnet", "transformer", "transformer-gqa")
+
+
+def configuration(**given: Any) -> RunConfig:
+    small = {"preset": "tiny", "context": "64", "batch": "1", "batch_context": 64, "threads": 1}
+    return resolve("inference", **({"profile": "smoke"} | small | given))
+
+
+def session(family: str = "retnet", **given: Any) -> Session:
+    config = configuration(**given)
+    return open_session(config, Contender(family, family, config.overrides_for(family)), 0, 0)
+
+
+def cell(session: Session, point: Point) -> dict[str, list[dict[str, Any]]]:
+    rows = Rows(session, point)
+    measure(SUITE, rows)
+    by_metric: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for sample in rows.samples:
+        by_metric[sample["metric"]].append(dict(sample))
+    return by_metric
+
+
+def test_contexts_are_swept_at_the_first_batch_and_batches_at_one_context() -> None:
+    plan = SUITE.plan(configuration(context="64,128", batch="1,4", batch_context=128))
+    assert set(plan.points) == {Point(64, 1), Point(128, 1), Point(128, 4)}
+
+
+def test_one_batch_size_is_no_sweep_and_a_context_is_then_one_point() -> None:
+    plan = SUITE.plan(resolve("inference", context="2048", batch="1", device="cpu"))
+    assert plan.points == (Point(2048, 1),)
+    assert plan.primary == (
+        ("tpot_s", "context=2048,batch=1"),
+        ("ttft_s", "context=2048,batch=1"),
+    )
+
+
+def test_all_models_run_the_same_points_and_the_longest_context_is_primary() -> None:
+    plan = SUITE.plan(configuration(context="64,128", batch="1,4"))
+    assert [c.family for c in plan.contenders] == list(FAMILIES)
+    assert plan.primary == (("tpot_s", "context=128,batch=1"), ("ttft_s", "context=128,batch=1"))
+
+
+@pytest.mark.parametrize(
+    ("given", "blocks", "least"),
+    [
+        ({"profile": "smoke"}, 1, None),
+        ({"profile": "quick"}, 15, 3),
+        ({"profile": "report"}, 25, 5),
+        ({"profile": "quick", "minutes": 0}, 3, None),
+        ({"profile": "quick", "minutes": 1}, 15, 3),
+    ],
+)
+def test_blocks_are_those_of_the_profile_and_with_minutes_as_many_more_as_it_allows(
+    given: dict[str, Any], blocks: int, least: int | None
+) -> None:
+    plan = SUITE.plan(configuration(**given))
+    assert (plan.blocks, plan.least) == (blocks, least)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+def test_every_family_passes_the_gate_in_every_dtype(family: str, dtype: str) -> None:
+    error = SUITE.verify(session(family, dtype=dtype))
+    assert error <= {"float64": 1e-12, "float32": 1e-5}.get(dtype, 0.05)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_that_forgets_its_prompt_fails_the_gate(family: str) -> None:
+    broken = session(family)
+    prefill = broken.model.prefill
+
+    def forgetful(tokens: torch.Tensor, state: Any) -> torch.Tensor:
+        logits = prefill(tokens, state)
+        state.layers[0].reset()
+        return logits
+
+    broken.model.prefill = forgetful  # type: ignore[method-assign]
+    with pytest.raises(CellFailure, match="does not reproduce the full forward") as failure:
+        SUITE.verify(broken)
+    assert failure.value.status == "error"
+
+
+def test_a_model_that_gives_nan_fails_the_gate() -> None:
+    broken = session()
+    with torch.no_grad():
+        next(broken.model.parameters()).fill_(float("nan"))
+    with pytest.raises(CellFailure, match="nan"):
+        SUITE.verify(broken)
+
+
+def test_a_cell_has_every_metric_of_the_suite_in_its_declared_unit() -> None:
+    samples = cell(session(new_tokens=4), Point(64, 2))
+    assert set(samples) == {
+        "weights_bytes", "state_bytes", "prefill_flops", "decode_flops", "decode_bytes",
+        "cold_start_s", "ttft_s", "tpot_s", "mean_tpot_s",
+        "prefill_peak_bytes", "decode_peak_bytes", "steady_bytes",
+    }  # fmt: skip
+    for metric, found in samples.items():
+        assert {sample["unit"] for sample in found} == {METRICS[metric].unit}
+        assert {(sample["seq_len"], sample["batch_size"]) for sample in found} == {(64, 2)}
+        assert all(sample["value"] > 0 for sample in found)
+
+
+def test_a_slice_of_each_phase_is_one_sample_that_keeps_its_round() -> None:
+    samples = cell(session(new_tokens=4), Point(64, 1))
+    for metric, phase in (
+        ("ttft_s", "prefill"), ("tpot_s", "decode"), ("mean_tpot_s", "generation"),
+    ):  # fmt: skip
+        found = [(sample["trial"], sample["phase"]) for sample in samples[metric]]
+        assert found == [(number, phase) for number in range(3)]
+    others = [one for metric, found in samples.items() for one in found if "_s" not in metric]
+    assert {sample["trial"] for sample in others} == {None}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_state_and_weight_bytes_are_those_of_the_tensors(family: str) -> None:
+    one = session(family, new_tokens=16)
+    samples = cell(one, Point(64, 2))
+    assert samples["state_bytes"][0]["value"] == one.model.state_bytes(2, 64 + 16)
+    weights = one.model.config.weight_bytes(4)
+    assert samples["weights_bytes"][0]["value"] == pytest.approx(weights, rel=1e-3)
+
+
+def watched_steps(one: Session) -> list[tuple[int, int]]:
+    """The position of each step from now on, and the most tokens that its state can hold."""
+    seen: list[tuple[int, int]] = []
+    step = one.model.step
+
+    def watched(token: torch.Tensor, state: Any) -> torch.Tensor:
+        seen.append((int(state.position), state.max_len))
+        return step(token, state)
+
+    one.model.step = watched  # type: ignore[method-assign]
+    return seen
+
+
+def test_decoding_is_timed_at_the_context_that_was_prefilled() -> None:
+    one = session(new_tokens=4)
+    seen = watched_steps(one)
+    ready = SUITE.prepare(one, Rows(one, Point(64, 1)), lambda phase: None)
+    ready.warm_up()
+    seen.clear()
+    ready.slice("decode", 0)
+    assert 64 in {position for position, _ in seen} <= {64, 65, 66, 67}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("context", "positions"),
+    [(64, [8, 24, 40, 56]), (8, [1, 3, 5, 7]), (3, [0, 1, 2])],
+)
+def test_a_generation_steps_at_positions_spread_evenly_in_states_no_longer_than_needed(
+    family: str, context: int, positions: list[int]
+) -> None:
+    one = session(family)
+    seen = watched_steps(one)
+    run = Execution(one.model, 1, 72, "eager", torch.device("cpu"))
+    generation = Generation(run, context)
+    with torch.inference_mode():
+        generation()
+    assert len(generation) == len(positions)
+    assert seen == [(position, position + 1) for position in positions]
+
+
+def test_a_mean_step_of_a_generation_is_the_time_of_one_token() -> None:
+    one = session(new_tokens=4)
+    phase = SUITE.prepare(one, Rows(one, Point(64, 1)), lambda phase: None).phases["generation"]
+    assert (phase.metric, phase.per_call) == ("mean_tpot_s", Generation.POSITIONS)
+
+
+def test_exactly_the_prompt_is_prefilled_from_an_empty_state() -> None:
+    one = session()
+    seen: set[tuple[int, int]] = set()
+    prefill = one.model.prefill
+
+    def watched(tokens: torch.Tensor, state: Any) -> torch.Tensor:
+        seen.add((tokens.shape[1], int(state.position)))
+        return prefill(tokens, state)
+
+    one.model.prefill = watched  # type: ignore[method-assign]
+    cell(one, Point(64, 1))
+    assert seen == {(64, 0)}
+
+
+SLOW = {
+    "elapsed_s": 0.0,
+    "matmul_flop_per_s": {},
+    "bandwidth": [{"working_set_bytes": 4, "read_bytes_per_s": 1.0, "copy_bytes_per_s": 1.0}],
+}
+
+
+def test_a_step_faster_than_the_memory_allows_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceilings, "measure", lambda *arguments: SLOW)
+    one = session()
+    one.ceilings = SLOW
+    with pytest.raises(CellFailure, match="bandwidth") as failure:
+        cell(one, Point(64, 1))
+    assert failure.value.status == "invalid"
+
+
+def test_ceilings_that_were_measured_too_low_condemn_nothing() -> None:
+    one = session()
+    one.ceilings = SLOW
+    assert cell(one, Point(64, 1))["tpot_s"]
+    assert one.ceilings["bandwidth"][0] == SLOW["bandwidth"][0]
+    assert len(one.ceilings["bandwidth"]) > 1
+
+
+def test_the_memory_is_read_before_the_ceilings_are_measured_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = session()
+    one.ceilings = SLOW
+    order: list[str] = []
+    peak_bytes = one.meter.peak_bytes
+
+    def read() -> int:
+        order.append("memory")
+        return peak_bytes()
+
+    def measured(*arguments: Any) -> dict[str, Any]:
+        order.append("ceilings")
+        fast = {"working_set_bytes": 4, "read_bytes_per_s": 1e15, "copy_bytes_per_s": 1e15}
+        return SLOW | {"bandwidth": [fast]}
+
+    monkeypatch.setattr(one.meter, "peak_bytes", read)
+    monkeypatch.setattr(ceilings, "measure", measured)
+    cell(one, Point(64, 1))
+    assert order[-1] == "ceilings" and order.count("ceilings") == 1
+    assert order.count("memory") >= 2  # of a prefill and of steps
+
+
+def test_logits_that_are_not_finite_are_an_error() -> None:
+    one = session()
+    step = one.model.step
+    one.model.step = lambda token, state: step(token, state) * float("nan")  # type: ignore[method-assign,assignment]
+    with pytest.raises(CellFailure, match="not finite"):
+        cell(one, Point(64, 1))
+
+
+def test_a_vocabulary_that_lacks_the_text_is_unsupported() -> None:
+    small = Contender("retnet", "retnet", {"vocab_size": 100})
+    with pytest.raises(CellFailure, match="vocabulary") as failure:
+        SUITE.verify(open_session(configuration(), small, 0, 0))
+    assert failure.value.status == "unsupported"
+
+
+def test_the_record_of_a_model_says_what_ran() -> None:
+    record = SUITE.describe(session("retnet", dtype="bfloat16"))
+    assert record["weights_dtype"] == "bfloat16"
+    assert record["state_dtype"] == "float32"
+    assert record["implementation"] == {"prefill": "chunkwise-128", "decode": "recurrent"}
+    assert record["config"]["ffn"] == "gelu"
+    assert record["parameters"] == 98_624
+
+
+def test_threads_that_wait_for_each_other_are_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interference, "_barrier", lambda threads: lambda: 1.0 * threads)
+    flags = measure(SUITE, Rows(session(threads=2), Point(64, 1)))
+    assert interference.THREADS_WAIT in flags
+
+
+def small_model(family: str, **overrides: Any) -> LanguageModel:
+    """A tiny model of 97 tokens' vocabulary: no run may have it, an execution may."""
+    return build(family, preset="tiny", vocab_size=97, **overrides)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_just_long_enough_is_measured_to_its_last_token(family: str) -> None:
+    model = small_model(family, max_len=14)
+    run = Execution(model, 1, 14, "eager", torch.device("cpu"))
+    run.prefill(torch.randint(0, 97, (1, 12)))
+    run.step()
+    run.step()
+    assert int(run.state.position) == 14
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_large_batch_prefilled_by_parts_decodes_as_if_in_one(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model(family)
+    prompt = torch.randint(0, 97, (5, 12))
+    logits = []
+    for limit in (60, 25):  # all five sequences at once; two, two and one
+        monkeypatch.setattr("retbench.suites.execution.PREFILL_TOKENS", limit)
+        run = Execution(model, 5, 16, "eager", torch.device("cpu"))
+        run.prefill(prompt)
+        assert int(run.state.position) == 12
+        run.step()
+        logits.append(torch.stack((run.prompt_logits, run.step_logits)))
+    assert torch.allclose(logits[1], logits[0], atol=1e-5)
+
+
+def greedy_tokens(model: LanguageModel, mode: str, device: str = "cpu") -> torch.Tensor:
+    """The greedy choices of three steps, made twice from the same state and position."""
+    run = Execution(model, 1, 16, mode, torch.device(device))
+    run.ready()
+    made = []
+    for _ in range(2):
+        run.reset()
+        run.prefill(torch.arange(12, device=device)[None])
+        for _ in range(3):
+            run.step()
+            made.append(run.token.clone())
+        assert int(run.state.position) == 15
+    assert torch.equal(torch.cat(made[:3]), torch.cat(made[3:]))
+    return torch.cat(made)
+
+
+def test_a_compiled_step_gives_what_the_eager_one_gives() -> None:
+    model = small_model("retnet", n_layers=1)
+    assert torch.equal(greedy_tokens(model, "compile"), greedy_tokens(model, "eager"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_captured_step_gives_what_the_eager_one_gives(family: str) -> None:
+    one = session(family, device="cuda", mode="cudagraph", dtype="float32")
+    assert SUITE.verify(one) <= 1e-4
+    replayed, eager = (greedy_tokens(one.model, mode, "cuda") for mode in ("cudagraph", "eager"))
+    assert torch.equal(replayed, eager)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cell_on_a_gpu_has_the_allocators_figures(family: str) -> None:
+    one = session(family, device="cuda", mode="cudagraph", dtype="bfloat16")
+    samples = cell(one, Point(64, 2))
+    assert {"prefill_reserved_bytes", "device_used_bytes"} <= set(samples)
+    assert samples["steady_bytes"][0]["implementation"] == "cuda_allocator"
+    kept = samples["weights_bytes"][0]["value"] + samples["state_bytes"][0]["value"]
+    assert samples["decode_peak_bytes"][0]["value"] >= kept
