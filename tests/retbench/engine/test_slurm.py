@@ -436,9 +436,9 @@ def test_a_machine_that_only_submits_needs_neither_gpu_nor_processors(
     fake_slurm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from retbench import api
-    from retbench.config import requirements
+    from retbench.machine import host
 
-    monkeypatch.setattr(requirements, "cuda_available", lambda: False)
+    monkeypatch.setattr(host, "cuda_available", lambda: False)
     job = api.prepare(device="cuda", threads=512, launcher="slurm", slurm={"qos": "high"})
     assert isinstance(job.launcher, Launcher)
     assert job.config.minutes == 0  # its blocks are submitted together: their number is settled
