@@ -128,10 +128,10 @@ def carry_out(
     """Measure, then write all derived files; returns the run and those. Errors as :func:`run`."""
     from retbench.engine import audit, runner
 
-    # A job looks for the audit of the machine that it finds itself on.
-    found = audit.of_this_machine(job.config) if job.launcher is None else None
     run = runner.execute(
-        job.config, out=job.out, resume=job.resume, observer=observer, audit=found,
+        job.config, out=job.out, resume=job.resume, observer=observer,
+        # A job looks for the audit of the machine that it finds itself on.
+        audits=audit.known if job.launcher is None else None,
         launcher=job.launcher, crew=crew, note=job.note,
     )  # fmt: skip
     return run, write_derived(run)

@@ -24,7 +24,6 @@ from retbench import suites
 from retbench.config.plan import Plan, Point
 from retbench.config.run import RunConfig
 from retbench.errors import Interrupted, UserError
-from retbench.machine import provenance
 from retbench.store.files import replace_file
 
 if TYPE_CHECKING:
@@ -49,8 +48,8 @@ def cache_file() -> Path:
     return Path(home) / "retbench" / "audit.json"
 
 
-def of_this_machine(config: RunConfig) -> dict[str, Any] | None:
-    """The audit of this machine for runs like this one; None if there is none.
+def known(config: RunConfig, machine_id: str) -> dict[str, Any] | None:
+    """The audit of a machine for runs like this one; None if there is none.
 
     Raises:
         UserError: the file cannot be read.
@@ -59,8 +58,7 @@ def of_this_machine(config: RunConfig) -> dict[str, Any] | None:
         cache_file()
     except UserError:
         return None  # without a home there is none
-    found = provenance.provenance(config.device, config.threads, ())
-    record = _load().get(_key(config, found["machine_id"]))
+    record = _load().get(_key(config, machine_id))
     return dict(record) if isinstance(record, Mapping) else None
 
 

@@ -46,6 +46,11 @@ Settled = Callable[[store.Run, float], list[str]]
 """The ratios of a run that are not settled yet, by name, when it is looked at for the n-th time."""
 
 
+Audits = Callable[[RunConfig, str], Mapping[str, Any] | None]
+"""The audit that is known of runs like this one on a machine, by its id; None where there is none.
+See :func:`retbench.engine.audit.known`."""
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of :func:`execute`: what is to be measured, and who writes, watches and stops it."""
@@ -80,7 +85,7 @@ def execute(
     observer: Observer | None = None,
     plan: Plan | None = None,
     worker_command: Sequence[str] = WORKER_COMMAND,
-    audit: Mapping[str, Any] | None = None,
+    audits: Audits | None = None,
     known: store.Known | None = None,
     launcher: Launcher | None = None,
     crew: Crew | None = None,
@@ -96,7 +101,7 @@ def execute(
         observer: told of the progress.
         plan: the cells; by default those of the configuration's suite.
         worker_command: the program that measures.
-        audit: of this machine, for a run that has none yet; see :mod:`retbench.engine.audit`.
+        audits: looks up that of this machine, for a run that has none yet.
         known: cells of the same run that another directory holds; they count as done.
         launcher: has the blocks measured elsewhere; None to measure them here.
         crew: the processes whose workers measure together; None for this one alone.
@@ -120,8 +125,8 @@ def execute(
         except KeyboardInterrupt:
             raise Interrupted("interrupted before the first cell") from None
         with writer:
-            if audit is not None and writer.meta["audit"] is None:
-                writer.update(audit=audit)
+            if audits is not None and writer.meta["audit"] is None:
+                writer.update(audit=audits(config, writer.meta["provenance"]["machine_id"]))
             if note is not None:
                 writer.warn(note)
             if known is not None:

@@ -103,12 +103,11 @@ def carry_out(task: Task) -> None:
     """
     config = RunConfig.from_json(task.configuration)
     check(config)
-    found = audit.of_this_machine(config)
     while True:
         try:
             runner.execute(
                 config, out=task.out, resume=(task.out / store.RUN_FILE).exists(), plan=task.plan,
-                worker_command=task.worker_command, audit=found, known=task.known,
+                worker_command=task.worker_command, audits=audit.known, known=task.known,
             )  # fmt: skip
             return
         except Busy:

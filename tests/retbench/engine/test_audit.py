@@ -84,26 +84,21 @@ def test_what_is_found_between_equals_is_false_and_of_what_was_planted_is_not(
 
 
 def record(given: RunConfig, **changes: Any) -> dict[str, Any]:
-    return {"key": audit._key(given, machine_id()), "floor": {"tpot_s": 0.01}} | changes
+    return {"key": audit._key(given, "one"), "floor": {"tpot_s": 0.01}} | changes
 
 
-def machine_id() -> str:
-    from retbench.machine import provenance
-
-    return str(provenance.provenance("cpu", 1, ())["machine_id"])
-
-
-def test_a_run_that_is_alike_finds_it() -> None:
-    assert audit.of_this_machine(config()) is None
+def test_a_run_that_is_alike_finds_it_on_the_same_machine() -> None:
+    assert audit.known(config(), "one") is None
     audit.remember(record(config()))
-    found = audit.of_this_machine(config(models="transformer", context="512"))
+    found = audit.known(config(models="transformer", context="512"), "one")
     assert found is not None and found["floor"] == {"tpot_s": 0.01}
+    assert audit.known(config(), "another") is None
 
 
 @pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, {"mode": "compile"}])
 def test_a_run_of_another_type_or_mode_does_not(change: dict[str, str]) -> None:
     audit.remember(record(config()))
-    assert audit.of_this_machine(config(**change)) is None
+    assert audit.known(config(**change), "one") is None
 
 
 def test_the_key_names_machine_device_type_mode_and_threads() -> None:
@@ -113,7 +108,7 @@ def test_the_key_names_machine_device_type_mode_and_threads() -> None:
 def test_floors_of_other_metrics_are_kept_and_the_same_is_replaced() -> None:
     audit.remember(record(config(), floor={"tpot_s": 0.01, "ttft_s": 0.02}))
     audit.remember(record(config(), floor={"ttft_s": 0.03, "step_s": 0.04}))
-    found = audit.of_this_machine(config())
+    found = audit.known(config(), "one")
     assert found is not None
     assert found["floor"] == {"tpot_s": 0.01, "ttft_s": 0.03, "step_s": 0.04}
 
@@ -122,7 +117,7 @@ def test_a_damaged_file_is_named_and_left(cache: Path) -> None:
     file = audit.cache_file()
     file.parent.mkdir(parents=True)
     file.write_text("[")
-    for attempt in (audit.require_storable, lambda: audit.of_this_machine(config())):
+    for attempt in (audit.require_storable, lambda: audit.known(config(), "one")):
         with pytest.raises(UserError, match=r"audit\.json is damaged; delete it"):
             attempt()
     assert file.read_text() == "["
@@ -134,6 +129,6 @@ def test_without_a_home_there_is_no_audit(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", homeless)
-    assert audit.of_this_machine(config()) is None
+    assert audit.known(config(), "one") is None
     with pytest.raises(UserError, match="no home folder for the audit"):
         audit.require_storable()
