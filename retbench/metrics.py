@@ -93,6 +93,8 @@ _DECLARED = (
     Metric("gate_s", "s", "Gate", "checking that decoding reproduces the full forward"),
     Metric("gate_error", "ratio", "Gate error", "relative L2 distance of decoded logits from the "
            "full forward's"),
+    Metric("step_error", "ratio", "Step error", "relative L2 distance of the logits of the step "
+           "after a prompt from those of a prefill of one token more, at the point itself"),
     Metric("cell_s", "s", "Cell time", "wall time of a cell in one process"),
     Metric("weights_bytes", "bytes", "Weights", "bytes of all parameters and buffers", "lower"),
     Metric("state_bytes", "bytes", "State", "bytes of the KV cache or retention state, summed "

@@ -45,6 +45,7 @@ class Execution:
         self, model: LanguageModel, batch_size: int, max_len: int, mode: str, device: torch.device
     ) -> None:
         self._mode = mode
+        self._model = model
         self._prefill, self._model_step = model.prefill, model.step
         self._graph: torch.cuda.CUDAGraph | None = None
         aligned = -(-max_len // STATE_ALIGNMENT) * STATE_ALIGNMENT
@@ -68,11 +69,24 @@ class Execution:
     def prefill(self, prompt: Tensor) -> None:
         """Take in a prompt (batch, time) and choose the first new token."""
         parts = prompt.split(max(1, PREFILL_TOKENS // prompt.shape[1]))
-        if len(parts) == 1:
-            self.prompt_logits = self._prefill(prompt, self.state)
-        else:
-            self.prompt_logits = self._prefill_parts(parts)
+        self.prompt_logits = self._prefill_parts(parts, self._prefill)
         self.token.copy_(self.prompt_logits.argmax(-1))
+
+    @torch.inference_mode()
+    def step_error(self, prompt: Tensor) -> float:
+        """How far the step after a prefill is from an eager prefill of one token more.
+
+        To be asked for after :meth:`prefill` of ``prompt`` and one :meth:`step`; the state is that
+        of the longer prompt afterwards.
+
+        Returns:
+            The relative L2 distance of the logits of all sequences; NaN where one is NaN.
+        """
+        tokens = torch.cat([prompt, self.prompt_logits.argmax(-1, keepdim=True)], dim=1)
+        self.state.reset()
+        parts = tokens.split(max(1, PREFILL_TOKENS // tokens.shape[1]))
+        expected = self._prefill_parts(parts, self._model.prefill).double()
+        return float((self.step_logits.double() - expected).norm() / expected.norm())
 
     @property
     def step(self) -> Callable[[], None]:
@@ -103,13 +117,17 @@ class Execution:
         else:
             self.token.copy_(self._model_step(self.token, state).argmax(-1))
 
-    def _prefill_parts(self, parts: Sequence[Tensor]) -> Tensor:
+    def _prefill_parts(
+        self, parts: Sequence[Tensor], prefill: Callable[[Tensor, State], Tensor]
+    ) -> Tensor:
         """Take in prompts (some of the batch, time), one part after the other; logits of all."""
+        if len(parts) == 1:
+            return prefill(parts[0], self.state)
         ends = list(accumulate(len(part) for part in parts))
         states = [
             self.state.rows(end - len(part), end) for end, part in zip(ends, parts, strict=True)
         ]
-        logits = [self._prefill(*pair) for pair in zip(parts, states, strict=True)]
+        logits = [prefill(*pair) for pair in zip(parts, states, strict=True)]
         self.state.position += parts[0].shape[1]
         return torch.cat(logits)
 

@@ -47,14 +47,16 @@ def verify(session: Session) -> float:
             run.step()
             decoded.append(run.step_logits[0].double())
         error = float((torch.stack(decoded) - expected).norm() / expected.norm())
-    limit = GATE_TOLERANCE[session.config.dtype]
+    _require_close(session, error, "decoding does not reproduce the full forward")
+    return error
+
+
+def _require_close(session: Session, error: float, what: str) -> None:
+    limit, dtype = GATE_TOLERANCE[session.config.dtype], session.config.dtype
     if not error <= limit:  # NaN fails too
         raise CellFailure(
-            "error",
-            f"decoding does not reproduce the full forward: relative error {error:.2g}, "
-            f"allowed {limit:g} in {session.config.dtype}",
+            "error", f"{what}: relative error {error:.2g}, allowed {limit:g} in {dtype}"
         )
-    return error
 
 
 def prepare(rows: Rows, progress: Callable[[str], None]) -> Cell:
@@ -76,6 +78,7 @@ def prepare(rows: Rows, progress: Callable[[str], None]) -> Cell:
         _add_analytic(rows)
         progress("first calls")
         first = _first_calls(rows, run, prompt)
+        _require_continuation(rows, run.step_error(prompt))
         progress("memory")
         _measure_memory(rows, run, prompt)
     progress("warm-up")
@@ -118,6 +121,13 @@ def _first_calls(rows: Rows, run: Execution, prompt: torch.Tensor) -> Timing:
         _add_memory(rows, "prefill_peak_bytes", peaks[0])
         _add_memory(rows, "prefill_reserved_bytes", peaks[1])
     return first
+
+
+def _require_continuation(rows: Rows, error: float) -> None:
+    """Check what is about to be timed, at its own context, batch size, mode and kernel."""
+    rows.add("setup", "step_error", error)
+    what = f"a step at {rows.point.id} does not continue its prefill"
+    _require_close(rows.session, error, what)
 
 
 def _measure_memory(rows: Rows, run: Execution, prompt: torch.Tensor) -> None:

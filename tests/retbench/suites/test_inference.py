@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -117,7 +118,7 @@ def test_a_cell_has_every_metric_of_the_suite_in_its_declared_unit() -> None:
     samples = cell(session(new_tokens=4), Point(64, 2))
     assert set(samples) == {
         "weights_bytes", "state_bytes", "prefill_flops", "decode_flops", "decode_bytes",
-        "cold_start_s", "ttft_s", "tpot_s", "mean_tpot_s",
+        "cold_start_s", "step_error", "ttft_s", "tpot_s", "mean_tpot_s",
         "prefill_peak_bytes", "decode_peak_bytes", "steady_bytes",
     }  # fmt: skip
     for metric, found in samples.items():
@@ -204,7 +205,7 @@ def test_exactly_the_prompt_is_prefilled_from_an_empty_state() -> None:
 
     one.model.prefill = watched  # type: ignore[method-assign]
     cell(one, Point(64, 1))
-    assert seen == {(64, 0)}
+    assert seen == {(64, 0), (65, 0)}  # the longer one checks the step, and is not timed
 
 
 SLOW = {
@@ -255,12 +256,38 @@ def test_the_memory_is_read_before_the_ceilings_are_measured_again(
     assert order.count("memory") >= 2  # of a prefill and of steps
 
 
+def broken_step(one: Session, is_broken: Callable[[int], bool]) -> None:
+    """From now on the model's steps give NaN at the positions that ``is_broken`` says."""
+    step = one.model.step
+
+    def stepped(token: torch.Tensor, state: Any) -> torch.Tensor:
+        position = int(state.position)
+        logits = step(token, state)
+        return logits * float("nan") if is_broken(position) else logits
+
+    one.model.step = stepped  # type: ignore[method-assign]
+
+
 def test_logits_that_are_not_finite_are_an_error() -> None:
     one = session()
-    step = one.model.step
-    one.model.step = lambda token, state: step(token, state) * float("nan")  # type: ignore[method-assign,assignment]
+    broken_step(one, lambda position: position > 64)
     with pytest.raises(CellFailure, match="not finite"):
         cell(one, Point(64, 1))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_is_checked_at_the_context_that_is_timed(family: str) -> None:
+    one = session(family, context="300")
+    broken_step(one, lambda position: position >= 300)
+    assert SUITE.verify(one) < 1e-5  # which decodes at 256 tokens at most
+    with pytest.raises(CellFailure, match="context=300,batch=1 does not continue its prefill"):
+        cell(one, Point(300, 1))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_of_each_sequence_is_that_of_a_prefill_of_one_token_more(family: str) -> None:
+    (error,) = cell(session(family), Point(64, 3))["step_error"]
+    assert 0 <= error["value"] < 1e-5
 
 
 def test_a_vocabulary_that_lacks_the_text_is_unsupported() -> None:
