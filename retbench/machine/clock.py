@@ -3,8 +3,9 @@
 On a CPU it is the host's monotonic clock. On a CUDA device, where a call returns before its work
 is done, the host's clock is read after a synchronisation and CUDA events measure the same work
 from inside; both are kept, and so is the time that launching the first call took, which says
-whether launching, not computing, took the time. Garbage collection is off while the clock runs,
-and nothing but the work is on its line.
+whether launching, not computing, took the time. The device spins until that call is launched:
+otherwise the gap before its first kernel would be charged to whatever takes longest to launch.
+Garbage collection is off while the clock runs, and nothing but the work is on its line.
 
     clock = Clock("cpu")
     repeats = repeats_for(clock.time(step).seconds)
@@ -25,6 +26,8 @@ from typing import Any
 
 SHORTEST_SAMPLE_S = 1e-3
 CLOCK_STEPS_IN_SAMPLE = 100
+FIRST_SPIN_CYCLES = 10**5  # some 50 us; later spins are as long as the launch before took
+LONGEST_SPIN_S = 5e-3  # a first call may compile for minutes
 LAUNCH_BOUND_GAP = 0.10  # of the time; a device kept busy is further behind its host than that
 WINDOW = 3  # trials in a window of the warm-up
 SETTLED_FALL = 0.02  # the median of a window may lie that much below that of the one before
@@ -38,7 +41,7 @@ class Timing:
     """How long one call took, on average over the calls of one sample.
 
     Attributes:
-        host_s: seconds on the host's clock, from the first call to the end of its work.
+        host_s: seconds on the host's clock, from the first call to the end of the last one's work.
         device_s: seconds between CUDA events around the same calls, None on a CPU.
         repeats: calls in the sample.
         launch_s: seconds until the first call returned, its work launched; None on a CPU.
@@ -80,6 +83,7 @@ class Clock:
     def __init__(self, device: str = "cpu", *, cuda: Any = None) -> None:
         self.device = device
         self._cuda = cuda
+        self._spin_cycles = FIRST_SPIN_CYCLES
         if cuda is None and device.startswith("cuda"):
             import torch
 
@@ -94,12 +98,14 @@ class Clock:
             return self._on_cuda(fn, repeats) if self._cuda else _on_host(fn, repeats)
 
     def _on_cuda(self, fn: Callable[[], object], repeats: int) -> Timing:
-        """Events inside, the synchronised host clock outside."""
-        first = self._cuda.Event(enable_timing=True)
-        last = self._cuda.Event(enable_timing=True)
+        """Events inside, the host's clock outside; the time that the device spins is in neither."""
+        spin, first, last = (self._cuda.Event(enable_timing=True) for _ in range(3))
         self._cuda.synchronize(self.device)
         start = time.perf_counter_ns()
+        spin.record()
+        self._cuda._sleep(self._spin_cycles)
         first.record()
+        begun = time.perf_counter_ns()
         fn()
         # The first call alone: later ones may wait for room in the device's queue.
         launched = time.perf_counter_ns()
@@ -108,11 +114,14 @@ class Clock:
         last.record()
         self._cuda.synchronize(self.device)
         stop = time.perf_counter_ns()
+        spin_s = spin.elapsed_time(first) * 1e-3  # events count in milliseconds
+        launch_s = (launched - begun) * 1e-9
+        self._spin_cycles = round(self._spin_cycles * min(launch_s, LONGEST_SPIN_S) / spin_s) + 1
         return Timing(
-            host_s=(stop - start) * 1e-9 / repeats,
-            device_s=first.elapsed_time(last) * 1e-3 / repeats,  # events count in milliseconds
+            host_s=((stop - start) * 1e-9 - spin_s) / repeats,
+            device_s=first.elapsed_time(last) * 1e-3 / repeats,
             repeats=repeats,
-            launch_s=(launched - start) * 1e-9,
+            launch_s=launch_s,
         )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from retbench.machine.clock import (
     CLOCK_STEPS_IN_SAMPLE,
+    LONGEST_SPIN_S,
     SHORTEST_SAMPLE_S,
     Clock,
     Timing,
@@ -118,11 +119,15 @@ def test_a_garbage_collector_that_was_off_stays_off():
 
 
 class FakeCuda:
-    """Stands in for ``torch.cuda``: events that lie ``device_ms`` apart, and a log of calls."""
+    """Stands in for ``torch.cuda``: work of ``device_ms`` between the last two events, and a log.
+
+    A spin takes a nanosecond a cycle.
+    """
 
     def __init__(self, device_ms):
         self.device_ms = device_ms
         self.log = []
+        self.spins = []
 
     def Event(self, enable_timing):
         assert enable_timing
@@ -131,31 +136,47 @@ class FakeCuda:
     def synchronize(self, device):
         self.log.append("synchronize")
 
+    def _sleep(self, cycles):
+        self.log.append("spin")
+        self.spins.append(cycles)
+
 
 class FakeEvent:
     def __init__(self, cuda):
         self.cuda = cuda
+        self.place = None
 
     def record(self):
+        self.place = self.cuda.log[-1]
         self.cuda.log.append("record")
 
     def elapsed_time(self, other):
-        self.cuda.log.append("elapsed_time")
-        return self.cuda.device_ms
+        spins = self.place == "synchronize"
+        return self.cuda.spins[-1] * 1e-6 if spins else self.cuda.device_ms
 
 
-def test_events_lie_inside_and_synchronisation_outside():
+def test_events_lie_inside_and_synchronisation_outside_of_a_device_that_spins_first():
     cuda = FakeCuda(device_ms=1.0)
     Clock("cuda", cuda=cuda).time(lambda: cuda.log.append("call"), repeats=2)
     assert cuda.log == [
-        "synchronize", "record", "call", "call", "record", "synchronize", "elapsed_time",
+        "synchronize", "record", "spin", "record", "call", "call", "record", "synchronize",
     ]  # fmt: skip
+
+
+def test_the_device_spins_as_long_as_launching_the_first_call_took():
+    cuda = FakeCuda(device_ms=8.0)
+    clock = Clock("cuda", cuda=cuda)
+    clock.time(busy(0.002), repeats=3)
+    clock.time(busy(0.1))
+    clock.time(busy(0.0))
+    assert 0.0019 <= cuda.spins[1] * 1e-9 <= LONGEST_SPIN_S * 1.01
+    assert cuda.spins[2] * 1e-9 == pytest.approx(LONGEST_SPIN_S, rel=0.01)
 
 
 def test_device_time_is_in_seconds_a_call():
     timing = Clock("cuda", cuda=FakeCuda(device_ms=8.0)).time(busy(0.002), repeats=4)
     assert timing.device_s == pytest.approx(0.002)
-    assert timing.host_s >= 0.002
+    assert timing.host_s >= 0.0019  # less what the device spun
     assert timing.seconds == timing.device_s
 
 
