@@ -31,6 +31,7 @@ ENTRY_POINT_GROUP = "retbench.models"
 _BUILTIN = (
     "models.retnet",
     "models.transformer",
+    "models.window",
     "models.linear_attention",
     "models.gla",
     "models.h3",

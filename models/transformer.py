@@ -125,8 +125,22 @@ class GroupedQueryConfig(TransformerConfig):
         return self.n_heads // 4
 
 
+@register("transformer-modern")
 @dataclass(frozen=True)
-class _Shared:
+class ModernConfig(GroupedQueryConfig):
+    """What is trained and served today: grouped queries, and SwiGLU whatever the run's kind is.
+
+    The layer of Llama 3 (Grattafiori et al. 2024, arXiv 2407.21783, section 3.2) and its like.
+    """
+
+    def check(self) -> None:
+        """Settle the feed-forward, then as any Transformer."""
+        object.__setattr__(self, "ffn", "swiglu")
+        super().check()
+
+
+@dataclass(frozen=True)
+class Positions:
     """What all layers need of the positions: rotary angles, the mask, and where to write.
 
     A decode step without a mask is the kernels', which know from the position what they may see.
@@ -149,7 +163,7 @@ class Attention(Mixer):
         self.qkv = nn.Linear(config.d_model, config.d_model + 2 * config.kv_dim, bias=False)
         self.out = nn.Linear(config.d_model, config.d_model, bias=False)
 
-    def prepare(self, span: Span, state: LayerState | None) -> _Shared:
+    def prepare(self, span: Span, state: LayerState | None) -> Positions:
         """Rotary angles in float32 or wider, and the mask where a cache is read.
 
         Raises:
@@ -166,9 +180,9 @@ class Attention(Mixer):
         elif span.start > 0:
             bias = offset_bias(span.start, span.positions.shape[0], weight)
         cos, sin = self.rotary(span.positions, wide)
-        return _Shared(cos, sin, span, bias)
+        return Positions(cos, sin, span, bias)
 
-    def forward(self, x: Tensor, shared: _Shared) -> Tensor:
+    def forward(self, x: Tensor, shared: Positions) -> Tensor:
         """Mix a whole sequence."""
         q, k, v = self._project(x, shared)
         return self._output(self._attend(q, k, v))
@@ -180,7 +194,7 @@ class Attention(Mixer):
         shape = (batch_size, self.config.n_kv_heads, max_len, self.config.head_dim)
         return KVCache(*(torch.zeros(shape, device=device, dtype=dtype) for _ in range(2)))
 
-    def prefill(self, x: Tensor, shared: _Shared, state: LayerState) -> Tensor:
+    def prefill(self, x: Tensor, shared: Positions, state: LayerState) -> Tensor:
         """Mix tokens after those in the cache."""
         assert isinstance(state, KVCache)
         q, k, v = self._project(x, shared)
@@ -191,7 +205,7 @@ class Attention(Mixer):
         keys, values = (cached[:, :, :seen].to(q.dtype) for cached in state.tensors())
         return self._output(self._attend(q, keys, values, shared.bias))
 
-    def step(self, x: Tensor, shared: _Shared, state: LayerState) -> Tensor:
+    def step(self, x: Tensor, shared: Positions, state: LayerState) -> Tensor:
         """Mix one token with all in the cache."""
         assert isinstance(state, KVCache)
         if shared.bias is None:
@@ -237,7 +251,7 @@ class Attention(Mixer):
             raise ConfigError(f"implementation triton: {reason}")
         return reason is None
 
-    def _project(self, x: Tensor, shared: _Shared) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Tensor, shared: Positions) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries (batch, heads, time, head_dim) and keys, values of the KV heads."""
         c, (batch, time, d) = self.config, x.shape
         qk, v = self.qkv(x).split_with_sizes([d + c.kv_dim, c.kv_dim], -1)

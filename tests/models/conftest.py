@@ -11,7 +11,10 @@ from torch import Tensor
 from models import build
 from models.decoder import Decoder
 
-FAMILIES = ("retnet", "transformer", "transformer-gqa", "linear-attention", "gla", "h3")
+FAMILIES = (
+    "retnet", "transformer", "transformer-gqa", "transformer-modern", "transformer-window",
+    "linear-attention", "gla", "h3",
+)  # fmt: skip
 CHUNK_SIZES = {"retnet": 5, "linear-attention": 5, "gla": 4}
 """Small ones, so that short sequences have several chunks; gla's is a power of two."""
 
@@ -34,6 +37,8 @@ class Small:
         sizes = {"d_model": 32, "n_heads": 4, "vocab_size": VOCAB, **overrides}
         if family in CHUNK_SIZES:
             sizes = {"chunk_size": CHUNK_SIZES[family], **sizes}
+        if family == "transformer-window":
+            sizes = {"window": 8, **sizes}
         model = build(family, preset="tiny", device=device, dtype=dtype, seed=1, **sizes)
         assert isinstance(model, Decoder)
         generator = torch.Generator().manual_seed(2)
