@@ -21,7 +21,7 @@ from models.config import PRESETS, ConfigError
 from models.decoder import Span
 from models.protocol import LayerState
 from models.registry import register
-from models.transformer import Attention, TransformerConfig, Positions
+from models.transformer import Attention, Positions, TransformerConfig
 
 
 @register("transformer-window")
@@ -153,10 +153,9 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     padding = (0, 0, 0, runs * window - rest)
     queries = F.pad(q[:, :, window:], padding).unflatten(2, (runs, window))
     keys, values = (F.pad(x[:, :, past:], padding).unfold(2, 2 * window, window).mT for x in (k, v))
-    mixed = causal_attention(
-        *(x.transpose(1, 2).flatten(0, 1) for x in (queries, keys, values)),
-        _band(window, 2 * window, window, window, q),
-    )
+    queries, keys, values = (x.transpose(1, 2).flatten(0, 1) for x in (queries, keys, values))
+    band = _band(window, 2 * window, window, window, q)
+    mixed = causal_attention(queries, keys, values, band)
     mixed = mixed.unflatten(0, (q.shape[0], runs)).transpose(1, 2).flatten(2, 3)
     return torch.cat([first, mixed[:, :, :rest]], dim=2)
 
