@@ -83,9 +83,9 @@ class KernelsSuite(Suite):
 
         from models import operations
 
-        kind = operations.get(contender.family).kind
+        operation = operations.get(contender.family)
         at = point or self.plan(config).points[0]
-        return Size(contender.family, case_of(at, kind, torch.device(config.device)))
+        return Size(operation, case_of(at, operation.kind, torch.device(config.device)))
 
     def cost(self, config: RunConfig, ceilings: Mapping[str, Any] | None) -> KernelsCost:
         """Bounds of a call under the caps of the profile."""
