@@ -93,6 +93,9 @@ class Operation:
         ready: a context for a case that gives the callable; what it does once, such as choosing a
             backend or making a mask, is not part of a call.
         packages: whose versions decide on its speed, as they are installed.
+        memory: ``quadratic`` where it keeps a number for every pair of tokens.
+        compiles: whether its first call compiles it.
+        recurrent: whether it makes its calls token by token.
     """
 
     name: str
@@ -100,6 +103,9 @@ class Operation:
     unsupported: Callable[[Case], str | None]
     ready: Callable[[Case], AbstractContextManager[Mix]]
     packages: tuple[str, ...] = ("torch",)
+    memory: Literal["linear", "quadratic"] = "linear"
+    compiles: bool = False
+    recurrent: bool = False
 
 
 _BUILTIN = "models.operations_builtin"

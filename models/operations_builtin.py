@@ -30,9 +30,9 @@ from models.retention import (
 )
 from models.retnet import RetNetConfig
 
-RECURRENT_TOKENS = {"forward": 4096, "train": 1024}
-"""Most tokens of the recurrence in PyTorch, a few small calls a token: more only wait for them,
-and in training every token's state is kept."""
+# Most tokens of the recurrence in PyTorch, a few small calls a token: more only wait for them,
+# and in training every token's state is kept.
+_RECURRENT_TOKENS = {"forward": 4096, "train": 1024}
 
 _FLA = "fla.ops.retention"
 _PROBE_TOKENS = 128
@@ -64,7 +64,7 @@ def _recurrent(case: Case) -> AbstractContextManager[Mix]:
 
 def _too_long(case: Case) -> str | None:
     """Why the recurrence in PyTorch is not run at a length; None where it is."""
-    most = RECURRENT_TOKENS[case.direction]
+    most = _RECURRENT_TOKENS[case.direction]
     if case.time <= most:
         return None
     why = "keeps a state of every token" if case.direction == "train" else "goes token by token"
@@ -169,11 +169,11 @@ register(Operation("retention-chunkwise", _RETENTION, _anywhere, _chunkwise))
 register(
     Operation(
         "retention-compiled", _RETENTION, _anywhere,
-        lambda case: _compiled(_chunkwise_mix(case)), ("torch", "triton"),
+        lambda case: _compiled(_chunkwise_mix(case)), ("torch", "triton"), compiles=True,
     )
 )  # fmt: skip
-register(Operation("retention-parallel", _RETENTION, _anywhere, _parallel))
-register(Operation("retention-recurrent", _RETENTION, _too_long, _recurrent))
+register(Operation("retention-parallel", _RETENTION, _anywhere, _parallel, memory="quadratic"))
+register(Operation("retention-recurrent", _RETENTION, _too_long, _recurrent, recurrent=True))
 for _name, _function in (
     ("fla-chunk", "chunk_retention"),
     ("fla-parallel", "parallel_retention"),
@@ -191,5 +191,12 @@ for _name, _backend in (
     ("sdpa-cudnn", SDPBackend.CUDNN_ATTENTION),
     ("sdpa-math", SDPBackend.MATH),
 ):
-    register(Operation(_name, _ATTENTION, partial(_no_sdpa, _backend), partial(_sdpa, _backend)))
-register(Operation("flex-attention", _ATTENTION, _no_flex, _flex, ("torch", "triton")))
+    register(
+        Operation(
+            _name, _ATTENTION, partial(_no_sdpa, _backend), partial(_sdpa, _backend),
+            memory="quadratic" if _backend is SDPBackend.MATH else "linear",
+        )
+    )  # fmt: skip
+register(
+    Operation("flex-attention", _ATTENTION, _no_flex, _flex, ("torch", "triton"), compiles=True)
+)

@@ -284,17 +284,24 @@ def models(
 
 @app.command()
 def doctor(device: Device = None, threads: Threads = None, as_json: AsJson = False) -> None:
-    """Measure this machine's bandwidth and matmul rate; print what a run would record of it."""
+    """Say what here would spoil a run, and what to do; measure bandwidth and matmul rate."""
     from retbench.cli.console import Console
     from retbench.config.requirements import machine
-    from retbench.machine import ceilings
+    from retbench.engine import audit as auditing
+    from retbench.engine.resolve import resolve
+    from retbench.machine import doctor as machine_doctor
     from retbench.machine.provenance import provenance
 
     device, threads = machine(device, threads)
-    console = Console(as_json=as_json)
-    found = provenance(device, threads, sys.orig_argv)
+    usual = resolve(device=device, threads=threads)
+    here = machine_doctor.Here(device, threads, audit=auditing.of_this_machine(usual))
+    checks = list(machine_doctor.checklist(here))
     dtypes = ("float32", "bfloat16") + (("float16",) if device == "cuda" else ())
-    console.machine(found, ceilings.measure(device, dtypes, threads))
+    ceilings, plausible = machine_doctor.plausible_ceilings(here, dtypes)
+    checks.append(plausible)
+    Console(as_json=as_json).machine(checks, provenance(device, threads, sys.orig_argv), ceilings)
+    if failed := [check.name for check in checks if check.state == "fail"]:
+        _fail(f"this machine fails in {', '.join(failed)}")
 
 
 @app.command()

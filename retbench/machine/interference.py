@@ -50,7 +50,7 @@ class Disturbances:
     ) -> None:
         self._on_cuda = device.startswith("cuda")
         self._mates, self._companions = mates, companions
-        self._meet = None if self._on_cuda or threads == 1 else _barrier(threads)
+        self._meet = None if self._on_cuda or threads == 1 else barrier(threads)
         self._meetings_s: list[float] = []
         self._elapsed_s = 0.0
         self._foreign_s = 0.0
@@ -70,14 +70,17 @@ class Disturbances:
     def flags(self) -> list[str]:
         """The flags that apply to all that was watched; none where the machine does not tell."""
         if self._on_cuda:
-            return _gpu_flags(1 + self._companions)
+            return gpu_flags(1 + self._companions)
         late = sum(seconds > BARRIER_S for seconds in self._meetings_s)
         flags = [FOREIGN_PROCESS] if self._foreign_s > FOREIGN_CORES * self._elapsed_s else []
         return flags + [THREADS_WAIT] * (late > LATE_MEETINGS * len(self._meetings_s))
 
 
-def _barrier(threads: int) -> Callable[[], float]:
-    """What has all threads of torch compute for a moment; the seconds of the slowest of a few."""
+def barrier(threads: int) -> Callable[[], float]:
+    """A call that has so many of torch's threads meet a few times, and gives the slowest's seconds.
+
+    torch must be set to use them; see :data:`BARRIER_S` for how long they take.
+    """
     import torch
 
     numbers = torch.zeros(threads * _GRAIN)
@@ -100,13 +103,27 @@ def foreign_cpu_s(stat: Path = Path("/proc/stat"), mates: Sequence[int] = ()) ->
     Only differences mean something: the share of this process and of its ``mates`` is subtracted
     from all that was busy.
     """
+    seconds = _cpu_seconds(stat)
+    if seconds is None:
+        return None
+    user, nice, system, _idle, _iowait, irq, softirq, steal = seconds
+    own = os.times()
+    busy_s = user + nice + system + irq + softirq + steal
+    return busy_s - own.user - own.system - sum(map(cpu_s, mates))
+
+
+def stolen_cpu_s(stat: Path = Path("/proc/stat")) -> float | None:
+    """CPU seconds since boot that a hypervisor gave to other machines; Linux only."""
+    seconds = _cpu_seconds(stat)
+    return None if seconds is None else seconds[-1]
+
+
+def _cpu_seconds(stat: Path) -> list[float] | None:
+    """The first eight counters of all processors together, proc(5); None where there are none."""
     if not stat.exists():
         return None
-    ticks = [int(field) for field in stat.read_text().split("\n", 1)[0].split()[1:9]]
-    user, nice, system, _idle, _iowait, irq, softirq, steal = ticks
-    busy_s = (user + nice + system + irq + softirq + steal) / _CLOCK_TICKS_PER_S
-    own = os.times()
-    return busy_s - own.user - own.system - sum(map(cpu_s, mates))
+    ticks = stat.read_text().split("\n", 1)[0].split()[1:9]
+    return [int(count) / _CLOCK_TICKS_PER_S for count in ticks]
 
 
 def cpu_s(pid: int) -> float:
@@ -128,11 +145,11 @@ def throttle_flags(reasons: str) -> list[str]:
     return [THROTTLED] if active & _THROTTLE_REASONS else []
 
 
-def _gpu_flags(own: int) -> list[str]:
+def gpu_flags(own: int) -> list[str]:
     """What nvidia-smi says: more than our own processes on the GPU, and a clock held back."""
-    others = _smi("--query-compute-apps=pid").split()
-    flags = [FOREIGN_PROCESS] if len(others) > own else []
-    return flags + throttle_flags(_smi("--query-gpu=clocks_event_reasons.active"))
+    processes = smi("--query-compute-apps=pid").split()
+    flags = [FOREIGN_PROCESS] if len(processes) > own else []
+    return flags + throttle_flags(smi("--query-gpu=clocks_event_reasons.active"))
 
 
 def first_gpu() -> str:
@@ -140,8 +157,8 @@ def first_gpu() -> str:
     return os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
 
 
-def _smi(query: str) -> str:
-    """nvidia-smi's bare answer for the first GPU; empty where it cannot be asked."""
+def smi(query: str) -> str:
+    """nvidia-smi's bare answer to a query about the first GPU; empty where it cannot be asked."""
     command = ["nvidia-smi", query, "--format=csv,noheader", f"--id={first_gpu()}"]
     try:
         answer = subprocess.run(

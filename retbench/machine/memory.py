@@ -193,22 +193,29 @@ class _CudaAllocator:
         return int(total - free)
 
 
-def available_memory_bytes(device: str = "cpu") -> int | None:
+def available_memory_bytes(
+    device: str = "cpu", proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")
+) -> int | None:
     """Bytes that could be allocated now without swapping; None where nothing tells.
 
     On Linux what the kernel calls available, or what the process's control group leaves if that is
     less; on a CUDA device what the driver calls free, plus what torch holds but does not use.
+
+    Args:
+        device: ``cpu``, or a CUDA device such as ``cuda``.
+        proc: where the kernel shows its processes and its memory.
+        groups: where the control groups are mounted.
     """
     if device.startswith("cuda"):
         import torch
 
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    meminfo = Path("/proc/meminfo")
+    meminfo = proc / "meminfo"
     if not meminfo.exists():
         return None
     available = _field_bytes(meminfo, "MemAvailable")
-    headroom = cgroup_headroom_bytes()
+    headroom = cgroup_headroom_bytes(groups, proc / "self" / "cgroup")
     return available if headroom is None else min(available, headroom)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from retbench.machine.interference import foreign_cpu_s
 
@@ -36,15 +36,16 @@ def limit_spinning() -> None:
         os.environ.update(spin_limits())
 
 
-def cores_busy_with_others(seconds: float = _LOOK_S) -> float | None:
-    """Cores that other processes (or a hypervisor) keep busy on average; None if nothing tells.
+def mean_cores(cpu_s: Callable[[], float | None], seconds: float = _LOOK_S) -> float | None:
+    """How many cores a count of CPU seconds stands for on average; None where it is None.
 
     Args:
+        cpu_s: gives the CPU seconds that were counted so far.
         seconds: how long to look; this process sleeps meanwhile.
     """
-    before, started = foreign_cpu_s(), time.perf_counter()
+    before, started = cpu_s(), time.perf_counter()
     time.sleep(seconds)
-    after = foreign_cpu_s()
+    after = cpu_s()
     if before is None or after is None:
         return None
     return max(0.0, after - before) / (time.perf_counter() - started)
@@ -52,7 +53,7 @@ def cores_busy_with_others(seconds: float = _LOOK_S) -> float | None:
 
 def beside_others(cores: int) -> int:
     """Of so many cores those to compute on: one less for each that others keep busy, at least 1."""
-    busy = cores_busy_with_others() if cores > 1 else None
+    busy = mean_cores(foreign_cpu_s) if cores > 1 else None
     return cores if busy is None else max(1, cores - round(busy))
 
 

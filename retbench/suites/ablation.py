@@ -2,7 +2,9 @@
 
 The parts are those that the model's own configuration names
 (:meth:`models.config.ModelConfig.ablations`); every variant has as many parameters as the whole, is
-tuned alike and tested as in the perplexity suite, but at the length of the training alone.
+tuned alike and tested as in the perplexity suite, but at the length of the training alone. Nothing
+is timed; as in :mod:`retbench.suites.perplexity`, so few tokens a parameter tell how much a part
+helps a model to learn, not what it is worth at the end.
 """
 
 from __future__ import annotations

@@ -1,8 +1,20 @@
 """The inference suite: TTFT, TPOT, memory and their analytic bounds over context and batch size.
 
-A prefill is bound by the matmul rate, a decode step by the bytes that it must read: all weights
-once, and the state. So the one tells what a mixer computes, the other what it keeps. How a cell is
-measured stands in :mod:`retbench.suites.inference_cell`.
+Which regime a phase is in follows from its arithmetic intensity I, FLOPs over bytes that must move,
+beside the machine's matmul rate over its bandwidth: some ten on a CPU in float32, hundreds on a GPU
+in bfloat16. With N matrix parameters of b bytes, batch size B and S bytes of state that a step
+moves a sequence, a decode step has
+
+    I = (2 N B + i B S) / (b N + B S)
+
+where i is 2/b for attention (times the query heads that share a KV head) and 1/2 for retention,
+whose state is float32, read and written. That is far below any machine's: a decode step is
+bandwidth-bound, and tells what a mixer keeps. A larger batch shares the weights and no state, so at
+long contexts it helps attention little. A prefill of T tokens reads the weights once for all of
+them, about 2 B T / b FLOPs a byte: from tens of tokens on a CPU and hundreds on a GPU it is
+compute-bound, and tells what a mixer computes. On a small model both wait for the host's dispatch
+instead; the metric ``tpot_over_bound`` says by how much. How a cell is measured stands in
+:mod:`retbench.suites.inference_cell`.
 """
 
 from __future__ import annotations

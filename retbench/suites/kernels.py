@@ -3,7 +3,14 @@
 One cell is an operation at a context, batch size, head dimension, type of numbers and direction:
 forward alone, or forward and backward of the sum of its outputs, each times a fixed number. The
 shapes are those of matched models: 8 retention heads of keys d_k and values 2 d_k against a
-Transformer of the same width, 8 d_k. Importing this module does not import torch.
+Transformer of the same width, 8 d_k.
+
+Every input and output moves once at least, so over T tokens in numbers of b bytes the arithmetic
+intensity of a forward is T / (2 b) FLOPs a byte for attention and, at long contexts, 4 d_k / (3 b)
+for retention (half as much again with the backward). Attention becomes compute-bound with length;
+retention has a fixed intensity, 21 at d_k = 64 in float32, and where that is below the machine's
+matmul rate over bandwidth it is bandwidth-bound at any length. An operation that keeps its scores
+moves T^2 numbers besides, and is bandwidth-bound too. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -83,9 +90,9 @@ class KernelsSuite(Suite):
 
         from models import operations
 
-        kind = operations.get(contender.family).kind
+        operation = operations.get(contender.family)
         at = point or self.plan(config).points[0]
-        return Size(contender.family, case_of(at, kind, torch.device(config.device)))
+        return Size(operation, case_of(at, operation.kind, torch.device(config.device)))
 
     def cost(self, config: RunConfig, ceilings: Mapping[str, Any] | None) -> KernelsCost:
         """Bounds of a call under the caps of the profile."""

@@ -8,19 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from retbench.config.plan import Point
 from retbench.config.run import PROFILES, RunConfig
 from retbench.suites import bounds
 from retbench.suites.kernels_shapes import Size
 
-if TYPE_CHECKING:
-    pass
-
-_COMPILED = ("retention-compiled", "flex-attention")
-_QUADRATIC = ("retention-parallel", "sdpa-math")  # they keep every pair's score
-_BY_TOKEN = ("retention-recurrent",)
 _CALL_S = {"cpu": 1e-4, "cuda": 1e-4}  # host work of one call
 _TOKEN_S = {"cpu": 4e-5, "cuda": 5e-5}  # of one token of a recurrence
 _COMPILE_S = {"cpu": 20.0, "cuda": 5.0}  # inductor keeps on disk what an earlier block compiled
@@ -42,7 +36,7 @@ class KernelsCost:
 
     def cell_s(self, size: Size, point: Point) -> float:
         """Seconds of the check, the warm-up and the trials; none where it is too long for them."""
-        if size.operation in _BY_TOKEN and self._is_too_long(size):
+        if size.operation.recurrent and size.operation.unsupported(size.case):
             return 0.0
         call_s = self._call_s(size, point)
         timed_s = bounds.phase_s(call_s, PROFILES[self.config.profile])
@@ -58,21 +52,16 @@ class KernelsCost:
         compute_s = bounds.compute_s(case.flops, dtype, device, self.ceilings)
         moved = case.moved_bytes + 2 * self._score_bytes(size)
         call_s = max(compute_s, bounds.memory_s(moved, device, self.ceilings)) + _CALL_S[device]
-        if size.operation in _BY_TOKEN:
+        if size.operation.recurrent:
             call_s += case.time * _TOKEN_S[device] * (3 if case.direction == "train" else 1)
         return call_s
 
     def _score_bytes(self, size: Size) -> int:
-        if size.operation not in _QUADRATIC:
+        if size.operation.memory != "quadratic":
             return 0
         case = size.case
         pairs = case.batch * case.heads * case.time**2
         return _SCORES_KEPT[case.direction] * pairs * max(4, case.dtype.itemsize)
 
-    def _is_too_long(self, size: Size) -> bool:
-        from models.operations_builtin import RECURRENT_TOKENS
-
-        return size.case.time > RECURRENT_TOKENS[size.case.direction]
-
     def _compile_s(self, size: Size) -> float:
-        return _COMPILE_S[self.config.device] if size.operation in _COMPILED else 0.0
+        return _COMPILE_S[self.config.device] if size.operation.compiles else 0.0

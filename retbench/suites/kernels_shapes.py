@@ -10,7 +10,7 @@ from retbench.config.plan import Point
 if TYPE_CHECKING:
     import torch
 
-    from models.operations import Case, Kind
+    from models.operations import Case, Kind, Operation
 
 RETENTION_HEADS = 8
 VALUES_PER_KEY = 2  # d_v / d_k of a RetNet
@@ -20,9 +20,9 @@ ATTENTION_DIMS = 64, 128
 
 @dataclass(frozen=True)
 class Size:
-    """An operation, by name, and what it has to do."""
+    """An operation, and what it has to do."""
 
-    operation: str
+    operation: Operation
     case: Case
 
 

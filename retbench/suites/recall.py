@@ -1,8 +1,11 @@
 """The recall suite: what a model can read back exactly, and what that costs in state.
 
 A model that carries a state of constant size cannot hold everything it has read; one that caches
-every token can. Each task is trained from scratch, at one length with mixed loads, and tested over
-lengths, those beyond the training's included, and over loads. Where attention wins, this shows it.
+every token can. A layer of a RetNet keeps 2 d d_k numbers, one of a Transformer 2 d for each token:
+as many at T = d_k tokens, and from there on RetNet's budget is the smaller, by d_k / T. So the
+regime is capacity, not time: what decides is the load over the state. Each task is trained from
+scratch, at one length with mixed loads, and tested over lengths, those beyond the training's
+included, and over loads. Where attention wins, this shows it.
 """
 
 from __future__ import annotations

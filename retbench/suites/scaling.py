@@ -1,4 +1,9 @@
-"""The scaling suite: the perplexity suite's comparison at several sizes of all models."""
+"""The scaling suite: the perplexity suite's comparison at several sizes of all models.
+
+Every size is trained on the same tokens D, so the tokens per parameter D / N fall as the size N
+grows: the larger sizes are limited by the data, and a power law over N that was fitted here holds
+at this D alone. A training costs about 6 N D FLOPs, so the largest size takes most of the time.
+"""
 
 from __future__ import annotations
 

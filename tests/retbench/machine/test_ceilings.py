@@ -86,7 +86,7 @@ def test_no_further_working_set_is_begun_when_time_is_up():
 
 def test_the_number_of_threads_is_left_as_it_was(small):
     before = torch.get_num_threads()
-    with ceilings._cpu_threads(before + 1):
+    with ceilings.cpu_threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
     assert small["threads"] == 1

@@ -56,7 +56,7 @@ def test_only_what_was_watched_counts_and_slices_add_up(monkeypatch: pytest.Monk
 
 def test_threads_that_meet_late_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     late = [1.0, *[0.0] * 9]
-    monkeypatch.setattr(interference, "_barrier", lambda threads: late.pop)
+    monkeypatch.setattr(interference, "barrier", lambda threads: late.pop)
     monkeypatch.setattr(interference, "foreign_cpu_s", lambda **_: 0.0)
     disturbances = Disturbances("cpu", threads=2)
     for _ in range(10):
@@ -70,7 +70,7 @@ def test_threads_that_meet_late_are_noticed(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_threads_meet_within_a_second() -> None:
-    assert 0 < interference._barrier(2)() < 1
+    assert 0 < interference.barrier(2)() < 1
 
 
 def test_own_work_is_taken_off(tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ def test_control_groups_of_version_1_are_read_too(tmp_path):
 
 @linux
 def test_a_tighter_control_group_lowers_what_is_available(monkeypatch):
-    monkeypatch.setattr(memory, "cgroup_headroom_bytes", lambda: 12345)
+    monkeypatch.setattr(memory, "cgroup_headroom_bytes", lambda *_: 12345)
     assert memory.available_memory_bytes("cpu") == 12345
 
 

@@ -44,8 +44,8 @@ def test_provenance_names_neither_host_nor_user_nor_folder(found: dict[str, Any]
 
 def test_provenance_does_not_import_torch() -> None:
     program = (
-        "import sys; from retbench.machine import provenance;"
-        "provenance.provenance('cpu', 1, []); sys.exit('torch' in sys.modules)"
+        "import sys; from retbench.machine.provenance import provenance;"
+        "provenance('cpu', 1, []); sys.exit('torch' in sys.modules)"
     )
     assert (
         subprocess.run([sys.executable, "-c", program], cwd=provenance.PROJECT_ROOT).returncode == 0

@@ -307,7 +307,7 @@ def test_the_record_of_a_model_says_what_ran() -> None:
 
 
 def test_threads_that_wait_for_each_other_are_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interference, "_barrier", lambda threads: lambda: 1.0 * threads)
+    monkeypatch.setattr(interference, "barrier", lambda threads: lambda: 1.0 * threads)
     flags = measure(SUITE, Rows(session(threads=2), Point(64, 1)))
     assert interference.THREADS_WAIT in flags
 
