@@ -15,11 +15,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from retbench.errors import UserError
 
 Setting = str | int | float
+Axis = Literal["context", "batch"]
 
 
 @dataclass(frozen=True, order=True)
@@ -32,22 +33,29 @@ class Point:
         settings: further coordinates by name, in the order of the id: a training suite's stage,
             learning rate, preset or task.
         once: measured in the first block alone, as the learning rates are that are tried out.
+        sweeps: the axes along which the run sweeps through this point: the context, the batch
+            size, both or neither. It tells no two points apart.
     """
 
     seq_len: int
     batch_size: int
     settings: tuple[tuple[str, Setting], ...] = ()
     once: bool = False
+    sweeps: tuple[Axis, ...] = field(default=(), compare=False)
 
     @property
     def id(self) -> str:
         """The name of the point in samples and on the command line."""
-        sizes = (("context", self.seq_len), ("batch", self.batch_size))
-        named = (*self.settings, *sizes)
-        return ",".join(
-            f"{name}={given:g}" if isinstance(given, float) else f"{name}={given}"
-            for name, given in named
-        )
+        sizes = {"context": self.seq_len, "batch": self.batch_size}
+        return ",".join(f"{name}={given}" for name, given in (self.texts | sizes).items())
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The further coordinates by name, as the id has them."""
+        return {
+            name: f"{given:g}" if isinstance(given, float) else str(given)
+            for name, given in self.settings
+        }
 
     def setting(self, name: str, default: Setting | None = None) -> Setting | None:
         """A further coordinate, or ``default`` where the point has none of that name."""
@@ -55,17 +63,20 @@ class Point:
 
     def to_json(self) -> dict[str, Any]:
         """Every field as JSON-able values; :meth:`from_json` gives back an equal point."""
-        sizes: dict[str, Any] = {"seq_len": self.seq_len, "batch_size": self.batch_size}
-        if self.settings or self.once:
-            sizes |= {"settings": dict(self.settings), "once": self.once}
-        return sizes
+        return {
+            "seq_len": self.seq_len,
+            "batch_size": self.batch_size,
+            "settings": dict(self.settings),
+            "once": self.once,
+            "sweeps": list(self.sweeps),
+        }
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Point:
         """The inverse of :meth:`to_json`."""
-        settings = tuple(document.get("settings", {}).items())
-        once = bool(document.get("once", False))
-        return cls(document["seq_len"], document["batch_size"], settings, once)
+        given = {name: document[name] for name in ("seq_len", "batch_size", "once")}
+        settings = tuple(document["settings"].items())
+        return cls(**given, settings=settings, sweeps=tuple(document["sweeps"]))
 
     @property
     def tokens(self) -> int:
@@ -185,6 +196,19 @@ class Plan:
         }
         further = {"only": self.only, "least": self.least}
         return document | {name: given for name, given in further.items() if given is not None}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Plan:
+        """The inverse of :meth:`to_json`, but for ``primary``, which ``run.json`` has elsewhere."""
+        return cls(
+            document["suite"],
+            tuple(Contender(**given) for given in document["contenders"]),
+            tuple(map(Point.from_json, document["points"])),
+            document["blocks"],
+            document["seed"],
+            document.get("only"),
+            document.get("least"),
+        )
 
 
 def _require_unique(what: str, names: Sequence[str]) -> None:

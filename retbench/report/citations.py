@@ -18,7 +18,6 @@ from typing import Any
 import pandas as pd
 
 from retbench.report import compare, layout, stamp, units
-from retbench.report.axes import settings_of
 from retbench.report.content import Content
 from retbench.report.frames import records
 from retbench.report.summary import Summary, metric_of
@@ -75,12 +74,14 @@ def macros(summary: Summary) -> tuple[tuple[str, str], ...]:
     for row in records(cells):
         scale = units.scale_for(row["unit"], [row["value"]])
         unit = f"\\,{escape(scale.symbol)}" if scale.symbol else ""
-        name = f"Retbench{_metric(row['metric'])}{letters(row['model'])}{_point(row)}"
+        name = f"Retbench{_metric(row['metric'])}{letters(row['model'])}{_point(summary, row)}"
         define(name, _value(row, scale.divisor) + unit, _edges(row, scale.divisor, unit))
     for row in records(summary.ratios):
         if units.is_missing(row["value"]):
             continue
-        name = f"RetbenchRatio{_metric(row['metric'])}{letters(row['baseline'])}{_point(row)}"
+        name = (
+            f"RetbenchRatio{_metric(row['metric'])}{letters(row['baseline'])}{_point(summary, row)}"
+        )
         define(name, _value(row, 1.0), _edges(row, 1.0, ""))
         define(f"{name}Verdict", escape(row["verdict"]), None)
     for row in records(summary.crossovers):
@@ -99,8 +100,8 @@ def _metric(tag: str) -> str:
     return letters(bare) + rate
 
 
-def _point(row: dict[str, Any]) -> str:
-    named = "".join(map(letters, settings_of(row["point"]).values()))
+def _point(summary: Summary, row: dict[str, Any]) -> str:
+    named = "".join(map(letters, summary.points[row["point"]].texts.values()))
     return f"{named}Context{words(row['seq_len'])}Batch{words(row['batch_size'])}"
 
 

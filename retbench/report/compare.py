@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from retbench.config.plan import Point
 from retbench.report import units
-from retbench.report.axes import on_axis
+from retbench.report.axes import on_sweep
 from retbench.report.frames import Floats, Row, column, groups, records
 from retbench.stats import comparison
 from retbench.stats.crossover import Crossover, crossover
@@ -220,7 +221,10 @@ def ratios(
 
 
 def crossovers(
-    paired: pd.DataFrame, models: Sequence[str], meta: Mapping[str, Any]
+    paired: pd.DataFrame,
+    points: Mapping[str, Point],
+    models: Sequence[str],
+    meta: Mapping[str, Any],
 ) -> pd.DataFrame:
     """The context from which on the ratio has changed sides, per metric and baseline.
 
@@ -228,13 +232,16 @@ def crossovers(
 
     Args:
         paired: the ratio of each block, see :func:`pairs`.
+        points: of the plan, by id.
         models: the subject, then the baselines.
         meta: ``run.json``.
+
+    Returns:
+        ``batch_size`` is None where it is another at each context.
     """
-    # Where every step holds the same number of tokens the batch size is another at each context.
-    configuration = meta["configuration"]
-    batch_size = None if "tokens_per_step" in configuration else configuration["batch"][0]
-    along = paired[on_axis(meta, paired, "context")]
+    along = paired[on_sweep(points, paired, "context")]
+    sizes = along["batch_size"].unique()
+    batch_size = sizes[0] if len(sizes) == 1 else None
     table = []
     for metric, baseline in itertools.product(CROSSING, models[1:]):
         own = along[(along["metric"] == metric) & (along["baseline"] == baseline)]
@@ -281,7 +288,9 @@ def _vagueness(found: Crossover) -> str:
     return f"interval {low} to {high} is wider than a factor of {WIDEST:g}"
 
 
-def largest_batches(statuses: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+def largest_batches(
+    statuses: pd.DataFrame, points: Mapping[str, Point], models: Sequence[str]
+) -> pd.DataFrame:
     """The largest batch size that ended ok, per model and context that had several.
 
     ``stopped_at`` is the smallest larger batch size that failed, ``stopped_by`` its status; both
@@ -290,13 +299,14 @@ def largest_batches(statuses: pd.DataFrame, models: Sequence[str]) -> pd.DataFra
 
     Args:
         statuses: how each cell ended.
+        points: of the plan, by id.
         models: in the order of the rows.
     """
     rows = []
-    plain = statuses[statuses["point"].astype(str).str.startswith("context=")]
-    for model, seq_len in itertools.product(models, sorted(plain["seq_len"].unique())):
-        at = (plain["model"] == model) & (plain["seq_len"] == seq_len)
-        own = plain[at].sort_values("batch_size")
+    along = statuses[on_sweep(points, statuses, "batch")]
+    for model, seq_len in itertools.product(models, sorted(along["seq_len"].unique())):
+        at = (along["model"] == model) & (along["seq_len"] == seq_len)
+        own = along[at].sort_values("batch_size")
         if len(own) < 2:
             continue
         fits = own.loc[own["status"] == "ok", "batch_size"].max()

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from retbench.config.plan import Point
 from retbench.machine import ceilings as ceiling
 from retbench.metrics import METRICS, Metric
 from retbench.report.efficiency import is_unshared, processes_of
@@ -41,18 +42,19 @@ BOUNDS: dict[str, Metric] = {
 }  # fmt: skip
 
 
-def rows(cells: pd.DataFrame, meta: Mapping[str, Any]) -> list[Row]:
+def rows(cells: pd.DataFrame, points: Mapping[str, Point], meta: Mapping[str, Any]) -> list[Row]:
     """Rows of the derived metrics for every cell that has what they need.
 
     Args:
         cells: the measured metrics, one row per cell and metric.
+        points: of the plan, by id.
         meta: ``run.json``; ``ceilings`` and the dtype are used.
     """
     found: list[Row] = []
     keys = ["model", "seq_len", "batch_size", "point"]
     for (*_, point), group in groups(cells, keys):
         by_metric = {row["metric"]: row for row in records(group)}
-        processes = 1 if is_unshared(point) else processes_of(meta)
+        processes = 1 if is_unshared(points[point]) else processes_of(meta)
         found += _rates(by_metric, processes) + _bounds(by_metric, meta, processes)
     return found
 

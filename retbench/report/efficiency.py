@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from retbench.report.axes import settings_of
+from retbench.config.plan import Point
 from retbench.report.frames import Floats, Row, records
 from retbench.stats import intervals
 
 COLUMNS = [
     "model", "seq_len", "batch_size", "point", "processes", "value", "low", "high", "n", "note",
 ]  # fmt: skip
-_SETTING = "processes=1,"
 
 
 def processes_of(meta: Mapping[str, Any]) -> int:
@@ -29,14 +28,15 @@ def processes_of(meta: Mapping[str, Any]) -> int:
     return int(meta["configuration"].get("world_size", 1))
 
 
-def is_unshared(point: str) -> bool:
+def is_unshared(point: Point) -> bool:
     """Whether a point of a run of several processes was measured in one alone."""
-    return "processes" in settings_of(point)
+    return point.setting("processes") is not None
 
 
 def efficiencies(
     processes: pd.DataFrame,
     statuses: pd.DataFrame,
+    points: Mapping[str, Point],
     models: Sequence[str],
     meta: Mapping[str, Any],
 ) -> pd.DataFrame:
@@ -45,6 +45,7 @@ def efficiencies(
     Args:
         processes: one value per block, cell and metric.
         statuses: how each cell ended.
+        points: of the plan, by id.
         models: in the order of the rows.
         meta: ``run.json``.
 
@@ -56,9 +57,9 @@ def efficiencies(
     ended = {(row["model"], row["point"]): row["status"] for row in records(statuses)}
     rows: list[Row] = []
     for row in records(statuses) if size > 1 else ():
-        if not is_unshared(row["point"]):
+        if not is_unshared(points[row["point"]]):
             continue
-        model, shared = row["model"], str(row["point"]).removeprefix(_SETTING)
+        model, shared = row["model"], Point(row["seq_len"], row["batch_size"]).id
         nothing = np.array([])
         alone = in_blocks.get(("step_s", model, row["point"]), nothing)
         together = in_blocks.get(("step_s", model, shared), nothing)

@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
+from retbench.config.plan import Point
 from retbench.machine.ceilings import TOLERANCE
 from retbench.report import flags, units
-from retbench.report.axes import settings_of
 from retbench.report.compare import TIMES, floors, margin
 from retbench.report.frames import Row, records
 
@@ -26,6 +26,7 @@ LEAST_BLOCKS = 3
 
 def warnings(
     meta: Mapping[str, Any],
+    points: Mapping[str, Point],
     models: Sequence[str],
     modes: Mapping[str, str],
     cells: pd.DataFrame,
@@ -36,6 +37,7 @@ def warnings(
 
     Args:
         meta: ``run.json``.
+        points: of the plan, by id.
         models: the subject, then the baselines.
         modes: the execution mode that the samples of each model name.
         cells: one value per cell and metric.
@@ -49,7 +51,7 @@ def warnings(
         *_physics(cells),
         *varying_memory(cells),
         *flagged(statuses),
-        *_failures(statuses),
+        *_failures(statuses, points),
         *(str(warning) for warning in meta.get("warnings", [])),
     )
 
@@ -202,22 +204,19 @@ def flagged(statuses: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _failures(statuses: pd.DataFrame) -> Iterator[str]:
+def _failures(statuses: pd.DataFrame, points: Mapping[str, Point]) -> Iterator[str]:
     failed = statuses[statuses["status"] != "ok"]
     for (model, status), group in failed.groupby(["model", "status"], sort=False):
-        points = "; ".join(
-            f"{_settings(row)}context {units.tokens(row['seq_len'])} batch {row['batch_size']}"
-            f"{_share(row)}"
-            for row in records(group)
-        )
+        places = "; ".join(f"{_place(points[row['point']])}{_share(row)}" for row in records(group))
         causes = group["cause"].dropna()
         cause = f": {causes.iloc[0]}" if len(causes) else ""
-        yield f"{model} {status} at {points}{cause}"
+        yield f"{model} {status} at {places}{cause}"
 
 
-def _settings(row: Row) -> str:
-    """What a point has besides context and batch size."""
-    return "".join(f"{name} {value}, " for name, value in settings_of(row["point"]).items())
+def _place(point: Point) -> str:
+    """A point in words, what it has besides context and batch size first."""
+    named = (f"{name} {value}, " for name, value in point.texts.items())
+    return f"{''.join(named)}context {units.tokens(point.seq_len)} batch {point.batch_size}"
 
 
 def _share(row: Row) -> str:

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from retbench.config.plan import Axis
 from retbench.report import compare, draw, stamp, theme, units
-from retbench.report.axes import Axis, held
+from retbench.report.axes import held
 from retbench.report.content import Drawn
 from retbench.report.draw import IMPLIED
 from retbench.report.frames import Row, column, intervals, records

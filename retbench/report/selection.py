@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from retbench.config.plan import Axis
 from retbench.report import axes, stamp
-from retbench.report.axes import Axis
 from retbench.report.frames import records
 from retbench.report.summary import Summary
 
@@ -26,7 +26,7 @@ def planned(summary: Summary, axis: Axis) -> list[int]:
 
 def along(summary: Summary, table: pd.DataFrame, axis: Axis) -> tuple[str, pd.Series]:
     """The column that varies along an axis, and which rows of ``table`` lie on it."""
-    return axes.COLUMN[axis], axes.on_axis(summary.meta, table, axis)
+    return axes.COLUMN[axis], axes.on_sweep(summary.points, table, axis)
 
 
 def cells_of(summary: Summary, metric: str, axis: Axis) -> pd.DataFrame:

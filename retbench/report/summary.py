@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pandas as pd
 
+from retbench.config.plan import Point
 from retbench.metrics import METRICS, Metric
 from retbench.report import compare, derive, efficiency, fairness
 from retbench.report import flags as flagging
@@ -48,6 +49,7 @@ class Summary:
         path: the run directory.
         meta: ``run.json``.
         models: the labels in the order of the plan; the first is the subject of every ratio.
+        points: the planned points by their ids, which all tables name in a column ``point``.
         cells: one row per model, point and metric: ``value`` in ``unit`` with ``low`` and ``high``
             (interval of ``method``; for memory the range over processes), ``n`` processes,
             their ``trials`` together, ``samples`` raw values, ``spread`` = max / min - 1 over
@@ -71,6 +73,7 @@ class Summary:
     path: Path
     meta: Mapping[str, Any]
     models: tuple[str, ...]
+    points: Mapping[str, Point]
     cells: pd.DataFrame
     statuses: pd.DataFrame
     setup: pd.DataFrame
@@ -131,11 +134,11 @@ def summarise(run: Run) -> Summary:
     """Reduce a run to its summary; the same samples give the same summary, digit for digit.
 
     Args:
-        run: a handle with ``path``, ``meta`` and ``frame()``; only these are read.
+        run: a handle with ``path``, ``meta``, ``points`` and ``frame()``; only these are read.
     """
     found = reduced(run)
     frame, meta, models, statuses = found.frame, run.meta, found.models, found.statuses
-    processes, cells = found.processes, _in_order(found.cells, models, meta)
+    processes, cells = found.processes, _in_order(found.cells, run.points, models, meta)
     modes = {
         str(model): mode
         for model, mode in frame.groupby("model", observed=True)["mode"].first().items()
@@ -145,14 +148,15 @@ def summarise(run: Run) -> Summary:
         path=run.path,
         meta=meta,
         models=models,
+        points=run.points,
         cells=cells,
         statuses=statuses,
         setup=_setup(frame, models),
         ratios=ratios,
-        crossovers=compare.crossovers(found.pairs, models, meta),
-        batches=compare.largest_batches(statuses, models),
-        efficiencies=efficiency.efficiencies(processes, statuses, models, meta),
-        warnings=fairness.warnings(meta, models, modes, cells, statuses, ratios),
+        crossovers=compare.crossovers(found.pairs, run.points, models, meta),
+        batches=compare.largest_batches(statuses, run.points, models),
+        efficiencies=efficiency.efficiencies(processes, statuses, run.points, models, meta),
+        warnings=fairness.warnings(meta, run.points, models, modes, cells, statuses, ratios),
     )
 
 
@@ -220,10 +224,13 @@ def _cells(kept: pd.DataFrame, processes: pd.DataFrame) -> pd.DataFrame:
 
 
 def _in_order(
-    cells: pd.DataFrame, models: tuple[str, ...], meta: Mapping[str, Any]
+    cells: pd.DataFrame,
+    points: Mapping[str, Point],
+    models: tuple[str, ...],
+    meta: Mapping[str, Any],
 ) -> pd.DataFrame:
     """The measured metrics with the derived ones, by model, point and declared metric order."""
-    derived = derive.rows(cells, meta)
+    derived = derive.rows(cells, points, meta)
     if derived:
         cells = pd.concat([cells, pd.DataFrame(derived)[CELL_COLUMNS]], ignore_index=True)
     known = {tag: place for place, tag in enumerate([*METRICS, *derive.BOUNDS])}

@@ -18,10 +18,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from retbench.config.plan import Plan, Point
 from retbench.errors import UserError
 from retbench.metrics import COLUMNS, SCHEMA_VERSION, Sample, sample_key
 from retbench.store import journal
@@ -68,17 +70,41 @@ class Run:
     columns: Columns
     endings: dict[Key, dict[str, Any]]
 
-    def frame(self) -> pd.DataFrame:
-        """All samples, one row each; the columns are :data:`retbench.metrics.COLUMNS`.
+    @cached_property
+    def plan(self) -> Plan:
+        """What was to be measured."""
+        return Plan.from_json(self.meta["plan"])
 
-        ``value`` is float64 with NaN for none, ``trial`` the nullable Int64.
+    @cached_property
+    def points(self) -> dict[str, Point]:
+        """The planned points by their ids, in the order of the plan."""
+        return {point.id: point for point in self.plan.points}
+
+    def frame(self) -> pd.DataFrame:
+        """All samples, one row each.
+
+        The columns are :data:`retbench.metrics.COLUMNS` and the settings of the points, see
+        :meth:`placed`. ``value`` is float64 with NaN for none, ``trial`` the nullable Int64.
         """
-        return _frame(self.columns)
+        return self.placed(_frame(self.columns))
 
     def statuses(self) -> pd.DataFrame:
-        """The status rows alone: how each cell ended in each block."""
+        """The status rows alone, as those of :meth:`frame`: how each cell ended in each block."""
         rows = self.endings.values()
-        return _frame({name: [row[name] for row in rows] for name in COLUMNS})
+        return self.placed(_frame({name: [row[name] for row in rows] for name in COLUMNS}))
+
+    def placed(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A table that has a column ``point``, with a column for each setting of the plan's points.
+
+        A column that the table has already stays; where a point lacks a setting nothing stands.
+        """
+        names = dict.fromkeys(name for point in self.plan.points for name, _ in point.settings)
+        points = table["point"].astype(object)
+        return table.assign(**{
+            name: points.map({key: point.setting(name) for key, point in self.points.items()})
+            for name in names
+            if name not in table
+        })  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ its own (``*_cell.py``), imported where it is called.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import compress
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from retbench.config import plugins
-from retbench.config.plan import Contender, Plan, Point
+from retbench.config.plan import Axis, Contender, Plan, Point
 from retbench.config.run import PROFILES, RunConfig
 
 if TYPE_CHECKING:
@@ -51,6 +52,26 @@ def plan_in_turns(
         least=profile.blocks if adds else None,
         primary=tuple((metric, point.id) for metric, point in primary),
     )  # fmt: skip
+
+
+def swept(
+    sizes: Iterable[tuple[int, int]],
+    along_context: Callable[[int, int], bool],
+    batch_context: int,
+) -> list[Point]:
+    """The points of a sweep over the context and one over the batch size, which may share some.
+
+    Args:
+        sizes: context and batch size of each point, tokens and sequences.
+        along_context: whether the sweep over the context has a context and batch size.
+        batch_context: the context of the sweep over the batch size, tokens.
+    """
+    axes: tuple[Axis, ...] = ("context", "batch")
+    points = []
+    for context, batch in sizes:
+        on = (along_context(context, batch), context == batch_context)
+        points.append(Point(context, batch, sweeps=tuple(compress(axes, on))))
+    return points
 
 
 class Suite(ABC):

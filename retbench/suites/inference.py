@@ -27,7 +27,7 @@ from retbench.config.run import RunConfig
 from retbench.data import prompt_tokens
 from retbench.errors import Misfit
 from retbench.machine.ceilings import Ceilings
-from retbench.suites.base import Suite, plan_in_turns
+from retbench.suites.base import Suite, plan_in_turns, swept
 from retbench.suites.inference_cost import InferenceCost
 from retbench.suites.limits import CellFailure
 
@@ -53,9 +53,10 @@ class InferenceSuite(Suite):
 
     def plan(self, config: RunConfig) -> Plan:
         """Every context at the first batch size; several batch sizes at ``batch_context``."""
-        points = {Point(context, config.batch[0]) for context in config.context}
+        sizes = {(context, config.batch[0]) for context in config.context}
         if len(config.batch) > 1:
-            points |= {Point(config.batch_context, batch) for batch in config.batch}
+            sizes |= {(config.batch_context, batch) for batch in config.batch}
+        points = swept(sizes, lambda _, batch: batch == config.batch[0], config.batch_context)
         contenders = [Contender(name, name, config.overrides_for(name)) for name in config.models]
         longest = Point(config.context[-1], config.batch[0])
         primary = [("tpot_s", longest), ("ttft_s", longest)]

@@ -28,7 +28,7 @@ from retbench.data.dataset import load_dataset
 from retbench.data.vocabulary import check_name
 from retbench.distributed.process_group import ALONE
 from retbench.errors import Misfit, UserError
-from retbench.suites.base import Suite, plan_in_turns
+from retbench.suites.base import Suite, plan_in_turns, swept
 from retbench.suites.step_cost import StepCost
 
 if TYPE_CHECKING:
@@ -120,12 +120,12 @@ class TrainingThroughputSuite(Suite):
 SUITE = TrainingThroughputSuite()
 
 
-def sweep(config: RunConfig) -> Iterator[Point]:
+def sweep(config: RunConfig) -> list[Point]:
     """Every context at the same tokens a step, then every batch size at one context."""
-    for context in config.context:
-        yield Point(context, config.tokens_per_step // context)
-    for batch in config.batch:
-        yield Point(config.batch_context, batch)
+    tokens = config.tokens_per_step
+    sizes = [(context, tokens // context) for context in config.context]
+    sizes += [(config.batch_context, batch) for batch in config.batch]
+    return swept(sizes, lambda context, batch: context * batch == tokens, config.batch_context)
 
 
 def settings(config: RunConfig) -> Iterator[Point]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from retbench.config.plan import Contender, Plan, Point
 from retbench.suites.base import Suite
 from retbench.suites.session import Rows
 
@@ -15,7 +16,7 @@ HERE = Path(__file__).parent
 META: dict[str, Any] = {
     "suite": "inference",
     "configuration": {"preset": "tiny", "seed": 0, "context": [16, 32]},
-    "plan": {},
+    "plan": Plan("inference", (Contender("retnet", "retnet"),), (Point(16, 1),), 3, 0).to_json(),
     "models": {},
     "provenance": {},
 }

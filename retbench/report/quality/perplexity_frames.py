@@ -144,17 +144,17 @@ def tuning(run: Run) -> pd.DataFrame:
     }
     ended = {(row["model"], row["point"]): row for row in records(statuses)}
     rows = []
-    for point in run.meta["plan"]["points"]:
-        settings = dict(point.get("settings", {}))
+    for point in run.plan.points:
+        settings = dict(point.settings)
         if settings.pop("stage", None) != "tune":
             continue
         rate = settings.pop("lr")
         at = ",".join(f"{key}={value}" for key, value in settings.items())
-        for contender in run.meta["plan"]["contenders"]:
-            key = (contender["label"], point["point"])
+        for contender in run.plan.contenders:
+            key = (contender.label, point.id)
             end = ended.get(key, {"status": "not run", "cause": None})
             value = loss.get(key, _NAN) if end["status"] == "ok" else _NAN
-            rows.append((contender["label"], at, rate, value, end["status"], end["cause"]))
+            rows.append((contender.label, at, rate, value, end["status"], end["cause"]))
     columns = ["model", "at", "learning_rate", "final_dev_loss", "status", "cause"]
     table = pd.DataFrame(rows, columns=columns)
     best = table.groupby(["model", "at"])["final_dev_loss"].transform("min")

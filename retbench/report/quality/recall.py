@@ -42,10 +42,10 @@ def content(run: Run) -> Content:
     accuracy = frames.cells(counted, models)
     difference = frames.differences(counted, models, smoke=smoke)
     length = frames.training_length(meta)
-    limit = frames.limits(accuracy, length, planned(meta, "task"))
+    limit = frames.limits(accuracy, length, planned(run, "task"))
     recall = Recall(
-        meta, models, planned(meta, "task"), accuracy, frames.states(run),
-        endings(run, models, "task"), length, frames.chance(meta),
+        meta, models, planned(run, "task"), accuracy, frames.states(run),
+        endings(run, models, "task"), length, frames.chance(run),
     )  # fmt: skip
     return Content(
         path=run.path,

@@ -44,12 +44,12 @@ def training_length(meta: Mapping[str, Any]) -> int:
     return int(meta["configuration"]["context"][0])
 
 
-def chance(meta: Mapping[str, Any]) -> dict[str, float]:
+def chance(run: Run) -> dict[str, float]:
     """The accuracy of guessing among all answers, of the tasks whose description names it."""
-    described = (meta.get("data") or {}).get("tasks", {})
+    described = (run.meta.get("data") or {}).get("tasks", {})
     return {
         task: float(described[task]["chance"])
-        for task in planned(meta, "task")
+        for task in planned(run, "task")
         if "chance" in described.get(task, {})
     }
 
@@ -73,7 +73,7 @@ def answers(run: Run) -> pd.DataFrame:
     in one sequence hangs together, for ``mqar`` asks about the same pairs again. Whatever ties
     them, the variance of such a share is no more than that of one answer, p (1 - p).
     """
-    frame = final(run, "task")
+    frame = final(run)
     keys = [*PLACE, "model", "block"]
     rows = frame[frame["phase"] == "recall"].rename(columns={"trial": "load"})
     wide = rows.pivot_table(index=keys, columns="metric", values="value", observed=True)
@@ -168,7 +168,7 @@ def limits(accuracy: pd.DataFrame, length: int, order: Sequence[str]) -> pd.Data
 
 def states(run: Run) -> pd.DataFrame:
     """One row per task, model and evaluation length: ``state_bytes`` of one sequence."""
-    frame = final(run, "task")
+    frame = final(run)
     rows = frame[frame["metric"] == "state_bytes"]
     keys = ["task", "model", "seq_len"]
     grouped = rows.groupby(keys, observed=True, sort=True)["value"].max()
@@ -177,7 +177,7 @@ def states(run: Run) -> pd.DataFrame:
 
 def rates(run: Run) -> pd.DataFrame:
     """One row per task and model: the learning rate that was chosen on the dev set."""
-    frame = final(run, "task")
+    frame = final(run)
     rows = frame[frame["metric"] == "learning_rate"]
     grouped = rows.groupby(["task", "model"], observed=True, sort=True)["value"].first()
     return grouped.rename("learning_rate").reset_index()

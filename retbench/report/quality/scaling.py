@@ -50,7 +50,7 @@ def content(run: Run) -> Content:
     tested = frames.tests(run)
     table = frames.cells(run, tested, models)
     scaling = Scaling(
-        meta, models, planned(meta, "preset"), table,
+        meta, models, planned(run, "preset"), table,
         frames.ratios(tested, table, models, smoke=smoke), endings(run, models, "preset"),
         {along: frames.laws(tested, table, models, along, smoke=smoke) for along in ALONG},
     )  # fmt: skip

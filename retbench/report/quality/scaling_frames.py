@@ -78,7 +78,7 @@ def cells(run: Run, tested: Tests, models: Sequence[str]) -> pd.DataFrame:
         ["preset", "model", "metric"], observed=True
     )["value"].first()  # fmt: skip
     rows = []
-    for preset in planned(run.meta, "preset"):
+    for preset in planned(run, "preset"):
         for model in models:
             test = tested.get((preset, model))
             if test is None:

@@ -63,15 +63,15 @@ def edges(found: Estimate) -> tuple[float, float, float]:
     return found.value, low, high
 
 
-def planned(meta: Mapping[str, Any], setting: str) -> tuple[str, ...]:
+def planned(run: Run, setting: str) -> tuple[str, ...]:
     """The values of a setting that the points of the plan have, in its order."""
-    named = (point.get("settings", {}).get(setting) for point in meta["plan"]["points"])
+    named = (point.setting(setting) for point in run.plan.points)
     return tuple(dict.fromkeys(str(value) for value in named if value is not None))
 
 
-def final(run: Run, *settings: str) -> pd.DataFrame:
-    """Samples of final trainings that ended ok, with a column for each of the settings."""
-    frame = _with_settings(run.frame(), run.meta, ("stage", *settings))
+def final(run: Run) -> pd.DataFrame:
+    """Samples of final trainings that ended ok."""
+    frame = run.frame()
     keys = ["block", "model", "point"]
     ended = frame[(frame["phase"] == "cell") & (frame["status"] == "ok")]
     ok = pd.MultiIndex.from_frame(frame[keys]).isin(pd.MultiIndex.from_frame(ended[keys]))
@@ -86,11 +86,10 @@ def endings(run: Run, models: Sequence[str], setting: str | None = None) -> pd.D
         Columns ``setting`` if there is one, model, status (``ok``, the most frequent failure, or
         ``not run``), ok_blocks, blocks and cause.
     """
-    names = ("stage",) if setting is None else ("stage", setting)
-    statuses = _with_settings(run.statuses(), run.meta, names)
+    statuses = run.statuses()
     statuses = statuses[statuses["stage"] == "final"]
     rows: list[tuple[Any, ...]] = []
-    for value in (None,) if setting is None else planned(run.meta, setting):
+    for value in (None,) if setting is None else planned(run, setting):
         for model in models:
             own = statuses[statuses["model"] == model]
             if setting is not None:
@@ -111,14 +110,3 @@ def ending(row: Mapping[str, Any]) -> str:
         return "ok"
     share = f" in {row['blocks'] - row['ok_blocks']} of {row['blocks']} seeds"
     return str(row["status"]).replace("_", " ") + (share if row["ok_blocks"] else "")
-
-
-def _with_settings(
-    frame: pd.DataFrame, meta: Mapping[str, Any], names: Sequence[str]
-) -> pd.DataFrame:
-    """The frame with named settings of its points as columns, missing where a point has none."""
-    given = {point["point"]: point.get("settings", {}) for point in meta["plan"]["points"]}
-    return frame.assign(**{
-        name: frame["point"].map({point: values.get(name) for point, values in given.items()})
-        for name in names
-    })  # fmt: skip

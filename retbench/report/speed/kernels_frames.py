@@ -27,7 +27,6 @@ CROSSOVER_COLUMNS = [
     *SETTING, "baseline", "status", "value", "low", "high", "direction_beyond", "reason",
     "shortest", "longest", "n",
 ]  # fmt: skip
-_NAMED = ("direction", "head_dim", "dtype")
 _NAN = float("nan")
 
 
@@ -68,25 +67,16 @@ def kernels(run: Run) -> Kernels:
     """Reduce a run to what its report says; the same samples give the same numbers."""
     meta, found = run.meta, reduced(run)
     ratios = compare.ratios(found.pairs, found.cells, found.statuses, found.models, meta)
-    derived = pd.DataFrame(_derived(found.cells, meta), columns=found.cells.columns)
+    derived = pd.DataFrame(_derived(run, found.cells), columns=found.cells.columns)
     cells = pd.concat([found.cells, derived], ignore_index=True) if len(derived) else found.cells
     return Kernels(
         meta=meta,
         models=found.models,
-        cells=_sorted(with_settings(cells, meta), found.models, meta),
-        statuses=_sorted(with_settings(found.statuses, meta), found.models, meta),
-        ratios=with_settings(ratios, meta),
-        crossovers=_crossovers(with_settings(found.pairs, meta), found.models, meta),
+        cells=_sorted(run.placed(cells), found.models, meta),
+        statuses=_sorted(run.placed(found.statuses), found.models, meta),
+        ratios=run.placed(ratios),
+        crossovers=_crossovers(run.placed(found.pairs), found.models, meta),
     )
-
-
-def with_settings(frame: pd.DataFrame, meta: Mapping[str, Any]) -> pd.DataFrame:
-    """The frame with the settings of its points as columns."""
-    given = {point["point"]: point["settings"] for point in meta["plan"]["points"]}
-    return frame.assign(**{
-        name: frame["point"].astype(str).map({key: own[name] for key, own in given.items()})
-        for name in _NAMED
-    })  # fmt: skip
 
 
 def at(frame: pd.DataFrame, setting: Row) -> pd.DataFrame:
@@ -109,7 +99,7 @@ def _sorted(frame: pd.DataFrame, models: Sequence[str], meta: Mapping[str, Any])
     return ordered.drop(columns=["_dtype", "_model"]).reset_index(drop=True)
 
 
-def _derived(cells: pd.DataFrame, meta: Mapping[str, Any]) -> list[Row]:
+def _derived(run: Run, cells: pd.DataFrame) -> list[Row]:
     """Rates and shares of every cell that has a time; a rate is work over median time (M9)."""
     rows: list[Row] = []
     for _, group in groups(cells, ["model", "point"]):
@@ -120,7 +110,8 @@ def _derived(cells: pd.DataFrame, meta: Mapping[str, Any]) -> list[Row]:
         flops, moved = (by_metric[tag]["value"] for tag in ("kernel_flops", "kernel_bytes"))
         rows.append(_over(time, "kernel_flop_per_s", flops))
         rows.append(_over(time, "kernel_bandwidth", moved))
-        least_s = bound_s(flops, moved, _dtype(meta, time["point"]), meta.get("ceilings"))
+        dtype = str(run.points[time["point"]].setting("dtype"))
+        least_s = bound_s(flops, moved, dtype, run.meta.get("ceilings"))
         if least_s is not None:
             rows.append(_over(time, "kernel_share", least_s))
     return rows
@@ -135,11 +126,6 @@ def bound_s(
     if rate is None or bandwidth is None:
         return None
     return max(flops / rate, moved / bandwidth)
-
-
-def _dtype(meta: Mapping[str, Any], point: str) -> str:
-    plan = meta["plan"]["points"]
-    return str(next(own["settings"]["dtype"] for own in plan if own["point"] == point))
 
 
 def _over(time: Row, metric: str, work: float) -> Row:

@@ -47,7 +47,7 @@ def content(run: Run) -> Content:
 
 def _findings(summary: Summary) -> Iterator[str]:
     """For each baseline the longest context, and where the two cross."""
-    on_sweep = summary.ratios[axes.on_axis(summary.meta, summary.ratios, "context")]
+    on_sweep = summary.ratios[axes.on_sweep(summary.points, summary.ratios, "context")]
     for baseline in summary.models[1:]:
         own = on_sweep[(on_sweep["baseline"] == baseline) & on_sweep["value"].notna()]
         steps = own[own["metric"] == "step_s"]

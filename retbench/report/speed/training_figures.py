@@ -7,6 +7,7 @@ that compare settings, and what the memory of a step is made of.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from retbench.report import draw, plots, stamp, theme, units
-from retbench.report.axes import held, settings_of
+from retbench.report.axes import held
 from retbench.report.content import Drawn
 from retbench.report.frames import Row, records
 from retbench.report.plots import Panel, Sweep
 from retbench.report.selection import cells_of, planned, sidecar_of
+from retbench.report.speed import training_tables
 from retbench.report.summary import Summary, metric_of
 
 _RANGE = "value: largest over processes, band: their range"
@@ -35,7 +37,6 @@ SWEEPS = (
           (Panel("step_peak_bytes"),), _RANGE),
 )  # fmt: skip
 _KINDS = ("weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes")
-_APART = {"part", "processes"}  # settings of points that are no way to make the run's steps
 _BAR = 0.62  # height of a bar, of the distance between two
 
 
@@ -89,7 +90,7 @@ def settings_figure(summary: Summary) -> Drawn:
     named = _settings(summary)
     first = summary.configuration
     usual = f"{first['modes'][0]}, {first['activations'][0]}"
-    labels = {point: ", ".join(settings_of(point).values()) or usual for point in named}
+    labels = {point: ", ".join(summary.points[point].texts.values()) or usual for point in named}
     marks = dict(zip(named, theme.styles(list(labels.values())).values(), strict=True))
     legend = {labels[point]: style for point, style in marks.items()}
     at = records(summary.statuses[summary.statuses["point"] == named[0]])[0]
@@ -136,9 +137,12 @@ def _model_rows(ax: Axes, models: tuple[str, ...], *, labelled: bool = True) -> 
 def _settings(summary: Summary) -> list[str]:
     """The points that differ in mode and activations alone: the usual one, then the others."""
     points = list(dict.fromkeys(summary.statuses["point"].astype(str)))
-    others = [p for p in points if settings_of(p) and not settings_of(p).keys() & _APART]
-    plain = [p for p in points if others and p == others[0][others[0].index("context=") :]]
-    return [*plain, *others]
+    named = {point: summary.points[point].texts.keys() for point in points}
+    others = [
+        point for point, names in named.items() if names and not names & training_tables.APART
+    ]
+    usual = {replace(summary.points[other], settings=()).id for other in others}
+    return [*(point for point in points if point in usual), *others]
 
 
 def _breakdown(summary: Summary) -> pd.DataFrame:

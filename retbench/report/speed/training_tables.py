@@ -10,9 +10,10 @@ from typing import Any
 
 import pandas as pd
 
+from retbench.config.plan import Point
 from retbench.report import compare, layout, units
-from retbench.report.axes import held, settings_of
-from retbench.report.efficiency import processes_of
+from retbench.report.axes import held
+from retbench.report.efficiency import is_unshared, processes_of
 from retbench.report.frames import groups, records
 from retbench.report.layout import Table
 from retbench.report.summary import Summary, metric_of
@@ -30,6 +31,7 @@ _COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )  # fmt: skip
 _IN_PRINT = ("step_s", "step_tokens_per_s", "step_mfu", "step_peak_bytes", "activations_bytes")
 _COMPARED = ("step_s", "step_peak_bytes", "activations_bytes")
+APART = {"part", "processes"}  # settings of points that are no way to make the run's steps
 _SETUP = ("cold_start_s", "import_s", "build_s", "gate_s", "gate_error")
 
 
@@ -53,26 +55,27 @@ def shown_metrics(summary: Summary) -> list[str]:
     return [tag for tag in tags if tag in present]
 
 
-def settings(row: dict[str, Any]) -> str:
+def settings(point: Point) -> str:
     """How a point differs from the run's first mode and treatment of activations."""
-    return ", ".join(settings_of(row["point"]).values()) or units.DASH
+    return ", ".join(point.texts.values()) or units.DASH
 
 
-def _is_step(table: pd.DataFrame) -> pd.Series[bool]:
-    """Which rows are of the run's steps; what has a table of its own is not."""
-    return ~table["point"].astype(str).str.contains("part=loader|processes=")
+def _of_steps(summary: Summary, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the run's steps; what has a table of its own is left out."""
+    apart = {key for key, point in summary.points.items() if point.texts.keys() & APART}
+    return table[~table["point"].isin(apart)]
 
 
 def _steps(summary: Summary) -> Table:
     """One row per model and point: every figure, or how the cell failed, and its flags."""
-    statuses = summary.statuses[_is_step(summary.statuses)]
+    statuses = _of_steps(summary, summary.statuses)
     found = {(row["model"], row["point"], row["metric"]): row for row in records(summary.cells)}
     present = set(summary.cells["metric"])
     shown = [(tag, keys) for tag, keys in _COLUMNS if tag in present]
     scales = {tag: layout.scale_of(summary.cells, tag) for tag, _ in shown}
     rows = []
     for row in records(statuses):
-        texts = [*_place(row, "model"), settings(row), layout.ending(row)]
+        texts = [*_place(row, "model"), settings(summary.points[row["point"]]), layout.ending(row)]
         for tag, keys in shown:
             figures = found.get((row["model"], row["point"], tag), {})
             texts.append(layout.printed([figures.get(key) for key in keys], scales[tag]))
@@ -103,18 +106,22 @@ def _place(row: dict[str, Any], name: str) -> list[str]:
 
 def _ratios(summary: Summary) -> Table:
     """The subject over each baseline: one row per baseline and point."""
-    compared = summary.ratios[_is_step(summary.ratios)]
+    compared = _of_steps(summary, summary.ratios)
     measured = [tag for tag in _COMPARED if tag in set(compared["metric"])]
     place = {model: index for index, model in enumerate(summary.models)}
     by_point = sorted(
         groups(compared, ["baseline", "batch_size", "seq_len", "point"]),
-        key=lambda item: (place[item[0][0]], bool(settings_of(item[0][3])), item[0][2]),
+        key=lambda item: (place[item[0][0]], bool(summary.points[item[0][3]].settings), item[0][2]),
     )
     rows = []
     for _, group in by_point:
         by_metric = {row["metric"]: row for row in records(group)}
         first = by_metric[measured[0]]
-        texts = [*_place(first, "baseline"), settings(first), str(first["n"])]
+        texts = [
+            *_place(first, "baseline"),
+            settings(summary.points[first["point"]]),
+            str(first["n"]),
+        ]
         for tag in measured:
             row = by_metric[tag]
             timed = tag in compare.TIMES
@@ -160,6 +167,7 @@ def _processes(summary: Summary) -> Table:
     cells = summary.cells
     found = {(row["model"], row["point"], row["metric"]): row for row in records(cells)}
     scale = layout.scale_of(cells, "step_s")
+    alone = {(p.seq_len, p.batch_size): p.id for p in summary.points.values() if is_unshared(p)}
     rows = []
     for row in records(summary.efficiencies):
         model, point = row["model"], row["point"]
@@ -170,7 +178,7 @@ def _processes(summary: Summary) -> Table:
             return layout.printed([figures.get(key) for key in keys], scale)
 
         rows.append((
-            *_place(row, "model"), text("step_s", f"processes=1,{point}", scale),
+            *_place(row, "model"), text("step_s", alone[row["seq_len"], row["batch_size"]], scale),
             text("step_s", point, scale), text("step_tokens_per_s", point),
             text("process_tokens_per_s", point),
             row["note"] or layout.printed([row[key] for key in _INTERVAL], _PLAIN),
@@ -201,7 +209,7 @@ def _loader(summary: Summary) -> Table:
     steps = {
         (row["model"], row["seq_len"], row["batch_size"]): row["value"]
         for row in records(cells[cells["metric"] == "step_s"])
-        if not settings_of(row["point"])
+        if not summary.points[row["point"]].settings
     }
     scale = layout.scale_of(cells, "batch_s")
     rows = []

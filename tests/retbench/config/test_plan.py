@@ -1,3 +1,4 @@
+import json
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -66,6 +67,14 @@ def test_a_part_of_a_block_has_orders_of_its_own_that_the_seed_decides() -> None
 
     assert draws(0, "a") == draws(0, "a")
     assert len({tuple(draws(*which)) for which in ((0,), (0, "a"), (0, "b"), (1, "a"))}) == 4
+
+
+def test_a_plan_survives_json() -> None:
+    point = Point(512, 4, (("stage", "tune"), ("lr", 0.001)), once=True, sweeps=("context",))
+    whole = replace(plan(), points=(point, *POINTS), only=1, least=3)
+    again = Plan.from_json(json.loads(json.dumps(whole.to_json())))
+    assert again == whole
+    assert again.points[0].sweeps == ("context",)
 
 
 def test_what_is_certain_of_a_plan_are_the_fewest_blocks_that_it_may_end_after() -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from retbench.metrics import METRICS
 from retbench.store import Run, open_run
+from retbench.suites.base import swept
 
 MODELS = ("retnet", "transformer", "transformer-gqa")
 CONTEXTS = (512, 1024, 2048, 4096, 8192)
@@ -50,7 +51,8 @@ def machine(block: int, point: tuple[int, int], metric: str, trial: int) -> floa
 
 
 def _meta(blocks: int, **changes: Any) -> dict[str, Any]:
-    points = [(c, 1) for c in CONTEXTS] + [(BATCH_CONTEXT, b) for b in BATCHES[1:]]
+    sizes = [(c, 1) for c in CONTEXTS] + [(BATCH_CONTEXT, b) for b in BATCHES[1:]]
+    points = swept(sizes, lambda _, batch: batch == 1, BATCH_CONTEXT)
     configuration = {
         "suite": "inference", "models": list(MODELS), "preset": "10m", "context": list(CONTEXTS),
         "batch": list(BATCHES), "batch_context": BATCH_CONTEXT, "new_tokens": 8, "device": "cpu",
@@ -75,7 +77,7 @@ def _meta(blocks: int, **changes: Any) -> dict[str, Any]:
         "plan": {
             "suite": "inference",
             "contenders": [{"label": m, "family": m, "options": {}} for m in MODELS],
-            "points": [{"seq_len": c, "batch_size": b} for c, b in points],
+            "points": [point.to_json() for point in points],
             "blocks": blocks, "seed": 0,
         },
         "models": models,

@@ -49,7 +49,7 @@ def run_json(
     """``run.json`` of such a run."""
     points = [
         {
-            "seq_len": context, "batch_size": 1, "once": False,
+            "seq_len": context, "batch_size": 1, "once": False, "sweeps": [],
             "settings": {"direction": direction, "head_dim": head_dim, "dtype": "float32"},
             "point": f"direction={direction},head_dim={head_dim},dtype=float32,"
                      f"context={context},batch=1",

@@ -39,7 +39,8 @@ def run_json(models: tuple[str, ...], tasks: Mapping[str, Any], seeds: int, **ch
             name = ",".join(f"{key}={value}" for key, value in settings.items())
             points.append({
                 "seq_len": TRAINED, "batch_size": 8, "settings": settings,
-                "once": stage["stage"] == "tune", "point": f"{name},context={TRAINED},batch=8",
+                "once": stage["stage"] == "tune", "sweeps": [],
+                "point": f"{name},context={TRAINED},batch=8",
             })  # fmt: skip
     configuration = {
         "suite": "recall", "models": list(models), "preset": "tiny", "context": [TRAINED],

@@ -38,7 +38,7 @@ def run_json(models: tuple[str, ...], presets: Mapping[str, float], seeds: int, 
             name = ",".join(f"{key}={value}" for key, value in settings.items())
             points.append({
                 "seq_len": CONTEXT, "batch_size": BATCH, "settings": settings,
-                "once": stage["stage"] == "tune",
+                "once": stage["stage"] == "tune", "sweeps": [],
                 "point": f"{name},context={CONTEXT},batch={BATCH}",
             })  # fmt: skip
     configuration = {

@@ -11,6 +11,7 @@ import pandas as pd
 from retbench.cli import document
 from retbench.cli.console import Console
 from retbench.report import compare, summarise, write_tables
+from retbench.suites.base import swept
 
 from .conftest import MakeRun
 
@@ -26,7 +27,8 @@ def largest(ends: dict[int, str]) -> tuple[object, ...]:
         ],
         columns=["model", "seq_len", "batch_size", "point", "status", "cause"],
     )
-    (row,) = compare.largest_batches(statuses, ["retnet"]).to_dict("records")
+    points = {point.id: point for point in swept([(1024, b) for b in ends], lambda *_: False, 1024)}
+    (row,) = compare.largest_batches(statuses, points, ["retnet"]).to_dict("records")
     keys = ("batch_size", "stopped_at", "stopped_by", "largest_tried")
     return tuple(None if pd.isna(row[key]) else row[key] for key in keys)
 

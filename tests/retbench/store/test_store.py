@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from retbench.config.plan import Contender, Plan, Point
 from retbench.errors import UserError
 from retbench.metrics import COLUMNS, SCHEMA_VERSION
 from retbench.store import RunWriter, open_run
@@ -51,6 +52,19 @@ def test_a_run_reads_back_as_written(run: Path, batch: Batch) -> None:
     assert [json.loads(line) for line in lines_of(run)] == written
     assert frame["value"].tolist() == [row["value"] for row in written]
     assert frame["trial"].isna().tolist() == [row["trial"] is None for row in written]
+
+
+def test_the_settings_of_the_points_are_columns(
+    tmp_path: Path, meta: dict[str, Any], batch: Batch
+) -> None:
+    points = (Point(16, 1, (("stage", "tune"), ("lr", 0.5))), Point(16, 1, (("stage", "final"),)))
+    plan = Plan("perplexity", (Contender("retnet", "retnet"),), points, 1, 0)
+    with RunWriter.create(tmp_path / "run", meta | {"plan": plan.to_json()}) as writer:
+        for point in points:
+            writer.append(batch(0, point=point.id))
+    frame = open_run(tmp_path / "run").statuses()
+    assert frame["stage"].tolist() == ["tune", "final"]
+    assert frame["lr"].tolist() == [0.5, pytest.approx(float("nan"), nan_ok=True)]
 
 
 def test_statuses_are_the_last_row_of_each_cell(run: Path) -> None:

@@ -48,7 +48,9 @@ def cell(session: Session, point: Point) -> dict[str, list[dict[str, Any]]]:
 
 def test_contexts_are_swept_at_the_first_batch_and_batches_at_one_context() -> None:
     plan = SUITE.plan(configuration(context="64,128", batch="1,4", batch_context=128))
-    assert set(plan.points) == {Point(64, 1), Point(128, 1), Point(128, 4)}
+    assert {point: point.sweeps for point in plan.points} == {
+        Point(64, 1): ("context",), Point(128, 1): ("context", "batch"), Point(128, 4): ("batch",),
+    }  # fmt: skip
 
 
 def test_one_batch_size_is_no_sweep_and_a_context_is_then_one_point() -> None:

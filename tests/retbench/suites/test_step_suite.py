@@ -53,6 +53,15 @@ def test_a_context_has_the_batch_that_makes_all_steps_equal() -> None:
     ]  # fmt: skip
 
 
+def test_a_point_says_which_sweeps_it_lies_on() -> None:
+    sweeps = {point.id: point.sweeps for point in suites.get("training").plan(small()).points}
+    assert sweeps == {
+        "context=32,batch=4": ("context", "batch"), "context=64,batch=2": ("context",),
+        "context=32,batch=1": ("batch",), "context=32,batch=2": ("batch",),
+        "activations=recomputed,context=32,batch=4": (), "part=loader,context=32,batch=4": (),
+    }  # fmt: skip
+
+
 def test_every_mode_meets_every_treatment_of_activations_once() -> None:
     points = suites.get("training").plan(small(modes="eager,compile")).points
     named = [dict(point.settings) for point in points if point.settings]
