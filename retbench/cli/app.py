@@ -294,12 +294,14 @@ def doctor(device: Device = None, threads: Threads = None, as_json: AsJson = Fal
 
     device, threads = machine(device, threads)
     usual = resolve(device=device, threads=threads)
-    here = machine_doctor.Here(device, threads, audit=auditing.of_this_machine(usual))
+    found = provenance(device, threads, sys.orig_argv)
+    known = auditing.known(usual, found["machine_id"])
+    here = machine_doctor.Here(device, threads, audit=known)
     checks = list(machine_doctor.checklist(here))
     dtypes = ("float32", "bfloat16") + (("float16",) if device == "cuda" else ())
     ceilings, plausible = machine_doctor.plausible_ceilings(here, dtypes)
     checks.append(plausible)
-    Console(as_json=as_json).machine(checks, provenance(device, threads, sys.orig_argv), ceilings)
+    Console(as_json=as_json).machine(checks, found, ceilings)
     if failed := [check.name for check in checks if check.state == "fail"]:
         _fail(f"this machine fails in {', '.join(failed)}")
 
