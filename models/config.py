@@ -139,7 +139,7 @@ class ModelConfig(ABC):
         Args:
             device: where its weights are made.
             dtype: floating-point type of its weights; float32 where None.
-            seed: of the initialisation.
+            seed: the seed of the initialisation.
         """
 
     @abstractmethod

@@ -41,8 +41,8 @@ class RetNetConfig(DecoderConfig):
     by Triton kernels with ``triton``, and with ``auto`` by these on a GPU where they can run.
 
     Attributes:
-        decay: which decays the heads have, see :func:`models.retention.log_decays`.
-        form: in which whole sequences are mixed where the caller names none; changes speed, not
+        decay: the kind of the heads' decays, see :func:`models.retention.log_decays`.
+        form: the form of a whole sequence where the caller names none; it changes speed, not
             the function.
         chunk_size: tokens of a chunk in PyTorch's chunkwise form; changes speed, not the function.
         gate: whether the swish gate stands behind the retention; without it the feed-forward gets

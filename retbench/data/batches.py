@@ -84,8 +84,8 @@ def prefetch(
 
     Args:
         source: its ``batch`` is called from the thread.
-        steps: which batches, in order.
-        device: for a GPU they come through pinned memory, without waiting.
+        steps: the steps whose batches are made, in order.
+        device: where the tensors go; to a GPU through pinned memory, without waiting.
 
     Yields:
         Inputs and targets, int64. What the source raises is raised here; closing the iterator ends

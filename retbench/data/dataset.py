@@ -110,10 +110,10 @@ class Dataset:
     Attributes:
         name: where it comes from.
         tokenizer: what encoded it.
-        train: to train on.
-        dev: to choose by.
-        test: to report on.
-        sha256: of the tokens and their tokenizer.
+        train: the split that is trained on.
+        dev: the split that the learning rate is chosen by.
+        test: the split that is reported on.
+        sha256: the hash of the tokens and their tokenizer.
     """
 
     name: str
@@ -147,8 +147,8 @@ def load_dataset(data: str | None, tokenizer: str, *, progress: Progress | None 
     """Open a text that has been encoded before, or encode it now.
 
     Args:
-        data: as :func:`retbench.data.documents.read_documents` takes it.
-        tokenizer: as :func:`retbench.data.vocabulary.tokenizer_named` takes it.
+        data: a source that :func:`retbench.data.documents.read_documents` takes.
+        tokenizer: a name that :func:`retbench.data.vocabulary.tokenizer_named` takes.
         progress: told how far the encoding has come.
 
     Raises:

@@ -43,7 +43,7 @@ class Task(ABC):
         name: what ``--tasks`` calls it.
         chance: accuracy of guessing among the answers that can occur.
         loads: how much there is to recall: pairs, tokens to copy, needles.
-        share: of a run's steps that suffices to learn it.
+        share: the share of a run's steps that suffices to learn it.
         load_name: what the load counts.
         shown: whether a sequence shows as many values as its load, all answers among them.
     """
@@ -173,10 +173,10 @@ class RecallBatches:
     come along with the heavy ones.
 
     Attributes:
-        task: which.
+        task: what is asked.
         batch_size: sequences.
         seq_len: tokens of a sequence.
-        seed: of all randomness.
+        seed: the seed of all randomness.
     """
 
     task: Task

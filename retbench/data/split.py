@@ -32,7 +32,7 @@ class Source:
 
     Attributes:
         name: where it comes from, without a folder of this machine.
-        sha256: of the content, and of how it is split.
+        sha256: the hash of the content, and of how it is split.
         bytes: UTF-8 bytes of all documents.
         documents: goes through the parts of the text anew, each with the name of its split.
     """

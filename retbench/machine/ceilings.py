@@ -97,7 +97,7 @@ def implausible(ceilings: Mapping[str, Any], known: Mapping[str, Any] | None = N
     within a factor of 1.5.
 
     Args:
-        ceilings: as :func:`measure` gives them.
+        ceilings: what :func:`measure` gave.
         known: the same of an earlier day, with as many threads; None where there are none.
     """
     why = []

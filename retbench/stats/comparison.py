@@ -85,14 +85,14 @@ class Comparison:
     Attributes:
         value: geometric mean over blocks; NaN without any.
         low: lower end of its interval, NaN for fewer than two blocks.
-        high: upper end, likewise.
+        high: upper end of its interval, NaN where ``low`` is.
         n: blocks.
-        confidence: of the interval.
+        confidence: the confidence of the interval.
         verdict: *faster* or *slower* where the interval lies wholly beyond the larger of margin and
             floor, *equivalent* where it lies wholly inside the margin, else *inconclusive*.
         resolution: relative difference that these blocks would have told with a probability of
             :data:`POWER`, NaN for fewer than two.
-        n_needed: of an inconclusive row the blocks that would settle it, were centre and spread to
+        n_needed: the blocks that would settle an inconclusive row, were centre and spread to
             stay; None where it cannot be told or would be more than :data:`MOST_BLOCKS`.
     """
 

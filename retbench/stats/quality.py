@@ -43,7 +43,7 @@ class QualityVerdict:
     """What the difference of two models supports.
 
     Attributes:
-        word: of the subject, compared with the baseline.
+        word: what the subject is, compared with the baseline, in a word.
         n_needed: for an inconclusive row, the training seeds at which an interval of this centre
             and spread would settle it, at least five; None where it cannot be told or no number
             of seeds would do, the test documents being too few.
@@ -61,11 +61,11 @@ def loss_verdicts(
     """The verdict on each row of a table of differences of losses.
 
     Args:
-        rows: of each comparison the differences subject - baseline, shape (seeds, documents), nats
+        rows: for each comparison the differences subject - baseline, (seeds, documents), in nats
             per token, and the documents' weights, as :func:`retbench.stats.intervals.crossed` takes
             them.
         margin: difference that matters, nats per token.
-        confidence: of the whole table, between 0 and 1.
+        confidence: the confidence of the whole table, between 0 and 1.
     """
     effects = [crossed_effect(values, weights)[0] for values, weights in rows]
     return effect_verdicts(effects, margin, confidence, lower_is_better=True)
@@ -81,7 +81,7 @@ def accuracy_verdicts(
     Args:
         rows: arguments of :func:`accuracy_difference`.
         margin: difference that matters.
-        confidence: of the whole table, between 0 and 1.
+        confidence: the confidence of the whole table, between 0 and 1.
     """
     effects = [_difference(*row) for row in rows]
     return effect_verdicts(effects, margin, confidence, lower_is_better=False)

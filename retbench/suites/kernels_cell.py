@@ -50,7 +50,7 @@ def prepare(rows: Rows, progress: Callable[[str], None]) -> Cell:
     faster.
 
     Args:
-        rows: of the cell.
+        rows: take the cell's samples.
         progress: told of each phase.
 
     Raises:

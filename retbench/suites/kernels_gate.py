@@ -31,10 +31,10 @@ class Call:
         case: what it has to do.
         mix: does it.
         q: queries, (batch, heads, time, d_k); they need gradients in training.
-        k: keys, likewise.
-        v: values, (batch, heads, time, d_v), likewise.
+        k: keys, shaped like ``q``; they need gradients in training.
+        v: values, (batch, heads, time, d_v); they need gradients in training.
         grad: gradient of the output, (batch, heads, time, d_v).
-        seed: of the rows that are checked.
+        seed: the seed that draws the rows that are checked.
     """
 
     case: Case
@@ -137,9 +137,9 @@ def exact_rows(
 
     Args:
         case: says which function.
-        head: which of its heads.
+        head: the head's number.
         q: (time, d_k) float64.
-        k: likewise.
+        k: shaped like ``q``.
         v: (time, d_v) float64.
         rows: positions, (rows,) int64.
         grad: gradient of those rows, (rows, d_v) float64; None for no gradients.

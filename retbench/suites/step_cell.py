@@ -43,10 +43,10 @@ class _Staged:
     """A model ready to be trained, with one batch on its device: this process's rows.
 
     Attributes:
-        model: whose parameters the optimizer has; of several ranks perhaps a share of each.
+        model: the model that holds the optimizer's parameters, or a rank's share of each.
         trained: what is called in its place.
         optimizer: its learning rate is 0.
-        step: of all ranks together.
+        step: the update that all ranks make together.
         batch: inputs and targets.
         implementation: what computes the mixing.
     """
@@ -76,7 +76,7 @@ def prepare_step(rows: Rows, progress: Progress) -> Cell:
     ranks the peak is the largest, and the bytes are this one's.
 
     Args:
-        rows: of the cell.
+        rows: take the cell's samples.
         progress: told of each phase.
 
     Raises:
@@ -101,7 +101,7 @@ def prepare_unshared_step(rows: Rows, progress: Progress) -> Cell:
     """Time the whole step with a model that no other rank has a share of.
 
     Args:
-        rows: of a session that is alone.
+        rows: take the cell's samples, in a session that is alone.
         progress: told of each phase.
 
     Raises:

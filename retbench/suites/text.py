@@ -134,9 +134,9 @@ def add_lengths(
     The window of a carried state only cuts the computation: it is the training's.
 
     Args:
-        rows: of the cell.
-        model: trained.
-        documents: as :func:`test_documents` gives them.
+        rows: take the cell's samples.
+        model: a trained model.
+        documents: what :func:`test_documents` gave.
         progress: takes what goes on.
         shares: the lengths, over the context of the training.
     """

@@ -28,7 +28,7 @@ def changed_blocks(
     Args:
         model: not what ``ranks`` have made of it.
         config: may want activations computed anew, or compilation.
-        ranks: with which it is trained; say whether blocks are what is compiled.
+        ranks: the processes that train it; they say whether blocks are what is compiled.
 
     Raises:
         UserError: the model has no ``blocks``.

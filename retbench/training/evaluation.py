@@ -89,7 +89,7 @@ def carried_nats(model: Any, tokens: NDArray[Any], *, window: int) -> Floats:
     each token is scored still, those at the beginning of a share from little.
 
     Args:
-        model: as above, and with ``config``, ``init_state`` and ``score`` (see
+        model: a decoder, with ``config``, ``init_state`` and ``score`` (see
             :mod:`models.decoder`).
         tokens: shape (tokens,).
         window: tokens that are taken into the state at once.
@@ -116,7 +116,7 @@ def mean_loss(
     """Nats per token over contiguous windows, as an estimate on a dev split.
 
     Args:
-        model: as above.
+        model: maps int64 tokens (batch, time) to logits (batch, time, vocab).
         tokens: shape (tokens,).
         window: tokens of a window.
         at_most: tokens from the beginning that are scored; all where None.
@@ -130,7 +130,7 @@ def by_position(nats: Iterable[Floats], window: int) -> dict[int, float]:
     """Mean nats per token over the positions of a window, in buckets that double.
 
     Args:
-        nats: of documents, from :func:`token_nats` with windows that stand alone.
+        nats: nats of documents, from :func:`token_nats` with windows that stand alone.
         window: their length.
 
     Returns:

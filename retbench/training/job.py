@@ -121,7 +121,7 @@ def carry_out(job: TrainJob, watcher: Watcher | None = None, ranks: Ranks = ALON
     """Train; the folder then holds the model.
 
     Args:
-        job: the same on all ranks.
+        job: what to train; the same on all ranks.
         watcher: is told how it goes; rank 0's alone.
         ranks: the processes that train it together; rank 0 alone reads and writes the folder.
 

@@ -63,7 +63,7 @@ def require_empty(folder: Path, *, but: str | None = None) -> None:
     """Raise the user's error where a new training would mix with something else.
 
     Args:
-        folder: of the training; need not be there.
+        folder: the folder of the training; need not be there.
         but: the name of a file that may be in it.
     """
     if folder.exists() and (
@@ -124,7 +124,7 @@ def load(
     """A model and its tokenizer, from a finished training, an unfinished one, or weights alone.
 
     Args:
-        folder: of a training, or where :func:`models.checkpoint.save` wrote.
+        folder: the folder of a training, or one that :func:`models.checkpoint.save` wrote.
         device: where to put the model.
         tokenizer: the name of the tokenizer where the folder has none.
         plugin_sources: files and modules that register the model's family; where the training

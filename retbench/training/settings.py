@@ -147,7 +147,7 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that were given, each checked by itself and in its own type.
 
     Args:
-        given: by field; None for what was not given.
+        given: values by the settings' names; None for what was not given.
 
     Raises:
         UserError: a value is not of its kind.
