@@ -92,7 +92,7 @@ class GatedState(LayerState):
     matrices: Tensor
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """The matrices."""
+        """The state matrices."""
         return (self.matrices,)
 
 
@@ -118,7 +118,7 @@ class GatedLinearAttention(Mixer):
         self.out = nn.Linear(d, d, bias=False)
 
     def prepare(self, span: Span, state: LayerState | None) -> str:
-        """The form to run."""
+        """The form in which a sequence is mixed."""
         return span.form or self.forms[0]
 
     def forward(self, x: Tensor, shared: str) -> Tensor:

@@ -148,7 +148,7 @@ class RetentionState(LayerState):
     matrices: Tensor
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """The matrices."""
+        """The state matrices."""
         return (self.matrices,)
 
 
@@ -262,11 +262,11 @@ class MultiScaleRetention(Mixer):
             ConfigError: where they are asked for and cannot run.
         """
         c, weight = self.config, self.out.weight
-        asked = c.implementation == "triton"
-        if not (asked or (weight.is_cuda and c.implementation == "auto")):
+        insisted = c.implementation == "triton"
+        if not (insisted or (weight.is_cuda and c.implementation == "auto")):
             return False
         reason = unsupported(c.d_k, c.d_v, weight.dtype, weight.device)
-        if asked and reason:
+        if insisted and reason:
             raise ConfigError(f"implementation triton: {reason}")
         return reason is None
 

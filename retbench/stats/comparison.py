@@ -156,12 +156,12 @@ def judge(
     blocks = [row[np.isfinite(row)] for row in blocks]
     inside = math.log1p(margin)
     bounds = inside, max(inside, floor)
-    found = []
+    comparisons = []
     for row, (variance, prior), family in zip(
         blocks, _moderated(blocks), tests or [1] * len(blocks), strict=True
     ):
-        found.append(_judged(row, variance, prior, bounds, alpha / family))
-    return found
+        comparisons.append(_judged(row, variance, prior, bounds, alpha / family))
+    return comparisons
 
 
 def _judged(
@@ -227,15 +227,15 @@ def _moderated(rows: Sequence[Floats]) -> list[tuple[float, float]]:
     known = [i for i, row in enumerate(rows) if len(row) > 1]
     if len(known) < 2:
         return plain
-    own = np.array([plain[i][0] for i in known])
+    variances = np.array([plain[i][0] for i in known])
     df = np.array([len(rows[i]) - 1.0 for i in known])
-    typical = float(np.median(own))
+    typical = float(np.median(variances))
     if typical == 0:
         return plain
-    common, prior = _common_variance(np.maximum(own, _LEAST_VARIANCE * typical), df)
+    common, prior = _common_variance(np.maximum(variances, _LEAST_VARIANCE * typical), df)
     weights = np.minimum(prior, _PRIOR_SHARE * df)
-    weights *= np.minimum(1, common / np.maximum(own, common))
-    moderated = (weights * common + df * own) / (weights + df)
+    weights *= np.minimum(1, common / np.maximum(variances, common))
+    moderated = (weights * common + df * variances) / (weights + df)
     for place, i in enumerate(known):
         plain[i] = float(moderated[place]), float(weights[place])
     return plain

@@ -150,11 +150,11 @@ def holm(p_values: dict[int, float], confidence: float) -> dict[int, tuple[float
         p_values: the p-value of each row.
         confidence: the confidence of the whole table, between 0 and 1.
     """
-    found: dict[int, tuple[float, bool]] = {}
+    levels: dict[int, tuple[float, bool]] = {}
     standing, level = True, 1 - confidence
     for step, row in enumerate(sorted(p_values, key=lambda row: p_values[row])):
         if standing:
             level = (1 - confidence) / (len(p_values) - step)
             standing = p_values[row] <= level
-        found[row] = (level, standing)
-    return found
+        levels[row] = (level, standing)
+    return levels

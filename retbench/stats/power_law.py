@@ -202,10 +202,10 @@ def _fit(u: Floats, losses: Floats, offset: bool) -> tuple[float, float, float]:
         errors = [_linear(u, losses, exponent)[0] for exponent in exponents]
         best = int(np.argmin(errors))
         edges = exponents[max(best - 1, 0)], exponents[min(best + 1, len(exponents) - 1)]
-        found = float(exponents[best])
+        fitted = float(exponents[best])
         exponents = np.geomspace(*edges, 200)
-    _, irreducible, scale = _linear(u, losses, found)
-    return irreducible, math.log(scale), -found
+    _, irreducible, scale = _linear(u, losses, fitted)
+    return irreducible, math.log(scale), -fitted
 
 
 def _linear(u: Floats, losses: Floats, exponent: float) -> tuple[float, float, float]:
@@ -227,8 +227,8 @@ def _mean(values: Floats, confidence: float) -> Estimate:
     return Effect(centre, error, n - 1, n).estimate(confidence, "t")
 
 
-def _not_negative(found: Estimate) -> Estimate:
-    return found.mapped(lambda value: max(value, 0.0))
+def _not_negative(estimate: Estimate) -> Estimate:
+    return estimate.mapped(lambda value: max(value, 0.0))
 
 
 def _exp(value: float) -> float:

@@ -135,8 +135,8 @@ class Suite(ABC):
 
         # Weights that are trained are kept in float32, whatever type computes with them.
         dtype = torch.float32 if self.trains else getattr(torch, config.dtype)
-        given = {**contender.options, **options}
-        model = config_for(contender.family, config.preset, **given)
+        overrides = {**contender.options, **options}
+        model = config_for(contender.family, config.preset, **overrides)
         return model.build(device=device, dtype=dtype, seed=config.seed)
 
     def describe(self, session: Session) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def _gradients(case: Case) -> torch.set_grad_enabled:
 
 
 def _require_right(error: float, dtype: torch.dtype) -> None:
-    """No time without a green error."""
+    """Refuse to time what is wrong beyond the rounding of its type."""
     if not error <= TOLERANCE[dtype]:  # NaN fails too
         raise CellFailure(
             "error",

@@ -111,11 +111,11 @@ class Session:
         """
         ranks = self.ranks
         ranks.barrier()
-        own = self.clock.time(self._slowed(fn), repeats)
+        timing = self.clock.time(self._slowed(fn), repeats)
         return replace(
-            own,
-            host_s=ranks.largest(own.host_s),
-            device_s=None if own.device_s is None else ranks.largest(own.device_s),
+            timing,
+            host_s=ranks.largest(timing.host_s),
+            device_s=None if timing.device_s is None else ranks.largest(timing.device_s),
         )
 
     def _slowed(self, fn: Callable[[], object]) -> Callable[[], object]:

@@ -65,7 +65,7 @@ def _compiled(forward: Forward) -> Forward:
     """Go through ``torch.compile``; without gradients, in many shapes, as ever."""
     fast = torch.compile(forward, dynamic=False)
 
-    def either(*given: Any, **named: Any) -> Any:
-        return (fast if torch.is_grad_enabled() else forward)(*given, **named)
+    def either(*arguments: Any, **named: Any) -> Any:
+        return (fast if torch.is_grad_enabled() else forward)(*arguments, **named)
 
     return either

@@ -170,11 +170,11 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Every field; a loss that is not finite becomes None."""
-        found = asdict(self)
+        record = asdict(self)
         for name in ("train_loss", "dev_loss"):
-            if found[name] is not None and not math.isfinite(found[name]):
-                found[name] = None
-        return found
+            if record[name] is not None and not math.isfinite(record[name]):
+                record[name] = None
+        return record
 
 
 @dataclass(frozen=True)
