@@ -46,7 +46,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None
     Args:
         q: (batch, heads, time, head_dim).
         k: (batch, kv_heads, keys, head_dim), with as many keys as ``bias`` speaks of.
-        v: likewise.
+        v: shaped like ``k``.
         bias: where the queries do not start at key 0, what :func:`offset_bias` gives; else None.
 
     Returns:
@@ -103,7 +103,7 @@ def split_decode(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     Args:
         q: (batch, kv_heads, rows, head_dim).
         k: (batch, kv_heads, keys, head_dim).
-        v: likewise.
+        v: shaped like ``k``.
         bias: (keys,).
 
     Returns:

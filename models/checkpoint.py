@@ -50,7 +50,7 @@ def load(
     Args:
         folder: where it was saved.
         device: where to put it.
-        dtype: of its weights; as saved where None.
+        dtype: the type of its weights; the saved one where None.
 
     Raises:
         CheckpointError: if a file is missing or damaged, or weights and configuration differ.

@@ -139,7 +139,7 @@ class ModelConfig(ABC):
         Args:
             device: where its weights are made.
             dtype: floating-point type of its weights; float32 where None.
-            seed: of the initialisation.
+            seed: the seed of the initialisation.
         """
 
     @abstractmethod
@@ -147,7 +147,7 @@ class ModelConfig(ABC):
         """Parameters of one layer's mixer."""
 
     def mixer_vectors(self) -> int:
-        """Those of the mixer's parameters that multiply no token's vector: biases, decays; none."""
+        """Mixer parameters that multiply no token's vector, such as biases; none by default."""
         return 0
 
     @abstractmethod
@@ -171,15 +171,15 @@ class ModelConfig(ABC):
         """Check the family's own fields; raises :class:`ConfigError`."""
 
     def ablations(self) -> dict[str, dict[str, Any]]:
-        """Parts of the model that can be left out: by name, the fields that do so; none here."""
+        """Parts that can be left out, by name the fields that leave one out; none by default."""
         return {}
 
     def variants(self) -> dict[str, dict[str, Any]]:
-        """Ways to compute the same function: by name, the fields that do so; none here."""
+        """Ways to compute the same function: by name, fields that choose one; none by default."""
         return {}
 
     def reference(self) -> dict[str, Any]:
-        """The fields that make the model compute as its formula says; none where it does."""
+        """The fields that make the model compute as its formula says; none where it does anyway."""
         return {}
 
     # What follows from that.
@@ -199,10 +199,10 @@ class ModelConfig(ABC):
                 f"{cls.family} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}"
             )
         sizes = PRESETS[preset]
-        given = {"d_model": sizes.d_model, "n_layers": sizes.n_layers, **overrides}
-        cls._check_types(given)
-        given.setdefault("n_heads", cls.preset_heads(sizes, given["d_model"]))
-        return cls(**given)
+        options = {"d_model": sizes.d_model, "n_layers": sizes.n_layers, **overrides}
+        cls._check_types(options)
+        options.setdefault("n_heads", cls.preset_heads(sizes, options["d_model"]))
+        return cls(**options)
 
     def to_dict(self) -> dict[str, Any]:
         """The family's name and every field, as JSON-able values."""

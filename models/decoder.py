@@ -102,7 +102,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, shared: Any, state: LayerState | None = None, *, step: bool = False
     ) -> Tensor:
-        """Map (batch, time, d_model) likewise; with a state, take the tokens into it."""
+        """Map (batch, time, d_model) to that shape; with a state, take the tokens into it."""
         normed = self.mixer_norm(x)
         if state is None:
             mixed = self.mixer(normed, shared)

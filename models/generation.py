@@ -73,9 +73,9 @@ def generate(
         model: any language model.
         prompt: int64, (batch, time), at least one token, on the model's device.
         max_new_tokens: exactly so many tokens are made.
-        temperature: see :func:`sample`; so are ``top_k`` and ``top_p``.
-        top_k: likewise.
-        top_p: likewise.
+        temperature: divides the logits, see :func:`sample`.
+        top_k: how many of the likeliest tokens are kept, see :func:`sample`.
+        top_p: the sum of probabilities that is kept, see :func:`sample`.
         seed: the same seed gives the same text.
 
     Yields:

@@ -92,7 +92,7 @@ class GatedState(LayerState):
     matrices: Tensor
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """The matrices."""
+        """The state matrices."""
         return (self.matrices,)
 
 
@@ -118,7 +118,7 @@ class GatedLinearAttention(Mixer):
         self.out = nn.Linear(d, d, bias=False)
 
     def prepare(self, span: Span, state: LayerState | None) -> str:
-        """The form to run."""
+        """The form in which a sequence is mixed."""
         return span.form or self.forms[0]
 
     def forward(self, x: Tensor, shared: str) -> Tensor:
@@ -223,12 +223,12 @@ def gated_chunkwise(
     """The operation in chunks, linear in time: products inside, the state across.
 
     Args:
-        q: as above; so are ``k``, ``v``, ``log_decay`` and ``state``, zeros where None.
-        k: likewise.
-        v: likewise.
-        log_decay: likewise.
+        q: (batch, heads, time, d_k).
+        k: (batch, heads, time, d_k).
+        v: (batch, heads, time, d_v).
+        log_decay: (batch, heads, time, d_k).
         chunk_size: a power of two.
-        state: likewise.
+        state: the state before the first token, (batch, heads, d_k, d_v); zeros where None.
 
     Returns:
         As :func:`gated_recurrent`.
@@ -261,9 +261,9 @@ def _scores(
 
     Args:
         q: (..., size, d_k), in the type of ``log_decay``.
-        k: likewise.
-        log_decay: likewise.
-        product_type: of the matrix products.
+        k: shaped like ``q``.
+        log_decay: logarithms of the decays, shaped like ``q``.
+        product_type: the type that the matrix products are taken in.
 
     Returns:
         Scores (..., size, size), zero above the diagonal; the decays from the chunk's start up to
@@ -296,7 +296,7 @@ def _scan(added: Tensor, decays: Tensor, state: Tensor | None) -> tuple[Tensor, 
 
     Args:
         added: what each chunk adds, (batch, heads, chunks, d_k, d_v).
-        decays: of whole chunks, (batch, heads, chunks, d_k, 1).
+        decays: the decays of whole chunks, (batch, heads, chunks, d_k, 1).
         state: the state before the first chunk; zeros where None.
     """
     if state is None:

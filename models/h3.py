@@ -93,7 +93,7 @@ class H3State(LayerState):
 
     Attributes:
         recent: the last inputs of the shift system, (batch, d_model, d_state), newest last.
-        pairs: of the diagonal system, real and imaginary parts,
+        pairs: the diagonal system's states, real and imaginary parts,
             (batch, heads, head_dim, head_dim, d_state / 2, 2).
     """
 

@@ -36,7 +36,7 @@ class Rotary(nn.Module):
 
         Args:
             positions: int64 of shape (time,).
-            dtype: of the result.
+            dtype: the floating-point type of the result.
 
         Returns:
             Two tensors of shape (time, dim); the sine of the first half of them is negative.
@@ -53,7 +53,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         x: (..., time, dim).
         cos: (time, dim) from :class:`Rotary`, in a float type at least as wide as that of ``x``;
             any shape that broadcasts will do.
-        sin: likewise.
+        sin: the sines, shaped like ``cos``.
 
     Returns:
         A tensor like ``x``; the products are taken in the type of ``cos``.

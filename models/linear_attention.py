@@ -76,8 +76,8 @@ class LinearAttentionState(LayerState):
     """Sums over all tokens so far, float32 or float64.
 
     Attributes:
-        matrices: of phi(k)^T v with rotated keys, (batch, heads, head_dim, head_dim).
-        normalisers: of phi(k), (batch, heads, head_dim).
+        matrices: sums of phi(k)^T v with rotated keys, (batch, heads, head_dim, head_dim).
+        normalisers: sums of phi(k), (batch, heads, head_dim).
     """
 
     matrices: Tensor

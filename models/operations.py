@@ -39,11 +39,11 @@ class Case:
         kind: the function.
         direction: ``forward`` alone, or ``train``, forward and backward.
         batch: sequences.
-        heads: of q, k and v alike.
+        heads: heads; q, k and v have as many.
         time: tokens of a sequence.
         d_k: dimension of a head's queries and keys.
         d_v: dimension of a head's values.
-        dtype: of q, k and v.
+        dtype: the type of q, k and v.
         device: where they are.
     """
 
@@ -87,12 +87,12 @@ class Operation:
     """One implementation of a kind's function.
 
     Attributes:
-        name: unique.
+        name: a name that no other operation has.
         kind: the function it computes.
         unsupported: says why it cannot do a case on this machine; None where it can.
         ready: a context for a case that gives the callable; what it does once, such as choosing a
             backend or making a mask, is not part of a call.
-        packages: whose versions decide on its speed, as they are installed.
+        packages: the packages whose installed versions decide on its speed.
         memory: ``quadratic`` where it keeps a number for every pair of tokens.
         compiles: whether its first call compiles it.
         recurrent: whether it makes its calls token by token.

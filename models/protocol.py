@@ -108,7 +108,7 @@ class LanguageModel(Protocol):
 
     @property
     def config(self) -> ModelConfig:
-        """What it was built from."""
+        """The configuration that the model was built from."""
 
     def parameters(self) -> Iterator[Tensor]:
         """Every parameter once, as of a torch.nn.Module."""

@@ -128,7 +128,7 @@ def retention_step(q: Tensor, k: Tensor, v: Tensor, gamma: Tensor, state: Tensor
 
     Args:
         q: (batch, heads, 1, d_k).
-        k: likewise.
+        k: shaped like ``q``.
         v: (batch, heads, 1, d_v).
         gamma: decays, (heads, 1, 1), of the state's type.
         state: (batch, heads, d_k, d_v), float32 or float64; updated in place.

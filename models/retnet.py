@@ -41,8 +41,8 @@ class RetNetConfig(DecoderConfig):
     by Triton kernels with ``triton``, and with ``auto`` by these on a GPU where they can run.
 
     Attributes:
-        decay: which decays the heads have, see :func:`models.retention.log_decays`.
-        form: in which whole sequences are mixed where the caller names none; changes speed, not
+        decay: the kind of the heads' decays, see :func:`models.retention.log_decays`.
+        form: the form of a whole sequence where the caller names none; it changes speed, not
             the function.
         chunk_size: tokens of a chunk in PyTorch's chunkwise form; changes speed, not the function.
         gate: whether the swish gate stands behind the retention; without it the feed-forward gets
@@ -148,7 +148,7 @@ class RetentionState(LayerState):
     matrices: Tensor
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """The matrices."""
+        """The state matrices."""
         return (self.matrices,)
 
 
@@ -262,11 +262,11 @@ class MultiScaleRetention(Mixer):
             ConfigError: where they are asked for and cannot run.
         """
         c, weight = self.config, self.out.weight
-        asked = c.implementation == "triton"
-        if not (asked or (weight.is_cuda and c.implementation == "auto")):
+        insisted = c.implementation == "triton"
+        if not (insisted or (weight.is_cuda and c.implementation == "auto")):
             return False
         reason = unsupported(c.d_k, c.d_v, weight.dtype, weight.device)
-        if asked and reason:
+        if insisted and reason:
             raise ConfigError(f"implementation triton: {reason}")
         return reason is None
 

@@ -56,7 +56,7 @@ def final_states(log_pole: Tensor, gain: Tensor, u: Tensor, state: Tensor) -> Te
 
     Args:
         log_pole: complex, (..., pairs).
-        gain: likewise.
+        gain: complex, (..., pairs), what an input adds to each state.
         u: real series, (..., time).
         state: complex, (..., pairs).
 

@@ -243,11 +243,11 @@ class Attention(Mixer):
             ConfigError: where they are asked for and cannot run.
         """
         c, weight = self.config, self.out.weight
-        asked = c.implementation == "triton"
-        if not (asked or (weight.is_cuda and c.implementation == "auto")):
+        insisted = c.implementation == "triton"
+        if not (insisted or (weight.is_cuda and c.implementation == "auto")):
             return False
         reason = unsupported(c.head_dim, c.group, weight.dtype, weight.device)
-        if asked and reason:
+        if insisted and reason:
             raise ConfigError(f"implementation triton: {reason}")
         return reason is None
 

@@ -37,9 +37,8 @@ def test_who_follows_the_instructions_gets_numbers(
     assert program == "retbench"
     run = [sys.executable, "-m", "retbench", *words]
     run += ["--device", "cpu", "--threads", "1", "--quiet", "--out", "run"]
-    subprocess.run(
-        run, cwd=tmp_path, check=True, env={"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
-    )
+    variables = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)}
+    subprocess.run(run, cwd=tmp_path, check=True, env=variables)
     statuses = retbench.open_run(str(tmp_path / "run")).statuses()
     assert set(statuses["model"]) == contenders
     assert set(statuses["status"]) == {"ok"}

@@ -6,6 +6,6 @@ interprets the kernels on the CPU: slow, for tests.
 
 - ``chunk_op``, ``chunk``, ``plan``: retention of whole sequences in chunks, with its gradients.
 - ``step_op``, ``step``: retention of one token, from one matrix product to the next.
-- ``attend_op``, ``attend``: attention of one token, likewise.
-- ``rotary``: what the two have in common.
+- ``attend_op``, ``attend``: attention of one token, from product to product.
+- ``rotary``: the rotation that both decode steps share.
 """

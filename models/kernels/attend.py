@@ -241,7 +241,7 @@ def split_count(caches: int, max_len: int) -> int:
 
     Args:
         caches: KV heads of all sequences, at least one.
-        max_len: of the cache, in tokens.
+        max_len: length of the cache, in tokens.
     """
     return min(-(-PROGRAMS // caches), -(-max_len // SHORTEST_SPLIT))
 

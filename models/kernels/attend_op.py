@@ -29,12 +29,12 @@ def fused_attention(
         qkv: (batch, (heads + 2 kv_heads) head_dim), queries, keys, values; float32, bfloat16 or
             float16; contiguous, as all others.
         cos: (1, head_dim) float32, see :class:`models.layers.Rotary`.
-        sin: likewise.
+        sin: the sines, shaped like ``cos``.
         position: int64 of shape (1,), on the device: how many tokens the cache holds. At a
             position beyond the cache nothing is written.
         keys: (batch, kv_heads, max_len, head_dim) of any of these types, head_dim even;
             written at ``position``.
-        values: likewise.
+        values: the cache of values, shaped like ``keys``.
 
     Returns:
         (batch, heads head_dim), of the type of ``qkv``.
@@ -70,9 +70,9 @@ def unsupported(head_dim: int, group: int, dtype: torch.dtype, device: torch.dev
     """Why the kernels cannot run such heads there; None where they can.
 
     Args:
-        head_dim: of queries, keys and values; even.
+        head_dim: dimension of queries, keys and values; even.
         group: query heads of one KV head.
-        dtype: of the projection.
+        dtype: the type of the projection.
         device: where it lies.
     """
     if reason := too_large(head_dim, group):

@@ -53,7 +53,7 @@ def states(
         log_gamma: (heads,) float64.
         initial: (batch, heads, rows, columns) float32, contiguous; zeros where None.
         plan: how to cut and round.
-        reverse: from the last chunk to the first, with a token's weight growing with its place.
+        reverse: whether the last chunk comes first, a token's weight growing with its place.
 
     Returns:
         (batch * heads, chunks, rows, columns) of the operands' type, and the final state in
@@ -107,9 +107,9 @@ def mix(
         before: states, (batch * heads, chunks, inner, columns) with any last two strides.
         weights: scores, (batch * heads, chunks, chunk, chunk) with any last two strides.
         y: (batch, heads, time, columns).
-        out: likewise; written to.
+        out: shaped like ``y``; written to.
         log_gamma: (heads,) float64.
-        plan: as that of ``before`` and ``weights``.
+        plan: the plan that made ``before`` and ``weights``.
         reverse: whether w_i is gamma^(L-1-i) and not gamma^(i+1).
 
     Returns:

@@ -32,7 +32,7 @@ def retention_chunk(
 
     Args:
         q: (batch, heads, time, d_k), any strides; best with a last one of 1, else it is copied.
-        k: likewise.
+        k: shaped like ``q``, with strides of its own.
         v: (batch, heads, time, d_v), of the same dtype.
         log_gamma: natural logarithms of the decays, (heads,) float64; a constant.
         state: the state before the first token, (batch, heads, d_k, d_v) float32; zeros where

@@ -27,10 +27,10 @@ class Plan:
         product: Triton's name of the type that products take; as ``operand`` but for the
             interpreter, which multiplies bfloat16 by its bits and so gets it as float32.
         precision: Triton's ``input_precision`` of float32 products.
-        rows: of a state that one program holds; the more, the less often values are read.
-        columns: of a state or an output that one program holds.
+        rows: rows of a state that one program holds; the more, the less often values are read.
+        columns: columns of a state or an output that one program holds.
         inner: terms of a sum that are loaded at once.
-        warps: of a program.
+        warps: warps of a program.
         stages: loads in flight, each of ``chunk x (rows + columns)`` operands for a state.
     """
 
@@ -67,10 +67,10 @@ def plan_of_states(plan: Plan, sequences: int, rows: int, columns: int) -> Plan:
     read keys and values more often, but mostly from the cache, by programs that run at once.
 
     Args:
-        plan: of the call; its rows and columns are the largest that a tile may have.
+        plan: the plan of the call; its rows and columns are the largest that a tile may have.
         sequences: heads of all sequences, which have a state each.
-        rows: of a state.
-        columns: likewise.
+        rows: rows of a state.
+        columns: columns of a state.
     """
     tall, wide = block(rows, plan.rows), block(columns, plan.columns)
     while sequences * triton.cdiv(rows, tall) * triton.cdiv(columns, wide) < ENOUGH_PROGRAMS:

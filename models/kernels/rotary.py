@@ -18,7 +18,7 @@ def load_rotated(source, index, inside, cos, sin, DIM: tl.constexpr):
         index: int32, positions in the vector; may reach beyond ``DIM`` where masked.
         inside: mask of what is loaded, the rest is 0.
         cos: pointer to ``DIM`` contiguous float32.
-        sin: likewise.
+        sin: pointer to as many sines.
         DIM: the vector's even dimension.
     """
     x = tl.load(source + index, mask=inside, other=0.0).to(tl.float32)

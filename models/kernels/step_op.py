@@ -34,12 +34,12 @@ def fused_retention(
             is a gate, its input (heads x d_v each); float32, bfloat16 or float16; contiguous, as
             all others.
         cos: two rows of d_k float32: of the queries, and of the keys with their scale.
-        sin: likewise, see :class:`models.layers.Rotary`.
+        sin: the sines, shaped like ``cos``; see :class:`models.layers.Rotary`.
         gamma: the heads' decays, ``heads`` float32.
         scale: what the heads' outputs are multiplied by, ``heads`` float32; None for an RMSNorm.
         state: (batch, heads, d_k, d_v) float32, d_k even; updated in place. One of float64
             is computed in float32.
-        eps: of the norm.
+        eps: epsilon of the norm.
 
     Returns:
         (batch, heads d_v), of the type of ``projected``.

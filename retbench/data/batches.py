@@ -71,10 +71,10 @@ class RandomWindows:
 
     def digest(self, steps: int) -> int:
         """A fingerprint of the first ``steps`` batches: 48 bits of SHA-256 over text and places."""
-        found = hashlib.sha256(np.ascontiguousarray(self._tokens).data)
+        sha256 = hashlib.sha256(np.ascontiguousarray(self._tokens).data)
         for step in range(steps):
-            found.update(self.starts(step).tobytes())
-        return int.from_bytes(found.digest()[: _DIGEST_BITS // 8], "big")
+            sha256.update(self.starts(step).tobytes())
+        return int.from_bytes(sha256.digest()[: _DIGEST_BITS // 8], "big")
 
 
 def prefetch(
@@ -84,8 +84,8 @@ def prefetch(
 
     Args:
         source: its ``batch`` is called from the thread.
-        steps: which batches, in order.
-        device: for a GPU they come through pinned memory, without waiting.
+        steps: the steps whose batches are made, in order.
+        device: where the tensors go; to a GPU through pinned memory, without waiting.
 
     Yields:
         Inputs and targets, int64. What the source raises is raised here; closing the iterator ends

@@ -87,20 +87,20 @@ class Split:
             ranges = [ranges[i] for i in chosen]
         elif ranges:
             ranges = _segments(ranges, at_most, least)
-        found = [self.tokens[a:b][:longest] for a, b in ranges]
-        return [(part, len(self.tokenizer.decode_bytes(part[1:]))) for part in found]
+        parts = [self.tokens[a:b][:longest] for a, b in ranges]
+        return [(part, len(self.tokenizer.decode_bytes(part[1:]))) for part in parts]
 
 
 def _segments(ranges: list[tuple[int, int]], at_most: int, least: int) -> list[tuple[int, int]]:
     """Ranges cut so that there are up to ``at_most``, none shorter than ``least``."""
     total = sum(b - a for a, b in ranges)
-    found = []
+    segments = []
     for a, b in ranges:
         share = at_most * (b - a) // total
         parts = max(1, min(share, (b - a) // least))
         edges = [a + (b - a) * i // parts for i in range(parts + 1)]
-        found += list(itertools.pairwise(edges))
-    return found
+        segments += list(itertools.pairwise(edges))
+    return segments
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,10 @@ class Dataset:
     Attributes:
         name: where it comes from.
         tokenizer: what encoded it.
-        train: to train on.
-        dev: to choose by.
-        test: to report on.
-        sha256: of the tokens and their tokenizer.
+        train: the split that is trained on.
+        dev: the split that the learning rate is chosen by.
+        test: the split that is reported on.
+        sha256: the hash of the tokens and their tokenizer.
     """
 
     name: str
@@ -124,7 +124,7 @@ class Dataset:
     sha256: str
 
     def to_json(self) -> dict[str, Any]:
-        """What a run keeps of it."""
+        """What ``run.json`` keeps of the data set."""
         return {
             "name": self.name,
             "tokenizer": self.tokenizer.name,
@@ -147,8 +147,8 @@ def load_dataset(data: str | None, tokenizer: str, *, progress: Progress | None 
     """Open a text that has been encoded before, or encode it now.
 
     Args:
-        data: as :func:`retbench.data.documents.read_documents` takes it.
-        tokenizer: as :func:`retbench.data.vocabulary.tokenizer_named` takes it.
+        data: a source that :func:`retbench.data.documents.read_documents` takes.
+        tokenizer: a name that :func:`retbench.data.vocabulary.tokenizer_named` takes.
         progress: told how far the encoding has come.
 
     Raises:
@@ -158,13 +158,13 @@ def load_dataset(data: str | None, tokenizer: str, *, progress: Progress | None 
     key = hashlib.sha256(f"{_FORMAT} {tokenizer} {source.sha256}".encode()).hexdigest()
     name = source.name
     folder = cache_folder() / "data" / key[:32]
-    found = _opened(folder, name)
-    if found is None:
+    dataset = _opened(folder, name)
+    if dataset is None:
         _encode(source, tokenizer, folder, progress)
-        found = _opened(folder, name)
-    if found is None:
+        dataset = _opened(folder, name)
+    if dataset is None:
         raise UserError(f"the encoded text in {folder} is damaged", "delete the folder")
-    return found
+    return dataset
 
 
 def require_windows(dataset: Dataset, window: int) -> None:
@@ -284,31 +284,31 @@ class _Writer:
 def _manifest(folder: Path) -> dict[str, Any] | None:
     """What a folder of an encoded text holds; None where it is missing, old or damaged."""
     try:
-        found = json.loads((folder / _MANIFEST).read_bytes())
-        width = np.dtype(found["dtype"]).itemsize
+        manifest = json.loads((folder / _MANIFEST).read_bytes())
+        width = np.dtype(manifest["dtype"]).itemsize
         for split in SPLITS:
-            ends = found["splits"][split]["ends"]
+            ends = manifest["splits"][split]["ends"]
             expected = (ends[-1] if ends else 0) * width
             if (folder / f"{split}.bin").stat().st_size != expected:
                 return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return dict(found) if found["format"] == _FORMAT else None
+    return dict(manifest) if manifest["format"] == _FORMAT else None
 
 
 def _opened(folder: Path, name: str) -> Dataset | None:
-    found = _manifest(folder)
-    if found is None:
+    manifest = _manifest(folder)
+    if manifest is None:
         return None
-    tokenizer = tokenizer_from_json(found["tokenizer"])
+    tokenizer = tokenizer_from_json(manifest["tokenizer"])
     splits = {}
     for split in SPLITS:
-        sizes = {key: np.array(found["splits"][split][key], dtype=np.int64) for key in
+        sizes = {key: np.array(manifest["splits"][split][key], dtype=np.int64) for key in
                  ("ends", "bytes")}  # fmt: skip
         file = folder / f"{split}.bin"
-        dtype = np.dtype(found["dtype"])
+        dtype = np.dtype(manifest["dtype"])
         tokens: NDArray[Any] = np.empty(0, dtype)
         if file.stat().st_size:
             tokens = np.memmap(file, dtype=dtype, mode="r")
         splits[split] = Split(tokens, sizes["ends"], sizes["bytes"], tokenizer)
-    return Dataset(name=name, tokenizer=tokenizer, sha256=found["sha256"], **splits)
+    return Dataset(name=name, tokenizer=tokenizer, sha256=manifest["sha256"], **splits)

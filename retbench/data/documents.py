@@ -162,8 +162,8 @@ def _cut(data: bytes) -> int:
     """Where the last piece of ``data`` may end; 0 to wait for more of a very long line."""
     last = 0
     start = max(0, len(data) - (PIECE_BYTES // 4))
-    for found in _BREAK.finditer(data, start):
-        last = found.end()
+    for boundary in _BREAK.finditer(data, start):
+        last = boundary.end()
     if last or len(data) < 2 * PIECE_BYTES:
         return last
     cut = len(data) - 1

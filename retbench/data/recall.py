@@ -43,7 +43,7 @@ class Task(ABC):
         name: what ``--tasks`` calls it.
         chance: accuracy of guessing among the answers that can occur.
         loads: how much there is to recall: pairs, tokens to copy, needles.
-        share: of a run's steps that suffices to learn it.
+        share: the share of a run's steps that suffices to learn it.
         load_name: what the load counts.
         shown: whether a sequence shows as many values as its load, all answers among them.
     """
@@ -103,10 +103,10 @@ class AssociativeRecall(Task):
         order = random.permutation(np.concatenate((np.arange(load), further)))
         tokens = np.full(length, FILLER, dtype=np.int64)
         targets = np.full(length, IGNORED, dtype=np.int64)
-        begin, asked = length % 2, length - 2 * count
-        tokens[begin:asked:2], tokens[begin + 1 : asked : 2] = keys, values
-        tokens[asked::2], tokens[asked + 1 :: 2] = keys[order], values[order]
-        targets[asked::2] = values[order]
+        begin, queries = length % 2, length - 2 * count
+        tokens[begin:queries:2], tokens[begin + 1 : queries : 2] = keys, values
+        tokens[queries::2], tokens[queries + 1 :: 2] = keys[order], values[order]
+        targets[queries::2] = values[order]
         return tokens, targets
 
 
@@ -173,10 +173,10 @@ class RecallBatches:
     come along with the heavy ones.
 
     Attributes:
-        task: which.
+        task: what is asked.
         batch_size: sequences.
         seq_len: tokens of a sequence.
-        seed: of all randomness.
+        seed: the seed of all randomness.
     """
 
     task: Task
@@ -205,11 +205,11 @@ class RecallBatches:
 
     def digest(self, steps: int) -> int:
         """A fingerprint of the first and the last batch, below 2**48."""
-        found = hashlib.sha256(f"{self.task.name} {steps}".encode())
+        sha256 = hashlib.sha256(f"{self.task.name} {steps}".encode())
         for step in (0, steps - 1):
             for array in self.batch(step):
-                found.update(array.tobytes())
-        return int.from_bytes(found.digest()[: _DIGEST_BITS // 8], "big")
+                sha256.update(array.tobytes())
+        return int.from_bytes(sha256.digest()[: _DIGEST_BITS // 8], "big")
 
 
 def dev_set(task: Task, length: int, seed: int, count: int) -> tuple[Ints, Ints]:

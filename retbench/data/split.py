@@ -32,7 +32,7 @@ class Source:
 
     Attributes:
         name: where it comes from, without a folder of this machine.
-        sha256: of the content, and of how it is split.
+        sha256: the hash of the content, and of how it is split.
         bytes: UTF-8 bytes of all documents.
         documents: goes through the parts of the text anew, each with the name of its split.
     """
@@ -88,15 +88,15 @@ def _stamp(data: str | None) -> tuple[tuple[str, int, int], ...]:
 @cache
 def _read(data: str | None, stamp: tuple[tuple[str, int, int], ...]) -> list[_Known]:
     """Digest and size of every document."""
-    found = []
+    documents = []
     for document in read_documents(data):
         digest, size = hashlib.sha256(), 0
         for piece in document.pieces():
             content = piece.encode()
             digest.update(content)
             size += len(content)
-        found.append(_Known(digest.hexdigest(), size))
-    return found
+        documents.append(_Known(digest.hexdigest(), size))
+    return documents
 
 
 def _whole_documents(data: str | None, known: list[_Known]) -> Iterator[tuple[str, Document]]:
@@ -147,9 +147,9 @@ def _edge(content: bytes, at: int, sought: int) -> int:
     """Where a piece is cut: behind a line break soon from ``at`` on, else between characters."""
     if at >= len(content):
         return len(content)
-    found = content.find(b"\n", at, at + sought)
-    if found >= 0:
-        return found + 1
+    newline = content.find(b"\n", at, at + sought)
+    if newline >= 0:
+        return newline + 1
     while at < len(content) and content[at] & 0xC0 == 0x80:  # inside a character of UTF-8
         at += 1
     return at

@@ -44,7 +44,7 @@ class Tokenizer(Protocol):
     """Text to tokens and back.
 
     Attributes:
-        name: as :func:`tokenizer_named` takes it.
+        name: the name that :func:`tokenizer_named` takes.
         vocab_size: tokens are below it.
     """
 

@@ -97,17 +97,17 @@ def implausible(ceilings: Mapping[str, Any], known: Mapping[str, Any] | None = N
     within a factor of 1.5.
 
     Args:
-        ceilings: as :func:`measure` gives them.
+        ceilings: what :func:`measure` gave.
         known: the same of an earlier day, with as many threads; None where there are none.
     """
     why = []
     sizes = [entry["working_set_bytes"] for entry in ceilings["bandwidth"]]
     for size, entry in zip(sizes, ceilings["bandwidth"], strict=True):
-        own = max(entry["read_bytes_per_s"], entry["copy_bytes_per_s"])
-        larger = bandwidth_at(ceilings, size) or own
-        if larger > PLAUSIBLE * own:
+        reached = max(entry["read_bytes_per_s"], entry["copy_bytes_per_s"])
+        larger = bandwidth_at(ceilings, size) or reached
+        if larger > PLAUSIBLE * reached:
             why.append(
-                f"{own / 1e9:.3g} GB/s at {size / MIB:.0f} MiB, {larger / 1e9:.3g} GB/s at more"
+                f"{reached / 1e9:.3g} GB/s at {size / MIB:.0f} MiB, {larger / 1e9:.3g} GB/s at more"
             )
     for dtype, rate in (known or {}).get("matmul_flop_per_s", {}).items():
         now = matmul_rate(ceilings, dtype)

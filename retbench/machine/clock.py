@@ -135,7 +135,7 @@ def slowed(fn: Callable[[], object], by: float, clock: Clock) -> Callable[[], ob
     Args:
         fn: what is timed.
         by: the relative slowdown; 0.05 makes a call take 1.05 times as long.
-        clock: of the device.
+        clock: the clock of the device.
     """
     if not clock.device.startswith("cuda"):
 

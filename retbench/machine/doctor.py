@@ -62,7 +62,7 @@ class Here:
 
     Attributes:
         device: ``cpu`` or ``cuda``, on which a run would be.
-        threads: with which it would compute.
+        threads: CPU threads that it would use.
         results: the folder that it would be written to.
         audit: what ``retbench audit`` has stored for such a run, None where it never ran.
         proc: where ``/proc`` is mounted.

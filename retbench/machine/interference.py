@@ -107,9 +107,9 @@ def foreign_cpu_s(stat: Path = Path("/proc/stat"), mates: Sequence[int] = ()) ->
     if seconds is None:
         return None
     user, nice, system, _idle, _iowait, irq, softirq, steal = seconds
-    own = os.times()
+    used = os.times()
     busy_s = user + nice + system + irq + softirq + steal
-    return busy_s - own.user - own.system - sum(map(cpu_s, mates))
+    return busy_s - used.user - used.system - sum(map(cpu_s, mates))
 
 
 def stolen_cpu_s(stat: Path = Path("/proc/stat")) -> float | None:

@@ -74,7 +74,7 @@ class Interrupts:
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """Readable when a signal has come."""
+        """The descriptor that is readable when a signal has come."""
         return (self._descriptor,)
 
     def check(self) -> None:

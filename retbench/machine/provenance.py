@@ -71,7 +71,7 @@ def provenance(
     Returns:
         A dictionary that JSON can hold. What could not be found out is None.
     """
-    found: dict[str, Any] = {
+    record: dict[str, Any] = {
         "processor": processor(),
         "gpu": gpu() if device == "cuda" else None,
         "memory": _memory(),
@@ -86,17 +86,17 @@ def provenance(
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "load_average": [round(load, 2) for load in os.getloadavg()],
     }
-    return found | {"machine_id": machine_id(found)}
+    return record | {"machine_id": machine_id(record)}
 
 
-def machine_id(found: dict[str, Any]) -> str:
+def machine_id(record: dict[str, Any]) -> str:
     """A stable, anonymous name of a kind of machine: a hash of processor, GPU and memory."""
-    gpu_found = found["gpu"] or {}
-    memory_gib = round((found["memory"]["total_bytes"] or 0) / 2**30)
+    graphics = record["gpu"] or {}
+    memory_gib = round((record["memory"]["total_bytes"] or 0) / 2**30)
     parts = (
-        found["processor"]["name"],
-        found["processor"]["logical_cores"],
-        gpu_found.get("name"),
+        record["processor"]["name"],
+        record["processor"]["logical_cores"],
+        graphics.get("name"),
         memory_gib,
     )
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
@@ -150,12 +150,12 @@ def _quota_cores() -> float | None:
 def _caches() -> dict[str, str]:
     folders = sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"))
     kinds = {"Data": "d", "Instruction": "i", "Unified": ""}
-    found = {}
+    sizes = {}
     for folder in folders:
         level = _read(str(folder / "level"))
         kind = kinds.get(_read(str(folder / "type")), "")
-        found[f"L{level}{kind}"] = _read(str(folder / "size"))
-    return found
+        sizes[f"L{level}{kind}"] = _read(str(folder / "size"))
+    return sizes
 
 
 def _khz_to_mhz(file: str) -> float | None:
@@ -168,16 +168,16 @@ def gpu() -> dict[str, Any] | None:
 
     torch is asked in a child process: a CUDA context in this one would hold device memory.
     """
-    found: dict[str, Any] = {}
+    described: dict[str, Any] = {}
     with contextlib.suppress(ValueError):
-        found.update(json.loads(_output([sys.executable, "-c", _ASK_TORCH], timeout_s=120.0)))
+        described.update(json.loads(_output([sys.executable, "-c", _ASK_TORCH], timeout_s=120.0)))
     query = f"--query-gpu={','.join(_GPU_FIELDS)}"
     answer = _output(["nvidia-smi", f"--id={first_gpu()}", query, "--format=csv,noheader"])
     values = [value.strip() for value in answer.split(",")]
     if len(values) == len(_GPU_FIELDS):
-        found = {"name": values[0]} | found
-        found["nvidia_smi"] = dict(zip(_GPU_FIELDS, values, strict=True))
-    return found or None
+        described = {"name": values[0]} | described
+        described["nvidia_smi"] = dict(zip(_GPU_FIELDS, values, strict=True))
+    return described or None
 
 
 def _memory() -> dict[str, int | None]:

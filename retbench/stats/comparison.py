@@ -85,14 +85,14 @@ class Comparison:
     Attributes:
         value: geometric mean over blocks; NaN without any.
         low: lower end of its interval, NaN for fewer than two blocks.
-        high: upper end, likewise.
+        high: upper end of its interval, NaN where ``low`` is.
         n: blocks.
-        confidence: of the interval.
+        confidence: the confidence of the interval.
         verdict: *faster* or *slower* where the interval lies wholly beyond the larger of margin and
             floor, *equivalent* where it lies wholly inside the margin, else *inconclusive*.
         resolution: relative difference that these blocks would have told with a probability of
             :data:`POWER`, NaN for fewer than two.
-        n_needed: of an inconclusive row the blocks that would settle it, were centre and spread to
+        n_needed: the blocks that would settle an inconclusive row, were centre and spread to
             stay; None where it cannot be told or would be more than :data:`MOST_BLOCKS`.
     """
 
@@ -156,12 +156,12 @@ def judge(
     blocks = [row[np.isfinite(row)] for row in blocks]
     inside = math.log1p(margin)
     bounds = inside, max(inside, floor)
-    found = []
+    comparisons = []
     for row, (variance, prior), family in zip(
         blocks, _moderated(blocks), tests or [1] * len(blocks), strict=True
     ):
-        found.append(_judged(row, variance, prior, bounds, alpha / family))
-    return found
+        comparisons.append(_judged(row, variance, prior, bounds, alpha / family))
+    return comparisons
 
 
 def _judged(
@@ -227,15 +227,15 @@ def _moderated(rows: Sequence[Floats]) -> list[tuple[float, float]]:
     known = [i for i, row in enumerate(rows) if len(row) > 1]
     if len(known) < 2:
         return plain
-    own = np.array([plain[i][0] for i in known])
+    variances = np.array([plain[i][0] for i in known])
     df = np.array([len(rows[i]) - 1.0 for i in known])
-    typical = float(np.median(own))
+    typical = float(np.median(variances))
     if typical == 0:
         return plain
-    common, prior = _common_variance(np.maximum(own, _LEAST_VARIANCE * typical), df)
+    common, prior = _common_variance(np.maximum(variances, _LEAST_VARIANCE * typical), df)
     weights = np.minimum(prior, _PRIOR_SHARE * df)
-    weights *= np.minimum(1, common / np.maximum(own, common))
-    moderated = (weights * common + df * own) / (weights + df)
+    weights *= np.minimum(1, common / np.maximum(variances, common))
+    moderated = (weights * common + df * variances) / (weights + df)
     for place, i in enumerate(known):
         plain[i] = float(moderated[place]), float(weights[place])
     return plain

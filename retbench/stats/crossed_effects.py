@@ -98,19 +98,19 @@ def _complete(values: ArrayLike, weights: ArrayLike | None) -> tuple[Floats, Flo
     table = np.asarray(values, dtype=float)
     if table.ndim != 2:
         raise ValueError(f"values must be of shape (seeds, documents), not {table.shape}")
-    given = np.ones(table.shape[1]) if weights is None else np.asarray(weights, dtype=float)
-    if given.shape != table.shape[1:]:
-        raise ValueError(f"{table.shape[1]} documents cannot have weights of shape {given.shape}")
-    if not (np.isfinite(given) & (given >= 0)).all():
+    weight = np.ones(table.shape[1]) if weights is None else np.asarray(weights, dtype=float)
+    if weight.shape != table.shape[1:]:
+        raise ValueError(f"{table.shape[1]} documents cannot have weights of shape {weight.shape}")
+    if not (np.isfinite(weight) & (weight >= 0)).all():
         raise ValueError("weights must be finite and at least 0")
     known = np.isfinite(table)
-    scored = known.any(axis=0) & (given > 0)
-    table, given = table[:, scored], given[scored]
+    scored = known.any(axis=0) & (weight > 0)
+    table, weight = table[:, scored], weight[scored]
     if table.size == 0:
         if known.any():
             raise ValueError("the weights of the documents that have values sum to 0")
         return np.empty((0, 0)), np.empty(0)
-    return table[np.isfinite(table).all(axis=1)], given / given.sum()
+    return table[np.isfinite(table).all(axis=1)], weight / weight.sum()
 
 
 def _weighting(share: Floats) -> tuple[float, float]:

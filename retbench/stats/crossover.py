@@ -21,7 +21,7 @@ class Crossover:
             length of every block, so not reached), or ``unclear``.
         value: the crossover length; the geometric median of the blocks'; None unless reached.
         low: lower end of its interval, None for a single block.
-        high: upper end, likewise.
+        high: upper end of its interval, None where ``low`` is.
         direction: whether the subject is the ``better`` or the ``worse`` one beyond the crossover;
             None unless reached.
         n: blocks that were judged.

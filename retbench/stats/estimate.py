@@ -32,7 +32,7 @@ class Estimate:
     Attributes:
         value: the centre, in the unit of what was given; NaN where nothing was.
         low: lower end of the interval, None where ``n`` supports none.
-        high: upper end, likewise.
+        high: upper end of the interval, None where ``low`` is.
         n: the number of processes, blocks or training seeds behind it.
         method: ``order`` (exact order statistics), ``t`` (Student's t, on logarithms for latencies
             and ratios), ``crossed`` (t over seeds and documents), ``documents`` or ``seeds`` (t
@@ -60,7 +60,7 @@ class Effect:
     """A centre with its standard error.
 
     Attributes:
-        centre: in the unit of the values.
+        centre: the centre, in the unit of the values.
         error: standard error of the centre, at least 0.
         df: its degrees of freedom; infinite where the error is known.
         n: replicates behind it.
@@ -100,7 +100,7 @@ def replicates_needed(effect: Effect, bound: float, level: float, least: int = 2
     """Replicates at which an interval of this centre and spread clears the margin.
 
     Args:
-        effect: of at least two replicates.
+        effect: the centre of at least two replicates, and its error.
         bound: half width of the margin, in the unit of the effect.
         level: 1 - confidence of the interval.
         least: the fewest to consider, at least 2.
@@ -147,14 +147,14 @@ def holm(p_values: dict[int, float], confidence: float) -> dict[int, tuple[float
     on that fails, all fail, at that row's level. (Holm 1979, Scand. J. Statist. 6, 65-70.)
 
     Args:
-        p_values: by row.
-        confidence: of the whole table, between 0 and 1.
+        p_values: the p-value of each row.
+        confidence: the confidence of the whole table, between 0 and 1.
     """
-    found: dict[int, tuple[float, bool]] = {}
+    levels: dict[int, tuple[float, bool]] = {}
     standing, level = True, 1 - confidence
     for step, row in enumerate(sorted(p_values, key=lambda row: p_values[row])):
         if standing:
             level = (1 - confidence) / (len(p_values) - step)
             standing = p_values[row] <= level
-        found[row] = (level, standing)
-    return found
+        levels[row] = (level, standing)
+    return levels

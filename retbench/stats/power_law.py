@@ -36,12 +36,12 @@ class PowerLaw:
         exponent: how fast the loss falls; positive where it does.
         scale: the loss, less the offset, at x = 1; an interval on logarithms.
         offset: the irreducible loss; None where none was fitted.
-        lines: of each seed log loss at ``middle`` and the slope over log x, shape (seeds, 2); of
-            the loss less the offset.
-        offsets: of each seed, shape (seeds,), 0 where none was fitted.
+        lines: log loss at ``middle`` and slope over log x of each seed, shape (seeds, 2); the
+            loss is that less the offset.
+        offsets: the offset of each seed, shape (seeds,), 0 where none was fitted.
         middle: mean of log x.
         smallest: least x that was fitted to.
-        largest: greatest x, likewise.
+        largest: greatest x that was fitted to.
     """
 
     exponent: Estimate
@@ -115,7 +115,7 @@ class Crossing:
             anywhere or nowhere.
         value: the x at which they meet; None where unclear.
         low: lower end of its interval; None where there is none, as from one seed.
-        high: upper end, likewise.
+        high: upper end of its interval; None where ``low`` is.
         factor: how far ``value`` lies beyond the fitted sizes: 1 within them, 3 at three times the
             largest or a third of the smallest; None where unclear.
         beyond: whether the subject is the ``better`` or the ``worse`` one at larger x; None where
@@ -202,10 +202,10 @@ def _fit(u: Floats, losses: Floats, offset: bool) -> tuple[float, float, float]:
         errors = [_linear(u, losses, exponent)[0] for exponent in exponents]
         best = int(np.argmin(errors))
         edges = exponents[max(best - 1, 0)], exponents[min(best + 1, len(exponents) - 1)]
-        found = float(exponents[best])
+        fitted = float(exponents[best])
         exponents = np.geomspace(*edges, 200)
-    _, irreducible, scale = _linear(u, losses, found)
-    return irreducible, math.log(scale), -found
+    _, irreducible, scale = _linear(u, losses, fitted)
+    return irreducible, math.log(scale), -fitted
 
 
 def _linear(u: Floats, losses: Floats, exponent: float) -> tuple[float, float, float]:
@@ -227,8 +227,8 @@ def _mean(values: Floats, confidence: float) -> Estimate:
     return Effect(centre, error, n - 1, n).estimate(confidence, "t")
 
 
-def _not_negative(found: Estimate) -> Estimate:
-    return found.mapped(lambda value: max(value, 0.0))
+def _not_negative(estimate: Estimate) -> Estimate:
+    return estimate.mapped(lambda value: max(value, 0.0))
 
 
 def _exp(value: float) -> float:

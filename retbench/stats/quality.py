@@ -43,7 +43,7 @@ class QualityVerdict:
     """What the difference of two models supports.
 
     Attributes:
-        word: of the subject, compared with the baseline.
+        word: what the subject is, compared with the baseline, in a word.
         n_needed: for an inconclusive row, the training seeds at which an interval of this centre
             and spread would settle it, at least five; None where it cannot be told or no number
             of seeds would do, the test documents being too few.
@@ -61,11 +61,11 @@ def loss_verdicts(
     """The verdict on each row of a table of differences of losses.
 
     Args:
-        rows: of each comparison the differences subject - baseline, shape (seeds, documents), nats
+        rows: for each comparison the differences subject - baseline, (seeds, documents), in nats
             per token, and the documents' weights, as :func:`retbench.stats.intervals.crossed` takes
             them.
         margin: difference that matters, nats per token.
-        confidence: of the whole table, between 0 and 1.
+        confidence: the confidence of the whole table, between 0 and 1.
     """
     effects = [crossed_effect(values, weights)[0] for values, weights in rows]
     return effect_verdicts(effects, margin, confidence, lower_is_better=True)
@@ -81,7 +81,7 @@ def accuracy_verdicts(
     Args:
         rows: arguments of :func:`accuracy_difference`.
         margin: difference that matters.
-        confidence: of the whole table, between 0 and 1.
+        confidence: the confidence of the whole table, between 0 and 1.
     """
     effects = [_difference(*row) for row in rows]
     return effect_verdicts(effects, margin, confidence, lower_is_better=False)
@@ -97,20 +97,20 @@ def effect_verdicts(
     judged = {i: e for i, e in enumerate(effects) if e.n >= LEAST_SEEDS_EQUIVALENT}
     support = {i: best_supported(effect, margin) for i, effect in judged.items()}
     corrected = holm({i: p_value for i, (_, p_value) in support.items()}, confidence)
-    found = []
+    verdicts = []
     for i, effect in enumerate(effects):
         level, stands = corrected.get(i, (1 - confidence, False))
         side = support[i][0] if stands else 0
         if not stands:
             needed = _needed(effect, margin, level)
-            found.append(QualityVerdict("inconclusive", needed))
+            verdicts.append(QualityVerdict("inconclusive", needed))
         elif side == 0:
-            found.append(QualityVerdict("equivalent"))
+            verdicts.append(QualityVerdict("equivalent"))
         elif effect.n < LEAST_SEEDS:
-            found.append(QualityVerdict("inconclusive", LEAST_SEEDS))
+            verdicts.append(QualityVerdict("inconclusive", LEAST_SEEDS))
         else:
-            found.append(QualityVerdict("better" if (side < 0) == lower_is_better else "worse"))
-    return found
+            verdicts.append(QualityVerdict("better" if (side < 0) == lower_is_better else "worse"))
+    return verdicts
 
 
 def _needed(effect: Effect, margin: float, level: float) -> int | None:
@@ -145,12 +145,12 @@ def accuracy(correct: ArrayLike, answers: ArrayLike, confidence: float = 0.95) -
     Raises:
         ValueError: a seed has no answers, or more right ones than answers.
     """
-    right, asked = _counts(correct, answers)
-    n = len(asked)
+    right, answered = _counts(correct, answers)
+    n = len(answered)
     if n == 0:
         return Estimate(math.nan, None, None, 0, "none")
-    shares = right / asked
-    centre, questions = float(shares.mean()), float(asked.max())
+    shares = right / answered
+    centre, questions = float(shares.mean()), float(answered.max())
     single = centre * (1 - centre)  # variance of one answer
     seeds = float(shares.var(ddof=1)) / n if n > 1 else 0.0
     df = satterthwaite([(seeds, n - 1), (single / questions, math.inf)])
@@ -191,22 +191,22 @@ def accuracy_difference(
     effect = _difference(subject, baseline, answers)
     if effect.n == 0:
         return Estimate(math.nan, None, None, 0, "none")
-    found = effect.estimate(confidence, "t" if effect.n > 1 else "answers")
-    assert found.low is not None and found.high is not None
-    return replace(found, low=max(found.low, -1.0), high=min(found.high, 1.0))
+    estimate = effect.estimate(confidence, "t" if effect.n > 1 else "answers")
+    assert estimate.low is not None and estimate.high is not None
+    return replace(estimate, low=max(estimate.low, -1.0), high=min(estimate.high, 1.0))
 
 
 def _difference(subject: ArrayLike, baseline: ArrayLike, answers: ArrayLike) -> Effect:
     above, below = np.asarray(subject, dtype=float), np.asarray(baseline, dtype=float)
     both = np.isfinite(above) & np.isfinite(below)
-    asked = np.where(both, np.asarray(answers, dtype=float), math.nan)
-    (above, asked), (below, _) = _counts(above, asked), _counts(below, asked)
-    n = len(asked)
+    answered = np.where(both, np.asarray(answers, dtype=float), math.nan)
+    (above, answered), (below, _) = _counts(above, answered), _counts(below, answered)
+    n = len(answered)
     if n == 0:
         return Effect(math.nan, math.nan, math.nan, 0)
-    differences = (above - below) / asked
-    questions = float(asked.max())
-    means = np.array([(above / asked).mean(), (below / asked).mean()])
+    differences = (above - below) / answered
+    questions = float(answered.max())
+    means = np.array([(above / answered).mean(), (below / answered).mean()])
     shares = (means * questions + 1) / (questions + 2)
     fixed = float((shares * (1 - shares)).sum()) / (questions + 2)
     seeds = float(differences.var(ddof=1)) / n if n > 1 else 0.0
@@ -216,9 +216,9 @@ def _difference(subject: ArrayLike, baseline: ArrayLike, answers: ArrayLike) -> 
 
 def _counts(correct: ArrayLike, answers: ArrayLike) -> tuple[Floats, Floats]:
     """Right answers and answers of the seeds that have both."""
-    right, asked = np.asarray(correct, dtype=float), np.asarray(answers, dtype=float)
-    known = np.isfinite(right) & np.isfinite(asked)
-    right, asked = right[known], asked[known]
-    if (asked <= 0).any() or (right < 0).any() or (right > asked * (1 + 1e-9)).any():
+    right, answered = np.asarray(correct, dtype=float), np.asarray(answers, dtype=float)
+    known = np.isfinite(right) & np.isfinite(answered)
+    right, answered = right[known], answered[known]
+    if (answered <= 0).any() or (right < 0).any() or (right > answered * (1 + 1e-9)).any():
         raise ValueError("right answers must lie between 0 and the answers, and these above 0")
-    return right, asked
+    return right, answered

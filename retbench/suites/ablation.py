@@ -32,17 +32,17 @@ class AblationSuite(PerplexitySuite):
         """Each model of the run, followed by its variants."""
         from models.registry import config_for
 
-        found = []
+        variants = []
         for family in config.models:
             options = config.overrides_for(family)
-            found.append(Contender(family, family, options))
+            variants.append(Contender(family, family, options))
             whole = config_for(family, config.preset, **options)
             for part, changed in whole.ablations().items():
-                found.append(Contender(f"{family}-{part}", family, {**options, **changed}))
-        return tuple(found)
+                variants.append(Contender(f"{family}-{part}", family, {**options, **changed}))
+        return tuple(variants)
 
     def check(self, config: RunConfig, models: Mapping[str, ModelConfig]) -> None:
-        """As the perplexity suite; a model without variants has nothing to leave out."""
+        """Check as the perplexity suite does; a model without variants has nothing to leave out."""
         super().check(config, models)
         for family, model in models.items():
             if not model.ablations():

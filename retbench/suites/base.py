@@ -38,8 +38,8 @@ def plan_in_turns(
     """The plan of a suite whose contenders take turns: blocks are added until all is settled.
 
     Args:
-        name: of the suite.
-        config: of the run.
+        name: the suite's name.
+        config: the run's configuration.
         contenders: the subject, then the others.
         points: the sweep.
         primary: metric and point of the comparisons that the run is made for.
@@ -142,8 +142,8 @@ class Suite(ABC):
         """What a worker measures: by default the contender's model, in evaluation mode.
 
         Args:
-            config: of the run.
-            contender: whose.
+            config: the run's configuration.
+            contender: the contender to build.
             options: what :meth:`model_options` gave.
             device: where it is to be.
 
@@ -156,8 +156,8 @@ class Suite(ABC):
 
         # Weights that are trained are kept in float32, whatever type computes with them.
         dtype = torch.float32 if self.trains else getattr(torch, config.dtype)
-        given = {**contender.options, **options}
-        model = config_for(contender.family, config.preset, **given)
+        overrides = {**contender.options, **options}
+        model = config_for(contender.family, config.preset, **overrides)
         return model.build(device=device, dtype=dtype, seed=config.seed)
 
     def describe(self, session: Session) -> dict[str, Any]:
@@ -192,7 +192,7 @@ class Suite(ABC):
         """Check what only this suite asks of a configuration; called in the parent, without torch.
 
         Args:
-            config: of the run, its names and device known to be good.
+            config: the run's configuration, its names and device known to be good.
             models: the configuration of each model, by family, at the run's preset.
 
         Raises:
@@ -221,7 +221,7 @@ class Suite(ABC):
         A suite whose contenders do not take turns measures all of it here.
 
         Args:
-            session: of the process.
+            session: what this process measures with.
             rows: take the samples.
             progress: takes the name of each phase as it begins.
 

@@ -49,8 +49,8 @@ def phase_s(slice_s: float, profile: Profile) -> float:
     short one repeats until two windows are alike, six trials if the machine is calm.
 
     Args:
-        slice_s: of one slice, with what wakes the processor before it.
-        profile: of the run.
+        slice_s: seconds of one slice, with what wakes the processor before it.
+        profile: the run's profile.
     """
     budget_s = profile.phase_budget_s
     is_long = slice_s > budget_s / 6

@@ -38,7 +38,7 @@ class Phase:
         most_calls: calls that may follow each other without ``before``.
         per_call: things that one call does, such as tokens: its time is divided by them.
         implementation: what really ran.
-        violation: of physics.
+        violation: says why a time of it would be physically impossible.
         parts: further calls, by metric, that are timed one by one in place of ``call``, in this
             order.
         check: asked once after the last slice; what it raises fails the cell.
@@ -69,7 +69,7 @@ class Cell:
             as long as a phase's whole budget is not warmed up again.
 
     Attributes:
-        phases: by name.
+        phases: the phases by name.
     """
 
     def __init__(self, rows: Rows, *phases: Phase, first_s: Mapping[str, float] | None = None):
@@ -109,8 +109,8 @@ class Cell:
         """Time one slice of a phase, as the sample of a round.
 
         Args:
-            name: of the phase.
-            number: of the round.
+            name: the phase's name.
+            number: the number of the round.
         """
         phase, rows = self.phases.get(name), self.rows
         if phase is None:  # the first rank measures this by itself

@@ -28,7 +28,7 @@ class Execution:
     All work runs in inference mode. Buffers stay in place from call to call.
 
     Args:
-        model: on its device, in evaluation mode.
+        model: the model, on its device and in evaluation mode.
         batch_size: sequences.
         max_len: tokens that prompt and new tokens may come to.
         mode: ``eager``, ``compile`` (prefill and step) or ``cudagraph`` (the step).
@@ -160,7 +160,7 @@ class Generation:
     step has one shape, and reads all.
 
     Args:
-        execution: whose state holds the context.
+        execution: the batch whose state holds the context.
         context: tokens, at least 1.
     """
 

@@ -51,8 +51,8 @@ def check_gradients(session: Session) -> float:
     tokens = tokens.to(session.device)
     exact = _gradients(session, _reference(session, torch.float64), tokens, exact=True)
     formula = _gradients(session, _reference(session, torch.float32), tokens)
-    found = _gradients(session, model, tokens)
-    own_error, error = (_distance(gradients, exact) for gradients in (formula, found))
+    computed = _gradients(session, model, tokens)
+    own_error, error = (_distance(gradients, exact) for gradients in (formula, computed))
     limit = min(GATE_CAP, max(GATE_FLOOR[session.config.dtype], GATE_MARGIN * own_error))
     if not error <= limit:  # NaN fails too
         raise CellFailure(
@@ -63,9 +63,9 @@ def check_gradients(session: Session) -> float:
     return error
 
 
-def _distance(found: torch.Tensor, exact: torch.Tensor) -> float:
+def _distance(computed: torch.Tensor, exact: torch.Tensor) -> float:
     """What the relative distances of most tokens do not exceed; both (time, d_model)."""
-    return float(((found - exact).norm(dim=-1) / exact.norm(dim=-1)).quantile(GATE_QUANTILE))
+    return float(((computed - exact).norm(dim=-1) / exact.norm(dim=-1)).quantile(GATE_QUANTILE))
 
 
 def _reference(session: Session, dtype: torch.dtype) -> LanguageModel:

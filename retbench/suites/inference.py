@@ -85,8 +85,8 @@ class InferenceSuite(Suite):
     ) -> Any:
         """The model, unless its attention would fall back to the math kernel on a GPU."""
         model = super().build(config, contender, options, device)
-        asked = model.config.implementation == "math"
-        if device.type == "cuda" and max(config.context) >= MATH_LIMIT and not asked:
+        insisted = model.config.implementation == "math"
+        if device.type == "cuda" and max(config.context) >= MATH_LIMIT and not insisted:
             for phase in ("prefill", "decode"):
                 if model.implementation(phase) == "sdpa-math":
                     raise CellFailure("unsupported", f"{phase} has no fused attention on this GPU")

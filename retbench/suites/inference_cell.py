@@ -63,7 +63,7 @@ def prepare(rows: Rows, progress: Callable[[str], None]) -> Cell:
     """Make the first calls, read their memory, and say what is to be timed.
 
     Args:
-        rows: of the cell.
+        rows: take the cell's samples.
         progress: takes the name of each phase as it begins.
 
     Raises:

@@ -105,13 +105,13 @@ class KernelsSuite(Suite):
         options: Mapping[str, Any],
         device: torch.device,
     ) -> Operation:
-        """The operation."""
+        """The operation that the contender names."""
         from models import operations
 
         return operations.get(contender.family)
 
     def describe(self, session: Session) -> dict[str, Any]:
-        """Its kind, and the versions of what computes it."""
+        """The operation's name and kind, and the versions of what computes it."""
         operation: Operation = session.subject
         return {
             "operation": operation.name,
@@ -126,7 +126,7 @@ class KernelsSuite(Suite):
         return verify(session, self.plan(session.config).points)
 
     def prepare(self, session: Session, rows: Rows, progress: Callable[[str], None]) -> Cell:
-        """Check against float64, then time; see the module's description."""
+        """Check the operation against float64, and say what is timed."""
         from retbench.suites.kernels_cell import prepare
 
         return prepare(rows, progress)

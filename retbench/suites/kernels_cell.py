@@ -50,7 +50,7 @@ def prepare(rows: Rows, progress: Callable[[str], None]) -> Cell:
     faster.
 
     Args:
-        rows: of the cell.
+        rows: take the cell's samples.
         progress: told of each phase.
 
     Raises:
@@ -102,7 +102,7 @@ def _gradients(case: Case) -> torch.set_grad_enabled:
 
 
 def _require_right(error: float, dtype: torch.dtype) -> None:
-    """No time without a green error."""
+    """Refuse to time what is wrong beyond the rounding of its type."""
     if not error <= TOLERANCE[dtype]:  # NaN fails too
         raise CellFailure(
             "error",

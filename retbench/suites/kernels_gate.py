@@ -31,10 +31,10 @@ class Call:
         case: what it has to do.
         mix: does it.
         q: queries, (batch, heads, time, d_k); they need gradients in training.
-        k: keys, likewise.
-        v: values, (batch, heads, time, d_v), likewise.
+        k: keys, shaped like ``q``; they need gradients in training.
+        v: values, (batch, heads, time, d_v); they need gradients in training.
         grad: gradient of the output, (batch, heads, time, d_v).
-        seed: of the rows that are checked.
+        seed: the seed that draws the rows that are checked.
     """
 
     case: Case
@@ -68,25 +68,25 @@ class Call:
         out = self.mix(self.q, self.k, self.v)
         if not bool(out.isfinite().all()):
             return float("inf")
-        found = {"out": out.detach()[:, :, rows]}
+        computed = {"out": out.detach()[:, :, rows]}
         if self.case.direction == "train":
             grad = torch.zeros_like(out)
             grad[:, :, rows] = self.grad[:, :, rows].to(out.dtype)
             grads = torch.autograd.grad(out, (self.q, self.k, self.v), grad)
-            found |= dict(zip(("q", "k", "v"), grads, strict=True))
+            computed |= dict(zip(("q", "k", "v"), grads, strict=True))
         del out
-        return self._distance(found, rows)
+        return self._distance(computed, rows)
 
-    def _distance(self, found: Mapping[str, Tensor], rows: Tensor) -> float:
+    def _distance(self, computed: Mapping[str, Tensor], rows: Tensor) -> float:
         """The largest distance of what was found from what is exact, over all heads."""
-        sums = {name: _Squares() for name in found}
+        sums = {name: _Squares() for name in computed}
         for batch in range(self.case.batch):
             for head in range(self.case.heads):
                 here = (batch, head)
                 q, k, v = (x[here].detach().double() for x in (self.q, self.k, self.v))
-                grad = self.grad[here][rows].double() if "q" in found else None
+                grad = self.grad[here][rows].double() if "q" in computed else None
                 for name, exact in exact_rows(self.case, head, q, k, v, rows, grad).items():
-                    sums[name].add(found[name][here].double(), exact)
+                    sums[name].add(computed[name][here].double(), exact)
         return max(squares.distance() for squares in sums.values())
 
 
@@ -97,8 +97,8 @@ class _Squares:
     off: list[Tensor] = field(default_factory=list)
     exact: list[Tensor] = field(default_factory=list)
 
-    def add(self, found: Tensor, exact: Tensor) -> None:
-        self.off.append((found - exact).square().sum())
+    def add(self, computed: Tensor, exact: Tensor) -> None:
+        self.off.append((computed - exact).square().sum())
         self.exact.append(exact.square().sum())
 
     def distance(self) -> float:
@@ -137,9 +137,9 @@ def exact_rows(
 
     Args:
         case: says which function.
-        head: which of its heads.
+        head: the head's number.
         q: (time, d_k) float64.
-        k: likewise.
+        k: shaped like ``q``.
         v: (time, d_v) float64.
         rows: positions, (rows,) int64.
         grad: gradient of those rows, (rows, d_v) float64; None for no gradients.
@@ -153,8 +153,8 @@ def exact_rows(
     out = _WEIGHTS[case.kind](case, head, scores, distance) @ leaves[2]
     if grad is None:
         return {"out": out}
-    found = torch.autograd.grad(out, leaves, grad)
-    return {"out": out.detach(), **dict(zip(("q", "k", "v"), found, strict=True))}
+    gradients = torch.autograd.grad(out, leaves, grad)
+    return {"out": out.detach(), **dict(zip(("q", "k", "v"), gradients, strict=True))}
 
 
 def _retained(case: Case, head: int, scores: Tensor, distance: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class Material:
     """What a model is trained on and chosen by.
 
     Attributes:
-        source: of batches.
+        source: gives the training batches.
         dev: a quick estimate of the loss on the dev split, in nat/token.
         final_dev: the loss by which the learning rate is chosen, in nat/token.
     """
@@ -200,7 +200,7 @@ def train_cell(
     """Train a cell's model, and add its curves and its dev loss to the rows.
 
     Args:
-        rows: of the cell.
+        rows: take the cell's samples.
         material: what to train on, for a seed.
         progress: takes what goes on.
 

@@ -66,7 +66,7 @@ class RecallSuite(QualitySuite):
         return max(1, round(config.steps * task.share))
 
     def check(self, config: RunConfig, models: Mapping[str, ModelConfig]) -> None:
-        """As any training suite; known tasks, and a context that each of them fits into."""
+        """Check as any such suite does; known tasks, and a context that each of them fits into."""
         for name in config.tasks:
             if name not in tasks.TASKS:
                 hint = nearest(name, tasks.TASKS)
@@ -136,9 +136,9 @@ def _add_tests(rows: Rows, model: LanguageModel, task: tasks.Task) -> None:
         )  # fmt: skip
         for load in loads:
             sequences = tasks.test_set(task, length, load, session.config.seed, TEST_SEQUENCES)
-            right, asked = _right(model, *sequences)
-            rows.add("recall", "accuracy", right / asked, trial=load, seq_len=length)
-            rows.add("recall", "answers", asked, trial=load, seq_len=length)
+            right, answers = _right(model, *sequences)
+            rows.add("recall", "accuracy", right / answers, trial=load, seq_len=length)
+            rows.add("recall", "answers", answers, trial=load, seq_len=length)
 
 
 def _right(model: LanguageModel, tokens: tasks.Ints, targets: tasks.Ints) -> tuple[int, int]:
@@ -149,6 +149,6 @@ def _right(model: LanguageModel, tokens: tasks.Ints, targets: tasks.Ints) -> tup
     right = 0
     with torch.inference_mode():
         for part in _parts(tokens):
-            found = model(torch.from_numpy(tokens[part]).to(device)).argmax(-1).cpu().numpy()
-            right += int(np.sum(found == targets[part]))
+            answers = model(torch.from_numpy(tokens[part]).to(device)).argmax(-1).cpu().numpy()
+            right += int(np.sum(answers == targets[part]))
     return right, int((targets != tasks.IGNORED).sum())

@@ -32,15 +32,15 @@ class Session:
     """One worker process: what is measured, and what measures it.
 
     Attributes:
-        config: of the run.
-        contender: whose subject this is.
+        config: the run's configuration.
+        contender: the contender that is measured.
         block: round of the run, from 0.
         process: number of this process in the run, from 0.
         subject: what the suite built to be measured; for most a model, see :attr:`model`.
         device: where it is.
-        clock: of that device.
-        meter: of its memory; its baseline was taken after the imports, before the model.
-        ceilings: of this machine as measured when the run began; None where unknown.
+        clock: the clock of that device.
+        meter: measures its memory; its baseline was taken after the imports, before the model.
+        ceilings: the machine's ceilings, as measured when the run began; None where unknown.
         options: overrides of the model's configuration that the suite asks for.
         ranks: the processes that measure together, each in a session of its own.
         companions: other contenders' processes that are alive meanwhile, and idle.
@@ -94,8 +94,8 @@ class Session:
         """A new model of this contender, to be trained: float32 weights, at the point's preset.
 
         Args:
-            point: whose setting ``preset``, if it has one, overrules the run's.
-            seed: of the initialisation.
+            point: the point; its setting ``preset``, if it has one, overrules the run's.
+            seed: the seed of the initialisation.
         """
         from models.registry import config_for
 
@@ -111,11 +111,11 @@ class Session:
         """
         ranks = self.ranks
         ranks.barrier()
-        own = self.clock.time(self._slowed(fn), repeats)
+        timing = self.clock.time(self._slowed(fn), repeats)
         return replace(
-            own,
-            host_s=ranks.largest(own.host_s),
-            device_s=None if own.device_s is None else ranks.largest(own.device_s),
+            timing,
+            host_s=ranks.largest(timing.host_s),
+            device_s=None if timing.device_s is None else ranks.largest(timing.device_s),
         )
 
     def _slowed(self, fn: Callable[[], object]) -> Callable[[], object]:
@@ -168,10 +168,10 @@ class Rows:
     """The samples of one cell in one process, as they are made.
 
     Attributes:
-        session: of the process.
-        point: of the cell.
+        session: what this process measures with.
+        point: the point of the cell.
         brief: what the suite's ``brief`` said of the cell.
-        samples: so far.
+        samples: what has been added so far.
         closing: what is undone once the cell has been measured, or has failed.
     """
 

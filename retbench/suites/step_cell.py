@@ -43,10 +43,10 @@ class _Staged:
     """A model ready to be trained, with one batch on its device: this process's rows.
 
     Attributes:
-        model: whose parameters the optimizer has; of several ranks perhaps a share of each.
+        model: the model that holds the optimizer's parameters, or a rank's share of each.
         trained: what is called in its place.
         optimizer: its learning rate is 0.
-        step: of all ranks together.
+        step: the update that all ranks make together.
         batch: inputs and targets.
         implementation: what computes the mixing.
     """
@@ -76,7 +76,7 @@ def prepare_step(rows: Rows, progress: Progress) -> Cell:
     ranks the peak is the largest, and the bytes are this one's.
 
     Args:
-        rows: of the cell.
+        rows: take the cell's samples.
         progress: told of each phase.
 
     Raises:
@@ -101,7 +101,7 @@ def prepare_unshared_step(rows: Rows, progress: Progress) -> Cell:
     """Time the whole step with a model that no other rank has a share of.
 
     Args:
-        rows: of a session that is alone.
+        rows: take the cell's samples, in a session that is alone.
         progress: told of each phase.
 
     Raises:
@@ -109,10 +109,10 @@ def prepare_unshared_step(rows: Rows, progress: Progress) -> Cell:
     """
     session = rows.session
     model = session.build(rows.point, session.config.seed)
-    own = replace(rows, session=replace(session, subject=model))
-    staged = _stage(own)
-    first = _first_step(own, staged, progress)
-    return Cell(own, _steps(own, staged), first_s={"train": first.seconds})
+    unshared = replace(rows, session=replace(session, subject=model))
+    staged = _stage(unshared)
+    first = _first_step(unshared, staged, progress)
+    return Cell(unshared, _steps(unshared, staged), first_s={"train": first.seconds})
 
 
 def prepare_loader(rows: Rows, progress: Progress) -> Cell:
@@ -198,13 +198,13 @@ def _eager_loss(rows: Rows, staged: _Staged) -> float | None:
 
 
 def _check_loss(loss: Tensor, expected: float | None, rows: Rows) -> None:
-    found = float(loss)
-    if not math.isfinite(found):
-        raise CellFailure("error", f"the loss of the first step is {found}")
+    value = float(loss)
+    if not math.isfinite(value):
+        raise CellFailure("error", f"the loss of the first step is {value}")
     limit = LOSS_TOLERANCE[rows.session.config.dtype]
-    if expected is not None and abs(found - expected) > limit * abs(expected):
+    if expected is not None and abs(value - expected) > limit * abs(expected):
         raise CellFailure(
-            "error", f"the compiled step's loss is {found}, the eager one's {expected}"
+            "error", f"the compiled step's loss is {value}, the eager one's {expected}"
         )
 
 
@@ -272,7 +272,7 @@ def _kept_for_backward(rows: Rows, staged: _Staged) -> tuple[int, Tensor]:
     The casts of an autocast are known in eager mode; a compiled graph may keep some among the rest.
     """
     local = rows.session.ranks.local
-    own = {
+    model_storages = {
         local(tensor).untyped_storage().data_ptr()
         for tensor in (*staged.model.parameters(), *staged.model.buffers(), *staged.batch)
     }
@@ -280,7 +280,7 @@ def _kept_for_backward(rows: Rows, staged: _Staged) -> tuple[int, Tensor]:
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own and not _is_weight(tensor):
+        if storage.data_ptr() not in model_storages and not _is_weight(tensor):
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
@@ -308,6 +308,6 @@ def _add_analytic(rows: Rows) -> None:
 
 
 def _flops(rows: Rows) -> float:
-    """Of forward and backward of the point's batch; what is computed anew is not counted twice."""
+    """FLOPs of a step's forward and backward; what is computed anew is not counted twice."""
     point = rows.point
     return rows.session.model.flops_per_token(point.seq_len, "train") * point.tokens

@@ -53,7 +53,7 @@ class TextSuite(QualitySuite):
         return {"vocab_size": load_dataset(config.data, config.tokenizer).tokenizer.vocab_size}
 
     def check(self, config: RunConfig, models: Mapping[str, ModelConfig]) -> None:
-        """As any training suite; the vocabulary is the tokenizer's, not to be overridden."""
+        """Check as any such suite does; the vocabulary is the tokenizer's, not to be overridden."""
         try:
             check_name(config.tokenizer)
         except UserError as problem:
@@ -93,19 +93,19 @@ def test_documents(config: RunConfig) -> Documents:
             said of how documents vary.
     """
     dataset, context = load_dataset(config.data, config.tokenizer), config.context[0]
-    found: Documents = []
+    documents: Documents = []
     for share in (share for share in reversed(LENGTHS) if share >= 1):
         used = max(int(LENGTHS[-1] * context) + 1, _LEAST_TESTED)
-        found = dataset.test.documents(DOCUMENTS, int(share * context) + 1, used)
-        if len(found) >= SEVERAL:
-            return found
-    if len(found) < 2:
+        documents = dataset.test.documents(DOCUMENTS, int(share * context) + 1, used)
+        if len(documents) >= SEVERAL:
+            return documents
+    if len(documents) < 2:
         raise UserError(
             f"data: the test split of {dataset.name} has {len(dataset.test.tokens):,} tokens, too "
             f"few for two documents of {context + 1:,} to test on",
             "give more text or shorten --context",
         )
-    return found
+    return documents
 
 
 def add_test(rows: Rows, model: LanguageModel, documents: Documents) -> None:
@@ -134,9 +134,9 @@ def add_lengths(
     The window of a carried state only cuts the computation: it is the training's.
 
     Args:
-        rows: of the cell.
-        model: trained.
-        documents: as :func:`test_documents` gives them.
+        rows: take the cell's samples.
+        model: a trained model.
+        documents: what :func:`test_documents` gave.
         progress: takes what goes on.
         shares: the lengths, over the context of the training.
     """
@@ -163,9 +163,9 @@ def add_lengths(
 def _add_documents(
     rows: Rows, phase: str, nats: list[NDArray[np.float64]], length: int, how: str
 ) -> None:
-    for number, found in enumerate(nats):
+    for number, document in enumerate(nats):
         rows.add(
-            phase, "test_nats", float(found.sum()), trial=number, implementation=how,
+            phase, "test_nats", float(document.sum()), trial=number, implementation=how,
             seq_len=length,
         )  # fmt: skip
 

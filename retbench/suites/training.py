@@ -113,8 +113,8 @@ class TrainingThroughputSuite(Suite):
             return step_cell.prepare_step(rows, progress)
         if not session.ranks.first:  # it waits for the next cell
             return Cell(rows)
-        own = replace(rows, session=replace(session, ranks=ALONE))
-        return alone[rows.point.settings](own, progress)
+        alone_rows = replace(rows, session=replace(session, ranks=ALONE))
+        return alone[rows.point.settings](alone_rows, progress)
 
 
 SUITE = TrainingThroughputSuite()
@@ -169,13 +169,13 @@ def _contenders(config: RunConfig) -> Iterator[Contender]:
     from models.registry import config_for
 
     for family in config.models:
-        given = config.overrides_for(family)
-        yield Contender(family, family, given)
-        model = config_for(family, config.preset, **given)
+        options = config.overrides_for(family)
+        yield Contender(family, family, options)
+        model = config_for(family, config.preset, **options)
         known = model.variants()
         for name in config.variants:
             if name in known and replace(model, **known[name]) != model:
-                yield Contender(f"{family}-{name}", family, given | known[name])
+                yield Contender(f"{family}-{name}", family, options | known[name])
 
 
 def _check_names(config: RunConfig, models: Mapping[str, ModelConfig]) -> None:

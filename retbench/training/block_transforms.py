@@ -28,7 +28,7 @@ def changed_blocks(
     Args:
         model: not what ``ranks`` have made of it.
         config: may want activations computed anew, or compilation.
-        ranks: with which it is trained; say whether blocks are what is compiled.
+        ranks: the processes that train it; they say whether blocks are what is compiled.
 
     Raises:
         UserError: the model has no ``blocks``.
@@ -65,7 +65,7 @@ def _compiled(forward: Forward) -> Forward:
     """Go through ``torch.compile``; without gradients, in many shapes, as ever."""
     fast = torch.compile(forward, dynamic=False)
 
-    def either(*given: Any, **named: Any) -> Any:
-        return (fast if torch.is_grad_enabled() else forward)(*given, **named)
+    def either(*arguments: Any, **named: Any) -> Any:
+        return (fast if torch.is_grad_enabled() else forward)(*arguments, **named)
 
     return either

@@ -74,10 +74,10 @@ class Checkpoints:
         """
         weights_read: dict[str, Tensor] = {}
         moments_read: dict[str, Tensor] = {}
-        found = self._ranks.from_first(lambda: self._read(weights_read, moments_read))
-        if found is None:
+        restored = self._ranks.from_first(lambda: self._read(weights_read, moments_read))
+        if restored is None:
             return None
-        path, progress = found
+        path, progress = restored
         of_model, of_optimizer = model.state_dict(), _parameters(optimizer)
         weights = self._ranks.spread(weights_read, of_model.get)
         moments = self._ranks.spread(moments_read, lambda name: _parameter_of(name, of_optimizer))
@@ -167,8 +167,8 @@ class Checkpoints:
 
 def latest(folder: Path) -> Path | None:
     """The checkpoint of the most steps in a folder; None where there is none."""
-    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
-    return max(found, key=lambda path: int(path.name.removeprefix("step-")), default=None)
+    checkpoints = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
+    return max(checkpoints, key=lambda path: int(path.name.removeprefix("step-")), default=None)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -270,10 +270,10 @@ def _parameter_of(key: str, parameters: Sequence[Tensor]) -> Tensor | None:
 
 def _generators() -> dict[str, Tensor]:
     """States of torch's random generators: of the host, and of the GPU where one is in use."""
-    found = {"generator.cpu": torch.get_rng_state()}
+    states = {"generator.cpu": torch.get_rng_state()}
     if torch.cuda.is_initialized():
-        found["generator.cuda"] = torch.cuda.get_rng_state()
-    return found
+        states["generator.cuda"] = torch.cuda.get_rng_state()
+    return states
 
 
 def _put_generators(tensors: Mapping[str, Tensor]) -> None:

@@ -42,7 +42,7 @@ class TrainingConfig:
         warmup_steps: steps over which the rate rises linearly; a twentieth of all by default.
         weight_decay: AdamW's, on parameters of two and more dimensions alone.
         beta1: decay of AdamW's first moment.
-        beta2: of its second.
+        beta2: decay of AdamW's second moment.
         grad_clip: the gradient's norm is scaled down to this; 0 for never.
         accumulate: parts that a batch is computed in, one after the other, to save memory.
         seed: of the weights and of the order of the data; :func:`retbench.training.loop.train`
@@ -103,7 +103,7 @@ class TrainingConfig:
         the last step.
 
         Args:
-            step: from 0 on.
+            step: the step's number, from 0 on.
         """
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
@@ -158,7 +158,7 @@ class Record:
             counted.
         train_loss: nat/token, mean over the steps since the record before.
         dev_loss: nat/token on the dev split; None where it was not estimated.
-        learning_rate: of the last step.
+        learning_rate: the learning rate of the last step.
     """
 
     step: int
@@ -170,11 +170,11 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Every field; a loss that is not finite becomes None."""
-        found = asdict(self)
+        record = asdict(self)
         for name in ("train_loss", "dev_loss"):
-            if found[name] is not None and not math.isfinite(found[name]):
-                found[name] = None
-        return found
+            if record[name] is not None and not math.isfinite(record[name]):
+                record[name] = None
+        return record
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def token_nats(
     stride = stride or window
     device = next(model.parameters()).device
     text = torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(device)
-    found = torch.zeros(len(text) - 1, dtype=torch.float64)
+    nats_of_text = torch.zeros(len(text) - 1, dtype=torch.float64)
     batches = list(_batches(len(text) - 1, window, stride))
     for turn in ranks.turns(len(batches)):
         batch = batches[turn % len(batches)]
@@ -57,8 +57,8 @@ def token_nats(
         if turn >= len(batches):
             continue  # another rank scores it
         for row, (start, stop, scored) in enumerate(batch):
-            found[scored:stop] = nats[row, scored - start : length]
-    return ranks.sum(found).numpy()
+            nats_of_text[scored:stop] = nats[row, scored - start : length]
+    return ranks.sum(nats_of_text).numpy()
 
 
 def _batches(count: int, window: int, stride: int) -> Iterator[list[tuple[int, int, int]]]:
@@ -89,7 +89,7 @@ def carried_nats(model: Any, tokens: NDArray[Any], *, window: int) -> Floats:
     each token is scored still, those at the beginning of a share from little.
 
     Args:
-        model: as above, and with ``config``, ``init_state`` and ``score`` (see
+        model: a decoder, with ``config``, ``init_state`` and ``score`` (see
             :mod:`models.decoder`).
         tokens: shape (tokens,).
         window: tokens that are taken into the state at once.
@@ -99,14 +99,14 @@ def carried_nats(model: Any, tokens: NDArray[Any], *, window: int) -> Floats:
     count = len(text) - 1
     states = -(-count // model.config.max_len)
     edges = [count * i // states for i in range(states + 1)]
-    found = []
+    parts = []
     for first, last in itertools.pairwise(edges):
         state = model.init_state(1, last - first)
         for start in range(first, last, window):
             stop = min(start + window, last)
             logits = model.score(text[None, start:stop], state)
-            found.append(_nats(logits, text[None, start + 1 : stop + 1])[0].cpu())
-    return torch.cat(found).numpy()
+            parts.append(_nats(logits, text[None, start + 1 : stop + 1])[0].cpu())
+    return torch.cat(parts).numpy()
 
 
 def mean_loss(
@@ -116,7 +116,7 @@ def mean_loss(
     """Nats per token over contiguous windows, as an estimate on a dev split.
 
     Args:
-        model: as above.
+        model: maps int64 tokens (batch, time) to logits (batch, time, vocab).
         tokens: shape (tokens,).
         window: tokens of a window.
         at_most: tokens from the beginning that are scored; all where None.
@@ -130,7 +130,7 @@ def by_position(nats: Iterable[Floats], window: int) -> dict[int, float]:
     """Mean nats per token over the positions of a window, in buckets that double.
 
     Args:
-        nats: of documents, from :func:`token_nats` with windows that stand alone.
+        nats: nats of documents, from :func:`token_nats` with windows that stand alone.
         window: their length.
 
     Returns:
@@ -139,14 +139,14 @@ def by_position(nats: Iterable[Floats], window: int) -> dict[int, float]:
     """
     nats = list(nats)
     values = np.concatenate(nats)
-    places = np.concatenate([np.arange(len(found)) % window for found in nats])
+    places = np.concatenate([np.arange(len(document)) % window for document in nats])
     edges = [0] + [2**power for power in range(window.bit_length()) if 2**power < window] + [window]
-    found = {}
+    means = {}
     for low, high in itertools.pairwise(edges):
         inside = (places >= low) & (places < high)
         if inside.any():
-            found[high] = float(values[inside].mean())
-    return found
+            means[high] = float(values[inside].mean())
+    return means
 
 
 def _nats(logits: Tensor, targets: Tensor) -> Tensor:

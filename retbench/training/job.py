@@ -73,7 +73,7 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of it.
+    """What came of a training.
 
     Attributes:
         folder: see :mod:`retbench.training.model_folder`.
@@ -121,7 +121,7 @@ def carry_out(job: TrainJob, watcher: Watcher | None = None, ranks: Ranks = ALON
     """Train; the folder then holds the model.
 
     Args:
-        job: the same on all ranks.
+        job: what to train; the same on all ranks.
         watcher: is told how it goes; rank 0's alone.
         ranks: the processes that train it together; rank 0 alone reads and writes the folder.
 
@@ -171,7 +171,7 @@ class _Work:
     ranks: Ranks
 
     def build(self) -> Any:
-        """The model, as it begins."""
+        """The model before its first step."""
         return self.model_config.build(device=self.device, seed=self.job.settings.seed)
 
     def dev_loss(self, model: Decoder, at_most: int) -> float:
@@ -189,7 +189,7 @@ def _train(work: _Work, record: dict[str, Any], watcher: Watcher | None) -> Trai
     if watcher:
         watcher.started(config, dataset, model, ranks)
     training = _steps(work, model, config, watcher)
-    record["records"] = [found.to_json() for found in training.records]
+    record["records"] = [point.to_json() for point in training.records]
     if training.status == "diverged":
         if ranks.first:
             ending = {"state": "diverged", "cause": training.cause}
@@ -223,14 +223,14 @@ def _steps(
         def stopping() -> bool:
             return ranks.any(_stopping(interrupts))
 
-        def observe(found: Record) -> None:
+        def observe(point: Record) -> None:
             if watcher:
-                watcher.record(found)
-            if found.step < config.steps and stopping():
+                watcher.record(point)
+            if point.step < config.steps and stopping():
                 raise KeyboardInterrupt
 
-        def due(found: Record) -> bool:
-            return found.dev_loss is not None or stopping()
+        def due(point: Record) -> bool:
+            return point.dev_loss is not None or stopping()
 
         checkpoints = Checkpoints(out / model_folder.CHECKPOINTS, work.identity, due, ranks)
         try:
@@ -295,19 +295,19 @@ def _continued(out: Path, asked: dict[str, Any]) -> TrainJob:
 
 
 def _only_unfinished() -> Path:
-    found = []
+    folders = []
     for file in RESULTS.glob(f"*/{model_folder.RECORD}"):
         try:
             if model_folder.read_record(file.parent)["state"] == "running":
-                found.append(file.parent)
+                folders.append(file.parent)
         except UserError:
             continue  # nothing can be said about it
-    if len(found) == 1:
-        return found[0]
-    listed = ": " + ", ".join(str(path) for path in sorted(found)) if found else ""
-    count = len(found) or "no"
+    if len(folders) == 1:
+        return folders[0]
+    listed = ": " + ", ".join(str(path) for path in sorted(folders)) if folders else ""
+    count = len(folders) or "no"
     raise UserError(
-        f"{RESULTS}/ holds {count} unfinished training{'s' * bool(found)}{listed}",
+        f"{RESULTS}/ holds {count} unfinished training{'s' * bool(folders)}{listed}",
         "name one with --out",
     )
 

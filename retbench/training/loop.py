@@ -108,8 +108,8 @@ def train(
     """
     wrapped = ranks.wrap(model)
     optimizer = make_optimizer(model, config)
-    found = checkpoint.restore(model, optimizer) if checkpoint else None
-    loop = _Loop(model, wrapped, optimizer, config, found or Progress(0, 0.0, ()), ranks)
+    restored = checkpoint.restore(model, optimizer) if checkpoint else None
+    loop = _Loop(model, wrapped, optimizer, config, restored or Progress(0, 0.0, ()), ranks)
     was_training = model.training
     model.train()
     try:
@@ -156,10 +156,10 @@ class _Loop:
         with ExitStack() as stack:
             stack.enter_context(changed_blocks(self._model, config, self._ranks))
             steps = range(self.start, config.steps)
-            own = self._ranks.share(source)
+            share = self._ranks.share(source)
             if steps and (config.compile or self._device.type != "cpu"):
-                self._warm_up(own)
-            batches = stack.enter_context(closing(prefetch(own, steps, self._device)))  # type: ignore[type-var]
+                self._warm_up(share)
+            batches = stack.enter_context(closing(prefetch(share, steps, self._device)))  # type: ignore[type-var]
             begun = time.perf_counter()
             for step, (inputs, targets) in enumerate(batches, self.start + 1):
                 total += self._make(step - 1, inputs, targets)

@@ -63,7 +63,7 @@ def require_empty(folder: Path, *, but: str | None = None) -> None:
     """Raise the user's error where a new training would mix with something else.
 
     Args:
-        folder: of the training; need not be there.
+        folder: the folder of the training; need not be there.
         but: the name of a file that may be in it.
     """
     if folder.exists() and (
@@ -124,7 +124,7 @@ def load(
     """A model and its tokenizer, from a finished training, an unfinished one, or weights alone.
 
     Args:
-        folder: of a training, or where :func:`models.checkpoint.save` wrote.
+        folder: the folder of a training, or one that :func:`models.checkpoint.save` wrote.
         device: where to put the model.
         tokenizer: the name of the tokenizer where the folder has none.
         plugin_sources: files and modules that register the model's family; where the training
@@ -143,14 +143,14 @@ def load(
     except checkpoint.CheckpointError as error:
         hint = "name its plugin with --plugin" if "unknown model" in str(error) else _RESTORE
         raise UserError(str(error), hint) from error
-    found = _tokenizer(folder, tokenizer)
-    if found.vocab_size != model.config.vocab_size:
+    encoder = _tokenizer(folder, tokenizer)
+    if encoder.vocab_size != model.config.vocab_size:
         raise UserError(
             f"{folder}: the model knows {model.config.vocab_size} tokens, the tokenizer "
-            f"{found.name} has {found.vocab_size}",
+            f"{encoder.name} has {encoder.vocab_size}",
             "use the tokenizer that the model was trained with",
         )
-    return model, found
+    return model, encoder
 
 
 _RESTORE = "restore it from a copy, or train anew"
@@ -187,13 +187,13 @@ def _tokenizer(folder: Path, name: str | None) -> Tokenizer:
             )
         return tokenizer_named(name, lambda: _no_text(folder, name))
     try:
-        found = tokenizer_from_json(_read_json(file))
+        stored = tokenizer_from_json(_read_json(file))
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{file}: damaged: {reason}", _RESTORE) from error
-    if name not in (None, found.name):
-        raise UserError(f"{folder} has its own tokenizer, {found.name}", "leave out --tokenizer")
-    return found
+    if name not in (None, stored.name):
+        raise UserError(f"{folder} has its own tokenizer, {stored.name}", "leave out --tokenizer")
+    return stored
 
 
 def _no_text(folder: Path, name: str) -> NoReturn:

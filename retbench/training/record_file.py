@@ -102,10 +102,10 @@ def _continued_record(job: TrainJob, dataset: Dataset, ranks: Ranks) -> dict[str
 
 def _provenance(settings: TrainSettings, ranks: Ranks) -> dict[str, Any]:
     """This process's machine, and how many work together."""
-    own = provenance.provenance(
+    record = provenance.provenance(
         settings.device, settings.threads, sys.orig_argv, seed=settings.seed
     )
-    return own | {"parallel": ranks.kind, "processes": ranks.size}
+    return record | {"parallel": ranks.kind, "processes": ranks.size}
 
 
 def identity(settings: TrainSettings, model: Mapping[str, Any], dataset: Dataset) -> str:

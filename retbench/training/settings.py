@@ -80,7 +80,7 @@ class TrainSettings:
         Raises:
             UserError: a value is out of its range; names the flag.
         """
-        given: dict[str, Any] = {
+        options: dict[str, Any] = {
             "steps": self.steps, "batch_size": self.batch, "seq_len": self.context,
             "learning_rate": self.lr, "warmup_steps": self.warmup, "seed": self.seed,
             "weight_decay": self.weight_decay, "grad_clip": self.grad_clip, "dtype": self.dtype,
@@ -88,10 +88,10 @@ class TrainSettings:
             "checkpoint_activations": self.checkpoint_activations,
         }  # fmt: skip
         try:
-            config = TrainingConfig(**given)
+            config = TrainingConfig(**options)
             if config.record_every > MOST_STEPS_BETWEEN_RECORDS:
-                given["record_every"] = MOST_STEPS_BETWEEN_RECORDS
-            return TrainingConfig(**given)
+                options["record_every"] = MOST_STEPS_BETWEEN_RECORDS
+            return TrainingConfig(**options)
         except Misfit as problem:
             name, _, rest = problem.message.partition(":")
             raise UserError(f"{_FLAGS_OF.get(name, name)}:{rest}", problem.hint) from None
@@ -127,7 +127,7 @@ class TrainSettings:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], sources: Iterable[str]) -> TrainSettings:
-        """The inverse, with the plugins' places.
+        """The inverse of :meth:`to_json`, with the places where the plugins are now.
 
         Raises:
             TypeError: fields are unknown.
@@ -147,7 +147,7 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that were given, each checked by itself and in its own type.
 
     Args:
-        given: by field; None for what was not given.
+        given: values by the settings' names; None for what was not given.
 
     Raises:
         UserError: a value is not of its kind.

@@ -28,7 +28,7 @@ class Step:
     Args:
         model: maps int64 tokens (batch, time) to logits (batch, time, vocab); what ``ranks`` have
             made of it where they share the work.
-        optimizer: of its trained parameters.
+        optimizer: the optimizer of the model's trained parameters.
         config: gives type, compilation, accumulation and clipping; not the rate.
         ranks: the processes that make it together.
 
@@ -58,7 +58,7 @@ class Step:
 
         Args:
             inputs: int64 (batch, time).
-            targets: likewise; those that are ``IGNORED`` are not scored.
+            targets: int64 (batch, time); those that are ``IGNORED`` are not scored.
         """
         parts = self._config.accumulate
         scored = self._count(targets)
