@@ -19,6 +19,7 @@ from retbench.config.settings import changed, setting
 from retbench.config.values import nearest
 from retbench.errors import Misfit
 from retbench.suites.base import Scalar, Suite
+from retbench.suites.causality_gate import check_causality
 from retbench.suites.limits import CellFailure
 from retbench.suites.quality_cost import QualityCost
 from retbench.suites.session import Session
@@ -124,8 +125,6 @@ class QualitySuite(Suite[Quality]):
 
     def verify(self, session: Session) -> float:
         """No model may see the future: a changed last token moves no earlier logit."""
-        from retbench.suites.quality_cell import check_causality
-
         return check_causality(session)
 
 

@@ -1,4 +1,4 @@
-"""One training of a suite that compares quality: its curves, its dev loss, and its causality."""
+"""One training of a suite that compares quality: its curves and its dev loss."""
 
 from __future__ import annotations
 
@@ -16,11 +16,6 @@ from retbench.training.config import Record, TrainingConfig
 if TYPE_CHECKING:
     from models.protocol import LanguageModel
     from retbench.data.batches import BatchSource
-
-CAUSAL_TOKENS = 64
-CAUSAL_TOLERANCE = 1e-5
-"""How far an earlier logit may move, relative to the largest, when a later token changes: what
-rounding does where a kernel's tiling depends on values it masks."""
 
 
 class OrderedSource(Protocol):
@@ -126,32 +121,3 @@ def _add_record(rows: Rows, record: Record) -> None:
     ):  # fmt: skip
         if value is not None and math.isfinite(value):
             rows.add("train", metric, value, trial=record.step, implementation=implementation)
-
-
-def check_causality(session: Session) -> float:
-    """The largest change of an earlier logit, relative to the largest logit, over all forms.
-
-    Raises:
-        CellFailure: if a model sees the future.
-    """
-    import torch
-
-    model = session.model
-    length = min(CAUSAL_TOKENS, model.config.max_len)
-    generator = torch.Generator().manual_seed(session.config.seed)
-    vocab = model.config.vocab_size
-    tokens = torch.randint(vocab, (1, length), generator=generator).to(session.device)
-    changed = tokens.clone()
-    changed[:, -1] = (changed[:, -1] + 1) % vocab
-    worst = 0.0
-    with torch.inference_mode():
-        for form in (None, *getattr(model, "forms", ())):
-            before, after = model(tokens, form=form), model(changed, form=form)
-            moved = (before - after)[:, :-1].abs().max() / before.abs().max()
-            worst = max(worst, float(moved))
-    if not worst <= CAUSAL_TOLERANCE:  # NaN fails too
-        raise CellFailure(
-            "error",
-            f"the model sees the future: a changed token moves earlier logits by {worst:.2g}",
-        )
-    return worst

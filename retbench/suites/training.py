@@ -25,6 +25,7 @@ from retbench.distributed.launch import KINDS, launch
 from retbench.distributed.process_group import ALONE
 from retbench.errors import Misfit, UserError
 from retbench.suites.base import Suite, plan_in_turns
+from retbench.suites.causality_gate import check_causality
 from retbench.suites.step_cost import StepCost
 from retbench.training.config import DTYPE
 
@@ -171,7 +172,6 @@ class TrainingThroughputSuite(Suite[TrainingThroughputConfig]):
     def verify(self, session: Session) -> float:
         """No model sees the future, and its gradients are those of its formula."""
         from retbench.suites.gradient_gate import check_gradients
-        from retbench.suites.quality_cell import check_causality
 
         check_causality(session)
         return check_gradients(session)
