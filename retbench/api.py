@@ -11,15 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retbench.config import plugins
-from retbench.config.run import RunConfig
-from retbench.engine.resolve import check, contradictions, explicit, resolve
+from retbench.config.file import read_config_file
+from retbench.config.run import RunConfig, TimedConfig
+from retbench.engine.resolve import check, explicit, resolve
 from retbench.errors import Interrupted, UserError
 from retbench.machine import threads
+from retbench.store.results import new_folder, only_unfinished
 
 if TYPE_CHECKING:
     from retbench.engine.observer import Observer
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from retbench.report.content import Content
     from retbench.store import Run
     from retbench.workers.crew import Crew
-
-RESULTS = Path("results")
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def run(
         config_file: a TOML file with the same keys as the flags.
         launcher: ``local`` to measure here, ``slurm`` for jobs of a cluster, one a block.
         slurm: what to ask Slurm for, see :data:`retbench.engine.slurm.OPTIONS`.
-        given: fields of :class:`retbench.config.run.RunConfig`.
+        given: fields of the suite's configuration, see :class:`retbench.config.run.RunConfig`.
 
     Returns:
         The run; its :meth:`~retbench.store.Run.frame` holds all samples.
@@ -102,16 +101,17 @@ def prepare(
 
     chosen = launcher_named(launcher, slurm)
     if resume:
-        asked = explicit(suite, out=out, config_file=config_file, **given)
-        config, folder = _continued(asked, here=chosen is None)
+        config, folder = _continued(suite, out, config_file, given, here=chosen is None)
     else:
         config = resolve(suite, out=out, config_file=config_file, here=chosen is None, **given)
-        folder = Path(config.out) if config.out else _new_folder(config)
+        parts = (config.suite, config.preset, config.device)
+        folder = Path(config.out) if config.out else new_folder(*parts)
     if chosen is not None:
         chosen.check(config)
         # Its blocks are jobs that are submitted together: their number is settled before.
-        config = replace(config, minutes=0.0)
-    elif not resume and explicit(config_file=config_file, **given).get("threads") is None:
+        if isinstance(config, TimedConfig):
+            config = replace(config, minutes=0.0)
+    elif not resume and "threads" not in explicit(suite, config_file=config_file, **given).values:
         cores, config = config.threads, beside_others(config)
         return Job(config, folder, resume, note=threads.shortage(config.threads, cores))
     return Job(config, folder, resume, chosen)
@@ -171,10 +171,10 @@ def stored_configuration(path: Path, meta: Mapping[str, Any]) -> RunConfig:
     Raises:
         UserError: it is damaged.
     """
-    from retbench import store
+    from retbench import store, suites
 
     try:
-        return RunConfig.from_json(meta["configuration"])
+        return suites.configuration(meta["configuration"])
     except UserError as problem:
         what = f"{path / store.RUN_FILE}: damaged configuration: {problem.message}"
         raise UserError(what, "restore it from a copy") from None
@@ -189,56 +189,39 @@ def open_run(path: Path) -> Run:
     return run
 
 
-def unfinished(results: Path = RESULTS) -> list[Path]:
-    """The runs in a folder that have not finished, the newest first."""
+def _continued(
+    suite: str | None,
+    out: Path | str | None,
+    config_file: Path | str | None,
+    given: Mapping[str, Any],
+    *,
+    here: bool,
+) -> tuple[RunConfig, Path]:
+    """The configuration of a run that was begun, and its folder; arguments as :func:`prepare`."""
     from retbench import store
 
-    found = []
-    for file in results.glob(f"*/{store.RUN_FILE}"):
-        try:
-            meta = store.read_meta(file.parent)
-        except UserError:
-            continue  # not a run of ours, or one that nothing can be said about
-        if meta["state"] != "finished":
-            found.append((str(meta.get("started")), file.parent))
-    return [path for _, path in sorted(found, reverse=True)]
-
-
-def _continued(asked: dict[str, Any], *, here: bool) -> tuple[RunConfig, Path]:
-    from retbench import store
-
-    out = Path(asked["out"]) if asked.get("out") else _only_unfinished()
-    config = stored_configuration(out, store.read_meta(out))
-    given = asked.pop("plugins", None)
-    differing = contradictions(config, asked)
-    if given is not None and plugins.names(given) != plugins.names(config.plugins):
-        differing.append(f"plugins was {list(config.plugins)!r}, not {list(given)!r}")
+    if out is None and config_file is not None:
+        out = read_config_file(config_file)[0].get("out")
+    folder = (
+        Path(out) if out else only_unfinished("run", store.RUN_FILE, store.read_meta, ("finished",))
+    )
+    config = stored_configuration(folder, store.read_meta(folder))
+    asked = explicit(suite, config_file=config_file, otherwise=config.suite, **given).values
+    if asked.get("suite", config.suite) != config.suite:
+        differing = [f"suite was {config.suite!r}, not {asked['suite']!r}"]
+    else:
+        differing = config.contradictions(asked, but=("suite", "out", "plugins"))
+    sources = asked.get("plugins")
+    if sources is not None and plugins.names(sources) != plugins.names(config.plugins):
+        differing.append(f"plugin was {list(config.plugins)!r}, not {list(sources)!r}")
     if differing:
         raise UserError(
-            f"{out} was begun with another configuration: {', '.join(differing)}",
+            f"{folder} was begun with another configuration: {', '.join(differing)}",
             "continue it unchanged, or begin a new run with another --out",
         )
-    config = replace(config, plugins=given or plugins.located(config.plugins, out))
+    config = replace(config, plugins=sources or plugins.located(config.plugins, folder))
     check(config, here=here)
-    return config, out
-
-
-def _only_unfinished() -> Path:
-    found = unfinished()
-    if not found:
-        raise UserError(f"{RESULTS}/ holds no unfinished run", "name one with --out")
-    if len(found) > 1:
-        names = ", ".join(str(path) for path in found)
-        raise UserError(
-            f"{RESULTS}/ holds {len(found)} unfinished runs: {names}", "name one with --out"
-        )
-    return found[0]
-
-
-def _new_folder(config: RunConfig) -> Path:
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    parts = (config.suite, config.preset, config.device, stamp)
-    return RESULTS / "-".join(part for part in parts if part)
+    return config, folder
 
 
 @contextmanager

@@ -22,9 +22,12 @@ from typer.main import get_command
 
 from retbench import __version__, suites
 from retbench.cli import train
+from retbench.cli.options import AsJson, Quiet, RunCommand, of_all_suites, options, with_options
+from retbench.config.run import WHERE, ModelsConfig
 from retbench.distributed.launch import leave_to_first
 from retbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, UserError
 from retbench.machine.threads import limit_spinning
+from retbench.suites.inference import InferenceConfig
 
 if TYPE_CHECKING:
     from retbench.cli.console import Console
@@ -38,17 +41,23 @@ _UsageProblem: type[Exception] = typer.BadParameter.__mro__[2]
 app = typer.Typer(
     name="retbench",
     help="Does a RetNet beat a Transformer of the same size, on this machine?",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress and no summary.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Folder = Annotated[Path, typer.Argument(help="A run directory.", metavar="DIR")]
-Ffn = Annotated[str | None, typer.Option(help="Feed-forward kind: gelu (the paper) or swiglu.")]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda. [default: cuda where there is one]")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads. [default: physical cores]")]
+
+_EXAMPLES = """\b
+Examples:
+  retbench run inference
+  retbench run perplexity --data 'books/*.txt' --tokenizer bpe:4096 --preset 10m
+  retbench run inference --context 512:32768 --batch 1,8,32 --profile report --dry-run
+  retbench run --resume --out results/mine
+"""
+
+
+def _suites(incomplete: str) -> list[str]:
+    return [name for name in suites.names() if name.startswith(incomplete)]
 
 
 @app.callback(invoke_without_command=True)
@@ -63,156 +72,56 @@ def _root(
         typer.echo(context.get_help())
 
 
-@app.command()
+@app.command(cls=RunCommand, epilog=_EXAMPLES)
+@with_options(of_all_suites())
 def run(
     suite: Annotated[
         str | None,
-        typer.Option(
-            help="inference, training, kernels, perplexity, scaling, ablation or recall. "
-            "[default: inference]"
-        ),
+        typer.Argument(help="[default: inference]", metavar="SUITE", autocompletion=_suites),
     ] = None,
-    models: Annotated[
-        str | None, typer.Option(help="Families, commas between; the first is the subject.")
-    ] = None,
-    preset: Annotated[str | None, typer.Option(help="Size of all models, such as 10m.")] = None,
-    context: Annotated[
-        str | None, typer.Option(help="Context lengths: 512,2048 or 512:8192 (powers of two).")
-    ] = None,
-    batch: Annotated[str | None, typer.Option(help="Batch sizes, written like --context.")] = None,
-    batch_context: Annotated[
-        int | None, typer.Option(help="Context of the sweep over batch sizes.")
-    ] = None,
-    new_tokens: Annotated[int | None, typer.Option(help="Decode steps of one trial.")] = None,
-    device: Device = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16, float16 or float64.")
-    ] = None,
-    mode: Annotated[str | None, typer.Option(help="eager, compile or cudagraph.")] = None,
-    implementation: Annotated[
-        str | None, typer.Option(help="What computes the mixing, such as torch, triton or math.")
-    ] = None,
-    tokens_per_step: Annotated[
-        int | None, typer.Option(help="Of the suite training: tokens of a step at any context.")
-    ] = None,
-    modes: Annotated[
-        str | None, typer.Option(help="Of the suite training: eager, compile; the first sweeps.")
-    ] = None,
-    activations: Annotated[
-        str | None, typer.Option(help="Of the suite training: kept, recomputed; likewise.")
-    ] = None,
-    variants: Annotated[
-        str | None,
-        typer.Option(help="Of the suite training: math, parallel, chunk-64 and others."),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Text to train on: FILE, FOLDER, GLOB or hf:NAME. [default: embedded]"),
-    ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="char, byte, bpe:N, gpt2, cl100k_base or o200k_base.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps of one training.")] = None,
-    lr: Annotated[
-        str | None, typer.Option(help="Learning rates to try out, the same for all models.")
-    ] = None,
-    train: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Set a field of the training. Repeatable."),
-    ] = None,
-    presets: Annotated[str | None, typer.Option(help="Sizes of the suite scaling.")] = None,
-    tasks: Annotated[
-        str | None, typer.Option(help="Of the suite recall: mqar, copy, needle.")
-    ] = None,
-    operations: Annotated[
-        str | None, typer.Option(help="Of the suite kernels; the first is the subject.")
-    ] = None,
-    directions: Annotated[
-        str | None, typer.Option(help="Of the suite kernels: forward, train.")
-    ] = None,
-    head_dims: Annotated[
-        str | None, typer.Option(help="Of the suite kernels, written like --context.")
-    ] = None,
-    dtypes: Annotated[
-        str | None, typer.Option(help="Of the suite kernels, written like --dtype.")
-    ] = None,
-    parallel: Annotated[
-        str | None,
-        typer.Option(help="Of the suite training: share a step under torchrun, ddp or fsdp."),
-    ] = None,
-    profile: Annotated[
-        str | None, typer.Option(help="smoke, quick, report or rigorous. [default: quick]")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of prompts, weights and order.")] = None,
-    threads: Threads = None,
-    ffn: Ffn = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Override a model's field; FAMILY.KEY=VALUE for one family. Repeatable.",
-        ),
-    ] = None,
-    plugin: Annotated[
-        list[str] | None, typer.Option(help="File or module that registers a model. Repeatable.")
-    ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(
-            help="Add blocks until all ratios are settled, or for so long; 0 adds none. "
-            "[default: the profile's]"
-        ),
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="A ratio known this well is settled. [default: 2%]")
-    ] = None,
-    margin: Annotated[
-        str | None, typer.Option(help="A difference that does not matter. [default: 1%]")
-    ] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds a cell may take.")] = None,
-    memory_limit: Annotated[float | None, typer.Option(help="GiB a worker may take.")] = None,
-    out: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Run directory. [default: in results/]")
+    named: Annotated[
+        str | None, typer.Option("--suite", help="The same.", autocompletion=_suites, hidden=True)
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show cells, minutes and memory; write nothing.")
     ] = False,
     config: Annotated[
-        Path | None, typer.Option(help="TOML file with the same keys; flags win.")
+        Path | None,
+        typer.Option(help="TOML file with the same keys; flags win.", metavar="FILE"),
     ] = None,
     launcher: Annotated[
-        str, typer.Option(help="local, or slurm: each block as a job of a cluster.")
+        str,
+        typer.Option(
+            help="slurm: each block as a job of a cluster. [default: local]",
+            metavar="local|slurm",
+            show_default=False,
+            rich_help_panel=WHERE,
+        ),
     ] = "local",
     slurm: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="KEY=VALUE", help="Ask for a partition, a time in minutes... Repeatable."
+            metavar="KEY=VALUE",
+            help="Ask for a partition, a time in minutes... Repeatable.",
+            rich_help_panel=WHERE,
         ),
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
+    **given: Any,
 ) -> None:
-    """Measure a suite; write samples, tables and plots."""
+    """Measure a suite; write samples, tables and plots. Without a name, it is inference."""
     from retbench.cli.console import Console
     from retbench.workers import crew
 
+    if suite is not None and named is not None and suite != named:
+        raise UserError(f"two suites are named, {suite} and {named}", "name one")
     console = Console(quiet=quiet, as_json=as_json)
-    given = dict(
-        out=out, resume=resume, config_file=config, models=models, preset=preset,
-        context=context, batch=batch, batch_context=batch_context, new_tokens=new_tokens,
-        implementation=implementation, tokens_per_step=tokens_per_step, modes=modes,
-        activations=activations, variants=variants, data=data, tokenizer=tokenizer, steps=steps,
-        lr=lr, train=train or None, presets=presets, tasks=tasks, operations=operations,
-        directions=directions, head_dims=head_dims, dtypes=dtypes, device=device,
-        dtype=dtype, mode=mode, profile=profile, seed=seed,
-        threads=threads, ffn=ffn, overrides=overrides or None, plugins=plugin or None,
-        timeout=timeout, memory_limit=memory_limit, launcher=launcher, slurm=slurm or (),
-        parallel=parallel, minutes=minutes, precision=precision, margin=margin,
-    )  # fmt: skip
+    given |= {"resume": resume, "config_file": config, "launcher": launcher, "slurm": slurm or ()}
+    parallel = given.get("parallel")
     with crew.connect(None if parallel == "none" else parallel) as workers:
-        _run(console, workers, suite, given, dry_run=dry_run)
+        _run(console, workers, suite or named, given, dry_run=dry_run)
 
 
 def _run(
@@ -237,7 +146,7 @@ def _run(
 
 @app.command()
 def plot(folder: Folder, quiet: Quiet = False) -> None:
-    """Make all plots of a run anew from its samples, and its HTML report."""
+    """Make a run's plots and HTML report anew from its samples."""
     from retbench import api
     from retbench.cli.console import Console
     from retbench.machine.clock import garbage_collection_off
@@ -249,7 +158,7 @@ def plot(folder: Folder, quiet: Quiet = False) -> None:
 
 @app.command()
 def table(folder: Folder, quiet: Quiet = False, as_json: AsJson = False) -> None:
-    """Make all tables of a run anew from its samples, and print the summary."""
+    """Make a run's tables anew from its samples, and print them."""
     from retbench import api, report
     from retbench.cli.console import Console
     from retbench.machine.clock import garbage_collection_off
@@ -262,16 +171,13 @@ def table(folder: Folder, quiet: Quiet = False, as_json: AsJson = False) -> None
 
 
 @app.command()
-def models(
-    preset: Annotated[str | None, typer.Option(help="One preset. [default: all]")] = None,
-    ffn: Ffn = None,
-    as_json: AsJson = False,
-) -> None:
-    """Print the sizes of all models; fail where those of a preset differ by over 0.5%."""
+@with_options(options(ModelsConfig, "ffn", preset="all"))
+def models(as_json: AsJson = False, **given: Any) -> None:
+    """Print the sizes of all models. Fails where those of a preset differ by over 0.5%."""
     from retbench.cli.console import Console
     from retbench.cli.model_sizes import model_sizes
 
-    sizes = model_sizes(preset, ffn or "gelu")
+    sizes = model_sizes(given.get("preset"), given.get("ffn", "gelu"))
     console = Console(as_json=as_json)
     console.sizes(sizes)
     if unequal := [size for size in sizes if not size.matches]:
@@ -283,7 +189,8 @@ def models(
 
 
 @app.command()
-def doctor(device: Device = None, threads: Threads = None, as_json: AsJson = False) -> None:
+@with_options(options(ModelsConfig, "device", "threads"))
+def doctor(as_json: AsJson = False, **given: Any) -> None:
     """Say what here would spoil a run, and what to do; measure bandwidth and matmul rate."""
     from retbench.cli.console import Console
     from retbench.config.requirements import machine
@@ -292,7 +199,7 @@ def doctor(device: Device = None, threads: Threads = None, as_json: AsJson = Fal
     from retbench.machine import doctor as machine_doctor
     from retbench.machine.provenance import provenance
 
-    device, threads = machine(device, threads)
+    device, threads = machine(given.get("device"), given.get("threads"))
     usual = resolve(device=device, threads=threads)
     found = provenance(device, threads, sys.orig_argv)
     known = auditing.known(usual, found["machine_id"])
@@ -307,33 +214,37 @@ def doctor(device: Device = None, threads: Threads = None, as_json: AsJson = Fal
 
 
 @app.command()
+@with_options(
+    options(
+        InferenceConfig, "preset", "profile", "mode", "dtype", "device", "threads",
+        context="2048", minutes="3, or those of another profile",
+    )
+)  # fmt: skip
 def audit(
     suite: Annotated[
-        str | None, typer.Option(help="inference, training or kernels. [default: inference]")
+        str | None,
+        typer.Option(
+            help="[default: inference]",
+            metavar="inference|training|kernels",
+            autocompletion=_suites,
+        ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="The model, or operation, that is compared with itself.")
+        str | None,
+        typer.Option(help="The model, or operation, that is compared with itself.", metavar="NAME"),
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="Its size.")] = None,
-    context: Annotated[str | None, typer.Option(help="Context lengths. [default: 2048]")] = None,
     slowdown: Annotated[
-        str, typer.Option(help="By how much a copy of it is slowed down, to be found.")
+        str,
+        typer.Option(help="By how much a copy of it is slowed down, to be found.", metavar="SHARE"),
     ] = "5%",
-    profile: Annotated[str | None, typer.Option(help="As of run. [default: quick]")] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="As of run. [default: 3, or those of another profile]")
-    ] = None,
-    mode: Annotated[str | None, typer.Option(help="As of run.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="As of run.")] = None,
-    device: Device = None,
-    threads: Threads = None,
     out: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Keep the run here. [default: nowhere]")
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
+    **given: Any,
 ) -> None:
-    """Compare a model with itself, and with a slowed copy: can a difference be trusted here?"""
+    """Compare a model with itself, and with a slowed copy. Can a difference be trusted here?"""
     from retbench import api
     from retbench.cli.console import Console
     from retbench.config import values
@@ -346,16 +257,12 @@ def audit(
         raise UserError(f"slowdown: {problem}") from None
     if suite in suites.names() and not suites.get(suite).takes_turns:
         raise UserError(f"suite: {suite} has nothing that is timed in turns")
-    config = resolve(
-        suite, preset=preset, context=context or "2048", profile=profile, mode=mode,
-        dtype=dtype, device=device, threads=threads,
-        minutes=3 if minutes is None and profile in (None, "quick") else minutes,
-        models=None if suite == "kernels" else model,
-        operations=model if suite == "kernels" else None,
-    )  # fmt: skip
-    if model and len(config.models or config.operations) > 1:
+    if model is not None and len(values.names(model)) > 1:
         raise UserError("model: one model is compared with itself", "name a single one")
-    if threads is None:
+    brief = {} if given.get("profile", "quick") != "quick" else {"minutes": 3}
+    subject = {"operations" if suite == "kernels" else "models": model}
+    config = resolve(suite, **{"context": "2048", **brief, **given, **subject})
+    if "threads" not in given:
         config = api.beside_others(config)
     console = Console(quiet=quiet, as_json=as_json)
     auditing.require_storable()
@@ -468,7 +375,6 @@ def _fail(message: str, status: int = EXIT_FAILED) -> NoReturn:
 
 def _show_forecast(console: Console, config: RunConfig, *, here: bool) -> None:
     """Print what a run would need; of a machine that is not here nothing is known."""
-    from retbench import suites
     from retbench.engine.forecast import forecast
     from retbench.machine import ceilings, memory
 

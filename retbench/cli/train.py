@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from retbench.cli.options import AsJson, GroupedCommand, Quiet, options, with_options
+from retbench.config.run import OUTPUT, WHERE, RunConfig
+from retbench.distributed.launch import KINDS
 from retbench.errors import UserError
+from retbench.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from models.decoder import Decoder
@@ -17,12 +21,6 @@ if TYPE_CHECKING:
     from retbench.data.vocabulary import Tokenizer
     from retbench.distributed.process_group import Ranks
     from retbench.training.config import Record
-
-Plugin = Annotated[
-    list[str] | None, typer.Option(help="File or module that registers a model. Repeatable.")
-]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda. [default: cuda where there is one]")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads. [default: physical cores]")]
 
 
 class Diverged(UserError):
@@ -33,94 +31,44 @@ class Diverged(UserError):
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.command()(train)
+    app.command(cls=GroupedCommand)(train)
     app.command()(generate)
 
 
+@with_options(options(TrainSettings))
 def train(
-    model: Annotated[str | None, typer.Option(help="Family. [default: retnet]")] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Text to train on: FILE, FOLDER, GLOB or hf:NAME. [default: embedded]"),
-    ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(help="char, byte, bpe:N, gpt2, cl100k_base or o200k_base. [default: char]"),
-    ] = None,
-    preset: Annotated[str | None, typer.Option(help="Size, such as 10m. [default: 1m]")] = None,
-    context: Annotated[
-        int | None, typer.Option(help="Tokens of a sequence. [default: 256]")
-    ] = None,
-    batch: Annotated[int | None, typer.Option(help="Sequences of a step. [default: 8]")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps. [default: 800]")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate. [default: 0.003]")] = None,
-    warmup: Annotated[
-        int | None, typer.Option(help="Steps of the rate's rise. [default: a twentieth of all]")
-    ] = None,
-    weight_decay: Annotated[
-        float | None, typer.Option(help="AdamW's, on matrices alone. [default: 0.1]")
-    ] = None,
-    grad_clip: Annotated[
-        float | None, typer.Option(help="Largest norm of the gradient; 0: any. [default: 1]")
-    ] = None,
-    accumulate: Annotated[
-        int | None, typer.Option(help="Parts that a batch is computed in. [default: 1]")
-    ] = None,
-    device: Device = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="float32, or bfloat16 for autocast. [default: bfloat16 on a GPU]"),
-    ] = None,
-    compile_: Annotated[
-        bool | None, typer.Option("--compile", help="Train through torch.compile.")
-    ] = None,
-    checkpoint_activations: Annotated[
-        bool | None,
-        typer.Option(
-            "--checkpoint-activations", help="Save memory: compute activations a second time."
-        ),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights and data order.")] = None,
-    eval_every: Annotated[
-        int | None,
-        typer.Option(help="Steps between dev losses, and checkpoints. [default: a tenth of all]"),
-    ] = None,
-    ffn: Annotated[str | None, typer.Option(help="Feed-forward kind: gelu or swiglu.")] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a model's field. Repeatable."),
-    ] = None,
-    plugin: Plugin = None,
-    threads: Threads = None,
     parallel: Annotated[
         str | None,
-        typer.Option(help="Share the work of one model under torchrun: ddp or fsdp."),
+        typer.Option(
+            help="Share the work of one model under torchrun.", metavar="|".join(KINDS),
+            rich_help_panel=WHERE,
+        ),
     ] = None,
     out: Annotated[
-        str | None, typer.Option(metavar="PATH", help="The model's folder. [default: in results/]")
+        str | None,
+        typer.Option(
+            metavar="PATH", help="The model's folder. [default: a new one in results/]",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the training in --out.")
+        bool,
+        typer.Option("--resume", help="Continue the training in --out.", rich_help_panel=OUTPUT),
     ] = False,
     tensorboard: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Write the loss curves for TensorBoard.")
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Write the loss curves for TensorBoard.", rich_help_panel=OUTPUT
+        ),
     ] = None,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", help="Print no progress and no summary.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
-) -> None:
-    """Train a model on text; continue an interrupted training with --resume."""
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    **given: Any,
+) -> None:  # fmt: skip
+    """Train a model on text. Continues an interrupted training with --resume."""
     from retbench import distributed
 
-    given = dict(
-        out=out, resume=resume, model=model, data=data, tokenizer=tokenizer, preset=preset,
-        context=context, batch=batch, steps=steps, lr=lr, warmup=warmup,
-        weight_decay=weight_decay, grad_clip=grad_clip, accumulate=accumulate, device=device,
-        dtype=dtype, compile=compile_, checkpoint_activations=checkpoint_activations, seed=seed,
-        eval_every=eval_every, ffn=ffn, overrides=overrides or None, plugins=plugin or None,
-        threads=threads,
-    )  # fmt: skip
+    given |= {"out": out, "resume": resume}
     with distributed.connect(parallel) as ranks:
         _train(ranks, given, tensorboard, quiet=quiet, as_json=as_json)
 
@@ -152,6 +100,7 @@ def _train(
         show_trained(Console(quiet=quiet, as_json=as_json), trained)
 
 
+@with_options(options(RunConfig, "plugins", "device", "threads"))
 def generate(
     folder: Annotated[Path, typer.Argument(help="A trained model's folder.", metavar="DIR")],
     prompt: Annotated[str, typer.Option(help="The text to continue.")] = "\n",
@@ -165,9 +114,7 @@ def generate(
     tokenizer: Annotated[
         str | None, typer.Option(help="Where the folder has none: byte, gpt2, ...")
     ] = None,
-    plugin: Plugin = None,
-    device: Device = None,
-    threads: Threads = None,
+    **given: Any,
 ) -> None:
     """Make text with a trained model, printed as it is made."""
     import torch
@@ -178,10 +125,10 @@ def generate(
 
     if top_p is not None and not 0 < top_p <= 1:
         raise UserError(f"top-p: must be above 0 and at most 1, not {top_p:g}")
-    device, threads = requirements.machine(device, threads)
+    device, threads = requirements.machine(given.get("device"), given.get("threads"))
     torch.set_num_threads(threads)
     model, known = model_folder.load(
-        folder, device=device, tokenizer=tokenizer, plugin_sources=plugin or ()
+        folder, device=device, tokenizer=tokenizer, plugin_sources=given.get("plugin", ())
     )
     start = _encoded(prompt, known)
     if len(start) + tokens > model.config.max_len:

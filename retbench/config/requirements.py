@@ -5,18 +5,30 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from retbench.config.run import DEVICES, RunConfig
+from retbench.config.run import DEVICES, RunConfig, own_cores
 from retbench.config.values import nearest
-from retbench.distributed.launch import Launch, launch
+from retbench.distributed.launch import launch
 from retbench.errors import Misfit
 from retbench.machine import host
 
 
 def require_known(what: str, name: str, known: Iterable[str], *, key: str | None = None) -> None:
-    """Raise a Misfit with the nearest known name for an unknown one."""
+    """Raise a Misfit with the nearest known name for an unknown one; of presets with all."""
     names = list(known)
     if name not in names:
-        raise Misfit(f"unknown {what} {name!r}", nearest(name, names), keys=(key or what,))
+        hint = nearest(name, names, listed=what == "preset")
+        raise Misfit(f"unknown {what} {name!r}", hint, keys=(key or what,))
+
+
+def require_tokenizers_vocabulary(overrides: Iterable[str]) -> None:
+    """Raise a Misfit where an override of a model, by key, sets what its tokenizer decides on."""
+    for key in overrides:
+        if key.rpartition(".")[2] == "vocab_size":
+            raise Misfit(
+                "set: vocab_size follows from the tokenizer",
+                "choose it by --tokenizer",
+                keys=(f"overrides.{key}", "overrides"),
+            )
 
 
 def machine(device: str | None, threads: int | None) -> tuple[str, int]:
@@ -32,11 +44,6 @@ def machine(device: str | None, threads: int | None) -> tuple[str, int]:
     if threads is not None:
         check_threads(threads, here=True)
     return device, threads or own_cores(launch())
-
-
-def own_cores(launched: Launch | None) -> int:
-    """The cores of this process, where torchrun's on a machine share them."""
-    return max(1, host.physical_cores() // (launched.local_size if launched else 1))
 
 
 def check_device(config: RunConfig, here: bool) -> None:

@@ -1,19 +1,20 @@
-"""What a run is asked to do: one frozen :class:`RunConfig`, checked before anything starts.
+"""What a run is asked to do: what all suites have in common of a configuration.
 
-It is made by :func:`retbench.engine.resolve.resolve`. Neither torch nor a model is imported here.
+Each suite adds its own settings in a class beside it, and :func:`retbench.engine.resolve.resolve`
+makes a configuration, checked before anything starts. Neither torch nor a model is imported here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import Any
 
+from retbench.config import plugins
 from retbench.config import values as value
-from retbench.config.defaults import OPTIONAL, is_used
-from retbench.distributed.launch import KINDS
-from retbench.errors import UserError
+from retbench.config.settings import Settings, setting
+from retbench.distributed.launch import Launch, launch
+from retbench.machine import host
 
 
 @dataclass(frozen=True)
@@ -57,126 +58,139 @@ PROFILES: dict[str, Profile] = {
 DEVICES = ("cpu", "cuda")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 MODES = ("eager", "compile", "cudagraph")
-TRAINING_MODES = ("eager", "compile")
-ACTIVATIONS = ("kept", "recomputed")
-PARALLEL = ("none", *KINDS)
-DIRECTIONS = ("forward", "train")
 FEED_FORWARDS = ("gelu", "swiglu")
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 
-SHORT_NAMES = {
-    "timeout": "timeout_s",
-    "memory_limit": "memory_limit_gib",
-    "set": "overrides",
-    "plugin": "plugins",
-    "train": "training",
-    "lr": "learning_rates",
-}
-FLAGS = {name: flag for flag, name in SHORT_NAMES.items()}
+WHAT, SWEEP, HOW_SURE, WHERE, OUTPUT = "What", "Sweep", "How sure", "Where", "Output"
+"""The headings of the options that suites share."""
 
 
-@dataclass(frozen=True)
-class RunConfig:
-    """A resolved configuration; nothing is left to a default.
+def own_cores(launched: Launch | None) -> int:
+    """The cores of this process, where torchrun's on a machine share them."""
+    return max(1, host.physical_cores() // (launched.local_size if launched else 1))
 
-    Attributes:
-        suite: what is measured.
-        models: names of families in the models' registry; the first is the subject of every ratio.
-        preset: size of all models.
-        context: context lengths, in tokens, swept at the first batch size; a training suite has
-            one, the context of its training.
-        batch: batch sizes, swept at ``batch_context``; a training suite has one, the sequences of
-            an optimizer step.
-        device: ``cpu`` or ``cuda``.
-        dtype: of the weights and activations.
-        mode: ``eager``, ``compile`` or ``cudagraph``, the same for all models.
-        profile: a name in :data:`PROFILES`.
-        seed: of prompts, weights and the order of the blocks.
-        threads: compute threads of a worker.
-        ffn: feed-forward kind of all models.
-        implementation: what computes the mixing in every model that knows it; None for the
-            device's own choice.
-        timeout_s: a cell in one process is stopped once it has taken this long, in seconds.
-        memory_limit_gib: memory a worker may take, in GiB; None for no limit.
-        out: the run directory as it was asked for; None for one named after suite and time.
-        plugins: files or modules that register further families of models.
-        overrides: fields of the models' configuration: ``key`` for all, ``family.key`` for one.
-        batch_context: context of the sweep over batch sizes, in tokens.
-        new_tokens: decode steps of one trial.
-        data: text to train and test on: a file, a folder, a pattern; None for the embedded one.
-        tokenizer: its name.
-        steps: optimizer steps of one training.
-        learning_rates: the rates that are tried out, the same for all models.
-        presets: sizes of a scaling run.
-        tasks: of a recall run.
-        training: fields of :class:`retbench.training.loop.TrainingConfig` to override.
-        tokens_per_step: of a throughput step: at a context of n tokens its batch is this over n.
-        modes: execution modes that a training step is measured in.
-        activations: ``kept`` for the backward pass or ``recomputed`` in it, or both.
-        variants: the models' other implementations to measure beside them, by name.
-        operations: what the suite kernels compares, by name; the first is the subject.
-        directions: ``forward``, ``train`` (forward and backward) or both.
-        head_dims: dimensions of a head's keys that operations are measured at.
-        dtypes: types of the operations' inputs.
-        minutes: a run goes on adding blocks until its ratios are settled or this long has passed
-            since it began; 0 for exactly the blocks of the profile.
-        precision: a ratio is settled once it has a verdict, or an interval whose half width is
-            less than this relative difference.
-        margin: relative difference that matters: ratios within it are *equivalent*.
-        parallel: how several processes share a training step: ``ddp``, ``fsdp``, or ``none``.
-        world_size: how many do; torchrun's number, no choice of the run's.
-    """
 
-    suite: str
-    device: str
-    dtype: str
-    profile: str
-    seed: int
-    threads: int
-    timeout_s: float
-    models: tuple[str, ...] = ()
-    preset: str = ""
-    context: tuple[int, ...] = ()
-    batch: tuple[int, ...] = ()
-    mode: str = "eager"
-    ffn: str = "gelu"
-    implementation: str | None = None
-    memory_limit_gib: float | None = None
-    out: str | None = None
-    plugins: tuple[str, ...] = ()
-    overrides: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    batch_context: int = 0
-    new_tokens: int = 0
-    data: str | None = None
-    tokenizer: str = ""
-    steps: int = 0
-    learning_rates: tuple[float, ...] = ()
-    presets: tuple[str, ...] = ()
-    tasks: tuple[str, ...] = ()
-    training: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    tokens_per_step: int = 0
-    modes: tuple[str, ...] = ()
-    activations: tuple[str, ...] = ()
-    variants: tuple[str, ...] = ()
-    operations: tuple[str, ...] = ()
-    directions: tuple[str, ...] = ()
-    head_dims: tuple[int, ...] = ()
-    dtypes: tuple[str, ...] = ()
-    minutes: float = 0.0
-    precision: float = 0.02
-    margin: float = 0.01
-    parallel: str = "none"
-    world_size: int = 1
+def presets() -> tuple[str, ...]:
+    """The sizes of models, by name."""
+    from models.config import PRESETS
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "overrides", MappingProxyType(dict(self.overrides)))
-        object.__setattr__(self, "training", MappingProxyType(dict(self.training)))
+    return tuple(PRESETS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Settings):
+    """A resolved configuration: the settings that every suite has; nothing is left to a default."""
+
+    # No fields: what the suites without a setting of that name have.
+    suite = ""
+    preset = ""
+    mode = "eager"
+    minutes = 0.0
+    parallel = "none"
+    world_size = 1
+
+    device: str = setting(
+        value.OneOf(DEVICES, "device"), "Where models run.", group=WHERE,
+        default=lambda known: host.default_device(), shown="cuda where there is a GPU",
+    )  # fmt: skip
+    dtype: str = setting(
+        value.OneOf(DTYPES, "dtype"), "Type of weights and activations.", group=WHERE,
+        cpu="float32", cuda="bfloat16",
+    )  # fmt: skip
+    threads: int = setting(
+        value.positive, "Compute threads of a worker.", group=WHERE,
+        default=lambda known: own_cores(
+            launch() if known.get("parallel", "none") != "none" else None
+        ),
+        shown="the physical cores",
+    )  # fmt: skip
+    timeout_s: float = setting(
+        value.positive_float, "A cell that takes longer is stopped.", flag="timeout",
+        metavar="SECONDS", group=WHERE,
+    )  # fmt: skip
+    memory_limit_gib: float | None = setting(
+        value.positive_float, "Memory a worker may take.", flag="memory_limit", metavar="GIB",
+        group=WHERE, default=None, shown="no limit",
+    )  # fmt: skip
+    plugins: tuple[str, ...] = setting(
+        value.names, "File or module that registers models. Repeatable.", flag="plugin",
+        metavar="PATH", group=WHAT, default=(), repeats=True,
+    )  # fmt: skip
+    context: tuple[int, ...] = setting(
+        value.ascending_sizes, "Context lengths: 512,2048 or 512:8192 (its powers of two).",
+        metavar="LENGTHS", group=SWEEP,
+    )  # fmt: skip
+    batch: tuple[int, ...] = setting(
+        value.ascending_sizes, "Batch sizes, written like --context.", metavar="SIZES", group=SWEEP
+    )
+    profile: str = setting(
+        value.OneOf(tuple(PROFILES), "profile"), "How often a cell is measured.", group=HOW_SURE,
+        default="quick",
+    )  # fmt: skip
+    seed: int = setting(
+        value.seed, "Of prompts, weights and the order of turns.", group=HOW_SURE, default=0
+    )
+    out: str | None = setting(
+        value.path, "The run directory.", metavar="PATH", group=OUTPUT, default=None,
+        shown="a new one in results/",
+    )  # fmt: skip
 
     @property
     def computed_dtypes(self) -> tuple[str, ...]:
         """Every type that something of the run is computed in."""
-        return tuple(dict.fromkeys((self.dtype, *self.dtypes)))
+        return (self.dtype,)
+
+    def to_json(self) -> dict[str, Any]:
+        """The suite and every field; :func:`retbench.suites.configuration` inverts it."""
+        return {"suite": self.suite, **super().to_json()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedConfig(RunConfig):
+    """Settings of the suites whose contenders take turns: when there are enough blocks."""
+
+    minutes: float = setting(
+        value.minutes, "Add blocks until all ratios are settled, for so long at most; 0 adds none.",
+        metavar="MINUTES", group=HOW_SURE,
+        default=lambda known: PROFILES[known["profile"]].minutes, shown="the profile's",
+    )  # fmt: skip
+    precision: float = setting(
+        value.share, "A ratio is settled that has a verdict, or is known this well.",
+        metavar="SHARE", group=HOW_SURE, default=0.02, shown="2%",
+    )  # fmt: skip
+    margin: float = setting(
+        value.share, "A difference that does not matter: within it models are equivalent.",
+        metavar="SHARE", group=HOW_SURE, default=0.01, shown="1%",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsConfig(RunConfig):
+    """Settings of the suites that compare models."""
+
+    models: tuple[str, ...] = setting(
+        value.names, "Families, commas between; the first is the subject of every ratio.",
+        metavar="NAMES", group=WHAT, default=("retnet", "transformer"), choices=plugins.families,
+    )  # fmt: skip
+    preset: str = setting(
+        value.text, "Size of all models.", metavar="SIZE", group=WHAT, choices=presets
+    )
+    ffn: str = setting(
+        value.OneOf(FEED_FORWARDS, "feed-forward"), "Feed-forward kind of all models.",
+        group=WHAT, default="gelu",
+    )  # fmt: skip
+    implementation: str | None = setting(
+        value.text, "What computes the mixing, such as torch, triton or math.", metavar="NAME",
+        group=WHAT, default=None, shown="the device's own",
+    )  # fmt: skip
+    overrides: Mapping[str, Any] = setting(
+        value.overrides, "Override a model's field; FAMILY.KEY=VALUE for one family. Repeatable.",
+        flag="set", metavar="KEY=VALUE", group=WHAT, default={}, repeats=True,
+    )  # fmt: skip
+    mode: str = setting(
+        value.OneOf(MODES, "mode"), "How models are executed.", group=WHERE, default="eager"
+    )
 
     def overrides_for(self, family: str) -> dict[str, Any]:
         """Fields to override in one family's configuration.
@@ -196,104 +210,3 @@ class RunConfig:
             if key.startswith(prefix)
         }
         return {"ffn": self.ffn, **shared, **own}
-
-    def to_json(self) -> dict[str, Any]:
-        """Every field that the suite uses, as JSON-able values; :meth:`from_json` inverts it."""
-        used = [f.name for f in fields(self) if is_used(f.name, self.suite)]
-        return {name: _plain(getattr(self, name)) for name in used}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> RunConfig:
-        """The inverse of :meth:`to_json`.
-
-        Raises:
-            UserError: if a field is missing, unknown or of the wrong type.
-        """
-        suite = str(document.get("suite"))
-        used = [f.name for f in fields(cls) if is_used(f.name, suite)]
-        required = [name for name in used if name not in OPTIONAL]
-        if missing := [name for name in required if name not in document]:
-            raise UserError(f"the stored configuration lacks {', '.join(missing)}")
-        return cls(**parse(document))
-
-
-def _plain(given: Any) -> Any:
-    """A field's value as JSON can hold it."""
-    if isinstance(given, tuple):
-        return list(given)
-    return dict(given) if isinstance(given, Mapping) else given
-
-
-_READERS: dict[str, value.Reader] = {
-    "suite": value.text,
-    "models": value.names,
-    "preset": value.text,
-    "context": value.ascending_sizes,
-    "batch": value.ascending_sizes,
-    "batch_context": value.positive,
-    "new_tokens": value.positive,
-    "device": value.one_of("device", DEVICES),
-    "dtype": value.one_of("dtype", DTYPES),
-    "mode": value.one_of("mode", MODES),
-    "profile": value.one_of("profile", tuple(PROFILES)),
-    "seed": value.seed,
-    "threads": value.positive,
-    "ffn": value.one_of("feed-forward", FEED_FORWARDS),
-    "implementation": value.optional(value.text),
-    "timeout_s": value.positive_float,
-    "memory_limit_gib": value.optional(value.positive_float),
-    "out": value.optional(value.path),
-    "plugins": value.names,
-    "overrides": value.overrides,
-    "data": value.optional(value.path),
-    "tokenizer": value.text,
-    "steps": value.positive,
-    "learning_rates": value.ascending_floats,
-    "presets": value.names,
-    "tasks": value.names,
-    "training": value.overrides,
-    "tokens_per_step": value.positive,
-    "modes": value.names_of("mode", TRAINING_MODES),
-    "activations": value.names_of("activations", ACTIVATIONS),
-    "variants": value.names,
-    "operations": value.names,
-    "directions": value.names_of("direction", DIRECTIONS),
-    "head_dims": value.ascending_sizes,
-    "dtypes": value.names_of("dtype", DTYPES),
-    "minutes": value.minutes,
-    "precision": value.share,
-    "margin": value.share,
-    "parallel": value.one_of("parallel", PARALLEL),
-    "world_size": value.positive,
-}
-
-
-def parse(
-    given: Mapping[str, Any], *, file: str | None = None, lines: Mapping[str, int] | None = None
-) -> dict[str, Any]:
-    """Check and convert single values, by the name of their field or flag.
-
-    Args:
-        given: values as a flag, a file or Python code gives them.
-        file: the file they come from, to be named in errors.
-        lines: the line of each key in that file.
-
-    Raises:
-        UserError: for an unknown key (with the nearest one), a key given twice, or a value that
-            cannot be.
-    """
-    parsed: dict[str, Any] = {}
-    for key, raw in given.items():
-        where = f"{file}:{(lines or {}).get(key, 1)}: " if file else ""
-        name = SHORT_NAMES.get(key, key)
-        if name not in _READERS:
-            known = [*_READERS, *SHORT_NAMES]
-            raise UserError(f"{where}unknown key {key!r}", value.nearest(key, known))
-        if name in parsed:
-            raise UserError(f"{where}{key}: {name} is given twice")
-        try:
-            parsed[name] = _READERS[name](raw)
-        except ValueError as problem:
-            flag = FLAGS.get(name, name).replace("_", "-")
-            raise UserError(f"{where}{flag}: {problem}") from None
-    return parsed

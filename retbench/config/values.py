@@ -10,6 +10,7 @@ import difflib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import Any
 
@@ -17,14 +18,15 @@ Reader = Callable[[Any], Any]
 Scalar = bool | int | float | str
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """What to suggest for an unknown name: the nearest known one, or else all of them."""
+def nearest(name: str, known: Iterable[str], *, listed: bool = False) -> str:
+    """What to suggest for an unknown name: the nearest known one, or all of them, or ``listed``."""
     known = list(known)
     folded = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {folded[close[0]]!r}?"
-    return f"there are {', '.join(known)}" if known else "there are none"
+    every = f"there are {', '.join(known)}" if known else "there are none"
+    if not close:
+        return every
+    return f"did you mean {folded[close[0]]!r}?" + (f" {every}" if listed else "")
 
 
 def text(raw: Any) -> str:
@@ -41,62 +43,74 @@ def path(raw: Any) -> str:
     return text(fspath(raw) if isinstance(raw, PathLike) else raw)
 
 
-def one_of(what: str, known: tuple[str, ...]) -> Reader:
-    """A reader of one of a few names."""
+@dataclass(frozen=True)
+class OneOf:
+    """Reads one of a few names; ``what`` they name, or ``""`` where other names exist elsewhere."""
 
-    def read(raw: Any) -> str:
+    known: tuple[str, ...]
+    what: str = ""
+    where: str = ""
+
+    def __call__(self, raw: Any) -> str:
+        """The name."""
         name = text(raw)
-        if name not in known:
-            raise ValueError(f"unknown {what} {name!r}; {nearest(name, known)}")
-        return name
+        if name in self.known:
+            return name
+        if self.what:
+            raise ValueError(f"unknown {self.what} {name!r}; {nearest(name, self.known)}")
+        raise ValueError(f"must be {' or '.join(self.known)}{self.where}, not {name!r}")
 
-    return read
 
+@dataclass(frozen=True)
+class SomeOf:
+    """Reads some of a few names, each once, in the order given: the first may count."""
 
-def names_of(what: str, known: tuple[str, ...]) -> Reader:
-    """A reader of some of a few names, each once, in the order given: the first may count."""
-    one = one_of(what, known)
+    known: tuple[str, ...]
+    what: str
 
-    def read(raw: Any) -> tuple[str, ...]:
+    def __call__(self, raw: Any) -> tuple[str, ...]:
+        """The names."""
+        one = OneOf(self.known, self.what)
         found = tuple(dict.fromkeys(one(name) for name in names(raw)))
         if not found:
             raise ValueError("needs at least one value")
         return found
 
-    return read
+
+@dataclass(frozen=True)
+class Number:
+    """Reads a number: of a type, and as is demanded ("must ...")."""
+
+    type: type[int] | type[float]
+    demand: str
+    holds: Callable[[Any], bool]
+
+    def __call__(self, raw: Any) -> Any:
+        """The number, in its type."""
+        known = (int,) if self.type is int else (int, float)
+        if isinstance(raw, bool) or not isinstance(raw, known):
+            kind = "a whole number" if self.type is int else "a number"
+            raise ValueError(f"must be {kind}, not {raw!r}")
+        if isinstance(raw, float) and not math.isfinite(raw):
+            raise ValueError(f"must be finite, not {raw}")
+        if not self.holds(raw):
+            raise ValueError(f"must {self.demand}, not {raw}")
+        return self.type(raw)
 
 
-def optional(reader: Reader) -> Reader:
-    """A reader that lets None pass."""
-    return lambda raw: None if raw is None else reader(raw)
+positive = Number(int, "be at least 1", lambda given: given >= 1)
+not_negative = Number(int, "not be negative", lambda given: given >= 0)
+seed = Number(int, "be at least 0 and less than 2**63", lambda given: 0 <= given < 2**63)
+positive_float = Number(float, "be above 0", lambda given: given > 0)
+not_negative_float = Number(float, "not be negative", lambda given: given >= 0)
+minutes = Number(float, "be above 0", lambda given: given >= 0)
 
 
-def positive(raw: Any) -> int:
-    """A whole number from 1 on."""
-    if _whole(raw) < 1:
-        raise ValueError(f"must be at least 1, not {raw}")
-    return int(raw)
-
-
-def seed(raw: Any) -> int:
-    """A whole number that random generators take: from 0 on, below 2**63."""
-    if not 0 <= _whole(raw) < 2**63:
-        raise ValueError(f"must be at least 0 and less than 2**63, not {raw}")
-    return int(raw)
-
-
-def positive_float(raw: Any) -> float:
-    """A finite number above 0."""
-    if isinstance(raw, bool) or not isinstance(raw, int | float):
-        raise ValueError(f"must be a number, not {raw!r}")
-    if not (math.isfinite(raw) and raw > 0):
-        raise ValueError(f"must be above 0, not {raw}")
-    return float(raw)
-
-
-def minutes(raw: Any) -> float:
-    """A finite number of at least 0."""
-    return 0.0 if raw == 0 and not isinstance(raw, bool) else positive_float(raw)
+def boolean(raw: Any) -> bool:
+    """True or false."""
+    if not isinstance(raw, bool):
+        raise ValueError(f"must be true or false, not {raw!r}")
+    return raw
 
 
 def share(raw: Any) -> float:
@@ -109,7 +123,7 @@ def share(raw: Any) -> float:
             rest = raw
         if rest:
             raise ValueError(f"{rest!r} is no relative difference such as 2% or 0.02")
-    found = positive_float(raw)
+    found: float = positive_float(raw)
     if found >= 1:
         raise ValueError(f"must be below 1 (100%), not {found:g}; 2% is 0.02")
     return found
@@ -158,6 +172,12 @@ def ascending_sizes(raw: Any) -> tuple[int, ...]:
     return tuple(sorted(set(found)))
 
 
+def powers(first: int, last: int) -> tuple[int, ...]:
+    """The powers of two from ``first`` to ``last``, both included."""
+    exponents = range(first.bit_length() - 1, last.bit_length())
+    return tuple(2**n for n in exponents if first <= 2**n <= last)
+
+
 def overrides(raw: Any) -> dict[str, Scalar]:
     """Overrides of models' fields: a mapping (of families to mappings, too) or ``KEY=VALUE``s."""
     if isinstance(raw, Mapping):
@@ -169,12 +189,6 @@ def overrides(raw: Any) -> dict[str, Scalar]:
             raise ValueError(f"must be KEY=VALUE, not {item!r}")
         found[_key(key)] = _finite(key, _scalar(given.strip()))
     return found
-
-
-def _whole(raw: Any) -> int:
-    if isinstance(raw, bool) or not isinstance(raw, int):
-        raise ValueError(f"must be a whole number, not {raw!r}")
-    return raw
 
 
 def _sequence(raw: Any) -> list[Any]:
@@ -195,12 +209,13 @@ def _size_or_range(part: str) -> list[int]:
     positive(last)
     if not colon:
         return [first]
-    powers = [
-        2**n for n in range(first.bit_length() - 1, last.bit_length()) if first <= 2**n <= last
-    ]
-    if not powers:
+    found = powers(first, last)
+    if not found:
         raise ValueError(f"the range {part!r} holds no power of two")
-    return powers
+    if len(found) == 1 and first != last:
+        what = f"the range {part!r} holds one power of two, {found[0]}"
+        raise ValueError(f"{what}; list what is meant, such as {first},{last}")
+    return list(found)
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, Scalar]:

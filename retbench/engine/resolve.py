@@ -1,7 +1,7 @@
 """From what was asked for to a configuration that can be run here.
 
-Flags win over the configuration file, the file over the defaults of suite and device, which stand
-in :mod:`retbench.config.defaults` and nowhere else::
+Flags win over the configuration file, the file over the defaults, which stand in the class of each
+suite's settings and nowhere else::
 
     config = resolve("inference", preset="10m", context="512:8192")
     config.context                              # (512, 1024, 2048, 4096, 8192)
@@ -13,63 +13,128 @@ asked for every model of the run.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retbench import suites
 from retbench.config import plugins
-from retbench.config.defaults import DEFAULTS, SUITE_DEFAULTS, SWEPT, USED_BY, divisible, is_used
+from retbench.config import values as value
 from retbench.config.file import read_config_file
 from retbench.config.requirements import (
     check_device,
     check_processes,
     check_threads,
-    own_cores,
     require_known,
 )
-from retbench.config.run import FLAGS, PROFILES, SHORT_NAMES, RunConfig, parse
+from retbench.config.run import ModelsConfig, RunConfig
 from retbench.config.values import nearest
-from retbench.distributed.launch import launch
 from retbench.errors import Misfit, UserError
-from retbench.machine import host
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
+
+DEFAULT_SUITE = "inference"
 
 # What is set for a whole run by a flag, never for one model.
 _OWNFLAGS = {"ffn": "--ffn", "family": "--models", "preset": "--preset"}
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for, flags over file, without any default.
+
+    Attributes:
+        settings: the class of the suite's settings.
+        values: by field; ``suite`` is among them where it was named.
+        places: ``file:line: `` of what the file alone decides, by field, and by ``overrides.KEY``.
+    """
+
+    settings: type[RunConfig]
+    values: dict[str, Any]
+    places: dict[str, str]
+
+
 def explicit(
-    suite: str | None = None, *, config_file: Path | str | None = None, **given: Any
-) -> dict[str, Any]:
-    """What was asked for, flags over file, without any default; arguments as :func:`resolve`.
+    suite: str | None = None,
+    *,
+    config_file: Path | str | None = None,
+    otherwise: str = DEFAULT_SUITE,
+    **given: Any,
+) -> Asked:
+    """What was asked for; arguments as :func:`resolve`.
+
+    Args:
+        suite: see there.
+        config_file: see there.
+        otherwise: the suite whose settings these are where none is named.
+        given: see there.
 
     Raises:
-        UserError: for an unreadable file, an unknown key or a value that cannot be.
+        UserError: for an unreadable file, an unknown suite or key or a value that cannot be.
     """
-    return _asked(suite, config_file, given)[0]
+    flags = {key: raw for key, raw in given.items() if raw is not None}
+    stored, lines = read_config_file(config_file) if config_file else ({}, {})
+    places = {key: f"{config_file}:{line}: " for key, line in lines.items()}
+    named = suite if suite is not None else stored.get("suite")
+    where = places.get("suite", "") if suite is None else ""
+    settings = _settings_of(otherwise if named is None else named, where)
+    stored.pop("suite", None)
+    _require_used(settings, flags, {})
+    _require_used(settings, stored, places)
+    chosen = settings.parse(flags)
+    filed = settings.parse(stored, places)
+    values = {**({} if named is None else {"suite": settings.suite}), **filed, **chosen}
+    if "overrides" in values:
+        values["overrides"] = {**filed.get("overrides", {}), **chosen.get("overrides", {})}
+    return Asked(settings, values, _of_the_file(settings, places, chosen))
 
 
-def _asked(
-    suite: str | None, config_file: Path | str | None, given: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """What was asked for, and ``file:line`` of what the file alone decides."""
-    flags = {key: raw for key, raw in {"suite": suite, **given}.items() if raw is not None}
-    chosen = parse(flags)
-    if config_file is None:
-        return chosen, {}
-    values, lines = read_config_file(config_file)
-    stored = parse(values, file=str(config_file), lines=lines)
-    overrides = chosen.get("overrides", {})
-    merged = {**stored.get("overrides", {}), **overrides}
-    places = {}
-    for key, line in lines.items():
+def _settings_of(suite: Any, where: str) -> type[RunConfig]:
+    try:
+        name = value.text(suite)
+    except ValueError as problem:
+        raise UserError(f"{where}suite: {problem}") from None
+    if name not in suites.names():
+        hint = nearest(name, suites.names())
+        raise UserError(f"{where}unknown suite {name!r}", hint)
+    found: type[RunConfig] = suites.get(name).config
+    return found
+
+
+def _require_used(
+    settings: type[RunConfig], given: Mapping[str, Any], places: Mapping[str, str]
+) -> None:
+    """Refuse what would be ignored: whoever gives it expects an effect."""
+    for key in given:
+        where = places.get(key, "")
+        if key in settings.by_key():
+            continue
+        unchosen = settings.settings().get(key)
+        if unchosen is not None and unchosen.first_of:
+            problem = f"{where}{key}: the suite {settings.suite} takes several"
+            raise UserError(problem, f"use --{unchosen.first_of}")
+        others = {name: suites.get(name).config for name in suites.names()}
+        if owners := [name for name, other in others.items() if key in other.by_key()]:
+            other = others[owners[0]]
+            problem = (
+                f"{other.flag(other.by_key()[key])}: the suite {settings.suite} has no use for it"
+            )
+            raise UserError(where + problem, f"it belongs to {', '.join(owners)}")
+
+
+def _of_the_file(
+    settings: type[RunConfig], places: Mapping[str, str], chosen: Mapping[str, Any]
+) -> dict[str, str]:
+    """Where a value stands that no flag overrules, by field; of overrides each by itself."""
+    keys = settings.by_key() | {"suite": "suite"}
+    found = {}
+    for key, where in places.items():
         table, dot, inner = key.partition(".")
-        name = SHORT_NAMES.get(table, table) + dot + inner
-        if inner not in overrides if dot else name not in chosen:
-            places[name] = f"{config_file}:{line}"
-    return {**stored, **chosen, **({"overrides": merged} if merged else {})}, places
+        name = keys[table]
+        if inner not in chosen.get("overrides", {}) if dot else name not in chosen:
+            found[name + dot + inner] = where
+    return found
 
 
 def resolve(
@@ -85,64 +150,24 @@ def resolve(
         suite: name of the suite; the file's, or ``inference``, where None.
         config_file: a TOML file with the same keys, which ``given`` overrule.
         here: whether this machine is to run it, and must be able to.
-        given: fields of :class:`RunConfig`, as values or as the text of a flag; None means not
-            given. ``overrides`` are merged key by key.
+        given: fields of the suite's configuration, by their names or flags, as values or as the
+            text of a flag; None means not given. ``overrides`` are merged key by key.
 
     Raises:
         UserError: for an unreadable file, an unknown key or name, a value of the wrong type or out
             of range, or a combination that is impossible on this machine.
     """
-    chosen, places = _asked(suite, config_file, given)
-    device = chosen.get("device") or host.default_device()
-    name = chosen.get("suite", DEFAULTS["suite"])
+    asked = explicit(suite, config_file=config_file, **given)
+    values = {name: chosen for name, chosen in asked.values.items() if name != "suite"}
+    config = asked.settings.settled(values)
     try:
-        require_known("suite", name, suites.names())
-        _require_used(name, chosen)
-        shared = {key: given for key, given in DEFAULTS.items() if is_used(key, name)}
-        defaults = {**shared, **SUITE_DEFAULTS[name, device], "device": device}
-        launched = launch() if chosen.get("parallel", "none") != "none" else None
-        if launched:
-            defaults["world_size"] = launched.size
-            defaults |= divisible(defaults, chosen.get("tokens_per_step"), launched.size)
-        defaults["threads"] = chosen.get("threads") or own_cores(launched)
-        if is_used("minutes", name):
-            defaults["minutes"] = PROFILES[chosen.get("profile", defaults["profile"])].minutes
-        # Of what is swept the first stands for the run where one name is wanted.
-        for several, one in SWEPT:
-            if several in defaults:
-                defaults[one] = chosen.get(several, defaults[several])[0]
-        config = RunConfig(**{**defaults, **chosen})
         check(config, here=here)
     except Misfit as problem:
-        place = next((places[key] for key in problem.keys if key in places), None)
+        place = next((asked.places[key] for key in problem.keys if key in asked.places), None)
         if place is None:
             raise
-        raise UserError(f"{place}: {problem.message}", problem.hint) from None
+        raise UserError(f"{place}{problem.message}", problem.hint) from None
     return config
-
-
-def _require_used(suite: str, chosen: Mapping[str, Any]) -> None:
-    """Refuse what would be ignored: whoever gives it expects an effect."""
-    for name in chosen:
-        if not is_used(name, suite):
-            flag = FLAGS.get(name, name).replace("_", "-")
-            owners = f"it belongs to {', '.join(USED_BY[name])}"
-            raise Misfit(f"{flag}: the suite {suite} has no use for it", owners, keys=(name,))
-    for several, one in SWEPT:
-        if one in chosen and is_used(several, suite):
-            problem = f"{one}: the suite {suite} takes several"
-            raise Misfit(problem, f"use --{several}", keys=(one,))
-
-
-def contradictions(config: RunConfig, asked: Mapping[str, Any]) -> list[str]:
-    """Which of the values asked for differ from a stored configuration, one phrase each."""
-    stored = config.to_json()
-    asked = {k: list(v) if isinstance(v, tuple) else v for k, v in asked.items() if k != "out"}
-    return [
-        f"{key.replace('_', '-')} was {stored.get(key)!r}, not {wanted!r}"
-        for key, wanted in asked.items()
-        if stored.get(key) != wanted
-    ]
 
 
 def check(config: RunConfig, *, here: bool = True) -> None:
@@ -153,32 +178,32 @@ def check(config: RunConfig, *, here: bool = True) -> None:
         here: whether this machine is to run it: its GPU and processors are then looked at.
 
     Raises:
-        Misfit: for an unknown suite, preset or model (with the nearest name), a model named
-            twice, or a combination that is impossible.
+        Misfit: for an unknown preset or model (with the nearest name), a model named twice, or a
+            combination that is impossible.
     """
-    require_known("suite", config.suite, suites.names())
-    if repeated := sorted({name for name in config.models if config.models.count(name) > 1}):
-        problem = f"models: {repeated[0]!r} is named twice"
-        raise Misfit(problem, "name each model once", keys=("models",))
     check_device(config, here)
     check_threads(config.threads, here)
     check_processes(config)
     suite = suites.get(config.suite)
-    if not is_used("models", config.suite):
+    if not isinstance(config, ModelsConfig):
         suite.check(config, {})
         return
     if not config.models:
         raise Misfit("models: needs at least one", keys=("models",))
-    for preset in config.presets or (config.preset,):
+    if repeated := sorted({name for name in config.models if config.models.count(name) > 1}):
+        problem = f"models: {repeated[0]!r} is named twice"
+        raise Misfit(problem, "name each model once", keys=("models",))
+    several = getattr(config, config.settings()["preset"].first_of, None)
+    for preset in several or (config.preset,):
         suite.check(config, model_configs(config, preset))
 
 
-def model_configs(config: RunConfig, preset: str | None = None) -> dict[str, ModelConfig]:
+def model_configs(config: ModelsConfig, preset: str) -> dict[str, ModelConfig]:
     """The configuration of every model of a run, by the name of its family.
 
     Args:
         config: of the run.
-        preset: the models' size; the run's where None.
+        preset: the models' size.
 
     Raises:
         UserError: for an unknown model, preset or override, or sizes that do not fit together.
@@ -187,8 +212,8 @@ def model_configs(config: RunConfig, preset: str | None = None) -> dict[str, Mod
     from models.registry import config_for
 
     plugins.load(config.plugins)
-    preset = preset or config.preset
-    require_known("preset", preset, PRESETS, key="presets" if config.presets else "preset")
+    key = config.settings()["preset"].first_of or "preset"
+    require_known("preset", preset, PRESETS, key=key)
     known = plugins.families()
     for family in config.models:
         require_known("model", family, known, key="models")
@@ -210,7 +235,7 @@ def _field(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def _check_override_families(config: RunConfig) -> None:
+def _check_override_families(config: ModelsConfig) -> None:
     for key in config.overrides:
         family, dot, name = key.rpartition(".")
         places = (f"overrides.{key}", "overrides")
@@ -222,7 +247,7 @@ def _check_override_families(config: RunConfig) -> None:
             raise Misfit(problem, f"use {_OWNFLAGS[name]}", keys=places)
 
 
-def _check_implementation(config: RunConfig) -> None:
+def _check_implementation(config: ModelsConfig) -> None:
     """A name that no model of the run knows would do nothing."""
     from models.registry import implementations
 

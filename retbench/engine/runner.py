@@ -294,7 +294,7 @@ class _Session:
             # What else the machine does can only lower them: the better of two measurements counts.
             self._measure_ceilings()
 
-    def _measure(self, suite: Suite, block: int) -> None:
+    def _measure(self, suite: Suite[Any], block: int) -> None:
         """What is lacking of one block."""
         done = {(label, point) for b, label, point in self.writer.done if b == block}
         cells = {(c.label, p.id) for c in self.plan.contenders for p in self.plan.ascending(block)}

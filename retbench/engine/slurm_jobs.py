@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from retbench import store
+from retbench import store, suites
 from retbench.config.plan import Plan
 from retbench.config.run import RunConfig
 from retbench.engine import audit, runner
@@ -101,7 +101,7 @@ def carry_out(task: Task) -> None:
     Raises:
         UserError: this machine cannot run it, or the job was told to stop.
     """
-    config = RunConfig.from_json(task.configuration)
+    config = suites.configuration(task.configuration)
     check(config)
     while True:
         try:

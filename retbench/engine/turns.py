@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 from retbench.config.plan import Contender, Plan, Point
 from retbench.config.run import PROFILES, Profile, RunConfig
@@ -26,7 +27,7 @@ SHARE_OF_MEMORY = 0.8
 Ended = tuple[Contender, Point, Outcome]
 
 
-def in_turns(config: RunConfig, suite: Suite, plan: Plan) -> bool:
+def in_turns(config: RunConfig, suite: Suite[Any], plan: Plan) -> bool:
     """Whether contenders take turns where they can; not those of several processes each."""
     return suite.takes_turns and config.world_size == 1 and len(plan.contenders) > 1
 
@@ -48,7 +49,7 @@ class Block:
     def __init__(
         self,
         config: RunConfig,
-        suite: Suite,
+        suite: Suite[Any],
         plan: Plan,
         block: int,
         done: set[tuple[str, str]],

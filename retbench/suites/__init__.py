@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from retbench.errors import UserError
 
 if TYPE_CHECKING:
+    from retbench.config.run import RunConfig
     from retbench.suites.base import Suite
 
 _NAMES = ("inference", "training", "kernels", "perplexity", "scaling", "ablation", "recall")
@@ -19,7 +21,7 @@ def names() -> tuple[str, ...]:
     return tuple(_MODULES)
 
 
-def get(name: str) -> Suite:
+def get(name: str) -> Suite[Any]:
     """The suite of that name.
 
     Raises:
@@ -27,5 +29,16 @@ def get(name: str) -> Suite:
     """
     if name not in _MODULES:
         raise UserError(f"unknown suite {name!r}", f"there are {', '.join(_MODULES)}")
-    suite: Suite = importlib.import_module(_MODULES[name]).SUITE
+    suite: Suite[Any] = importlib.import_module(_MODULES[name]).SUITE
     return suite
+
+
+def configuration(document: Mapping[str, Any]) -> RunConfig:
+    """The configuration of a run, from what its ``to_json`` gave.
+
+    Raises:
+        UserError: there is no such suite, or a field is unknown, missing or of the wrong type.
+    """
+    settings = {name: raw for name, raw in document.items() if name != "suite"}
+    config: RunConfig = get(str(document.get("suite"))).config.from_json(settings)
+    return config

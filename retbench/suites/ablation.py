@@ -10,25 +10,39 @@ helps a model to learn, not what it is worth at the end.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from retbench.config.plan import Contender
-from retbench.config.run import RunConfig
+from retbench.config.settings import changed
 from retbench.errors import Misfit
-from retbench.suites.perplexity import PerplexitySuite
+from retbench.suites.perplexity import PerplexityConfig, PerplexitySuite
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
 
 
+@dataclass(frozen=True, kw_only=True)
+class AblationConfig(PerplexityConfig):
+    """What each part of a model is worth, by leaving it out."""
+
+    suite = "ablation"
+    models: tuple[str, ...] = changed(PerplexityConfig, "models", default=("retnet",))
+    # On a CPU many short trainings, whose best rates are lower.
+    steps: int = changed(PerplexityConfig, "steps", cpu=100, cuda=1000)
+    learning_rates: tuple[float, ...] = changed(
+        PerplexityConfig, "learning_rates", cpu=(1e-3, 2e-3, 4e-3), cuda=(5e-4, 1e-3, 2e-3)
+    )
+
+
 class AblationSuite(PerplexitySuite):
     """Perplexity of a model and of its variants."""
 
-    name = "ablation"
+    config = AblationConfig
     lengths = (1,)
     """The training's: six models are tested, and it is the parts that are compared."""
 
-    def contenders(self, config: RunConfig) -> tuple[Contender, ...]:
+    def contenders(self, config: PerplexityConfig) -> tuple[Contender, ...]:
         """Each model of the run, followed by its variants."""
         from models.registry import config_for
 
@@ -37,11 +51,11 @@ class AblationSuite(PerplexitySuite):
             options = config.overrides_for(family)
             variants.append(Contender(family, family, options))
             whole = config_for(family, config.preset, **options)
-            for part, changed in whole.ablations().items():
-                variants.append(Contender(f"{family}-{part}", family, {**options, **changed}))
+            for part, lacking in whole.ablations().items():
+                variants.append(Contender(f"{family}-{part}", family, {**options, **lacking}))
         return tuple(variants)
 
-    def check(self, config: RunConfig, models: Mapping[str, ModelConfig]) -> None:
+    def check(self, config: PerplexityConfig, models: Mapping[str, ModelConfig]) -> None:
         """Check as the perplexity suite does; a model without variants has nothing to leave out."""
         super().check(config, models)
         for family, model in models.items():

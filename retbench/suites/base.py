@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import compress
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from retbench.config import plugins
 from retbench.config.plan import Axis, Contender, Plan, Point
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from models.protocol import LanguageModel
     from retbench.suites.cell import Cell
     from retbench.suites.session import Rows, Session
+
+Config = TypeVar("Config", bound=RunConfig)
 
 Scalar = Callable[[str, str], float | None]
 """Looks up ``(point id, metric)`` among one contender's committed figures of the first block that
@@ -74,26 +76,31 @@ def swept(
     return points
 
 
-class Suite(ABC):
+class Suite(ABC, Generic[Config]):
     """A family of points and the way one is measured.
 
     Attributes:
-        name: what ``--suite`` calls it.
+        config: the class of its configuration; the settings of a run are its fields.
         trains: whether a cell trains a model of its own, whose quality is then tested; otherwise
             it times the contender's one model.
         takes_turns: whether the contenders of a block are timed in turns, side by side; otherwise
             one after the other.
     """
 
-    name: str
+    config: type[Config]
     trains: ClassVar[bool]
     takes_turns: ClassVar[bool] = False
 
+    @property
+    def name(self) -> str:
+        """What ``--suite`` calls it."""
+        return self.config.suite
+
     @abstractmethod
-    def plan(self, config: RunConfig) -> Plan:
+    def plan(self, config: Config) -> Plan:
         """Every cell of a run; called in the parent, must not import torch."""
 
-    def data(self, config: RunConfig) -> dict[str, Any] | None:
+    def data(self, config: Config) -> dict[str, Any] | None:
         """Make the data set ready before any worker starts; called in the parent, without torch.
 
         Returns:
@@ -104,21 +111,21 @@ class Suite(ABC):
         """
         return None
 
-    def load(self, config: RunConfig) -> None:
+    def load(self, config: Config) -> None:
         """Import in a worker what its cells will need, so that their memory is not charged for it.
 
         Called before the memory meter takes its baseline.
         """
         return None
 
-    def model_options(self, config: RunConfig) -> dict[str, Any]:
+    def model_options(self, config: Config) -> dict[str, Any]:
         """Overrides of every model's configuration that the data ask for, such as the vocabulary.
 
         Called once :meth:`data` has been.
         """
         return {}
 
-    def size(self, config: RunConfig, contender: Contender, point: Point | None = None) -> Any:
+    def size(self, config: Config, contender: Contender, point: Point | None = None) -> Any:
         """What :meth:`cost` reckons with: a model's configuration, at a point's own preset.
 
         Raises:
@@ -134,7 +141,7 @@ class Suite(ABC):
 
     def build(
         self,
-        config: RunConfig,
+        config: Config,
         contender: Contender,
         options: Mapping[str, Any],
         device: torch.device,
@@ -179,7 +186,7 @@ class Suite(ABC):
         }
 
     def brief(
-        self, config: RunConfig, contender: Contender, point: Point, scalar: Scalar
+        self, config: Config, contender: Contender, point: Point, scalar: Scalar
     ) -> dict[str, Any]:
         """What a worker must know of earlier cells to measure this one: JSON-able.
 
@@ -188,7 +195,7 @@ class Suite(ABC):
         """
         return {}
 
-    def check(self, config: RunConfig, models: Mapping[str, ModelConfig]) -> None:
+    def check(self, config: Config, models: Mapping[str, ModelConfig]) -> None:
         """Check what only this suite asks of a configuration; called in the parent, without torch.
 
         Args:
@@ -201,7 +208,7 @@ class Suite(ABC):
         return None
 
     @abstractmethod
-    def cost(self, config: RunConfig, ceilings: Mapping[str, Any] | None) -> Cost:
+    def cost(self, config: Config, ceilings: Mapping[str, Any] | None) -> Cost:
         """A model of what cells need, for a forecast."""
 
     @abstractmethod

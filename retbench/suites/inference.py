@@ -20,10 +20,13 @@ instead; the metric ``tpot_over_bound`` says by how much. How a cell is measured
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from retbench.config import values as value
 from retbench.config.plan import Contender, Plan, Point
-from retbench.config.run import RunConfig
+from retbench.config.run import ModelsConfig, TimedConfig
+from retbench.config.settings import changed, setting
 from retbench.data import prompt_tokens
 from retbench.errors import Misfit
 from retbench.machine.ceilings import Ceilings
@@ -44,14 +47,36 @@ MATH_LIMIT = 512
 """Tokens of context from which attention's math kernel on a GPU is a failure, not a baseline."""
 
 
-class InferenceSuite(Suite):
+@dataclass(frozen=True, kw_only=True)
+class InferenceConfig(ModelsConfig, TimedConfig):
+    """Latency, throughput and memory of prefill and decode."""
+
+    suite = "inference"
+    models: tuple[str, ...] = changed(
+        ModelsConfig, "models", default=("retnet", "transformer", "transformer-gqa")
+    )
+    preset: str = changed(ModelsConfig, "preset", cpu="10m", cuda="1.3b")
+    mode: str = changed(ModelsConfig, "mode", cpu="eager", cuda="cudagraph")
+    context: tuple[int, ...] = changed(
+        ModelsConfig, "context", cpu=(1024, 2048, 4096), cuda=value.powers(512, 65536)
+    )
+    batch: tuple[int, ...] = changed(ModelsConfig, "batch", cpu=(1, 4), cuda=value.powers(1, 1024))
+    timeout_s: float = changed(ModelsConfig, "timeout_s", cpu=600.0, cuda=900.0)
+    batch_context: int = setting(
+        value.positive, "Context of the sweep over batch sizes.", metavar="LENGTH",
+        cpu=1024, cuda=8192,
+    )  # fmt: skip
+    new_tokens: int = setting(value.positive, "Decode steps of one trial.", cpu=8, cuda=32)
+
+
+class InferenceSuite(Suite[InferenceConfig]):
     """Prefill and decode of matched models."""
 
-    name = "inference"
+    config = InferenceConfig
     trains = False
     takes_turns = True
 
-    def plan(self, config: RunConfig) -> Plan:
+    def plan(self, config: InferenceConfig) -> Plan:
         """Every context at the first batch size; several batch sizes at ``batch_context``."""
         sizes = {(context, config.batch[0]) for context in config.context}
         if len(config.batch) > 1:
@@ -62,23 +87,23 @@ class InferenceSuite(Suite):
         primary = [("tpot_s", longest), ("ttft_s", longest)]
         return plan_in_turns(self.name, config, contenders, sorted(points), primary)
 
-    def data(self, config: RunConfig) -> None:
+    def data(self, config: InferenceConfig) -> None:
         """Read and encode the embedded text that prompts are made of."""
         prompt_tokens(1, 1, config.seed)
 
-    def check(self, config: RunConfig, models: Mapping[str, ModelConfig]) -> None:
+    def check(self, config: InferenceConfig, models: Mapping[str, ModelConfig]) -> None:
         """Every model must hold the contexts and know every token of the prompts."""
         for family, model in models.items():
             _check_length(config, family, model)
             _check_vocabulary(family, model)
 
-    def cost(self, config: RunConfig, ceilings: Ceilings) -> InferenceCost:
+    def cost(self, config: InferenceConfig, ceilings: Ceilings) -> InferenceCost:
         """Bounds of prefill and decode steps under the caps of the profile."""
         return InferenceCost(config, ceilings)
 
     def build(
         self,
-        config: RunConfig,
+        config: InferenceConfig,
         contender: Contender,
         options: Mapping[str, Any],
         device: torch.device,
@@ -108,7 +133,7 @@ class InferenceSuite(Suite):
 SUITE = InferenceSuite()
 
 
-def _check_length(config: RunConfig, family: str, model: ModelConfig) -> None:
+def _check_length(config: InferenceConfig, family: str, model: ModelConfig) -> None:
     longest = {"context": max(config.context)}
     if len(config.batch) > 1:
         longest["batch_context"] = config.batch_context

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from retbench.config.plan import Point
-from retbench.config.run import DTYPE_BYTES, PROFILES, RunConfig
+from retbench.config.run import DTYPE_BYTES, PROFILES
 from retbench.suites import bounds
 from retbench.suites.limits import PREFILL_TOKENS, SLICE_S
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
+    from retbench.suites.inference import InferenceConfig
 
 # Host work of one layer in one step: dispatch on a CPU, a launch (or its replay) on a GPU.
 _LAYER_OVERHEAD_S = {
@@ -33,7 +34,7 @@ _COMPILE_S = {"eager": 0.0, "compile": 45.0, "cudagraph": 2.0}
 class InferenceCost:
     """What prefill and decode need of one machine."""
 
-    config: RunConfig
+    config: InferenceConfig
     ceilings: Mapping[str, Any] | None
 
     @property

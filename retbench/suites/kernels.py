@@ -17,13 +17,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from retbench.config import plugins
+from retbench.config import values as value
 from retbench.config.plan import Contender, Plan, Point
 from retbench.config.requirements import require_known
-from retbench.config.run import RunConfig
+from retbench.config.run import DTYPES, TimedConfig
+from retbench.config.settings import changed, first_of, setting
 from retbench.errors import Misfit
 from retbench.suites.base import Suite, plan_in_turns
 from retbench.suites.kernels_cost import KernelsCost
@@ -38,14 +41,58 @@ if TYPE_CHECKING:
     from retbench.suites.session import Rows, Session
 
 
-class KernelsSuite(Suite):
+@dataclass(frozen=True, kw_only=True)
+class KernelsConfig(TimedConfig):
+    """Retention and attention alone, forward and backward, against float64."""
+
+    suite = "kernels"
+    operations: tuple[str, ...] = setting(
+        value.names, "What is compared; the first is the subject of every ratio.", metavar="NAMES",
+        cpu=(
+            "retention-chunkwise", "retention-parallel", "retention-recurrent", "sdpa-flash",
+            "sdpa-math",
+        ),
+        cuda=(
+            "retention-triton", "retention-chunkwise", "retention-compiled", "retention-parallel",
+            "retention-recurrent", "fla-chunk", "fla-parallel", "fla-fused-recurrent",
+            "sdpa-flash", "sdpa-efficient", "sdpa-cudnn", "sdpa-math", "flex-attention",
+        ),
+        shown="all of the device",
+    )  # fmt: skip
+    directions: tuple[str, ...] = setting(
+        value.SomeOf(("forward", "train"), "direction"),
+        "Passes: train is forward and backward.", default=("forward", "train"),
+    )  # fmt: skip
+    # On a GPU the paper's heads alone and few lengths, for the time's sake: two operations compile
+    # anew for each point.
+    head_dims: tuple[int, ...] = setting(
+        value.ascending_sizes, "Dimensions of a head's keys, written like --context.",
+        metavar="SIZES", cpu=(64,), cuda=(256,),
+    )  # fmt: skip
+    dtypes: tuple[str, ...] = setting(
+        value.SomeOf(DTYPES, "dtype"), "Types of the inputs.", cpu=("float32",), cuda=("bfloat16",)
+    )
+    dtype: str = first_of(TimedConfig, "dtype", "dtypes")
+    context: tuple[int, ...] = changed(
+        TimedConfig, "context", cpu=value.powers(256, 2048), cuda=(2048, 4096, 16384, 65536)
+    )
+    batch: tuple[int, ...] = changed(TimedConfig, "batch", default=(1,))
+    timeout_s: float = changed(TimedConfig, "timeout_s", default=300.0)
+
+    @property
+    def computed_dtypes(self) -> tuple[str, ...]:
+        """Every type that an operation is measured in."""
+        return self.dtypes
+
+
+class KernelsSuite(Suite[KernelsConfig]):
     """Single operations, forward and backward."""
 
-    name = "kernels"
+    config = KernelsConfig
     trains = False
     takes_turns = True
 
-    def plan(self, config: RunConfig) -> Plan:
+    def plan(self, config: KernelsConfig) -> Plan:
         """Every context at every batch size, head dimension, type and direction."""
         swept = itertools.product(
             config.directions, config.dtypes, config.head_dims, config.batch, config.context
@@ -63,7 +110,7 @@ class KernelsSuite(Suite):
         primary = [("kernel_s", points[len(config.context) - 1])]
         return plan_in_turns(self.name, config, contenders, points, primary)
 
-    def check(self, config: RunConfig, models: Mapping[str, ModelConfig]) -> None:
+    def check(self, config: KernelsConfig, models: Mapping[str, ModelConfig]) -> None:
         """The operations must be known, and each head dimension have a matched Transformer."""
         from models import operations
 
@@ -84,7 +131,7 @@ class KernelsSuite(Suite):
                 )
                 raise Misfit(problem, "use a multiple of 16", keys=("head_dims",))
 
-    def size(self, config: RunConfig, contender: Contender, point: Point | None = None) -> Size:
+    def size(self, config: KernelsConfig, contender: Contender, point: Point | None = None) -> Size:
         """The operation and its case at a point, at the plan's first where None."""
         import torch
 
@@ -94,13 +141,13 @@ class KernelsSuite(Suite):
         at = point or self.plan(config).points[0]
         return Size(operation, case_of(at, operation.kind, torch.device(config.device)))
 
-    def cost(self, config: RunConfig, ceilings: Mapping[str, Any] | None) -> KernelsCost:
+    def cost(self, config: KernelsConfig, ceilings: Mapping[str, Any] | None) -> KernelsCost:
         """Bounds of a call under the caps of the profile."""
         return KernelsCost(config, ceilings)
 
     def build(
         self,
-        config: RunConfig,
+        config: KernelsConfig,
         contender: Contender,
         options: Mapping[str, Any],
         device: torch.device,

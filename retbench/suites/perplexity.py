@@ -13,13 +13,16 @@ they end; that needs ``--steps`` and a text as large.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from retbench.suites.quality_cell import FINAL, train_cell
+from retbench.suites.quality import FINAL
+from retbench.suites.quality_cell import train_cell
 from retbench.suites.session import Rows, Session
 from retbench.suites.text import (
     LENGTHS,
+    TextConfig,
     TextSuite,
     add_lengths,
     add_test,
@@ -28,10 +31,17 @@ from retbench.suites.text import (
 )
 
 
-class PerplexitySuite(TextSuite):
+@dataclass(frozen=True, kw_only=True)
+class PerplexityConfig(TextConfig):
+    """Perplexity of matched models, trained alike on one text."""
+
+    suite = "perplexity"
+
+
+class PerplexitySuite(TextSuite[PerplexityConfig]):
     """Perplexity of matched models on one text."""
 
-    name = "perplexity"
+    config = PerplexityConfig
     lengths: ClassVar[Sequence[float]] = LENGTHS
     """Lengths to test at, over the context of the training."""
 

@@ -1,41 +1,21 @@
-"""What all training suites share: the sweep of learning rates, one training, and its curves.
-
-Each model is tuned alike: in the first block it is trained once at every rate of the grid, which is
-the same for all models; the rate with the lowest loss on the dev split is then the one at which its
-seeds are trained, one a block. Nothing that is reported comes from the tuning trainings.
-"""
+"""One training of a suite that compares quality: its curves and its dev loss."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from retbench.config.plan import Contender, Plan, Point, Setting
-from retbench.config.run import PROFILES, RunConfig
-from retbench.config.values import nearest
-from retbench.errors import Misfit
-from retbench.suites.base import Scalar, Suite
+from retbench.config.plan import Point
 from retbench.suites.limits import CellFailure
-from retbench.suites.quality_cost import QualityCost
+from retbench.suites.quality import FINAL, training_config
 from retbench.suites.session import Rows, Session
 from retbench.training.config import Record, TrainingConfig
 
 if TYPE_CHECKING:
-    from models.config import ModelConfig
     from models.protocol import LanguageModel
     from retbench.data.batches import BatchSource
-
-CAUSAL_TOKENS = 64
-CAUSAL_TOLERANCE = 1e-5
-"""How far an earlier logit may move, relative to the largest, when a later token changes: what
-rounding does where a kernel's tiling depends on values it masks."""
-
-TUNE, FINAL = "tune", "final"
-# What the run decides on, for all trainings alike.
-_SETTLED = ("steps", "batch_size", "seq_len", "learning_rate", "seed", "dtype", "compile")
 
 
 class OrderedSource(Protocol):
@@ -63,133 +43,10 @@ class Material:
     final_dev: Callable[[LanguageModel], float]
 
 
-class QualitySuite(Suite):
-    """A suite whose cells each train a model of their own."""
-
-    trains = True
-
-    def contenders(self, config: RunConfig) -> tuple[Contender, ...]:
-        """The models of the run."""
-        return tuple(Contender(name, name, config.overrides_for(name)) for name in config.models)
-
-    def coordinates(self, config: RunConfig) -> list[tuple[tuple[str, Setting], ...]]:
-        """What there is a sweep and a final training for: presets or tasks; once by default."""
-        return [()]
-
-    def steps(self, config: RunConfig, point: Point) -> int:
-        """Optimizer steps of a point's trainings, the same for all models."""
-        return config.steps
-
-    def plan(self, config: RunConfig) -> Plan:
-        """For each coordinate every learning rate once, then a final training in every block."""
-        points = []
-        for coordinate in self.coordinates(config):
-            points += tuning_points(config, coordinate)
-            points.append(final_point(config, coordinate))
-        blocks = PROFILES[config.profile].blocks
-        return Plan(self.name, self.contenders(config), tuple(points), blocks, config.seed)
-
-    def brief(
-        self, config: RunConfig, contender: Contender, point: Point, scalar: Scalar
-    ) -> dict[str, Any]:
-        """Steps and learning rate: the point's own, or for a final training the best tried.
-
-        Raises:
-            CellFailure: if no training at any rate ended well.
-        """
-        tried = point.setting("stage") == TUNE
-        rate = point.setting("lr") if tried else best_rate(config, point, scalar)
-        return {"learning_rate": rate, "steps": self.steps(config, point)}
-
-    def check(self, config: RunConfig, models: Mapping[str, ModelConfig]) -> None:
-        """One context, one batch size, a type and a mode to train in, and known settings."""
-        for name in ("context", "batch"):
-            if len(getattr(config, name)) > 1:
-                problem = f"{name}: the suite {self.name} trains at one, not at several"
-                raise Misfit(problem, "name a single one", keys=(name,))
-        if config.mode == "cudagraph":
-            raise Misfit("mode: a training runs in eager or compile mode", keys=("mode",))
-        known = [entry.name for entry in fields(TrainingConfig) if entry.name not in _SETTLED]
-        for name in config.training:
-            if name not in known:
-                place = f"training.{name}"
-                problem = f"train: unknown setting {name!r}"
-                raise Misfit(problem, nearest(name, known), keys=(place, "training"))
-        point = final_point(config, ())
-        training_config(config, point, config.steps, config.learning_rates[0], 0)
-        for family, model in models.items():
-            if config.context[0] > model.max_len:
-                problem = f"context {config.context[0]} exceeds the {model.max_len} tokens of "
-                raise Misfit(f"{problem}{family} (its max_len)", keys=("context",))
-
-    def cost(self, config: RunConfig, ceilings: Mapping[str, Any] | None) -> QualityCost:
-        """FLOPs of forward and backward at the machine's rate."""
-        return QualityCost(config, ceilings, partial(self.steps, config))
-
-    def verify(self, session: Session) -> float:
-        """No model may see the future: a changed last token moves no earlier logit."""
-        return check_causality(session)
-
-
-def tuning_points(config: RunConfig, coordinate: tuple[tuple[str, Setting], ...]) -> list[Point]:
-    """A point for each learning rate, measured in the first block alone."""
-    return [
-        Point(
-            config.context[0], config.batch[0], (*coordinate, ("stage", TUNE), ("lr", rate)),
-            once=True,
-        )
-        for rate in config.learning_rates
-    ]  # fmt: skip
-
-
-def final_point(config: RunConfig, coordinate: tuple[tuple[str, Setting], ...]) -> Point:
-    """The point of the trainings that are reported."""
-    return Point(config.context[0], config.batch[0], (*coordinate, ("stage", FINAL)))
-
-
-def best_rate(config: RunConfig, point: Point, scalar: Scalar) -> float:
-    """The learning rate with the lowest final dev loss at a final point's coordinate.
-
-    Raises:
-        CellFailure: if no training at any rate ended well.
-    """
-    coordinate = tuple(pair for pair in point.settings if pair[0] != "stage")
-    losses = {
-        rate: scalar(tried.id, "final_dev_loss")
-        for rate, tried in zip(
-            config.learning_rates, tuning_points(config, coordinate), strict=True
-        )
-    }
-    known = {rate: loss for rate, loss in losses.items() if loss is not None}
-    if not known:
-        raise CellFailure("error", "no learning rate to train at: every one that was tried failed")
-    return min(known, key=lambda rate: (known[rate], rate))
-
-
 def training_seed(session: Session, point: Point) -> int:
     """The seed of weights and data: one for all tuning, another for each block's final training."""
     is_final = point.setting("stage") == FINAL
-    return session.config.seed + (1 + session.block if is_final else 0)
-
-
-def training_config(
-    config: RunConfig, point: Point, steps: int, rate: float, seed: int
-) -> TrainingConfig:
-    """How a cell's model is trained; the same for all models but for the rate.
-
-    Raises:
-        Misfit: for a setting out of its range.
-    """
-    return TrainingConfig(
-        steps=steps,
-        batch_size=point.batch_size,
-        seq_len=point.seq_len,
-        learning_rate=float(rate),
-        seed=seed,
-        dtype=config.dtype,
-        compile=config.mode == "compile",
-        **config.training,
-    )
+    return int(session.config.seed) + (1 + session.block if is_final else 0)
 
 
 def train_cell(
@@ -264,32 +121,3 @@ def _add_record(rows: Rows, record: Record) -> None:
     ):  # fmt: skip
         if value is not None and math.isfinite(value):
             rows.add("train", metric, value, trial=record.step, implementation=implementation)
-
-
-def check_causality(session: Session) -> float:
-    """The largest change of an earlier logit, relative to the largest logit, over all forms.
-
-    Raises:
-        CellFailure: if a model sees the future.
-    """
-    import torch
-
-    model = session.model
-    length = min(CAUSAL_TOKENS, model.config.max_len)
-    generator = torch.Generator().manual_seed(session.config.seed)
-    vocab = model.config.vocab_size
-    tokens = torch.randint(vocab, (1, length), generator=generator).to(session.device)
-    changed = tokens.clone()
-    changed[:, -1] = (changed[:, -1] + 1) % vocab
-    worst = 0.0
-    with torch.inference_mode():
-        for form in (None, *getattr(model, "forms", ())):
-            before, after = model(tokens, form=form), model(changed, form=form)
-            moved = (before - after)[:, :-1].abs().max() / before.abs().max()
-            worst = max(worst, float(moved))
-    if not worst <= CAUSAL_TOLERANCE:  # NaN fails too
-        raise CellFailure(
-            "error",
-            f"the model sees the future: a changed token moves earlier logits by {worst:.2g}",
-        )
-    return worst

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from retbench.config.plan import Point
-from retbench.config.run import DTYPE_BYTES, RunConfig
+from retbench.config.run import DTYPE_BYTES, ModelsConfig
 from retbench.suites import bounds
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _OPTIMIZER_COPIES = 4  # the weights, their gradients and AdamW's two moments, a
 class QualityCost:
     """What trainings need of one machine; ``steps`` says how many a point's have."""
 
-    config: RunConfig
+    config: ModelsConfig
     ceilings: Mapping[str, Any] | None
     steps: Callable[[Point], int]
 

@@ -11,17 +11,19 @@ included, and over loads. Where attention wins, this shows it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retbench.config import values as value
 from retbench.config.plan import Point, Setting
-from retbench.config.run import RunConfig
-from retbench.config.values import nearest
+from retbench.config.settings import changed, setting
 from retbench.data import recall as tasks
 from retbench.errors import Misfit, UserError
-from retbench.suites.quality_cell import FINAL, Material, QualitySuite, train_cell
+from retbench.suites.quality import FINAL, QualityConfig, QualitySuite
+from retbench.suites.quality_cell import Material, train_cell
 from retbench.suites.session import Rows, Session
 
 if TYPE_CHECKING:
@@ -36,12 +38,30 @@ TEST_SEQUENCES = 128
 _BATCH_TOKENS = 16384
 
 
-class RecallSuite(QualitySuite):
+@dataclass(frozen=True, kw_only=True)
+class RecallConfig(QualityConfig):
+    """What a model reads back exactly, and what that costs in state."""
+
+    suite = "recall"
+    tasks: tuple[str, ...] = setting(
+        value.SomeOf(tuple(tasks.TASKS), "task"), "Tasks, each trained by itself.",
+        default=("mqar", "copy", "needle"),
+    )  # fmt: skip
+    preset: str = changed(QualityConfig, "preset", default="tiny")
+    context: tuple[int, ...] = changed(QualityConfig, "context", cpu=(16,), cuda=(256,))
+    batch: tuple[int, ...] = changed(QualityConfig, "batch", cpu=(64,), cuda=(256,))
+    steps: int = changed(QualityConfig, "steps", cpu=1600, cuda=10_000)
+    learning_rates: tuple[float, ...] = changed(
+        QualityConfig, "learning_rates", cpu=(5e-4, 1e-3), cuda=(3e-4, 1e-3, 3e-3)
+    )
+
+
+class RecallSuite(QualitySuite[RecallConfig]):
     """Synthetic recall tasks."""
 
-    name = "recall"
+    config = RecallConfig
 
-    def data(self, config: RunConfig) -> dict[str, Any]:
+    def data(self, config: RecallConfig) -> dict[str, Any]:
         """The tasks are made as they are needed; what they are is kept with the run."""
         return {
             "tasks": {
@@ -52,25 +72,21 @@ class RecallSuite(QualitySuite):
             "sequences": TEST_SEQUENCES,
         }
 
-    def model_options(self, config: RunConfig) -> dict[str, Any]:
+    def model_options(self, config: RecallConfig) -> dict[str, Any]:
         """The tasks' vocabulary."""
         return {"vocab_size": tasks.VOCAB_SIZE}
 
-    def coordinates(self, config: RunConfig) -> list[tuple[tuple[str, Setting], ...]]:
+    def coordinates(self, config: RecallConfig) -> list[tuple[tuple[str, Setting], ...]]:
         """Every task is trained and tuned by itself."""
         return [(("task", name),) for name in config.tasks]
 
-    def steps(self, config: RunConfig, point: Point) -> int:
+    def steps(self, config: RecallConfig, point: Point) -> int:
         """All of the run's for the hardest task, a share of them for one that is learned sooner."""
         task = tasks.TASKS[str(point.setting("task"))]
         return max(1, round(config.steps * task.share))
 
-    def check(self, config: RunConfig, models: Mapping[str, ModelConfig]) -> None:
-        """Check as any such suite does; known tasks, and a context that each of them fits into."""
-        for name in config.tasks:
-            if name not in tasks.TASKS:
-                hint = nearest(name, tasks.TASKS)
-                raise Misfit(f"tasks: unknown task {name!r}", hint, keys=("tasks",))
+    def check(self, config: RecallConfig, models: Mapping[str, ModelConfig]) -> None:
+        """Check as any such suite does; a context that each task fits into."""
         super().check(config, models)
         for name in config.tasks:
             try:
@@ -91,7 +107,7 @@ class RecallSuite(QualitySuite):
 SUITE = RecallSuite()
 
 
-def _source(config: RunConfig, name: str, seed: int) -> tasks.RecallBatches:
+def _source(config: RecallConfig, name: str, seed: int) -> tasks.RecallBatches:
     return tasks.RecallBatches(tasks.TASKS[name], config.batch[0], config.context[0], seed)
 
 

@@ -8,21 +8,43 @@ at this D alone. A training costs about 6 N D FLOPs, so the largest size takes m
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
+from retbench.config import values as value
 from retbench.config.plan import Setting
-from retbench.config.run import RunConfig
-from retbench.suites.quality_cell import FINAL, train_cell
+from retbench.config.run import presets
+from retbench.config.settings import changed, first_of, setting
+from retbench.suites.quality import FINAL
+from retbench.suites.quality_cell import train_cell
 from retbench.suites.session import Rows, Session
-from retbench.suites.text import TextSuite, add_test, material, test_documents
+from retbench.suites.text import TextConfig, TextSuite, add_test, material, test_documents
 
 
-class ScalingSuite(TextSuite):
+@dataclass(frozen=True, kw_only=True)
+class ScalingConfig(TextConfig):
     """Perplexity of matched models over their size."""
 
-    name = "scaling"
+    suite = "scaling"
+    presets: tuple[str, ...] = setting(
+        value.names, "Sizes of all models.", metavar="SIZES", choices=presets,
+        cpu=("tiny", "1m", "3m"), cuda=("30m", "125m", "350m"),
+    )  # fmt: skip
+    preset: str = first_of(TextConfig, "preset", "presets")
+    # On a CPU many short trainings, whose best rates are lower.
+    batch: tuple[int, ...] = changed(TextConfig, "batch", cpu=(2,), cuda=(32,))
+    steps: int = changed(TextConfig, "steps", cpu=160, cuda=1000)
+    learning_rates: tuple[float, ...] = changed(
+        TextConfig, "learning_rates", cpu=(1e-3, 2e-3, 4e-3), cuda=(5e-4, 1e-3, 2e-3)
+    )
 
-    def coordinates(self, config: RunConfig) -> list[tuple[tuple[str, Setting], ...]]:
+
+class ScalingSuite(TextSuite[ScalingConfig]):
+    """Perplexity of matched models over their size."""
+
+    config = ScalingConfig
+
+    def coordinates(self, config: ScalingConfig) -> list[tuple[tuple[str, Setting], ...]]:
         """Every preset is tuned by itself."""
         return [(("preset", preset),) for preset in config.presets]
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from retbench.config.plan import Contender, Point
-from retbench.config.run import PROFILES, Profile, RunConfig
+from retbench.config.run import PROFILES, Profile
 from retbench.distributed.process_group import ALONE, Ranks
 from retbench.machine import ceilings
 from retbench.machine.ceilings import Ceilings
@@ -32,7 +32,7 @@ class Session:
     """One worker process: what is measured, and what measures it.
 
     Attributes:
-        config: the run's configuration.
+        config: the run's configuration, of its suite's own class.
         contender: the contender that is measured.
         block: round of the run, from 0.
         process: number of this process in the run, from 0.
@@ -46,7 +46,7 @@ class Session:
         companions: other contenders' processes that are alive meanwhile, and idle.
     """
 
-    config: RunConfig
+    config: Any
     contender: Contender
     block: int
     process: int

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from retbench.config.plan import Point
-from retbench.config.run import PROFILES, RunConfig
+from retbench.config.run import PROFILES
 from retbench.suites import bounds
 from retbench.suites.quality_cost import QualityCost
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
+    from retbench.suites.training import TrainingThroughputConfig
 
 _LOADER_S = 0.5
 _COMPILE_S = 60.0
@@ -25,7 +26,7 @@ _COMPILE_S = 60.0
 class StepCost:
     """What timed steps need of one machine, or of each process of several."""
 
-    config: RunConfig
+    config: TrainingThroughputConfig
     ceilings: Mapping[str, Any] | None
 
     def process_s(self, model: ModelConfig) -> float:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retbench.config.run import RunConfig
+from retbench.config.requirements import require_tokenizers_vocabulary
+from retbench.config.settings import changed
 from retbench.data.batches import RandomWindows
+from retbench.data.config import TextData
 from retbench.data.dataset import SEVERAL, Dataset, load_dataset, require_windows
-from retbench.data.vocabulary import check_name
-from retbench.errors import Misfit, UserError
-from retbench.suites.quality_cell import Material, QualitySuite
+from retbench.errors import UserError
+from retbench.suites.quality import QualityConfig, QualitySuite
+from retbench.suites.quality_cell import Material
 from retbench.suites.session import Rows
 
 if TYPE_CHECKING:
@@ -38,34 +41,43 @@ FINAL_DEV_TOKENS = 100_000
 _LEAST_TESTED = 8192  # tokens of a document that are used at most, unless a length asks for more
 
 
-class TextSuite(QualitySuite):
+@dataclass(frozen=True, kw_only=True)
+class TextConfig(QualityConfig, TextData):
+    """Settings of the suites that train on a text."""
+
+    preset: str = changed(QualityConfig, "preset", cpu="1m", cuda="30m")
+    context: tuple[int, ...] = changed(QualityConfig, "context", cpu=(256,), cuda=(1024,))
+    batch: tuple[int, ...] = changed(QualityConfig, "batch", cpu=(4,), cuda=(32,))
+    steps: int = changed(QualityConfig, "steps", cpu=350, cuda=1000)
+    learning_rates: tuple[float, ...] = changed(
+        QualityConfig, "learning_rates", cpu=(2e-3, 4e-3, 8e-3), cuda=(5e-4, 1e-3, 2e-3)
+    )
+
+
+Text = TypeVar("Text", bound=TextConfig)
+
+
+class TextSuite(QualitySuite[Text]):
     """A suite that trains on a text."""
 
-    def data(self, config: RunConfig) -> dict[str, Any]:
+    def data(self, config: Text) -> dict[str, Any]:
         """Encode the text, unless the cache has it; one too short to test on is refused now."""
         dataset = load_dataset(config.data, config.tokenizer)
         require_windows(dataset, config.context[0])
         test_documents(config)
         return dataset.to_json()
 
-    def model_options(self, config: RunConfig) -> dict[str, Any]:
+    def model_options(self, config: Text) -> dict[str, Any]:
         """The tokenizer's vocabulary."""
         return {"vocab_size": load_dataset(config.data, config.tokenizer).tokenizer.vocab_size}
 
-    def check(self, config: RunConfig, models: Mapping[str, ModelConfig]) -> None:
+    def check(self, config: Text, models: Mapping[str, ModelConfig]) -> None:
         """Check as any such suite does; the vocabulary is the tokenizer's, not to be overridden."""
-        try:
-            check_name(config.tokenizer)
-        except UserError as problem:
-            raise Misfit(problem.message, problem.hint, keys=("tokenizer",)) from None
-        for key in config.overrides:
-            if key.rpartition(".")[2] == "vocab_size":
-                what = "set: vocab_size follows from the tokenizer"
-                raise Misfit(what, "use --tokenizer", keys=(f"overrides.{key}", "overrides"))
+        require_tokenizers_vocabulary(config.overrides)
         super().check(config, models)
 
 
-def material(config: RunConfig, seed: int) -> Material:
+def material(config: TextConfig, seed: int) -> Material:
     """Random windows of the training split, and the beginning of the dev split."""
     dataset = load_dataset(config.data, config.tokenizer)
     window = config.context[0]
@@ -85,7 +97,7 @@ def _dev_loss(dataset: Dataset, window: int, at_most: int, model: LanguageModel)
     return mean_loss(model, dataset.dev.tokens, window=window, at_most=at_most)  # type: ignore[arg-type]
 
 
-def test_documents(config: RunConfig) -> Documents:
+def test_documents(config: TextConfig) -> Documents:
     """The documents to test on: long enough for the longest length at which there are several.
 
     Raises:

@@ -17,26 +17,31 @@ module does not import torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from retbench.config import values as value
 from retbench.config.plan import Contender, Plan, Point, Setting
-from retbench.config.run import RunConfig
+from retbench.config.requirements import require_tokenizers_vocabulary
+from retbench.config.run import ModelsConfig, TimedConfig
+from retbench.config.settings import ByDevice, changed, first_of, setting
 from retbench.config.values import nearest
+from retbench.data.config import TextData
 from retbench.data.dataset import load_dataset
-from retbench.data.vocabulary import check_name
+from retbench.distributed.launch import KINDS, launch
 from retbench.distributed.process_group import ALONE
 from retbench.errors import Misfit, UserError
 from retbench.suites.base import Suite, plan_in_turns, swept
+from retbench.suites.causality_gate import check_causality
 from retbench.suites.step_cost import StepCost
+from retbench.training.config import DTYPE
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
     from retbench.suites.cell import Cell
     from retbench.suites.session import Rows, Session
 
-_DTYPES = ("float32", "bfloat16")  # those that retbench.training.config knows
 LOADER: tuple[tuple[str, Setting], ...] = (("part", "loader"),)
 """The settings of the point that times the data loader alone."""
 
@@ -44,14 +49,88 @@ UNSHARED: tuple[tuple[str, Setting], ...] = (("processes", 1),)
 """Those of the point, in a run of several processes, that times the step of one alone."""
 
 
-class TrainingThroughputSuite(Suite):
+@dataclass(frozen=True)
+class SharedEqually(ByDevice):
+    """A default sweep, of it what a run's processes can share equally; all, where they can none.
+
+    Attributes:
+        sequences: of a step, at a size of the sweep and so many tokens a step.
+    """
+
+    sequences: Callable[[int, int], int]
+
+    def __call__(self, known: Mapping[str, Any]) -> Any:
+        """The sizes of the sweep."""
+        sizes = super().__call__(known)
+        processes, tokens = known["world_size"], known["tokens_per_step"]
+        return tuple(n for n in sizes if self.sequences(n, tokens) % processes == 0) or sizes
+
+
+def _processes(known: Mapping[str, Any]) -> int:
+    launched = launch() if known["parallel"] != "none" else None
+    return launched.size if launched else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingThroughputConfig(ModelsConfig, TimedConfig, TextData):
+    """Seconds, memory and utilisation of an optimizer step."""
+
+    suite = "training"
+    models: tuple[str, ...] = changed(
+        ModelsConfig, "models", default=("retnet", "transformer", "transformer-gqa")
+    )
+    preset: str = changed(ModelsConfig, "preset", cpu="1m", cuda="350m")
+    dtype: str = changed(ModelsConfig, "dtype", reader=DTYPE)
+    context: tuple[int, ...] = changed(
+        ModelsConfig, "context",
+        default=SharedEqually(
+            cpu=(512, 1024, 2048), cuda=value.powers(1024, 32768),
+            sequences=lambda context, tokens: tokens // context,
+        ),
+    )  # fmt: skip
+    batch: tuple[int, ...] = changed(
+        ModelsConfig, "batch",
+        default=SharedEqually(
+            cpu=(4,), cuda=value.powers(1, 256), sequences=lambda batch, tokens: batch
+        ),
+    )  # fmt: skip
+    timeout_s: float = changed(ModelsConfig, "timeout_s", cpu=600.0, cuda=900.0)
+    batch_context: int = setting(
+        value.positive, "Context of the sweep over batch sizes.", metavar="LENGTH",
+        cpu=512, cuda=2048,
+    )  # fmt: skip
+    tokens_per_step: int = setting(
+        value.positive, "Tokens of a step at any context.", metavar="TOKENS", cpu=2048, cuda=32768
+    )
+    modes: tuple[str, ...] = setting(
+        value.SomeOf(("eager", "compile"), "mode"), "Modes of execution; the first sweeps.",
+        cpu=("eager",), cuda=("eager", "compile"),
+    )  # fmt: skip
+    mode: str = first_of(ModelsConfig, "mode", "modes")
+    activations: tuple[str, ...] = setting(
+        value.SomeOf(("kept", "recomputed"), "activations"),
+        "What the backward pass does for activations; the first sweeps.",
+        cpu=("kept",), cuda=("kept", "recomputed"),
+    )  # fmt: skip
+    variants: tuple[str, ...] = setting(
+        value.names, "Models' other implementations to measure beside them.", metavar="NAMES",
+        cpu=("math",), cuda=("math", "parallel", "torch", "chunk-64", "chunk-256"),
+    )  # fmt: skip
+    parallel: str = setting(
+        value.OneOf(("none", *KINDS), "parallel"), "How torchrun's processes share a step.",
+        default="none",
+    )  # fmt: skip
+    world_size: int = setting(value.positive, flag="", default=_processes)
+
+
+class TrainingThroughputSuite(Suite[TrainingThroughputConfig]):
     """Throughput of training."""
 
-    name = "training"
+    config = TrainingThroughputConfig
     trains = True  # weights are kept in float32, whatever type computes with them
     takes_turns = True
 
-    def plan(self, config: RunConfig) -> Plan:
+    def plan(self, config: TrainingThroughputConfig) -> Plan:
         """Both sweeps, the other ways to make a step, and the loader."""
         alone = [UNSHARED] if config.world_size > 1 else []
         bases = (_base(config, named) for named in (LOADER, *alone))
@@ -60,7 +139,7 @@ class TrainingThroughputSuite(Suite):
         primary = [("step_s", Point(longest, config.tokens_per_step // longest))]
         return plan_in_turns(self.name, config, list(_contenders(config)), list(points), primary)
 
-    def data(self, config: RunConfig) -> dict[str, Any]:
+    def data(self, config: TrainingThroughputConfig) -> dict[str, Any]:
         """Encode the text, unless the cache has it."""
         dataset = load_dataset(config.data, config.tokenizer)
         longest = max(*config.context, config.batch_context)
@@ -72,33 +151,35 @@ class TrainingThroughputSuite(Suite):
             )
         return dataset.to_json()
 
-    def load(self, config: RunConfig) -> None:
+    def load(self, config: TrainingThroughputConfig) -> None:
         """The step, and what autograd and a compiler bring along."""
         from retbench.suites.step_cell import load
 
         load(compiles="compile" in config.modes)
 
-    def model_options(self, config: RunConfig) -> dict[str, Any]:
+    def model_options(self, config: TrainingThroughputConfig) -> dict[str, Any]:
         """The tokenizer's vocabulary."""
         return {"vocab_size": load_dataset(config.data, config.tokenizer).tokenizer.vocab_size}
 
-    def check(self, config: RunConfig, models: Mapping[str, ModelConfig]) -> None:
+    def check(self, config: TrainingThroughputConfig, models: Mapping[str, ModelConfig]) -> None:
         """Contexts that divide a step's tokens, and variants that some model has."""
-        _check_names(config, models)
+        require_tokenizers_vocabulary(config.overrides)
+        _check_variants(config, models)
         for name in ("context", "batch_context"):
             lengths = config.context if name == "context" else (config.batch_context,)
             for length in lengths:
                 _check_length(config, name, length, models)
         _check_shares(config)
 
-    def cost(self, config: RunConfig, ceilings: Mapping[str, Any] | None) -> StepCost:
+    def cost(
+        self, config: TrainingThroughputConfig, ceilings: Mapping[str, Any] | None
+    ) -> StepCost:
         """FLOPs of a step at the machine's rate, under the caps of the profile."""
         return StepCost(config, ceilings)
 
     def verify(self, session: Session) -> float:
         """No model sees the future, and its gradients are those of its formula."""
         from retbench.suites.gradient_gate import check_gradients
-        from retbench.suites.quality_cell import check_causality
 
         check_causality(session)
         return check_gradients(session)
@@ -120,7 +201,7 @@ class TrainingThroughputSuite(Suite):
 SUITE = TrainingThroughputSuite()
 
 
-def sweep(config: RunConfig) -> list[Point]:
+def sweep(config: TrainingThroughputConfig) -> list[Point]:
     """Every context at the same tokens a step, then every batch size at one context."""
     tokens = config.tokens_per_step
     sizes = [(context, tokens // context) for context in config.context]
@@ -128,7 +209,7 @@ def sweep(config: RunConfig) -> list[Point]:
     return swept(sizes, lambda context, batch: context * batch == tokens, config.batch_context)
 
 
-def settings(config: RunConfig) -> Iterator[Point]:
+def settings(config: TrainingThroughputConfig) -> Iterator[Point]:
     """At one context every mode and treatment of activations but the first of each."""
     for mode, activations in product(config.modes, config.activations):
         named = (("mode", mode), ("activations", activations))
@@ -138,12 +219,12 @@ def settings(config: RunConfig) -> Iterator[Point]:
             yield _base(config, other)
 
 
-def _base(config: RunConfig, named: tuple[tuple[str, Setting], ...]) -> Point:
+def _base(config: TrainingThroughputConfig, named: tuple[tuple[str, Setting], ...]) -> Point:
     batch = config.tokens_per_step // config.batch_context
     return Point(config.batch_context, batch, named)
 
 
-def _check_shares(config: RunConfig) -> None:
+def _check_shares(config: TrainingThroughputConfig) -> None:
     """Every batch is shared equally by the processes."""
     size = config.world_size
     for name in ("context", "batch_context"):
@@ -164,7 +245,7 @@ def _check_shares(config: RunConfig) -> None:
             )  # fmt: skip
 
 
-def _contenders(config: RunConfig) -> Iterator[Contender]:
+def _contenders(config: TrainingThroughputConfig) -> Iterator[Contender]:
     """Each model, then those of its variants that the run asks for."""
     from models.registry import config_for
 
@@ -178,27 +259,16 @@ def _contenders(config: RunConfig) -> Iterator[Contender]:
                 yield Contender(f"{family}-{name}", family, options | known[name])
 
 
-def _check_names(config: RunConfig, models: Mapping[str, ModelConfig]) -> None:
+def _check_variants(config: TrainingThroughputConfig, models: Mapping[str, ModelConfig]) -> None:
     known = sorted({name for model in models.values() for name in model.variants()})
     for name in config.variants:
         if name not in known:
             problem = f"variants: no model of the run has a variant {name!r}"
             raise Misfit(problem, nearest(name, known), keys=("variants",))
-    if config.dtype not in _DTYPES:
-        problem = f"dtype: a training computes in {' or '.join(_DTYPES)}, not in {config.dtype}"
-        raise Misfit(problem, keys=("dtype",))
-    try:
-        check_name(config.tokenizer)
-    except UserError as problem:
-        raise Misfit(problem.message, problem.hint, keys=("tokenizer",)) from None
-    for key in config.overrides:
-        if key.rpartition(".")[2] == "vocab_size":
-            what = "set: vocab_size follows from the tokenizer"
-            raise Misfit(what, "use --tokenizer", keys=(f"overrides.{key}", "overrides"))
 
 
 def _check_length(
-    config: RunConfig, name: str, length: int, models: Mapping[str, ModelConfig]
+    config: TrainingThroughputConfig, name: str, length: int, models: Mapping[str, ModelConfig]
 ) -> None:
     flag = name.replace("_", "-")
     if config.tokens_per_step % length:

@@ -10,10 +10,11 @@ No torch here, so that a configuration is checked before anything heavy is impor
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from retbench.config import values as value
+from retbench.config.settings import Settings, setting
 from retbench.errors import Misfit
 
 RECORDS = 100
@@ -23,73 +24,102 @@ on the dev split."""
 AUTOMATIC = -1
 """Stands for a value that follows from the number of steps."""
 
-_DTYPES = ("float32", "bfloat16")
-_KINDS: dict[str, tuple[type, ...]] = {
-    "int": (int,), "float": (float, int), "bool": (bool,), "str": (str,),
-}  # fmt: skip
+DTYPE = value.OneOf(("float32", "bfloat16"), where=" in training")
+"""Reads the types that a training computes in."""
+
+_share = value.Number(float, "be from 0 to 1", lambda given: 0 <= given <= 1)
+_decay = value.Number(float, "be at least 0 and below 1", lambda given: 0 <= given < 1)
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(Settings):
     """The optimizer, its schedule, and how a step is computed.
-
-    Attributes:
-        steps: optimizer steps.
-        batch_size: sequences of one optimizer step.
-        seq_len: tokens of a sequence.
-        learning_rate: the peak, reached after the warm-up.
-        final_ratio: rate of the last step over the peak.
-        warmup_steps: steps over which the rate rises linearly; a twentieth of all by default.
-        weight_decay: AdamW's, on parameters of two and more dimensions alone.
-        beta1: decay of AdamW's first moment.
-        beta2: decay of AdamW's second moment.
-        grad_clip: the gradient's norm is scaled down to this; 0 for never.
-        accumulate: parts that a batch is computed in, one after the other, to save memory.
-        seed: of the weights and of the order of the data; :func:`retbench.training.loop.train`
-            itself draws nothing.
-        eval_every: steps between estimates on the dev split; by default a tenth of all.
-        record_every: steps between records; by default at most a hundredth of all, and a divisor
-            of ``eval_every``.
-        dtype: ``float32``, or ``bfloat16`` for autocast: weights and optimizer stay in float32.
-        compile: whether forward and backward pass go through ``torch.compile``.
-        checkpoint_activations: whether activations inside the blocks are computed anew in the
-            backward pass, to save memory.
 
     Raises:
         Misfit: a field is of a wrong type or out of its range.
     """
 
-    steps: int
-    batch_size: int
-    seq_len: int
-    learning_rate: float = 1e-3
-    final_ratio: float = 0.1
-    warmup_steps: int = AUTOMATIC
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.98
-    grad_clip: float = 1.0
-    accumulate: int = 1
-    seed: int = 0
-    eval_every: int = AUTOMATIC
-    record_every: int = AUTOMATIC
-    dtype: str = "float32"
-    compile: bool = False
-    checkpoint_activations: bool = False
+    steps: int = setting(value.positive, "Optimizer steps.")
+    batch_size: int = setting(value.positive, "Sequences of an optimizer step.", metavar="SIZE")
+    seq_len: int = setting(value.positive, "Tokens of a sequence.", metavar="LENGTH")
+    learning_rate: float = setting(
+        value.positive_float, "The peak, reached after the warm-up.", metavar="RATE", default=1e-3
+    )
+    final_ratio: float = setting(
+        _share, "Rate of the last step over the peak.", metavar="RATIO", default=0.1
+    )
+    warmup_steps: int = setting(
+        value.not_negative, "Steps over which the rate rises linearly.", default=AUTOMATIC,
+        shown="a twentieth of all",
+    )  # fmt: skip
+    weight_decay: float = setting(
+        value.not_negative_float, "AdamW's, on parameters of two and more dimensions alone.",
+        metavar="DECAY", default=0.1,
+    )  # fmt: skip
+    beta1: float = setting(_decay, "Decay of AdamW's first moment.", metavar="DECAY", default=0.9)
+    beta2: float = setting(_decay, "Decay of AdamW's second moment.", metavar="DECAY", default=0.98)
+    grad_clip: float = setting(
+        value.not_negative_float, "The gradient's norm is scaled down to this; 0 for never.",
+        metavar="NORM", default=1.0,
+    )  # fmt: skip
+    accumulate: int = setting(
+        value.positive, "Parts that a batch is computed in, one after the other, to save memory.",
+        metavar="PARTS", default=1,
+    )  # fmt: skip
+    seed: int = setting(value.seed, "Of the weights and of the order of the data.", default=0)
+    eval_every: int = setting(
+        value.positive, "Steps between estimates on the dev split.", metavar="STEPS",
+        default=AUTOMATIC, shown="a tenth of all",
+    )  # fmt: skip
+    record_every: int = setting(
+        value.positive, "Steps between records.", metavar="STEPS", default=AUTOMATIC,
+        shown="a divisor of --eval-every, a hundredth of all at most",
+    )  # fmt: skip
+    dtype: str = setting(
+        DTYPE, "bfloat16 is for autocast: weights and optimizer stay in float32.",
+        default="float32",
+    )  # fmt: skip
+    compile: bool = setting(
+        value.boolean, "Train through torch.compile, forward and backward.", default=False
+    )
+    checkpoint_activations: bool = setting(
+        value.boolean, "Compute activations anew in the backward pass, to save memory.",
+        default=False,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         """Check every field and settle those that follow from others."""
-        for entry in fields(self):
-            self._check_type(entry.name, str(entry.type))
-        self._check_ranges()
+        super().__post_init__()
+        for name, entry in self.settings().items():
+            given = getattr(self, name)
+            if given == AUTOMATIC == entry.default:
+                continue
+            try:
+                object.__setattr__(self, name, entry.read(given))
+            except ValueError as problem:
+                raise self._misfit(name, str(problem)) from None
+        if self.warmup_steps >= self.steps:
+            within = f"must be at least 0 and below the {self.steps} steps"
+            raise self._misfit("warmup_steps", f"{within}, not {self.warmup_steps}")
+        if self.batch_size % self.accumulate:
+            batch = f"the batch of {self.batch_size}"
+            raise self._misfit("accumulate", f"{self.accumulate} parts do not divide {batch}")
+        self._settle()
+
+    def _settle(self) -> None:
+        least = -(-self.steps // RECORDS)
+        tenth = max(1, round(self.steps / 10 / least)) * least
         if self.warmup_steps == AUTOMATIC:
             object.__setattr__(self, "warmup_steps", self.steps // 20)
-        least = -(-self.steps // RECORDS)
         if self.eval_every == AUTOMATIC:
-            tenth = max(1, round(self.steps / 10 / least)) * least
             object.__setattr__(self, "eval_every", tenth)
         if self.record_every == AUTOMATIC:
             object.__setattr__(self, "record_every", _divisor(self.eval_every, least))
+
+    @classmethod
+    def _misfit(cls, name: str, problem: str) -> Misfit:
+        written = cls.settings()[name].flag or name
+        return Misfit(f"{written}: {problem}", keys=(f"training.{name}", name))
 
     @property
     def tokens_per_step(self) -> int:
@@ -110,41 +140,6 @@ class TrainingConfig:
         done = (step - self.warmup_steps + 1) / (self.steps - self.warmup_steps)
         cosine = (1 + math.cos(math.pi * done)) / 2
         return self.learning_rate * (self.final_ratio + (1 - self.final_ratio) * cosine)
-
-    def to_json(self) -> dict[str, Any]:
-        """Every field."""
-        return asdict(self)
-
-    def _check_type(self, name: str, kind: str) -> None:
-        value = getattr(self, name)
-        if type(value) not in _KINDS[kind]:
-            raise _misfit(name, f"must be {_WORDS[kind]}, not {value!r}")
-        if kind == "float" and not math.isfinite(value):
-            raise _misfit(name, f"must be finite, not {value}")
-
-    def _check_ranges(self) -> None:
-        for name in ("steps", "batch_size", "seq_len", "accumulate"):
-            self._check(name, "must be at least 1", lambda value: value >= 1)
-        for name in ("eval_every", "record_every"):
-            self._check(name, "must be at least 1", lambda v: v >= 1 or v == AUTOMATIC)
-        self._check("learning_rate", "must be above 0", lambda value: value > 0)
-        self._check("final_ratio", "must be from 0 to 1", lambda value: 0 <= value <= 1)
-        for name in ("weight_decay", "grad_clip", "seed"):
-            self._check(name, "must not be negative", lambda value: value >= 0)
-        for name in ("beta1", "beta2"):
-            self._check(name, "must be at least 0 and below 1", lambda value: 0 <= value < 1)
-        within = f"must be at least 0 and below the {self.steps} steps"
-        self._check("warmup_steps", within, lambda v: 0 <= v < self.steps or v == AUTOMATIC)
-        if self.batch_size % self.accumulate:
-            batch = f"the batch of {self.batch_size}"
-            raise _misfit("accumulate", f"{self.accumulate} parts do not divide {batch}")
-        if self.dtype not in _DTYPES:
-            raise _misfit("dtype", f"must be float32 or bfloat16 in training, not {self.dtype!r}")
-
-    def _check(self, name: str, demand: str, holds: Callable[[Any], bool]) -> None:
-        value = getattr(self, name)
-        if not holds(value):
-            raise _misfit(name, f"{demand}, not {value}")
 
 
 @dataclass(frozen=True)
@@ -194,13 +189,6 @@ class Training:
     records: list[Record] = field(default_factory=list)
     seconds: float = 0.0
     tokens_per_s: float = 0.0
-
-
-_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
-
-
-def _misfit(name: str, problem: str) -> Misfit:
-    return Misfit(f"{name}: {problem}", keys=(f"training.{name}", name))
 
 
 def _divisor(of: int, least: int) -> int:

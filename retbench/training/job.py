@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,11 +21,12 @@ from retbench.config import plugins
 from retbench.distributed.process_group import ALONE, Ranks
 from retbench.errors import Interrupted, UserError
 from retbench.machine.interrupts import Interrupts
+from retbench.store.results import new_folder, only_unfinished
 from retbench.training import model_folder, record_file
 from retbench.training.checkpointing import Checkpoints
 from retbench.training.evaluation import mean_loss
 from retbench.training.loop import Record, Training, TrainingConfig, train
-from retbench.training.settings import TrainSettings, checked, settled
+from retbench.training.settings import TrainSettings, settled
 from retbench.training.step import autocast
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from models.decoder import Decoder
     from retbench.data.dataset import Dataset
     from retbench.data.vocabulary import Tokenizer
-
-RESULTS = Path("results")
 
 ESTIMATE_TOKENS = 2**15
 """Tokens of the dev split that an estimate on the way is made on."""
@@ -98,20 +96,19 @@ def prepare(*, out: Path | str | None = None, resume: bool = False, **given: Any
     Args:
         out: the folder; by default ``results/train-MODEL-PRESET-TIME``.
         resume: continue the training in ``out``, or the only unfinished one in ``results/``.
-        given: fields of :class:`retbench.training.settings.TrainSettings`; None for the
-            default.
+        given: fields of :class:`retbench.training.settings.TrainSettings`, by their names or
+            flags; None for the default.
 
     Raises:
         UserError: a value, a combination of them or the folder cannot be used.
     """
-    asked = checked(given)
+    asked = TrainSettings.parse({key: raw for key, raw in given.items() if raw is not None})
     if resume:
         job = _continued(Path(out) if out else _only_unfinished(), asked)
     else:
         settings = settled(asked)
-        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        default = RESULTS / f"train-{settings.model}-{settings.preset}-{stamp}"
-        job = TrainJob(settings, Path(out) if out else default, resume=False)
+        folder = Path(out) if out else new_folder("train", settings.model, settings.preset)
+        job = TrainJob(settings, folder, resume=False)
         model_folder.require_empty(job.out)
     job.settings.model_config(vocab_size=1)  # whatever is wrong with it is known before the data
     return job
@@ -132,13 +129,13 @@ def carry_out(job: TrainJob, watcher: Watcher | None = None, ranks: Ranks = ALON
     from retbench.data.dataset import load_dataset, require_windows
 
     settings = job.settings
-    ranks.require_shares(settings.batch, settings.accumulate)
+    ranks.require_shares(settings.batch_size, settings.accumulate)
     device = ranks.device(settings.device)
     torch.set_num_threads(settings.threads)
     dataset = load_dataset(
         settings.data, settings.tokenizer, progress=watcher.data if watcher else None
     )
-    require_windows(dataset, settings.context)
+    require_windows(dataset, settings.seq_len)
     model = settings.model_config(dataset.tokenizer.vocab_size)
     identity = record_file.identity(settings, model.to_dict(), dataset)
     ranks.require_same(identity, "text, tokenizer or version of the program")
@@ -176,7 +173,7 @@ class _Work:
 
     def dev_loss(self, model: Decoder, at_most: int) -> float:
         """In nat/token on so many tokens of the dev split."""
-        window = self.job.settings.context
+        window = self.job.settings.seq_len
         tokens = self.dataset.dev.tokens
         return mean_loss(model, tokens, window=window, at_most=at_most, ranks=self.ranks)
 
@@ -281,10 +278,11 @@ def _sample(model: Decoder, tokenizer: Tokenizer) -> str:
 def _continued(out: Path, asked: dict[str, Any]) -> TrainJob:
     record = record_file.unfinished(out)
     try:
-        settings = TrainSettings.from_json(record["settings"], ())
-    except TypeError as error:
+        settings = TrainSettings.from_json(record["settings"])
+    except UserError as error:
         raise UserError(f"{out / model_folder.RECORD}: damaged settings: {error}") from None
-    if differing := settings.contradictions(asked):
+    # Where things are may differ: the content's hash tells whether they are the same.
+    if differing := settings.contradictions(asked, but=("data", "plugins")):
         raise UserError(
             f"{out} was begun with other settings: {', '.join(differing)}",
             "continue it unchanged, or begin a new training with another --out",
@@ -295,21 +293,8 @@ def _continued(out: Path, asked: dict[str, Any]) -> TrainJob:
 
 
 def _only_unfinished() -> Path:
-    folders = []
-    for file in RESULTS.glob(f"*/{model_folder.RECORD}"):
-        try:
-            if model_folder.read_record(file.parent)["state"] == "running":
-                folders.append(file.parent)
-        except UserError:
-            continue  # nothing can be said about it
-    if len(folders) == 1:
-        return folders[0]
-    listed = ": " + ", ".join(str(path) for path in sorted(folders)) if folders else ""
-    count = len(folders) or "no"
-    raise UserError(
-        f"{RESULTS}/ holds {count} unfinished training{'s' * bool(folders)}{listed}",
-        "name one with --out",
-    )
+    ended = ("finished", "diverged")
+    return only_unfinished("training", model_folder.RECORD, model_folder.read_record, ended)
 
 
 def _stopping(interrupts: Interrupts) -> bool:

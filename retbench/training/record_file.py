@@ -78,9 +78,9 @@ def _record(job: TrainJob, dataset: Dataset, ranks: Ranks) -> dict[str, Any]:
     settings = job.settings
     return {
         "state": "running",
-        "settings": settings.to_json(),
+        # Where the plugins are is recorded apart: a folder is published without this machine's.
+        "settings": settings.to_json() | {"plugins": []},
         "plugins": plugins.published(settings.plugins, job.out),
-        "training": settings.training().to_json(),
         "data": dataset.to_json(),
         "provenance": _provenance(settings, ranks),
         "resumed": [],

@@ -97,7 +97,7 @@ class _Worker:
 
     def _start(self, message: Message) -> None:
         """Import, build and verify the model."""
-        config = RunConfig.from_json(message["configuration"])
+        config = suites.configuration(message["configuration"])
         contender = Contender(**message["contender"])
         _prepare_process(config)
         import_s = time.perf_counter() - STARTED
@@ -161,7 +161,7 @@ class _Worker:
         """Measure what this machine can do at most."""
         from retbench.machine import ceilings
 
-        config = RunConfig.from_json(message["configuration"])
+        config = suites.configuration(message["configuration"])
         _prepare_process(config)
         _bound_memory(config)
         dtypes = list(dict.fromkeys(("float32", *config.computed_dtypes)))

@@ -10,17 +10,18 @@ from types import SimpleNamespace
 
 from retbench import suites
 from retbench.config.plan import Contender, Plan, Point
-from retbench.config.run import RunConfig
 from retbench.engine import runner, slurm
 from retbench.errors import UserError
+from retbench.suites.inference import InferenceConfig
 
 HERE = Path(__file__).parent
 
 CONFIG = {
-    "suite": "inference", "models": ("retnet", "transformer"), "preset": "tiny",
+    "models": ("retnet", "transformer"), "preset": "tiny",
     "context": (16, 32, 64), "batch": (1,), "batch_context": 16, "new_tokens": 2,
     "device": "cpu", "dtype": "float32", "mode": "eager", "profile": "smoke", "seed": 0,
     "threads": 1, "ffn": "gelu", "timeout_s": 20.0,
+    "minutes": 0.0,
 }  # fmt: skip
 PLAN = Plan(
     "inference",
@@ -51,7 +52,7 @@ def execute(
 ):  # fmt: skip
     """Make a run with the fake worker; ``changes`` are fields of the configuration."""
     return runner.execute(
-        RunConfig(**CONFIG | changes),
+        InferenceConfig(**CONFIG | changes),
         out=Path(out),
         resume=resume,
         observer=observer,

@@ -10,10 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retbench import suites
 from retbench.config.run import DTYPES, MODES, PROFILES, RunConfig
-from retbench.engine.resolve import contradictions, explicit, resolve
+from retbench.engine.resolve import explicit, resolve
 from retbench.errors import UserError
 from retbench.machine import host
+from retbench.suites.inference import InferenceConfig
+from retbench.suites.scaling import ScalingConfig
 
 
 def refused(**asked: object) -> str:
@@ -39,8 +42,6 @@ shared = dict(
     context=sizes,
     batch=sizes,
     device=st.sampled_from(["cpu", "cuda"]),
-    dtype=st.sampled_from(DTYPES),
-    mode=st.sampled_from(MODES),
     profile=st.sampled_from(sorted(PROFILES)),
     seed=st.integers(0, 2**63 - 1),
     threads=st.integers(1, 1024),
@@ -52,16 +53,19 @@ shared = dict(
     overrides=st.dictionaries(st.from_regex(r"([a-z-]+\.)?[a-z_]+", fullmatch=True), scalars),
 )
 configs = st.builds(
-    RunConfig,
-    suite=st.just("inference"),
+    InferenceConfig,
+    dtype=st.sampled_from(DTYPES),
+    mode=st.sampled_from(MODES),
+    minutes=st.floats(0, 1e9),
     batch_context=st.integers(1, 2**40),
     new_tokens=st.integers(1, 2**20),
     **shared,
 ) | st.builds(
-    RunConfig,
-    suite=st.just("scaling"),
+    ScalingConfig,
     data=st.none() | names,
-    tokenizer=names,
+    tokenizer=st.sampled_from(["char", "bpe:300", "gpt2"]),
+    dtype=st.sampled_from(["float32", "bfloat16"]),
+    mode=st.sampled_from(["eager", "compile"]),
     steps=st.integers(1, 2**40),
     learning_rates=st.sets(st.floats(1e-9, 1e3), min_size=1).map(lambda s: tuple(sorted(s))),
     presets=st.lists(names, min_size=1, max_size=3).map(tuple),
@@ -73,7 +77,7 @@ configs = st.builds(
 @settings(deadline=None, derandomize=True)
 @given(configs)
 def test_a_configuration_survives_json_exactly(config: RunConfig) -> None:
-    assert RunConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    assert suites.configuration(json.loads(json.dumps(config.to_json()))) == config
 
 
 def test_a_configuration_cannot_be_changed() -> None:
@@ -88,7 +92,7 @@ def test_a_stored_configuration_that_lacks_a_field_is_refused() -> None:
     document = resolve(device="cpu").to_json()
     del document["mode"]
     with pytest.raises(UserError, match="lacks mode"):
-        RunConfig.from_json(document)
+        suites.configuration(document)
 
 
 def test_a_value_that_the_suite_has_no_use_for_is_refused() -> None:
@@ -292,9 +296,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
 
 def test_what_was_asked_for_is_compared_with_what_is_stored() -> None:
     stored = resolve(device="cpu", preset="tiny", context="512:1024")
-    same = explicit(preset="tiny", context="1024,512", out="elsewhere")
-    assert contradictions(stored, same) == []
-    assert contradictions(stored, explicit(seed=7)) == ["seed was 0, not 7"]
+    same = explicit(preset="tiny", context="1024,512").values
+    assert stored.contradictions(same) == []
+    assert stored.contradictions(explicit(seed=7).values) == ["seed was 0, not 7"]
+    assert stored.contradictions(explicit(seed=7).values, but=["seed"]) == []
 
 
 # When a run is to end.

@@ -122,7 +122,7 @@ def test_a_plugin_that_has_moved_is_asked_for_and_taken(here: Path) -> None:
     shutil.move(here / "mine.py", here / "moved" / "mine.py")
     with pytest.raises(UserError, match="say with --plugin where it is now"):
         api.prepare(resume=True, out=run)
-    with pytest.raises(UserError, match="plugins was"):
+    with pytest.raises(UserError, match="plugin was"):
         api.prepare(resume=True, out=run, plugins=["other.py"])
     job = api.prepare(resume=True, out=run, plugins=["moved/mine.py"])
     assert job.config.plugins == ("moved/mine.py",)

@@ -15,10 +15,12 @@ import pytest
 
 from retbench import suites
 from retbench.config.plan import Plan
-from retbench.config.run import Profile, RunConfig
+from retbench.config.run import Profile
 from retbench.engine import turns
 from retbench.engine.contender_run import ContenderRun, Outcome
 from retbench.engine.turns import Rounds, in_turns
+from retbench.suites.inference import InferenceConfig
+from retbench.suites.training import TrainingThroughputConfig
 
 Requests = Callable[[], list[dict[str, Any]]]
 
@@ -88,7 +90,7 @@ def test_samples_keep_their_round_which_all_contenders_share(
 
 
 def test_a_suite_that_is_not_timed_takes_no_turns(drive: ModuleType) -> None:
-    config = RunConfig(**drive.CONFIG)
+    config = InferenceConfig(**drive.CONFIG)
     for name in ("inference", "training", "kernels"):
         assert in_turns(config, suites.get(name), drive.THREE)
     for name in ("perplexity", "scaling", "ablation", "recall"):
@@ -102,7 +104,8 @@ def test_one_contender_or_one_of_several_processes_has_nobody_to_take_turns_with
     plan: Plan = drive.THREE
     if case == "one contender":
         plan = replace(plan, contenders=plan.contenders[:1])
-    config = RunConfig(**drive.CONFIG, world_size=1 if case == "one contender" else 2)
+    processes = 1 if case == "one contender" else 2
+    config = TrainingThroughputConfig.settled({"device": "cpu", "world_size": processes})
     assert not in_turns(config, suites.get("training"), plan)
 
 

@@ -17,6 +17,7 @@ import retbench
 from models import operations
 from models.operations import Case, Operation
 from models.retention import log_decays, retention_chunkwise, retention_parallel
+from retbench import suites
 from retbench.config.plan import Contender, Point
 from retbench.config.run import RunConfig
 from retbench.engine.forecast import forecast
@@ -104,7 +105,7 @@ def test_what_cannot_be_run_is_refused(given: dict[str, Any], message: str) -> N
 
 def test_a_configuration_survives_json() -> None:
     config = configuration(dtypes="float32,bfloat16")
-    assert RunConfig.from_json(config.to_json()) == config
+    assert suites.configuration(config.to_json()) == config
     assert config.computed_dtypes == ("float32", "bfloat16")
 
 

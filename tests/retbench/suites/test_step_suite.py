@@ -91,7 +91,7 @@ def test_contenders_are_the_models_and_those_of_their_variants_that_they_have() 
     [
         ({"context": 48}, "context 48 does not divide the 128 tokens of a step"),
         ({"variants": "maths"}, "no model of the run has a variant 'maths'; .*'math'"),
-        ({"dtype": "float16"}, "computes in float32 or bfloat16"),
+        ({"dtype": "float16"}, "dtype: must be float32 or bfloat16 in training"),
         ({"modes": "cudagraph"}, "unknown mode 'cudagraph'"),
         ({"mode": "eager"}, "takes several; use --modes"),
         ({"tokenizer": "chars"}, "char"),

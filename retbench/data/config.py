@@ -1,0 +1,39 @@
+"""The settings of whatever trains on a text: which one, and in which tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from retbench.config import values as value
+from retbench.config.settings import Settings, setting
+from retbench.data.vocabulary import check_name
+from retbench.errors import UserError
+
+
+def tokenizer_name(raw: Any) -> str:
+    """A tokenizer's name.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    name = value.text(raw)
+    try:
+        check_name(name)
+    except UserError as problem:
+        raise ValueError(str(problem).removeprefix("tokenizer: ")) from None
+    return name
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextData(Settings):
+    """The text that models are trained and tested on."""
+
+    data: str | None = setting(
+        value.path, "Text to train on: FILE, FOLDER, GLOB or hf:NAME.", metavar="TEXT",
+        default=None, shown="embedded",
+    )  # fmt: skip
+    tokenizer: str = setting(
+        tokenizer_name, "char, byte, bpe:N, gpt2, cl100k_base or o200k_base.", metavar="NAME",
+        cpu="char", cuda="gpt2",
+    )  # fmt: skip

@@ -1,0 +1,40 @@
+"""Whether a model sees the future, checked before it is trained or timed."""
+
+from __future__ import annotations
+
+from retbench.suites.limits import CellFailure
+from retbench.suites.session import Session
+
+CAUSAL_TOKENS = 64
+CAUSAL_TOLERANCE = 1e-5
+"""How far an earlier logit may move, relative to the largest, when a later token changes: what
+rounding does where a kernel's tiling depends on values it masks."""
+
+
+def check_causality(session: Session) -> float:
+    """The largest change of an earlier logit, relative to the largest logit, over all forms.
+
+    Raises:
+        CellFailure: if a model sees the future.
+    """
+    import torch
+
+    model = session.model
+    length = min(CAUSAL_TOKENS, model.config.max_len)
+    generator = torch.Generator().manual_seed(session.config.seed)
+    vocab = model.config.vocab_size
+    tokens = torch.randint(vocab, (1, length), generator=generator).to(session.device)
+    changed = tokens.clone()
+    changed[:, -1] = (changed[:, -1] + 1) % vocab
+    worst = 0.0
+    with torch.inference_mode():
+        for form in (None, *getattr(model, "forms", ())):
+            before, after = model(tokens, form=form), model(changed, form=form)
+            moved = (before - after)[:, :-1].abs().max() / before.abs().max()
+            worst = max(worst, float(moved))
+    if not worst <= CAUSAL_TOLERANCE:  # NaN fails too
+        raise CellFailure(
+            "error",
+            f"the model sees the future: a changed token moves earlier logits by {worst:.2g}",
+        )
+    return worst
