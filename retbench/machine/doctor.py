@@ -154,10 +154,10 @@ def threads(here: Here) -> Check | None:
 def frequency(here: Here) -> Check:
     """A processor whose clock follows its load begins each measurement slowly."""
     folder = here.sys / "devices" / "system" / "cpu" / "cpu0" / "cpufreq"
-    governor = _text(folder / "scaling_governor")
+    governor = host.read(folder / "scaling_governor")
     if not governor:
         return Check("frequency", "ok", "not shown: left to the firmware or the hypervisor")
-    allowed, most = (_text(folder / f"{at}_max_freq") for at in ("scaling", "cpuinfo"))
+    allowed, most = (host.read(folder / f"{at}_max_freq") for at in ("scaling", "cpuinfo"))
     found = f"governor {governor}"
     if allowed.isdigit() and most.isdigit() and int(allowed) < int(most):
         found += f", held to {int(allowed) / 1e6:.1f} of {int(most) / 1e6:.1f} GHz"
@@ -214,7 +214,7 @@ def audit(here: Here) -> Check:
 
 def gpu(here: Here) -> Check:
     """Whether there is a GPU, and torch was built for it."""
-    answer = interference.smi("--query-gpu=name,driver_version").strip()
+    answer = host.smi("--query-gpu=name,driver_version")
     if not host.cuda_available():
         if not answer:
             return Check("gpu", "ok", "none: runs are on the CPU")
@@ -284,10 +284,3 @@ CHECKS: tuple[Callable[[Here], Check | None], ...] = (
 def _spins_longer(value: str, limit: str) -> bool:
     """Whether a spin limit in force, perhaps a word such as INFINITE, is above our own."""
     return int(value) > int(limit) if value.isdigit() else True
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text().strip()
-    except OSError:
-        return ""

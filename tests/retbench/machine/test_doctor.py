@@ -182,7 +182,7 @@ def graphics(
 ) -> None:
     """A made-up NVIDIA GPU, of compute capability 9.0."""
     monkeypatch.setattr(
-        interference, "smi", lambda query: next((a for q, a in answers.items() if q in query), "")
+        host, "smi", lambda query: next((a for q, a in answers.items() if q in query), "")
     )
     monkeypatch.setattr(host, "cuda_available", lambda: usable)
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: [built])
