@@ -69,7 +69,7 @@ def measure(device: str, dtypes: Sequence[str], threads: int) -> dict[str, Any]:
     }
 
 
-def merge(first: Mapping[str, Any] | None, second: Mapping[str, Any]) -> dict[str, Any]:
+def merge(first: Ceilings, second: Mapping[str, Any]) -> dict[str, Any]:
     """The better figure of two measurements of one machine: other work can only lower a ceiling."""
     if first is None:
         return dict(second)
@@ -89,7 +89,7 @@ def merge(first: Mapping[str, Any] | None, second: Mapping[str, Any]) -> dict[st
     }
 
 
-def implausible(ceilings: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> list[str]:
+def implausible(ceilings: Mapping[str, Any], known: Ceilings = None) -> list[str]:
     """Why ceilings cannot be this machine's, a sentence each: something else ran meanwhile.
 
     A cache is no slower than the memory behind it, so a small working set has at least the
@@ -118,7 +118,7 @@ def implausible(ceilings: Mapping[str, Any], known: Mapping[str, Any] | None = N
     return why
 
 
-def bandwidth_at(ceilings: Mapping[str, Any] | None, working_set_bytes: float) -> float | None:
+def bandwidth_at(ceilings: Ceilings, working_set_bytes: float) -> float | None:
     """The bandwidth that a working set of this size can reach at most, bytes/s.
 
     At each measured size the better of read and copy counts, or what a larger working set reached
@@ -137,20 +137,18 @@ def bandwidth_at(ceilings: Mapping[str, Any] | None, working_set_bytes: float) -
     return float(np.exp(np.interp(math.log(size), np.log(sizes), np.log(falling))))
 
 
-def peak_bandwidth(ceilings: Mapping[str, Any] | None) -> float | None:
+def peak_bandwidth(ceilings: Ceilings) -> float | None:
     """The best bandwidth reached at any working set, bytes/s; None where none was measured."""
     return bandwidth_at(ceilings, 0)
 
 
-def matmul_rate(ceilings: Mapping[str, Any] | None, dtype: str) -> float | None:
+def matmul_rate(ceilings: Ceilings, dtype: str) -> float | None:
     """The best matmul rate reached in a dtype, FLOP/s; None where it was not measured."""
     rate = (ceilings or {}).get("matmul_flop_per_s", {}).get(dtype)
     return None if rate is None else float(rate)
 
 
-def violates_physics(
-    moved_bytes: float, seconds: float, ceilings: Mapping[str, Any] | None
-) -> str | None:
+def violates_physics(moved_bytes: float, seconds: float, ceilings: Ceilings) -> str | None:
     """Why a step that must move these bytes cannot have taken so little time; None if it can.
 
     The floor is the best bandwidth at any working set. Where none was measured nothing is claimed.
@@ -159,7 +157,7 @@ def violates_physics(
 
 
 def violates_matmul_rate(
-    flops: float, seconds: float, dtype: str, ceilings: Mapping[str, Any] | None
+    flops: float, seconds: float, dtype: str, ceilings: Ceilings
 ) -> str | None:
     """Why work of these FLOPs cannot have taken so little time (MFU over 100%); None if it can."""
     return _beyond(flops, seconds, matmul_rate(ceilings, dtype), "GFLOP/s", f"{dtype} matmul rate")

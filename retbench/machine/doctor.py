@@ -89,13 +89,18 @@ def plausible_ceilings(here: Here, dtypes: Sequence[str]) -> tuple[dict[str, Any
     of both counts.
     """
     known = (here.audit or {}).get("ceilings")
-    measured = ceilings.measure(here.device, dtypes, here.threads)
-    if ceilings.implausible(measured, known):
-        again = ceilings.measure(here.device, dtypes, here.threads)
-        measured = ceilings.merge(measured, again)
+    disturbances = interference.Disturbances(here.device)
+    with disturbances.watched():
+        measured = ceilings.measure(here.device, dtypes, here.threads)
+        if ceilings.implausible(measured, known):
+            again = ceilings.measure(here.device, dtypes, here.threads)
+            measured = ceilings.merge(measured, again)
     if why := ceilings.implausible(measured, known):
         found = f"twice impossible: {why[0]}"
         return None, Check("ceilings", "fail", found, "stop other programs, and look again")
+    if disturbances.flags():
+        found = "lower bounds, measured beside other work"
+        return measured, Check("ceilings", "warn", found, "stop other programs, and look again")
     return measured, Check("ceilings", "ok", "measured, and plausible")
 
 
@@ -143,7 +148,7 @@ def threads(here: Here) -> Check | None:
         met_s = [meet() for _ in range(MEETINGS)]
     late = sum(seconds > interference.BARRIER_S for seconds in met_s)
     found = (
-        f"{here.threads} meet in {statistics.median(met_s) * 1e6:.0f} us, "
+        f"{here.threads} threads meet in {statistics.median(met_s) * 1e6:.0f} us, "
         f"{late} of {MEETINGS} times late"
     )
     if late <= interference.LATE_MEETINGS * MEETINGS:
@@ -154,10 +159,10 @@ def threads(here: Here) -> Check | None:
 def frequency(here: Here) -> Check:
     """A processor whose clock follows its load begins each measurement slowly."""
     folder = here.sys / "devices" / "system" / "cpu" / "cpu0" / "cpufreq"
-    governor = _text(folder / "scaling_governor")
+    governor = host.read(folder / "scaling_governor")
     if not governor:
         return Check("frequency", "ok", "not shown: left to the firmware or the hypervisor")
-    allowed, most = (_text(folder / f"{at}_max_freq") for at in ("scaling", "cpuinfo"))
+    allowed, most = (host.read(folder / f"{at}_max_freq") for at in ("scaling", "cpuinfo"))
     found = f"governor {governor}"
     if allowed.isdigit() and most.isdigit() and int(allowed) < int(most):
         found += f", held to {int(allowed) / 1e6:.1f} of {int(most) / 1e6:.1f} GHz"
@@ -214,7 +219,7 @@ def audit(here: Here) -> Check:
 
 def gpu(here: Here) -> Check:
     """Whether there is a GPU, and torch was built for it."""
-    answer = interference.smi("--query-gpu=name,driver_version").strip()
+    answer = host.smi("--query-gpu=name,driver_version")
     if not host.cuda_available():
         if not answer:
             return Check("gpu", "ok", "none: runs are on the CPU")
@@ -284,10 +289,3 @@ CHECKS: tuple[Callable[[Here], Check | None], ...] = (
 def _spins_longer(value: str, limit: str) -> bool:
     """Whether a spin limit in force, perhaps a word such as INFINITE, is above our own."""
     return int(value) > int(limit) if value.isdigit() else True
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text().strip()
-    except OSError:
-        return ""

@@ -7,11 +7,12 @@ kernel counts in steps of 10 ms, so one slice says little; the sum over the slic
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from retbench.machine import host
 
 FOREIGN_PROCESS = "foreign_process"
 THREADS_WAIT = "threads_wait"
@@ -28,7 +29,6 @@ LATE_MEETINGS = 0.10
 # NVML's nvmlClocksEventReasons: hardware slowdown, software and hardware thermal slowdown, power
 # brake. The software power cap is left out: a large matmul reaches it on a healthy machine.
 _THROTTLE_REASONS = 0x08 | 0x20 | 0x40 | 0x80
-_SMI_TIMEOUT_S = 10.0
 _GRAIN = 32768  # at::internal::GRAIN_SIZE: numbers from which torch asks for one more thread
 _MEETINGS = 8
 _CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -147,23 +147,6 @@ def throttle_flags(reasons: str) -> list[str]:
 
 def gpu_flags(own: int) -> list[str]:
     """What nvidia-smi says: more than our own processes on the GPU, and a clock held back."""
-    processes = smi("--query-compute-apps=pid").split()
+    processes = host.smi("--query-compute-apps=pid").split()
     flags = [FOREIGN_PROCESS] if len(processes) > own else []
-    return flags + throttle_flags(smi("--query-gpu=clocks_event_reasons.active"))
-
-
-def first_gpu() -> str:
-    """What nvidia-smi calls the first GPU that CUDA shows to this process."""
-    return os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
-
-
-def smi(query: str) -> str:
-    """nvidia-smi's bare answer to a query about the first GPU; empty where it cannot be asked."""
-    command = ["nvidia-smi", query, "--format=csv,noheader", f"--id={first_gpu()}"]
-    try:
-        answer = subprocess.run(
-            command, capture_output=True, text=True, timeout=_SMI_TIMEOUT_S, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return answer.stdout
+    return flags + throttle_flags(host.smi("--query-gpu=clocks_event_reasons.active"))

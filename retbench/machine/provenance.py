@@ -14,7 +14,6 @@ import os
 import platform
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -22,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from retbench.machine.interference import first_gpu
+from retbench.machine import host
 from retbench.machine.threads import wait_policy
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
@@ -120,7 +119,7 @@ def processor() -> dict[str, Any]:
     ``physical_cores`` and ``logical_cores`` are the machine's, ``usable_cores`` what this process
     may use, ``quota_cores`` what its control group grants (None where it sets no limit).
     """
-    described = _read("/proc/cpuinfo")
+    described = host.read("/proc/cpuinfo")
     fields = dict(re.findall(r"^([^\t:]+)\s*: (.*)$", described, re.MULTILINE))
     flags = set((fields.get("flags") or fields.get("Features") or "").split())
     cores = re.findall(r"physical id\s*: (\d+)[\s\S]*?core id\s*: (\d+)", described)
@@ -130,11 +129,11 @@ def processor() -> dict[str, Any]:
         "physical_cores": len(set(cores)) or logical,
         "logical_cores": logical,
         "usable_cores": _usable_cores(),
-        "quota_cores": _quota_cores(),
+        "quota_cores": host.quota_cores(),
         "caches": _caches(),
         "flags": [flag for flag in _CPU_FLAGS if flag in flags],
         "max_mhz": _khz_to_mhz("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq"),
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
+        "governor": host.read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
     }
 
 
@@ -142,24 +141,19 @@ def _usable_cores() -> int | None:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def _quota_cores() -> float | None:
-    quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
-    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
-
-
 def _caches() -> dict[str, str]:
     folders = sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"))
     kinds = {"Data": "d", "Instruction": "i", "Unified": ""}
     sizes = {}
     for folder in folders:
-        level = _read(str(folder / "level"))
-        kind = kinds.get(_read(str(folder / "type")), "")
-        sizes[f"L{level}{kind}"] = _read(str(folder / "size"))
+        level = host.read(folder / "level")
+        kind = kinds.get(host.read(folder / "type"), "")
+        sizes[f"L{level}{kind}"] = host.read(folder / "size")
     return sizes
 
 
 def _khz_to_mhz(file: str) -> float | None:
-    khz = _read(file)
+    khz = host.read(file)
     return int(khz) / 1000 if khz.isdigit() else None
 
 
@@ -170,10 +164,11 @@ def gpu() -> dict[str, Any] | None:
     """
     described: dict[str, Any] = {}
     with contextlib.suppress(ValueError):
-        described.update(json.loads(_output([sys.executable, "-c", _ASK_TORCH], timeout_s=120.0)))
+        described.update(
+            json.loads(host.output([sys.executable, "-c", _ASK_TORCH], timeout_s=120.0))
+        )
     query = f"--query-gpu={','.join(_GPU_FIELDS)}"
-    answer = _output(["nvidia-smi", f"--id={first_gpu()}", query, "--format=csv,noheader"])
-    values = [value.strip() for value in answer.split(",")]
+    values = [value.strip() for value in host.smi(query).split(",")]
     if len(values) == len(_GPU_FIELDS):
         described = {"name": values[0]} | described
         described["nvidia_smi"] = dict(zip(_GPU_FIELDS, values, strict=True))
@@ -181,8 +176,8 @@ def gpu() -> dict[str, Any] | None:
 
 
 def _memory() -> dict[str, int | None]:
-    fields = dict(re.findall(r"^(\w+):\s+(\d+) kB$", _read("/proc/meminfo"), re.MULTILINE))
-    limit = _read("/sys/fs/cgroup/memory.max")
+    fields = dict(re.findall(r"^(\w+):\s+(\d+) kB$", host.read("/proc/meminfo"), re.MULTILINE))
+    limit = host.read("/sys/fs/cgroup/memory.max")
     return {
         "total_bytes": _kib_to_bytes(fields.get("MemTotal")),
         "available_bytes": _kib_to_bytes(fields.get("MemAvailable")),
@@ -196,7 +191,7 @@ def _kib_to_bytes(kib: str | None) -> int | None:
 
 
 def _system() -> dict[str, str | None]:
-    name = re.search(r'^PRETTY_NAME="?([^"\n]*)', _read("/etc/os-release"), re.MULTILINE)
+    name = re.search(r'^PRETTY_NAME="?([^"\n]*)', host.read("/etc/os-release"), re.MULTILINE)
     return {
         "name": name.group(1) if name else platform.system(),
         "kernel": f"{platform.system()} {platform.release()}",
@@ -206,7 +201,7 @@ def _system() -> dict[str, str | None]:
 
 
 def _chosen(file: str) -> str | None:
-    chosen = re.search(r"\[(\w+)\]", _read(file))
+    chosen = re.search(r"\[(\w+)\]", host.read(file))
     return chosen.group(1) if chosen else None
 
 
@@ -225,29 +220,10 @@ def _commit(root: Path = PROJECT_ROOT) -> dict[str, Any] | None:
     whether it was changed is then unknown.
     """
     git = ["git", "--no-optional-locks", "-C", str(root)]
-    top = _output([*git, "rev-parse", "--show-toplevel"])
-    commit = _output([*git, "rev-parse", "--verify", "--quiet", "HEAD"])
+    top = host.output([*git, "rev-parse", "--show-toplevel"])
+    commit = host.output([*git, "rev-parse", "--verify", "--quiet", "HEAD"])
     if not commit or Path(top) != root:
         told = os.environ.get(COMMIT_VARIABLE)
         return {"hash": told, "dirty": None} if told else None
-    changes = _output([*git, "status", "--porcelain", "--", ".", ":!results"])
+    changes = host.output([*git, "status", "--porcelain", "--", ".", ":!results"])
     return {"hash": commit, "dirty": bool(changes)}
-
-
-def _output(command: Sequence[str], timeout_s: float = 20.0) -> str:
-    """What a command prints; empty if it is not there, fails or takes too long."""
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_s, check=True,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()
-
-
-def _read(file: str) -> str:
-    try:
-        return Path(file).read_text(errors="replace").strip()
-    except OSError:
-        return ""

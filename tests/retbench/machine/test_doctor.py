@@ -104,7 +104,7 @@ def test_threads_that_meet_late_are_noticed(
     check = doctor.threads(here)
     assert check is not None
     assert check.state == state
-    assert check.found == f"2 meet in 10 us, {late} of 30 times late"
+    assert check.found == f"2 threads meet in 10 us, {late} of 30 times late"
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def graphics(
 ) -> None:
     """A made-up NVIDIA GPU, of compute capability 9.0."""
     monkeypatch.setattr(
-        interference, "smi", lambda query: next((a for q, a in answers.items() if q in query), "")
+        host, "smi", lambda query: next((a for q, a in answers.items() if q in query), "")
     )
     monkeypatch.setattr(host, "cuda_available", lambda: usable)
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: [built])
@@ -234,9 +234,13 @@ def test_what_does_not_apply_here_is_left_out(here: Here, monkeypatch: pytest.Mo
     assert [check.name for check in doctor.checklist(here)] == ["frequency"]
 
 
-def measured(monkeypatch: pytest.MonkeyPatch, *results: dict[str, Any]) -> list[dict[str, Any]]:
+def measured(
+    monkeypatch: pytest.MonkeyPatch, *results: dict[str, Any], others_s: float = 0.0
+) -> list[dict[str, Any]]:
     """Let the ceilings be measured with these results; returns those that are left."""
     left = list(results)
+    counted_s = [others_s, 0.0]
+    monkeypatch.setattr(interference, "foreign_cpu_s", lambda **_: counted_s.pop())
     monkeypatch.setattr(ceilings, "measure", lambda *_: left.pop(0))
     return left
 
@@ -251,6 +255,14 @@ def test_ceilings_that_can_be_are_measured_once(
     left = measured(monkeypatch, CACHED, BUSY)
     found, check = doctor.plausible_ceilings(here, ["float32"])
     assert (found, check.state, left) == (CACHED, "ok", [BUSY])
+
+
+def test_ceilings_measured_beside_other_work_are_lower_bounds(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured(monkeypatch, CACHED, others_s=60.0)
+    found, check = doctor.plausible_ceilings(here, ["float32"])
+    assert (found, check.state) == (CACHED, "warn")
 
 
 def test_a_cache_slower_than_memory_is_measured_again(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from retbench.machine import provenance
+from retbench.machine import host, provenance
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_the_machine_id_tells_machines_apart(found: dict[str, Any], change: Any)
 
 
 def test_a_machine_without_the_gpu_asked_for_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provenance, "_output", lambda *_, **__: "")
+    monkeypatch.setattr(host, "output", lambda *_, **__: "")
     assert provenance.provenance("cuda", 1, [])["gpu"] is None
 
 
@@ -84,7 +84,7 @@ def test_a_gpu_is_described_by_torch_and_its_driver(monkeypatch: pytest.MonkeyPa
             return ", ".join(["NVIDIA H100", "550.54", *["-"] * (len(provenance._GPU_FIELDS) - 2)])
         return json.dumps({"name": "H100", "memory_bytes": 2**36})
 
-    monkeypatch.setattr(provenance, "_output", output)
+    monkeypatch.setattr(host, "output", output)
     gpu = provenance.gpu()
     assert gpu is not None
     assert gpu["name"] == "H100"
