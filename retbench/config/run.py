@@ -170,7 +170,7 @@ class ModelsConfig(RunConfig):
     """Settings of the suites that compare models."""
 
     models: tuple[str, ...] = setting(
-        value.names, "Families, commas between; the first is the subject of every ratio.",
+        value.distinct_names, "Families, commas between; the first is the subject of every ratio.",
         metavar="NAMES", group=WHAT, default=("retnet", "transformer"), choices=plugins.families,
     )  # fmt: skip
     preset: str = setting(

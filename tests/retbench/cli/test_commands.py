@@ -188,7 +188,7 @@ def test_a_run_records_the_audit_of_its_machine(
 
 def test_the_command_line_starts_without_torch_pandas_or_matplotlib(tmp_path: Path) -> None:
     code = (
-        "import sys, retbench.cli;"
+        "import sys, retbench.cli.app;"
         "print([m for m in ('torch', 'pandas', 'matplotlib', 'rich') if m in sys.modules])"
     )
     ended = subprocess.run(
