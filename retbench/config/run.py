@@ -192,6 +192,11 @@ class ModelsConfig(RunConfig):
         value.OneOf(MODES, "mode"), "How models are executed.", group=WHERE, default="eager"
     )
 
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """The presets of the run's models: the one, or all that a suite sweeps."""
+        return (self.preset,)
+
     def overrides_for(self, family: str) -> dict[str, Any]:
         """Fields to override in one family's configuration.
 

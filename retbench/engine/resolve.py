@@ -80,7 +80,7 @@ def explicit(
     try:
         settings = suites.get(str(otherwise if named is None else named)).config
     except UserError as problem:
-        where = places["suite"] if suite is None else ""
+        where = places.get("suite", "") if suite is None else ""
         raise UserError(where + problem.message, problem.hint) from None
     _require_used(settings, flags, {})
     _require_used(settings, stored, places)
@@ -171,8 +171,7 @@ def check(config: RunConfig, *, here: bool = True) -> None:
     if not isinstance(config, ModelsConfig):
         suite.check(config, {})
         return
-    several = getattr(config, config.settings()["preset"].first_of, None)
-    for preset in several or (config.preset,):
+    for preset in config.sizes:
         suite.check(config, model_configs(config, preset))
 
 

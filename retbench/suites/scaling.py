@@ -33,6 +33,11 @@ class ScalingConfig(TextConfig):
         TextConfig, "learning_rates", cpu=(1e-3, 2e-3, 4e-3), cuda=(5e-4, 1e-3, 2e-3)
     )
 
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """All that are swept."""
+        return self.presets
+
 
 class ScalingSuite(TextSuite[ScalingConfig]):
     """Perplexity of matched models over their size."""
