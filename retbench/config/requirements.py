@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from retbench.config.run import DEVICES, RunConfig, own_cores
+from retbench.config import plugins
+from retbench.config.run import DEVICES, RunConfig, own_cores, presets
 from retbench.config.values import nearest
 from retbench.distributed.launch import launch
 from retbench.errors import Misfit
 from retbench.machine import host
+
+if TYPE_CHECKING:
+    from models.config import ModelConfig
 
 
 def require_known(what: str, name: str, known: Iterable[str], *, key: str | None = None) -> None:
@@ -17,7 +22,7 @@ def require_known(what: str, name: str, known: Iterable[str], *, key: str | None
     names = list(known)
     if name not in names:
         hint = nearest(name, names, listed=what == "preset")
-        raise Misfit(f"unknown {what} {name!r}", hint, keys=(key or what,))
+        raise Misfit(f"unknown {what} {name!r}", hint, keys=(key or what, f"{what}s"))
 
 
 def require_tokenizers_vocabulary(overrides: Iterable[str]) -> None:
@@ -29,6 +34,32 @@ def require_tokenizers_vocabulary(overrides: Iterable[str]) -> None:
                 "choose it by --tokenizer",
                 keys=(f"overrides.{key}", "overrides"),
             )
+
+
+def require_models(families: Iterable[str], preset: str, sources: Iterable[str]) -> None:
+    """Load files and modules that register models, and raise a Misfit for an unknown name."""
+    plugins.load(sources)
+    require_known("preset", preset, presets())
+    for family in families:
+        require_known("model", family, plugins.families())
+
+
+def model_config(family: str, preset: str, options: Mapping[str, Any]) -> ModelConfig:
+    """The configuration of a family of models at a preset, any field overridden.
+
+    Raises:
+        Misfit: an unknown field, or sizes that do not fit together.
+    """
+    from models.config import ConfigError
+    from models.registry import config_for
+
+    try:
+        return config_for(family, preset, **options)
+    except (ConfigError, TypeError) as problem:
+        named = [name for name in options if name in str(problem)]
+        keys = [f"overrides.{whose}{name}" for name in named for whose in ("", f"{family}.")]
+        message = f"{family} at preset {preset}: {problem}"
+        raise Misfit(message, keys=(*keys, "overrides", "preset")) from None
 
 
 def machine(device: str | None, threads: int | None) -> tuple[str, int]:

@@ -170,7 +170,7 @@ class ModelsConfig(RunConfig):
     """Settings of the suites that compare models."""
 
     models: tuple[str, ...] = setting(
-        value.names, "Families, commas between; the first is the subject of every ratio.",
+        value.distinct_names, "Families, commas between; the first is the subject of every ratio.",
         metavar="NAMES", group=WHAT, default=("retnet", "transformer"), choices=plugins.families,
     )  # fmt: skip
     preset: str = setting(
@@ -191,6 +191,11 @@ class ModelsConfig(RunConfig):
     mode: str = setting(
         value.OneOf(MODES, "mode"), "How models are executed.", group=WHERE, default="eager"
     )
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """The presets of the run's models: the one, or all that a suite sweeps."""
+        return (self.preset,)
 
     def overrides_for(self, family: str) -> dict[str, Any]:
         """Fields to override in one family's configuration.

@@ -154,6 +154,17 @@ def names(raw: Any) -> tuple[str, ...]:
     return tuple(text(part) for part in _sequence(parts))
 
 
+def distinct_names(raw: Any) -> tuple[str, ...]:
+    """One name or more, each once: a sequence of them, or text with commas between."""
+    found = names(raw)
+    if not found:
+        raise ValueError("needs at least one value")
+    for name in found:
+        if found.count(name) > 1:
+            raise ValueError(f"{name!r} is named twice; name each once")
+    return found
+
+
 def ascending_sizes(raw: Any) -> tuple[int, ...]:
     """Sizes from 1 on: ``512,2048``, ``512:8192`` (its powers of two), both mixed, or a sequence.
 

@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retbench import suites
-from retbench.config import plugins
-from retbench.config import values as value
 from retbench.config.file import read_config_file
 from retbench.config.requirements import (
     check_device,
     check_processes,
     check_threads,
-    require_known,
+    model_config,
+    require_models,
 )
 from retbench.config.run import ModelsConfig, RunConfig
 from retbench.config.values import nearest
@@ -62,13 +61,13 @@ def explicit(
     otherwise: str = DEFAULT_SUITE,
     **given: Any,
 ) -> Asked:
-    """What was asked for; arguments as :func:`resolve`.
+    """What was asked for.
 
     Args:
-        suite: see there.
-        config_file: see there.
+        suite: as in :func:`resolve`.
+        config_file: as there.
         otherwise: the suite whose settings these are where none is named.
-        given: see there.
+        given: as there.
 
     Raises:
         UserError: for an unreadable file, an unknown suite or key or a value that cannot be.
@@ -76,30 +75,28 @@ def explicit(
     flags = {key: raw for key, raw in given.items() if raw is not None}
     stored, lines = read_config_file(config_file) if config_file else ({}, {})
     places = {key: f"{config_file}:{line}: " for key, line in lines.items()}
-    named = suite if suite is not None else stored.get("suite")
-    where = places.get("suite", "") if suite is None else ""
-    settings = _settings_of(otherwise if named is None else named, where)
-    stored.pop("suite", None)
+    filed_suite = stored.pop("suite", None)
+    named = suite if suite is not None else filed_suite
+    try:
+        settings = suites.get(str(otherwise if named is None else named)).config
+    except UserError as problem:
+        where = places.get("suite", "") if suite is None else ""
+        raise UserError(where + problem.message, problem.hint) from None
     _require_used(settings, flags, {})
     _require_used(settings, stored, places)
-    chosen = settings.parse(flags)
-    filed = settings.parse(stored, places)
+    chosen, filed = settings.parse(flags), settings.parse(stored, places)
     values = {**({} if named is None else {"suite": settings.suite}), **filed, **chosen}
+    overrides = chosen.get("overrides", {})
     if "overrides" in values:
-        values["overrides"] = {**filed.get("overrides", {}), **chosen.get("overrides", {})}
-    return Asked(settings, values, _of_the_file(settings, places, chosen))
-
-
-def _settings_of(suite: Any, where: str) -> type[RunConfig]:
-    try:
-        name = value.text(suite)
-    except ValueError as problem:
-        raise UserError(f"{where}suite: {problem}") from None
-    if name not in suites.names():
-        hint = nearest(name, suites.names())
-        raise UserError(f"{where}unknown suite {name!r}", hint)
-    found: type[RunConfig] = suites.get(name).config
-    return found
+        values["overrides"] = {**filed.get("overrides", {}), **overrides}
+    fields = settings.by_key()
+    located = {}
+    for key, where in places.items():
+        table, dot, inner = key.partition(".")
+        name = fields.get(table, table)
+        if inner not in overrides if dot else name not in chosen:
+            located[name + dot + inner] = where
+    return Asked(settings, values, located)
 
 
 def _require_used(
@@ -121,20 +118,6 @@ def _require_used(
                 f"{other.flag(other.by_key()[key])}: the suite {settings.suite} has no use for it"
             )
             raise UserError(where + problem, f"it belongs to {', '.join(owners)}")
-
-
-def _of_the_file(
-    settings: type[RunConfig], places: Mapping[str, str], chosen: Mapping[str, Any]
-) -> dict[str, str]:
-    """Where a value stands that no flag overrules, by field; of overrides each by itself."""
-    keys = settings.by_key() | {"suite": "suite"}
-    found = {}
-    for key, where in places.items():
-        table, dot, inner = key.partition(".")
-        name = keys[table]
-        if inner not in chosen.get("overrides", {}) if dot else name not in chosen:
-            found[name + dot + inner] = where
-    return found
 
 
 def resolve(
@@ -178,8 +161,8 @@ def check(config: RunConfig, *, here: bool = True) -> None:
         here: whether this machine is to run it: its GPU and processors are then looked at.
 
     Raises:
-        Misfit: for an unknown preset or model (with the nearest name), a model named twice, or a
-            combination that is impossible.
+        Misfit: for an unknown preset or model (with the nearest name), or a combination that is
+            impossible.
     """
     check_device(config, here)
     check_threads(config.threads, here)
@@ -188,13 +171,7 @@ def check(config: RunConfig, *, here: bool = True) -> None:
     if not isinstance(config, ModelsConfig):
         suite.check(config, {})
         return
-    if not config.models:
-        raise Misfit("models: needs at least one", keys=("models",))
-    if repeated := sorted({name for name in config.models if config.models.count(name) > 1}):
-        problem = f"models: {repeated[0]!r} is named twice"
-        raise Misfit(problem, "name each model once", keys=("models",))
-    several = getattr(config, config.settings()["preset"].first_of, None)
-    for preset in several or (config.preset,):
+    for preset in config.sizes:
         suite.check(config, model_configs(config, preset))
 
 
@@ -208,31 +185,13 @@ def model_configs(config: ModelsConfig, preset: str) -> dict[str, ModelConfig]:
     Raises:
         UserError: for an unknown model, preset or override, or sizes that do not fit together.
     """
-    from models.config import PRESETS, ConfigError
-    from models.registry import config_for
-
-    plugins.load(config.plugins)
-    key = config.settings()["preset"].first_of or "preset"
-    require_known("preset", preset, PRESETS, key=key)
-    known = plugins.families()
-    for family in config.models:
-        require_known("model", family, known, key="models")
+    require_models(config.models, preset, config.plugins)
     _check_override_families(config)
     _check_implementation(config)
-    found = {}
-    for family in config.models:
-        try:
-            found[family] = config_for(family, preset, **config.overrides_for(family))
-        except (ConfigError, TypeError) as problem:
-            keys = [f"overrides.{key}" for key in config.overrides if _field(key) in str(problem)]
-            message = f"{family} at preset {preset}: {problem}"
-            raise Misfit(message, keys=[*keys, "overrides", "preset"]) from None
-    return found
-
-
-def _field(key: str) -> str:
-    """The field that an override sets."""
-    return key.rpartition(".")[2]
+    return {
+        family: model_config(family, preset, config.overrides_for(family))
+        for family in config.models
+    }
 
 
 def _check_override_families(config: ModelsConfig) -> None:

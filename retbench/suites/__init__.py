@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from retbench.config.values import nearest
 from retbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,10 +26,10 @@ def get(name: str) -> Suite[Any]:
     """The suite of that name.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none; names the nearest.
     """
     if name not in _MODULES:
-        raise UserError(f"unknown suite {name!r}", f"there are {', '.join(_MODULES)}")
+        raise UserError(f"unknown suite {name!r}", nearest(name, _MODULES))
     suite: Suite[Any] = importlib.import_module(_MODULES[name]).SUITE
     return suite
 

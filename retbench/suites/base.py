@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 from retbench.config import plugins
 from retbench.config.plan import Axis, Contender, Plan, Point
 from retbench.config.run import PROFILES, RunConfig
+from retbench.errors import Misfit
 
 if TYPE_CHECKING:
     import torch
@@ -246,6 +247,28 @@ class Suite(ABC, Generic[Config]):
     def measure(self, session: Session, rows: Rows, progress: Callable[[str], None]) -> None:
         """Measure the cell at ``rows.point`` at one go; see :meth:`prepare`."""
         raise NotImplementedError
+
+
+def require_length(
+    name: str, length: int, models: Mapping[str, ModelConfig], new_tokens: int = 0
+) -> None:
+    """Raise a Misfit where a length, of the setting ``name``, is beyond what a model can hold.
+
+    Args:
+        name: of the setting.
+        length: in tokens.
+        models: the configuration of each model, by family.
+        new_tokens: that follow.
+    """
+    more = f" and {new_tokens} new tokens exceed" if new_tokens else " exceeds"
+    for family, model in models.items():
+        if length + new_tokens > model.max_len:
+            raise Misfit(
+                f"{name.replace('_', '-')} {length}{more} the {model.max_len} tokens that {family} "
+                "can hold (its max_len)",
+                f"shorten it or use --set max_len={length + new_tokens}",
+                keys=(name, "overrides.max_len", f"overrides.{family}.max_len"),
+            )
 
 
 class Cost(Protocol):

@@ -30,7 +30,7 @@ from retbench.config.settings import changed, setting
 from retbench.data import prompt_tokens
 from retbench.errors import Misfit
 from retbench.machine.ceilings import Ceilings
-from retbench.suites.base import Suite, plan_in_turns, swept
+from retbench.suites.base import Suite, plan_in_turns, require_length, swept
 from retbench.suites.inference_cost import InferenceCost
 from retbench.suites.limits import CellFailure
 
@@ -93,8 +93,10 @@ class InferenceSuite(Suite[InferenceConfig]):
 
     def check(self, config: InferenceConfig, models: Mapping[str, ModelConfig]) -> None:
         """Every model must hold the contexts and know every token of the prompts."""
+        require_length("context", config.context[-1], models, config.new_tokens)
+        if len(config.batch) > 1:
+            require_length("batch_context", config.batch_context, models, config.new_tokens)
         for family, model in models.items():
-            _check_length(config, family, model)
             _check_vocabulary(family, model)
 
     def cost(self, config: InferenceConfig, ceilings: Ceilings) -> InferenceCost:
@@ -131,20 +133,6 @@ class InferenceSuite(Suite[InferenceConfig]):
 
 
 SUITE = InferenceSuite()
-
-
-def _check_length(config: InferenceConfig, family: str, model: ModelConfig) -> None:
-    longest = {"context": max(config.context)}
-    if len(config.batch) > 1:
-        longest["batch_context"] = config.batch_context
-    for name, length in longest.items():
-        if length + config.new_tokens > model.max_len:
-            raise Misfit(
-                f"{name.replace('_', '-')} {length} and {config.new_tokens} new tokens exceed the "
-                f"{model.max_len} tokens that {family} can hold (its max_len)",
-                f"shorten it or use --set max_len={length + config.new_tokens}",
-                keys=(name, "overrides.max_len", f"overrides.{family}.max_len"),
-            )
 
 
 def _check_vocabulary(family: str, model: ModelConfig) -> None:

@@ -47,7 +47,8 @@ class KernelsConfig(TimedConfig):
 
     suite = "kernels"
     operations: tuple[str, ...] = setting(
-        value.names, "What is compared; the first is the subject of every ratio.", metavar="NAMES",
+        value.distinct_names, "What is compared; the first is the subject of every ratio.",
+        metavar="NAMES",
         cpu=(
             "retention-chunkwise", "retention-parallel", "retention-recurrent", "sdpa-flash",
             "sdpa-math",
@@ -116,13 +117,8 @@ class KernelsSuite(Suite[KernelsConfig]):
 
         plugins.load(config.plugins)
         plugins.families()  # installed packages may bring operations along
-        if not config.operations:
-            raise Misfit("operations: needs at least one", keys=("operations",))
         for name in config.operations:
             require_known("operation", name, operations.names(), key="operations")
-            if config.operations.count(name) > 1:
-                problem = f"operations: {name!r} is named twice"
-                raise Misfit(problem, "name each one once", keys=("operations",))
         for head_dim in config.head_dims:
             if RETENTION_HEADS * head_dim % attention_dim(head_dim):
                 problem = (

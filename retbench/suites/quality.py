@@ -18,7 +18,7 @@ from retbench.config.run import PROFILES, ModelsConfig
 from retbench.config.settings import changed, setting
 from retbench.config.values import nearest
 from retbench.errors import Misfit
-from retbench.suites.base import Scalar, Suite
+from retbench.suites.base import Scalar, Suite, require_length
 from retbench.suites.causality_gate import check_causality
 from retbench.suites.limits import CellFailure
 from retbench.suites.quality_cost import QualityCost
@@ -114,10 +114,7 @@ class QualitySuite(Suite[Quality]):
                 raise Misfit(problem, nearest(name, known), keys=(place, "training"))
         point = final_point(config, ())
         training_config(config, point, config.steps, config.learning_rates[0], 0)
-        for family, model in models.items():
-            if config.context[0] > model.max_len:
-                problem = f"context {config.context[0]} exceeds the {model.max_len} tokens of "
-                raise Misfit(f"{problem}{family} (its max_len)", keys=("context",))
+        require_length("context", config.context[0], models)
 
     def cost(self, config: Quality, ceilings: Mapping[str, Any] | None) -> QualityCost:
         """FLOPs of forward and backward at the machine's rate."""

@@ -27,7 +27,7 @@ class ScalingConfig(TextConfig):
 
     suite = "scaling"
     presets: tuple[str, ...] = setting(
-        value.names, "Sizes of all models.", metavar="SIZES", choices=presets,
+        value.distinct_names, "Sizes of all models.", metavar="SIZES", choices=presets,
         cpu=("tiny", "1m", "3m"), cuda=("30m", "125m", "350m"),
     )  # fmt: skip
     preset: str = first_of(TextConfig, "preset", "presets")
@@ -37,6 +37,11 @@ class ScalingConfig(TextConfig):
     learning_rates: tuple[float, ...] = changed(
         TextConfig, "learning_rates", cpu=(1e-3, 2e-3, 4e-3), cuda=(5e-4, 1e-3, 2e-3)
     )
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """All that are swept."""
+        return self.presets
 
 
 class ScalingSuite(TextSuite[ScalingConfig]):

@@ -32,7 +32,7 @@ from retbench.data.dataset import load_dataset
 from retbench.distributed.launch import KINDS, launch
 from retbench.distributed.process_group import ALONE
 from retbench.errors import Misfit, UserError
-from retbench.suites.base import Suite, plan_in_turns, swept
+from retbench.suites.base import Suite, plan_in_turns, require_length, swept
 from retbench.suites.causality_gate import check_causality
 from retbench.suites.step_cost import StepCost
 from retbench.training.config import DTYPE
@@ -165,11 +165,7 @@ class TrainingThroughputSuite(Suite[TrainingThroughputConfig]):
         """Contexts that divide a step's tokens, and variants that some model has."""
         require_tokenizers_vocabulary(config.overrides)
         _check_variants(config, models)
-        for name in ("context", "batch_context"):
-            lengths = config.context if name == "context" else (config.batch_context,)
-            for length in lengths:
-                _check_length(config, name, length, models)
-        _check_shares(config)
+        _check_lengths(config, models)
 
     def cost(
         self, config: TrainingThroughputConfig, ceilings: Mapping[str, Any] | None
@@ -224,27 +220,6 @@ def _base(config: TrainingThroughputConfig, named: tuple[tuple[str, Setting], ..
     return Point(config.batch_context, batch, named)
 
 
-def _check_shares(config: TrainingThroughputConfig) -> None:
-    """Every batch is shared equally by the processes."""
-    size = config.world_size
-    for name in ("context", "batch_context"):
-        for length in config.context if name == "context" else (config.batch_context,):
-            rows = config.tokens_per_step // length
-            if rows % size:
-                raise Misfit(
-                    f"{name.replace('_', '-')}: the {rows} sequences of {length} tokens in a step "
-                    f"cannot be shared equally by {size} processes",
-                    f"use a multiple of {size * length} --tokens-per-step, or shorten it",
-                    keys=(name, "tokens_per_step"),
-                )
-    for rows in config.batch:
-        if rows % size:
-            raise Misfit(
-                f"batch: {rows} sequences cannot be shared equally by {size} processes",
-                f"use multiples of {size}", keys=("batch",),
-            )  # fmt: skip
-
-
 def _contenders(config: TrainingThroughputConfig) -> Iterator[Contender]:
     """Each model, then those of its variants that the run asks for."""
     from models.registry import config_for
@@ -267,20 +242,27 @@ def _check_variants(config: TrainingThroughputConfig, models: Mapping[str, Model
             raise Misfit(problem, nearest(name, known), keys=("variants",))
 
 
-def _check_length(
-    config: TrainingThroughputConfig, name: str, length: int, models: Mapping[str, ModelConfig]
-) -> None:
-    flag = name.replace("_", "-")
-    if config.tokens_per_step % length:
-        raise Misfit(
-            f"{flag} {length} does not divide the {config.tokens_per_step} tokens of a step",
-            "every context must, so that all steps hold the same number of tokens",
-            keys=(name, "tokens_per_step"),
-        )
-    for family, model in models.items():
-        if length > model.max_len:
+def _check_lengths(config: TrainingThroughputConfig, models: Mapping[str, ModelConfig]) -> None:
+    """Contexts divide a step's tokens into sequences that the processes can share equally."""
+    tokens, size = config.tokens_per_step, config.world_size
+    swept = [("context", length) for length in config.context]
+    for name, length in [*swept, ("batch_context", config.batch_context)]:
+        flag, keys = name.replace("_", "-"), (name, "tokens_per_step")
+        if tokens % length:
             raise Misfit(
-                f"{flag} {length} exceeds the {model.max_len} tokens of {family} (its max_len)",
-                f"shorten it or use --set max_len={length}",
-                keys=(name, "overrides.max_len", f"overrides.{family}.max_len"),
+                f"{flag} {length} does not divide the {tokens} tokens of a step",
+                "every context must, so that all steps hold the same number of tokens",
+                keys=keys,
             )
+        require_length(name, length, models)
+        if tokens // length % size:
+            raise Misfit(
+                f"{flag}: the {tokens // length} sequences of {length} tokens in a step cannot be "
+                f"shared equally by {size} processes",
+                f"use a multiple of {size * length} --tokens-per-step, or shorten it",
+                keys=keys,
+            )
+    for sequences in config.batch:
+        if sequences % size:
+            problem = f"batch: {sequences} sequences cannot be shared equally by {size} processes"
+            raise Misfit(problem, f"use multiples of {size}", keys=("batch",))

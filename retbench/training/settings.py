@@ -73,18 +73,10 @@ class TrainSettings(TextData, TrainingConfig):
         Raises:
             UserError: an unknown family, preset or field, or an impossible combination.
         """
-        from models.config import PRESETS, ConfigError
-        from models.registry import config_for
-
-        plugins.load(self.plugins)
-        requirements.require_known("preset", self.preset, PRESETS)
-        requirements.require_known("model", self.model, plugins.families())
         requirements.require_tokenizers_vocabulary(self.overrides)
         options = {"ffn": self.ffn, **self.overrides, "vocab_size": vocab_size}
-        try:
-            config = config_for(self.model, self.preset, **options)
-        except (ConfigError, TypeError) as problem:
-            raise UserError(f"{self.model} at preset {self.preset}: {problem}") from None
+        requirements.require_models([self.model], self.preset, self.plugins)
+        config = requirements.model_config(self.model, self.preset, options)
         if self.seq_len > config.max_len:
             raise UserError(f"context: {self.seq_len} is beyond the model's {config.max_len}")
         return config

@@ -23,7 +23,10 @@ from .conftest import ROOT, SMALL, Command, Outcome, files
     [
         (["run", "--suite", "inferense"], "unknown suite 'inferense'; did you mean 'inference'?"),
         (["run", "--models", "retnt"], "unknown model 'retnt'; did you mean 'retnet'?"),
+        (["run", "inferense"], "unknown suite 'inferense'; did you mean 'inference'?"),
+        (["run", "training", "--suite", "kernels"], "two suites are named, training and kernels"),
         (["run", "--preset", "12m"], "unknown preset '12m'; did you mean"),
+        (["run", "--preset", "11m"], "there are tiny, 1m, 3m, 10m"),
         (["run", "--profile", "raport"], "did you mean 'report'?"),
         (["run", "--mode", "eagr"], "did you mean 'eager'?"),
         (["run", "--dtype", "float3"], "did you mean 'float32'?"),
@@ -38,6 +41,7 @@ from .conftest import ROOT, SMALL, Command, Outcome, files
         (["run", "--set", "family=x"], "use --models"),
         (["run", "--context"], "--context"),
         (["run", "--context", "0"], "context: must be at least 1, not 0"),
+        (["run", "--context", "512:1000"], "holds one power of two, 512; list what is meant"),
         (["run", "--set", "n_heads=7"], "n_heads = 7 does not divide d_model"),
         (["run", "--set", "n_heads"], "set: must be KEY=VALUE"),
         (["run", "--context", "512:1048576"], "exceed the 131072 tokens"),

@@ -37,7 +37,7 @@ sizes = st.sets(st.integers(1, 2**40), min_size=1, max_size=4).map(lambda s: tup
 names = st.text(min_size=1).map(str.strip).filter(bool)
 scalars = st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | names
 shared = dict(
-    models=st.lists(names, min_size=1, max_size=3).map(tuple),
+    models=st.lists(names, min_size=1, max_size=3, unique=True).map(tuple),
     preset=names,
     context=sizes,
     batch=sizes,
@@ -68,7 +68,7 @@ configs = st.builds(
     mode=st.sampled_from(["eager", "compile"]),
     steps=st.integers(1, 2**40),
     learning_rates=st.sets(st.floats(1e-9, 1e3), min_size=1).map(lambda s: tuple(sorted(s))),
-    presets=st.lists(names, min_size=1, max_size=3).map(tuple),
+    presets=st.lists(names, min_size=1, max_size=3, unique=True).map(tuple),
     training=st.dictionaries(st.from_regex(r"[a-z_]+", fullmatch=True), scalars),
     **shared,
 )

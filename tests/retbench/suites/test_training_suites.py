@@ -125,7 +125,7 @@ def test_without_any_rate_there_is_no_final_training() -> None:
         ("perplexity", {"dtype": "float16"}, "dtype: must be float32 or bfloat16 in training"),
         ("perplexity", {"tokenizer": "words"}, "unknown tokenizer 'words'"),
         ("perplexity", {"overrides": {"vocab_size": 7}}, "vocab_size follows from the tokenizer"),
-        ("perplexity", {"context": 200_000}, "exceeds the 131072 tokens of retnet"),
+        ("perplexity", {"context": 200_000}, "exceeds the 131072 tokens that retnet can hold"),
         ("perplexity", {"lr": "fast"}, "lr: 'fast' is no list of numbers"),
         ("recall", {"tasks": "mqr"}, "unknown task 'mqr'; did you mean 'mqar'"),
         ("recall", {"context": 4}, "4 tokens are too few for the task mqar"),
