@@ -22,7 +22,7 @@ from typer.main import get_command
 
 from retbench import __version__, suites
 from retbench.cli import train
-from retbench.distributed.launch import leave_to_first
+from retbench.distributed.launch import leave_to_first, refuse_launch
 from retbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, UserError
 from retbench.machine.threads import limit_spinning
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from retbench.cli.console import Console
     from retbench.config.run import RunConfig
     from retbench.store import Run
-    from retbench.workers.crew import Crew
+    from retbench.workers.agent import Nodes
 
 # The base of typer's usage errors: click's own class, or the one typer carries since 0.2x.
 _UsageProblem: type[Exception] = typer.BadParameter.__mro__[2]
@@ -138,8 +138,16 @@ def run(
     ] = None,
     parallel: Annotated[
         str | None,
-        typer.Option(help="Of the suite training: share a step under torchrun, ddp or fsdp."),
+        typer.Option(help="Of the suite training: share a step among --processes, ddp or fsdp."),
     ] = None,
+    processes: Annotated[int | None, typer.Option(help="How many share it, in all.")] = None,
+    nodes: Annotated[
+        int, typer.Option(help="Machines that they run on, equally many on each.")
+    ] = 1,
+    node_rank: Annotated[int, typer.Option(help="Of this machine; the first, 0, writes.")] = 0,
+    rendezvous: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Of the first machine, where all meet.")
+    ] = "",
     profile: Annotated[
         str | None, typer.Option(help="smoke, quick, report or rigorous. [default: quick]")
     ] = None,
@@ -196,8 +204,9 @@ def run(
 ) -> None:
     """Measure a suite; write samples, tables and plots."""
     from retbench.cli.console import Console
-    from retbench.workers import crew
+    from retbench.workers.agent import Nodes
 
+    refuse_launch()
     console = Console(quiet=quiet, as_json=as_json)
     given = dict(
         out=out, resume=resume, config_file=config, models=models, preset=preset,
@@ -209,28 +218,32 @@ def run(
         dtype=dtype, mode=mode, profile=profile, seed=seed,
         threads=threads, ffn=ffn, overrides=overrides or None, plugins=plugin or None,
         timeout=timeout, memory_limit=memory_limit, launcher=launcher, slurm=slurm or (),
-        parallel=parallel, minutes=minutes, precision=precision, margin=margin,
+        parallel=parallel, processes=processes, minutes=minutes, precision=precision, margin=margin,
     )  # fmt: skip
-    with crew.connect(None if parallel == "none" else parallel) as workers:
-        _run(console, workers, suite, given, dry_run=dry_run)
+    _run(console, suite, given, Nodes(nodes, node_rank, rendezvous), dry_run=dry_run)
 
 
 def _run(
-    console: Console, workers: Crew, suite: str | None, given: Mapping[str, Any], *, dry_run: bool
+    console: Console, suite: str | None, given: Mapping[str, Any], nodes: Nodes, *, dry_run: bool
 ) -> None:
-    """Measure, or say what would be, in a process that is alone or leads others."""
+    """Measure, or say what would be; on a machine that is not the first do what that asks."""
     from retbench import api, report
+    from retbench.workers import agent
 
-    job = api.prepare(suite, **given)
+    job = api.prepare(suite, nodes=nodes, **given)
     here = job.launcher is None
     if dry_run:
         _show_forecast(console, job.config, here=here)
         return
+    if nodes.rank > 0:
+        agent.serve(job.config, nodes, console.show)
+        return
     progress = console.progress(job.config, side_by_side=not here)
     try:
-        done, files = api.carry_out(job, progress, workers)
+        done, files = api.carry_out(job, progress)
     finally:
         progress.close()
+        agent.release(job.config, nodes)
     console.report(report.content_of(done), files)
     _require_a_number(done)
 

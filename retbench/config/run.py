@@ -72,6 +72,7 @@ SHORT_NAMES = {
     "plugin": "plugins",
     "train": "training",
     "lr": "learning_rates",
+    "processes": "world_size",
 }
 FLAGS = {name: flag for flag, name in SHORT_NAMES.items()}
 
@@ -125,7 +126,7 @@ class RunConfig:
             less than this relative difference.
         margin: relative difference that matters: ratios within it are *equivalent*.
         parallel: how several processes share a training step: ``ddp``, ``fsdp``, or ``none``.
-        world_size: how many do; torchrun's number, no choice of the run's.
+        world_size: how many do, on all machines together.
     """
 
     suite: str

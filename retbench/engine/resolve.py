@@ -29,7 +29,6 @@ from retbench.config.requirements import (
 )
 from retbench.config.run import FLAGS, PROFILES, SHORT_NAMES, RunConfig, parse
 from retbench.config.values import nearest
-from retbench.distributed.launch import launch
 from retbench.errors import Misfit, UserError
 from retbench.machine import host
 
@@ -100,11 +99,10 @@ def resolve(
         _require_used(name, chosen)
         shared = {key: given for key, given in DEFAULTS.items() if is_used(key, name)}
         defaults = {**shared, **SUITE_DEFAULTS[name, device], "device": device}
-        launched = launch() if chosen.get("parallel", "none") != "none" else None
-        if launched:
-            defaults["world_size"] = launched.size
-            defaults |= divisible(defaults, chosen.get("tokens_per_step"), launched.size)
-        defaults["threads"] = chosen.get("threads") or own_cores(launched)
+        processes = chosen.get("world_size", 1)
+        if processes > 1:
+            defaults |= divisible(defaults, chosen.get("tokens_per_step"), processes)
+        defaults["threads"] = chosen.get("threads") or own_cores(processes)
         if is_used("minutes", name):
             defaults["minutes"] = PROFILES[chosen.get("profile", defaults["profile"])].minutes
         # Of what is swept the first stands for the run where one name is wanted.
