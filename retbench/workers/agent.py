@@ -40,6 +40,7 @@ MEETING_S = 300
 """How long the agents of all machines may take to meet, in seconds."""
 
 _MONITOR_S = 0.1
+_SHUTDOWN_S = "2"  # that workers have to end before they are killed; the parent waits for longer
 _RUN_ID = "retbench"
 
 
@@ -151,6 +152,7 @@ def main(group: str, program: str, *arguments: str) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ[PARENT] = str(os.getpid())
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = _SHUTDOWN_S
     wanted = json.loads(group)
     with tempfile.TemporaryDirectory() as logs:
         config = LaunchConfig(

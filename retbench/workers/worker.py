@@ -303,11 +303,12 @@ def _explain(error: Exception) -> tuple[Status, str]:
 
 def _give_up(error: Exception) -> NoReturn:
     """End this process of several, and leave word for the agent, which ends the others."""
-    from retbench.distributed.failure import is_lost
+    from retbench.distributed.failure import is_lost, what_failed
 
-    if is_lost(error):
-        time.sleep(LOST_S)
     status, cause = _explain(error)
+    if is_lost(error):
+        cause = what_failed(error)
+        time.sleep(LOST_S)
     told = {"message": cause, "status": status, "extraInfo": {"timestamp": int(time.time())}}
     Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps({"message": told}))
     os._exit(EXIT_FAILED)
