@@ -21,13 +21,13 @@ from retbench.engine.resolve import check, explicit, resolve
 from retbench.errors import Interrupted, UserError
 from retbench.machine import threads
 from retbench.store.results import new_folder, only_unfinished
+from retbench.workers.agent import HERE, Nodes
 
 if TYPE_CHECKING:
     from retbench.engine.observer import Observer
     from retbench.engine.runner import Launcher
     from retbench.report.content import Content
     from retbench.store import Run
-    from retbench.workers.crew import Crew
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Job:
         resume: whether it is to be continued.
         launcher: has the blocks measured elsewhere; None to measure them here.
         note: what a reader must know of how it was begun, a sentence; None where there is nothing.
+        nodes: the machines whose processes measure together.
     """
 
     config: RunConfig
@@ -47,6 +48,7 @@ class Job:
     resume: bool
     launcher: Launcher | None = None
     note: str | None = None
+    nodes: Nodes = HERE
 
 
 def run(
@@ -94,9 +96,14 @@ def prepare(
     config_file: Path | str | None = None,
     launcher: str = "local",
     slurm: Mapping[str, Any] | Sequence[str] = (),
+    nodes: Nodes = HERE,
     **given: Any,
 ) -> Job:
-    """Settle what to run and where; writes nothing. Arguments and errors as :func:`run`."""
+    """Settle what to run and where; writes nothing. Arguments and errors as :func:`run`.
+
+    ``nodes`` are the machines whose processes measure together; the first prepares and carries out,
+    the others prepare and serve (:func:`retbench.workers.agent.serve`).
+    """
     from retbench.engine.slurm import launcher as launcher_named
 
     chosen = launcher_named(launcher, slurm)
@@ -111,10 +118,13 @@ def prepare(
         # Its blocks are jobs that are submitted together: their number is settled before.
         if isinstance(config, TimedConfig):
             config = replace(config, minutes=0.0)
-    elif not resume and "threads" not in explicit(suite, config_file=config_file, **given).values:
+        return Job(config, folder, resume, chosen)
+    nodes.check(config)
+    note = None
+    if not resume and "threads" not in explicit(suite, config_file=config_file, **given).values:
         cores, config = config.threads, beside_others(config)
-        return Job(config, folder, resume, note=threads.shortage(config.threads, cores))
-    return Job(config, folder, resume, chosen)
+        note = threads.shortage(config.threads, cores)
+    return Job(config, folder, resume, note=note, nodes=nodes)
 
 
 def beside_others(config: RunConfig) -> RunConfig:
@@ -122,9 +132,7 @@ def beside_others(config: RunConfig) -> RunConfig:
     return replace(config, threads=threads.beside_others(config.threads))
 
 
-def carry_out(
-    job: Job, observer: Observer | None = None, crew: Crew | None = None
-) -> tuple[Run, list[Path]]:
+def carry_out(job: Job, observer: Observer | None = None) -> tuple[Run, list[Path]]:
     """Measure, then write all derived files; returns the run and those. Errors as :func:`run`."""
     from retbench.engine import audit, runner
 
@@ -132,7 +140,7 @@ def carry_out(
         job.config, out=job.out, resume=job.resume, observer=observer,
         # A job looks for the audit of the machine that it finds itself on.
         audits=audit.known if job.launcher is None else None,
-        launcher=job.launcher, crew=crew, note=job.note,
+        launcher=job.launcher, nodes=job.nodes, note=job.note,
     )  # fmt: skip
     return run, write_derived(run)
 

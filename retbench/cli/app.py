@@ -24,7 +24,7 @@ from retbench import __version__, suites
 from retbench.cli import train
 from retbench.cli.options import AsJson, Quiet, RunCommand, of_all_suites, options, with_options
 from retbench.config.run import WHERE, ModelsConfig
-from retbench.distributed.launch import leave_to_first
+from retbench.distributed.launch import leave_to_first, refuse_launch
 from retbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, UserError
 from retbench.machine.threads import limit_spinning
 from retbench.suites.inference import InferenceConfig
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from retbench.cli.console import Console
     from retbench.config.run import RunConfig
     from retbench.store import Run
-    from retbench.workers.crew import Crew
+    from retbench.workers.agent import Nodes
 
 # The base of typer's usage errors: click's own class, or the one typer carries since 0.2x.
 _UsageProblem: type[Exception] = typer.BadParameter.__mro__[2]
@@ -82,6 +82,28 @@ def run(
     named: Annotated[
         str | None, typer.Option("--suite", help="The same.", autocompletion=_suites, hidden=True)
     ] = None,
+    nodes: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Machines that --processes run on, equally many on each.",
+            rich_help_panel=WHERE,
+        ),
+    ] = 1,
+    node_rank: Annotated[
+        int,
+        typer.Option(
+            metavar="K", help="Of this machine; the first, 0, writes.", rich_help_panel=WHERE
+        ),
+    ] = 0,
+    rendezvous: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Of the first machine, where all meet.",
+            rich_help_panel=WHERE,
+        ),
+    ] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show cells, minutes and memory; write nothing.")
@@ -113,33 +135,37 @@ def run(
 ) -> None:
     """Measure a suite; write samples, tables and plots. Without a name, it is inference."""
     from retbench.cli.console import Console
-    from retbench.workers import crew
+    from retbench.workers.agent import Nodes
 
+    refuse_launch()
     if suite is not None and named is not None and suite != named:
         raise UserError(f"two suites are named, {suite} and {named}", "name one")
     console = Console(quiet=quiet, as_json=as_json)
     given |= {"resume": resume, "config_file": config, "launcher": launcher, "slurm": slurm or ()}
-    parallel = given.get("parallel")
-    with crew.connect(None if parallel == "none" else parallel) as workers:
-        _run(console, workers, suite or named, given, dry_run=dry_run)
+    _run(console, suite or named, given, Nodes(nodes, node_rank, rendezvous), dry_run=dry_run)
 
 
 def _run(
-    console: Console, workers: Crew, suite: str | None, given: Mapping[str, Any], *, dry_run: bool
+    console: Console, suite: str | None, given: Mapping[str, Any], nodes: Nodes, *, dry_run: bool
 ) -> None:
-    """Measure, or say what would be, in a process that is alone or leads others."""
+    """Measure, or say what would be; on a machine that is not the first do what that asks."""
     from retbench import api, report
+    from retbench.workers import agent
 
-    job = api.prepare(suite, **given)
+    job = api.prepare(suite, nodes=nodes, **given)
     here = job.launcher is None
     if dry_run:
         _show_forecast(console, job.config, here=here)
         return
+    if nodes.rank > 0:
+        agent.serve(job.config, nodes, console.show)
+        return
     progress = console.progress(job.config, side_by_side=not here)
     try:
-        done, files = api.carry_out(job, progress, workers)
+        done, files = api.carry_out(job, progress)
     finally:
         progress.close()
+        agent.release(job.config, nodes)
     console.report(report.content_of(done), files)
     _require_a_number(done)
 

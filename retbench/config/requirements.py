@@ -74,7 +74,8 @@ def machine(device: str | None, threads: int | None) -> tuple[str, int]:
         raise _no_gpu()
     if threads is not None:
         check_threads(threads, here=True)
-    return device, threads or own_cores(launch())
+    launched = launch()
+    return device, threads or own_cores(launched.local_size if launched else 1)
 
 
 def check_device(config: RunConfig, here: bool) -> None:
@@ -100,33 +101,12 @@ def check_threads(threads: int, here: bool) -> None:
 
 
 def check_processes(config: RunConfig) -> None:
-    """A run of several processes is begun and continued by as many."""
-    if config.parallel == "none":
-        return
-    launched = launch()
-    if launched is None or launched.size != config.world_size:
-        started = f"torchrun has started {launched.size}" if launched else "torchrun has not"
+    """Several processes share the work in some way, and a way to share needs several."""
+    if (config.parallel == "none") != (config.world_size == 1):
         raise Misfit(
-            f"parallel: the run is of {config.world_size} processes ({config.parallel}), and "
-            f"{started}" + ("" if launched else " started this one"),
-            "continue it as it was begun: torchrun --nproc-per-node N -m retbench run, with "
-            f"--parallel {config.parallel}",
-            keys=("parallel", "world_size"),
-        )
-    if config.device == "cuda":
-        _check_gpus(launched.local_size)
-
-
-def _check_gpus(processes: int) -> None:
-    """Each process of this machine needs a GPU of its own."""
-    import torch
-
-    count = torch.cuda.device_count()
-    if processes > count:
-        raise Misfit(
-            f"device cuda: {processes} processes on a machine with {count} GPU{'s' * (count != 1)}",
-            f"start at most {count} with --nproc-per-node, or use --device cpu",
-            keys=("device",),
+            f"processes: {config.world_size} with --parallel {config.parallel} is no way to share",
+            "use --parallel ddp or fsdp with --processes 2 or more",
+            keys=("world_size", "parallel"),
         )
 
 

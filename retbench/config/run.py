@@ -13,7 +13,6 @@ from typing import Any
 from retbench.config import plugins
 from retbench.config import values as value
 from retbench.config.settings import Settings, setting
-from retbench.distributed.launch import Launch, launch
 from retbench.machine import host
 
 
@@ -66,9 +65,9 @@ WHAT, SWEEP, HOW_SURE, WHERE, OUTPUT = "What", "Sweep", "How sure", "Where", "Ou
 """The headings of the options that suites share."""
 
 
-def own_cores(launched: Launch | None) -> int:
-    """The cores of this process, where torchrun's on a machine share them."""
-    return max(1, host.physical_cores() // (launched.local_size if launched else 1))
+def own_cores(processes: int) -> int:
+    """The cores of each process, where so many share this machine's."""
+    return max(1, host.physical_cores() // processes)
 
 
 def presets() -> tuple[str, ...]:
@@ -100,9 +99,7 @@ class RunConfig(Settings):
     )  # fmt: skip
     threads: int = setting(
         value.positive, "Compute threads of a worker.", group=WHERE,
-        default=lambda known: own_cores(
-            launch() if known.get("parallel", "none") != "none" else None
-        ),
+        default=lambda known: own_cores(known.get("world_size", 1)),
         shown="the physical cores",
     )  # fmt: skip
     timeout_s: float = setting(

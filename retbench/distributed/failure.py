@@ -78,7 +78,7 @@ class Failures:
         told = self._told()
         if told is not None or self._rank != speaker:
             raise SystemExit(EXIT_FAILED if told is None else told) from error
-        named = f"rank {', '.join(map(str, dead))} has ended" if dead else _what_failed(error)
+        named = f"rank {', '.join(map(str, dead))} has ended" if dead else what_failed(error)
         raise RankFailed(
             f"the processes cannot go on: {named}", "what was finished is kept", EXIT_FAILED
         ) from error
@@ -128,7 +128,7 @@ def is_lost(error: BaseException) -> bool:
     return is_gloo or isinstance(error, dist.DistError)
 
 
-def _what_failed(error: BaseException) -> str:
+def what_failed(error: BaseException) -> str:
     """The first sentence of a connection's error, without the line of code it comes from."""
     text = str(error).splitlines()[0].rpartition("] ")[2] or str(error)
     return f"the connection to one has failed ({text.partition('. ')[0].rstrip('.')})"

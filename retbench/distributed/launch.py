@@ -19,9 +19,6 @@ _FIRST_S = 10.0
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 
-MEETING = "RETBENCH_MEETING"
-"""Variable with the name of a group, where a launch has several, one after the other."""
-
 
 class RankFailed(UserError):
     """What one process of several has to tell the user in the place of rank 0."""
@@ -40,14 +37,12 @@ class Launch:
         size: how many there are.
         local_rank: its number on its machine; also that of its GPU.
         local_size: how many there are on its machine.
-        meeting: which of the launch's groups this process joins.
     """
 
     rank: int
     size: int
     local_rank: int
     local_size: int
-    meeting: str = ""
 
 
 def required_launch(kind: str | None) -> Launch | None:
@@ -92,7 +87,21 @@ def launch() -> Launch | None:
         rank, size, local_rank, local_size = (int(os.environ[name]) for name in _VARIABLES)
     except ValueError as error:
         raise UserError(f"{', '.join(_VARIABLES)} in the environment: {error}") from None
-    return Launch(rank, size, local_rank, local_size, os.environ.get(MEETING, ""))
+    return Launch(rank, size, local_rank, local_size)
+
+
+def refuse_launch() -> None:
+    """Raise the user's error in processes that torchrun has started, of a command that starts them.
+
+    Raises:
+        UserError: torchrun has started several.
+    """
+    launched = launch()
+    if launched and launched.size > 1:
+        raise UserError(
+            f"torchrun has started {launched.size} processes, and run starts its processes itself",
+            f"begin the command without torchrun, with --processes {launched.size}",
+        )
 
 
 def leave_to_first(error: UserError) -> None:

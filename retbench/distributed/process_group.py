@@ -154,6 +154,21 @@ class Ranks(AbstractContextManager["Ranks"]):
         """What ``make`` gives on rank 0, where alone it is called; must be picklable."""
         return make()
 
+    def gather(self, value: T) -> list[T]:
+        """The values of all ranks, by rank; must be picklable."""
+        return [value]
+
+    def failed_alike(self, error: Exception, how: str) -> bool:
+        """Whether all ranks have failed in the same way, and within seconds.
+
+        Asked by a rank that has failed, where the others may not have.
+
+        Args:
+            error: in which this rank has failed.
+            how: what must be the same on all.
+        """
+        return True
+
     def require_same(self, value: str, what: str) -> None:
         """Raise the user's error where the value is not rank 0's on every rank.
 

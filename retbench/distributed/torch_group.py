@@ -29,7 +29,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from retbench.distributed.failure import Failures
+from retbench.distributed.failure import GRACE_S, Failures, is_lost
 from retbench.distributed.launch import Launch
 from retbench.distributed.process_group import Ranks
 from retbench.errors import UserError
@@ -58,19 +58,20 @@ class Group(Ranks):
         self.rank, self.size = launched.rank, launched.size
         self._launched = launched
         self._device = torch.device("cpu")
+        self._failed = 0
         timeout = timedelta(seconds=timeout_s)
         # What the host decides on goes over gloo: it is not to wait for the GPU's queue.
         backend = "cpu:gloo,cuda:nccl" if cuda_available() else "gloo"
         try:
-            reached, _, _ = next(rendezvous("env://", timeout=timeout))
-            store = PrefixStore(launched.meeting, reached)
+            store, _, _ = next(rendezvous("env://", timeout=timeout))
             dist.init_process_group(
                 backend, store=store, rank=self.rank, world_size=self.size, timeout=timeout
             )
-            processes = self._all(Failures.own_process())
+            processes = self.gather(Failures.own_process())
             own = processes[self.rank]
             self.mates = tuple(pid for host, pid in processes if host == own[0] and pid != own[1])
-            self._failures = Failures(PrefixStore("retbench", store), self.rank, processes)
+            self._notes = PrefixStore("retbench", store)
+            self._failures = Failures(self._notes, self.rank, processes)
         except (RuntimeError, ValueError) as error:
             address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
             reason = str(error).splitlines()[0]
@@ -185,17 +186,31 @@ class Group(Ranks):
 
     def require_same(self, value: str, what: str) -> None:
         """See :meth:`Ranks.require_same`."""
-        values = self._all(value)
+        values = self.gather(value)
         if others := [rank for rank, found in enumerate(values) if found != values[0]]:
             raise UserError(
                 f"rank {', '.join(map(str, others))} has another {what} than rank 0",
                 "give all machines the same",
             )
 
-    def _all(self, value: T) -> list[T]:
+    def gather(self, value: T) -> list[T]:
+        """See :meth:`Ranks.gather`."""
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, value)
         return found
+
+    def failed_alike(self, error: Exception, how: str) -> bool:
+        """See :meth:`Ranks.failed_alike`; ranks leave notes, for one may wait for another's sum."""
+        if is_lost(error):
+            return False
+        self._failed += 1
+        keys = [f"failed/{self._failed}/{rank}" for rank in range(self.size)]
+        try:
+            self._notes.set(keys[self.rank], how)
+            self._notes.wait(keys, timedelta(seconds=GRACE_S))
+            return {self._notes.get(key) for key in keys} == {how.encode()}
+        except RuntimeError:  # no note has come, or whoever keeps them has ended
+            return False
 
 
 class Replicated(Group):

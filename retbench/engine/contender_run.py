@@ -22,7 +22,7 @@ from retbench.metrics import STATUSES, Sample, Status
 from retbench.store.journal import STATUS_METRIC, STATUS_PHASE, problem_of_batch
 from retbench.store.samples import NO_PROCESS, new_sample
 from retbench.suites.limits import CellFailure
-from retbench.workers.process import AnyWorker, Message, WorkerFailure
+from retbench.workers.process import Message, Worker, WorkerFailure
 
 # Figures of the ready event that become samples of the process's first cell.
 _SETUP_METRICS = ("import_s", "build_s", "gate_s", "gate_error")
@@ -75,7 +75,7 @@ class ContenderRun:
         block: int,
         writer: store.RunWriter,
         observer: Observer,
-        start_worker: Callable[[], tuple[AnyWorker, int]],
+        start_worker: Callable[[], tuple[Worker, int]],
     ) -> None:
         self.contender = contender
         self._config = config
@@ -83,7 +83,7 @@ class ContenderRun:
         self._writer = writer
         self._observer = observer
         self._start_worker = start_worker
-        self._worker: AnyWorker | None = None
+        self._worker: Worker | None = None
         self._is_ready = False
         self._process = NO_PROCESS
         self._setup: Message = {}
@@ -214,8 +214,8 @@ class ContenderRun:
         except WorkerFailure as failure:
             if failure.status != "timeout":
                 raise
-            who, late, _ = failure.cause.partition("not done within")  # what was left of the time
-            cause = f"{who}{late} {self._config.timeout_s:g} s"
+            # The worker has had what earlier requests had left of it.
+            cause = f"not done within {self._config.timeout_s:g} s"
             raise WorkerFailure("timeout", cause) from None
         finally:
             self._spent_s += time.monotonic() - begun
@@ -225,7 +225,7 @@ class ContenderRun:
             raise _reported(reply)
         return reply
 
-    def _receive(self, worker: AnyWorker) -> Message:
+    def _receive(self, worker: Worker) -> Message:
         reply = worker.receive()
         while reply["event"] == "phase":
             self._observer.phase(str(reply.get("phase", "")))

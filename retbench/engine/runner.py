@@ -35,9 +35,9 @@ from retbench.machine.memory import available_memory_bytes
 from retbench.stats.comparison import level
 from retbench.store import merge
 from retbench.suites.base import Suite
-from retbench.workers import WORKER_COMMAND
-from retbench.workers.crew import ALONE, Crew
-from retbench.workers.process import AnyWorker, Worker, WorkerFailure
+from retbench.workers import WORKER_COMMAND, agent
+from retbench.workers.agent import HERE, Nodes
+from retbench.workers.process import Worker, WorkerFailure
 
 __all__ = ["WORKER_COMMAND", "Call", "Launcher", "Observer", "execute"]
 
@@ -61,7 +61,7 @@ class Call:
     observer: Observer
     interrupts: Interrupts
     worker_command: Sequence[str]
-    crew: Crew
+    nodes: Nodes
     settled: Settled
 
 
@@ -88,7 +88,7 @@ def execute(
     audits: Audits | None = None,
     known: store.Known | None = None,
     launcher: Launcher | None = None,
-    crew: Crew | None = None,
+    nodes: Nodes = HERE,
     settled: Settled | None = None,
     note: str | None = None,
 ) -> store.Run:
@@ -104,7 +104,7 @@ def execute(
         audits: looks up that of this machine, for a run that has none yet.
         known: cells of the same run that another directory holds; they count as done.
         launcher: has the blocks measured elsewhere; None to measure them here.
-        crew: the processes whose workers measure together; None for this one alone.
+        nodes: the machines whose processes measure together.
         note: a warning for the reader of a new run.
         settled: decides when a run that adds blocks has enough of them; by default its report.
 
@@ -116,8 +116,6 @@ def execute(
         Interrupted: the user stopped the run; what was finished is kept.
     """
     observer = observer or Silent()
-    crew = crew or ALONE
-    crew.require(config)
     plan = plan or _plan_of(config)
     with Interrupts() as interrupts:
         try:
@@ -132,7 +130,7 @@ def execute(
             if known is not None:
                 writer.learn(known)
             call = Call(
-                config, plan, writer, observer, interrupts, worker_command, crew,
+                config, plan, writer, observer, interrupts, worker_command, nodes,
                 settled or still_open,
             )  # fmt: skip
             _run_to_the_end(call, launcher)
@@ -169,8 +167,7 @@ def _run_to_the_end(call: Call, launcher: Launcher | None) -> None:
         raise Interrupted(
             f"interrupted, {len(writer.done)} {total}cells are kept",
             f"continue with: {store.continue_command(writer.path)}"
-            + plugins.flags(call.config.plugins, writer.path)
-            + call.crew.flags(),
+            + plugins.flags(call.config.plugins, writer.path),
         ) from None
     except BaseException:
         _finish_interrupted(writer)
@@ -273,7 +270,7 @@ class _Session:
         self._observer = call.observer
         self._interrupts = call.interrupts
         self._worker_command = call.worker_command
-        self._crew = call.crew
+        self._nodes = call.nodes
         self._settled = call.settled
         self._processes = self.writer.last_process + 1
         self._begun = time.monotonic()
@@ -373,8 +370,9 @@ class _Session:
         except WorkerFailure as failure:
             self.writer.warn(f"the machine's ceilings could not be measured: {failure.cause}")
 
-    def _numbered_worker(self) -> tuple[AnyWorker, int]:
-        """A fresh worker process and its number; no number is given out twice."""
+    def _numbered_worker(self) -> tuple[Worker, int]:
+        """A fresh worker, of one process or several, and its number; none is given out twice."""
         number, self._processes = self._processes, self._processes + 1
-        command, threads = self._worker_command, self.config.threads
-        return self._crew.worker(command, threads, self._interrupts), number
+        command = agent.command(self.config, self._nodes, self._worker_command)
+        variables = workers.variables(self.config.threads)
+        return Worker(command, variables, self._interrupts), number

@@ -123,20 +123,14 @@ class Launcher:
         """Check that what is asked for suits the run.
 
         Raises:
-            UserError: its workers would have fewer processors than threads, or are to share steps.
+            UserError: its workers would have fewer processors than threads.
         """
-        if config.parallel != "none":
+        needed = config.threads * config.world_size
+        processors = self.options.get("cpus_per_task", needed)
+        if processors < needed:
             raise UserError(
-                f"launcher slurm: a job has one process, and --parallel {config.parallel} needs "
-                "those of torchrun",
-                "submit torchrun itself, without --launcher",
-            )
-        processors = self.options.get("cpus_per_task", config.threads)
-        if processors < config.threads:
-            raise UserError(
-                f"slurm: cpus_per_task: {processors} are fewer than the run's {config.threads} "
-                "threads",
-                f"add --threads {processors}, or ask for more",
+                f"slurm: cpus_per_task: {processors} are fewer than the run's {needed} threads",
+                f"add --threads {processors // config.world_size or 1}, or ask for more",
             )
 
     def measure(self, call: Call) -> None:
@@ -150,9 +144,10 @@ class Launcher:
             config: of the run.
             time_min: how long a job may take, in minutes, unless the options say so.
         """
-        defaults: dict[str, Any] = {"cpus_per_task": config.threads, "time": time_min}
+        processors = config.threads * config.world_size
+        defaults: dict[str, Any] = {"cpus_per_task": processors, "time": time_min}
         if config.device == "cuda" and "gres" not in self.options:
-            defaults["gpus_per_node"] = 1
+            defaults["gpus_per_node"] = config.world_size
         asked = {OPTIONS[key][0]: given for key, given in {**defaults, **self.options}.items()}
         # Since Slurm 22.05 srun does not take the processors of a task over from sbatch.
         srun = [f"--cpus-per-task={asked['cpus_per_task']}"]

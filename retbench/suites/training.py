@@ -29,7 +29,7 @@ from retbench.config.settings import ByDevice, changed, first_of, setting
 from retbench.config.values import nearest
 from retbench.data.config import TextData
 from retbench.data.dataset import load_dataset
-from retbench.distributed.launch import KINDS, launch
+from retbench.distributed.launch import KINDS
 from retbench.distributed.process_group import ALONE
 from retbench.errors import Misfit, UserError
 from retbench.suites.base import Suite, plan_in_turns, require_length, swept
@@ -64,11 +64,6 @@ class SharedEqually(ByDevice):
         sizes = super().__call__(known)
         processes, tokens = known["world_size"], known["tokens_per_step"]
         return tuple(n for n in sizes if self.sequences(n, tokens) % processes == 0) or sizes
-
-
-def _processes(known: Mapping[str, Any]) -> int:
-    launched = launch() if known["parallel"] != "none" else None
-    return launched.size if launched else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +112,13 @@ class TrainingThroughputConfig(ModelsConfig, TimedConfig, TextData):
         cpu=("math",), cuda=("math", "parallel", "torch", "chunk-64", "chunk-256"),
     )  # fmt: skip
     parallel: str = setting(
-        value.OneOf(("none", *KINDS), "parallel"), "How torchrun's processes share a step.",
+        value.OneOf(("none", *KINDS), "parallel"), "How --processes share a step.",
         default="none",
     )  # fmt: skip
-    world_size: int = setting(value.positive, flag="", default=_processes)
+    world_size: int = setting(
+        value.positive, "Processes that share a step, on all machines together.",
+        flag="processes", default=1,
+    )  # fmt: skip
 
 
 class TrainingThroughputSuite(Suite[TrainingThroughputConfig]):

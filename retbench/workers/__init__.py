@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Mapping
 
-from retbench.distributed.launch import MEETING
 from retbench.machine import provenance
 from retbench.machine.threads import spin_limits
 
@@ -24,12 +23,11 @@ ALLOCATOR = {
 }
 
 
-def variables(threads: int, meeting: str | None = None) -> Mapping[str, str]:
+def variables(threads: int) -> Mapping[str, str]:
     """The environment of a worker.
 
     Args:
         threads: that it computes on.
-        meeting: the name by which the workers of all ranks are to meet; None for one that is alone.
     """
     paths = [str(provenance.PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]
     own = {
@@ -38,7 +36,4 @@ def variables(threads: int, meeting: str | None = None) -> Mapping[str, str]:
         "MKL_NUM_THREADS": str(threads),
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
     }
-    if meeting is not None:
-        # Whoever holds the store that all meet in, it is no worker.
-        own |= {MEETING: meeting, "TORCHELASTIC_USE_AGENT_STORE": str(True)}
     return os.environ | ALLOCATOR | spin_limits() | own

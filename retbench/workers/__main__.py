@@ -31,7 +31,7 @@ if __name__ == "__main__":  # not in a process that a library starts from this o
     fix_addresses()  # before anything is imported that would be imported once more
     from retbench.workers.worker import main
 
-    main()
+    main(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # the interpreter would spend a second on giving back what the kernel takes at once

@@ -1,36 +1,43 @@
-"""One worker process: started in a session of its own, talked to in JSON lines, killed as a group.
+"""One worker process: started in a session of its own, talked to in JSON lines, ended as a group.
 
-Messages go to the worker's stdin; its replies come through a pipe of their own, so that whatever
-a library prints cannot be mistaken for one. stdout and stderr go to an unnamed temporary file,
-whose last line becomes the cause when the worker dies. While the worker measures, the parent sleeps
-in one ``poll``: no thread, no timer, nothing that could disturb the clock.
+Messages and replies go over a socket, which is the worker's stdin, so that whatever a library
+prints cannot be mistaken for a reply. stdout and stderr go to an unnamed temporary file, whose last
+line becomes the cause when the worker dies. While the worker measures, the parent sleeps in one
+``poll``: no thread, no timer, nothing that could disturb the clock. The worker may be an agent for
+several (:mod:`retbench.workers.agent`), which inherit the socket; the first of them uses it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import math
 import os
 import select
 import signal
+import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol, Self
+from typing import Any, BinaryIO, Self
 
 from retbench.machine.interrupts import Wakes
 from retbench.machine.provenance import anonymous
 from retbench.metrics import Status
 
-REPLY_FD = "RETBENCH_REPLY_FD"
 PARENT = "RETBENCH_PARENT"
 
 Message = dict[str, Any]
 
+DIED = "died"
+"""The event in which an agent tells why a worker has died; what it has, `WorkerFailure` has."""
+
 _EXIT_GRACE_S = 5.0
+_LONGEST_POLL_S = 3600.0
+_PR_SET_PDEATHSIG = 1
 _LOG_TAIL_BYTES = 8192
 _OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "out of memory", "allocate memory")
 
@@ -51,23 +58,8 @@ class WorkerFailure(Exception):
         self.presumed = presumed
 
 
-class AnyWorker(AbstractContextManager["AnyWorker"], Protocol):
-    """What measures, of one process or of several: see :class:`Worker`."""
-
-    def send(self, message: Message, timeout_s: float) -> None:
-        """Send a message, whose replies :meth:`receive` gets."""
-
-    def ask(self, message: Message, timeout_s: float) -> Message:
-        """Send a message and wait for the first reply."""
-
-    def receive(self) -> Message:
-        """Wait for the next reply."""
-
-    def stop(self) -> None:
-        """Let it end by itself, or soon."""
-
-    def kill(self) -> None:
-        """End it at once."""
+class RankFailure(WorkerFailure):
+    """One process of several has died, as their agent tells."""
 
 
 class Worker:
@@ -75,7 +67,7 @@ class Worker:
 
     Args:
         command: the program and its arguments.
-        environment: its environment variables; the descriptor for replies is added.
+        environment: its environment variables; its parent's process id is added.
         interrupts: what ends a wait early.
 
     Raises:
@@ -88,25 +80,24 @@ class Worker:
         self._interrupts = interrupts
         self._buffer = b""
         self._timeout_s = 0.0
-        self._deadline = 0.0
+        self._deadline = math.inf
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
-        self._replies, theirs = os.pipe()
+        self._socket, theirs = socket.socketpair()
         try:
             self._process = subprocess.Popen(
                 list(command),
-                stdin=subprocess.PIPE,
+                stdin=theirs.fileno(),
                 stdout=self._log,
                 stderr=self._log,
-                env={**environment, REPLY_FD: str(theirs), PARENT: str(os.getpid())},
-                pass_fds=(theirs,),
+                env={**environment, PARENT: str(os.getpid())},
                 start_new_session=True,
             )
         except OSError as error:
-            os.close(self._replies)
+            self._socket.close()
             self._log.close()
             raise WorkerFailure("error", f"no worker can be started: {error.strerror}") from error
         finally:
-            os.close(theirs)
+            theirs.close()
 
     def ask(self, message: Message, timeout_s: float) -> Message:
         """Send a message and wait for the first reply; :meth:`receive` gets further ones.
@@ -129,18 +120,17 @@ class Worker:
         """Send a message; :meth:`receive` gets its replies, for ``timeout_s`` from now on."""
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
-        assert self._process.stdin is not None
         # A worker that is gone is noticed when its reply is read, and its cause found there.
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
-            self._process.stdin.flush()
+        with contextlib.suppress(ConnectionError):
+            self._socket.sendall(json.dumps(message).encode() + b"\n")
 
-    def receive(self, within_s: float = math.inf) -> Message:
-        """Wait for the next reply; see :meth:`ask`, whose time ends ``within_s`` at the latest."""
-        self._deadline = min(self._deadline, time.monotonic() + within_s)
+    def receive(self) -> Message:
+        """Wait for the next reply; see :meth:`ask`."""
         while b"\n" not in self._buffer:
             self._wait()
-            chunk = os.read(self._replies, 1 << 16)
+            chunk = b""
+            with contextlib.suppress(ConnectionError):  # it ended without reading all
+                chunk = self._socket.recv(1 << 16)
             if not chunk:
                 raise self._death()
             self._buffer += chunk
@@ -150,13 +140,13 @@ class Worker:
     def _wait(self) -> None:
         """Sleep until there is something to read from the worker."""
         poll = select.poll()
-        poll.register(self._replies, select.POLLIN)
+        poll.register(self._socket, select.POLLIN)
         for descriptor in self._interrupts.descriptors:
             poll.register(descriptor, select.POLLIN)
         while True:
-            left_s = self._deadline - time.monotonic()
-            ready = dict(poll.poll(math.ceil(max(left_s, 0.0) * 1000)))
-            if self._replies in ready:
+            left_s = min(max(self._deadline - time.monotonic(), 0.0), _LONGEST_POLL_S)
+            ready = dict(poll.poll(math.ceil(left_s * 1000)))
+            if self._socket.fileno() in ready:
                 return
             self._interrupts.check()
             if time.monotonic() >= self._deadline:
@@ -167,19 +157,7 @@ class Worker:
             code = self._process.wait(_EXIT_GRACE_S)
         except subprocess.TimeoutExpired:
             return WorkerFailure("error", "the worker closed its replies and went on running")
-        last = self._last_line()
-        if code == -signal.SIGKILL:
-            cause = "killed by signal 9, most likely by the kernel for want of memory"
-            return WorkerFailure("oom", cause, presumed=True)
-        status: Status = "oom" if any(mark in last for mark in _OUT_OF_MEMORY) else "error"
-        how = f"exit status {code}" if code >= 0 else f"killed by signal {-code}"
-        return WorkerFailure(status, f"{how}: {last}" if last else how)
-
-    def _last_line(self) -> str:
-        size = os.fstat(self._log.fileno()).st_size
-        tail = os.pread(self._log.fileno(), _LOG_TAIL_BYTES, max(size - _LOG_TAIL_BYTES, 0))
-        lines = [line.strip() for line in tail.decode(errors="replace").splitlines()]
-        return anonymous(next((line for line in reversed(lines) if line), ""))[:300]
+        return failure_of(code, self._log)
 
     def stop(self) -> None:
         """Ask the worker to end, give it a moment, and make sure that it has.
@@ -200,23 +178,52 @@ class Worker:
         """End the worker and all its children at once, and reap it. Harmless when repeated."""
         if self._log.closed:
             return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._signal(signal.SIGTERM)  # upon which an agent ends those of other sessions
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_EXIT_GRACE_S)
+        self._signal(signal.SIGKILL)
         self._process.wait()
-        self._close_stdin()
-        os.close(self._replies)
+        self._socket.close()
         self._log.close()
 
-    def _close_stdin(self) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+
+
+def failure_of(code: int, log: BinaryIO) -> WorkerFailure:
+    """Why a process has died, by its exit status, or minus its signal, and the end of its log."""
+    last = _last_line(log)
+    if code == -signal.SIGKILL:
+        cause = "killed by signal 9, most likely by the kernel for want of memory"
+        return WorkerFailure("oom", cause, presumed=True)
+    status: Status = "oom" if any(mark in last for mark in _OUT_OF_MEMORY) else "error"
+    how = f"exit status {code}" if code >= 0 else f"killed by signal {-code}"
+    return WorkerFailure(status, f"{how}: {last}" if last else how)
+
+
+def _last_line(log: BinaryIO) -> str:
+    size = os.fstat(log.fileno()).st_size
+    tail = os.pread(log.fileno(), _LOG_TAIL_BYTES, max(size - _LOG_TAIL_BYTES, 0))
+    lines = [line.strip() for line in tail.decode(errors="replace").splitlines()]
+    return anonymous(next((line for line in reversed(lines) if line), ""))[:300]
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent ends; Linux alone can.
+
+    A parent that ended before the kernel was asked would leave us to work for nobody.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):
+        sys.exit()
 
 
 def _decode(line: bytes) -> Message:
@@ -227,6 +234,8 @@ def _decode(line: bytes) -> Message:
     except ValueError as problem:
         cause = f"the worker's reply makes no sense: {problem}"
         raise WorkerFailure("error", cause) from None
+    if reply["event"] == DIED:
+        raise RankFailure(reply["status"], reply["cause"], presumed=reply["presumed"])
     return reply
 
 

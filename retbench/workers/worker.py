@@ -1,8 +1,9 @@
 """The worker process: builds one contender's model, verifies it, and measures cell after cell.
 
-Started by the runner, never by hand. Takes one JSON message a line on stdin and answers through a
-descriptor of its own, so that nothing a library prints can be taken for an answer. Ends when stdin
-closes, and dies with its parent.
+Started by the runner, never by hand: ``python -m retbench.workers``, in one of several processes
+with ``KIND TIMEOUT_S`` behind it (see :mod:`retbench.workers.agent`). Takes one JSON message a line
+from the socket that is its stdin, and answers there. Of several processes rank 0 does so, and hands
+each message on to the others. Ends when the socket closes, and dies with its parent.
 """
 
 from __future__ import annotations
@@ -12,22 +13,22 @@ import time
 STARTED = time.perf_counter()
 
 import contextlib  # noqa: E402
-import ctypes  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
 import signal  # noqa: E402
-import sys  # noqa: E402
+import socket  # noqa: E402
 import traceback  # noqa: E402
-from collections.abc import Callable  # noqa: E402
+from collections.abc import Iterator, Sequence  # noqa: E402
 from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+from typing import Any, NoReturn, TextIO  # noqa: E402
 
 from retbench import suites  # noqa: E402
 from retbench.config.plan import Contender, Point  # noqa: E402
 from retbench.config.run import RunConfig  # noqa: E402
 from retbench.distributed import connect  # noqa: E402
 from retbench.distributed.process_group import ALONE, Ranks  # noqa: E402
+from retbench.errors import EXIT_FAILED  # noqa: E402
 from retbench.machine.memory import (  # noqa: E402
     available_memory_bytes,
     is_out_of_memory,
@@ -37,45 +38,70 @@ from retbench.metrics import Status  # noqa: E402
 from retbench.suites.cell import Cell  # noqa: E402
 from retbench.suites.limits import CellFailure  # noqa: E402
 from retbench.suites.session import Rows, Session  # noqa: E402
+from retbench.workers.process import Message, die_with_parent  # noqa: E402
 
-Message = dict[str, Any]
+LOST_S = 3.0
+"""How long a rank that has lost another stays: the agent is to see first which has ended before."""
 
-_PR_SET_PDEATHSIG = 1
 _MEMORY_KEPT_FREE = 0.05
 
 
-def main() -> None:
-    """Answer messages until told to stop or until stdin closes."""
+def main(arguments: Sequence[str] = ()) -> None:
+    """Answer messages until told to stop or until the socket closes.
+
+    Args:
+        arguments: how the processes of a group share the work, and the seconds that one waits for
+            another; none for a worker that is alone.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    _die_with_parent()
+    die_with_parent()
     _volunteer_for_the_oom_killer()
-    descriptor = int(os.environ["RETBENCH_REPLY_FD"])
-    os.set_inheritable(descriptor, False)  # a compiler's child must not outlive us at the pipe
-    with os.fdopen(descriptor, "w") as replies:
-
-        def reply(event: str, **fields: Any) -> None:
-            replies.write(json.dumps({"event": event, **fields}) + "\n")
-            replies.flush()
-
-        with contextlib.ExitStack() as stack:
-            worker = _Worker(reply, stack)
-            for line in sys.stdin:
-                message = json.loads(line)
-                if message["do"] == "stop":
-                    return
+    with contextlib.ExitStack() as stack:
+        parent = stack.enter_context(_taken_stdin())
+        ranks = ALONE
+        try:
+            if arguments:
+                kind, timeout_s = arguments
+                ranks = stack.enter_context(connect(kind, float(timeout_s)))
+            worker = _Worker(parent, ranks)
+            for message in _messages(parent, ranks):
                 worker.answer(message)
+        except Exception as error:
+            if not arguments:
+                raise
+            _give_up(error)
+
+
+def _taken_stdin() -> TextIO:
+    """The socket that is stdin, for this process alone: a child would keep it open."""
+    with socket.socket(fileno=os.dup(0)) as parent:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        return parent.makefile("rw", encoding="utf-8")
+
+
+def _messages(parent: TextIO, ranks: Ranks) -> Iterator[Message]:
+    """What the parent says, to rank 0 alone, until it says no more or to stop."""
+    stop = json.dumps({"do": "stop"})
+    while True:
+        message = json.loads(ranks.from_first(lambda: parent.readline() or stop))
+        if message["do"] == "stop":
+            return
+        yield message
 
 
 class _Worker:
-    def __init__(self, reply: Callable[..., None], stack: contextlib.ExitStack) -> None:
-        self._reply, self._stack = reply, stack
+    def __init__(self, parent: TextIO, ranks: Ranks) -> None:
+        self._parent, self._ranks = parent, ranks
         self._session: Session | None = None
         self._cell: Cell | None = None
         self._rows: Rows | None = None
-        self._ranks = ALONE
 
     def answer(self, message: Message) -> None:
-        """Do what one message asks; every failure becomes a reply."""
+        """Do what one message asks; every failure becomes a reply.
+
+        Raises:
+            Exception: this process of several has failed, and not all others have.
+        """
         asked = message["do"]
         try:
             {
@@ -84,16 +110,40 @@ class _Worker:
                 "slice": self._slice,
                 "finish": self._finish,
                 "ceilings": self._ceilings,
+                "end": self._end,
             }[asked](message)
         except Exception as error:
             status, cause = _explain(error)
-            lost = self._ranks.size > 1 and _is_lost(error)
+            if not self._ranks.failed_alike(error, status):
+                raise
             if asked in ("start", "ceilings"):
-                self._reply("failed", status=status, cause=cause, lost=lost)
+                self._say("failed", status=status, cause=cause)
                 return
             rows = self._rows.samples if isinstance(error, CellFailure) and self._rows else []
-            self._reply("cell", rows=rows, status=status, cause=cause, flags=[], lost=lost)
+            self._say("cell", rows=rows, status=status, cause=cause, flags=[])
             self._close()
+
+    def _say(self, event: str, **fields: Any) -> None:
+        """Tell the parent; what rank 0 says counts."""
+        if self._ranks.first:
+            self._tell(event, **fields)
+
+    def _tell(self, event: str, **fields: Any) -> None:
+        self._parent.write(json.dumps({"event": event, **fields}) + "\n")
+        self._parent.flush()
+
+    def _reply(self, event: str, **fields: Any) -> None:
+        """Say that all ranks have done what they were asked, with what disturbed any of them."""
+        flags = self._ranks.gather(fields.get("flags", []))
+        if "flags" in fields:
+            fields["flags"] = sorted({flag for each in flags for flag in each})
+        self._say(event, **fields)
+
+    def _end(self, _: Message) -> None:
+        """Let the commands end that serve the run; one process a machine tells its own."""
+        self._ranks.gather(None)
+        if os.environ["LOCAL_RANK"] == "0":
+            self._tell("end")
 
     def _start(self, message: Message) -> None:
         """Import, build and verify the model."""
@@ -101,7 +151,6 @@ class _Worker:
         contender = Contender(**message["contender"])
         _prepare_process(config)
         import_s = time.perf_counter() - STARTED
-        self._ranks = self._stack.enter_context(_connected(config))
         self._ranks.device(config.device)  # before anything else asks for a GPU
         _bound_memory(config)
         started = time.perf_counter()
@@ -130,7 +179,7 @@ class _Worker:
         session.companions = message["companions"]
         self._rows = Rows(session, Point.from_json(message["point"]), message["brief"])
         suite = suites.get(session.config.suite)
-        progress = partial(self._reply, "phase")
+        progress = partial(self._say, "phase")
         self._cell = suite.prepare(session, self._rows, lambda phase: progress(phase=phase))
         self._reply("prepared", slices=self._cell.warm_up())
 
@@ -202,12 +251,6 @@ def open_session(
     )
 
 
-def _connected(config: RunConfig) -> Ranks:
-    """The other ranks' workers, where a run has several; the runner gives up before they do."""
-    kind = None if config.parallel == "none" else config.parallel
-    return connect(kind, timeout_s=2 * config.timeout_s)
-
-
 def _prepare_process(config: RunConfig) -> None:
     """Import torch and third parties' models, and set the threads."""
     import torch
@@ -258,22 +301,17 @@ def _explain(error: Exception) -> tuple[Status, str]:
     return ("oom" if lacks_memory else "error"), cause[:300]
 
 
-def _is_lost(error: Exception) -> bool:
-    """Whether it is the connection to another rank that has failed, for whatever reason."""
-    from retbench.distributed.failure import is_lost
+def _give_up(error: Exception) -> NoReturn:
+    """End this process of several, and leave word for the agent, which ends the others."""
+    from retbench.distributed.failure import is_lost, what_failed
 
-    return is_lost(error)
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent ends; Linux alone can.
-
-    A parent that ended before the kernel was asked would leave us to work for nobody.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.environ.get("RETBENCH_PARENT", str(os.getppid())) != str(os.getppid()):
-        sys.exit()
+    status, cause = _explain(error)
+    if is_lost(error):
+        cause = what_failed(error)
+        time.sleep(LOST_S)
+    told = {"message": cause, "status": status, "extraInfo": {"timestamp": int(time.time())}}
+    Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps({"message": told}))
+    os._exit(EXIT_FAILED)
 
 
 def _volunteer_for_the_oom_killer() -> None:

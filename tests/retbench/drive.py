@@ -47,7 +47,7 @@ def cells(plan=PLAN):
 
 
 def execute(
-    out, *, plan=PLAN, resume=False, observer=None, launcher=None, known=None, crew=None,
+    out, *, plan=PLAN, resume=False, observer=None, launcher=None, known=None,
     settled=None, **changes,
 ):  # fmt: skip
     """Make a run with the fake worker; ``changes`` are fields of the configuration."""
@@ -60,7 +60,6 @@ def execute(
         launcher=launcher,
         known=known,
         worker_command=WORKER,
-        crew=crew,
         settled=settled,
     )
 

@@ -12,11 +12,12 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from functools import partial
 
-REPLIES = os.fdopen(int(os.environ["RETBENCH_REPLY_FD"]), "w")
+PARENT = socket.socket(fileno=os.dup(0)).makefile("rw")
 ACTIONS = json.loads(os.environ.get("FAKE_WORKER", "{}"))
 CELL_S = float(os.environ.get("FAKE_WORKER_S", "0"))
 
@@ -30,8 +31,8 @@ CEILINGS = {
 
 
 def reply(**message):
-    REPLIES.write(json.dumps(message) + "\n")
-    REPLIES.flush()
+    PARENT.write(json.dumps(message) + "\n")
+    PARENT.flush()
 
 
 def note(**request):
@@ -64,8 +65,8 @@ def misbehave(action):
     if action == "segfault":
         os.kill(os.getpid(), signal.SIGSEGV)
     if action == "garbage":
-        REPLIES.write("hello\n")
-        REPLIES.flush()
+        PARENT.write("hello\n")
+        PARENT.flush()
     if action == "refuse":
         reply(event="failed", status="error", cause="decoding does not reproduce the forward")
 
@@ -152,7 +153,7 @@ def begin(start):
 
 def main():
     start = cell = None
-    for line in sys.stdin:
+    for line in PARENT:
         message = json.loads(line)
         do = message["do"]
         if do == "start":

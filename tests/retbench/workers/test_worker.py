@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,9 +20,10 @@ from retbench.engine.resolve import resolve
 from retbench.engine.runner import WORKER_COMMAND
 from retbench.machine.interrupts import Interrupts
 from retbench.machine.provenance import PROJECT_ROOT
-from retbench.workers.process import PARENT, REPLY_FD, Message, Worker
+from retbench.workers.process import PARENT, Message, Worker
 
 TIMEOUT_S = 120.0
+Bare = tuple[subprocess.Popen[bytes], socket.socket]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone ends orphaned workers")
 
 
@@ -61,7 +63,7 @@ def test_a_library_that_the_memory_limit_keeps_out_is_out_of_memory(worker: Work
 
 @linux
 def test_a_worker_whose_parent_ended_before_it_began_does_nothing() -> None:
-    variables = environment() | {REPLY_FD: "1", PARENT: str(os.getpid() + 1)}
+    variables = environment() | {PARENT: str(os.getpid() + 1)}
     ended = subprocess.run(
         WORKER_COMMAND, env=variables, input=b'{"do": "ceilings"}\n', capture_output=True,
         timeout=TIMEOUT_S,
@@ -144,19 +146,13 @@ def test_ceilings_are_measured_in_a_worker(worker: Worker) -> None:
 
 
 @pytest.fixture
-def bare() -> Iterator[subprocess.Popen[bytes]]:
-    """A worker process without the runner's side of it."""
-    replies, theirs = os.pipe()
-    with subprocess.Popen(
-        WORKER_COMMAND,
-        stdin=subprocess.PIPE,
-        pass_fds=(theirs,),
-        env=environment() | {REPLY_FD: str(theirs)},
-    ) as process:
-        os.close(theirs)
-        yield process
+def bare() -> Iterator[Bare]:
+    """A worker process without the runner's side of it, and the socket to it."""
+    ours, theirs = socket.socketpair()
+    with ours, subprocess.Popen(WORKER_COMMAND, stdin=theirs, env=environment()) as process:
+        theirs.close()
+        yield process, ours
         process.kill()
-    os.close(replies)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -172,35 +168,38 @@ def is_set_up(pid: int) -> bool:
 
 
 @linux
-def test_a_worker_leaves_ctrl_c_to_its_parent(bare: subprocess.Popen[bytes]) -> None:
-    wait_until(lambda: is_set_up(bare.pid))
-    bare.send_signal(signal.SIGINT)
+def test_a_worker_leaves_ctrl_c_to_its_parent(
+    bare: Bare,
+) -> None:
+    process, _ = bare
+    wait_until(lambda: is_set_up(process.pid))
+    process.send_signal(signal.SIGINT)
     with pytest.raises(subprocess.TimeoutExpired):
-        bare.wait(0.5)
+        process.wait(0.5)
 
 
-def test_a_worker_ends_when_its_stdin_closes(bare: subprocess.Popen[bytes]) -> None:
-    assert bare.stdin is not None
-    bare.stdin.close()
-    assert bare.wait(TIMEOUT_S) == 0
+def test_a_worker_ends_when_its_socket_closes(
+    bare: Bare,
+) -> None:
+    process, ours = bare
+    ours.close()
+    assert process.wait(TIMEOUT_S) == 0
 
 
 @linux
 def test_a_worker_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     note = tmp_path / "pid"
-    # The worker shares its parent's stdin, which stays open here: nothing but the parent's death
-    # can end it.
+    # The worker shares its parent's stdin, whose other end stays open here: nothing but the
+    # parent's death can end it.
     program = (
-        "import os, subprocess, sys, time\n"
-        "_, theirs = os.pipe()\n"
-        f"environment = os.environ | {{'{REPLY_FD}': str(theirs)}}\n"
-        "command = [sys.executable, '-m', 'retbench.workers']\n"
-        "worker = subprocess.Popen(command, pass_fds=(theirs,), env=environment)\n"
+        "import subprocess, sys, time\n"
+        "worker = subprocess.Popen([sys.executable, '-m', 'retbench.workers'])\n"
         f"open({str(note)!r}, 'w').write(f'{{worker.pid}}\\n')\n"
         "time.sleep(600)\n"
     )
     command = [sys.executable, "-c", program]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment()) as parent:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, subprocess.Popen(command, stdin=theirs, env=environment()) as parent:
         wait_until(lambda: note.exists() and note.read_text().endswith("\n"))
         worker = int(note.read_text())
         wait_until(lambda: is_set_up(worker))
