@@ -1,20 +1,19 @@
-"""What a sample is, which metrics there are, and in which unit each is stored.
+"""What a sample is, and which metrics there are: each one declaration that all reports follow.
 
-A metric is a declaration; tables, plots and exports follow from it. This module knows nothing of
-how a metric is measured and imports nothing heavy, so that reports can be made without torch.
+This module knows nothing of how a metric is measured and imports nothing heavy.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 SCHEMA_VERSION = 2
 
 Status = Literal["ok", "oom", "oom_implied", "unsupported", "timeout", "error", "invalid"]
-STATUSES: tuple[Status, ...] = (
-    "ok", "oom", "oom_implied", "unsupported", "timeout", "error", "invalid",
-)  # fmt: skip
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 
 class Sample(TypedDict):
@@ -55,152 +54,248 @@ class Sample(TypedDict):
 COLUMNS: tuple[str, ...] = tuple(Sample.__annotations__)
 
 
+Kind = Literal["time", "memory", "rate", "analytic", "quality", "input"]
+
+
 @dataclass(frozen=True)
 class Metric:
-    """A measured or derived quantity.
+    """A measured or derived quantity: all that a report knows of it.
 
     Attributes:
         tag: its name in samples, tables and code.
         unit: the unit it is stored in (``s``, ``bytes``, ``flop``, ``tokens/s``, ``ratio``).
         title: its name for people.
+        kind: what it is. A rate is work over time, or its share of what a machine allows;
+            analytic figures are computed and exact; an input is what a training or a test was
+            given.
         definition: one sentence that says exactly what is measured.
         better: which direction wins; None where neither does.
+        compared: its place among the metrics that models are compared by; None for any other.
+        crosses: whether the context is looked for at which two models are equal in it.
+        cited: whether its value has a name in ``numbers.tex``.
+        formula: what a derived metric is computed by, see :attr:`needs`; None of a measured one.
     """
 
     tag: str
     unit: str
     title: str
+    kind: Kind
     definition: str
     better: Literal["lower", "higher"] | None = None
+    compared: int | None = None
+    crosses: bool = True
+    cited: bool = False
+    formula: Callable[..., float] | None = None
+
+    @property
+    def centre(self) -> Literal["median", "max"]:
+        """What of the values of all processes is a cell's: memory is the largest's (M14)."""
+        return "max" if self.kind == "memory" else "median"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The arguments of the formula, by name: metrics, and what is known of the cell.
+
+        Of a cell are known ``tokens`` and ``batch_size``, and where there are any: ``processes``
+        that share its work, ``matmul_rate`` of them all in FLOP/s, and ``bandwidth``, in bytes/s
+        as a function of the bytes that are moved.
+        """
+        return () if self.formula is None else tuple(inspect.signature(self.formula).parameters)
 
 
 _DECLARED = (
     # What one process measures many times.
-    Metric("ttft_s", "s", "TTFT", "time to first token: from the prompt's tokens on the device "
-           "to the first new token, prefill included, state allocation excluded", "lower"),
-    Metric("tpot_s", "s", "TPOT", "time per output token: one decode step of the whole batch at "
-           "the context, greedy choice included", "lower"),
-    Metric("mean_tpot_s", "s", "Mean TPOT", "time per output token over a whole generation, from a "
-           "prompt of one token to the context: the mean of decode steps at positions spread "
-           "evenly over it, each with a cache no longer than it must be (of compiled and captured "
-           "steps as long as the whole context, for their shapes are fixed)", "lower"),
+    Metric("ttft_s", "s", "TTFT", "time",
+           "time to first token: from the prompt's tokens on the device to the first new token, "
+           "prefill included, state allocation excluded", "lower", compared=3, cited=True),
+    Metric("tpot_s", "s", "TPOT", "time",
+           "time per output token: one decode step of the whole batch at the context, greedy "
+           "choice included", "lower", compared=1, cited=True),
+    Metric("mean_tpot_s", "s", "Mean TPOT", "time",
+           "time per output token over a whole generation, from a prompt of one token to the "
+           "context: the mean of decode steps at positions spread evenly over it, each with a "
+           "cache no longer than it must be (of compiled and captured steps as long as the whole "
+           "context, for their shapes are fixed)", "lower", compared=2, cited=True),
     # What one process measures once.
-    Metric("cold_start_s", "s", "Cold start", "compilation or graph capture, then the first "
-           "prefill and the first decode step at these shapes, in a process whose gate has run",
-           "lower"),
-    Metric("import_s", "s", "Imports", "from the worker's start to its libraries imported"),
-    Metric("build_s", "s", "Build", "building and initialising the model"),
-    Metric("gate_s", "s", "Gate", "checking that decoding reproduces the full forward"),
-    Metric("gate_error", "ratio", "Gate error", "relative L2 distance of decoded logits from the "
-           "full forward's"),
-    Metric("step_error", "ratio", "Step error", "relative L2 distance of the logits of the step "
-           "after a prompt from those of a prefill of one token more, at the point itself"),
-    Metric("cell_s", "s", "Cell time", "wall time of a cell in one process"),
-    Metric("weights_bytes", "bytes", "Weights", "bytes of all parameters and buffers", "lower"),
-    Metric("state_bytes", "bytes", "State", "bytes of the KV cache or retention state, summed "
-           "over its tensors", "lower"),
-    Metric("prefill_peak_bytes", "bytes", "Prefill peak", "peak memory during prefill; resident "
-           "set above the import baseline on a CPU, allocated bytes on a GPU", "lower"),
-    Metric("decode_peak_bytes", "bytes", "Decode peak", "peak memory during decoding", "lower"),
-    Metric("steady_bytes", "bytes", "Steady state", "memory held between decode steps", "lower"),
-    Metric("prefill_reserved_bytes", "bytes", "Reserved", "the GPU allocator's reserved bytes "
-           "at the prefill peak", "lower"),
-    Metric("device_used_bytes", "bytes", "Device", "memory in use on the device as the driver "
-           "reports it, all processes", "lower"),
+    Metric("cold_start_s", "s", "Cold start", "time",
+           "compilation or graph capture, then the first prefill and the first decode step at "
+           "these shapes, in a process whose gate has run", "lower"),
+    Metric("import_s", "s", "Imports", "time", "from the worker's start to its libraries imported"),
+    Metric("build_s", "s", "Build", "time", "building and initialising the model"),
+    Metric("gate_s", "s", "Gate", "time", "checking that decoding reproduces the full forward"),
+    Metric("gate_error", "ratio", "Gate error", "quality",
+           "relative L2 distance of decoded logits from the full forward's"),
+    Metric("step_error", "ratio", "Step error", "quality",
+           "relative L2 distance of the logits of the step after a prompt from those of a prefill "
+           "of one token more, at the point itself"),
+    Metric("cell_s", "s", "Cell time", "time", "wall time of a cell in one process"),
+    Metric("weights_bytes", "bytes", "Weights", "memory",
+           "bytes of all parameters and buffers", "lower"),
+    Metric("state_bytes", "bytes", "State", "memory",
+           "bytes of the KV cache or retention state, summed over its tensors",
+           "lower", compared=8, cited=True),
+    Metric("prefill_peak_bytes", "bytes", "Prefill peak", "memory",
+           "peak memory during prefill; resident set above the import baseline on a CPU, "
+           "allocated bytes on a GPU", "lower", compared=6, crosses=False, cited=True),
+    Metric("decode_peak_bytes", "bytes", "Decode peak", "memory",
+           "peak memory during decoding", "lower", compared=7, cited=True),
+    Metric("steady_bytes", "bytes", "Steady state", "memory",
+           "memory held between decode steps", "lower"),
+    Metric("prefill_reserved_bytes", "bytes", "Reserved", "memory",
+           "the GPU allocator's reserved bytes at the prefill peak", "lower"),
+    Metric("device_used_bytes", "bytes", "Device", "memory",
+           "memory in use on the device as the driver reports it, all processes", "lower"),
     # Analytic.
-    Metric("prefill_flops", "flop", "Prefill FLOPs", "analytic FLOPs of one prefill of the batch"),
-    Metric("decode_flops", "flop", "Decode FLOPs", "analytic FLOPs of one decode step of the "
-           "batch"),
-    Metric("decode_bytes", "bytes", "Decode bytes", "analytic bytes one decode step must move: "
-           "weights once, state read, state written"),
+    Metric("prefill_flops", "flop", "Prefill FLOPs", "analytic",
+           "analytic FLOPs of one prefill of the batch"),
+    Metric("decode_flops", "flop", "Decode FLOPs", "analytic",
+           "analytic FLOPs of one decode step of the batch"),
+    Metric("decode_bytes", "bytes", "Decode bytes", "analytic",
+           "analytic bytes one decode step must move: weights once, state read, state written"),
     # What one training measures; ``trial`` is the optimizer step of a curve.
-    Metric("train_loss", "nat/token", "Train loss", "cross-entropy on the training split, mean "
-           "over the steps since the record before", "lower"),
-    Metric("dev_loss", "nat/token", "Dev loss", "cross-entropy on the beginning of the dev split, "
-           "estimated during training", "lower"),
-    Metric("train_s", "s", "Training time", "time of all steps so far, evaluation excluded"),
-    Metric("final_dev_loss", "nat/token", "Final dev loss", "cross-entropy on the dev split after "
-           "the last step: what the learning rate is chosen by", "lower"),
-    Metric("learning_rate", "1", "Learning rate", "peak of the schedule"),
-    Metric("train_tokens_per_s", "tokens/s", "Training throughput", "tokens of all steps over "
-           "their time, evaluation excluded", "higher"),
-    Metric("parameters", "1", "Parameters", "non-embedding parameters"),
-    Metric("train_tokens", "1", "Training tokens", "tokens of all steps of one training"),
-    Metric("train_flops", "flop", "Training FLOPs", "analytic FLOPs, forward and backward, of one "
-           "training"),
-    Metric("data_order", "1", "Data order", "fingerprint of the training data and the order of "
-           "its batches: equal for all models of a block"),
+    Metric("train_loss", "nat/token", "Train loss", "quality",
+           "cross-entropy on the training split, mean over the steps since the record before",
+           "lower"),
+    Metric("dev_loss", "nat/token", "Dev loss", "quality",
+           "cross-entropy on the beginning of the dev split, estimated during training", "lower"),
+    Metric("train_s", "s", "Training time", "time",
+           "time of all steps so far, evaluation excluded"),
+    Metric("final_dev_loss", "nat/token", "Final dev loss", "quality",
+           "cross-entropy on the dev split after the last step: what the learning rate is chosen "
+           "by", "lower"),
+    Metric("learning_rate", "1", "Learning rate", "input", "peak of the schedule"),
+    Metric("train_tokens_per_s", "tokens/s", "Training throughput", "rate",
+           "tokens of all steps over their time, evaluation excluded", "higher"),
+    Metric("parameters", "1", "Parameters", "input", "non-embedding parameters"),
+    Metric("train_tokens", "1", "Training tokens", "input", "tokens of all steps of one training"),
+    Metric("train_flops", "flop", "Training FLOPs", "analytic",
+           "analytic FLOPs, forward and backward, of one training"),
+    Metric("data_order", "1", "Data order", "input",
+           "fingerprint of the training data and the order of its batches: equal for all models "
+           "of a block"),
     # One optimizer step, timed alone; its parts are timed one by one, each waited for.
-    Metric("step_s", "s", "Step", "one optimizer step on a batch that lies on the device: forward, "
-           "backward, clipping and AdamW; of processes that share it the slowest one's time",
-           "lower"),
-    Metric("forward_s", "s", "Forward", "forward pass and loss of a step, alone", "lower"),
-    Metric("backward_s", "s", "Backward", "backward pass of a step, alone; what was not kept is "
-           "computed anew in it", "lower"),
-    Metric("optimizer_s", "s", "Optimizer", "clipping and AdamW's update, alone", "lower"),
-    Metric("batch_s", "s", "Loader", "one batch from the data loader, when nothing else is done",
-           "lower"),
-    Metric("gradients_bytes", "bytes", "Gradients", "bytes of all gradients", "lower"),
-    Metric("optimizer_bytes", "bytes", "Optimizer state", "bytes of AdamW's moments and counters",
-           "lower"),
-    Metric("activations_bytes", "bytes", "Activations", "bytes that autograd keeps of a forward "
-           "pass for the backward, the weights not counted", "lower"),
-    Metric("step_peak_bytes", "bytes", "Step peak", "peak memory over whole steps; resident set "
-           "above the import baseline on a CPU, allocated bytes on a GPU", "lower"),
-    Metric("step_flops", "flop", "Step FLOPs", "analytic FLOPs of forward and backward (three "
-           "times the forward) of a batch; what is computed anew is not counted twice"),
+    Metric("step_s", "s", "Step", "time",
+           "one optimizer step on a batch that lies on the device: forward, backward, clipping "
+           "and AdamW; of processes that share it the slowest one's time",
+           "lower", compared=4, cited=True),
+    Metric("forward_s", "s", "Forward", "time", "forward pass and loss of a step, alone", "lower"),
+    Metric("backward_s", "s", "Backward", "time",
+           "backward pass of a step, alone; what was not kept is computed anew in it", "lower"),
+    Metric("optimizer_s", "s", "Optimizer", "time", "clipping and AdamW's update, alone", "lower"),
+    Metric("batch_s", "s", "Loader", "time",
+           "one batch from the data loader, when nothing else is done", "lower"),
+    Metric("gradients_bytes", "bytes", "Gradients", "memory", "bytes of all gradients", "lower"),
+    Metric("optimizer_bytes", "bytes", "Optimizer state", "memory",
+           "bytes of AdamW's moments and counters", "lower"),
+    Metric("activations_bytes", "bytes", "Activations", "memory",
+           "bytes that autograd keeps of a forward pass for the backward, the weights not counted",
+           "lower", compared=10, cited=True),
+    Metric("step_peak_bytes", "bytes", "Step peak", "memory",
+           "peak memory over whole steps; resident set above the import baseline on a CPU, "
+           "allocated bytes on a GPU", "lower", compared=9, cited=True),
+    Metric("step_flops", "flop", "Step FLOPs", "analytic",
+           "analytic FLOPs of forward and backward (three times the forward) of a batch; what is "
+           "computed anew is not counted twice"),
     # What the trained model is then tested on; ``trial`` is the document.
-    Metric("test_nats", "nat", "Test loss", "negative log-likelihood of a test document, every "
-           "token but its first scored once", "lower"),
-    Metric("test_tokens", "1", "Test tokens", "tokens scored in a test document"),
-    Metric("test_bytes", "bytes", "Test bytes", "UTF-8 bytes of a test document"),
-    Metric("position_loss", "nat/token", "Loss by position", "cross-entropy over the positions of "
-           "a bucket, that ends before position `trial` of the window", "lower"),
-    Metric("accuracy", "ratio", "Accuracy", "share of the answers whose likeliest token is right, "
-           "at a length and a load", "higher"),
-    Metric("answers", "1", "Answers", "answers asked for at a length and a load"),
-    # What the kernels suite measures of one operation.
-    Metric("kernel_s", "s", "Time", "one call of the operation on inputs that are on the device: "
-           "forward, or forward and backward to the gradients of its inputs", "lower"),
-    Metric("kernel_first_s", "s", "First call", "the first call at these shapes in a process: "
-           "compilation and autotuning included", "lower"),
-    Metric("kernel_error", "ratio", "Error", "relative L2 distance from float64 of some rows of "
-           "the output and, in training, of the gradients of all inputs: the largest of them",
+    Metric("test_nats", "nat", "Test loss", "quality",
+           "negative log-likelihood of a test document, every token but its first scored once",
            "lower"),
-    Metric("kernel_peak_bytes", "bytes", "Peak", "peak memory during the calls above what "
-           "was held before them: outputs, gradients and what is kept in between; resident set on "
-           "a CPU, allocated bytes on a GPU", "lower"),
-    Metric("kernel_flops", "flop", "FLOPs", "analytic FLOPs that the function needs, whatever an "
-           "implementation does: of attention those of the causal pairs, of retention those of "
-           "the pairs or of the recurrence, whichever is less; three times as many for forward "
-           "and backward"),
-    Metric("kernel_bytes", "bytes", "Bytes", "analytic bytes that must move: inputs and output "
-           "once, in training their gradients too, all in the type of the inputs"),
-    # Derived from the above when a report is made.
-    Metric("prefill_tokens_per_s", "tokens/s", "Prefill throughput", "prompt tokens of the batch "
-           "over the median TTFT", "higher"),
-    Metric("decode_tokens_per_s", "tokens/s", "Decode throughput", "batch size over the median "
-           "TPOT", "higher"),
-    Metric("prefill_mfu", "ratio", "Prefill MFU", "model FLOPs utilisation: analytic prefill "
-           "FLOPs over TTFT over the peak matmul rate", "higher"),
-    Metric("step_tokens_per_s", "tokens/s", "Throughput", "tokens of a step over the median step "
-           "time", "higher"),
-    Metric("process_tokens_per_s", "tokens/s", "Throughput per process", "tokens of a step over "
-           "the median step time and over the processes that share it", "higher"),
-    Metric("step_mfu", "ratio", "MFU", "model FLOPs utilisation: analytic step FLOPs over step "
-           "time over the peak matmul rate", "higher"),
-    Metric("decode_bandwidth", "bytes/s", "Achieved bandwidth", "analytic decode bytes over TPOT",
-           "higher"),
-    Metric("kernel_flop_per_s", "flop/s", "Rate", "analytic FLOPs over the median time of a call",
-           "higher"),
-    Metric("kernel_bandwidth", "bytes/s", "Bandwidth", "analytic bytes over the median time of a "
-           "call", "higher"),
-    Metric("kernel_share", "ratio", "Of the ceiling", "the time that the machine's measured matmul "
-           "rate or its bandwidth at that size allows, whichever is longer, over the median time "
-           "of a call", "higher"),
+    Metric("test_tokens", "1", "Test tokens", "input", "tokens scored in a test document"),
+    Metric("test_bytes", "bytes", "Test bytes", "input", "UTF-8 bytes of a test document"),
+    Metric("position_loss", "nat/token", "Loss by position", "quality",
+           "cross-entropy over the positions of a bucket, that ends before position `trial` of "
+           "the window", "lower"),
+    Metric("accuracy", "ratio", "Accuracy", "quality",
+           "share of the answers whose likeliest token is right, at a length and a load", "higher"),
+    Metric("answers", "1", "Answers", "input", "answers asked for at a length and a load"),
+    # What the kernels suite measures of one operation.
+    Metric("kernel_s", "s", "Time", "time",
+           "one call of the operation on inputs that are on the device: forward, or forward and "
+           "backward to the gradients of its inputs", "lower", compared=5),
+    Metric("kernel_first_s", "s", "First call", "time",
+           "the first call at these shapes in a process: compilation and autotuning included",
+           "lower"),
+    Metric("kernel_error", "ratio", "Error", "quality",
+           "relative L2 distance from float64 of some rows of the output and, in training, of the "
+           "gradients of all inputs: the largest of them", "lower"),
+    Metric("kernel_peak_bytes", "bytes", "Peak", "memory",
+           "peak memory during the calls above what was held before them: outputs, gradients and "
+           "what is kept in between; resident set on a CPU, allocated bytes on a GPU", "lower"),
+    Metric("kernel_flops", "flop", "FLOPs", "analytic",
+           "analytic FLOPs that the function needs, whatever an implementation does: of attention "
+           "those of the causal pairs, of retention those of the pairs or of the recurrence, "
+           "whichever is less; three times as many for forward and backward"),
+    Metric("kernel_bytes", "bytes", "Bytes", "analytic",
+           "analytic bytes that must move: inputs and output once, in training their gradients "
+           "too, all in the type of the inputs"),
+    # Derived when a report is made: a rate is work over the median time (M9), a bound takes the
+    # ceilings that the run measured, or there is none (M15); MFU as in arXiv 2204.02311, app. B.
+    Metric("prefill_tokens_per_s", "tokens/s", "Prefill throughput", "rate",
+           "prompt tokens of the batch over the median TTFT", "higher", cited=True,
+           formula=lambda tokens, ttft_s: tokens / ttft_s),
+    Metric("decode_tokens_per_s", "tokens/s", "Decode throughput", "rate",
+           "batch size over the median TPOT", "higher", cited=True,
+           formula=lambda batch_size, tpot_s: batch_size / tpot_s),
+    Metric("prefill_mfu", "ratio", "Prefill MFU", "rate",
+           "model FLOPs utilisation: analytic prefill FLOPs over TTFT over the peak matmul rate",
+           "higher", cited=True, formula=lambda ttft_s, ttft_bound_s: ttft_bound_s / ttft_s),
+    Metric("step_tokens_per_s", "tokens/s", "Throughput", "rate",
+           "tokens of a step over the median step time", "higher", cited=True,
+           formula=lambda tokens, step_s: tokens / step_s),
+    Metric("process_tokens_per_s", "tokens/s", "Throughput per process", "rate",
+           "tokens of a step over the median step time and over the processes that share it",
+           "higher", formula=lambda tokens, processes, step_s: tokens / processes / step_s),
+    Metric("step_mfu", "ratio", "MFU", "rate",
+           "model FLOPs utilisation: analytic step FLOPs over step time over the peak matmul rate",
+           "higher", cited=True, formula=lambda step_s, step_bound_s: step_bound_s / step_s),
+    Metric("decode_bandwidth", "bytes/s", "Achieved bandwidth", "rate",
+           "analytic decode bytes over TPOT", "higher", cited=True,
+           formula=lambda tpot_s, decode_bytes: decode_bytes / tpot_s),
+    Metric("kernel_flop_per_s", "flop/s", "Rate", "rate",
+           "analytic FLOPs over the median time of a call", "higher",
+           formula=lambda kernel_s, kernel_flops: kernel_flops / kernel_s),
+    Metric("kernel_bandwidth", "bytes/s", "Bandwidth", "rate",
+           "analytic bytes over the median time of a call", "higher",
+           formula=lambda kernel_s, kernel_bytes: kernel_bytes / kernel_s),
+    Metric("kernel_share", "ratio", "Of the ceiling", "rate",
+           "the time that the machine's measured matmul rate or its bandwidth at that size "
+           "allows, whichever is longer, over the median time of a call", "higher",
+           formula=lambda kernel_s, kernel_flops, kernel_bytes, matmul_rate, bandwidth: max(
+               kernel_flops / matmul_rate, kernel_bytes / bandwidth(kernel_bytes)) / kernel_s),
+    Metric("tpot_bound_s", "s", "TPOT bound", "analytic",
+           "analytic decode bytes over the machine's measured bandwidth at that size: no step "
+           "that reads them all from memory can be faster", "lower",
+           formula=lambda decode_bytes, bandwidth: decode_bytes / bandwidth(decode_bytes)),
+    Metric("tpot_over_bound", "ratio", "x bound", "rate",
+           "TPOT over its bound: how many times as long a step takes as moving its bytes would; "
+           "the rest is dispatch of operations and synchronisation", "lower", cited=True,
+           formula=lambda tpot_s, tpot_bound_s: tpot_s * (1 / tpot_bound_s)),
+    Metric("ttft_bound_s", "s", "TTFT bound", "analytic",
+           "analytic prefill FLOPs over the machine's measured matmul rate: no prefill can be "
+           "faster", "lower",
+           formula=lambda prefill_flops, matmul_rate: prefill_flops / matmul_rate),
+    Metric("step_bound_s", "s", "Step bound", "analytic",
+           "analytic step FLOPs over the machine's measured matmul rate: no step can be faster",
+           "lower",
+           formula=lambda step_flops, matmul_rate: step_flops / matmul_rate),
+    Metric("step_bound_tokens_per_s", "tokens/s", "Throughput bound", "analytic",
+           "tokens of a step over the step bound", "higher",
+           formula=lambda tokens, step_bound_s: tokens / step_bound_s),
+    Metric("decode_bound_tokens_per_s", "tokens/s", "Decode throughput bound", "analytic",
+           "batch size over the TPOT bound", "higher",
+           formula=lambda batch_size, tpot_bound_s: batch_size / tpot_bound_s),
+    Metric("prefill_bound_tokens_per_s", "tokens/s", "Prefill throughput bound", "analytic",
+           "prompt tokens of the batch over the TTFT bound", "higher",
+           formula=lambda tokens, ttft_bound_s: tokens / ttft_bound_s),
 )  # fmt: skip
 
 METRICS: dict[str, Metric] = {metric.tag: metric for metric in _DECLARED}
+
+
+def compared(kind: Kind | None = None) -> tuple[str, ...]:
+    """The tags of the metrics that models are compared by, in their order; of one kind or all."""
+    places = {metric.tag: metric.compared for metric in _DECLARED if kind in (None, metric.kind)}
+    return tuple(sorted(filter(places.get, places), key=lambda tag: places[tag] or 0))
 
 
 def sample_key(sample: Sample | dict[str, Any]) -> tuple[int, str, str]:

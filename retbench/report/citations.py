@@ -23,12 +23,6 @@ from retbench.report.frames import records
 from retbench.report.summary import Summary, metric_of
 from retbench.report.tables import escape
 
-_CITED = (
-    "ttft_s", "tpot_s", "mean_tpot_s", "tpot_over_bound", "prefill_tokens_per_s",
-    "decode_tokens_per_s", "state_bytes", "prefill_peak_bytes", "decode_peak_bytes",
-    "prefill_mfu", "decode_bandwidth", "step_s", "step_tokens_per_s", "step_mfu",
-    "step_peak_bytes", "activations_bytes",
-)  # fmt: skip
 _BATCH_KEYS = ("batch_size", "stopped_at", "stopped_by", "largest_tried")
 _ONES = (
     "Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten",
@@ -70,8 +64,9 @@ def macros(summary: Summary) -> tuple[tuple[str, str], ...]:
         if interval is not None:
             found[f"{name}Interval"] = interval
 
-    cells = summary.cells[summary.cells["metric"].isin(_CITED)]
-    for row in records(cells):
+    for row in records(summary.cells):
+        if not metric_of(row["metric"]).cited:
+            continue
         scale = units.scale_for(row["unit"], [row["value"]])
         unit = f"\\,{escape(scale.symbol)}" if scale.symbol else ""
         name = f"Retbench{_metric(row['metric'])}{letters(row['model'])}{_point(summary, row)}"

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from retbench import metrics
 from retbench.config.plan import Point
 from retbench.report import units
 from retbench.report.axes import on_sweep
@@ -28,15 +29,7 @@ from retbench.stats import comparison
 from retbench.stats.crossover import Crossover, crossover
 
 # A run has those of its suite; the others do not show.
-TIMES = ("tpot_s", "mean_tpot_s", "ttft_s", "step_s", "kernel_s")
-MEMORY = (
-    "prefill_peak_bytes", "decode_peak_bytes", "state_bytes", "step_peak_bytes",
-    "activations_bytes",
-)  # fmt: skip
-CROSSING = (
-    "tpot_s", "mean_tpot_s", "ttft_s", "decode_peak_bytes", "state_bytes", "step_s",
-    "step_peak_bytes", "activations_bytes",
-)  # fmt: skip
+TIMES, MEMORY = metrics.compared("time"), metrics.compared("memory")
 MARGIN = 0.01  # of runs that name none
 WIDEST = 1.5  # factor from low to high beyond which a crossover's interval says too little
 ALONE = "alone"  # the flag of a cell that was not measured in turns
@@ -243,7 +236,8 @@ def crossovers(
     sizes = along["batch_size"].unique()
     batch_size = sizes[0] if len(sizes) == 1 else None
     table = []
-    for metric, baseline in itertools.product(CROSSING, models[1:]):
+    crossable = [tag for tag in metrics.compared() if metrics.METRICS[tag].crosses]
+    for metric, baseline in itertools.product(crossable, models[1:]):
         own = along[(along["metric"] == metric) & (along["baseline"] == baseline)]
         crossed = crossing(own, meta)
         if crossed is not None:

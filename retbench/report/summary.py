@@ -213,7 +213,7 @@ def _cells(kept: pd.DataFrame, processes: pd.DataFrame) -> pd.DataFrame:
         *cell, phase, metric, unit = key
         values = column(group, "value")
         samples = raw[(*cell, metric)]
-        centre = _range(values) if phase == "memory" else _estimate(values, phase)
+        centre = _range(values) if METRICS[metric].centre == "max" else _estimate(values, metric)
         rows.append((
             *cell, metric, unit, *centre, len(values), int(group["trials"].sum()), len(samples),
             _spread(values),
@@ -230,11 +230,8 @@ def _in_order(
     meta: Mapping[str, Any],
 ) -> pd.DataFrame:
     """The measured metrics with the derived ones, by model, point and declared metric order."""
-    derived = derive.rows(cells, points, meta)
-    if derived:
-        cells = pd.concat([cells, pd.DataFrame(derived)[CELL_COLUMNS]], ignore_index=True)
-    known = {tag: place for place, tag in enumerate([*METRICS, *derive.BOUNDS])}
-    places = cells["metric"].map(known).fillna(len(known))
+    cells = derive.with_derived(cells, points, meta)
+    places = cells["metric"].map({tag: place for place, tag in enumerate(METRICS)})
     return _by_model(cells.assign(_place=places), models, "_place", "metric").drop(columns="_place")
 
 
@@ -244,7 +241,7 @@ def _setup(frame: pd.DataFrame, models: tuple[str, ...]) -> pd.DataFrame:
     keys = ["model", "metric", "unit", "process"]
     first = rows.groupby(keys, observed=True)["value"].first().reset_index()
     table = [
-        (*key, *_estimate(column(group, "value"), "setup"), len(group))
+        (*key, *_estimate(column(group, "value"), key[1]), len(group))
         for key, group in groups(first, ["model", "metric", "unit"])
     ]
     columns = ["model", "metric", "unit", "value", "low", "high", "method", "n"]
@@ -266,9 +263,9 @@ def _percentiles(samples: Floats) -> tuple[float, ...]:
     return tuple(float("nan") if value is None else float(value) for value in found)
 
 
-def _estimate(values: Floats, phase: str) -> tuple[float, float, float, str]:
+def _estimate(values: Floats, metric: str) -> tuple[float, float, float, str]:
     """Centre, low, high and method; analytic figures are exact and have no interval."""
-    if phase == "analytic" or (values <= 0).any():
+    if METRICS[metric].kind == "analytic" or (values <= 0).any():
         return float(np.median(values)), float("nan"), float("nan"), "none"
     found = intervals.estimate(values)
     low, high = (float("nan") if edge is None else edge for edge in (found.low, found.high))
@@ -285,5 +282,5 @@ def _spread(values: Floats) -> float:
 
 
 def metric_of(tag: str) -> Metric:
-    """The declaration of a stored, derived or bound metric."""
-    return METRICS.get(tag) or derive.BOUNDS.get(tag) or Metric(tag, "", tag, tag)
+    """The declaration of a metric."""
+    return METRICS[tag]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from retbench.report.fairness import PARAMETERS, source
 from retbench.report.frames import groups, records
-from retbench.report.quality.perplexity_frames import tuning
+from retbench.report.quality.loss_frames import tuning
 from retbench.report.units import is_missing, significant
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from retbench.report.citations import letters, words
 from retbench.report.content import Content, title_of
 from retbench.report.frames import records
 from retbench.report.quality import doubts
+from retbench.report.quality import loss_frames as frames
 from retbench.report.quality import perplexity_figures as figures
-from retbench.report.quality import perplexity_frames as frames
 from retbench.report.quality import perplexity_tables as tables
 from retbench.report.quality.perplexity_tables import Perplexity
 from retbench.report.quality.scaling_tables import is_smoke, precise, printed, verdict
@@ -39,15 +39,13 @@ def content(run: Run) -> Content:
     """All that the report says of a perplexity or ablation run."""
     meta, models = run.meta, model_order(run.meta)
     tested = frames.tests(run)
-    window = int(meta["configuration"]["context"][0])
-    pairs = comparisons(meta)
     found = Perplexity(
         meta=meta,
         models=models,
         is_ablation=meta["suite"] == "ablation",
-        losses=frames.losses(tested, models),
-        ratios=frames.ratios(tested, pairs, window, smoke=is_smoke(meta)),
-        scalars=frames.scalars(run, models),
+        losses=_of_one_preset(frames.losses(tested, run, models)),
+        ratios=_of_one_preset(frames.ratios(tested, run, comparisons(run), smoke=is_smoke(meta))),
+        scalars=_of_one_preset(frames.scalars(run, models)),
         tuning=frames.tuning(run),
         curves=frames.curves(run),
         positions=frames.positions(run),
@@ -68,16 +66,20 @@ def content(run: Run) -> Content:
     )
 
 
-def comparisons(meta: dict[str, Any]) -> list[tuple[str, str]]:
+def _of_one_preset(table: pd.DataFrame) -> pd.DataFrame:
+    return table.drop(columns="preset")
+
+
+def comparisons(run: Run) -> list[tuple[str, str]]:
     """Subject and baseline of each ratio.
 
     The first model over each other one; in an ablation each variant over its own family's whole.
     """
-    contenders = meta["plan"]["contenders"]
-    first, *others = [contender["label"] for contender in contenders]
-    if meta["suite"] != "ablation":
+    contenders = run.plan.contenders
+    first, *others = [contender.label for contender in contenders]
+    if run.plan.suite != "ablation":
         return [(first, other) for other in others]
-    return [(c["label"], c["family"]) for c in contenders if c["label"] != c["family"]]
+    return [(c.label, c.family) for c in contenders if c.label != c.family]
 
 
 def _numbers(found: Perplexity) -> dict[str, Any]:

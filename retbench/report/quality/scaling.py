@@ -17,7 +17,7 @@ from retbench.report import units
 from retbench.report.citations import letters
 from retbench.report.content import Content, title_of
 from retbench.report.frames import records
-from retbench.report.quality import doubts
+from retbench.report.quality import doubts, loss_frames
 from retbench.report.quality import scaling_figures as figures
 from retbench.report.quality import scaling_frames as frames
 from retbench.report.quality import scaling_tables as tables
@@ -47,11 +47,13 @@ def content(run: Run) -> Content:
     meta, models = run.meta, model_order(run.meta)
     baselines = models[1:]
     smoke = is_smoke(meta)
-    tested = frames.tests(run)
-    table = frames.cells(run, tested, models)
+    tested = loss_frames.tests(run)
+    table = frames.cells(loss_frames.losses(tested, run, models), loss_frames.scalars(run, models))
+    pairs = [(models[0], baseline) for baseline in baselines]
+    ratios = loss_frames.ratios(tested, run, pairs, smoke=smoke)
     scaling = Scaling(
         meta, models, planned(run, "preset"), table,
-        frames.ratios(tested, table, models, smoke=smoke), endings(run, models, "preset"),
+        frames.with_sizes(ratios, table), endings(run, models, "preset"),
         {along: frames.laws(tested, table, models, along, smoke=smoke) for along in ALONG},
     )  # fmt: skip
     return Content(

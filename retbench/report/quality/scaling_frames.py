@@ -1,35 +1,22 @@
-"""Losses of the scaling suite as tidy frames: cells, ratios, fitted laws, crossings.
+"""The scaling suite's table of sizes, its fitted laws and their crossings.
 
-A cell is one preset of one model, tested after each of its final trainings. The loss is summed
-nats over summed tokens of the test documents, its interval covers seeds and documents alike.
+A cell is one preset of one model, tested after each of its final trainings.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from retbench.report.compare import NO_CLAIM
-from retbench.report.frames import Floats, Row, groups, records
-from retbench.report.quality.trained import (
-    EDGES,
-    Tested,
-    difference,
-    edges,
-    final,
-    planned,
-)
-from retbench.stats import power_law, quality
-from retbench.stats.crossed_effects import crossed
+from retbench.report.frames import Floats
+from retbench.report.quality.loss_frames import Place
+from retbench.report.quality.trained import EDGES, Tested
+from retbench.stats import power_law
 from retbench.stats.power_law import Crossing, PowerLaw
-
-if TYPE_CHECKING:
-    from retbench.store import Run
 
 Along = Literal["parameters", "train_flops"]
 ALONG: tuple[Along, ...] = ("parameters", "train_flops")
@@ -41,96 +28,23 @@ CELL_COLUMNS = [
 RATIO_COLUMNS = [
     "preset", "subject", "baseline", "parameters", *EDGES, "n", "verdict", "n_needed", "note",
 ]  # fmt: skip
-_NAN = float("nan")
-Tests = Mapping[tuple[str, str], Tested]
 
 
-def tests(run: Run) -> dict[tuple[str, str], Tested]:
-    """What was tested, by preset and model."""
-    frame = final(run)
-    rows = frame[frame["phase"] == "test"]
-    found = {}
-    for (preset, model), group in groups(rows, ["preset", "model"]):
-        wide = {
-            metric: part.pivot_table(index="block", columns="trial", values="value")
-            for (metric,), part in groups(group, ["metric"])
-        }
-        if not {"test_nats", "test_tokens", "test_bytes"} <= set(wide):
-            continue
-        nats = wide["test_nats"]
-        protocols = group.loc[group["metric"] == "test_nats", "implementation"]
-        tokens, sizes = (  # the same for every seed
-            wide[metric].reindex(columns=nats.columns).max().to_numpy(dtype=np.float64)
-            for metric in ("test_tokens", "test_bytes")
-        )
-        found[str(preset), str(model)] = Tested(
-            tuple(int(block) for block in nats.index), nats.to_numpy(dtype=np.float64), tokens,
-            sizes, str(protocols.iloc[0]),
-        )  # fmt: skip
-    return found
-
-
-def cells(run: Run, tested: Tests, models: Sequence[str]) -> pd.DataFrame:
-    """One row per preset and model: its size, and loss, perplexity and bits per byte."""
-    wanted = ("parameters", "train_flops", "train_tokens", "learning_rate")
-    frame = final(run)
-    scalar = frame[frame["metric"].isin(wanted)].groupby(
-        ["preset", "model", "metric"], observed=True
-    )["value"].first()  # fmt: skip
-    rows = []
-    for preset in planned(run, "preset"):
-        for model in models:
-            test = tested.get((preset, model))
-            if test is None:
-                continue
-            loss = crossed(test.nats / test.tokens, test.tokens)
-            bits = crossed(test.nats / math.log(2) / test.bytes, test.bytes)
-            rows.append((
-                preset, model, *(scalar.get((preset, model, name), _NAN) for name in wanted),
-                test.protocol, *edges(loss), *edges(loss.mapped(math.exp)), *edges(bits), loss.n,
-                test.nats.shape[1],
-            ))  # fmt: skip
-    return pd.DataFrame(rows, columns=CELL_COLUMNS)
-
-
-def ratios(
-    tested: Tests, table: pd.DataFrame, models: Sequence[str], *, smoke: bool
-) -> pd.DataFrame:
-    """One row per preset and baseline: perplexity of the subject over the baseline's.
+def cells(losses: pd.DataFrame, scalars: pd.DataFrame) -> pd.DataFrame:
+    """One row per preset and model that was tested: its size, and loss, perplexity, bits per byte.
 
     Args:
-        tested: by preset and model.
-        table: as :func:`cells` gives it.
-        models: the subject, then the baselines.
-        smoke: whether the run is a smoke run, which makes no claims.
+        losses: as :func:`retbench.report.quality.loss_frames.losses` gives them.
+        scalars: as :func:`retbench.report.quality.loss_frames.scalars` gives them.
     """
-    subject, *baselines = models
-    sizes = {(row["preset"], row["model"]): row["parameters"] for row in records(table)}
-    rows: list[Row] = []
-    judged: list[tuple[int, Floats, Floats]] = []
-    for preset in dict.fromkeys(table["preset"]):
-        for baseline in baselines:
-            row: Row = dict.fromkeys(RATIO_COLUMNS) | {
-                "preset": preset, "subject": subject, "baseline": baseline, "n": 0,
-                "verdict": "", "note": "", **dict.fromkeys(EDGES, _NAN),
-                "parameters": sizes.get((preset, baseline), _NAN),
-            }  # fmt: skip
-            rows.append(row)
-            sides = tested.get((preset, subject)), tested.get((preset, baseline))
-            if sides[0] is None or sides[1] is None:
-                row["note"] = "not measured"
-                continue
-            gaps = difference(sides[0], sides[1])
-            found = crossed(gaps, sides[0].tokens)
-            row |= dict(zip(EDGES, edges(found.mapped(math.exp)), strict=True))
-            row |= {"n": found.n, "verdict": NO_CLAIM}
-            if found.n:
-                judged.append((len(rows) - 1, gaps, sides[0].tokens))
-    if not smoke:
-        found_ = quality.loss_verdicts([(gaps, tokens) for _, gaps, tokens in judged])
-        for (place, *_), verdict in zip(judged, found_, strict=True):
-            rows[place] |= {"verdict": verdict.word, "n_needed": verdict.n_needed}
-    return pd.DataFrame(rows, columns=RATIO_COLUMNS).astype({"n_needed": "Int64"})
+    tested = losses[losses["phase"] == "test"]
+    return tested.merge(scalars, on=["preset", "model"], how="left", sort=False)[CELL_COLUMNS]
+
+
+def with_sizes(ratios: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """The ratios with the parameters of their baselines; ``table`` as :func:`cells` gives it."""
+    sizes = table[["preset", "model", "parameters"]].rename(columns={"model": "baseline"})
+    return ratios.merge(sizes, on=["preset", "baseline"], how="left", sort=False)[RATIO_COLUMNS]
 
 
 @dataclass(frozen=True)
@@ -151,23 +65,29 @@ class Laws:
 
 
 def laws(
-    tested: Tests, table: pd.DataFrame, models: Sequence[str], along: Along, *, smoke: bool = False
+    tested: Mapping[Place, Tested],
+    table: pd.DataFrame,
+    models: Sequence[str],
+    along: Along,
+    *,
+    smoke: bool = False,
 ) -> Laws:
     """The laws of every model over a size, and where the subject's meets the others'.
 
     A law takes the seeds that a model has at all its sizes; a crossing those of both models.
 
     Args:
-        tested: by preset and model.
+        tested: at which place.
         table: as :func:`cells` gives it.
         models: the subject, then the baselines.
         along: which size.
         smoke: whether the run is a smoke run, which claims no crossing.
     """
+    at_test = {(place[0], place[3]): test for place, test in tested.items() if place[1] == "test"}
     curves = {
         model: curve
         for model in models
-        if (curve := _curve(tested, table, model, along)) is not None
+        if (curve := _curve(at_test, table, model, along)) is not None
     }
     plain, bent, crossings = {}, {}, {}
     for model, (sizes, losses) in curves.items():
@@ -187,7 +107,9 @@ def laws(
 Curve = tuple[Floats, pd.DataFrame]
 
 
-def _curve(tested: Tests, table: pd.DataFrame, model: str, along: Along) -> Curve | None:
+def _curve(
+    tested: Mapping[tuple[str, str], Tested], table: pd.DataFrame, model: str, along: Along
+) -> Curve | None:
     """Sizes, and losses with a row a seed and a column a preset, NaN where there is none."""
     own = table[(table["model"] == model) & table[along].notna()]
     if own.empty:

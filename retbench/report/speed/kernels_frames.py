@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from retbench.machine import ceilings as ceiling
-from retbench.metrics import METRICS
-from retbench.report import compare
-from retbench.report.frames import Row, groups, records
+from retbench.report import compare, derive
+from retbench.report.frames import Row, groups
 from retbench.report.summary import reduced
 
 if TYPE_CHECKING:
@@ -67,8 +65,7 @@ def kernels(run: Run) -> Kernels:
     """Reduce a run to what its report says; the same samples give the same numbers."""
     meta, found = run.meta, reduced(run)
     ratios = compare.ratios(found.pairs, found.cells, found.statuses, found.models, meta)
-    derived = pd.DataFrame(_derived(run, found.cells), columns=found.cells.columns)
-    cells = pd.concat([found.cells, derived], ignore_index=True) if len(derived) else found.cells
+    cells = derive.with_derived(found.cells, run.points, meta)
     return Kernels(
         meta=meta,
         models=found.models,
@@ -97,43 +94,6 @@ def _sorted(frame: pd.DataFrame, models: Sequence[str], meta: Mapping[str, Any])
         ["direction", "_dtype", "head_dim", "batch_size", "seq_len", "_model"], kind="stable"
     )
     return ordered.drop(columns=["_dtype", "_model"]).reset_index(drop=True)
-
-
-def _derived(run: Run, cells: pd.DataFrame) -> list[Row]:
-    """Rates and shares of every cell that has a time; a rate is work over median time (M9)."""
-    rows: list[Row] = []
-    for _, group in groups(cells, ["model", "point"]):
-        by_metric = {row["metric"]: row for row in records(group)}
-        time = by_metric.get("kernel_s")
-        if time is None:
-            continue
-        flops, moved = (by_metric[tag]["value"] for tag in ("kernel_flops", "kernel_bytes"))
-        rows.append(_over(time, "kernel_flop_per_s", flops))
-        rows.append(_over(time, "kernel_bandwidth", moved))
-        dtype = str(run.points[time["point"]].setting("dtype"))
-        least_s = bound_s(flops, moved, dtype, run.meta.get("ceilings"))
-        if least_s is not None:
-            rows.append(_over(time, "kernel_share", least_s))
-    return rows
-
-
-def bound_s(
-    flops: float, moved: float, dtype: str, ceilings: Mapping[str, Any] | None
-) -> float | None:
-    """Seconds that the measured matmul rate or bandwidth allows; None where one is unknown."""
-    rate = ceiling.matmul_rate(ceilings, dtype)
-    bandwidth = ceiling.bandwidth_at(ceilings, moved)
-    if rate is None or bandwidth is None:
-        return None
-    return max(flops / rate, moved / bandwidth)
-
-
-def _over(time: Row, metric: str, work: float) -> Row:
-    """``work / time`` with the interval turned over."""
-    return time | {
-        "metric": metric, "unit": METRICS[metric].unit, "value": work / time["value"],
-        "low": work / time["high"], "high": work / time["low"],
-    }  # fmt: skip
 
 
 def _crossovers(

@@ -1,7 +1,13 @@
-"""Losses of the perplexity and ablation suites as tidy frames: tests, ratios, tuning, curves."""
+"""Test losses of trained models as tidy frames: tests, losses, ratios, tuning, curves.
+
+Perplexity, ablation and scaling share them: a row names its preset, of which only a scaling run
+has several. A loss is summed nats over summed tokens of the test documents (M13); its interval
+takes seeds and documents as random.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -11,26 +17,25 @@ import pandas as pd
 
 from retbench.report.compare import NO_CLAIM
 from retbench.report.frames import Floats, Row, groups, records
-from retbench.report.quality.trained import EDGES, Tested, difference, edges, final
+from retbench.report.quality.trained import EDGES, Tested, difference, edges, final, planned
 from retbench.stats import quality
 from retbench.stats.crossed_effects import crossed
 
 if TYPE_CHECKING:
     from retbench.store import Run
 
-Place = tuple[str, int, str]
-"""Phase (``test``, ``length``, ``carried``), window in tokens, model.
+Place = tuple[str, str, int, str]
+"""Preset, phase (``test``, ``length``, ``carried``), window in tokens, model.
 
 With the state carried on the window changes nothing but rounding: it is the training's length.
-Older runs have the same value at every length.
 """
 
 LOSS_COLUMNS = [
-    "phase", "seq_len", "model", "protocol", "loss", "loss_low", "loss_high", "perplexity",
-    "perplexity_low", "perplexity_high", "bits_per_byte", "bits_per_byte_low",
+    "preset", "phase", "seq_len", "model", "protocol", "loss", "loss_low", "loss_high",
+    "perplexity", "perplexity_low", "perplexity_high", "bits_per_byte", "bits_per_byte_low",
     "bits_per_byte_high", "n", "documents",
 ]  # fmt: skip
-RATIO_COLUMNS = ["subject", "baseline", *EDGES, "n", "verdict", "n_needed", "note"]
+RATIO_COLUMNS = ["preset", "subject", "baseline", *EDGES, "n", "verdict", "n_needed", "note"]
 SCALARS = (
     "parameters", "learning_rate", "train_tokens", "train_flops", "train_tokens_per_s",
     "final_dev_loss",
@@ -38,73 +43,85 @@ SCALARS = (
 _NAN = float("nan")
 
 
+def presets(run: Run) -> tuple[str, ...]:
+    """The presets that were trained, in the order of the plan."""
+    return planned(run, "preset") or (str(run.meta["configuration"]["preset"]),)
+
+
 def tests(run: Run) -> dict[Place, Tested]:
-    """What was tested, by phase, window and model; documents scored alike in every phase."""
+    """What was tested, at which place; the documents are scored alike in every phase."""
     frame = final(run)
-    sizes = _documents(frame)
-    rows = frame[(frame["metric"] == "test_nats") & frame["model"].isin(sizes)]
+    documents = _documents(frame)
+    rows = frame[frame["metric"] == "test_nats"]
     found = {}
-    for (phase, length, model), group in groups(rows, ["phase", "seq_len", "model"]):
+    keys = ["preset", "phase", "seq_len", "model"]
+    for (preset, phase, length, model), group in groups(rows, keys):
+        if (preset, model) not in documents:
+            continue
         nats = group.pivot_table(index="block", columns="trial", values="value")
-        tokens, bytes_ = sizes[model]
-        found[str(phase), int(length), str(model)] = Tested(
+        tokens, sizes = documents[preset, model]
+        found[str(preset), str(phase), int(length), str(model)] = Tested(
             tuple(int(block) for block in nats.index), nats.to_numpy(dtype=np.float64),
-            tokens, bytes_, str(group["implementation"].iloc[0]),
+            tokens, sizes, str(group["implementation"].iloc[0]),
         )  # fmt: skip
     return found
 
 
-def _documents(frame: pd.DataFrame) -> dict[str, tuple[Floats, Floats]]:
-    """Tokens and bytes of every document, by model."""
-    rows = frame[frame["phase"] == "test"]
-    wide = rows.pivot_table(index=["model", "metric"], columns="trial", values="value")
+def _documents(frame: pd.DataFrame) -> dict[tuple[str, str], tuple[Floats, Floats]]:
+    """Tokens and bytes of every document, by preset and model."""
     found = {}
-    for model in dict.fromkeys(rows["model"]):
-        if all((model, metric) in wide.index for metric in ("test_tokens", "test_bytes")):
-            tokens, sizes = (
-                wide.loc[(model, metric)].to_numpy(dtype=np.float64)
-                for metric in ("test_tokens", "test_bytes")
-            )
-            found[str(model)] = (tokens, sizes)
+    for key, group in groups(frame[frame["phase"] == "test"], ["preset", "model"]):
+        wide = group.pivot_table(index="metric", columns="trial", values="value")
+        if {"test_tokens", "test_bytes"} <= set(wide.index):
+            tokens, sizes = (wide.loc[tag].to_numpy(float) for tag in ("test_tokens", "test_bytes"))
+            found[key[0], key[1]] = (tokens, sizes)
     return found
 
 
-def losses(tested: Mapping[Place, Tested], models: Sequence[str]) -> pd.DataFrame:
-    """One row per phase, window and model: loss, perplexity and bits per byte with intervals."""
+def losses(tested: Mapping[Place, Tested], run: Run, models: Sequence[str]) -> pd.DataFrame:
+    """One row per place: loss, perplexity and bits per byte with intervals."""
     rows = []
-    for (phase, length, model), test in tested.items():
+    for place, test in tested.items():
         loss = crossed(test.nats / test.tokens, test.tokens)
         bits = crossed(test.nats / math.log(2) / test.bytes, test.bytes)
         rows.append((
-            phase, length, model, test.protocol, *edges(loss), *edges(loss.mapped(math.exp)),
-            *edges(bits), loss.n, test.nats.shape[1],
+            *place, test.protocol, *edges(loss), *edges(loss.mapped(math.exp)), *edges(bits),
+            loss.n, test.nats.shape[1],
         ))  # fmt: skip
     table = pd.DataFrame(rows, columns=LOSS_COLUMNS)
-    place = table["model"].map({model: i for i, model in enumerate(models)})
-    ordered = table.assign(_place=place).sort_values(["_place", "phase", "seq_len"], kind="stable")
-    return ordered.drop(columns="_place").reset_index(drop=True)
+    order = {
+        name: table[name].map({value: place for place, value in enumerate(values)})
+        for name, values in (("preset", presets(run)), ("model", models))
+    }
+    keys = ["_preset", "_model", "phase", "seq_len"]
+    ordered = table.assign(_preset=order["preset"], _model=order["model"]).sort_values(keys)
+    return ordered[LOSS_COLUMNS].reset_index(drop=True)
 
 
 def ratios(
-    tested: Mapping[Place, Tested], pairs: Sequence[tuple[str, str]], window: int, *, smoke: bool
+    tested: Mapping[Place, Tested], run: Run, pairs: Sequence[tuple[str, str]], *, smoke: bool
 ) -> pd.DataFrame:
-    """One row per pair of models: perplexity of the first over the second's, and the verdict.
+    """One row per preset and pair of models: perplexity of the first over the second's.
 
     Args:
-        tested: by phase, window and model.
+        tested: at which place.
+        run: whose presets and window of the test count.
         pairs: subject and baseline of each row.
-        window: of the test.
         smoke: whether the run is a smoke run, which makes no claims.
+
+    Returns:
+        The ratio paired by seed and document, with its verdict.
     """
+    window = int(run.meta["configuration"]["context"][0])
     rows: list[Row] = []
     judged: list[tuple[int, Floats, Floats]] = []
-    for subject, baseline in pairs:
+    for preset, (subject, baseline) in itertools.product(presets(run), pairs):
         row: Row = dict.fromkeys(RATIO_COLUMNS) | {
-            "subject": subject, "baseline": baseline, "n": 0, "verdict": "", "note": "",
-            **dict.fromkeys(EDGES, _NAN),
+            "preset": preset, "subject": subject, "baseline": baseline, "n": 0, "verdict": "",
+            "note": "", **dict.fromkeys(EDGES, _NAN),
         }  # fmt: skip
         rows.append(row)
-        sides = [tested.get(("test", window, model)) for model in (subject, baseline)]
+        sides = [tested.get((preset, "test", window, model)) for model in (subject, baseline)]
         if sides[0] is None or sides[1] is None:
             row["note"] = "not measured"
             continue
@@ -122,13 +139,13 @@ def ratios(
 
 
 def scalars(run: Run, models: Sequence[str]) -> pd.DataFrame:
-    """One row per model: its size, rate and training; medians over the final trainings."""
+    """One row per preset and model: its size, rate and training; medians over final trainings."""
     frame = final(run)
     rows = frame[frame["metric"].isin(SCALARS) & frame["trial"].isna()]
-    wide = rows.pivot_table(index="model", columns="metric", values="value", aggfunc="median")
-    wide = wide.reindex(index=list(models), columns=list(SCALARS))
-    wide.index.name, wide.columns.name = "model", None
-    return wide.reset_index()
+    keys = ["preset", "model"]
+    wide = rows.pivot_table(index=keys, columns="metric", values="value", aggfunc="median")
+    every = pd.MultiIndex.from_product([presets(run), models], names=keys)
+    return wide.reindex(index=every, columns=list(SCALARS)).rename_axis(columns=None).reset_index()
 
 
 def tuning(run: Run) -> pd.DataFrame:
