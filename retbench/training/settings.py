@@ -16,7 +16,7 @@ from retbench.config.settings import changed, setting
 from retbench.data.config import TextData
 from retbench.errors import UserError
 from retbench.machine.threads import beside_others
-from retbench.training.config import AUTOMATIC, TrainingConfig
+from retbench.training.config import TrainingConfig, record_every
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
@@ -53,14 +53,13 @@ class TrainSettings(TextData, TrainingConfig):
     steps: int = changed(TrainingConfig, "steps", default=800)
     learning_rate: float = changed(TrainingConfig, "learning_rate", flag="lr", default=3e-3)
     warmup_steps: int = changed(TrainingConfig, "warmup_steps", flag="warmup")
+    record_every: int = changed(
+        TrainingConfig, "record_every",
+        default=lambda known: min(
+            record_every(known["steps"], known["eval_every"]), MOST_STEPS_BETWEEN_RECORDS
+        ),
+    )  # fmt: skip
     dtype: str = changed(TrainingConfig, "dtype", cpu="float32", cuda="bfloat16")
-
-    def _settle(self) -> None:
-        chosen = self.record_every != AUTOMATIC
-        super()._settle()
-        if not chosen:
-            often = min(self.record_every, MOST_STEPS_BETWEEN_RECORDS)
-            object.__setattr__(self, "record_every", often)
 
     def training(self) -> TrainingConfig:
         """The loop's configuration alone."""
@@ -94,4 +93,4 @@ def settled(asked: Mapping[str, Any]) -> TrainSettings:
     device, threads = requirements.machine(asked.get("device"), asked.get("threads"))
     if asked.get("threads") is None:
         threads = beside_others(threads)
-    return TrainSettings.settled({**asked, "device": device, "threads": threads})
+    return TrainSettings(**{**asked, "device": device, "threads": threads})
