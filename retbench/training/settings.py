@@ -6,12 +6,12 @@ No torch here, so that a mistake is reported at once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from retbench.config import plugins, requirements
 from retbench.config import values as value
-from retbench.config.run import ModelsConfig
+from retbench.config.run import WHAT, ModelsConfig
 from retbench.config.settings import changed, setting
 from retbench.data.config import TextData
 from retbench.errors import UserError
@@ -36,7 +36,7 @@ class TrainSettings(TextData, TrainingConfig):
     """
 
     model: str = setting(
-        value.text, "Family of models.", metavar="NAME", group="What", default="retnet",
+        value.text, "Family of models.", metavar="NAME", group=WHAT, default="retnet",
         choices=plugins.families,
     )  # fmt: skip
     preset: str = changed(ModelsConfig, "preset", help="Size of the model.", default="1m")
@@ -63,8 +63,7 @@ class TrainSettings(TextData, TrainingConfig):
 
     def training(self) -> TrainingConfig:
         """The loop's configuration alone."""
-        own = [entry.name for entry in fields(TrainingConfig)]
-        return TrainingConfig(**{name: getattr(self, name) for name in own})
+        return TrainingConfig(**{name: getattr(self, name) for name in TrainingConfig.settings()})
 
     def model_config(self, vocab_size: int) -> ModelConfig:
         """The model's configuration at a vocabulary.
