@@ -171,7 +171,7 @@ class ModelsConfig(RunConfig):
         metavar="NAMES", group=WHAT, default=("retnet", "transformer"), choices=plugins.families,
     )  # fmt: skip
     preset: str = setting(
-        value.text, "Size of all models.", metavar="SIZE", group=WHAT, choices=presets
+        value.text, "Size of all models.", metavar="PRESET", group=WHAT, choices=presets
     )
     ffn: str = setting(
         value.OneOf(FEED_FORWARDS, "feed-forward"), "Feed-forward kind of all models.",

@@ -8,7 +8,7 @@ setting is added in one place::
     class Mine(Settings):
         steps: int = setting(value.positive, "Optimizer steps.", cpu=350, cuda=1000)
 
-    Mine.settled(Mine.parse({"steps": 7}))
+    Mine(device="cpu").steps                    # 350
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from retbench.config import values as value
-from retbench.errors import UserError
+from retbench.errors import Misfit, UserError
 
-_UNSET: Any = object()
+UNSET: Any = object()
+"""Stands for a value that was not given."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Setting:
 
     reader: value.Reader
     help: str = ""
-    default: Any = _UNSET
+    default: Any = UNSET
     flag: str | None = None
     metavar: str = ""
     group: str = ""
@@ -76,7 +77,7 @@ class Setting:
 
 
 def setting(
-    reader: value.Reader, help: str = "", *, cpu: Any = _UNSET, cuda: Any = _UNSET, **given: Any
+    reader: value.Reader, help: str = "", *, cpu: Any = UNSET, cuda: Any = UNSET, **given: Any
 ) -> Any:
     """A field of a :class:`Settings` class.
 
@@ -87,7 +88,7 @@ def setting(
         cuda: the default on a GPU.
         given: further attributes of :class:`Setting`.
     """
-    if cpu is not _UNSET:
+    if cpu is not UNSET:
         given["default"] = ByDevice(cpu, cuda)
     return _field(Setting(reader, help, **given))
 
@@ -109,20 +110,32 @@ def _field(entry: Setting) -> Any:
     if isinstance(entry.default, Mapping):
         # Not hashed: a mapping cannot be.
         return dataclasses.field(default_factory=dict, hash=False, metadata=metadata)
-    if entry.default is _UNSET or callable(entry.default):
+    if entry.default is UNSET:
         return dataclasses.field(metadata=metadata)
-    return dataclasses.field(default=entry.default, metadata=metadata)
+    default = UNSET if callable(entry.default) else entry.default
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A dataclass of settings; every field is made by :func:`setting`."""
+    """A dataclass of settings; every field is made by :func:`setting`.
+
+    Raises:
+        Misfit: a value cannot be.
+    """
 
     def __post_init__(self) -> None:
-        """Keep mappings from being changed."""
-        for name in self.settings():
-            if isinstance(given := getattr(self, name), Mapping):
-                object.__setattr__(self, name, MappingProxyType(dict(given)))
+        """Check what was given, settle the rest, and keep mappings from being changed."""
+        given = {name: getattr(self, name) for name in self.settings()}
+        known = _Known(self.settings())
+        for name, raw in given.items():
+            if raw is not UNSET:
+                known[name] = self._read(name, raw)
+        for name in given:
+            found = known[name]
+            if isinstance(found, Mapping):
+                found = MappingProxyType(dict(found))
+            object.__setattr__(self, name, found)
 
     @classmethod
     def settings(cls) -> dict[str, Setting]:
@@ -166,14 +179,11 @@ class Settings:
                 raise UserError(f"{where}unknown key {key!r}", value.nearest(key, keys))
             if keys[key] in parsed:
                 raise UserError(f"{where}{key}: {keys[key]} is given twice")
-            parsed[keys[key]] = cls._read(keys[key], raw, where)
+            try:
+                parsed[keys[key]] = cls._read(keys[key], raw)
+            except Misfit as problem:
+                raise UserError(f"{where}{problem}") from None
         return parsed
-
-    @classmethod
-    def settled(cls, asked: Mapping[str, Any]) -> Self:
-        """Every setting: what was asked for, by field, and the defaults of the rest."""
-        known = _Known(cls.settings(), asked)
-        return cls(**{name: known[name] for name in cls.settings()})
 
     def to_json(self) -> dict[str, Any]:
         """Every field as JSON-able values; :meth:`from_json` gives back an equal object."""
@@ -200,31 +210,34 @@ class Settings:
         Raises:
             UserError: if a field is unknown, of the wrong type, or missing and without a default.
         """
-        known = {entry.name: entry for entry in fields(cls)}
+        known = cls.settings()
         if unknown := [name for name in document if name not in known]:
             raise UserError(f"unknown key {unknown[0]!r}", value.nearest(unknown[0], known))
         missing = [
             name for name, entry in known.items()
-            if name not in document
-            and entry.default is entry.default_factory is dataclasses.MISSING
+            if name not in document and (entry.default is UNSET or callable(entry.default))
         ]  # fmt: skip
         if missing:
             raise UserError(f"the stored configuration lacks {', '.join(missing)}")
-        return cls(**{name: cls._read(name, raw) for name, raw in document.items()})
+        return cls(**document)
 
     @classmethod
-    def _read(cls, name: str, raw: Any, where: str = "") -> Any:
+    def _read(cls, name: str, raw: Any) -> Any:
         try:
             return cls.settings()[name].read(raw)
         except ValueError as problem:
-            raise UserError(f"{where}{cls.flag(name)}: {problem}") from None
+            raise cls.misfit(name, str(problem)) from None
+
+    @classmethod
+    def misfit(cls, name: str, problem: str) -> Misfit:
+        """What to raise for a field's value that cannot be used, and why."""
+        return Misfit(f"{cls.flag(name)}: {problem}", keys=(name,))
 
 
 class _Known(dict[str, Any]):
-    """Settings by name; one that was not asked for is settled when it is looked up."""
+    """Settings by name; one that was not given is settled when it is looked up."""
 
-    def __init__(self, settings: Mapping[str, Setting], asked: Mapping[str, Any]) -> None:
-        super().__init__(asked)
+    def __init__(self, settings: Mapping[str, Setting]) -> None:
         self._settings = settings
 
     def __missing__(self, name: str) -> Any:

@@ -142,7 +142,7 @@ def resolve(
     """
     asked = explicit(suite, config_file=config_file, **given)
     values = {name: chosen for name, chosen in asked.values.items() if name != "suite"}
-    config = asked.settings.settled(values)
+    config = asked.settings(**values)
     try:
         check(config, here=here)
     except Misfit as problem:

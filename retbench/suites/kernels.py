@@ -68,7 +68,7 @@ class KernelsConfig(TimedConfig):
     # anew for each point.
     head_dims: tuple[int, ...] = setting(
         value.ascending_sizes, "Dimensions of a head's keys, written like --context.",
-        metavar="SIZES", cpu=(64,), cuda=(256,),
+        metavar="DIMS", cpu=(64,), cuda=(256,),
     )  # fmt: skip
     dtypes: tuple[str, ...] = setting(
         value.SomeOf(DTYPES, "dtype"), "Types of the inputs.", cpu=("float32",), cuda=("bfloat16",)

@@ -27,7 +27,7 @@ class ScalingConfig(TextConfig):
 
     suite = "scaling"
     presets: tuple[str, ...] = setting(
-        value.distinct_names, "Sizes of all models.", metavar="SIZES", choices=presets,
+        value.distinct_names, "Sizes of all models.", metavar="PRESETS", choices=presets,
         cpu=("tiny", "1m", "3m"), cuda=("30m", "125m", "350m"),
     )  # fmt: skip
     preset: str = first_of(TextConfig, "preset", "presets")

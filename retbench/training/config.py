@@ -21,11 +21,25 @@ RECORDS = 100
 """A training of the default intervals makes at most so many records, and a tenth as many estimates
 on the dev split."""
 
-AUTOMATIC = -1
-"""Stands for a value that follows from the number of steps."""
-
 DTYPE = value.OneOf(("float32", "bfloat16"), where=" in training")
 """Reads the types that a training computes in."""
+
+
+def record_every(steps: int, eval_every: int) -> int:
+    """Steps between records: the fewest that divide ``eval_every`` and make no more than RECORDS.
+
+    Args:
+        steps: of the training.
+        eval_every: steps between estimates; the answer where it makes more records than that.
+    """
+    fewest = -(-steps // RECORDS)
+    return next((n for n in range(fewest, eval_every) if eval_every % n == 0), eval_every)
+
+
+def _estimate_every(steps: int) -> int:
+    fewest = -(-steps // RECORDS)
+    return max(1, round(steps / 10 / fewest)) * fewest
+
 
 _share = value.Number(float, "be from 0 to 1", lambda given: 0 <= given <= 1)
 _decay = value.Number(float, "be at least 0 and below 1", lambda given: 0 <= given < 1)
@@ -49,8 +63,8 @@ class TrainingConfig(Settings):
         _share, "Rate of the last step over the peak.", metavar="RATIO", default=0.1
     )
     warmup_steps: int = setting(
-        value.not_negative, "Steps over which the rate rises linearly.", default=AUTOMATIC,
-        shown="a twentieth of all",
+        value.not_negative, "Steps over which the rate rises linearly.", 
+        default=lambda known: known["steps"] // 20, shown="a twentieth of all",
     )  # fmt: skip
     weight_decay: float = setting(
         value.not_negative_float, "AdamW's, on parameters of two and more dimensions alone.",
@@ -69,10 +83,11 @@ class TrainingConfig(Settings):
     seed: int = setting(value.seed, "Of the weights and of the order of the data.", default=0)
     eval_every: int = setting(
         value.positive, "Steps between estimates on the dev split.", metavar="STEPS",
-        default=AUTOMATIC, shown="a tenth of all",
+        default=lambda known: _estimate_every(known["steps"]), shown="a tenth of all",
     )  # fmt: skip
     record_every: int = setting(
-        value.positive, "Steps between records.", metavar="STEPS", default=AUTOMATIC,
+        value.positive, "Steps between records.", metavar="STEPS",
+        default=lambda known: record_every(known["steps"], known["eval_every"]),
         shown="a divisor of --eval-every, a hundredth of all at most",
     )  # fmt: skip
     dtype: str = setting(
@@ -88,36 +103,18 @@ class TrainingConfig(Settings):
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        """Check every field and settle those that follow from others."""
+        """Check every field, settle those that were not given, and check what goes together."""
         super().__post_init__()
-        for name, entry in self.settings().items():
-            given = getattr(self, name)
-            if given == AUTOMATIC == entry.default:
-                continue
-            try:
-                object.__setattr__(self, name, entry.read(given))
-            except ValueError as problem:
-                raise self._misfit(name, str(problem)) from None
         if self.warmup_steps >= self.steps:
             within = f"must be at least 0 and below the {self.steps} steps"
-            raise self._misfit("warmup_steps", f"{within}, not {self.warmup_steps}")
+            raise self.misfit("warmup_steps", f"{within}, not {self.warmup_steps}")
         if self.batch_size % self.accumulate:
             batch = f"the batch of {self.batch_size}"
-            raise self._misfit("accumulate", f"{self.accumulate} parts do not divide {batch}")
-        self._settle()
-
-    def _settle(self) -> None:
-        least = -(-self.steps // RECORDS)
-        tenth = max(1, round(self.steps / 10 / least)) * least
-        if self.warmup_steps == AUTOMATIC:
-            object.__setattr__(self, "warmup_steps", self.steps // 20)
-        if self.eval_every == AUTOMATIC:
-            object.__setattr__(self, "eval_every", tenth)
-        if self.record_every == AUTOMATIC:
-            object.__setattr__(self, "record_every", _divisor(self.eval_every, least))
+            raise self.misfit("accumulate", f"{self.accumulate} parts do not divide {batch}")
 
     @classmethod
-    def _misfit(cls, name: str, problem: str) -> Misfit:
+    def misfit(cls, name: str, problem: str) -> Misfit:
+        """See :meth:`Settings.misfit`; a run gives these settings by the names of the fields."""
         written = cls.settings()[name].flag or name
         return Misfit(f"{written}: {problem}", keys=(f"training.{name}", name))
 
@@ -189,8 +186,3 @@ class Training:
     records: list[Record] = field(default_factory=list)
     seconds: float = 0.0
     tokens_per_s: float = 0.0
-
-
-def _divisor(of: int, least: int) -> int:
-    """The smallest divisor that is at least ``least``; the number itself where that is smaller."""
-    return next((n for n in range(least, of) if of % n == 0), of)

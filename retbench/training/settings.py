@@ -6,17 +6,17 @@ No torch here, so that a mistake is reported at once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from retbench.config import plugins, requirements
 from retbench.config import values as value
-from retbench.config.run import ModelsConfig
+from retbench.config.run import WHAT, ModelsConfig
 from retbench.config.settings import changed, setting
 from retbench.data.config import TextData
 from retbench.errors import UserError
 from retbench.machine.threads import beside_others
-from retbench.training.config import AUTOMATIC, TrainingConfig
+from retbench.training.config import TrainingConfig, record_every
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
@@ -36,7 +36,7 @@ class TrainSettings(TextData, TrainingConfig):
     """
 
     model: str = setting(
-        value.text, "Family of models.", metavar="NAME", group="What", default="retnet",
+        value.text, "Family of models.", metavar="NAME", group=WHAT, default="retnet",
         choices=plugins.families,
     )  # fmt: skip
     preset: str = changed(ModelsConfig, "preset", help="Size of the model.", default="1m")
@@ -53,19 +53,17 @@ class TrainSettings(TextData, TrainingConfig):
     steps: int = changed(TrainingConfig, "steps", default=800)
     learning_rate: float = changed(TrainingConfig, "learning_rate", flag="lr", default=3e-3)
     warmup_steps: int = changed(TrainingConfig, "warmup_steps", flag="warmup")
+    record_every: int = changed(
+        TrainingConfig, "record_every",
+        default=lambda known: min(
+            record_every(known["steps"], known["eval_every"]), MOST_STEPS_BETWEEN_RECORDS
+        ),
+    )  # fmt: skip
     dtype: str = changed(TrainingConfig, "dtype", cpu="float32", cuda="bfloat16")
-
-    def _settle(self) -> None:
-        chosen = self.record_every != AUTOMATIC
-        super()._settle()
-        if not chosen:
-            often = min(self.record_every, MOST_STEPS_BETWEEN_RECORDS)
-            object.__setattr__(self, "record_every", often)
 
     def training(self) -> TrainingConfig:
         """The loop's configuration alone."""
-        own = [entry.name for entry in fields(TrainingConfig)]
-        return TrainingConfig(**{name: getattr(self, name) for name in own})
+        return TrainingConfig(**{name: getattr(self, name) for name in TrainingConfig.settings()})
 
     def model_config(self, vocab_size: int) -> ModelConfig:
         """The model's configuration at a vocabulary.
@@ -94,4 +92,4 @@ def settled(asked: Mapping[str, Any]) -> TrainSettings:
     device, threads = requirements.machine(asked.get("device"), asked.get("threads"))
     if asked.get("threads") is None:
         threads = beside_others(threads)
-    return TrainSettings.settled({**asked, "device": device, "threads": threads})
+    return TrainSettings(**{**asked, "device": device, "threads": threads})

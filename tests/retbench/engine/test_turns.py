@@ -105,7 +105,7 @@ def test_one_contender_or_one_of_several_processes_has_nobody_to_take_turns_with
     if case == "one contender":
         plan = replace(plan, contenders=plan.contenders[:1])
     processes = 1 if case == "one contender" else 2
-    config = TrainingThroughputConfig.settled({"device": "cpu", "world_size": processes})
+    config = TrainingThroughputConfig(device="cpu", world_size=processes)
     assert not in_turns(config, suites.get("training"), plan)
 
 
