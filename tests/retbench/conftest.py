@@ -1,6 +1,12 @@
+from __future__ import annotations
+
 import importlib.util
 import json
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +26,15 @@ META: dict[str, Any] = {
     "models": {},
     "provenance": {},
 }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
 
 
 def _sample(**own: Any) -> dict[str, Any]:
@@ -86,3 +101,43 @@ def requests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], li
     log = tmp_path / "requests.jsonl"
     monkeypatch.setenv("FAKE_WORKER_LOG", str(log))
     return lambda: [json.loads(line) for line in log.read_text().splitlines()]
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
+    """Run a command line in this process, in an empty folder, with an empty cache."""
+    from retbench.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RETBENCH_CACHE", str(tmp_path / "cache"))
+
+    def invoke(*words: str | Path) -> Outcome:
+        with pytest.raises(SystemExit) as ended:
+            app.main([str(word) for word in words])
+        printed = capsys.readouterr()
+        status = ended.value.code
+        assert isinstance(status, int)
+        return Outcome(status, printed.out, printed.err)
+
+    return invoke
+
+
+@pytest.fixture(scope="session")
+def forked() -> Callable[..., list[list[Outcome]]]:
+    """``forked([[2, limit_s, ["program.py", ...]], ...])``: by program and rank; see forked.py.
+
+    ``folder`` is where they run; this process's where None.
+    """
+
+    def run(programs: Iterable[list[Any]], folder: Path | None = None) -> list[list[Outcome]]:
+        line = [sys.executable, str(HERE / "forked.py"), json.dumps(list(programs), default=str)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+        ended = subprocess.run(
+            line, capture_output=True, text=True, env=environment, cwd=folder, timeout=150
+        )
+        assert ended.returncode == 0, ended.stderr
+        return [[Outcome(*each) for each in ranks] for ranks in json.loads(ended.stdout)]
+
+    return run

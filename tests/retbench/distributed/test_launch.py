@@ -1,10 +1,8 @@
-"""Several processes train what one would, and end together, with one word of what went wrong."""
+"""How processes that torchrun has started meet, and what one that is alone answers."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,103 +14,6 @@ from retbench.config import requirements
 from retbench.distributed.process_group import ALONE
 from retbench.errors import UserError
 from retbench.machine import host
-
-HERE = Path(__file__).parent
-
-ROUNDING = 1e-6
-"""Of losses in float32: sums of gradients are added up in another order."""
-
-KINDS = ("ddp", "fsdp")
-CASES = ("plain", "accumulate", "ragged", "recomputed", "compiled", "transformer")
-
-
-@pytest.fixture(scope="module")
-def cases(
-    forked: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, dict[str, Any]]:
-    """What came of the trainings of ``ranks.py`` by kind and case: alone, and in two processes."""
-    folder = tmp_path_factory.mktemp("ranks")
-    sizes = {"alone": 1, "ddp": 2, "fsdp": 2}
-    ended = forked([size, 100, [HERE / "ranks.py", kind, folder]] for kind, size in sizes.items())
-    for each in (each for ranks in ended for each in ranks):
-        assert (each.status, each.err) == (0, "")
-    return {kind: json.loads((folder / f"{kind}.json").read_text()) for kind in sizes}
-
-
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_two_processes_train_as_one(cases: dict[str, Any], kind: str, case: str) -> None:
-    alone, together = cases["alone"][case], cases[kind][case]
-    assert len(alone["train_loss"]) == 24
-    assert together["train_loss"] == pytest.approx(alone["train_loss"], rel=ROUNDING)
-    assert together["dev_loss"] == pytest.approx(alone["dev_loss"], rel=ROUNDING)
-    assert together["norm"] == pytest.approx(alone["norm"], rel=ROUNDING)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_all_stop_where_a_training_diverges(cases: dict[str, Any], kind: str) -> None:
-    alone, together = cases["alone"]["diverging"], cases[kind]["diverging"]
-    assert together["status"] == alone["status"] == "diverged"
-    assert len(together["train_loss"]) == len(alone["train_loss"]) < 40
-
-
-# Failures.
-
-TELLS_ALONE = "retbench: error: there is no text; name one\n"
-
-
-HOW = {"all": 2, "first": 2, "last": 2, "bug": 2, "killed": 3, "stopped": 2, "other": 2}
-"""How processes fail (see ``failing.py``), and how many there are."""
-
-
-@pytest.fixture(scope="module")
-def failures(forked: Callable[..., Any]) -> dict[str, tuple[list[int], list[str]]]:
-    """Statuses and errors of processes by how they fail; those that are left are ended."""
-    ended = forked([size, 20, [HERE / "failing.py", how]] for how, size in HOW.items())
-    assert all(each.out == "" for ranks in ended for each in ranks)
-    return {
-        how: ([each.status for each in ranks], [each.err for each in ranks])
-        for how, ranks in zip(HOW, ended, strict=True)
-    }
-
-
-@pytest.mark.parametrize("how", ["all", "first"])
-def test_rank_0_alone_tells_what_it_knows(failures: dict[str, Any], how: str) -> None:
-    assert failures[how] == ([2, 2], [TELLS_ALONE, ""])
-
-
-def test_another_rank_tells_what_rank_0_does_not_know(failures: dict[str, Any]) -> None:
-    assert failures["last"] == ([2, 2], ["", TELLS_ALONE.replace("there", "rank 1: there")])
-
-
-def test_a_bug_names_its_rank(failures: dict[str, Any]) -> None:
-    statuses, errors = failures["bug"]
-    assert statuses == [1, 1]
-    assert errors[0] == "" and "rank 1: TypeError: it is broken" in errors[1]
-
-
-def test_the_others_of_a_killed_process_end_and_one_names_it(failures: dict[str, Any]) -> None:
-    statuses, errors = failures["killed"]
-    assert statuses == [1, 1, -9]
-    assert errors[1:] == ["", ""] and errors[0].count("\n") == 1
-    assert "the processes cannot go on: rank 2 has ended; what was finished is kept" in errors[0]
-
-
-def test_a_process_that_hangs_is_not_waited_for_for_ever(failures: dict[str, Any]) -> None:
-    statuses, errors = failures["stopped"]
-    assert statuses == [1, -9]  # the test ends the second
-    assert errors[0].count("\n") == 1
-    assert "the connection to one has failed (Timed out waiting 5000ms" in errors[0]
-
-
-def test_ranks_of_unlike_machines_are_named(failures: dict[str, Any]) -> None:
-    statuses, errors = failures["other"]
-    assert statuses == [2, 2]
-    assert errors[0].endswith("rank 1 has another text than rank 0; give all machines the same\n")
-    assert errors[1] == ""
-
-
-# How processes are met.
 
 
 @pytest.fixture
