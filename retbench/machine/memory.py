@@ -14,22 +14,20 @@ driver sees are figures of their own. Peaks are reset between phases.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
-import os
 import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-_PROC = Path("/proc/self")
-# malloc.h of glibc: options of mallopt, and its own limit of blocks that are mapped.
-_M_MMAP_THRESHOLD, _M_MMAP_MAX, _MMAPS = -3, -4, 65536
-_LARGE_BLOCK_BYTES = 2**18
-_RESET_PEAK = "5"  # proc(5): written to clear_refs, sets VmHWM to VmRSS
+from retbench.machine.memory_probes import (
+    PROC_SELF,
+    field_bytes,
+    map_large_blocks,
+    probe_of,
+    status_bytes,
+)
 
 
 class MemoryMeter:
@@ -47,7 +45,7 @@ class MemoryMeter:
     """
 
     def __init__(self, device: str = "cpu", *, cuda: Any = None) -> None:
-        self._probe: _Probe = _probe(device, cuda)
+        self._probe = probe_of(device, cuda)
         self._probe.reset()
         self.source = self._probe.source
         self.baseline = self._probe.baseline_bytes()
@@ -65,11 +63,11 @@ class MemoryMeter:
         between processes. Inside, glibc maps every block of 256 KiB and more by itself. Other C
         libraries, and a GPU's allocator, are left as they are.
         """
-        _map_large_blocks(True)
+        map_large_blocks(True)
         try:
             yield
         finally:
-            _map_large_blocks(False)
+            map_large_blocks(False)
 
     def peak_bytes(self) -> int:
         """The most that was held at once since the last reset, above the baseline."""
@@ -86,111 +84,6 @@ class MemoryMeter:
     def device_used_bytes(self) -> int | None:
         """What all processes use on the CUDA device, as the driver reports; None on a CPU."""
         return self._probe.device_used_bytes()
-
-
-class _Probe(Protocol):
-    """A source of memory figures, absolute, in bytes."""
-
-    source: str
-
-    def reset(self) -> None: ...
-    def baseline_bytes(self) -> int: ...
-    def peak_bytes(self) -> int: ...
-    def current_bytes(self) -> int: ...
-    def reserved_peak_bytes(self) -> int | None: ...
-    def device_used_bytes(self) -> int | None: ...
-
-
-def _probe(device: str, cuda: Any) -> _Probe:
-    """The best source of figures for a device."""
-    if device.startswith("cuda"):
-        if cuda is None:
-            import torch
-
-            cuda = torch.cuda
-        return _CudaAllocator(device, cuda)
-    if _peak_can_be_reset():
-        return _ResidentSet()
-    return _ResourceUsage()
-
-
-class _HostProbe:
-    """What the two sources on a CPU share."""
-
-    def reset(self) -> None:
-        gc.collect()
-        _free_mkl_buffers()
-        _trim_heap()
-
-    def current_bytes(self) -> int:
-        return _status_bytes("VmRSS")
-
-    def baseline_bytes(self) -> int:
-        return self.current_bytes()
-
-    def reserved_peak_bytes(self) -> int | None:
-        return None
-
-    def device_used_bytes(self) -> int | None:
-        return None
-
-
-class _ResidentSet(_HostProbe):
-    """Linux: VmRSS and VmHWM, whose peak the kernel lets a process reset."""
-
-    source = "resident_set"
-
-    def reset(self) -> None:
-        super().reset()
-        (_PROC / "clear_refs").write_text(_RESET_PEAK)
-
-    def peak_bytes(self) -> int:
-        return _status_bytes("VmHWM")
-
-
-class _ResourceUsage(_HostProbe):
-    """Elsewhere: getrusage, which knows only the peak since the process began."""
-
-    source = "resident_set_without_reset"
-
-    def peak_bytes(self) -> int:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-
-    def current_bytes(self) -> int:
-        # Without /proc the standard library knows no current figure; the peak bounds it.
-        return _status_bytes("VmRSS") if (_PROC / "status").exists() else self.peak_bytes()
-
-
-class _CudaAllocator:
-    """torch's caching allocator, and the driver's view of the device."""
-
-    source = "cuda_allocator"
-
-    def __init__(self, device: str, cuda: Any) -> None:
-        self._device, self._cuda = device, cuda
-
-    def reset(self) -> None:
-        gc.collect()
-        self._cuda.synchronize(self._device)
-        self._cuda.empty_cache()
-        self._cuda.reset_peak_memory_stats(self._device)
-
-    def baseline_bytes(self) -> int:
-        return 0
-
-    def peak_bytes(self) -> int:
-        return int(self._cuda.max_memory_allocated(self._device))
-
-    def current_bytes(self) -> int:
-        return int(self._cuda.memory_allocated(self._device))
-
-    def reserved_peak_bytes(self) -> int | None:
-        return int(self._cuda.max_memory_reserved(self._device))
-
-    def device_used_bytes(self) -> int | None:
-        free, total = self._cuda.mem_get_info(self._device)
-        return int(total - free)
 
 
 def available_memory_bytes(
@@ -214,13 +107,13 @@ def available_memory_bytes(
     meminfo = proc / "meminfo"
     if not meminfo.exists():
         return None
-    available = _field_bytes(meminfo, "MemAvailable")
+    available = field_bytes(meminfo, "MemAvailable")
     headroom = cgroup_headroom_bytes(groups, proc / "self" / "cgroup")
     return available if headroom is None else min(available, headroom)
 
 
 def cgroup_headroom_bytes(
-    root: Path = Path("/sys/fs/cgroup"), membership: Path = _PROC / "cgroup"
+    root: Path = Path("/sys/fs/cgroup"), membership: Path = PROC_SELF / "cgroup"
 ) -> int | None:
     """What the process's control groups still let it allocate; None where none sets a limit.
 
@@ -271,9 +164,9 @@ def limit_further_memory(further_bytes: int) -> None:
     Args:
         further_bytes: how much may still be allocated.
     """
-    if not (_PROC / "status").exists():
+    if not (PROC_SELF / "status").exists():
         return
-    limit = _status_bytes("VmData") + further_bytes
+    limit = status_bytes("VmData") + further_bytes
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)
@@ -306,54 +199,3 @@ _OUT_OF_MEMORY_PHRASES = (
     "out of memory",
     "cublas_status_alloc_failed",
 )
-
-
-def _peak_can_be_reset() -> bool:
-    """Whether this kernel shows the resident set and lets the process reset its peak."""
-    try:
-        (_PROC / "clear_refs").write_text(_RESET_PEAK)
-        return _status_bytes("VmHWM") > 0
-    except (OSError, KeyError):
-        return False
-
-
-def _status_bytes(field: str) -> int:
-    """A field of this process's status, in bytes."""
-    return _field_bytes(_PROC / "status", field)
-
-
-def _field_bytes(path: Path, field: str) -> int:
-    """A field of a ``Name:  123 kB`` file, in bytes."""
-    for line in path.read_text().splitlines():
-        name, _, rest = line.partition(":")
-        if name == field:
-            return int(rest.split()[0]) * 1024
-    raise KeyError(f"{path} has no field {field}")
-
-
-def _map_large_blocks(every: bool) -> None:
-    """Have glibc map every block from 256 KiB on by itself, or as many as it was started with."""
-    usual = os.environ.get("MALLOC_MMAP_MAX_", _MMAPS)
-    with contextlib.suppress(AttributeError, OSError, ValueError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_MAX, int(_MMAPS if every else usual))
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
-
-
-def _free_mkl_buffers() -> None:
-    """Have MKL give back what its matrix products keep, where torch is built with it.
-
-    There are the more of its buffers, of some 20 MB, the more often threads have happened to need
-    one at the same time: with what earlier cells had left the peak of a prefill varied by 7%.
-    """
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.__file__ is not None:
-        library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
-        with contextlib.suppress(AttributeError, OSError):
-            ctypes.CDLL(str(library)).mkl_serv_free_buffers()
-
-
-def _trim_heap() -> None:
-    """Ask glibc to give freed memory back to the kernel; other C libraries have no such call."""
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)

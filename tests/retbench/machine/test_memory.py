@@ -1,5 +1,6 @@
 """Memory figures of this process, limits on it, and the exceptions that say it ran out."""
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from retbench.machine import memory
+from retbench.machine import memory, memory_probes
 from retbench.machine.memory import MemoryMeter
 
 MIB = 2**20
@@ -40,8 +41,8 @@ def test_a_reset_gives_back_what_mkl_keeps():
     meter = MemoryMeter("cpu")
     square = torch.ones(1024, 1024)
     square @ square
-    memory.gc.collect()
-    memory._trim_heap()
+    gc.collect()
+    memory_probes._trim_heap()
     kept = meter.current_bytes()
     meter.reset()
     assert meter.current_bytes() < kept - MIB
@@ -87,7 +88,7 @@ def test_the_source_is_named():
 
 
 def test_without_a_resettable_peak_getrusage_is_used_and_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(memory, "_PROC", tmp_path)
+    monkeypatch.setattr(memory_probes, "PROC_SELF", tmp_path)
     meter = MemoryMeter("cpu")
     passing = allocate(64)
     del passing
@@ -183,7 +184,7 @@ def test_an_allocation_under_the_limit_succeeds():
 
 @linux
 def test_available_memory_is_part_of_the_machines():
-    total = memory._field_bytes(Path("/proc/meminfo"), "MemTotal")
+    total = memory_probes.field_bytes(Path("/proc/meminfo"), "MemTotal")
     assert 0 < memory.available_memory_bytes("cpu") <= total
 
 

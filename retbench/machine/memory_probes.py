@@ -1,0 +1,188 @@
+"""Where figures of memory come from: the kernel on a CPU, torch's allocator on a CUDA device.
+
+:mod:`retbench.machine.memory` measures with them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import Any, Protocol
+
+PROC_SELF = Path("/proc/self")
+# malloc.h of glibc: options of mallopt, and its own limit of blocks that are mapped.
+_M_MMAP_THRESHOLD, _M_MMAP_MAX, _MMAPS = -3, -4, 65536
+_LARGE_BLOCK_BYTES = 2**18
+_RESET_PEAK = "5"  # proc(5): written to clear_refs, sets VmHWM to VmRSS
+
+
+class Probe(Protocol):
+    """A source of memory figures, absolute, in bytes."""
+
+    source: str
+
+    def reset(self) -> None:
+        """Give unused memory back, and let the peak start again."""
+
+    def baseline_bytes(self) -> int:
+        """What every figure is to be above."""
+
+    def peak_bytes(self) -> int:
+        """The most that was held at once."""
+
+    def current_bytes(self) -> int:
+        """What is held now."""
+
+    def reserved_peak_bytes(self) -> int | None:
+        """The most that the CUDA allocator reserved; None on a CPU."""
+
+    def device_used_bytes(self) -> int | None:
+        """What all processes use on the CUDA device; None on a CPU."""
+
+
+def probe_of(device: str, cuda: Any) -> Probe:
+    """The best source of figures for a device."""
+    if device.startswith("cuda"):
+        if cuda is None:
+            import torch
+
+            cuda = torch.cuda
+        return _CudaAllocator(device, cuda)
+    if _peak_can_be_reset():
+        return _ResidentSet()
+    return _ResourceUsage()
+
+
+class _HostProbe:
+    """What the two sources on a CPU share."""
+
+    def reset(self) -> None:
+        gc.collect()
+        _free_mkl_buffers()
+        _trim_heap()
+
+    def current_bytes(self) -> int:
+        return status_bytes("VmRSS")
+
+    def baseline_bytes(self) -> int:
+        return self.current_bytes()
+
+    def reserved_peak_bytes(self) -> int | None:
+        return None
+
+    def device_used_bytes(self) -> int | None:
+        return None
+
+
+class _ResidentSet(_HostProbe):
+    """Linux: VmRSS and VmHWM, whose peak the kernel lets a process reset."""
+
+    source = "resident_set"
+
+    def reset(self) -> None:
+        super().reset()
+        (PROC_SELF / "clear_refs").write_text(_RESET_PEAK)
+
+    def peak_bytes(self) -> int:
+        return status_bytes("VmHWM")
+
+
+class _ResourceUsage(_HostProbe):
+    """Elsewhere: getrusage, which knows only the peak since the process began."""
+
+    source = "resident_set_without_reset"
+
+    def peak_bytes(self) -> int:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+    def current_bytes(self) -> int:
+        # Without /proc the standard library knows no current figure; the peak bounds it.
+        return status_bytes("VmRSS") if (PROC_SELF / "status").exists() else self.peak_bytes()
+
+
+class _CudaAllocator:
+    """torch's caching allocator, and the driver's view of the device."""
+
+    source = "cuda_allocator"
+
+    def __init__(self, device: str, cuda: Any) -> None:
+        self._device, self._cuda = device, cuda
+
+    def reset(self) -> None:
+        gc.collect()
+        self._cuda.synchronize(self._device)
+        self._cuda.empty_cache()
+        self._cuda.reset_peak_memory_stats(self._device)
+
+    def baseline_bytes(self) -> int:
+        return 0
+
+    def peak_bytes(self) -> int:
+        return int(self._cuda.max_memory_allocated(self._device))
+
+    def current_bytes(self) -> int:
+        return int(self._cuda.memory_allocated(self._device))
+
+    def reserved_peak_bytes(self) -> int | None:
+        return int(self._cuda.max_memory_reserved(self._device))
+
+    def device_used_bytes(self) -> int | None:
+        free, total = self._cuda.mem_get_info(self._device)
+        return int(total - free)
+
+
+def _peak_can_be_reset() -> bool:
+    """Whether this kernel shows the resident set and lets the process reset its peak."""
+    try:
+        (PROC_SELF / "clear_refs").write_text(_RESET_PEAK)
+        return status_bytes("VmHWM") > 0
+    except (OSError, KeyError):
+        return False
+
+
+def status_bytes(field: str) -> int:
+    """A field of this process's status, in bytes."""
+    return field_bytes(PROC_SELF / "status", field)
+
+
+def field_bytes(path: Path, field: str) -> int:
+    """A field of a ``Name:  123 kB`` file, in bytes."""
+    for line in path.read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name == field:
+            return int(rest.split()[0]) * 1024
+    raise KeyError(f"{path} has no field {field}")
+
+
+def map_large_blocks(every: bool) -> None:
+    """Have glibc map every block from 256 KiB on by itself, or as many as it was started with."""
+    usual = os.environ.get("MALLOC_MMAP_MAX_", _MMAPS)
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, int(_MMAPS if every else usual))
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+
+
+def _free_mkl_buffers() -> None:
+    """Have MKL give back what its matrix products keep, where torch is built with it.
+
+    There are the more of its buffers, of some 20 MB, the more often threads have happened to need
+    one at the same time: with what earlier cells had left the peak of a prefill varied by 7%.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.__file__ is not None:
+        library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(str(library)).mkl_serv_free_buffers()
+
+
+def _trim_heap() -> None:
+    """Ask glibc to give freed memory back to the kernel; other C libraries have no such call."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
