@@ -249,7 +249,7 @@ def plot(folder: Folder, quiet: Quiet = False) -> None:
 
 @app.command()
 def table(folder: Folder, quiet: Quiet = False, as_json: AsJson = False) -> None:
-    """Make all tables of a run anew from its samples, and print the summary."""
+    """Make all tables of a run anew from its samples, and print them."""
     from retbench import api, report
     from retbench.cli.console import Console
     from retbench.machine.clock import garbage_collection_off
@@ -258,7 +258,7 @@ def table(folder: Folder, quiet: Quiet = False, as_json: AsJson = False) -> None
         opened = api.open_run(folder)
         content = report.content_of(opened)
         files = api.write_tables(opened, content)
-    Console(quiet=quiet, as_json=as_json).report(content, files)
+    Console(quiet=quiet, as_json=as_json).report(content, files, tables=True)
 
 
 @app.command()

@@ -11,8 +11,11 @@ it divided by a scale that people read.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 DASH = "–"  # what a table shows where there is no value
 
@@ -55,9 +58,22 @@ def scale_for(unit: str, values: Iterable[float]) -> Scale:
     return next((scale for scale in scales if typical >= scale.divisor), scales[-1])
 
 
-def is_missing(value: float | None) -> bool:
-    """Whether there is no number: None, NaN or an infinity."""
-    return value is None or not math.isfinite(value)
+def is_missing(value: Any) -> bool:
+    """Whether there is no number: None, NaN, NA or an infinity."""
+    return not isinstance(value, Real) or not math.isfinite(value)
+
+
+def plain(value: Any) -> Any:
+    """A value that JSON can hold: numpy's numbers as Python's, no number as None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if not isinstance(value, str | bool) and is_missing(value):
+        return None
+    return value
 
 
 def significant(value: float | None, digits: int = 3) -> str:
@@ -101,3 +117,87 @@ def tokens(count: float) -> str:
     if whole >= KIB and whole % KIB == 0:
         return f"{whole // KIB}k"
     return f"{whole}"
+
+
+def precise(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    """``value [low, high]`` with as many digits as the interval supports, at least three (M16).
+
+    >>> precise(1.01234, 1.01101, 1.01402)
+    '1.0123 [1.0110, 1.0140]'
+    """
+    if value is None or low is None or high is None or is_missing(high - low) or not low < high:
+        return with_interval(value, low, high)
+    supported = 1 - math.floor(math.log10((high - low) / 2))  # decimals of two digits of its half
+    needed = 2 - math.floor(math.log10(max(abs(value), 1e-4)))  # decimals of three digits
+    decimals = min(max(supported, needed, 0), 6)
+    return f"{value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+
+
+def percent(share: float | None, low: float | None = None, high: float | None = None) -> str:
+    """A share with its interval, in per cent: 97.1% [93.2, 98.8]."""
+    if share is None or is_missing(share):
+        return DASH
+    if low is None or high is None or is_missing(low) or is_missing(high):
+        return f"{100 * share:.1f}%"
+    return f"{100 * share:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def points(value: float, low: float, high: float) -> str:
+    """A difference of shares with its interval, in percentage points: +2.0 [−1.0, +5.0]."""
+    if is_missing(value):
+        return DASH
+    texts = [f"{100 * edge:+.1f}".replace("-", "−") for edge in (value, low, high)]
+    return texts[0] if is_missing(low) else f"{texts[0]} [{texts[1]}, {texts[2]}]"
+
+
+def count(number: float) -> str:
+    """A large number as people say it: 788k, 1.05M, 1.30B."""
+    if is_missing(number) or number >= 1e15:
+        return significant(number)
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{significant(number / size)}{letter}"
+    return f"{number:.0f}"
+
+
+def scaled(value: float, unit: str) -> str:
+    """A value in its own scale: 2.46 TFLOP, 64.0 KiB."""
+    if is_missing(value):
+        return DASH
+    scale = scale_for(unit, [value])
+    return f"{significant(value / scale.divisor)} {scale.symbol}".rstrip()
+
+
+def verdict(row: Mapping[str, Any], replicate: str = "block") -> str:
+    """A comparison's verdict, or why there is none; where it is open, what would settle it.
+
+    Args:
+        row: of a table of ratios or differences.
+        replicate: what its ``n`` counts.
+    """
+    if not row["verdict"]:
+        return str(row["note"]) or DASH
+    said = str(row["verdict"]) + (", alone" if row.get("alone") else "")
+    if said != "inconclusive":
+        return said
+    if not is_missing(row.get("minutes_needed")):
+        return f"{said} (+{max(math.ceil(row['minutes_needed']), 1)} min)"
+    needed = row["n_needed"]
+    if is_missing(needed):
+        return said
+    more = int(needed) - int(row["n"])
+    return f"{said} (+{more} {replicate}{'s' * (more != 1)})"
+
+
+def rough(share: float) -> str:
+    """A share to two digits, in per cent: 35%, 0.40%."""
+    return f"{significant(100 * share, 2)}%"
+
+
+_TONES = {"faster": "good", "smaller": "good", "better": "good", "slower": "bad", "larger": "bad",
+          "worse": "bad", "equivalent": "same"}  # fmt: skip
+
+
+def tone(verdict: str) -> str:
+    """How a verdict is coloured: ``good``, ``bad``, ``same``, or ``open`` where there is none."""
+    return _TONES.get(re.split("[ ,]", verdict)[0], "open")

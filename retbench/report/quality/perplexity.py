@@ -12,27 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from retbench.metrics import METRICS
 from retbench.report import units
-from retbench.report.citations import letters, words
-from retbench.report.content import Content, title_of
+from retbench.report.content import Content, definitions, title_of
 from retbench.report.frames import records
 from retbench.report.quality import doubts
 from retbench.report.quality import perplexity_figures as figures
 from retbench.report.quality import perplexity_frames as frames
 from retbench.report.quality import perplexity_tables as tables
 from retbench.report.quality.perplexity_tables import Perplexity
-from retbench.report.quality.scaling_tables import is_smoke, precise, printed, verdict
 from retbench.report.quality.trained import EDGES, endings
 from retbench.report.summary import model_order
 
 if TYPE_CHECKING:
     from retbench.store import Run
-
-_METRICS = (
-    "test_nats", "final_dev_loss", "train_loss", "dev_loss", "position_loss", "parameters",
-    "train_tokens", "train_flops", "train_tokens_per_s", "learning_rate", "data_order",
-)  # fmt: skip
 
 
 def content(run: Run) -> Content:
@@ -46,25 +38,26 @@ def content(run: Run) -> Content:
         models=models,
         is_ablation=meta["suite"] == "ablation",
         losses=frames.losses(tested, models),
-        ratios=frames.ratios(tested, pairs, window, smoke=is_smoke(meta)),
+        ratios=frames.ratios(
+            tested, pairs, window, smoke=meta["configuration"]["profile"] == "smoke"
+        ),
         scalars=frames.scalars(run, models),
         tuning=frames.tuning(run),
         curves=frames.curves(run),
         positions=frames.positions(run),
         endings=endings(run, models),
     )
+    tables_ = tables.tables(found)
     return Content(
         path=run.path,
         meta=meta,
-        models=models,
         title=title_of(meta, models),
-        tables=tables.tables(found),
+        stamp=tables.stamped(found),
+        findings=tuple(_findings(found)),
+        tables=tables_,
         figures=figures.figures(found),
         warnings=(*doubts.shared(run, models), *doubts.failures(found.endings)),
-        definitions=tuple((METRICS[tag].title, METRICS[tag].definition) for tag in _METRICS),
-        numbers=_numbers(found),
-        macros=tuple(_macros(found)),
-        findings=tuple(_findings(found)),
+        definitions=definitions(tables_),
     )
 
 
@@ -80,62 +73,15 @@ def comparisons(meta: dict[str, Any]) -> list[tuple[str, str]]:
     return [(c["label"], c["family"]) for c in contenders if c["label"] != c["family"]]
 
 
-def _numbers(found: Perplexity) -> dict[str, Any]:
-    """The content of ``numbers.json``, unrounded."""
-    cells: dict[str, Any] = {}
-    for row in records(found.losses):
-        at = cells.setdefault(row["model"], {}).setdefault(row["phase"], {})
-        names = ("loss", "perplexity", "bits_per_byte")
-        at[str(row["seq_len"])] = {
-            "protocol": row["protocol"], "n": int(row["n"]), "documents": int(row["documents"]),
-            **{name + end: _known(row[name + end]) for name in names for end in
-               ("", "_low", "_high")},
-        }  # fmt: skip
-    return {
-        "profile": found.meta["configuration"]["profile"],
-        "subject": found.models[0],
-        "data": found.meta.get("data"),
-        "models": {
-            row["model"]: {k: _known(v) for k, v in row.items() if k != "model"}
-            for row in records(found.scalars)
-        },
-        "cells": cells,
-        "ratios": {
-            f"{row['subject']} / {row['baseline']}": {
-                **{edge: _known(row[edge]) for edge in EDGES},
-                "n": int(row["n"]), "verdict": row["verdict"] or None,
-                "n_needed": None if pd.isna(row["n_needed"]) else int(row["n_needed"]),
-            }
-            for row in records(found.ratios)
-        },
-    }  # fmt: skip
-
-
-def _known(value: Any) -> Any:
-    return None if isinstance(value, float) and units.is_missing(value) else value
-
-
-def _macros(found: Perplexity) -> Iterator[tuple[str, str]]:
-    """Perplexities, bits per byte and ratios: name without backslash, text."""
-    for row in records(found.losses):
-        phase = "" if row["phase"] == "test" else f"{letters(row['phase'])}{words(row['seq_len'])}"
-        for name in ("perplexity", "bits_per_byte"):
-            yield f"Retbench{letters(name)}{letters(row['model'])}{phase}", printed(row, name)
-    for row in records(found.ratios):
-        if not units.is_missing(row["value"]):
-            name = f"RetbenchRatio{letters(row['subject'])}Over{letters(row['baseline'])}"
-            yield name, precise(*(row[edge] for edge in EDGES))
-            yield f"{name}Verdict", str(row["verdict"])
-
-
 def _findings(found: Perplexity) -> Iterator[str]:
     for row in records(found.ratios):
         if units.is_missing(row["value"]):
             continue
-        text = precise(*(row[edge] for edge in EDGES))
+        text = units.precise(*(row[edge] for edge in EDGES))
         yield (
             f"{row['subject']} has {text} times the perplexity of {row['baseline']} "
-            f"({found.protocol}; {row['n']} seed{'s' if row['n'] != 1 else ''}): {verdict(row)}"
+            f"({found.protocol}; {row['n']} seed{'s' * (row['n'] != 1)}): "
+            f"{units.verdict(row, 'seed')}"
         )
     yield from _at_length(found, found.at("length"), found.at("carried"))
 

@@ -1,0 +1,78 @@
+"""The report of the inference suite, from its summary."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from retbench.report import compare, plots, units
+from retbench.report.content import Content, definitions, filled, title_of
+from retbench.report.speed import tables
+from retbench.report.speed.tables import BATCH, CONTEXT, FLAGS, STATUS
+from retbench.report.summary import Summary, summarise
+from retbench.report.tables import Column, Table, name
+
+if TYPE_CHECKING:
+    from retbench.store import Run
+
+# Metric, percentile, whether its interval is printed, and its rank.
+_COLUMNS = (
+    ("ttft_s", "", True, 0), ("prefill_tokens_per_s", "", False, 4), ("tpot_s", "", True, 0),
+    ("tpot_s", "p90", False, 6), ("tpot_s", "p99", False, 6), ("tpot_bound_s", "", False, 5),
+    ("tpot_over_bound", "", False, 5), ("mean_tpot_s", "", True, 3),
+    ("decode_tokens_per_s", "", False, 2), ("state_bytes", "", False, 1),
+    ("prefill_peak_bytes", "", False, 2), ("decode_peak_bytes", "", False, 1),
+    ("prefill_mfu", "", False, 7), ("decode_bandwidth", "", False, 7),
+)  # fmt: skip
+
+
+def content(run: Run) -> Content:
+    """All that the report says of an inference run."""
+    summary = summarise(run)
+    tables_ = filled(
+        _ratios(summary), tables.crossovers(summary), tables.batches(summary), _cells(summary),
+        tables.setup(summary),
+    )  # fmt: skip
+    return Content(
+        path=summary.path,
+        meta=summary.meta,
+        title=title_of(summary.meta, summary.models),
+        stamp=tables.stamped(summary.meta),
+        findings=(),
+        tables=tables_,
+        figures=plots.figures(summary),
+        warnings=summary.warnings,
+        definitions=definitions(tables_),
+    )
+
+
+def _cells(summary: Summary) -> Table:
+    """One row per model and point: every figure, or how the cell failed, and its flags."""
+    present = set(summary.cells["metric"])
+    shown = (
+        tables.metric(summary.cells, tag, interval=interval, percentile=percentile, rank=rank)
+        for tag, percentile, interval, rank in _COLUMNS
+        if tag in present
+    )
+    columns = [name("Model", "model"), CONTEXT, BATCH, STATUS, *shown, FLAGS]
+    tails = (
+        "p90 and p99 describe the time per step of slices, each of several decode steps where one "
+        f"is short, of all processes together; {units.DASH}: too few of them (p90 needs 29, p99 "
+        "299)"
+    )
+    return tables.cells(summary, columns, (tables.CELLS_ARE, tails))
+
+
+def _ratios(summary: Summary) -> Table:
+    """The subject over each baseline: one row per baseline and point, verdicts beside the times."""
+    ratios = summary.ratios
+    columns = [
+        name("Baseline", "baseline"), CONTEXT, BATCH,
+        Column("Blocks", tables.blocks, rank=3),
+        *tables.ratio_columns(ratios, (*compare.TIMES, *compare.MEMORY)),
+    ]  # fmt: skip
+    return Table(
+        "ratios", f"Ratios: {summary.models[0]} / baseline", ratios, columns,
+        tables.ratio_notes(ratios, summary.meta), tables.ratio_rows(ratios, summary.models),
+        grouped=True, above=True, cited={"value": ""},
+        ids=("metric", "subject", "baseline", "point"),
+    )  # fmt: skip
