@@ -126,7 +126,7 @@ class Console:
         self.show(
             render.expected(forecast, available_bytes),
             Text(f"{len(forecast.cells)} cells in {forecast.blocks} blocks, about "
-                 f"{render.duration(forecast.total_s)}"),
+                 f"{units.duration(forecast.total_s)}"),
             Text(render.memory_line(len(unfit), available_bytes)),
         )  # fmt: skip
         self.emit({
@@ -242,7 +242,7 @@ class Progress:
 
     def _remaining(self) -> str:
         left_s = self._left.seconds() if self._left else None
-        return "" if left_s is None else f", about {render.duration(left_s)} left"
+        return "" if left_s is None else f", about {units.duration(left_s)} left"
 
     def _redraw(self) -> None:
         if self._live is None or self._left is None:
@@ -251,7 +251,7 @@ class Progress:
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
             ProgressBar(total=self._total, completed=self._left.cells_done, width=30),
-            f"{self._left.cells_done}/{self._total} cells, {render.duration(elapsed_s)}"
+            f"{self._left.cells_done}/{self._total} cells, {units.duration(elapsed_s)}"
             f"{self._remaining()}",
         )
         self._live.update(Group(bar, Text(f"{self._worker}  {self._doing}")), refresh=True)

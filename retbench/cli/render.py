@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
+from textwrap import fill, wrap
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -24,16 +25,6 @@ if TYPE_CHECKING:
     from retbench.report.tables import Table as Declared
 
 _COLOURS = {"good": "green", "bad": "red", "same": "cyan", "open": "dim"}
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: ``40 s``, ``3 min``, ``2 h 05 min``."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def table(title: str, columns: Iterable[tuple[str, bool]]) -> Table:
@@ -49,42 +40,53 @@ def table(title: str, columns: Iterable[tuple[str, bool]]) -> Table:
     return made
 
 
-def of_table(declared: Declared, width: int) -> Group:
-    """A report's table: what fits ``width`` characters, each cell whole, its notes below it.
+def of_table(declared: Declared, width: int) -> Text:
+    """A report's table in at most ``width`` characters, every cell whole, its notes below it.
 
     Columns that do not fit are named, with the file that has them.
     """
-    kept = declared.fitting(width)
-    made = Table(
-        title=declared.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
-        show_edge=False, padding=(0, 1, 0, 0),
-    )  # fmt: skip
-    for i in kept:
-        is_sentence = declared.columns[i].style == "sentence"
-        made.add_column(
-            "\n".join(declared.heading(i)), overflow="fold", no_wrap=not is_sentence,
-            justify="right" if declared.columns[i].numeric else "left",
-            min_width=declared.width(i),
-        )  # fmt: skip
-    group = None
-    for cells in declared.cells:
-        if declared.grouped and cells[0] != group:
-            group = cells[0]
-            made.add_row(Text(group, style="italic"))
-        made.add_row(*(_cell(declared, i, cells[i]) for i in kept))
+    shown = declared.fitted(width)
+    kept = range(shown.grouped, len(shown.columns))
+    widths = [shown.width(i) for i in kept]
+    if shown.columns[-1].style == "sentence":  # it may be broken, but has the room there is
+        longest = max(len(cells[-1]) for cells in shown.cells)
+        widths[-1] = min(
+            max(longest, widths[-1]), width - sum(widths[:-1]) - shown.GAP * len(kept[1:])
+        )
+    lines = Text(f"{declared.title}\n", style="bold")
+    headings = [shown.heading(i) for i in kept]
+    for line in zip_longest(*(_bottom(heading, headings) for heading in headings)):
+        lines.append(_line(shown, line, widths))
+    lines.append("─" * (sum(widths) + shown.GAP * len(kept[1:])) + "\n")
+    for group, rows in shown.groups():
+        lines.append(Text(f"{group}\n", style="italic") if group else "")
+        for cells in rows:
+            for line in zip_longest(*map(wrap, cells, widths), fillvalue=""):
+                lines.append(_line(shown, line, widths))
     notes = list(declared.notes)
-    left_out = [c.title for i, c in enumerate(declared.columns) if i not in kept]
-    left_out = left_out[declared.grouped :]
-    if left_out:
+    if left_out := declared.missing(shown):
         plural = "s" * (len(left_out) > 1)
-        names = ", ".join(left_out)
-        notes.append(f"+{len(left_out)} column{plural} in tables/{declared.name}.md: {names}")
-    return Group(made, *(Text(f"  {note}", style="dim") for note in notes), Text(""))
+        notes.append(f"+{len(left_out)} column{plural} in tables/{declared.name}.md: "
+                     f"{', '.join(left_out)}")  # fmt: skip
+    for note in notes:
+        lines.append(fill(note, width, initial_indent="  ", subsequent_indent="  ") + "\n")
+    return lines
 
 
-def _cell(declared: Declared, index: int, text: str) -> Text:
-    is_verdict = declared.columns[index].style == "verdict"
-    return Text(text, style=_COLOURS[units.tone(text)] if is_verdict else "")
+def _bottom(heading: Sequence[str], headings: Sequence[Sequence[str]]) -> list[str]:
+    """A heading's lines, as many as the highest has, the empty ones above."""
+    return [""] * (max(map(len, headings)) - len(heading)) + list(heading)
+
+
+def _line(table: Declared, texts: Sequence[str], widths: Sequence[int]) -> Text:
+    """One line of a table's cells."""
+    line = Text()
+    for column, text, width in zip(table.columns[table.grouped :], texts, widths, strict=True):
+        style = _COLOURS[units.tone(text)] if column.style == "verdict" else ""
+        line.append(f"{text:>{width}}" if column.numeric else f"{text:<{width}}", style=style)
+        line.append(" " * table.GAP)
+    line.rstrip()
+    return line.append("\n")
 
 
 def load_warning(provenance: Mapping[str, Any]) -> str | None:

@@ -87,8 +87,8 @@ def title_of(meta: Mapping[str, Any], models: Sequence[str]) -> str:
 
 
 def filled(*tables: Table) -> tuple[Table, ...]:
-    """The tables that have a row."""
-    return tuple(table for table in tables if table.cells)
+    """The tables that have a row, without the columns that say the same in all."""
+    return tuple(table.condensed() for table in tables if table.cells)
 
 
 def definitions(

@@ -118,8 +118,9 @@ def markdown(table: Table, stamp: Sequence[str]) -> str:
 
 def latex(table: Table, stamp: Sequence[str]) -> str:
     """A ``table`` float with booktabs rules, a caption that carries the notes, and a label."""
-    kept = table.fitting(_TEXT_WIDTH)
-    is_wide = sum(table.width(i) + 2 for i in kept) > _WIDE
+    table = table.fitted(_TEXT_WIDTH)
+    kept = range(table.grouped, len(table.columns))
+    is_wide = table.total() > _WIDE
     notes = " ".join(f"{escape(note[0].upper() + note[1:])}." for note in (*table.notes, *stamp))
     lines = [
         "% needs \\usepackage{booktabs} and a text width of 16 cm",
@@ -133,25 +134,14 @@ def latex(table: Table, stamp: Sequence[str]) -> str:
         "\\toprule",
         *map(_row, zip_longest(*(table.heading(i) for i in kept), fillvalue="")),
         "\\midrule",
-        *_body(table, kept),
-        "\\bottomrule",
-        "\\end{tabular}",
-        "\\end{table}",
     ]
-    return "\n".join(lines) + "\n"
-
-
-def _body(table: Table, kept: Sequence[int]) -> Iterator[str]:
-    """The rows; where they are grouped, each group under a line with what they share."""
-    group = None
-    for cells in table.cells:
-        if table.grouped and cells[0] != group:
-            if group is not None:
-                yield "\\addlinespace"
-            group = cells[0]
+    for group, rows in table.groups():
+        if group:
+            lines += ["\\addlinespace"] if lines[-1] != "\\midrule" else []
             heading = f"\\textit{{{escape(group)}}}"
-            yield f"\\multicolumn{{{len(kept)}}}{{@{{}}l}}{{{heading}}} \\\\"
-        yield _row([cells[i] for i in kept])
+            lines.append(f"\\multicolumn{{{len(kept)}}}{{@{{}}l}}{{{heading}}} \\\\")
+        lines += map(_row, rows)
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"]) + "\n"
 
 
 def _row(cells: Sequence[str]) -> str:

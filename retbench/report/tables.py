@@ -7,17 +7,17 @@ frame), its Markdown, LaTeX and HTML, what the console prints, and the numbers t
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from itertools import groupby
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
 from retbench.report import units
 from retbench.report.frames import Row, records
 
-GAP = 2  # characters between two columns
 _SENTENCE = 28  # characters that a column of sentences needs at least
 
 
@@ -80,6 +80,8 @@ class Table:
         ids: the columns of ``frame`` that tell its rows apart; in LaTeX their values name a number.
     """
 
+    GAP: ClassVar[int] = 2  # characters between two columns
+
     name: str
     title: str
     frame: pd.DataFrame
@@ -97,18 +99,64 @@ class Table:
         rows = records(self.frame) if self.rows is None else self.rows
         return [tuple(column.cell(row) for column in self.columns) for row in rows]
 
-    def fitting(self, width: int) -> list[int]:
-        """Which columns fit ``width`` characters, where those of the highest ranks are left out.
+    def fitted(self, width: int) -> Table:
+        """The table without the columns that ``width`` characters have no room for.
 
+        Where that is any, verdicts are their first word, since a note or the CSV has the rest.
         The heading of a group has a line of its own.
         """
-        kept = list(range(self.grouped, len(self.columns)))
-        while sum(self.width(i) + GAP for i in kept) - GAP > width:
-            last = max(kept, key=lambda i: (self.columns[i].rank, i))
-            if not self.columns[last].rank:
+        if self.total() <= width:
+            return self
+        kept = [_short(column) if column.style == "verdict" else column for column in self.columns]
+        table = replace(self, columns=kept)
+        while table.total() > width:
+            ranks = [column.rank for column in kept]
+            if not max(ranks):
                 break
-            kept.remove(last)
-        return kept
+            del kept[len(ranks) - 1 - ranks[::-1].index(max(ranks))]
+            table = replace(self, columns=kept)
+        return table
+
+    def total(self) -> int:
+        """The characters of a line of the console."""
+        return (
+            sum(self.width(i) + self.GAP for i in range(self.grouped, len(self.columns))) - self.GAP
+        )
+
+    def missing(self, shown: Table) -> list[str]:
+        """The titles of the columns that a fitted table has left out; a verdict says of what."""
+        kept = {(column.title, column.metric) for column in shown.columns}
+        titles, before = [], ""
+        for column in self.columns:
+            if (column.title, column.metric) not in kept:
+                of = f" of {before}" if column.style == "verdict" else ""
+                titles.append(column.title + of)
+            before = column.title
+        return titles
+
+    def condensed(self) -> Table:
+        """The table without the columns that say the same in every row: a note says it once."""
+        if len(self.cells) < 2:
+            return self
+        same = [
+            i
+            for i, column in enumerate(self.columns)
+            if i and len({cells[i] for cells in self.cells}) == 1
+            if column.style != "verdict" and (column.rank or column.style != "sentence")
+        ]
+        if not same:
+            return self
+        said = "; ".join(f"{self.columns[i].heading} {self.cells[0][i]}" for i in same)
+        columns = [column for i, column in enumerate(self.columns) if i not in same]
+        return replace(self, columns=columns, notes=(*self.notes, f"in every row: {said}"))
+
+    def groups(self) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+        """The heading of each group of rows and its rows' other cells; one of all where none is."""
+        if not self.grouped:
+            yield "", self.cells
+            return
+        for heading, rows in groupby(self.cells, key=lambda cells: cells[0]):
+            yield heading, [cells[1:] for cells in rows]
 
     def width(self, index: int) -> int:
         """The characters that a column needs, its heading broken at spaces."""
@@ -123,6 +171,10 @@ class Table:
         column = self.columns[index]
         lines = textwrap.wrap(column.title, self.width(index), break_on_hyphens=False)
         return [*lines, f"({column.unit})"] if column.unit else lines
+
+
+def _short(column: Column) -> Column:
+    return replace(column, text=lambda row: column.cell(row).partition(" (")[0])
 
 
 def name(title: str, key: str) -> Column:

@@ -87,23 +87,66 @@ def significant(value: float | None, digits: int = 3) -> str:
         return "0"
     if not 1e-4 <= abs(value) < 1e12:
         return f"{value:.{digits - 1}e}"
-    magnitude = math.floor(math.log10(abs(value)))
-    rounded = round(value, digits - 1 - magnitude)
-    if rounded:  # 9.996 becomes 10.0, which has one digit more before the point
-        magnitude = math.floor(math.log10(abs(rounded)))
-    return f"{rounded:.{max(digits - 1 - magnitude, 0)}f}"
+    rounded = round(value, digits - 1 - _magnitude(value))
+    # 9.996 becomes 10.0, which has one digit more before the point.
+    return f"{rounded:.{max(digits - 1 - _magnitude(rounded), 0)}f}"
 
 
 def with_interval(
-    value: float | None, low: float | None, high: float | None, divisor: float = 1.0
+    value: float | None,
+    low: float | None = None,
+    high: float | None = None,
+    divisor: float = 1.0,
+    digits: int = 3,
 ) -> str:
-    """``value [low, high]`` over ``divisor``; the bare value where there is no interval."""
-    if value is None or is_missing(value):
-        return DASH
-    text = significant(value / divisor)
-    if low is None or high is None or is_missing(low) or is_missing(high):
-        return text
-    return f"{text} [{significant(low / divisor)}, {significant(high / divisor)}]"
+    """``value [low, high]`` over ``divisor``; the bare value where there is no interval.
+
+    All three have the decimals that ``digits`` significant digits of the value need, or one digit
+    of the interval's half width where that is finer (M16).
+
+    >>> with_interval(0.0123456, 0.01234, 0.01236)
+    '0.01235 [0.01234, 0.01236]'
+    """
+    if value is None or low is None or high is None or is_missing(value + high - low):
+        return significant(value if value is None else value / divisor, digits)
+    edges = value / divisor, low / divisor, high / divisor
+    half = (edges[2] - edges[1]) / 2
+    decimals = digits - 1 - _magnitude(edges[0])
+    if half > 0:
+        decimals = max(decimals, -_magnitude(half))
+    texts = [f"{round(edge, decimals):.{max(decimals, 0)}f}" for edge in edges]
+    return f"{texts[0]} [{texts[1]}, {texts[2]}]"
+
+
+def _magnitude(value: float) -> int:
+    """The power of ten of a number's first digit."""
+    return math.floor(math.log10(abs(value))) if value else 0
+
+
+def ratio(value: float, low: float | None = None, high: float | None = None) -> str:
+    """A ratio with its interval; from 1 to 2 to three decimals, as below 1."""
+    return with_interval(value, low, high, digits=4 if 1 <= value < 2 else 3)
+
+
+def factor(row: Mapping[str, Any], lower: str = "faster", higher: str = "slower") -> str:
+    """A ratio as people say it: 2.65x faster [2.57, 2.74].
+
+    Args:
+        row: of a ratio, subject over baseline, with ``value``, ``low`` and ``high``.
+        lower: what the subject is below 1.
+        higher: and above it.
+    """
+    edges = row["value"], row["low"], row["high"]
+    if row["value"] < 1:
+        edges = 1 / row["value"], 1 / row["high"], 1 / row["low"]
+    value, bracket, interval = ratio(*edges).partition(" [")
+    return f"{value}x {lower if row['value'] < 1 else higher}{bracket}{interval}"
+
+
+def change(row: Mapping[str, Any]) -> str:
+    """A ratio as the change in per cent that it is: +4.6% [+3.4, +5.8]."""
+    value, low, high = (row[edge] - 1 for edge in ("value", "low", "high"))
+    return _shares(value, low, high, "%", "+")
 
 
 def rounded_tokens(count: float) -> str:
@@ -119,35 +162,27 @@ def tokens(count: float) -> str:
     return f"{whole}"
 
 
-def precise(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """``value [low, high]`` with as many digits as the interval supports, at least three (M16).
-
-    >>> precise(1.01234, 1.01101, 1.01402)
-    '1.0123 [1.0110, 1.0140]'
-    """
-    if value is None or low is None or high is None or is_missing(high - low) or not low < high:
-        return with_interval(value, low, high)
-    supported = 1 - math.floor(math.log10((high - low) / 2))  # decimals of two digits of its half
-    needed = 2 - math.floor(math.log10(max(abs(value), 1e-4)))  # decimals of three digits
-    decimals = min(max(supported, needed, 0), 6)
-    return f"{value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
-
-
 def percent(share: float | None, low: float | None = None, high: float | None = None) -> str:
     """A share with its interval, in per cent: 97.1% [93.2, 98.8]."""
-    if share is None or is_missing(share):
-        return DASH
-    if low is None or high is None or is_missing(low) or is_missing(high):
-        return f"{100 * share:.1f}%"
-    return f"{100 * share:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
+    return _shares(share, low, high, "%", "")
 
 
 def points(value: float, low: float, high: float) -> str:
     """A difference of shares with its interval, in percentage points: +2.0 [−1.0, +5.0]."""
-    if is_missing(value):
+    return _shares(value, low, high, "", "+")
+
+
+def _shares(
+    value: float | None, low: float | None, high: float | None, unit: str, sign: str
+) -> str:
+    if value is None or is_missing(value):
         return DASH
-    texts = [f"{100 * edge:+.1f}".replace("-", "−") for edge in (value, low, high)]
-    return texts[0] if is_missing(low) else f"{texts[0]} [{texts[1]}, {texts[2]}]"
+    texts = [
+        f"{100 * edge:{sign}.1f}".replace("-", "−")
+        for edge in (value, low, high)
+        if edge is not None and not is_missing(edge)
+    ]
+    return f"{texts[0]}{unit}" + (f" [{texts[1]}, {texts[2]}]" if len(texts) == 3 else "")
 
 
 def count(number: float) -> str:
@@ -166,6 +201,16 @@ def scaled(value: float, unit: str) -> str:
         return DASH
     scale = scale_for(unit, [value])
     return f"{significant(value / scale.divisor)} {scale.symbol}".rstrip()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: ``40 s``, ``3 min``, ``2 h 05 min``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def verdict(row: Mapping[str, Any], replicate: str = "block") -> str:

@@ -18,7 +18,7 @@ def quantity(title: str, key: str, unit: str = "", *, rank: int = 1, metric: str
     """A column of a quantity with its interval: ``key``, ``key_low`` and ``key_high`` of a row."""
 
     def text(row: Row) -> str:
-        return units.precise(row[key], row[f"{key}_low"], row[f"{key}_high"])
+        return units.with_interval(row[key], row[f"{key}_low"], row[f"{key}_high"])
 
     return Column(title, text, unit, rank, metric=metric)
 

@@ -77,7 +77,7 @@ def _findings(found: Perplexity) -> Iterator[str]:
     for row in records(found.ratios):
         if units.is_missing(row["value"]):
             continue
-        text = units.precise(*(row[edge] for edge in EDGES))
+        text = units.ratio(*(row[edge] for edge in EDGES))
         yield (
             f"{row['subject']} has {text} times the perplexity of {row['baseline']} "
             f"({found.protocol}; {row['n']} seed{'s' * (row['n'] != 1)}): "

@@ -107,7 +107,7 @@ def _losses(found: Perplexity) -> Table:
         learning_rate(rank=4), Column("Seeds", lambda row: seeds(row), rank=3),
         quantity("Perplexity", "perplexity", rank=0, metric="test_nats"),
         quantity("Bits per byte", "bits_per_byte", rank=1),
-        Column(title, lambda row: units.precise(*(row[edge] for edge in EDGES)), rank=0),
+        Column(title, lambda row: units.ratio(*(row[edge] for edge in EDGES)), rank=0),
         Column("Verdict", _verdict, rank=0, style="verdict"),
         Column("Status", ending, style="name", rank=2),
     ]  # fmt: skip

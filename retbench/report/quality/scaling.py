@@ -65,7 +65,7 @@ def _findings(scaling: Scaling) -> Iterator[str]:
     for baseline in scaling.models[1:]:
         rows = records(scaling.ratios[scaling.ratios["baseline"] == baseline])
         said = [
-            f"{row['preset']} {units.precise(*(row[edge] for edge in EDGES))} "
+            f"{row['preset']} {units.ratio(*(row[edge] for edge in EDGES))} "
             f"({units.verdict(row, 'seed')})"
             for row in rows
             if not units.is_missing(row["value"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 
 from retbench.report import units
-from retbench.report.compare import NO_CLAIM
 from retbench.report.content import filled
 from retbench.report.frames import Row
 from retbench.report.quality.columns import (
@@ -20,7 +19,7 @@ from retbench.report.quality.scaling_figures import TITLES, Scaling
 from retbench.report.quality.scaling_frames import ALONG, Along
 from retbench.report.quality.trained import EDGES, edges, ending
 from retbench.report.tables import Column, Table, name
-from retbench.stats.power_law import LEAST_SIZES_OFFSET, Crossing
+from retbench.stats.power_law import LEAST_SIZES_OFFSET
 
 _PAPER = (
     "the RetNet paper (arXiv 2307.08621, figure 5) reports that RetNet does better than the "
@@ -63,7 +62,7 @@ def _ratios(scaling: Scaling) -> Table:
     """One row per preset and baseline: the ratio of perplexities and its verdict."""
     columns = [
         name("Preset", "preset"), name("Baseline", "baseline"), _SEEDS,
-        Column("Ratio", lambda row: units.precise(*(row[edge] for edge in EDGES)), rank=0),
+        Column("Ratio", lambda row: units.ratio(*(row[edge] for edge in EDGES)), rank=0),
         Column("Verdict", lambda row: units.verdict(row, "seed"), rank=0, style="verdict"),
     ]  # fmt: skip
     notes = (
@@ -129,48 +128,45 @@ def sized(size: float, along: Along) -> str:
 
 def _crossings(scaling: Scaling) -> Table:
     """Where the subject's law meets each baseline's, if anywhere."""
-    is_smoke = scaling.meta["configuration"]["profile"] == "smoke"
     rows: list[Row] = []
     for along in ALONG:
         for baseline in scaling.models[1:]:
             found = scaling.laws[along].crossings.get(baseline)
-            entry = {} if found is None else {
+            rows.append({"along": along, "baseline": baseline})
+            if found is None:
+                continue
+            rows[-1] |= {
                 "status": found.status, "value": found.value, "low": found.low, "high": found.high,
                 "factor": found.factor, "beyond": found.beyond, "n": found.n,
             }  # fmt: skip
-            said = NO_CLAIM if is_smoke else meets(found, along)
-            rows.append({"along": along, "baseline": baseline, **entry, "said": said})
     notes = (
         "95% interval by Fieller's method, paired by seed; beyond the measured sizes the factor "
         "says how far, and the law is an assumption there",
         _PAPER,
     )
-    header = ["along", "baseline", "status", "value", "low", "high", "factor", "beyond", "n",
-              "said"]  # fmt: skip
+    header = ["along", "baseline", "status", "value", "low", "high", "factor", "beyond", "n"]
     return Table(
         "crossing", f"Where the law of {scaling.models[0]} meets the baseline's",
         pd.DataFrame(rows, columns=header),
-        [_OVER, name("Baseline", "baseline"), Column("Crossing", "said", rank=0, style="sentence")],
+        [_OVER, name("Baseline", "baseline"), Column("Crossing", meets, rank=0, style="sentence")],
         notes, grouped=True, above=True, cited={"value": "crossing"}, ids=("baseline", "along"),
     )  # fmt: skip
 
 
-def meets(found: Crossing | None, along: Along) -> str:
+def meets(row: Row) -> str:
     """A crossing in words."""
-    if found is None:
+    if not isinstance(row["status"], str):
         return "not fitted: it takes two sizes of both models"
-    if found.value is None or found.factor is None:
+    if units.is_missing(row["value"]) or units.is_missing(row["factor"]):
         return "unclear: the exponents are not told apart"
-    at = sized(found.value, along)
-    if found.low is not None and found.high is not None:
-        at += f" [{sized(found.low, along)}, {sized(found.high, along)}]"
-    noun = " parameters" if along == "parameters" else ""
-    text = f"{at}{noun}, {found.beyond} beyond"
-    if found.n < 2:
-        text += ", from one seed"
-    if found.status == "within":
+    at = sized(row["value"], row["along"])
+    if not units.is_missing(row["low"]) and not units.is_missing(row["high"]):
+        at += f" [{sized(row['low'], row['along'])}, {sized(row['high'], row['along'])}]"
+    noun = " parameters" if row["along"] == "parameters" else ""
+    text = f"{at}{noun}, {row['beyond']} beyond" + (", from one seed" if row["n"] < 2 else "")
+    if row["status"] == "within":
         return text
-    factor = f"{units.significant(found.factor, 2)} times beyond the sizes measured"
-    if found.status == "near":
+    factor = f"{units.significant(row['factor'], 2)} times beyond the sizes measured"
+    if row["status"] == "near":
         return f"extrapolated, {factor}: {text}"
     return f"none near the sizes measured (the laws would meet {factor})"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from retbench.report import compare, plots, units
 from retbench.report.content import Content, definitions, filled, title_of
 from retbench.report.speed import tables
+from retbench.report.speed.answers import answers
 from retbench.report.speed.tables import BATCH, CONTEXT, FLAGS, STATUS
 from retbench.report.summary import Summary, summarise
 from retbench.report.tables import Column, Table, name
@@ -16,13 +17,14 @@ if TYPE_CHECKING:
 
 # Metric, percentile, whether its interval is printed, and its rank.
 _COLUMNS = (
-    ("ttft_s", "", True, 0), ("prefill_tokens_per_s", "", False, 4), ("tpot_s", "", True, 0),
+    ("ttft_s", "", True, 1), ("prefill_tokens_per_s", "", False, 4), ("tpot_s", "", True, 0),
     ("tpot_s", "p90", False, 6), ("tpot_s", "p99", False, 6), ("tpot_bound_s", "", False, 5),
     ("tpot_over_bound", "", False, 5), ("mean_tpot_s", "", True, 3),
     ("decode_tokens_per_s", "", False, 2), ("state_bytes", "", False, 1),
     ("prefill_peak_bytes", "", False, 2), ("decode_peak_bytes", "", False, 1),
     ("prefill_mfu", "", False, 7), ("decode_bandwidth", "", False, 7),
 )  # fmt: skip
+_ANSWERED = ("tpot_s", "ttft_s", "state_bytes")
 
 
 def content(run: Run) -> Content:
@@ -37,7 +39,7 @@ def content(run: Run) -> Content:
         meta=summary.meta,
         title=title_of(summary.meta, summary.models),
         stamp=tables.stamped(summary.meta),
-        findings=(),
+        findings=tuple(answers(summary, _ANSWERED)),
         tables=tables_,
         figures=plots.figures(summary),
         warnings=summary.warnings,

@@ -14,6 +14,7 @@ from retbench.report.frames import Row, groups, records
 from retbench.report.speed import kernels_figures as figures
 from retbench.report.speed import kernels_frames as frames
 from retbench.report.speed import tables
+from retbench.report.speed.answers import still_open
 from retbench.report.speed.kernels_frames import SETTING, Kernels, at
 from retbench.report.speed.tables import CONTEXT, STATUS
 from retbench.report.tables import Column, Table, name, wide
@@ -149,7 +150,7 @@ def _ratios(kernels: Kernels) -> Table:
     """The subject's time over each other operation's, with the verdict."""
     columns = [
         _setting(kernels), name("Baseline", "baseline"), CONTEXT, Column("Blocks", "n", rank=3),
-        Column("Time", lambda row: units.with_interval(row["value"], row["low"], row["high"]),
+        Column("Time", lambda row: units.ratio(row["value"], row["low"], row["high"]),
                rank=0, metric="kernel_s"),
         Column("Verdict", units.verdict, rank=0, style="verdict"),
     ]  # fmt: skip
@@ -165,7 +166,8 @@ def _crossovers(kernels: Kernels) -> Table:
     """From which context on the subject is faster or slower."""
     columns = [_setting(kernels), name("Baseline", "baseline"), *tables.CROSSING_COLUMNS]
     return Table(
-        "crossover", f"Crossover of {kernels.models[0]}", kernels.crossovers, columns,
+        "crossover", f"Crossover of {kernels.models[0]}", tables.claimed(kernels.crossovers),
+        columns,
         (tables.CROSSOVER_IS,), grouped=True, above=True, cited={"value": "crossover"},
         ids=("baseline", *SETTING),
     )  # fmt: skip
@@ -184,12 +186,13 @@ def _findings(kernels: Kernels) -> Iterator[str]:
                 fastest.append((str(best), int(context)))
         if fastest:
             yield f"{_setting(kernels).cell(setting)}: {_succession(fastest)}"
+    yield from still_open(kernels.ratios, kernels.meta)
 
 
 def _succession(fastest: list[tuple[str, int]]) -> str:
     """Who is fastest, then who, in words."""
     (first, shortest), *later = fastest
     if not later:
-        return f"{first} has the lowest median time at every context"
+        return f"lowest median time: {first} at every context"
     then = ", ".join(f"{name} from {units.tokens(context)} on" for name, context in later)
-    return f"{first} has the lowest median time at {units.tokens(shortest)} tokens, {then}"
+    return f"lowest median time: {first} from {units.tokens(shortest)} tokens on, {then}"

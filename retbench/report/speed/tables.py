@@ -29,6 +29,9 @@ CONTEXT = Column("Context", lambda row: units.tokens(row["seq_len"]), rank=0)
 BATCH = Column("Batch", "batch_size", rank=0)
 STATUS = Column("Status", lambda row: ending(row), rank=0, style="name")
 FLAGS = Column("Flags", "flags", rank=9, style="sentence")
+# In which order ratios are left out where there is no room; the first time stays.
+_RANKS = {"mean_tpot_s": 4, "prefill_peak_bytes": 3, "decode_peak_bytes": 2, "state_bytes": 1,
+          "step_peak_bytes": 2, "activations_bytes": 1}  # fmt: skip
 _SETUP = ("cold_start_s", "import_s", "build_s", "gate_s", "gate_error")
 
 
@@ -82,12 +85,12 @@ def ratio_columns(ratios: pd.DataFrame, tags: Sequence[str]) -> Iterator[Column]
         timed = tag in compare.TIMES
         yield Column(
             metric_of(tag).title, partial(_ratio, tag=tag, timed=timed),
-            rank=int(not timed or bool(said)), metric=tag,
+            rank=_RANKS.get(tag, bool(said)), metric=tag,
         )  # fmt: skip
         if timed:
             yield Column(
                 "Verdict", partial(_verdict, tag=tag, before=tuple(said)),
-                rank=int(bool(said)), style="verdict",
+                rank=_RANKS.get(tag, bool(said)), style="verdict", metric=tag,
             )  # fmt: skip
             said.append(tag)
 
@@ -96,7 +99,7 @@ def _ratio(row: Row, tag: str, timed: bool) -> str:
     if (found := row.get(tag)) is None:
         return units.DASH
     edges = (found["low"], found["high"]) if timed else (None, None)
-    return units.with_interval(found["value"], *edges)
+    return units.ratio(found["value"], *edges) if found["n"] else units.DASH
 
 
 def _verdict(row: Row, tag: str, before: Sequence[str]) -> str:
@@ -175,19 +178,22 @@ def resolution(timed: pd.DataFrame) -> str | None:
 
 def crossing(row: Mapping[str, Any]) -> str:
     """A crossover in words, with its interval; or in which direction it was not reached."""
-    if row["status"] == compare.NO_CLAIM:
-        return compare.NO_CLAIM
     timed = row.get("metric", "kernel_s") in compare.TIMES
     lower, higher = ("faster", "slower") if timed else ("smaller", "larger")
     if row["status"] == "reached":
         value, low, high = (row[edge] for edge in ("value", "low", "high"))
         at = f"{value:.0f}" if low == high else units.with_interval(value, low, high)
-        direction = row.get("direction", row.get("direction_beyond"))
+        direction = row.get("direction_beyond", row.get("direction"))
         return f"{at} tokens, {lower if direction == 'better' else higher} beyond"
     if row["status"] == "unclear":
         return f"unclear: {row['reason']}"
     side = lower if row["status"] == "always below" else higher
     return f"not reached: {side} at every context"
+
+
+def claimed(crossovers: pd.DataFrame) -> pd.DataFrame:
+    """The crossovers of a run that makes claims."""
+    return crossovers[crossovers["status"] != compare.NO_CLAIM]
 
 
 def crossovers(summary: Summary, note: str = CROSSOVER_IS) -> Table:
@@ -197,20 +203,22 @@ def crossovers(summary: Summary, note: str = CROSSOVER_IS) -> Table:
         name("Baseline", "baseline"), BATCH, *CROSSING_COLUMNS,
     ]  # fmt: skip
     return Table(
-        "crossover", f"Crossover of {summary.models[0]}", summary.crossovers, columns, (note,),
-        above=True, cited={"value": ""}, ids=("metric", "subject", "baseline"),
+        "crossover", f"Crossover of {summary.models[0]}", claimed(summary.crossovers), columns,
+        (note,), above=True, cited={"value": ""}, ids=("metric", "subject", "baseline"),
     )  # fmt: skip
 
 
 def batches(summary: Summary) -> Table:
-    """How far each model's batch size can go, where several were tried."""
+    """How far each model's batch size can go; no row where every batch tried fits."""
     columns = (
         name("Model", "model"), CONTEXT,
         Column("Largest batch", lambda row: largest(row), rank=0),
         Column("Beyond it", lambda row: stopped(row), style="name"),
     )  # fmt: skip
+    is_known = summary.batches["stopped_at"].notna().any()
+    rows = summary.batches if is_known else summary.batches.iloc[:0]
     return Table(
-        "batch", "Largest batch that fits", summary.batches, columns,
+        "batch", "Largest batch that fits", rows, columns,
         ("the largest batch size that ended ok in every block",), above=True,
         cited={"batch_size": "batch_size"}, ids=("model", "seq_len"),
     )  # fmt: skip

@@ -5,6 +5,7 @@ A run of several processes has one table more, of what it gains by them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from retbench.report.content import Content, definitions, filled, title_of
 from retbench.report.efficiency import processes_of
 from retbench.report.frames import records
 from retbench.report.speed import tables, training_figures
+from retbench.report.speed.answers import answers
 from retbench.report.speed.tables import BATCH, CONTEXT, FLAGS, STATUS
 from retbench.report.summary import Summary, summarise
 from retbench.report.tables import Column, Table, name, wide
@@ -61,12 +63,23 @@ def content(run: Run) -> Content:
         meta=summary.meta,
         title=title_of(summary.meta, summary.models),
         stamp=tables.stamped(summary.meta),
-        findings=(),
+        findings=(*_gains(summary), *answers(summary, ("step_s", "activations_bytes"))),
         tables=tables_,
         figures=training_figures.figures(summary),
         warnings=summary.warnings,
         definitions=definitions(tables_, _HERE),
     )
+
+
+def _gains(summary: Summary) -> Iterator[str]:
+    """What the subject gains by several processes."""
+    for row in records(summary.efficiencies):
+        if row["model"] == summary.models[0] and not row["note"]:
+            gain = units.significant(row["value"] * row["processes"])
+            yield (
+                f"{row['processes']} processes make a step of {row['model']} {gain}x faster than "
+                f"one: a scaling efficiency of {_efficiency(row)}"
+            )
 
 
 def _is_step(table: pd.DataFrame) -> pd.Series[bool]:
