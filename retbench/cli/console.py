@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 PIPED_COLUMNS = 100
 # A narrower terminal breaks the lines of a table; a narrower table would lose digits.
 _FEWEST_COLUMNS = 80
-_ANSWERS, _WARNINGS = 6, 2  # that are printed where the tables are not
+_MOST_LINES, _WARNING_LINES = 12, 3  # that are printed where the tables are not
 
 
 def error(message: str) -> None:
@@ -90,26 +90,30 @@ class Console:
             files: that were written.
             tables: whether every table follows.
         """
-        self.show(Text(_heading(content.meta), style="bold"))
-        self._lines(content.findings, _ANSWERS)
-        self._lines(content.warnings, len(content.warnings) if tables else _WARNINGS, "warning: ")
+        width, smoke = self._tables.width, content.meta["configuration"]["profile"] == "smoke"
+        stamp = content.stamp[0]
+        title = ("SMOKE, no claims: " if smoke else "") + content.title
+        self.show(Text(title, style="bold"), Text(stamp, style="dim"))
         if tables:
-            self.show(
-                Text(""), *(render.of_table(table, self._tables.width) for table in content.tables)
-            )
+            self._lines([*content.findings, *(f"warning: {line}" for line in content.warnings)])
+            for table in content.tables:
+                self.show(Text(""), render.of_table(table, width))
         else:
-            self.show(Text(f"tables: retbench table {content.path}"))
+            warnings = [f"warning: {line}" for line in content.warnings]
+            shown = render.first(warnings, width, _WARNING_LINES)
+            around = render.height([title, stamp, *shown, "tables", "files"], width)
+            self._lines([*render.first(content.findings, width, _MOST_LINES - around), *shown])
+            self.show(f"tables: retbench table {content.path}")
         self.files(content.path, files)
         if self.as_json:
             from retbench.report import export
 
             self.emit(export.document(content, files))
 
-    def _lines(self, lines: Sequence[str], most: int, prefix: str = "  ") -> None:
-        """Print some lines, and how many there are besides."""
-        self.show(*(Text(f"{prefix}{line}") for line in lines[:most]))
-        if (more := len(lines) - most) > 0:
-            self.show(Text(f"{prefix}{more} more in report.html"))
+    def _lines(self, lines: Sequence[str]) -> None:
+        """Print some lines, each indented where it goes on."""
+        for line in lines:
+            self.show(render.indented(line, self._tables.width))
 
     def files(self, path: Path, files: Sequence[Path]) -> None:
         """Print where derived files are."""
@@ -255,13 +259,3 @@ class Progress:
             f"{self._remaining()}",
         )
         self._live.update(Group(bar, Text(f"{self._worker}  {self._doing}")), refresh=True)
-
-
-def _heading(meta: Mapping[str, Any]) -> str:
-    from retbench.report import stamp
-
-    config = meta["configuration"]
-    smoke = "SMOKE, no claims: " if config["profile"] == "smoke" else ""
-    named = (config.get(name) for name in ("suite", "preset", "dtype", "mode", "device"))
-    conditions = ", ".join(str(given) for given in named if given)
-    return f"{smoke}{conditions}, profile {config['profile']}; {stamp.noise_floor(meta)}"

@@ -69,8 +69,28 @@ def of_table(declared: Declared, width: int) -> Text:
         notes.append(f"+{len(left_out)} column{plural} in tables/{declared.name}.md: "
                      f"{', '.join(left_out)}")  # fmt: skip
     for note in notes:
-        lines.append(fill(note, width, initial_indent="  ", subsequent_indent="  ") + "\n")
+        lines.append(indented(note, width) + "\n")
+    lines.rstrip()
     return lines
+
+
+def indented(text: str, width: int) -> str:
+    """Text in lines of ``width`` characters, the first by two to the right, the others by four."""
+    return fill(text, width, initial_indent="  ", subsequent_indent="    ")
+
+
+def height(lines: Iterable[str], width: int) -> int:
+    """How many printed lines they are."""
+    return sum(indented(line, width).count("\n") + 1 for line in lines)
+
+
+def first(lines: Sequence[str], width: int, most: int) -> list[str]:
+    """As many of the lines as ``most`` printed ones hold, and how many there are besides."""
+    kept = list(lines)
+    while kept and height(kept, width) > most - (len(kept) < len(lines)):
+        kept.pop()
+    left = len(lines) - len(kept)
+    return [*kept, f"+{left} more in report.html"] if left else kept
 
 
 def _bottom(heading: Sequence[str], headings: Sequence[Sequence[str]]) -> list[str]:

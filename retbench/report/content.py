@@ -80,10 +80,12 @@ def of(run: Run) -> Content:
 
 
 def title_of(meta: Mapping[str, Any], models: Sequence[str]) -> str:
-    """The suite, the subject and its baselines."""
+    """The suite, the subject, and its baselines or how many there are."""
     subject, *baselines = models
-    against = f" against {' and '.join(baselines)}" if baselines else ""
-    return f"{meta['suite']}, {subject}{against}"
+    if not baselines:
+        return f"{meta['suite']}, {subject}"
+    named = " and ".join(baselines) if len(baselines) < 3 else f"{len(baselines)} others"
+    return f"{meta['suite']}, {subject} against {named}"
 
 
 def filled(*tables: Table) -> tuple[Table, ...]:

@@ -139,7 +139,7 @@ def factor(row: Mapping[str, Any], lower: str = "faster", higher: str = "slower"
     edges = row["value"], row["low"], row["high"]
     if row["value"] < 1:
         edges = 1 / row["value"], 1 / row["high"], 1 / row["low"]
-    value, bracket, interval = ratio(*edges).partition(" [")
+    value, bracket, interval = with_interval(*edges).partition(" [")
     return f"{value}x {lower if row['value'] < 1 else higher}{bracket}{interval}"
 
 

@@ -1,7 +1,12 @@
-"""Columns and notes that the reports on trained models share."""
+"""Columns, notes and sentences that the reports on trained models share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pandas as pd
+
+from retbench.config.run import PROFILES
 from retbench.report import units
 from retbench.report.frames import Row
 from retbench.report.tables import Column
@@ -41,3 +46,27 @@ def seeds(row: Row) -> str:
 def protocol(named: str) -> str:
     """How documents are tested, as a note."""
     return f"test protocol: {named}, in tokens; every token but a document's first scored once"
+
+
+def compared(row: Row) -> str:
+    """A ratio of perplexities as the change that it is, with its verdict."""
+    return f"{units.change(row)}: {units.verdict(row, 'seed')}"
+
+
+def still_open(judged: pd.DataFrame) -> Iterator[str]:
+    """How many comparisons are open, and the profile whose seeds would settle them.
+
+    Args:
+        judged: ``verdict`` and ``n_needed``, one row a comparison.
+    """
+    unsettled = judged[judged["verdict"] == "inconclusive"]
+    if unsettled.empty:
+        return
+    said = f"open: {len(unsettled)} of {len(judged)} comparisons"
+    needed = unsettled["n_needed"].dropna()
+    for profile in PROFILES.values():
+        if settled := int((needed <= profile.blocks).sum()):
+            which = "them" if settled == len(unsettled) else f"{settled} of them"
+            said += f"; to settle {which} repeat the run with --profile {profile.name}"
+            break
+    yield said

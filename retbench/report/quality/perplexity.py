@@ -19,8 +19,9 @@ from retbench.report.quality import doubts
 from retbench.report.quality import perplexity_figures as figures
 from retbench.report.quality import perplexity_frames as frames
 from retbench.report.quality import perplexity_tables as tables
+from retbench.report.quality.columns import compared, still_open
 from retbench.report.quality.perplexity_tables import Perplexity
-from retbench.report.quality.trained import EDGES, endings
+from retbench.report.quality.trained import endings
 from retbench.report.summary import model_order
 
 if TYPE_CHECKING:
@@ -74,16 +75,11 @@ def comparisons(meta: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _findings(found: Perplexity) -> Iterator[str]:
-    for row in records(found.ratios):
-        if units.is_missing(row["value"]):
-            continue
-        text = units.ratio(*(row[edge] for edge in EDGES))
-        yield (
-            f"{row['subject']} has {text} times the perplexity of {row['baseline']} "
-            f"({found.protocol}; {row['n']} seed{'s' * (row['n'] != 1)}): "
-            f"{units.verdict(row, 'seed')}"
-        )
+    """The change of perplexity in each comparison, then how each model does at length."""
+    for row in records(found.ratios[found.ratios["value"].notna()]):
+        yield f"perplexity of {row['subject']} against {row['baseline']} {compared(row)}"
     yield from _at_length(found, found.at("length"), found.at("carried"))
+    yield from still_open(found.ratios)
 
 
 def _at_length(found: Perplexity, alone: pd.DataFrame, carried: pd.DataFrame) -> Iterator[str]:
@@ -93,13 +89,12 @@ def _at_length(found: Perplexity, alone: pd.DataFrame, carried: pd.DataFrame) ->
         longest = max(values, default=0)
         if longest > found.context and found.context in values:
             said = (
-                f"{model} trained at {units.tokens(found.context)} tokens: perplexity "
-                f"{units.significant(values[found.context])} in windows of that length, "
-                f"{units.significant(values[longest])} at {units.tokens(longest)}"
+                f"{model}: perplexity {units.significant(values[found.context])} at the training "
+                f"length, {units.significant(values[longest])} at {units.tokens(longest)} tokens"
             )
             kept = _values(carried, model)
             if found.context in kept:
-                said += f"; with the state carried on {units.significant(kept[found.context])}"
+                said += f"; {units.significant(kept[found.context])} with the state carried on"
             yield said
 
 

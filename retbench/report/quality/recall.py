@@ -19,8 +19,9 @@ from retbench.report.quality import doubts
 from retbench.report.quality import recall_figures as figures
 from retbench.report.quality import recall_frames as frames
 from retbench.report.quality import recall_tables as tables
+from retbench.report.quality.columns import still_open
 from retbench.report.quality.recall_figures import Recall
-from retbench.report.quality.recall_tables import interval, place_of
+from retbench.report.quality.recall_tables import place_of
 from retbench.report.quality.trained import ending, endings, planned
 from retbench.report.summary import model_order
 
@@ -94,31 +95,20 @@ def _findings(recall: Recall, difference: pd.DataFrame) -> Iterator[str]:
             loads = [place[2] for place in places if place[1] == length]
             if loads:
                 yield _sentence(recall.models, (task, length, max(loads)), cells, compared)
+    yield from still_open(difference)
 
 
 def _sentence(
-    models: Sequence[str], place: tuple[str, int, int], cells: Mapping[Any, Row],
+    models: Sequence[str], place: tables.Place, cells: Mapping[Any, Row],
     compared: Mapping[Any, Row],
 ) -> str:  # fmt: skip
     task, length, load = place
-    subject, *baselines = models
     name = frames.load_name(task)
-    of = "" if name == "needle" else f" and {load} {name}"
-    said = (
-        f"{task} at {units.tokens(length)} tokens{of}: {subject} {_accuracy(cells, place, subject)}"
-    )
-    against = [
-        f"{baseline} {_accuracy(cells, place, baseline)}"
-        + (
-            f" ({units.verdict(found, 'seed')})"
-            if (found := compared.get((*place, baseline)))
-            else ""
-        )
-        for baseline in baselines
-    ]
-    return said + (" against " if against else "") + " and ".join(against)
-
-
-def _accuracy(cells: Mapping[Any, Row], place: tables.Place, model: str) -> str:
-    row = cells.get((*place, model))
-    return "not measured" if row is None else interval(row)
+    of = "" if name == "needle" else f", {load} {name}"
+    said = []
+    for model in models:
+        accuracy = cells.get((*place, model), {}).get("value")
+        said.append(f"{model} {units.percent(accuracy)}")
+        if found := compared.get((*place, model)):
+            said[-1] += f" ({units.verdict(found, 'seed')})"
+    return f"{task} at {units.tokens(length)} tokens{of}: {', '.join(said)}"

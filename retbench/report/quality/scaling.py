@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from retbench.report import units
+import pandas as pd
+
 from retbench.report.content import Content, definitions, title_of
 from retbench.report.frames import records
 from retbench.report.quality import doubts
 from retbench.report.quality import scaling_figures as figures
 from retbench.report.quality import scaling_frames as frames
 from retbench.report.quality import scaling_tables as tables
+from retbench.report.quality.columns import compared, still_open
 from retbench.report.quality.scaling_figures import Scaling, conditions
 from retbench.report.quality.scaling_frames import ALONG
-from retbench.report.quality.trained import EDGES, ending, endings, planned
+from retbench.report.quality.trained import ending, endings, planned
 from retbench.report.summary import model_order
 
 if TYPE_CHECKING:
@@ -37,13 +39,14 @@ def content(run: Run) -> Content:
         frames.ratios(tested, table, models, smoke=smoke), endings(run, models, "preset"),
         {along: frames.laws(tested, table, models, along, smoke=smoke) for along in ALONG},
     )  # fmt: skip
-    tables_ = tables.tables(scaling)
+    crossings = tables.crossings(scaling)
+    tables_ = tables.tables(scaling, crossings)
     return Content(
         path=run.path,
         meta=meta,
         title=title_of(meta, models),
         stamp=(conditions(meta, scaling.presets),),
-        findings=tuple(_findings(scaling)),
+        findings=tuple(_findings(scaling, crossings.frame)),
         tables=tables_,
         figures=figures.figures(scaling),
         warnings=tuple(_warnings(run, scaling)),
@@ -58,19 +61,14 @@ def _warnings(run: Run, scaling: Scaling) -> Iterator[str]:
         yield f"preset {row['preset']}: {row['model']} {ending(row)}{cause}"
 
 
-def _findings(scaling: Scaling) -> Iterator[str]:
-    """For each baseline the ratio at every size, then what the laws say."""
+def _findings(scaling: Scaling, crossings: pd.DataFrame) -> Iterator[str]:
+    """For each baseline the change of perplexity at every size, then what the laws say."""
     subject = scaling.models[0]
-    laws = scaling.laws["parameters"]
     for baseline in scaling.models[1:]:
-        rows = records(scaling.ratios[scaling.ratios["baseline"] == baseline])
-        said = [
-            f"{row['preset']} {units.ratio(*(row[edge] for edge in EDGES))} "
-            f"({units.verdict(row, 'seed')})"
-            for row in rows
-            if not units.is_missing(row["value"])
-        ]
-        if said:
-            yield f"perplexity of {subject} / {baseline}: {', '.join(said)}"
-        if found := laws.crossings.get(baseline):
-            yield f"crossing of {subject} and {baseline}: {tables.meets(found, 'parameters')}"
+        rows = scaling.ratios[scaling.ratios["baseline"] == baseline]
+        for row in records(rows[rows["value"].notna()]):
+            yield f"{row['preset']}: perplexity of {subject} against {baseline} {compared(row)}"
+    for row in records(crossings[crossings["status"].notna()]):
+        if row["along"] == "parameters":
+            yield f"the laws of {subject} and {row['baseline']} meet: {tables.meets(row)}"
+    yield from still_open(scaling.ratios)

@@ -29,9 +29,9 @@ _OVER = Column("Over", lambda row: TITLES[row["along"]], rank=0, style="name")
 _SEEDS = Column("Seeds", seeds, rank=3)
 
 
-def tables(scaling: Scaling) -> tuple[Table, ...]:
+def tables(scaling: Scaling, crossing: Table) -> tuple[Table, ...]:
     """Every table that has a row, in the order in which to read them."""
-    return filled(_losses(scaling), _ratios(scaling), _crossings(scaling), _laws(scaling))
+    return filled(_losses(scaling), _ratios(scaling), crossing, _laws(scaling))
 
 
 def _losses(scaling: Scaling) -> Table:
@@ -126,7 +126,7 @@ def sized(size: float, along: Along) -> str:
     return units.count(size) if along == "parameters" else units.scaled(size, "flop")
 
 
-def _crossings(scaling: Scaling) -> Table:
+def crossings(scaling: Scaling) -> Table:
     """Where the subject's law meets each baseline's, if anywhere."""
     rows: list[Row] = []
     for along in ALONG:

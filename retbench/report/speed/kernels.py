@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from retbench.report import fairness, units
-from retbench.report.content import Content, definitions, filled
+from retbench.report.content import Content, definitions, filled, title_of
 from retbench.report.frames import Row, groups, records
 from retbench.report.speed import kernels_figures as figures
 from retbench.report.speed import kernels_frames as frames
@@ -38,7 +38,7 @@ def content(run: Run) -> Content:
     return Content(
         path=run.path,
         meta=run.meta,
-        title=_title(kernels.models),
+        title=title_of(run.meta, kernels.models),
         stamp=tables.stamped(run.meta),
         findings=tuple(_findings(kernels)),
         tables=tables_,
@@ -46,13 +46,6 @@ def content(run: Run) -> Content:
         warnings=tuple(_warnings(kernels)),
         definitions=definitions(tables_),
     )
-
-
-def _title(models: tuple[str, ...]) -> str:
-    """The subject, and how many it is compared with: there may be too many to name."""
-    subject, *others = models
-    several = "operations" if len(others) > 1 else "operation"
-    return f"kernels, {subject}" + (f" against {len(others)} other {several}" if others else "")
 
 
 def _warnings(kernels: Kernels) -> Iterator[str]:
