@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 PIPED_COLUMNS = 100
 # A narrower terminal breaks the lines of a table; a narrower table would lose digits.
 _FEWEST_COLUMNS = 80
-_MOST_LINES, _WARNING_LINES = 12, 3  # that are printed where the tables are not
+_MOST_LINES = 12  # that are printed where the tables are not
 
 
 def error(message: str) -> None:
@@ -94,15 +94,16 @@ class Console:
         stamp = content.stamp[0]
         title = ("SMOKE, no claims: " if smoke else "") + content.title
         self.show(Text(title, style="bold"), Text(stamp, style="dim"))
+        unsettled = [content.unsettled] if content.unsettled else []
         if tables:
-            self._lines([*content.findings, *(f"warning: {line}" for line in content.warnings)])
+            warnings = (f"warning: {line}" for line in content.warnings)
+            self._lines([*content.findings, *unsettled, *warnings])
             for table in content.tables:
                 self.show(Text(""), render.of_table(table, width))
         else:
-            warnings = [f"warning: {line}" for line in content.warnings]
-            shown = render.first(warnings, width, _WARNING_LINES)
-            around = render.height([title, stamp, *shown, "tables", "files"], width)
-            self._lines([*render.first(content.findings, width, _MOST_LINES - around), *shown])
+            after = [*unsettled, *render.gravest(content.warnings, width)]
+            around = render.height([title, stamp, *after, "tables", "files"], width)
+            self._lines([*render.first(content.findings, width, _MOST_LINES - around), *after])
             self.show(f"tables: retbench table {content.path}")
         self.files(content.path, files)
         if self.as_json:

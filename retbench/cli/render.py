@@ -7,6 +7,7 @@ Nothing here prints, and nothing is computed but the layout: numbers are rounded
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from textwrap import fill, wrap
@@ -91,6 +92,17 @@ def first(lines: Sequence[str], width: int, most: int) -> list[str]:
         kept.pop()
     left = len(lines) - len(kept)
     return [*kept, f"+{left} more in report.html"] if left else kept
+
+
+def gravest(warnings: Sequence[str], width: int) -> list[str]:
+    """The first warning, without its details where it is long, and how many there are besides."""
+    if not warnings:
+        return []
+    more = f" (+{len(warnings) - 1} more in report.html)" if warnings[1:] else ""
+    line = f"warning: {warnings[0]}{more}"
+    if height([line], width) == 1:
+        return [line]
+    return [f"warning: {re.split('[:;] ', warnings[0])[0]}{more}"]
 
 
 def _bottom(heading: Sequence[str], headings: Sequence[Sequence[str]]) -> list[str]:

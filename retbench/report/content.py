@@ -44,8 +44,8 @@ class Content:
         meta: ``run.json``.
         title: what the report compares.
         stamp: the conditions of the run, the same under every table.
-        findings: what the run says, one line a question, the most important first; what is open
-            comes last, with the command that would settle it.
+        findings: what the run says, one line a question, the most important first.
+        unsettled: how many comparisons are open and how to settle them; empty where none is.
         tables: in the order in which to read them; none is empty.
         figures: by name, what draws each.
         warnings: what a reader must know before believing the numbers, a line each, the gravest
@@ -58,6 +58,7 @@ class Content:
     title: str
     stamp: tuple[str, ...]
     findings: tuple[str, ...]
+    unsettled: str
     tables: tuple[Table, ...]
     figures: Mapping[str, Callable[[], Drawn]]
     warnings: tuple[str, ...]

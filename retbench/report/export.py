@@ -76,6 +76,7 @@ def document(content: Content, files: Sequence[Path]) -> dict[str, Any]:
         **{key: meta.get(key) for key in ("suite", "state", "configuration", "audit", "stopped")},
         "tables": numbers(content),
         "findings": list(content.findings),
+        "unsettled": content.unsettled,
         "warnings": list(content.warnings),
         "files": [str(file) for file in files],
     }
@@ -97,8 +98,9 @@ def overview(content: Content) -> str:
     tables = [f"[{table.title}]({table.name}.md)" for table in content.tables]
     defined = [f"**{title}**: {text}" for title, text in content.definitions]
     parts = [f"# {content.title}", "", *(f"> {line}  " for line in content.stamp)]
+    answers = [*content.findings, *filter(None, [content.unsettled])]
     for title, lines in (
-        ("Answers", content.findings), ("Warnings", content.warnings), ("Tables", tables),
+        ("Answers", answers), ("Warnings", content.warnings), ("Tables", tables),
         ("Definitions", defined),
     ):  # fmt: skip
         if lines:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pandas as pd
 
 from retbench.config.run import PROFILES
@@ -50,18 +48,20 @@ def protocol(named: str) -> str:
 
 def compared(row: Row) -> str:
     """A ratio of perplexities as the change that it is, with its verdict."""
-    return f"{units.change(row)}: {units.verdict(row, 'seed')}"
+    return f"perplexity {units.change(row)}, {units.verdict(row, 'seed')}"
 
 
-def still_open(judged: pd.DataFrame) -> Iterator[str]:
+def still_open(judged: pd.DataFrame) -> str:
     """How many comparisons are open, and the profile whose seeds would settle them.
+
+    Empty where none is open.
 
     Args:
         judged: ``verdict`` and ``n_needed``, one row a comparison.
     """
     unsettled = judged[judged["verdict"] == "inconclusive"]
     if unsettled.empty:
-        return
+        return ""
     said = f"open: {len(unsettled)} of {len(judged)} comparisons"
     needed = unsettled["n_needed"].dropna()
     for profile in PROFILES.values():
@@ -69,4 +69,4 @@ def still_open(judged: pd.DataFrame) -> Iterator[str]:
             which = "them" if settled == len(unsettled) else f"{settled} of them"
             said += f"; to settle {which} repeat the run with --profile {profile.name}"
             break
-    yield said
+    return said

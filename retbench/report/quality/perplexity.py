@@ -55,6 +55,7 @@ def content(run: Run) -> Content:
         title=title_of(meta, models),
         stamp=tables.stamped(found),
         findings=tuple(_findings(found)),
+        unsettled=still_open(found.ratios),
         tables=tables_,
         figures=figures.figures(found),
         warnings=(*doubts.shared(run, models), *doubts.failures(found.endings)),
@@ -77,9 +78,8 @@ def comparisons(meta: dict[str, Any]) -> list[tuple[str, str]]:
 def _findings(found: Perplexity) -> Iterator[str]:
     """The change of perplexity in each comparison, then how each model does at length."""
     for row in records(found.ratios[found.ratios["value"].notna()]):
-        yield f"perplexity of {row['subject']} against {row['baseline']} {compared(row)}"
+        yield f"{row['subject']} against {row['baseline']}: {compared(row)}"
     yield from _at_length(found, found.at("length"), found.at("carried"))
-    yield from still_open(found.ratios)
 
 
 def _at_length(found: Perplexity, alone: pd.DataFrame, carried: pd.DataFrame) -> Iterator[str]:

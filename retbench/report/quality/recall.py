@@ -52,6 +52,7 @@ def content(run: Run) -> Content:
         title=title_of(meta, models),
         stamp=(stamp.conditions(meta),),
         findings=tuple(_findings(recall, difference)),
+        unsettled=still_open(difference),
         tables=tables_,
         figures=figures.figures(recall),
         warnings=tuple(_warnings(run, recall)),
@@ -95,7 +96,6 @@ def _findings(recall: Recall, difference: pd.DataFrame) -> Iterator[str]:
             loads = [place[2] for place in places if place[1] == length]
             if loads:
                 yield _sentence(recall.models, (task, length, max(loads)), cells, compared)
-    yield from still_open(difference)
 
 
 def _sentence(
@@ -110,5 +110,5 @@ def _sentence(
         accuracy = cells.get((*place, model), {}).get("value")
         said.append(f"{model} {units.percent(accuracy)}")
         if found := compared.get((*place, model)):
-            said[-1] += f" ({units.verdict(found, 'seed')})"
-    return f"{task} at {units.tokens(length)} tokens{of}: {', '.join(said)}"
+            said[-1] += f", {units.verdict(found, 'seed')}"
+    return f"{task} at {units.tokens(length)} tokens{of}: {'; '.join(said)}"

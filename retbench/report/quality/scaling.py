@@ -47,6 +47,7 @@ def content(run: Run) -> Content:
         title=title_of(meta, models),
         stamp=(conditions(meta, scaling.presets),),
         findings=tuple(_findings(scaling, crossings.frame)),
+        unsettled=still_open(scaling.ratios),
         tables=tables_,
         figures=figures.figures(scaling),
         warnings=tuple(_warnings(run, scaling)),
@@ -67,8 +68,7 @@ def _findings(scaling: Scaling, crossings: pd.DataFrame) -> Iterator[str]:
     for baseline in scaling.models[1:]:
         rows = scaling.ratios[scaling.ratios["baseline"] == baseline]
         for row in records(rows[rows["value"].notna()]):
-            yield f"{row['preset']}: perplexity of {subject} against {baseline} {compared(row)}"
+            yield f"{subject} against {baseline} at {row['preset']}: {compared(row)}"
     for row in records(crossings[crossings["status"].notna()]):
         if row["along"] == "parameters":
             yield f"the laws of {subject} and {row['baseline']} meet: {tables.meets(row)}"
-    yield from still_open(scaling.ratios)

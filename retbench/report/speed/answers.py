@@ -37,7 +37,6 @@ def answers(summary: Summary, tags: Sequence[str]) -> Iterator[str]:
     crossed = summary.crossovers[summary.crossovers["status"] == "reached"]
     for row in records(crossed[crossed["metric"].isin(compare.TIMES)]):
         yield f"{metric_of(row['metric']).title} against {row['baseline']}: {crossing(row)}"
-    yield from still_open(summary.ratios, summary.meta)
 
 
 def in_order(meta: Mapping[str, Any]) -> list[str]:
@@ -60,12 +59,12 @@ def said_of(row: Row) -> str:
     return f"{title} {units.factor(row, *words)}"
 
 
-def still_open(ratios: pd.DataFrame, meta: Mapping[str, Any]) -> Iterator[str]:
-    """How many ratios of times are open, and what would settle them."""
+def still_open(ratios: pd.DataFrame, meta: Mapping[str, Any]) -> str:
+    """How many ratios of times are open, and what would settle them; empty where none is."""
     timed = ratios[ratios["metric"].isin(compare.TIMES) & (ratios["n"] > 0)]
     unsettled = timed[timed["verdict"] == "inconclusive"]
     if unsettled.empty:
-        return
+        return ""
     said = f"open: {len(unsettled)} of {len(timed)} ratios of times"
     needed = unsettled["minutes_needed"].dropna()
     if len(needed):
@@ -73,4 +72,4 @@ def still_open(ratios: pd.DataFrame, meta: Mapping[str, Any]) -> Iterator[str]:
         minutes = math.ceil(taken + needed.max())
         which = "them" if len(needed) == len(unsettled) else f"{len(needed)} of them"
         said += f"; to settle {which} repeat the run with --minutes {minutes}"
-    yield said
+    return said

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from retbench.report import compare, plots, units
 from retbench.report.content import Content, definitions, filled, title_of
 from retbench.report.speed import tables
-from retbench.report.speed.answers import answers
+from retbench.report.speed.answers import answers, still_open
 from retbench.report.speed.tables import BATCH, CONTEXT, FLAGS, STATUS
 from retbench.report.summary import Summary, summarise
 from retbench.report.tables import Column, Table, name
@@ -40,6 +40,7 @@ def content(run: Run) -> Content:
         title=title_of(summary.meta, summary.models),
         stamp=tables.stamped(summary.meta),
         findings=tuple(answers(summary, _ANSWERED)),
+        unsettled=still_open(summary.ratios, summary.meta),
         tables=tables_,
         figures=plots.figures(summary),
         warnings=summary.warnings,

@@ -41,6 +41,7 @@ def content(run: Run) -> Content:
         title=title_of(run.meta, kernels.models),
         stamp=tables.stamped(run.meta),
         findings=tuple(_findings(kernels)),
+        unsettled=still_open(kernels.ratios, kernels.meta),
         tables=tables_,
         figures=figures.figures(kernels),
         warnings=tuple(_warnings(kernels)),
@@ -179,7 +180,6 @@ def _findings(kernels: Kernels) -> Iterator[str]:
                 fastest.append((str(best), int(context)))
         if fastest:
             yield f"{_setting(kernels).cell(setting)}: {_succession(fastest)}"
-    yield from still_open(kernels.ratios, kernels.meta)
 
 
 def _succession(fastest: list[tuple[str, int]]) -> str:

@@ -17,7 +17,7 @@ from retbench.report.content import Content, definitions, filled, title_of
 from retbench.report.efficiency import processes_of
 from retbench.report.frames import records
 from retbench.report.speed import tables, training_figures
-from retbench.report.speed.answers import answers
+from retbench.report.speed.answers import answers, still_open
 from retbench.report.speed.tables import BATCH, CONTEXT, FLAGS, STATUS
 from retbench.report.summary import Summary, summarise
 from retbench.report.tables import Column, Table, name, wide
@@ -64,6 +64,7 @@ def content(run: Run) -> Content:
         title=title_of(summary.meta, summary.models),
         stamp=tables.stamped(summary.meta),
         findings=(*_gains(summary), *answers(summary, ("step_s", "activations_bytes"))),
+        unsettled=still_open(summary.ratios, summary.meta),
         tables=tables_,
         figures=training_figures.figures(summary),
         warnings=summary.warnings,
