@@ -64,7 +64,7 @@ def of_table(declared: Declared, width: int) -> Text:
         for cells in rows:
             for line in zip_longest(*map(wrap, cells, widths), fillvalue=""):
                 lines.append(_line(shown, line, widths))
-    notes = list(declared.notes)
+    notes = shown.reading
     if left_out := declared.missing(shown):
         plural = "s" * (len(left_out) > 1)
         notes.append(f"+{len(left_out)} column{plural} in tables/{declared.name}.md: "

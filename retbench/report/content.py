@@ -103,8 +103,10 @@ def definitions(
         tables: of the report.
         here: what the words of every suite mean in this one, by tag.
     """
-    tags = dict.fromkeys(c.metric for table in tables for c in table.columns if c.metric)
+    shown = [column.metric for table in tables for column in table.columns]
+    shown += [tag for table in tables for tag in table.noted]
     meanings = here or {}
     return tuple(
-        (metric_of(tag).title, meanings.get(tag, metric_of(tag).definition)) for tag in tags
+        (metric_of(tag).title, meanings.get(tag, metric_of(tag).definition))
+        for tag in dict.fromkeys(filter(None, shown))
     )

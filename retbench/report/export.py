@@ -110,10 +110,9 @@ def overview(content: Content) -> str:
 
 def markdown(table: Table, stamp: Sequence[str]) -> str:
     """A pipe table under its notes."""
-    header = [column.heading for column in table.columns]
     rule = ["---:" if column.numeric else "---" for column in table.columns]
-    lines = [f"## {table.title}", "", *(f"> {note}  " for note in (*table.notes, *stamp)), ""]
-    for cells in (header, rule, *table.cells):
+    lines = [f"## {table.title}", "", *(f"> {note}  " for note in (*table.reading, *stamp)), ""]
+    for cells in (table.header, rule, *table.cells):
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -123,7 +122,7 @@ def latex(table: Table, stamp: Sequence[str]) -> str:
     table = table.fitted(_TEXT_WIDTH)
     kept = range(table.grouped, len(table.columns))
     is_wide = table.total() > _WIDE
-    notes = " ".join(f"{escape(note[0].upper() + note[1:])}." for note in (*table.notes, *stamp))
+    notes = " ".join(f"{escape(note[0].upper() + note[1:])}." for note in (*table.reading, *stamp))
     lines = [
         "% needs \\usepackage{booktabs} and a text width of 16 cm",
         "\\begin{table}[htbp]",
@@ -176,7 +175,9 @@ def citations(tables: Sequence[Table]) -> dict[str, str]:
 
 
 def _cited(row: Mapping[Any, Any], name: str) -> str:
-    """A value with its unit and its interval."""
+    """A value with its unit and its interval; a count as it is."""
+    if isinstance(row[name], int):
+        return str(row[name])
     scale = units.scale_for(str(row.get("unit", "")), [row[name]])
     edges = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
     low, high = (row.get(edge) for edge in edges)

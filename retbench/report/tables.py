@@ -34,6 +34,7 @@ class Column:
         style: a number is set flush right; a sentence may be broken into lines; a verdict has a
             colour.
         metric: the tag of the metric that it shows, for its definition.
+        note: how to read it; stands under the table where the column does.
     """
 
     title: str
@@ -42,6 +43,7 @@ class Column:
     rank: int = 1
     style: Literal["number", "name", "sentence", "verdict"] = "number"
     metric: str = ""
+    note: str = ""
 
     @property
     def numeric(self) -> bool:
@@ -70,13 +72,14 @@ class Table:
         title: what it shows.
         frame: what its CSV file and ``numbers.json`` hold, every digit.
         columns: what readers see.
-        notes: how to read it, a line each.
+        notes: how to read it, a line each; those of its columns follow.
         rows: what the columns make their cells from; by default the rows of ``frame``.
         grouped: whether the first column is a heading over the rows that share it, where a page or
             a terminal has no room for it.
         above: whether it stands before the figures, as a comparison does.
         cited: which columns of ``frame`` can be cited, each with the name that it has in LaTeX;
             an empty name stands for the metric of the row.
+        noted: the metrics that its notes have in place of a column.
         ids: the columns of ``frame`` that tell its rows apart; in LaTeX their values name a number.
     """
 
@@ -90,8 +93,20 @@ class Table:
     rows: Sequence[Row] | None = None
     grouped: bool = False
     above: bool = False
+    noted: Sequence[str] = ()
     cited: Mapping[str, str] = field(default_factory=dict)
     ids: Sequence[str] = ()
+
+    @property
+    def reading(self) -> list[str]:
+        """How to read the table and the columns that it has, a line each."""
+        notes = (*self.notes, *(column.note for column in self.columns))
+        return list(dict.fromkeys(filter(None, notes)))
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """The headings of the columns."""
+        return tuple(column.heading for column in self.columns)
 
     @cached_property
     def cells(self) -> list[tuple[str, ...]]:
@@ -147,8 +162,12 @@ class Table:
         if not same:
             return self
         said = "; ".join(f"{self.columns[i].heading} {self.cells[0][i]}" for i in same)
-        columns = [column for i, column in enumerate(self.columns) if i not in same]
-        return replace(self, columns=columns, notes=(*self.notes, f"in every row: {said}"))
+        return replace(
+            self,
+            columns=[column for i, column in enumerate(self.columns) if i not in same],
+            notes=(*self.notes, f"in every row: {said}"),
+            noted=[self.columns[i].metric for i in same],
+        )
 
     def groups(self) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
         """The heading of each group of rows and its rows' other cells; one of all where none is."""
@@ -174,7 +193,7 @@ class Table:
 
 
 def _short(column: Column) -> Column:
-    return replace(column, text=lambda row: column.cell(row).partition(" (")[0])
+    return replace(column, text=lambda row: column.cell(row).partition(" (")[0], note="")
 
 
 def name(title: str, key: str) -> Column:

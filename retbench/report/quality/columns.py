@@ -13,7 +13,7 @@ INTERVAL = "value [low, high]: 95% interval that takes seeds and test documents 
 SETTLED = "inconclusive (+2 seeds): two seeds more would settle it"
 VERDICTS = (
     "paired by seed and document; margin of verdicts 1%, corrected over the table (Holm); better "
-    f"or worse takes 5 seeds; {SETTLED}"
+    "or worse takes 5 seeds"
 )
 
 
@@ -26,14 +26,15 @@ def quantity(title: str, key: str, unit: str = "", *, rank: int = 1, metric: str
     return Column(title, text, unit, rank, metric=metric)
 
 
-def learning_rate(rank: int) -> Column:
-    """A column of the rate that was chosen."""
+def learning_rate(rank: int, chosen_for: str) -> Column:
+    """A column of the rate that was chosen for each of ``chosen_for``."""
 
     def text(row: Row) -> str:
         rate = row.get("learning_rate")
         return units.DASH if units.is_missing(rate) else f"{rate:g}"
 
-    return Column("Learning rate", text, rank=rank, metric="learning_rate")
+    note = f"learning rate: the one of the grid with the lowest dev loss, for each {chosen_for}"
+    return Column("Learning rate", text, rank=rank, metric="learning_rate", note=note)
 
 
 def seeds(row: Row) -> str:

@@ -15,6 +15,7 @@ from retbench.report.content import filled
 from retbench.report.frames import Row, records
 from retbench.report.quality.columns import (
     INTERVAL,
+    SETTLED,
     VERDICTS,
     learning_rate,
     protocol,
@@ -80,7 +81,7 @@ class Perplexity:
 
 def tables(found: Perplexity) -> tuple[Table, ...]:
     """Every table that has a row, in the order in which to read them."""
-    return filled(_losses(found), _lengths(found), _tuning(found), _trainings(found))
+    return filled(_losses(found), lengths(found), _tuning(found), _trainings(found))
 
 
 def _losses(found: Perplexity) -> Table:
@@ -104,16 +105,15 @@ def _losses(found: Perplexity) -> Table:
         name("Model", "model"),
         Column("Parameters", lambda row: units.count(row["parameters"]), rank=3,
                metric="parameters"),
-        learning_rate(rank=4), Column("Seeds", lambda row: seeds(row), rank=3),
+        learning_rate(4, "model"), Column("Seeds", lambda row: seeds(row), rank=3),
         quantity("Perplexity", "perplexity", rank=0, metric="test_nats"),
         quantity("Bits per byte", "bits_per_byte", rank=1),
         Column(title, lambda row: units.ratio(*(row[edge] for edge in EDGES)), rank=0),
-        Column("Verdict", _verdict, rank=0, style="verdict"),
+        Column("Verdict", _verdict, rank=0, style="verdict", note=SETTLED),
         Column("Status", ending, style="name", rank=2),
     ]  # fmt: skip
     notes = (
         INTERVAL, protocol(found.protocol), f"{meaning}; {VERDICTS}",
-        "learning rate: the one of the grid with the lowest dev loss, for each model",
     )  # fmt: skip
     return Table(
         "perplexity", "Perplexity", frame, columns, notes, above=True,
@@ -129,7 +129,7 @@ def _verdict(row: Row) -> str:
     return units.verdict(row | {"n": row["pairs"]}, "seed")
 
 
-def _lengths(found: Perplexity) -> Table:
+def lengths(found: Perplexity) -> Table:
     """One row per model and protocol: perplexity at every evaluation length."""
     frame = found.losses[found.losses["phase"].isin(("length", "carried"))]
     names = {"length": "alone", "carried": "state carried"}

@@ -28,7 +28,7 @@ _GUESS = "guess: an answer drawn from those that were shown, knowing none of the
 _DIFFERENCE = (
     "difference: subject - baseline in percentage points, paired by seed; above 0 the subject is "
     "right more often; verdicts have a margin of 1 point, are corrected over the whole table "
-    f"(Holm), and better or worse takes 5 seeds; {SETTLED}, without seeds only more questions would"
+    "(Holm), and better or worse takes 5 seeds"
 )
 
 
@@ -60,8 +60,7 @@ def _accuracies(recall: Recall, difference: pd.DataFrame) -> Table:
         Column("Load", "load", rank=0),
     ]  # fmt: skip
     if recall.chance:
-        columns.append(Column("Guess", lambda row: units.percent(
-            frames.guess(recall.chance, row["task"], row["load"])), rank=2))  # fmt: skip
+        columns.append(Column("Guess", partial(_guessed, recall.chance), rank=2, note=_GUESS))
     columns += [
         Column(model, partial(_interval, model=model), metric="accuracy") for model in recall.models
     ]
@@ -69,10 +68,11 @@ def _accuracies(recall: Recall, difference: pd.DataFrame) -> Table:
         pair = against(baseline)
         columns += [
             Column(pair, partial(_points, pair=pair), rank=0),
-            Column("Verdict", partial(_verdict, pair=pair), rank=0, style="verdict"),
+            Column("Verdict", partial(_verdict, pair=pair), rank=0, style="verdict",
+                   note=f"{SETTLED}; without seeds only more questions would"),
         ]  # fmt: skip
     loads = "; ".join(f"{task}: {frames.load_name(task)}" for task in recall.tasks)
-    notes = (_INTERVAL, _DIFFERENCE, f"load: {loads}", *((_GUESS,) if recall.chance else ()))
+    notes = (_INTERVAL, _DIFFERENCE, f"load: {loads}")
     compared = difference.rename(columns={"subject": "model"})
     frame = pd.concat(
         [recall.accuracy.assign(quantity="accuracy"), compared.assign(quantity="difference")],
@@ -125,20 +125,22 @@ def _trainings(recall: Recall, rates: pd.DataFrame) -> Table:
         return " to ".join(dict.fromkeys(sizes))
 
     columns = [
-        name("Task", "task"), name("Model", "model"), learning_rate(rank=1),
+        name("Task", "task"), name("Model", "model"), learning_rate(1, "model and task"),
         Column("Seeds", lambda row: f"{row['ok_blocks']} of {row['blocks']}"),
-        Column("Status", ending, style="name"), Column("State", state, metric="state_bytes"),
+        Column("Status", ending, style="name"),
+        Column("State", state, metric="state_bytes",
+               note="state: of one sequence, from the shortest evaluation length to the longest"),
     ]  # fmt: skip
-    notes = (
-        "learning rate: the one of the grid with the lowest dev loss, for each model and task",
-        "state: of one sequence, from the shortest evaluation length to the longest",
-    )
-    return Table("training", "Trainings", frame, columns, notes, grouped=True)
+    return Table("training", "Trainings", frame, columns, grouped=True)
 
 
 def interval(row: Mapping[str, Any] | None) -> str:
     """An accuracy with its interval: 97.1% [93.2, 98.8]; a dash where it was not measured."""
     return units.DASH if row is None else units.percent(*(row[edge] for edge in EDGES))
+
+
+def _guessed(chances: Mapping[str, float], row: Row) -> str:
+    return units.percent(frames.guess(chances, row["task"], row["load"]))
 
 
 def _interval(row: Row, model: str) -> str:

@@ -9,6 +9,7 @@ from retbench.report.content import filled
 from retbench.report.frames import Row
 from retbench.report.quality.columns import (
     INTERVAL,
+    SETTLED,
     VERDICTS,
     learning_rate,
     protocol,
@@ -40,17 +41,14 @@ def _losses(scaling: Scaling) -> Table:
     columns = [
         name("Preset", "preset"), name("Model", "model"),
         Column("Parameters", lambda row: units.count(row["parameters"]), metric="parameters"),
-        learning_rate(rank=4), _SEEDS,
+        learning_rate(4, "model and preset"), _SEEDS,
         quantity("Test loss", "loss", "nat/token", rank=2, metric="test_nats"),
         quantity("Perplexity", "perplexity", rank=0),
         quantity("Bits per byte", "bits_per_byte", rank=1),
         Column("Status", ending, style="name", rank=2),
     ]  # fmt: skip
     protocols = ", ".join(dict.fromkeys(scaling.table["protocol"])) or "not measured"
-    notes = (
-        INTERVAL, protocol(protocols),
-        "learning rate: the one of the grid with the lowest dev loss, for each model and preset",
-    )  # fmt: skip
+    notes = (INTERVAL, protocol(protocols))
     cited = ("loss", "perplexity", "bits_per_byte")
     return Table(
         "scaling", "Test loss by size", frame, columns, notes, grouped=True, above=True,
@@ -63,7 +61,8 @@ def _ratios(scaling: Scaling) -> Table:
     columns = [
         name("Preset", "preset"), name("Baseline", "baseline"), _SEEDS,
         Column("Ratio", lambda row: units.ratio(*(row[edge] for edge in EDGES)), rank=0),
-        Column("Verdict", lambda row: units.verdict(row, "seed"), rank=0, style="verdict"),
+        Column("Verdict", lambda row: units.verdict(row, "seed"), rank=0, style="verdict",
+               note=SETTLED),
     ]  # fmt: skip
     notes = (
         "ratio of perplexities subject / baseline; below 1 the subject is better", VERDICTS,
@@ -127,9 +126,10 @@ def sized(size: float, along: Along) -> str:
 
 
 def crossings(scaling: Scaling) -> Table:
-    """Where the subject's law meets each baseline's, if anywhere."""
+    """Where the subject's law meets each baseline's, if anywhere; a smoke run claims nothing."""
     rows: list[Row] = []
-    for along in ALONG:
+    is_smoke = scaling.meta["configuration"]["profile"] == "smoke"
+    for along in () if is_smoke else ALONG:
         for baseline in scaling.models[1:]:
             found = scaling.laws[along].crossings.get(baseline)
             rows.append({"along": along, "baseline": baseline})

@@ -24,6 +24,10 @@ _COLUMNS = (
     ("prefill_peak_bytes", "", False, 2), ("decode_peak_bytes", "", False, 1),
     ("prefill_mfu", "", False, 7), ("decode_bandwidth", "", False, 7),
 )  # fmt: skip
+_TAILS = (
+    "p90 and p99 describe the time per step of slices, each of several decode steps where one is "
+    f"short, of all processes together; {units.DASH}: too few of them (p90 needs 29, p99 299)"
+)
 _ANSWERED = ("tpot_s", "ttft_s", "state_bytes")
 
 
@@ -52,17 +56,19 @@ def _cells(summary: Summary) -> Table:
     """One row per model and point: every figure, or how the cell failed, and its flags."""
     present = set(summary.cells["metric"])
     shown = (
-        tables.metric(summary.cells, tag, interval=interval, percentile=percentile, rank=rank)
+        tables.metric(
+            summary.cells,
+            tag,
+            interval=interval,
+            percentile=percentile,
+            rank=rank,
+            note=_TAILS if percentile else "",
+        )
         for tag, percentile, interval, rank in _COLUMNS
         if tag in present
     )
     columns = [name("Model", "model"), CONTEXT, BATCH, STATUS, *shown, FLAGS]
-    tails = (
-        "p90 and p99 describe the time per step of slices, each of several decode steps where one "
-        f"is short, of all processes together; {units.DASH}: too few of them (p90 needs 29, p99 "
-        "299)"
-    )
-    return tables.cells(summary, columns, (tables.CELLS_ARE, tails))
+    return tables.cells(summary, columns, (tables.CELLS_ARE,))
 
 
 def _ratios(summary: Summary) -> Table:

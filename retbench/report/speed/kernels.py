@@ -146,7 +146,7 @@ def _ratios(kernels: Kernels) -> Table:
         _setting(kernels), name("Baseline", "baseline"), CONTEXT, Column("Blocks", "n", rank=3),
         Column("Time", lambda row: units.ratio(row["value"], row["low"], row["high"]),
                rank=0, metric="kernel_s"),
-        Column("Verdict", units.verdict, rank=0, style="verdict"),
+        Column("Verdict", units.verdict, rank=0, style="verdict", note=tables.SETTLED),
     ]  # fmt: skip
     rows = _in_order(kernels, kernels.ratios.sort_values("seq_len", kind="stable"))
     return Table(

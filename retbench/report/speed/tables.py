@@ -19,6 +19,10 @@ CENTRE = "median over processes of their medians"
 CELLS_ARE = (
     f"value [low, high]: {CENTRE}, with its 95% interval; memory: the largest over processes"
 )
+SETTLED = (
+    "inconclusive (+4 min): blocks of 4 minutes more would settle it, were centre and spread to "
+    "stay"
+)
 CROSSOVER_IS = "the context at which the ratio crosses 1, interpolated on logarithms in each block"
 CROSSING_COLUMNS = (
     Column("Contexts", lambda row: f"{units.tokens(row['shortest'])} to "
@@ -36,8 +40,9 @@ _SETUP = ("cold_start_s", "import_s", "build_s", "gate_s", "gate_error")
 
 
 def metric(
-    cells: pd.DataFrame, tag: str, *, interval: bool = False, percentile: str = "", rank: int = 1
-) -> Column:
+    cells: pd.DataFrame, tag: str, *, interval: bool = False, percentile: str = "", rank: int = 1,
+    note: str = "",
+) -> Column:  # fmt: skip
     """A column of a metric's values, in the scale that suits them.
 
     Args:
@@ -46,6 +51,7 @@ def metric(
         interval: whether the intervals stand beside the values.
         percentile: which one stands in place of the value.
         rank: of the column.
+        note: of the column.
     """
     likened = cells.loc[cells["metric"] == tag.replace("_bound_s", "_s"), "value"]
     scale = units.scale_for(metric_of(tag).unit, likened)
@@ -57,7 +63,7 @@ def metric(
         return units.with_interval(value, low, high, scale.divisor)
 
     title = f"{metric_of(tag).title} {percentile}".rstrip()
-    return Column(title, text, scale.symbol, rank, metric=tag)
+    return Column(title, text, scale.symbol, rank, metric=tag, note=note)
 
 
 def cells_with_status(statuses: pd.DataFrame, cells: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
@@ -90,7 +96,7 @@ def ratio_columns(ratios: pd.DataFrame, tags: Sequence[str]) -> Iterator[Column]
         if timed:
             yield Column(
                 "Verdict", partial(_verdict, tag=tag, before=tuple(said)),
-                rank=_RANKS.get(tag, bool(said)), style="verdict", metric=tag,
+                rank=_RANKS.get(tag, bool(said)), style="verdict", metric=tag, note=SETTLED,
             )  # fmt: skip
             said.append(tag)
 
@@ -137,11 +143,6 @@ def ratio_notes(ratios: pd.DataFrame, meta: Mapping[str, Any]) -> list[str]:
     notes = [stamp.HOW_TO_READ, interval, _family(timed)]
     if told := resolution(timed):
         notes.append(told)
-    if (timed["verdict"] == "inconclusive").any():
-        notes.append(
-            "inconclusive (+4 min): blocks of 4 minutes more would settle it, were centre and "
-            "spread to stay"
-        )
     if timed["alone"].any():
         notes.append(f"alone: {MEANING['alone']}; the ratio is that of the processes' medians")
     if said := stamp.ended(meta):
@@ -240,10 +241,14 @@ def setup(summary: Summary) -> Table:
     """What a fresh process costs each model before the first measurement."""
     present = [tag for tag in _SETUP if tag in set(summary.setup["metric"])]
     # The gate's error is the same in every process.
-    columns = [metric(summary.setup, tag, interval=tag != "gate_error") for tag in present]
+    notes = {"cold_start_s": "cold start: of the first cell of each process"}
+    columns = [
+        metric(summary.setup, tag, interval=tag != "gate_error", note=notes.get(tag, ""))
+        for tag in present
+    ]
     return Table(
         "setup", "Start of a process", summary.setup, [name("Model", "model"), *columns],
-        ("cold start: of the first cell of each process",), wide(summary.setup, ["model"]),
+        rows=wide(summary.setup, ["model"]),
         cited={"value": ""}, ids=("metric", "model"),
     )  # fmt: skip
 
