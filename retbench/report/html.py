@@ -38,9 +38,10 @@ def page(content: Content, figures: Sequence[Path]) -> str:
     )  # fmt: skip
     meta = content.meta
     source = meta.get("provenance", {})
-    version, commit = source.get("versions", {}).get("retbench"), source.get("commit")
+    version = source.get("versions", {}).get("retbench")
+    commit = (source.get("commit") or {}).get("hash")
     origin = [f"measured {str(meta['started'])[:10]}" if meta.get("started") else ""]
-    origin += [f"Retbench {version}" if version else "", f"commit {commit}" if commit else ""]
+    origin += [f"Retbench {version}" if version else "", f"commit {commit[:10]}" if commit else ""]
     return environment.get_template("template.html").render(
         content=content,
         title=f"Retbench: {content.title}",

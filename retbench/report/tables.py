@@ -18,7 +18,7 @@ import pandas as pd
 from retbench.report import units
 from retbench.report.frames import Row, records
 
-_SENTENCE = 28  # characters that a column of sentences needs at least
+_SENTENCE = 28  # characters from which sentences, and why there is no verdict, are broken
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Column:
         unit: of its numbers; stands under the heading.
         rank: in which order columns are left out where there is no room: the highest first, of
             equal ones the last; one of rank 0 always stays.
-        style: a number is set flush right; a sentence may be broken into lines; a verdict has a
-            colour.
+        style: a number is set flush right; a sentence may be broken into lines; so may a
+            verdict, which has a colour.
         metric: the tag of the metric that it shows, for its definition.
         note: how to read it; stands under the table where the column does.
     """
@@ -181,7 +181,7 @@ class Table:
         """The characters that a column needs, its heading broken at spaces."""
         column = self.columns[index]
         longest = max((len(cells[index]) for cells in self.cells), default=0)
-        if column.style == "sentence":
+        if column.style in ("sentence", "verdict"):
             longest = min(longest, _SENTENCE)
         return max(longest, *map(len, column.heading.split()))
 
