@@ -49,7 +49,7 @@ def of_table(declared: Declared, width: int) -> Text:
     shown = declared.fitted(width)
     kept = range(shown.grouped, len(shown.columns))
     widths = [shown.width(i) for i in kept]
-    if shown.columns[-1].style == "sentence":  # it may be broken, but has the room there is
+    if shown.columns[-1].breakable:  # it has the room there is
         longest = max(len(cells[-1]) for cells in shown.cells)
         widths[-1] = min(
             max(longest, widths[-1]), width - sum(widths[:-1]) - shown.GAP * len(kept[1:])

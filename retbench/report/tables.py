@@ -51,6 +51,11 @@ class Column:
         return self.style == "number"
 
     @property
+    def breakable(self) -> bool:
+        """Whether a cell may be broken into lines: a sentence, or why there is no verdict."""
+        return self.style in ("sentence", "verdict")
+
+    @property
     def heading(self) -> str:
         """The title with its unit."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
@@ -181,7 +186,7 @@ class Table:
         """The characters that a column needs, its heading broken at spaces."""
         column = self.columns[index]
         longest = max((len(cells[index]) for cells in self.cells), default=0)
-        if column.style in ("sentence", "verdict"):
+        if column.breakable:
             longest = min(longest, _SENTENCE)
         return max(longest, *map(len, column.heading.split()))
 
