@@ -5,8 +5,9 @@ metric's noise floor as columns, so that a row taken out of its file still says 
 The LaTeX tables need ``\usepackage{booktabs}`` and a text 16 cm wide. ``numbers.tex`` has every
 number under the ids that it has in the samples, for texts that cannot drift from the run:
 
-    \retbench{tpot_s/retnet/context=8192,batch=1}                     2.13 ms [2.10, 2.16]
-    \retbench{tpot_s/retnet/transformer/context=8192,batch=1}         0.532 [0.520, 0.541]
+    \retbench{tpot_s/retnet/context=8192,batch=1}                     2.13 ms
+    \retbench{tpot_s/retnet/context=8192,batch=1/interval}            [2.10, 2.16] ms
+    \retbench{tpot_s/retnet/transformer/context=8192,batch=1}         0.532
     \retbench{tpot_s/retnet/transformer/context=8192,batch=1/verdict} faster
 """
 
@@ -160,27 +161,34 @@ def _macros(content: Content) -> Iterator[str]:
 
 
 def citations(tables: Sequence[Table]) -> dict[str, str]:
-    """Every number that can be cited, by the ids of its row: metric, models, point."""
+    """Every number that can be cited, by the ids of its row: metric, models, point.
+
+    Under the same key and ``/interval`` is its interval, under ``/verdict`` its verdict.
+    """
     found: dict[str, str] = {}
     for table in tables:
         for row in table.frame.to_dict("records") if table.cited else ():
             ids = [str(row[name]) for name in table.ids if not pd.isna(row[name])]
             for name, quantity in table.cited.items():
                 key = "/".join([quantity, *ids] if quantity else ids)
-                if not units.is_missing(row[name]):
-                    found[key] = _cited(row, name)
-                if name == "value" and isinstance(row.get("verdict"), str):
-                    found[f"{key}/verdict"] = row["verdict"]
+                found |= _cited(key, name, row)
     return found
 
 
-def _cited(row: Mapping[Any, Any], name: str) -> str:
-    """A value with its unit and its interval; a count as it is."""
+def _cited(key: str, name: str, row: Mapping[Any, Any]) -> dict[str, str]:
+    """A value of a row with its unit, its interval and its verdict; a count as it is."""
+    if units.is_missing(row[name]):
+        return {}
     if isinstance(row[name], int):
-        return str(row[name])
-    scale = units.scale_for(str(row.get("unit", "")), [row[name]])
+        return {key: str(row[name])}
     edges = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
+    scale = units.scale_for(str(row.get("unit", "")), [row[name]])
     low, high = (row.get(edge) for edge in edges)
     text = units.with_interval(row[name], low, high, scale.divisor)
     value, bracket, interval = text.partition(" [")
-    return f"{value} {scale.symbol}".rstrip() + bracket + interval
+    found = {key: f"{value} {scale.symbol}".rstrip()}
+    if bracket:
+        found[f"{key}/interval"] = f"[{interval} {scale.symbol}".rstrip()
+    if name == "value" and isinstance(row.get("verdict"), str):
+        found[f"{key}/verdict"] = row["verdict"]
+    return found

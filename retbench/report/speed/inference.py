@@ -10,7 +10,7 @@ from retbench.report.speed import tables
 from retbench.report.speed.answers import answers, still_open
 from retbench.report.speed.tables import BATCH, CONTEXT, FLAGS, STATUS
 from retbench.report.summary import Summary, summarise
-from retbench.report.tables import Column, Table, name
+from retbench.report.tables import Table, name
 
 if TYPE_CHECKING:
     from retbench.store import Run
@@ -28,6 +28,7 @@ _TAILS = (
     "p90 and p99 describe the time per step of slices, each of several decode steps where one is "
     f"short, of all processes together; {units.DASH}: too few of them (p90 needs 29, p99 299)"
 )
+_COMPARED = (*compare.TIMES, *compare.MEMORY)
 _ANSWERED = ("tpot_s", "ttft_s", "state_bytes")
 
 
@@ -35,8 +36,8 @@ def content(run: Run) -> Content:
     """All that the report says of an inference run."""
     summary = summarise(run)
     tables_ = filled(
-        _ratios(summary), tables.crossovers(summary), tables.batches(summary), _cells(summary),
-        tables.setup(summary),
+        tables.ratios(summary, summary.ratios, _COMPARED), tables.crossovers(summary),
+        tables.batches(summary), _cells(summary), tables.setup(summary),
     )  # fmt: skip
     return Content(
         path=summary.path,
@@ -69,19 +70,3 @@ def _cells(summary: Summary) -> Table:
     )
     columns = [name("Model", "model"), CONTEXT, BATCH, STATUS, *shown, FLAGS]
     return tables.cells(summary, columns, (tables.CELLS_ARE,))
-
-
-def _ratios(summary: Summary) -> Table:
-    """The subject over each baseline: one row per baseline and point, verdicts beside the times."""
-    ratios = summary.ratios
-    columns = [
-        name("Baseline", "baseline"), CONTEXT, BATCH,
-        Column("Blocks", tables.blocks, rank=3),
-        *tables.ratio_columns(ratios, (*compare.TIMES, *compare.MEMORY)),
-    ]  # fmt: skip
-    return Table(
-        "ratios", f"Ratios: {summary.models[0]} / baseline", ratios, columns,
-        tables.ratio_notes(ratios, summary.meta), tables.ratio_rows(ratios, summary.models),
-        grouped=True, above=True, cited={"value": ""},
-        ids=("metric", "subject", "baseline", "point"),
-    )  # fmt: skip

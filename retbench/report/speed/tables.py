@@ -84,7 +84,27 @@ def stamped(meta: Mapping[str, Any]) -> tuple[str, ...]:
     return stamp.conditions(meta), stamp.noise_floor(meta)
 
 
-def ratio_columns(ratios: pd.DataFrame, tags: Sequence[str]) -> Iterator[Column]:
+def ratios(summary: Summary, frame: pd.DataFrame, tags: Sequence[str], *more: Column) -> Table:
+    """The subject over each baseline: one row per baseline and point, verdicts beside the times.
+
+    Args:
+        summary: of the run.
+        frame: those of its ratios to show.
+        tags: the metrics that have columns, as far as they were measured.
+        more: columns that tell points apart.
+    """
+    columns = [
+        name("Baseline", "baseline"), CONTEXT, BATCH, *more,
+        Column("Blocks", _blocks, rank=3), *_ratio_columns(frame, tags),
+    ]  # fmt: skip
+    return Table(
+        "ratios", f"Ratios: {summary.models[0]} / baseline", frame, columns,
+        ratio_notes(frame, summary.meta), _ratio_rows(frame, summary.models), grouped=True,
+        above=True, cited={"value": ""}, ids=("metric", "subject", "baseline", "point"),
+    )  # fmt: skip
+
+
+def _ratio_columns(ratios: pd.DataFrame, tags: Sequence[str]) -> Iterator[Column]:
     """Two columns for each time, its ratio and its verdict; one for each figure of memory."""
     said: list[str] = []  # times whose verdicts stand to the left
     for tag in (tag for tag in tags if tag in set(ratios["metric"])):
@@ -116,13 +136,13 @@ def _verdict(row: Row, tag: str, before: Sequence[str]) -> str:
     return units.DASH if found["note"] and found["note"] in noted else units.verdict(found)
 
 
-def blocks(row: Row) -> str:
+def _blocks(row: Row) -> str:
     """The blocks behind the ratios of a row."""
     counts = sorted({cell["n"] for cell in row.values() if isinstance(cell, dict)})
     return " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
 
 
-def ratio_rows(ratios: pd.DataFrame, models: Sequence[str]) -> list[Row]:
+def _ratio_rows(ratios: pd.DataFrame, models: Sequence[str]) -> list[Row]:
     """One row per baseline, in the order of the models, and point: plain points first."""
     place = {model: index for index, model in enumerate(models)}
     return sorted(

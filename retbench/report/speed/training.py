@@ -50,7 +50,9 @@ def content(run: Run) -> Content:
     """All that the report says of a training run; the same samples give the same content."""
     summary = summarise(run)
     tables_ = filled(
-        _ratios(summary),
+        tables.ratios(
+            summary, summary.ratios[_is_step(summary.ratios)], _COMPARED, _SETTINGS
+        ),
         tables.crossovers(
             summary,
             f"{tables.CROSSOVER_IS}, at {held(summary.meta, 'context')}",
@@ -106,21 +108,6 @@ def _steps(summary: Summary) -> Table:
     rows.sort(key=lambda row: bool(settings_of(row["point"])))
     rows.sort(key=lambda row: summary.models.index(row["model"]))
     return replace(table, rows=rows)
-
-
-def _ratios(summary: Summary) -> Table:
-    """The subject over each baseline: one row per baseline and point."""
-    ratios = summary.ratios[_is_step(summary.ratios)]
-    columns = [
-        name("Baseline", "baseline"), CONTEXT, BATCH, _SETTINGS,
-        Column("Blocks", tables.blocks, rank=3), *tables.ratio_columns(ratios, _COMPARED),
-    ]  # fmt: skip
-    return Table(
-        "ratios", f"Ratios: {summary.models[0]} / baseline", ratios, columns,
-        tables.ratio_notes(ratios, summary.meta), tables.ratio_rows(ratios, summary.models),
-        grouped=True, above=True, cited={"value": ""},
-        ids=("metric", "subject", "baseline", "point"),
-    )  # fmt: skip
 
 
 def _processes(summary: Summary) -> Table:
