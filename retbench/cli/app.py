@@ -193,7 +193,7 @@ def table(folder: Folder, quiet: Quiet = False, as_json: AsJson = False) -> None
         opened = api.open_run(folder)
         content = report.content_of(opened)
         files = api.write_tables(opened, content)
-    Console(quiet=quiet, as_json=as_json).report(content, files)
+    Console(quiet=quiet, as_json=as_json).report(content, files, tables=True)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from retbench.cli import document, render
+from retbench.cli import render
+from retbench.report import units
 
 if TYPE_CHECKING:
     from retbench.cli.model_sizes import ModelSize
@@ -31,13 +32,13 @@ if TYPE_CHECKING:
     from retbench.machine.doctor import Check
     from retbench.metrics import Status
     from retbench.report.content import Content
-    from retbench.report.summary import Summary
     from retbench.store import Run
     from retbench.store.journal import Key
 
 PIPED_COLUMNS = 100
 # A narrower terminal breaks the lines of a table; a narrower table would lose digits.
 _FEWEST_COLUMNS = 80
+_MOST_LINES = 12  # that are printed where the tables are not
 
 
 def error(message: str) -> None:
@@ -76,38 +77,53 @@ class Console:
     def emit(self, content: Mapping[str, Any]) -> None:
         """Print one JSON document to stdout, if that was asked for."""
         if self.as_json:
-            print(json.dumps(document.plain(content), allow_nan=False))
+            print(json.dumps(units.plain(content), allow_nan=False))
 
     def progress(self, config: RunConfig, *, side_by_side: bool = False) -> Progress:
         """An observer for a run of this configuration, its blocks perhaps at the same time."""
         return Progress(self._out, config, quiet=self.quiet, side_by_side=side_by_side)
 
-    def report(self, content: Content, files: Sequence[Path] = ()) -> None:
-        """Print what a run says, and where its files are."""
-        if content.summary is not None:
-            self.summary(content.summary, files)
-            return
-        self.show(Text(_heading(content.meta), style="bold"))
-        self.show(*(render.of_table(table) for table in content.tables if table.headline))
-        self._list("Findings", content.findings)
-        self._list("Warnings", content.warnings)
-        self._list("Files", _places(content.path, files))
-        self.emit(document.of_content(content, files))
+    def report(self, content: Content, files: Sequence[Path] = (), *, tables: bool = False) -> None:
+        """Print what a run says, the answer first, and where its files are.
 
-    def summary(self, summary: Summary, files: Sequence[Path] = ()) -> None:
-        """Print a run's tables, ratios, crossovers and warnings, and where its files are."""
-        self.show(Text(_heading(summary.meta), style="bold"), render.cells(summary))
-        self.show(*render.ratios(summary))
-        self.show(*(Text(f"  {line}") for line in render.settling(summary)))
-        self._list("Crossovers", render.crossovers(summary))
-        self._list("Largest batch that fits", render.largest_batches(summary))
-        self._list("Warnings", summary.warnings)
-        self._list("Files", _places(summary.path, files))
-        self.emit(document.of_summary(summary, files))
+        Args:
+            content: of the run's report.
+            files: that were written.
+            tables: whether every table follows.
+        """
+        width, smoke = self._tables.width, content.meta["configuration"]["profile"] == "smoke"
+        stamp = content.stamp[0]
+        title = ("SMOKE, no claims: " if smoke else "") + content.title
+        self.show(Text(title, style="bold"), Text(stamp, style="dim"))
+        unsettled = [content.unsettled] if content.unsettled else []
+        if tables:
+            warnings = (f"warning: {line}" for line in content.warnings)
+            self._lines([*content.findings, *unsettled, *warnings])
+            for table in content.tables:
+                self.show(Text(""), render.of_table(table, width))
+        else:
+            after = [*unsettled, *render.gravest(content.warnings, width)]
+            around = render.height([title, stamp, *after, "tables", "files"], width)
+            self._lines([*render.first(content.findings, width, _MOST_LINES - around), *after])
+            self.show(f"tables: retbench table {content.path}")
+        self.files(content.path, files)
+        if self.as_json:
+            from retbench.report import export
+
+            self.emit(export.document(content, files))
+
+    def _lines(self, lines: Sequence[str]) -> None:
+        """Print some lines, each indented where it goes on."""
+        for line in lines:
+            self.show(render.indented(line, self._tables.width))
 
     def files(self, path: Path, files: Sequence[Path]) -> None:
         """Print where derived files are."""
-        self._list("Files", _places(path, files))
+        folders = dict.fromkeys(
+            f"{file.parent.relative_to(path)}/" if file.parent != path else file.name
+            for file in map(Path, files)
+        )
+        self.show(Text(f"files: {path}/" + (f" ({', '.join(folders)})" if folders else "")))
 
     def forecast(self, forecast: Forecast, available_bytes: int | None) -> None:
         """Print what a run would need."""
@@ -116,7 +132,7 @@ class Console:
         self.show(
             render.expected(forecast, available_bytes),
             Text(f"{len(forecast.cells)} cells in {forecast.blocks} blocks, about "
-                 f"{render.duration(forecast.total_s)}"),
+                 f"{units.duration(forecast.total_s)}"),
             Text(render.memory_line(len(unfit), available_bytes)),
         )  # fmt: skip
         self.emit({
@@ -153,14 +169,6 @@ class Console:
         """Print what an audit has found, and where it was stored."""
         self.show(*render.audit(record), f"stored for this machine in {file}")
         self.emit({**record, "file": str(file)})
-
-    def _list(self, title: str, lines: Iterable[str]) -> None:
-        entries = list(lines)
-        if entries:
-            rows = Table.grid(padding=(0, 1))
-            for line in entries:
-                rows.add_row("  -", Text(line, overflow="fold"))
-            self.show(Text(title, style="italic"), rows, Text(""))
 
 
 class Progress:
@@ -247,7 +255,7 @@ class Progress:
 
     def _remaining(self) -> str:
         left_s = self._left.seconds() if self._left else None
-        return "" if left_s is None else f", about {render.duration(left_s)} left"
+        return "" if left_s is None else f", about {units.duration(left_s)} left"
 
     def _redraw(self) -> None:
         if self._live is None or self._left is None:
@@ -256,29 +264,7 @@ class Progress:
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
             ProgressBar(total=self._total, completed=self._left.cells_done, width=30),
-            f"{self._left.cells_done}/{self._total} cells, {render.duration(elapsed_s)}"
+            f"{self._left.cells_done}/{self._total} cells, {units.duration(elapsed_s)}"
             f"{self._remaining()}",
         )
         self._live.update(Group(bar, Text(f"{self._worker}  {self._doing}")), refresh=True)
-
-
-def _heading(meta: Mapping[str, Any]) -> str:
-    from retbench.report import stamp
-
-    config = meta["configuration"]
-    smoke = "SMOKE, no claims: " if config["profile"] == "smoke" else ""
-    named = (config.get(name) for name in ("suite", "preset", "dtype", "mode", "device"))
-    conditions = ", ".join(str(given) for given in named if given)
-    return f"{smoke}{conditions}, profile {config['profile']}; {stamp.noise_floor(meta)}"
-
-
-def _places(path: Path, files: Sequence[Path]) -> list[str]:
-    """The run directory, and the derived files by folder."""
-    folders: dict[Path, list[str]] = {}
-    for file in files:
-        folders.setdefault(Path(file).parent, []).append(Path(file).name)
-    listed = [
-        f"{folder}/ ({len(names)} files)" if len(names) > 4 else f"{folder}/: {', '.join(names)}"
-        for folder, names in folders.items()
-    ]
-    return [f"{path}/run.json, samples.jsonl", *listed]

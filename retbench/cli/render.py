@@ -1,66 +1,33 @@
-"""Summaries, forecasts and model tables as rich renderables, legible at 100 columns.
+"""Tables, forecasts and sizes of models as rich renderables, each cell of a table whole.
 
-Nothing here prints, and nothing is computed but the layout: numbers come from
-``retbench.report.summary`` and are rounded by ``retbench.report.units``.
+Nothing here prints, and nothing is computed but the layout: numbers are rounded by
+``retbench.report.units``, and a report's tables are laid out as they are declared.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
+from textwrap import fill, wrap
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from retbench.report.units import DASH, Scale, scale_for, significant, with_interval
+from retbench.report import units
+from retbench.report.units import scale_for, significant, with_interval
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from retbench.cli.model_sizes import ModelSize
     from retbench.engine.forecast import Forecast
     from retbench.machine.doctor import Check
-    from retbench.report.layout import Table as Layout
-    from retbench.report.summary import Summary
+    from retbench.report.tables import Table as Declared
 
-# Heading, metric, and whether the interval is shown beside the value.
-_CELL_COLUMNS = (
-    ("TTFT", "ttft_s", False),
-    ("TPOT", "tpot_s", True),
-    ("x bound", "tpot_over_bound", False),
-    ("mean", "mean_tpot_s", False),
-    ("tokens/s", "decode_tokens_per_s", False),
-    ("peak", "peak_bytes", False),
-    ("state", "state_bytes", False),
-)
-_NAME_COLUMNS = 22
-_PEAKS = ("prefill_peak_bytes", "decode_peak_bytes")
-_OPTIONAL = {"tpot_over_bound", "mean_tpot_s"}  # without a column where none was measured
-_RATIO_COLUMNS = (
-    ("TTFT", "ttft_s", True),
-    ("TPOT", "tpot_s", True),
-    ("mean TPOT", "mean_tpot_s", True),
-    ("peak", "decode_peak_bytes", False),
-    ("state", "state_bytes", False),
-)
 _CHECK_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
-_VERDICT_STYLES = {
-    "faster": "green", "smaller": "green", "slower": "red", "larger": "red",
-    "equivalent": "cyan", "inconclusive": "dim",
-}  # fmt: skip
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: ``40 s``, ``3 min``, ``2 h 05 min``."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+_COLOURS = {"good": "green", "bad": "red", "same": "cyan", "open": "dim"}
 
 
 def table(title: str, columns: Iterable[tuple[str, bool]]) -> Table:
@@ -76,94 +43,84 @@ def table(title: str, columns: Iterable[tuple[str, bool]]) -> Table:
     return made
 
 
-def of_table(laid_out: Layout) -> Group:
-    """A report's table under its title, its notes below it: the columns that fit a page."""
-    kept = laid_out.in_print or range(len(laid_out.header))
-    made = table(laid_out.title, ())
-    for i in kept:
-        text = [laid_out.header[i], *(row[i] for row in laid_out.rows)]
-        widest = max(len(line) for line in text)
-        # Names are needed whole; a sentence may be broken.
-        made.add_column(
-            laid_out.header[i], justify="right" if laid_out.numeric[i] else "left",
-            no_wrap=laid_out.numeric[i], overflow="fold", min_width=min(widest, _NAME_COLUMNS),
-        )  # fmt: skip
-    for row in laid_out.rows:
-        made.add_row(*(row[i] for i in kept))
-    notes = [Text(f"  {note}", style="dim") for note in laid_out.notes]
-    return Group(made, *notes, Text(""))
+def of_table(declared: Declared, width: int) -> Text:
+    """A report's table in at most ``width`` characters, every cell whole, its notes below it.
 
-
-def cells(summary: Summary) -> Table:
-    """One row per model and point; a cell that failed shows how it ended, and why."""
-    wide = _wide(summary.cells)
-    shown = _measured(_CELL_COLUMNS, summary.cells)
-    scales = {metric: _scale(summary.cells, metric) for _, metric, _ in shown}
-    headings = [
-        (
-            f"{heading}\n{scales[metric].symbol}" if heading != scales[metric].symbol else heading,
-            True,
+    Columns that do not fit are named, with the file that has them.
+    """
+    shown = declared.fitted(width)
+    kept = range(shown.grouped, len(shown.columns))
+    widths = [shown.width(i) for i in kept]
+    if shown.columns[-1].breakable:  # it has the room there is
+        longest = max(len(cells[-1]) for cells in shown.cells)
+        widths[-1] = min(
+            max(longest, widths[-1]), width - sum(widths[:-1]) - shown.GAP * len(kept[1:])
         )
-        for heading, metric, _ in shown
-    ]
-    made = table("Cells", [("context", True), ("batch", True), ("model", False), *headings])
-    for row in _by_point(summary.statuses).to_dict("records"):
-        place = (row["model"], row["point"])
-        values = [
-            _cell(wide, place, metric, scales[metric], interval) for _, metric, interval in shown
-        ]
-        if row["status"] != "ok":
-            values = _failed(row, values)
-        made.add_row(str(row["seq_len"]), str(row["batch_size"]), row["model"], *values)
-    return made
+    lines = Text(f"{declared.title}\n", style="bold")
+    headings = [shown.heading(i) for i in kept]
+    for line in zip_longest(*(_bottom(heading, headings) for heading in headings)):
+        lines.append(_line(shown, line, widths))
+    lines.append("─" * (sum(widths) + shown.GAP * len(kept[1:])) + "\n")
+    for group, rows in shown.groups():
+        lines.append(Text(f"{group}\n", style="italic") if group else "")
+        for cells in rows:
+            for line in zip_longest(*map(wrap, cells, widths), fillvalue=""):
+                lines.append(_line(shown, line, widths))
+    notes = shown.reading
+    if left_out := declared.missing(shown):
+        plural = "s" * (len(left_out) > 1)
+        notes.append(f"+{len(left_out)} column{plural} in tables/{declared.name}.md: "
+                     f"{', '.join(left_out)}")  # fmt: skip
+    for note in notes:
+        lines.append(indented(note, width) + "\n")
+    lines.rstrip()
+    return lines
 
 
-def ratios(summary: Summary) -> list[Table]:
-    """A table per baseline: subject over baseline, below 1 where the subject is better."""
-    found = []
-    for baseline, rows in summary.ratios.groupby("baseline", sort=False):
-        subject = rows["subject"].iloc[0]
-        title = f"{subject} / {baseline}: below 1, {subject} is faster or smaller"
-        shown = _measured(_RATIO_COLUMNS, rows)
-        headings = [(heading, not worded) for heading, _, worded in shown]
-        made = table(title, [("context", True), ("batch", True), *headings])
-        by_metric = rows.set_index(["metric", "point"]).to_dict("index")
-        for point in rows.drop_duplicates("point").to_dict("records"):
-            entries = [
-                _ratio(by_metric.get((metric, point["point"])), worded)
-                for _, metric, worded in shown
-            ]
-            made.add_row(str(point["seq_len"]), str(point["batch_size"]), *entries)
-        found.append(made)
-    return found
+def indented(text: str, width: int) -> str:
+    """Text in lines of ``width`` characters, the first by two to the right, the others by four."""
+    return fill(text, width, initial_indent="  ", subsequent_indent="    ")
 
 
-def settling(summary: Summary) -> list[str]:
-    """What the blocks could have told, why the run ended, and what would settle the rest."""
-    from retbench.report import compare, layout, stamp
-
-    ratios = summary.ratios
-    timed = ratios[ratios["metric"].isin(compare.TIMES)]
-    lines = [layout.resolution(timed), stamp.ended(summary.meta)]
-    open_ = timed[timed["verdict"] == "inconclusive"]
-    if len(open_):
-        said = f"{len(open_)} of {int((timed['n'] > 0).sum())} ratios of times are inconclusive"
-        needed = open_["minutes_needed"].dropna()
-        if len(needed):
-            longest = duration(60 * float(needed.max()))
-            said += f"; {longest} more would settle {len(needed)} of them"
-        lines.append(said)
-    return [line for line in lines if line]
+def height(lines: Iterable[str], width: int) -> int:
+    """How many printed lines they are."""
+    return sum(indented(line, width).count("\n") + 1 for line in lines)
 
 
-def crossovers(summary: Summary) -> list[str]:
-    """A sentence per metric and baseline: where the two are equal, or that it was not reached."""
-    return [_crossover(row) for row in summary.crossovers.to_dict("records")]
+def first(lines: Sequence[str], width: int, most: int) -> list[str]:
+    """As many of the lines as ``most`` printed ones hold, and how many there are besides."""
+    kept = list(lines)
+    while kept and height(kept, width) > most - (len(kept) < len(lines)):
+        kept.pop()
+    left = len(lines) - len(kept)
+    return [*kept, f"+{left} more in report.html"] if left else kept
 
 
-def largest_batches(summary: Summary) -> list[str]:
-    """A sentence per model: the largest batch that fits, and how the next one ended."""
-    return [_largest_batch(row) for row in summary.batches.to_dict("records")]
+def gravest(warnings: Sequence[str], width: int) -> list[str]:
+    """The first warning, without its details where it is long, and how many there are besides."""
+    if not warnings:
+        return []
+    more = f" (+{len(warnings) - 1} more in report.html)" if warnings[1:] else ""
+    line = f"warning: {warnings[0]}{more}"
+    if height([line], width) == 1:
+        return [line]
+    return [f"warning: {re.split('[:;] ', warnings[0])[0]}{more}"]
+
+
+def _bottom(heading: Sequence[str], headings: Sequence[Sequence[str]]) -> list[str]:
+    """A heading's lines, as many as the highest has, the empty ones above."""
+    return [""] * (max(map(len, headings)) - len(heading)) + list(heading)
+
+
+def _line(table: Declared, texts: Sequence[str], widths: Sequence[int]) -> Text:
+    """One line of a table's cells."""
+    line = Text()
+    for column, text, width in zip(table.columns[table.grouped :], texts, widths, strict=True):
+        style = _COLOURS[units.tone(text)] if column.style == "verdict" else ""
+        line.append(f"{text:>{width}}" if column.numeric else f"{text:<{width}}", style=style)
+        line.append(" " * table.GAP)
+    line.rstrip()
+    return line.append("\n")
 
 
 def expected(forecast: Forecast, available_bytes: int | None) -> Table:
@@ -206,7 +163,7 @@ def audit(record: Mapping[str, Any]) -> list[Table | Text]:
     )  # fmt: skip
     for row in record["rows"]:
         ratio = with_interval(row["value"], row["low"], row["high"])
-        style = _VERDICT_STYLES.get(row["verdict"], "")
+        style = _COLOURS[units.tone(row["verdict"])]
         made.add_row(
             row["metric"], row["point"], row["baseline"], ratio, Text(row["verdict"], style=style)
         )
@@ -265,101 +222,3 @@ def ceilings(measured: Mapping[str, Any]) -> list[Table]:
     for dtype, rate in measured["matmul_flop_per_s"].items():
         rates.add_row(dtype, f"{significant(rate / 1e9)} GFLOP/s")
     return [bandwidth, rates]
-
-
-def _by_point(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows of one point together, the models of a point in the order they came in."""
-    return frame.sort_values(["batch_size", "seq_len"], kind="stable")
-
-
-def _wide(frame: pd.DataFrame) -> dict[tuple[str, str, str], dict[str, Any]]:
-    """Rows by model, point and metric; the peak is the larger of prefill's and decode's."""
-    found: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for row in frame.to_dict("records"):
-        record = {str(key): value for key, value in row.items()}
-        place = (record["model"], record["point"])
-        found[*place, record["metric"]] = record
-        if record["metric"] in _PEAKS:
-            known = found.get((*place, "peak_bytes"))
-            if known is None or record["value"] > known["value"]:
-                found[*place, "peak_bytes"] = record
-    return found
-
-
-def _measured(
-    columns: Sequence[tuple[str, str, bool]], frame: pd.DataFrame
-) -> list[tuple[str, str, bool]]:
-    present = set(frame["metric"])
-    return [column for column in columns if column[1] not in _OPTIONAL or column[1] in present]
-
-
-def _scale(frame: pd.DataFrame, metric: str) -> Scale:
-    from retbench.report.summary import metric_of
-
-    wanted = _PEAKS if metric == "peak_bytes" else (metric,)
-    unit = metric_of(wanted[0]).unit
-    return scale_for(unit, frame.loc[frame["metric"].isin(wanted), "value"])
-
-
-def _cell(
-    wide: Mapping[tuple[str, str, str], Mapping[str, Any]],
-    place: tuple[str, str],
-    metric: str,
-    scale: Scale,
-    interval: bool,
-) -> Text:
-    row = wide.get((*place, metric))
-    if row is None:
-        return Text(DASH, style="dim")
-    if interval:
-        return Text(with_interval(row["value"], row["low"], row["high"], scale.divisor))
-    return Text(significant(row["value"] / scale.divisor))
-
-
-def _failed(row: Mapping[Any, Any], values: Sequence[Text]) -> list[Text]:
-    """The status in the first column without a value; what was measured stays."""
-    shown = list(values)
-    place = next((i for i, text in enumerate(shown) if text.plain == DASH), 1)
-    blocks = f" {row['ok_blocks']}/{row['blocks']} ok" if row["ok_blocks"] else ""
-    shown[place] = Text(f"{row['status']}{blocks}", style="bold red")
-    return shown
-
-
-def _ratio(row: Mapping[Any, Any] | None, worded: bool) -> Text:
-    from retbench.report.layout import verdict
-
-    if row is None:
-        return Text(DASH, style="dim")
-    if row["note"]:
-        return Text(row["note"], style="red") if worded else Text(DASH, style="dim")
-    style = _VERDICT_STYLES.get(row["verdict"], "")
-    if not worded:
-        return Text(significant(row["value"]), style=style)
-    value = with_interval(row["value"], row["low"], row["high"])
-    return Text.assemble(f"{value} ", (verdict(row), style))
-
-
-def _crossover(row: Mapping[Any, Any]) -> str:
-    from retbench.report.compare import NO_CLAIM
-    from retbench.report.summary import metric_of
-
-    what = f"{metric_of(row['metric']).title}, {row['subject']} against {row['baseline']}"
-    if row["status"] == NO_CLAIM:
-        return f"{what}: {NO_CLAIM}"
-    swept = f"from {row['shortest']} to {row['longest']} tokens at batch {row['batch_size']}"
-    if row["status"] == "reached":
-        value, low, high = (
-            f"{row[key]:,.0f}" if row[key] == row[key] else "" for key in ("value", "low", "high")
-        )
-        interval = f" [{low}, {high}]" if low and high else ""
-        return f"{what}: equal at {value}{interval} tokens, {row['direction']} beyond"
-    if row["status"] == "unclear":
-        return f"{what}: unclear {swept}, {row['reason']}"
-    side = "better" if row["status"] == "always below" else "worse"
-    return f"{what}: not reached, {side} everywhere {swept}"
-
-
-def _largest_batch(row: Mapping[Any, Any]) -> str:
-    from retbench.report.layout import largest, stopped
-
-    return f"{row['model']} at {row['seq_len']} tokens: {largest(row)} ({stopped(row)})"

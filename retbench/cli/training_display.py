@@ -16,9 +16,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from retbench.cli import render
 from retbench.cli.console import PIPED_COLUMNS, Console
 from retbench.errors import UserError
+from retbench.report import units
 
 if TYPE_CHECKING:
     from models.decoder import Decoder
@@ -108,7 +108,7 @@ class TrainingDisplay:
         line = f"step {record.step}/{self._config.steps}  loss {record.train_loss:.3f}{dev}"
         if speed:
             left = (self._config.steps - record.step) * self._config.tokens_per_step / speed
-            line += f"  {speed:,.0f} tokens/s  {render.duration(left)} left"
+            line += f"  {speed:,.0f} tokens/s  {units.duration(left)} left"
         return line
 
     def _speed(self, record: Record) -> float | None:
@@ -141,7 +141,7 @@ def show_trained(console: Console, trained: Trained) -> None:
         ("train loss", f"{found['train_loss']:.4f} nat/token"),
         ("dev loss", f"{found['dev_loss']:.4f} nat/token"),
         ("bits per byte", f"{found['bits_per_byte']:.4f} on the dev split"),
-        ("time", f"{render.duration(found['train_s'])} in steps, {_throughput(found)}"),
+        ("time", f"{units.duration(found['train_s'])} in steps, {_throughput(found)}"),
     ):  # fmt: skip
         table.add_row(name, text)
     if note := _overfitted(trained):

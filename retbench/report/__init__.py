@@ -42,10 +42,13 @@ def write_tables(run: Run, content: Content | None = None) -> list[Path]:
         run: the run; the files go into its directory.
         content: of its report, where the caller has it already.
     """
-    from retbench.report import citations, tables
+    from retbench.report import export
 
     found = content or content_of(run)
-    return [*tables.write(found, run.path / TABLES), *citations.write(found, run.path)]
+    return [
+        *export.write_tables(found, run.path / TABLES),
+        *export.write_numbers(found, run.path),
+    ]
 
 
 def write_plots(run: Run, content: Content | None = None) -> list[Path]:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retbench.errors import UserError
-from retbench.report.layout import Table
+from retbench.report.summary import metric_of
+from retbench.report.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from retbench.report.summary import Summary
     from retbench.store import Run
 
     Drawn = tuple[Figure, dict[str, Any]]
@@ -25,7 +25,7 @@ else:
     Drawn = tuple
 
 _MAKERS = {
-    "inference": "retbench.report.inference",
+    "inference": "retbench.report.speed.inference",
     "training": "retbench.report.speed.training",
     "perplexity": "retbench.report.quality.perplexity",
     "ablation": "retbench.report.quality.perplexity",
@@ -42,30 +42,27 @@ class Content:
     Attributes:
         path: the run directory.
         meta: ``run.json``.
-        models: the labels in the order of the plan; the first is the subject.
         title: what the report compares.
-        tables: in the order in which to read them.
+        stamp: the conditions of the run, the same under every table.
+        findings: what the run says, one line a question, the most important first.
+        unsettled: how many comparisons are open and how to settle them; empty where none is.
+        tables: in the order in which to read them; none is empty.
         figures: by name, what draws each.
-        warnings: what a reader must know before believing the numbers, a line each.
+        warnings: what a reader must know before believing the numbers, a line each, the gravest
+            first.
         definitions: title and definition of every metric shown.
-        numbers: the content of ``numbers.json``.
-        macros: those of ``numbers.tex``: a name in letters and its text, in LaTeX.
-        findings: what the run says, a sentence each.
-        summary: of the inference suite, which has a console layout of its own; None for others.
     """
 
     path: Path
     meta: Mapping[str, Any]
-    models: tuple[str, ...]
     title: str
+    stamp: tuple[str, ...]
+    findings: tuple[str, ...]
+    unsettled: str
     tables: tuple[Table, ...]
     figures: Mapping[str, Callable[[], Drawn]]
     warnings: tuple[str, ...]
     definitions: tuple[tuple[str, str], ...]
-    numbers: Mapping[str, Any]
-    macros: tuple[tuple[str, str], ...]
-    findings: tuple[str, ...] = ()
-    summary: Summary | None = None
 
 
 def of(run: Run) -> Content:
@@ -84,7 +81,32 @@ def of(run: Run) -> Content:
 
 
 def title_of(meta: Mapping[str, Any], models: Sequence[str]) -> str:
-    """The suite, the subject and its baselines."""
+    """The suite, the subject, and its baselines or how many there are."""
     subject, *baselines = models
-    against = f" against {' and '.join(baselines)}" if baselines else ""
-    return f"{meta['suite']}, {subject}{against}"
+    if not baselines:
+        return f"{meta['suite']}, {subject}"
+    named = " and ".join(baselines) if len(baselines) < 3 else f"{len(baselines)} others"
+    return f"{meta['suite']}, {subject} against {named}"
+
+
+def filled(*tables: Table) -> tuple[Table, ...]:
+    """The tables that have a row, without the columns that say the same in all."""
+    return tuple(table.condensed() for table in tables if table.cells)
+
+
+def definitions(
+    tables: Sequence[Table], here: Mapping[str, str] | None = None
+) -> tuple[tuple[str, str], ...]:
+    """Title and definition of every metric that the tables show.
+
+    Args:
+        tables: of the report.
+        here: what the words of every suite mean in this one, by tag.
+    """
+    shown = [column.metric for table in tables for column in table.columns]
+    shown += [tag for table in tables for tag in table.noted]
+    meanings = here or {}
+    return tuple(
+        (metric_of(tag).title, meanings.get(tag, metric_of(tag).definition))
+        for tag in dict.fromkeys(filter(None, shown))
+    )

@@ -23,6 +23,10 @@ COLUMNS = [
 ]  # fmt: skip
 
 
+APART = {"part", "processes"}
+"""Settings of the points of a training run that are no way to make its steps."""
+
+
 def processes_of(meta: Mapping[str, Any]) -> int:
     """How many processes shared the steps of a run."""
     return int(meta["configuration"].get("world_size", 1))

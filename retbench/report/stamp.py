@@ -9,6 +9,7 @@ from typing import Any
 from retbench.metrics import METRICS
 from retbench.report.compare import floors, margin
 from retbench.report.efficiency import processes_of
+from retbench.report.units import rough
 
 HOW_TO_READ = (
     "ratio = subject / baseline, paired by block; below 1 the subject is faster (or smaller), "
@@ -74,7 +75,9 @@ def profile(meta: Mapping[str, Any]) -> str:
 
 def noise_floor(meta: Mapping[str, Any]) -> str:
     """What this machine was found to tell from nothing, and the margin that verdicts use."""
-    return "; ".join((f"noise floor: {_floors(meta)}", f"margin of verdicts: {margin(meta):.2%}"))
+    return "; ".join(
+        (f"noise floor: {_floors(meta)}", f"margin of verdicts: {rough(margin(meta))}")
+    )
 
 
 def _floors(meta: Mapping[str, Any]) -> str:
@@ -82,7 +85,7 @@ def _floors(meta: Mapping[str, Any]) -> str:
     audit = meta.get("audit")
     if audit:
         by_metric = ", ".join(
-            f"{METRICS[metric].title} {math.expm1(floor):.2%}"
+            f"{METRICS[metric].title} {rough(math.expm1(floor))}"
             for metric, floor in floors(meta).items()
         )
         return (
@@ -90,7 +93,7 @@ def _floors(meta: Mapping[str, Any]) -> str:
             f"{audit['planted']} planted differences of {audit['slowdown']:.0%} found)"
         )
     known = list(floors(meta).values())
-    return f"{math.expm1(known[0]):.2%}" if known else "not audited"
+    return rough(math.expm1(known[0])) if known else "not audited"
 
 
 def ended(meta: Mapping[str, Any]) -> str | None:

@@ -1,145 +1,218 @@
-r"""The tables of a run as files: CSV with every digit, Markdown to read, LaTeX to cite.
+"""What a table is: columns declared over the rows of a data frame.
 
-The CSV files are in long format, in the metrics' own units (seconds, bytes, tokens/s), and carry
-profile and the metric's noise floor as columns, so that a row taken out of its file still says what
-it is worth. The LaTeX files need ``\usepackage{booktabs}`` and a text 16 cm wide; ``\input`` one
-anywhere that a table may stand.
+A table is declared once, by its suite. From the declaration come its CSV (every digit of the
+frame), its Markdown, LaTeX and HTML, what the console prints, and the numbers that can be cited.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import groupby
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
-from retbench.report import compare
-from retbench.report.content import Content
-from retbench.report.layout import Table
+from retbench.report import units
+from retbench.report.frames import Row, records
 
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "µ": r"\ensuremath{\mu}", "–": "--", "·": r"\ensuremath{\cdot}", "[": "{[}",
-}  # fmt: skip
-_WIDE = 8  # columns from which a LaTeX table needs a smaller font
+_SENTENCE = 28  # characters from which sentences, and why there is no verdict, are broken
 
 
-def write(content: Content, folder: Path) -> list[Path]:
-    """Write every table in its three formats; returns the files in a fixed order."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for table in content.tables:
-        for suffix, text in (
-            ("csv", csv(table.frame, content.meta)),
-            ("md", markdown(table, content)),
-            ("tex", latex(table)),
-        ):
-            path = folder / f"{table.name}.{suffix}"
-            path.write_text(text, encoding="utf-8", newline="\n")
-            written.append(path)
-    return written
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        title: its heading.
+        text: the key of a row's value, or what makes a cell's text from a row.
+        unit: of its numbers; stands under the heading.
+        rank: in which order columns are left out where there is no room: the highest first, of
+            equal ones the last; one of rank 0 always stays.
+        style: a number is set flush right; a sentence may be broken into lines; so may a
+            verdict, which has a colour.
+        metric: the tag of the metric that it shows, for its definition.
+        note: how to read it; stands under the table where the column does.
+    """
+
+    title: str
+    text: str | Callable[[Row], str]
+    unit: str = ""
+    rank: int = 1
+    style: Literal["number", "name", "sentence", "verdict"] = "number"
+    metric: str = ""
+    note: str = ""
+
+    @property
+    def numeric(self) -> bool:
+        """Whether it holds numbers."""
+        return self.style == "number"
+
+    @property
+    def breakable(self) -> bool:
+        """Whether a cell may be broken into lines: a sentence, or why there is no verdict."""
+        return self.style in ("sentence", "verdict")
+
+    @property
+    def heading(self) -> str:
+        """The title with its unit."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    def cell(self, row: Row) -> str:
+        """The text of a row's cell; a dash where there is nothing."""
+        if callable(self.text):
+            return self.text(row)
+        value = row.get(self.text)
+        return units.DASH if value == "" or pd.isna(value) else str(value)
 
 
-def csv(frame: pd.DataFrame, meta: Mapping[str, Any]) -> str:
-    """Long format, full precision: floats as their shortest exact decimal."""
-    floors = compare.floors(meta)
-    metrics = frame["metric"] if "metric" in frame else pd.Series(None, frame.index, dtype=object)
-    stamped = frame.assign(
-        profile=meta["configuration"]["profile"],
-        noise_floor=metrics.astype(object).map(lambda metric: floors.get(metric)),
-    )
-    return stamped.to_csv(index=False, lineterminator="\n")
+@dataclass(frozen=True)
+class Table:
+    """A table, and all that is made from it.
+
+    Attributes:
+        name: of its files.
+        title: what it shows.
+        frame: what its CSV file and ``numbers.json`` hold, every digit.
+        columns: what readers see.
+        notes: how to read it, a line each; those of its columns follow.
+        rows: what the columns make their cells from; by default the rows of ``frame``.
+        grouped: whether the first column is a heading over the rows that share it, where a page or
+            a terminal has no room for it.
+        above: whether it stands before the figures, as a comparison does.
+        cited: which columns of ``frame`` can be cited, each with the name that it has in LaTeX;
+            an empty name stands for the metric of the row.
+        noted: the metrics that its notes have in place of a column.
+        ids: the columns of ``frame`` that tell its rows apart; in LaTeX their values name a number.
+    """
+
+    GAP: ClassVar[int] = 2  # characters between two columns
+
+    name: str
+    title: str
+    frame: pd.DataFrame
+    columns: Sequence[Column]
+    notes: Sequence[str] = ()
+    rows: Sequence[Row] | None = None
+    grouped: bool = False
+    above: bool = False
+    noted: Sequence[str] = ()
+    cited: Mapping[str, str] = field(default_factory=dict)
+    ids: Sequence[str] = ()
+
+    @property
+    def reading(self) -> list[str]:
+        """How to read the table and the columns that it has, a line each."""
+        notes = (*self.notes, *(column.note for column in self.columns))
+        return list(dict.fromkeys(filter(None, notes)))
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """The headings of the columns."""
+        return tuple(column.heading for column in self.columns)
+
+    @cached_property
+    def cells(self) -> list[tuple[str, ...]]:
+        """The texts, a tuple a row."""
+        rows = records(self.frame) if self.rows is None else self.rows
+        return [tuple(column.cell(row) for column in self.columns) for row in rows]
+
+    def fitted(self, width: int) -> Table:
+        """The table without the columns that ``width`` characters have no room for.
+
+        Where that is any, verdicts are their first word, since a note or the CSV has the rest.
+        The heading of a group has a line of its own.
+        """
+        if self.total() <= width:
+            return self
+        kept = [_short(column) if column.style == "verdict" else column for column in self.columns]
+        table = replace(self, columns=kept)
+        while table.total() > width:
+            ranks = [column.rank for column in kept]
+            if not max(ranks):
+                break
+            del kept[len(ranks) - 1 - ranks[::-1].index(max(ranks))]
+            table = replace(self, columns=kept)
+        return table
+
+    def total(self) -> int:
+        """The characters of a line of the console."""
+        return (
+            sum(self.width(i) + self.GAP for i in range(self.grouped, len(self.columns))) - self.GAP
+        )
+
+    def missing(self, shown: Table) -> list[str]:
+        """The titles of the columns that a fitted table has left out; a verdict says of what."""
+        kept = {(column.title, column.metric) for column in shown.columns}
+        titles, before = [], ""
+        for column in self.columns:
+            if (column.title, column.metric) not in kept:
+                of = f" of {before}" if column.style == "verdict" else ""
+                titles.append(column.title + of)
+            before = column.title
+        return titles
+
+    def condensed(self) -> Table:
+        """The table without the columns that say the same in every row: a note says it once."""
+        if len(self.cells) < 2:
+            return self
+        same = [
+            i
+            for i, column in enumerate(self.columns)
+            if i and len({cells[i] for cells in self.cells}) == 1
+            if column.style != "verdict" and (column.rank or column.style != "sentence")
+        ]
+        if not same:
+            return self
+        said = "; ".join(f"{self.columns[i].heading} {self.cells[0][i]}" for i in same)
+        return replace(
+            self,
+            columns=[column for i, column in enumerate(self.columns) if i not in same],
+            notes=(*self.notes, f"in every row: {said}"),
+            noted=[self.columns[i].metric for i in same],
+        )
+
+    def groups(self) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+        """The heading of each group of rows and its rows' other cells; one of all where none is."""
+        if not self.grouped:
+            yield "", self.cells
+            return
+        for heading, rows in groupby(self.cells, key=lambda cells: cells[0]):
+            yield heading, [cells[1:] for cells in rows]
+
+    def width(self, index: int) -> int:
+        """The characters that a column needs, its heading broken at spaces."""
+        column = self.columns[index]
+        longest = max((len(cells[index]) for cells in self.cells), default=0)
+        if column.breakable:
+            longest = min(longest, _SENTENCE)
+        return max(longest, *map(len, column.heading.split()))
+
+    def heading(self, index: int) -> list[str]:
+        """The lines of a column's heading, its unit on the last."""
+        column = self.columns[index]
+        lines = textwrap.wrap(column.title, self.width(index), break_on_hyphens=False)
+        return [*lines, f"({column.unit})"] if column.unit else lines
 
 
-def markdown(table: Table, content: Content) -> str:
-    """A pipe table with its notes, and the run's warnings and definitions where they belong."""
-    rule = ["---:" if numeric else "---" for numeric in table.numeric]
-    lines = [table.header, rule, *table.rows]
-    parts = [f"## {table.title}", ""]
-    parts += [f"> {note}  " for note in (*table.notes, *table.on_screen, *table.stamp)]
-    parts += ["", *("| " + " | ".join(_pipe(cell) for cell in line) + " |" for line in lines)]
-    if content.warnings and (table.warned or table.headline):
-        parts += ["", "Warnings:", "", *(f"- {warning}" for warning in content.warnings)]
-    if table.defines:
-        defined = content.definitions
-        parts += ["", "Definitions:", "", *(f"- **{title}**: {text}" for title, text in defined)]
-    return "\n".join(parts) + "\n"
+def _short(column: Column) -> Column:
+    return replace(column, text=lambda row: column.cell(row).partition(" (")[0], note="")
 
 
-def _pipe(text: str) -> str:
-    return text.replace("|", "\\|")
+def name(title: str, key: str) -> Column:
+    """A column of names, which always stays."""
+    return Column(title, key, rank=0, style="name")
 
 
-def latex(table: Table) -> str:
-    """A ``table`` float with booktabs rules, a caption that carries the notes, and a label."""
-    kept = list(range(len(table.header))) if table.in_print is None else list(table.in_print)
-    kept = kept[1:] if table.grouped else kept
-    columns = "".join("r" if table.numeric[i] else "l" for i in kept)
-    size = "\\scriptsize\\setlength{\\tabcolsep}{3pt}" if len(kept) >= _WIDE else "\\small"
-    notes = " ".join(
-        f"{escape(note[0].upper() + note[1:])}." for note in (*table.notes, *table.stamp)
-    )
-    titles = [table.header[i] for i in kept]
-    lines = [
-        "% needs \\usepackage{booktabs} and a text width of 16 cm",
-        "\\begin{table}[htbp]",
-        "\\centering",
-        "\\setlength{\\belowcaptionskip}{4pt}",
-        size,
-        f"\\caption{{{escape(table.title)}. {notes}}}",
-        f"\\label{{tab:retbench-{table.name}}}",
-        f"\\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
-        "\\toprule",
-        *_header(titles),
-        "\\midrule",
-        *_body(table, kept),
-        "\\bottomrule",
-        "\\end{tabular}",
-        "\\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
+def wide(frame: pd.DataFrame, keys: Sequence[str]) -> list[Row]:
+    """One row for all rows of a frame with equal ``keys``, each of them under its metric's tag.
 
-
-def _header(titles: Sequence[str]) -> list[str]:
-    """The titles; units, and in a wide table last words too, on a second line to save width."""
-    wide = len(titles) >= _WIDE
-    lines = zip(*(_in_two(title, wide) for title in titles), strict=True)
-    return [_row(line) for line in lines if any(line)]
-
-
-def _in_two(title: str, wide: bool) -> tuple[str, str]:
-    words, bracket, unit = title.partition(" (")
-    if bracket:
-        return words, f"({unit}"
-    above, _, below = title.rpartition(" ") if wide else ("", "", title)
-    return above, below
-
-
-def _body(table: Table, kept: Sequence[int]) -> list[str]:
-    """The rows; where they are grouped, each group under a line with what they share."""
-    lines: list[str] = []
-    group = None
-    for row in table.rows:
-        if table.grouped and row[0] != group:
-            lines += ["\\addlinespace"] if lines else []
-            group = row[0]
-            heading = f"\\textit{{{escape(group)}}}"
-            lines.append(f"\\multicolumn{{{len(kept)}}}{{@{{}}l}}{{{heading}}} \\\\")
-        lines.append(_row([_in_print(table.header[i], row[i]) for i in kept]))
-    return lines
-
-
-def _in_print(title: str, text: str) -> str:
-    """What fits a page: of a verdict the word, since a note has the differences told."""
-    return text.partition(" (")[0] if title == "Verdict" else text
-
-
-def _row(cells: Sequence[str]) -> str:
-    return " & ".join(escape(cell) for cell in cells) + r" \\"
-
-
-def escape(text: str) -> str:
-    r"""``text`` for LaTeX; an opening bracket is hidden from ``\\``, which would take it."""
-    return "".join(_LATEX.get(character, character) for character in text)
+    The first gives the other columns; the order is that of the first ones.
+    """
+    found: dict[tuple[Any, ...], Row] = {}
+    for row in records(frame):
+        place = tuple(row[key] for key in keys)
+        found.setdefault(place, dict(row))[row["metric"]] = row
+    return list(found.values())

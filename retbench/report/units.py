@@ -11,8 +11,11 @@ it divided by a scale that people read.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 DASH = "–"  # what a table shows where there is no value
 
@@ -55,9 +58,22 @@ def scale_for(unit: str, values: Iterable[float]) -> Scale:
     return next((scale for scale in scales if typical >= scale.divisor), scales[-1])
 
 
-def is_missing(value: float | None) -> bool:
-    """Whether there is no number: None, NaN or an infinity."""
-    return value is None or not math.isfinite(value)
+def is_missing(value: Any) -> bool:
+    """Whether there is no number: None, NaN, NA or an infinity."""
+    return not isinstance(value, Real) or not math.isfinite(value)
+
+
+def plain(value: Any) -> Any:
+    """A value that JSON can hold: numpy's numbers as Python's, no number as None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if not isinstance(value, str | bool) and is_missing(value):
+        return None
+    return value
 
 
 def significant(value: float | None, digits: int = 3) -> str:
@@ -71,23 +87,66 @@ def significant(value: float | None, digits: int = 3) -> str:
         return "0"
     if not 1e-4 <= abs(value) < 1e12:
         return f"{value:.{digits - 1}e}"
-    magnitude = math.floor(math.log10(abs(value)))
-    rounded = round(value, digits - 1 - magnitude)
-    if rounded:  # 9.996 becomes 10.0, which has one digit more before the point
-        magnitude = math.floor(math.log10(abs(rounded)))
-    return f"{rounded:.{max(digits - 1 - magnitude, 0)}f}"
+    rounded = round(value, digits - 1 - _magnitude(value))
+    # 9.996 becomes 10.0, which has one digit more before the point.
+    return f"{rounded:.{max(digits - 1 - _magnitude(rounded), 0)}f}"
 
 
 def with_interval(
-    value: float | None, low: float | None, high: float | None, divisor: float = 1.0
+    value: float | None,
+    low: float | None = None,
+    high: float | None = None,
+    divisor: float = 1.0,
+    digits: int = 3,
 ) -> str:
-    """``value [low, high]`` over ``divisor``; the bare value where there is no interval."""
-    if value is None or is_missing(value):
-        return DASH
-    text = significant(value / divisor)
-    if low is None or high is None or is_missing(low) or is_missing(high):
-        return text
-    return f"{text} [{significant(low / divisor)}, {significant(high / divisor)}]"
+    """``value [low, high]`` over ``divisor``; the bare value where there is no interval.
+
+    All three have the decimals that ``digits`` significant digits of the value need, or one digit
+    of the interval's half width where that is finer (M16).
+
+    >>> with_interval(0.0123456, 0.01234, 0.01236)
+    '0.01235 [0.01234, 0.01236]'
+    """
+    if value is None or low is None or high is None or is_missing(value + high - low):
+        return significant(value if value is None else value / divisor, digits)
+    edges = value / divisor, low / divisor, high / divisor
+    half = (edges[2] - edges[1]) / 2
+    decimals = digits - 1 - _magnitude(edges[0])
+    if half > 0:
+        decimals = max(decimals, -_magnitude(half))
+    texts = [f"{round(edge, decimals):.{max(decimals, 0)}f}" for edge in edges]
+    return f"{texts[0]} [{texts[1]}, {texts[2]}]"
+
+
+def _magnitude(value: float) -> int:
+    """The power of ten of a number's first digit."""
+    return math.floor(math.log10(abs(value))) if value else 0
+
+
+def ratio(value: float, low: float | None = None, high: float | None = None) -> str:
+    """A ratio with its interval; from 1 to 2 to three decimals, as below 1."""
+    return with_interval(value, low, high, digits=4 if 1 <= value < 2 else 3)
+
+
+def factor(row: Mapping[str, Any], lower: str = "faster", higher: str = "slower") -> str:
+    """A ratio as people say it: 2.65x faster [2.57, 2.74].
+
+    Args:
+        row: of a ratio, subject over baseline, with ``value``, ``low`` and ``high``.
+        lower: what the subject is below 1.
+        higher: and above it.
+    """
+    edges = row["value"], row["low"], row["high"]
+    if row["value"] < 1:
+        edges = 1 / row["value"], 1 / row["high"], 1 / row["low"]
+    value, bracket, interval = with_interval(*edges).partition(" [")
+    return f"{value}x {lower if row['value'] < 1 else higher}{bracket}{interval}"
+
+
+def change(row: Mapping[str, Any]) -> str:
+    """A ratio as the change in per cent that it is: +4.6% [+3.4, +5.8]."""
+    value, low, high = (row[edge] - 1 for edge in ("value", "low", "high"))
+    return _shares(value, low, high, "%", "+")
 
 
 def rounded_tokens(count: float) -> str:
@@ -101,3 +160,89 @@ def tokens(count: float) -> str:
     if whole >= KIB and whole % KIB == 0:
         return f"{whole // KIB}k"
     return f"{whole}"
+
+
+def percent(share: float | None, low: float | None = None, high: float | None = None) -> str:
+    """A share with its interval, in per cent: 97.1% [93.2, 98.8]."""
+    return _shares(share, low, high, "%", "")
+
+
+def points(value: float, low: float, high: float) -> str:
+    """A difference of shares with its interval, in percentage points: +2.0 [−1.0, +5.0]."""
+    return _shares(value, low, high, "", "+")
+
+
+def _shares(
+    value: float | None, low: float | None, high: float | None, unit: str, sign: str
+) -> str:
+    if value is None or is_missing(value):
+        return DASH
+    texts = [
+        f"{100 * edge:{sign}.1f}".replace("-", "−")
+        for edge in (value, low, high)
+        if edge is not None and not is_missing(edge)
+    ]
+    return f"{texts[0]}{unit}" + (f" [{texts[1]}, {texts[2]}]" if len(texts) == 3 else "")
+
+
+def count(number: float) -> str:
+    """A large number as people say it: 788k, 1.05M, 1.30B."""
+    if is_missing(number) or number >= 1e15:
+        return significant(number)
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{significant(number / size)}{letter}"
+    return f"{number:.0f}"
+
+
+def scaled(value: float, unit: str) -> str:
+    """A value in its own scale: 2.46 TFLOP, 64.0 KiB."""
+    if is_missing(value):
+        return DASH
+    scale = scale_for(unit, [value])
+    return f"{significant(value / scale.divisor)} {scale.symbol}".rstrip()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: ``40 s``, ``3 min``, ``2 h 05 min``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def verdict(row: Mapping[str, Any], replicate: str = "block") -> str:
+    """A comparison's verdict, or why there is none; where it is open, what would settle it.
+
+    Args:
+        row: of a table of ratios or differences.
+        replicate: what its ``n`` counts.
+    """
+    if not row["verdict"]:
+        return str(row["note"]) or DASH
+    said = str(row["verdict"]) + (", alone" if row.get("alone") else "")
+    if said != "inconclusive":
+        return said
+    if not is_missing(row.get("minutes_needed")):
+        return f"{said} (+{max(math.ceil(row['minutes_needed']), 1)} min)"
+    needed = row["n_needed"]
+    if is_missing(needed):
+        return said
+    more = int(needed) - int(row["n"])
+    return f"{said} (+{more} {replicate}{'s' * (more != 1)})"
+
+
+def rough(share: float) -> str:
+    """A share to two digits, in per cent: 35%, 0.40%."""
+    return f"{significant(100 * share, 2)}%"
+
+
+_TONES = {"faster": "good", "smaller": "good", "better": "good", "slower": "bad", "larger": "bad",
+          "worse": "bad", "equivalent": "same"}  # fmt: skip
+
+
+def tone(verdict: str) -> str:
+    """How a verdict is coloured: ``good``, ``bad``, ``same``, or ``open`` where there is none."""
+    return _TONES.get(re.split("[ ,]", verdict)[0], "open")

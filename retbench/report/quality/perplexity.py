@@ -12,57 +12,51 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from retbench.metrics import METRICS
 from retbench.report import units
-from retbench.report.citations import letters, words
-from retbench.report.content import Content, title_of
+from retbench.report.content import Content, definitions, title_of
 from retbench.report.frames import records
 from retbench.report.quality import doubts
 from retbench.report.quality import loss_frames as frames
 from retbench.report.quality import perplexity_figures as figures
 from retbench.report.quality import perplexity_tables as tables
+from retbench.report.quality.columns import compared, still_open
 from retbench.report.quality.perplexity_tables import Perplexity
-from retbench.report.quality.scaling_tables import is_smoke, precise, printed, verdict
-from retbench.report.quality.trained import EDGES, endings
+from retbench.report.quality.trained import endings
 from retbench.report.summary import model_order
 
 if TYPE_CHECKING:
     from retbench.store import Run
-
-_METRICS = (
-    "test_nats", "final_dev_loss", "train_loss", "dev_loss", "position_loss", "parameters",
-    "train_tokens", "train_flops", "train_tokens_per_s", "learning_rate", "data_order",
-)  # fmt: skip
 
 
 def content(run: Run) -> Content:
     """All that the report says of a perplexity or ablation run."""
     meta, models = run.meta, model_order(run.meta)
     tested = frames.tests(run)
+    smoke = meta["configuration"]["profile"] == "smoke"
     found = Perplexity(
         meta=meta,
         models=models,
         is_ablation=meta["suite"] == "ablation",
         losses=_of_one_preset(frames.losses(tested, run, models)),
-        ratios=_of_one_preset(frames.ratios(tested, run, comparisons(run), smoke=is_smoke(meta))),
+        ratios=_of_one_preset(frames.ratios(tested, run, comparisons(run), smoke=smoke)),
         scalars=_of_one_preset(frames.scalars(run, models)),
         tuning=frames.tuning(run),
         curves=frames.curves(run),
         positions=frames.positions(run),
         endings=endings(run, models),
     )
+    tables_ = tables.tables(found)
     return Content(
         path=run.path,
         meta=meta,
-        models=models,
         title=title_of(meta, models),
-        tables=tables.tables(found),
+        stamp=tables.stamped(found),
+        findings=tuple(_findings(found)),
+        unsettled=still_open(found.ratios),
+        tables=tables_,
         figures=figures.figures(found),
         warnings=(*doubts.shared(run, models), *doubts.failures(found.endings)),
-        definitions=tuple((METRICS[tag].title, METRICS[tag].definition) for tag in _METRICS),
-        numbers=_numbers(found),
-        macros=tuple(_macros(found)),
-        findings=tuple(_findings(found)),
+        definitions=definitions(tables_),
     )
 
 
@@ -82,63 +76,10 @@ def comparisons(run: Run) -> list[tuple[str, str]]:
     return [(c.label, c.family) for c in contenders if c.label != c.family]
 
 
-def _numbers(found: Perplexity) -> dict[str, Any]:
-    """The content of ``numbers.json``, unrounded."""
-    cells: dict[str, Any] = {}
-    for row in records(found.losses):
-        at = cells.setdefault(row["model"], {}).setdefault(row["phase"], {})
-        names = ("loss", "perplexity", "bits_per_byte")
-        at[str(row["seq_len"])] = {
-            "protocol": row["protocol"], "n": int(row["n"]), "documents": int(row["documents"]),
-            **{name + end: _known(row[name + end]) for name in names for end in
-               ("", "_low", "_high")},
-        }  # fmt: skip
-    return {
-        "profile": found.meta["configuration"]["profile"],
-        "subject": found.models[0],
-        "data": found.meta.get("data"),
-        "models": {
-            row["model"]: {k: _known(v) for k, v in row.items() if k != "model"}
-            for row in records(found.scalars)
-        },
-        "cells": cells,
-        "ratios": {
-            f"{row['subject']} / {row['baseline']}": {
-                **{edge: _known(row[edge]) for edge in EDGES},
-                "n": int(row["n"]), "verdict": row["verdict"] or None,
-                "n_needed": None if pd.isna(row["n_needed"]) else int(row["n_needed"]),
-            }
-            for row in records(found.ratios)
-        },
-    }  # fmt: skip
-
-
-def _known(value: Any) -> Any:
-    return None if isinstance(value, float) and units.is_missing(value) else value
-
-
-def _macros(found: Perplexity) -> Iterator[tuple[str, str]]:
-    """Perplexities, bits per byte and ratios: name without backslash, text."""
-    for row in records(found.losses):
-        phase = "" if row["phase"] == "test" else f"{letters(row['phase'])}{words(row['seq_len'])}"
-        for name in ("perplexity", "bits_per_byte"):
-            yield f"Retbench{letters(name)}{letters(row['model'])}{phase}", printed(row, name)
-    for row in records(found.ratios):
-        if not units.is_missing(row["value"]):
-            name = f"RetbenchRatio{letters(row['subject'])}Over{letters(row['baseline'])}"
-            yield name, precise(*(row[edge] for edge in EDGES))
-            yield f"{name}Verdict", str(row["verdict"])
-
-
 def _findings(found: Perplexity) -> Iterator[str]:
-    for row in records(found.ratios):
-        if units.is_missing(row["value"]):
-            continue
-        text = precise(*(row[edge] for edge in EDGES))
-        yield (
-            f"{row['subject']} has {text} times the perplexity of {row['baseline']} "
-            f"({found.protocol}; {row['n']} seed{'s' if row['n'] != 1 else ''}): {verdict(row)}"
-        )
+    """The change of perplexity in each comparison, then how each model does at length."""
+    for row in records(found.ratios[found.ratios["value"].notna()]):
+        yield f"{row['subject']} against {row['baseline']}: {compared(row)}"
     yield from _at_length(found, found.at("length"), found.at("carried"))
 
 
@@ -149,13 +90,12 @@ def _at_length(found: Perplexity, alone: pd.DataFrame, carried: pd.DataFrame) ->
         longest = max(values, default=0)
         if longest > found.context and found.context in values:
             said = (
-                f"{model} trained at {units.tokens(found.context)} tokens: perplexity "
-                f"{units.significant(values[found.context])} in windows of that length, "
-                f"{units.significant(values[longest])} at {units.tokens(longest)}"
+                f"{model}: perplexity {units.significant(values[found.context])} at the training "
+                f"length, {units.significant(values[longest])} at {units.tokens(longest)} tokens"
             )
             kept = _values(carried, model)
             if found.context in kept:
-                said += f"; with the state carried on {units.significant(kept[found.context])}"
+                said += f"; {units.significant(kept[found.context])} with the state carried on"
             yield said
 
 

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from typing import Any
 
 import pandas as pd
 
 from retbench.report import stamp, units
+from retbench.report.content import filled
 from retbench.report.frames import Row, records
-from retbench.report.layout import Table
-from retbench.report.quality.scaling_figures import count
-from retbench.report.quality.scaling_tables import precise, printed, verdict
+from retbench.report.quality.columns import (
+    INTERVAL,
+    SETTLED,
+    VERDICTS,
+    learning_rate,
+    protocol,
+    quantity,
+    seeds,
+)
 from retbench.report.quality.trained import EDGES, ending
+from retbench.report.tables import Column, Table, name
 
-_INTERVAL = "value [low, high]: 95% interval that takes seeds and test documents as random"
 _CARRIED_ONCE = (
     "state carried: the window only cuts the computation and changes no value; tested at one length"
 )
@@ -71,150 +80,139 @@ class Perplexity:
 
 
 def tables(found: Perplexity) -> tuple[Table, ...]:
-    """Every table, in the order in which to read them."""
-    made = (
-        loss_table(found), length_table(found), tuning_table(found), training_table(found)
-    )  # fmt: skip
-    return tuple(table for table in made if table.rows)
+    """Every table that has a row, in the order in which to read them."""
+    return filled(_losses(found), lengths(found), _tuning(found), _trainings(found))
 
 
-def loss_table(found: Perplexity) -> Table:
+def _losses(found: Perplexity) -> Table:
     """One row per model: size, rate, perplexity, bits per byte, and the ratio with its verdict."""
-    known = {row["model"]: row for row in records(found.at("test"))}
-    sizes = {row["model"]: row for row in records(found.scalars)}
     # In an ablation a row is a variant over the whole; else the subject over that row's model.
-    column = "subject" if found.is_ablation else "baseline"
-    compared = {row[column]: row for row in records(found.ratios)}
-    rows = []
-    for end in records(found.endings):
-        row, size = known.get(end["model"]), sizes[end["model"]]
-        texts = [end["model"], count(size["parameters"]) if row else units.DASH]
-        texts += [f"{size['learning_rate']:g}", str(row["n"])] if row else [units.DASH] * 2
-        for name in ("perplexity", "bits_per_byte"):
-            texts.append(printed(row, name) if row else units.DASH)
-        ratio = compared.get(end["model"])
-        texts += _compared(ratio)
-        rows.append((*texts, ending(end)))
+    side = "subject" if found.is_ablation else "baseline"
+    frame = (
+        found.endings.merge(found.at("test"), on="model", how="left", sort=False)
+        .merge(found.scalars, on="model", how="left", sort=False)
+        .merge(found.ratios.rename(columns={side: "model", "n": "pairs"}), on="model", how="left",
+               sort=False)
+    )  # fmt: skip
     subject = found.models[0]
-    ratio_title = f"Over {subject}" if found.is_ablation else f"{subject} / model"
+    title = f"Over {subject}" if found.is_ablation else f"{subject} / model"
     meaning = (
         "ratio of perplexities variant / whole: above 1 the part that is left out helps"
         if found.is_ablation
         else "ratio of perplexities subject / model: below 1 the subject is better"
     )
+    columns = [
+        name("Model", "model"),
+        Column("Parameters", lambda row: units.count(row["parameters"]), rank=3,
+               metric="parameters"),
+        learning_rate(4, "model"), Column("Seeds", lambda row: seeds(row), rank=3),
+        quantity("Perplexity", "perplexity", rank=0, metric="test_nats"),
+        quantity("Bits per byte", "bits_per_byte", rank=1),
+        Column(title, lambda row: units.ratio(*(row[edge] for edge in EDGES)), rank=0),
+        Column("Verdict", _verdict, rank=0, style="verdict", note=SETTLED),
+        Column("Status", ending, style="name", rank=2),
+    ]  # fmt: skip
     notes = (
-        _INTERVAL,
-        f"test protocol: {found.protocol}, in tokens; every token but a document's first scored "
-        "once",
-        f"{meaning}; paired by seed and document; margin of verdicts 1%, corrected over the table "
-        "(Holm); better or worse takes 5 seeds",
-        "learning rate: the one of the grid with the lowest dev loss, for each model",
-    )
-    header = ("Model", "Parameters", "Learning rate", "Seeds", "Perplexity", "Bits per byte",
-              ratio_title, "Verdict", "Status")  # fmt: skip
-    frame = found.at("test").merge(found.scalars, on="model", how="left", sort=False)
-    frame = frame.merge(
-        found.ratios.rename(columns={column: "model", "n": "pairs"}), on="model", how="left",
-        sort=False,
+        INTERVAL, protocol(found.protocol), f"{meaning}; {VERDICTS}",
     )  # fmt: skip
     return Table(
-        "perplexity", "Perplexity", header, tuple(rows),
-        (False, True, True, True, True, True, True, False, False),
-        notes, _stamp(found), in_print=(0, 4, 6, 7) if found.is_ablation else (0, 4, 5, 6, 7),
-        frame=frame, above=True, headline=True, defines=True,
+        "perplexity", "Perplexity", frame, columns, notes, above=True,
+        cited={"perplexity": "perplexity", "bits_per_byte": "bits_per_byte",
+               "value": "perplexity_ratio"}, ids=("model",),
     )  # fmt: skip
 
 
-def _compared(row: Row | None) -> list[str]:
-    if row is None:
-        return [units.DASH, units.DASH]
-    return [precise(*(row[edge] for edge in EDGES)), verdict(row)]
+def _verdict(row: Row) -> str:
+    """The verdict of a row that is compared."""
+    if not isinstance(row["verdict"], str):
+        return units.DASH
+    return units.verdict(row | {"n": row["pairs"]}, "seed")
 
 
-def length_table(found: Perplexity) -> Table:
+def lengths(found: Perplexity) -> Table:
     """One row per model and protocol: perplexity at every evaluation length."""
-    rows_of = found.losses[found.losses["phase"].isin(("length", "carried"))]
-    lengths = sorted({int(length) for length in rows_of["seq_len"]})
+    frame = found.losses[found.losses["phase"].isin(("length", "carried"))]
     names = {"length": "alone", "carried": "state carried"}
-    rows = []
-    for model in found.models:
-        for phase, name in names.items():
-            own = rows_of[(rows_of["model"] == model) & (rows_of["phase"] == phase)]
-            if own.empty:
-                continue
-            cells = {row["seq_len"]: row for row in records(own)}
-            texts = [printed(cells[n], "perplexity") if n in cells else units.DASH for n in lengths]
-            rows.append((model, name, *texts))
-    notes = (
+    rows: dict[tuple[str, str], Row] = {}
+    for row in records(frame):
+        rows.setdefault((row["model"], row["phase"]), dict(row))[str(row["seq_len"])] = row
+    place = {(model, phase): n for n, (model, phase) in enumerate(product(found.models, names))}
+    columns = [
+        name("Model", "model"),
+        Column("Windows", lambda row: names[row["phase"]], rank=0, style="name"),
+        *(
+            Column(units.tokens(n), partial(_perplexity, length=n), metric="test_nats")
+            for n in sorted({int(length) for length in frame["seq_len"]})
+        ),
+    ]
+    notes = [
         f"perplexity in windows of that many tokens, which stand alone or carry the state on from "
         f"the window before; trained at {units.tokens(found.context)}",
-        *([_CARRIED_ONCE] if found.carried_once else []),
-        _INTERVAL,
-    )
+        INTERVAL,
+    ]
+    if found.carried_once:
+        notes.insert(1, _CARRIED_ONCE)
     return Table(
-        "lengths", "Perplexity by evaluation length",
-        ("Model", "Windows", *(units.tokens(length) for length in lengths)), tuple(rows),
-        (False, False, *(True for _ in lengths)), notes, _stamp(found), frame=rows_of,
-        above=True,
+        "lengths", "Perplexity by evaluation length", frame, columns, notes,
+        [rows[key] for key in sorted(rows, key=lambda key: place[key])], above=True,
+        cited={"perplexity": "perplexity"}, ids=("model", "phase", "seq_len"),
     )  # fmt: skip
 
 
-def tuning_table(found: Perplexity) -> Table:
+def _perplexity(row: Row, length: int) -> str:
+    found = row.get(str(length))
+    return units.DASH if found is None else quantity("", "perplexity").cell(found)
+
+
+def _tuning(found: Perplexity) -> Table:
     """One row per model: the dev loss at every learning rate, the chosen one marked."""
-    rates = sorted({float(rate) for rate in found.tuning["learning_rate"]})
-    rows = []
-    for model in found.models:
-        own = {
-            row["learning_rate"]: row
-            for row in records(found.tuning[found.tuning["model"] == model])
-        }
-        rows.append((model, *(_tried(own.get(rate)) for rate in rates)))
-    notes = (
+    rows: dict[str, Row] = {model: {"model": model} for model in found.models}
+    for row in records(found.tuning):
+        rows[row["model"]][f"{row['learning_rate']:g}"] = row
+    columns = [
+        Column(f"{rate:g}", partial(_tried, rate=f"{rate:g}"), metric="final_dev_loss")
+        for rate in sorted({float(rate) for rate in found.tuning["learning_rate"]})
+    ]
+    note = (
         "loss on the dev split after one training (nat/token); *: chosen; nothing else that is "
-        "reported comes from these trainings",
+        "reported comes from these trainings"
     )
     return Table(
-        "tuning", "Learning rates", ("Model", *(f"{rate:g}" for rate in rates)), tuple(rows),
-        (False, *(True for _ in rates)), notes, _stamp(found), frame=found.tuning,
+        "tuning", "Learning rates", found.tuning, [name("Model", "model"), *columns], (note,),
+        list(rows.values()),
     )  # fmt: skip
 
 
-def _tried(row: Row | None) -> str:
-    if row is None:
+def _tried(row: Row, rate: str) -> str:
+    if (found := row.get(rate)) is None:
         return units.DASH
-    if units.is_missing(row["final_dev_loss"]):
-        return str(row["status"])
-    return f"{row['final_dev_loss']:.4f}{'*' if row['chosen'] else ''}"
+    if units.is_missing(found["final_dev_loss"]):
+        return str(found["status"])
+    return f"{found['final_dev_loss']:.4f}{'*' if found['chosen'] else ''}"
 
 
-def training_table(found: Perplexity) -> Table:
+def _trainings(found: Perplexity) -> Table:
     """One row per model: what its final trainings took."""
-    rows = []
-    for row, end in zip(records(found.scalars), records(found.endings), strict=True):
-        rows.append((
-            row["model"], units.significant(row["train_tokens"] / 1e6) + "M"
-            if not units.is_missing(row["train_tokens"]) else units.DASH,
-            count(row["train_flops"], "train_flops")
-            if not units.is_missing(row["train_flops"]) else units.DASH,
-            units.significant(row["train_tokens_per_s"]), ending(end),
-        ))  # fmt: skip
-    notes = ("tokens/s on this machine, evaluation excluded: a hint, not a measurement of speed",)
+    columns = [
+        name("Model", "model"),
+        Column("Tokens", lambda row: units.count(row["train_tokens"]), metric="train_tokens"),
+        Column("FLOPs", lambda row: units.scaled(row["train_flops"], "flop"), metric="train_flops"),
+        Column("Tokens/s", lambda row: units.significant(row["train_tokens_per_s"]),
+               metric="train_tokens_per_s"),
+        Column("Status", ending, style="name"),
+    ]  # fmt: skip
     return Table(
-        "training", "Final trainings", ("Model", "Tokens", "FLOPs", "Tokens/s", "Status"),
-        tuple(rows), (False, True, True, True, False), notes, _stamp(found),
-        frame=found.scalars.merge(found.endings, on="model", sort=False),
+        "training", "Final trainings", found.scalars.merge(found.endings, on="model", sort=False),
+        columns,
+        ("tokens/s on this machine, evaluation excluded: a hint, not a measurement of speed",),
     )  # fmt: skip
 
 
-def _stamp(found: Perplexity) -> tuple[str, ...]:
-    return (stamp.conditions(found.meta), data(found.meta))
-
-
-def data(meta: Mapping[str, Any]) -> str:
-    """The text and the tokenizer, and what each model was trained on."""
-    text = meta.get("data") or {}
-    configuration = meta["configuration"]
-    return (
+def stamped(found: Perplexity) -> tuple[str, str]:
+    """The conditions of the run; its text and tokenizer, and what each model was trained on."""
+    text = found.meta.get("data") or {}
+    configuration = found.meta["configuration"]
+    return stamp.conditions(found.meta), (
         f"text {text.get('name', 'unknown')}, tokenizer {text.get('tokenizer', 'unknown')}; "
         f"{configuration['steps']} steps of {configuration['batch'][0]} x "
         f"{configuration['context'][0]} tokens"

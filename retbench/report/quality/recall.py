@@ -12,25 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from retbench.metrics import METRICS
 from retbench.report import stamp, units
-from retbench.report.citations import letters, words
-from retbench.report.content import Content, title_of
+from retbench.report.content import Content, definitions, title_of
 from retbench.report.frames import Row, groups, records
 from retbench.report.quality import doubts
 from retbench.report.quality import recall_figures as figures
 from retbench.report.quality import recall_frames as frames
 from retbench.report.quality import recall_tables as tables
+from retbench.report.quality.columns import still_open
 from retbench.report.quality.recall_figures import Recall
-from retbench.report.quality.recall_tables import interval, percent, place_of, points, verdict
-from retbench.report.quality.trained import EDGES, ending, endings, planned
+from retbench.report.quality.recall_tables import place_of
+from retbench.report.quality.trained import ending, endings, planned
 from retbench.report.summary import model_order
 
 if TYPE_CHECKING:
     from retbench.store import Run
 
 LEARNED = 0.1  # of the way from guessing to always right: less is not having learned a task
-_METRICS = ("accuracy", "answers", "state_bytes", "learning_rate")
 
 
 def content(run: Run) -> Content:
@@ -47,23 +45,19 @@ def content(run: Run) -> Content:
         meta, models, planned(run, "task"), accuracy, frames.states(run),
         endings(run, models, "task"), length, frames.chance(run),
     )  # fmt: skip
+    tables_ = tables.tables(recall, difference, limit, frames.rates(run))
     return Content(
         path=run.path,
         meta=meta,
-        models=models,
         title=title_of(meta, models),
-        tables=(
-            tables.accuracy_table(recall, difference),
-            tables.limit_table(recall, limit),
-            tables.training_table(recall, frames.rates(run)),
-        ),
+        stamp=(stamp.conditions(meta),),
+        findings=tuple(_findings(recall, difference)),
+        unsettled=still_open(difference),
+        tables=tables_,
         figures=figures.figures(recall),
         warnings=tuple(_warnings(run, recall)),
-        definitions=tuple((METRICS[tag].title, METRICS[tag].definition) for tag in _METRICS),
-        numbers=_numbers(recall, difference, limit),
-        macros=tuple(_macros(recall, difference)),
-        findings=tuple(_findings(recall, difference)),
-    )  # fmt: skip
+        definitions=definitions(tables_),
+    )
 
 
 def _warnings(run: Run, recall: Recall) -> Iterator[str]:
@@ -77,9 +71,9 @@ def _warnings(run: Run, recall: Recall) -> Iterator[str]:
             best = max(records(group), key=lambda row: float(row["value"]))
             guess = frames.guess(recall.chance, task, best["load"])
             yield (
-                f"{task}: {model} has not learned the task: {percent(best['value'])} at best at "
-                f"the training length, where guessing has {percent(guess)}; a longer training may "
-                "change its rank"
+                f"{task}: {model} has not learned the task: {units.percent(best['value'])} at best "
+                f"at the training length, where guessing has {units.percent(guess)}; a longer "
+                "training may change its rank"
             )
 
 
@@ -90,69 +84,6 @@ def _gain(task: str, group: pd.DataFrame, chances: Mapping[str, float]) -> float
         guess = frames.guess(chances, task, row["load"]) or 0.0
         gains.append((float(row["value"]) - guess) / (1 - guess) if guess < 1 else 0.0)
     return max(gains)
-
-
-def _numbers(recall: Recall, difference: pd.DataFrame, limit: pd.DataFrame) -> dict[str, Any]:
-    """The content of ``numbers.json``, unrounded."""
-    accuracies: dict[str, Any] = {}
-    for row in records(recall.accuracy):
-        at = accuracies.setdefault(row["task"], {}).setdefault(row["model"], {})
-        at.setdefault(str(row["seq_len"]), {})[str(row["load"])] = _entry(row)
-    compared: dict[str, Any] = {}
-    for row in records(difference):
-        at = compared.setdefault(row["task"], {}).setdefault(row["baseline"], {})
-        at.setdefault(str(row["seq_len"]), {})[str(row["load"])] = _entry(row) | {
-            "verdict": row["verdict"],
-            "n_needed": None if pd.isna(row["n_needed"]) else int(row["n_needed"]),
-        }
-    limits = [
-        {
-            "task": row["task"], "model": row["model"], "along": row["along"],
-            "held": int(row["held"]), "largest": int(row["largest"]),
-            "fails_at": None if pd.isna(row["fails_at"]) else int(row["fails_at"]),
-        }
-        for row in records(limit)
-    ]  # fmt: skip
-    return {
-        "conditions": stamp.conditions(recall.meta),
-        "profile": recall.meta["configuration"]["profile"],
-        "subject": recall.models[0],
-        "training_length": recall.length,
-        "chance": dict(recall.chance),
-        "guess": {
-            task: {str(load): frames.guess(recall.chance, task, load) for load in sorted(set(own))}
-            for (task,), rows in groups(recall.accuracy, ["task"])
-            if task in recall.chance
-            for own in [rows["load"].tolist()]
-        },
-        "accuracy": accuracies,
-        "differences": compared,
-        "limits": limits,
-        "states": [
-            {key: row[key] for key in ("task", "model", "seq_len", "state_bytes")}
-            for row in records(recall.states)
-        ],
-    }
-
-
-def _entry(row: Row) -> dict[str, Any]:
-    known = {edge: None if units.is_missing(row[edge]) else row[edge] for edge in EDGES}
-    return known | {"n": int(row["n"]), "unit": "ratio"}
-
-
-def _macros(recall: Recall, difference: pd.DataFrame) -> Iterator[tuple[str, str]]:
-    """Macros of every accuracy and every difference: name without backslash, text."""
-    for row in records(recall.accuracy):
-        name = f"RetbenchAccuracy{letters(row['task'])}{letters(row['model'])}{_at(row)}"
-        yield name, interval(row).replace("%", r"\%")
-    for row in records(difference):
-        name = f"RetbenchDifference{letters(row['task'])}{letters(row['baseline'])}{_at(row)}"
-        yield name, points(row)
-        yield f"{name}Verdict", str(row["verdict"])
-
-
-def _at(row: Row) -> str:
-    return f"Length{words(int(row['seq_len']))}Load{words(int(row['load']))}"
 
 
 def _findings(recall: Recall, difference: pd.DataFrame) -> Iterator[str]:
@@ -168,24 +99,16 @@ def _findings(recall: Recall, difference: pd.DataFrame) -> Iterator[str]:
 
 
 def _sentence(
-    models: Sequence[str], place: tuple[str, int, int], cells: Mapping[Any, Row],
+    models: Sequence[str], place: tables.Place, cells: Mapping[Any, Row],
     compared: Mapping[Any, Row],
 ) -> str:  # fmt: skip
     task, length, load = place
-    subject, *baselines = models
     name = frames.load_name(task)
-    of = "" if name == "needle" else f" and {load} {name}"
-    said = (
-        f"{task} at {units.tokens(length)} tokens{of}: {subject} {_accuracy(cells, place, subject)}"
-    )
-    against = [
-        f"{baseline} {_accuracy(cells, place, baseline)}"
-        + (f" ({verdict(found)})" if (found := compared.get((*place, baseline))) else "")
-        for baseline in baselines
-    ]
-    return said + (" against " if against else "") + " and ".join(against)
-
-
-def _accuracy(cells: Mapping[Any, Row], place: tables.Place, model: str) -> str:
-    row = cells.get((*place, model))
-    return "not measured" if row is None else interval(row)
+    of = "" if name == "needle" else f", {load} {name}"
+    said = []
+    for model in models:
+        accuracy = cells.get((*place, model), {}).get("value")
+        said.append(f"{model} {units.percent(accuracy)}")
+        if found := compared.get((*place, model)):
+            said[-1] += f", {units.verdict(found, 'seed')}"
+    return f"{task} at {units.tokens(length)} tokens{of}: {'; '.join(said)}"

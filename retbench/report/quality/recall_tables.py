@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from retbench.report import stamp, units
-from retbench.report.frames import groups, records
-from retbench.report.layout import Table
-from retbench.report.quality import recall_figures as figures
+from retbench.report import units
+from retbench.report.content import filled
+from retbench.report.frames import Row, records
 from retbench.report.quality import recall_frames as frames
+from retbench.report.quality.columns import SETTLED, learning_rate
 from retbench.report.quality.recall_figures import Recall
 from retbench.report.quality.trained import EDGES, ending
+from retbench.report.tables import Column, Table, name
 
 Place = tuple[str, int, int]
 
@@ -26,134 +28,140 @@ _GUESS = "guess: an answer drawn from those that were shown, knowing none of the
 _DIFFERENCE = (
     "difference: subject - baseline in percentage points, paired by seed; above 0 the subject is "
     "right more often; verdicts have a margin of 1 point, are corrected over the whole table "
-    "(Holm), and better or worse takes 5 seeds; inconclusive, n=6: 6 seeds would settle it; "
-    "without n: only more questions would"
+    "(Holm), and better or worse takes 5 seeds"
 )
 
 
-def accuracy_table(recall: Recall, difference: pd.DataFrame) -> Table:
+def tables(recall: Recall, difference: pd.DataFrame, limit: pd.DataFrame,
+           rates: pd.DataFrame) -> tuple[Table, ...]:  # fmt: skip
+    """Every table that has a row, in the order in which to read them."""
+    return filled(
+        _accuracies(recall, difference), _limits(recall, limit), _trainings(recall, rates)
+    )
+
+
+def _accuracies(recall: Recall, difference: pd.DataFrame) -> Table:
     """One row per task, length and load: each model's accuracy, and how the subject compares."""
     subject, *baselines = recall.models
-    cells = {(*place_of(row), row["model"]): row for row in records(recall.accuracy)}
-    compared = {(*place_of(row), row["baseline"]): row for row in records(difference)}
-    chances = recall.chance
-    rows = []
-    for place in sorted({place_of(row) for row in records(recall.accuracy)}, key=_order(recall)):
-        task, length, load = place
-        texts = [task, units.tokens(length), str(load)]
-        if chances:
-            texts.append(percent(frames.guess(chances, task, load)))
-        texts += [interval(cells.get((*place, model))) for model in recall.models]
-        for baseline in baselines:
-            row = compared.get((*place, baseline))
-            texts += [points(row), verdict(row)]
-        rows.append(tuple(texts))
-    header = ["Task", "Length", "Load", *(["Guess"] if chances else []), *recall.models]
-    numeric = [False, True, True, *([True] if chances else []), *(True for _ in recall.models)]
+
+    def against(baseline: str) -> str:
+        return f"{subject} − {baseline}"
+
+    rows: dict[Place, Row] = {}
+    for row in records(recall.accuracy):
+        place = place_of(row)
+        rows.setdefault(place, dict(row))[row["model"]] = row
+    for row in records(difference):
+        if (place := place_of(row)) in rows:
+            rows[place][against(row["baseline"])] = row
+    columns = [
+        name("Task", "task"),
+        Column("Length", lambda row: units.tokens(row["seq_len"]), rank=0),
+        Column("Load", "load", rank=0),
+    ]  # fmt: skip
+    if recall.chance:
+        columns.append(Column("Guess", partial(_guessed, recall.chance), rank=2, note=_GUESS))
+    columns += [
+        Column(model, partial(_interval, model=model), metric="accuracy") for model in recall.models
+    ]
     for baseline in baselines:
-        header += [f"{subject} − {baseline}", "Verdict"]
-        numeric += [True, False]
+        pair = against(baseline)
+        columns += [
+            Column(pair, partial(_points, pair=pair), rank=0),
+            Column("Verdict", partial(_verdict, pair=pair), rank=0, style="verdict",
+                   note=f"{SETTLED}; without seeds only more questions would"),
+        ]  # fmt: skip
     loads = "; ".join(f"{task}: {frames.load_name(task)}" for task in recall.tasks)
+    notes = (_INTERVAL, _DIFFERENCE, f"load: {loads}")
+    compared = difference.rename(columns={"subject": "model"})
+    frame = pd.concat(
+        [recall.accuracy.assign(quantity="accuracy"), compared.assign(quantity="difference")],
+        ignore_index=True,
+    )
     return Table(
-        "accuracy", "Accuracy by length and load", tuple(header), tuple(rows), tuple(numeric),
-        (_INTERVAL, _DIFFERENCE, f"load: {loads}", *((_GUESS,) if chances else ())),
-        _stamp(recall),
-        frame=_wide(recall.accuracy, difference), above=True, grouped=True, headline=False,
+        "accuracy", "Accuracy by length and load", frame, columns, notes,
+        [rows[place] for place in sorted(rows, key=_order(recall))], grouped=True, above=True,
+        cited={"value": ""}, ids=("quantity", "task", "model", "baseline", "seq_len", "load"),
     )  # fmt: skip
 
 
-def limit_table(recall: Recall, limit: pd.DataFrame) -> Table:
+def _limits(recall: Recall, limit: pd.DataFrame) -> Table:
     """The first length and the first load at which a model is right less than 90% of the time."""
-    rows = []
-    for row in records(limit):
-        along_length = row["along"] == "seq_len"
-        name = frames.load_name(row["task"])
-        held = f"{row['held']} {name}" if along_length else f"{units.tokens(row['held'])} tokens"
-        if along_length and name == "needle":
-            held = units.DASH
-        rows.append((row["task"], row["model"], "length" if along_length else name, held,
-                     falls(row, tokens=along_length)))  # fmt: skip
+
+    def along(row: Row) -> str:
+        return "length" if row["along"] == "seq_len" else frames.load_name(row["task"])
+
+    def held(row: Row) -> str:
+        if row["along"] == "load":
+            return f"{units.tokens(row['held'])} tokens"
+        load = frames.load_name(row["task"])
+        return units.DASH if load == "needle" else f"{row['held']} {load}"
+
+    columns = [
+        name("Task", "task"), name("Model", "model"), Column("Along", along, style="name"),
+        Column("At", held), Column("Under 90% from", falls, rank=0, style="sentence"),
+    ]  # fmt: skip
+    notes = (
+        "the first length or load, ascending, at which the mean accuracy is under 90%",
+        f"along the load the length is the training length, {units.tokens(recall.length)} tokens",
+    )
     return Table(
-        "limits", "Where the accuracy falls under 90%",
-        ("Task", "Model", "Along", "At", "Under 90% from"), tuple(rows),
-        (False, False, False, True, False),
-        ("the first length or load, ascending, at which the mean accuracy is under 90%",
-         f"along the load the length is the training length, {units.tokens(recall.length)} tokens"),
-        _stamp(recall), frame=limit, above=True, grouped=True, headline=True,
+        "limits", "Where the accuracy falls under 90%", limit, columns, notes, grouped=True,
+        above=True, cited={"fails_at": "fails_at"}, ids=("task", "model", "along", "held"),
     )  # fmt: skip
 
 
-def training_table(recall: Recall, rates: pd.DataFrame) -> Table:
+def _trainings(recall: Recall, rates: pd.DataFrame) -> Table:
     """One row per task and model: the chosen learning rate, the seeds, and the state's bytes."""
-    chosen = {(row["task"], row["model"]): row["learning_rate"] for row in records(rates)}
-    sizes = {
-        key: (group["state_bytes"].min(), group["state_bytes"].max())
-        for key, group in groups(recall.states, ["task", "model"])
-    }
-    rows, table = [], []
-    for task in recall.tasks:
-        for row in records(recall.endings[recall.endings["task"] == task]):
-            key = (task, row["model"])
-            rate, (low, high) = chosen.get(key), sizes.get(key, (None, None))
-            state = units.DASH
-            if low is not None and high is not None:
-                state = " to ".join(dict.fromkeys((figures.size(low), figures.size(high))))
-            rows.append((
-                task, row["model"], units.DASH if rate is None else f"{rate:g}",
-                f"{row['ok_blocks']} of {row['blocks']}", ending(row), state,
-            ))  # fmt: skip
-            table.append(row | {"learning_rate": rate, "state_low": low, "state_high": high})
-    return Table(
-        "training", "Trainings", ("Task", "Model", "Learning rate", "Seeds", "Status", "State"),
-        tuple(rows), (False, False, True, True, False, True),
-        ("learning rate: the one of the grid with the lowest dev loss, for each model and task",
-         "state: of one sequence, from the shortest evaluation length to the longest"),
-        _stamp(recall), frame=pd.DataFrame(table), above=False, grouped=True, headline=False,
-    )  # fmt: skip
+    states = recall.states.groupby(["task", "model"], observed=True, as_index=False).agg(
+        state_low=("state_bytes", "min"), state_high=("state_bytes", "max")
+    )
+    frame = recall.endings
+    for more in (rates, states):
+        frame = frame.merge(more, on=["task", "model"], how="left", sort=False)
 
+    def state(row: Row) -> str:
+        sizes = (units.scaled(row[end], "bytes") for end in ("state_low", "state_high"))
+        return " to ".join(dict.fromkeys(sizes))
 
-def percent(share: float | None) -> str:
-    """A share as a percentage with one decimal; a dash for none."""
-    return units.DASH if share is None or units.is_missing(share) else f"{100 * share:.1f}%"
+    columns = [
+        name("Task", "task"), name("Model", "model"), learning_rate(1, "model and task"),
+        Column("Seeds", lambda row: f"{row['ok_blocks']} of {row['blocks']}"),
+        Column("Status", ending, style="name"),
+        Column("State", state, metric="state_bytes",
+               note="state: of one sequence, from the shortest evaluation length to the longest"),
+    ]  # fmt: skip
+    return Table("training", "Trainings", frame, columns, grouped=True)
 
 
 def interval(row: Mapping[str, Any] | None) -> str:
     """An accuracy with its interval: 97.1% [93.2, 98.8]; a dash where it was not measured."""
-    if row is None:
-        return units.DASH
-    text = percent(row["value"])
-    if units.is_missing(row["low"]):
-        return text
-    return f"{text} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+    return units.DASH if row is None else units.percent(*(row[edge] for edge in EDGES))
 
 
-def points(row: Mapping[str, Any] | None) -> str:
-    """A difference in percentage points with its interval: +2.0 [−1.0, +5.0]."""
-    if row is None or units.is_missing(row["value"]):
-        return units.DASH
-    value, low, high = (f"{100 * row[edge]:+.1f}".replace("-", "−") for edge in EDGES)
-    return value if units.is_missing(row["low"]) else f"{value} [{low}, {high}]"
+def _guessed(chances: Mapping[str, float], row: Row) -> str:
+    return units.percent(frames.guess(chances, row["task"], row["load"]))
 
 
-def verdict(row: Mapping[str, Any] | None) -> str:
-    """A verdict with the seeds that would settle it."""
-    if row is None:
-        return units.DASH
-    needed = row["n_needed"]
-    return str(row["verdict"]) + ("" if pd.isna(needed) else f", n={needed}")
+def _interval(row: Row, model: str) -> str:
+    return interval(row.get(model))
 
 
-def falls(row: Mapping[str, Any], *, tokens: bool) -> str:
+def _points(row: Row, pair: str) -> str:
+    return units.points(*(row[pair][edge] for edge in EDGES)) if pair in row else units.DASH
+
+
+def _verdict(row: Row, pair: str) -> str:
+    return units.verdict(row[pair], "seed") if pair in row else units.DASH
+
+
+def falls(row: Mapping[str, Any]) -> str:
     """Where an accuracy falls under 90%, in words."""
-
-    def place(value: Any) -> str:
-        return units.tokens(value) if tokens else str(value)
-
+    place = units.tokens if row["along"] == "seq_len" else str
     if pd.isna(row["fails_at"]):
         return f"not up to {place(row['largest'])}"
-    at = place(row["fails_at"])
     every = ", the smallest" if row["fails_at"] == row["smallest"] else ""
-    return f"{at}{every}: {interval(row)}"
+    return f"{place(row['fails_at'])}{every}: {interval(row)}"
 
 
 def place_of(row: Mapping[str, Any]) -> Place:
@@ -163,16 +171,3 @@ def place_of(row: Mapping[str, Any]) -> Place:
 
 def _order(recall: Recall) -> Callable[[Place], tuple[int, int, int]]:
     return lambda place: (recall.tasks.index(place[0]), place[1], place[2])
-
-
-def _stamp(recall: Recall) -> tuple[str, ...]:
-    return (stamp.conditions(recall.meta),)
-
-
-def _wide(accuracy: pd.DataFrame, difference: pd.DataFrame) -> pd.DataFrame:
-    """The frame of the table of accuracies: cells, then differences, told apart by ``quantity``."""
-    compared = difference.rename(columns={"subject": "model"})
-    return pd.concat(
-        [accuracy.assign(quantity="accuracy"), compared.assign(quantity="difference")],
-        ignore_index=True,
-    )

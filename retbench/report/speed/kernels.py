@@ -3,50 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from retbench.metrics import METRICS
-from retbench.report import compare, fairness, stamp, units
-from retbench.report.citations import entry, letters, ratio_entry, words
-from retbench.report.content import Content
+from retbench.report import fairness, units
+from retbench.report.content import Content, definitions, filled, title_of
 from retbench.report.frames import Row, groups, records
 from retbench.report.speed import kernels_figures as figures
 from retbench.report.speed import kernels_frames as frames
-from retbench.report.speed import kernels_tables as tables
+from retbench.report.speed import tables
+from retbench.report.speed.answers import still_open
 from retbench.report.speed.kernels_frames import SETTING, Kernels, at
+from retbench.report.speed.tables import CONTEXT, STATUS
+from retbench.report.tables import Column, Table, name, wide
 
 if TYPE_CHECKING:
     from retbench.store import Run
 
-_EDGES = ("value", "low", "high")
+# Metric, and its rank.
+_COLUMNS = (
+    ("kernel_s", 0), ("kernel_error", 2), ("kernel_flop_per_s", 2), ("kernel_bandwidth", 3),
+    ("kernel_share", 1), ("kernel_peak_bytes", 1), ("kernel_first_s", 4),
+)  # fmt: skip
+_IDS = ("metric", "subject", "baseline", "point")
+_FAILURE = ["model", "status", "cause"]
 
 
 def content(run: Run) -> Content:
     """All that the report says of a kernels run; the same samples give the same content."""
     kernels = frames.kernels(run)
-    warnings = tuple(_warnings(kernels))
+    tables_ = filled(_times(kernels), _ratios(kernels), _crossovers(kernels), _cells(kernels))
     return Content(
         path=run.path,
         meta=run.meta,
-        models=kernels.models,
-        title=_title(kernels.models),
-        tables=tables.tables(kernels),
-        figures=figures.figures(kernels),
-        warnings=warnings,
-        definitions=tables.definitions(kernels.cells),
-        numbers=_numbers(kernels, warnings),
-        macros=tuple(_macros(kernels)),
+        title=title_of(run.meta, kernels.models),
+        stamp=tables.stamped(run.meta),
         findings=tuple(_findings(kernels)),
+        unsettled=still_open(kernels.ratios, kernels.meta),
+        tables=tables_,
+        figures=figures.figures(kernels),
+        warnings=tuple(_warnings(kernels)),
+        definitions=definitions(tables_),
     )
-
-
-def _title(models: tuple[str, ...]) -> str:
-    """The subject, and how many it is compared with: there may be too many to name."""
-    subject, *others = models
-    several = "operations" if len(others) > 1 else "operation"
-    return f"kernels, {subject}" + (f" against {len(others)} other {several}" if others else "")
 
 
 def _warnings(kernels: Kernels) -> Iterator[str]:
@@ -63,7 +63,108 @@ def _warnings(kernels: Kernels) -> Iterator[str]:
     yield from (str(warning) for warning in kernels.meta.get("warnings", []))
 
 
-_FAILURE = ["model", "status", "cause"]
+def _setting(kernels: Kernels) -> Column:
+    """A setting in words; a batch size or type that all share is left to the conditions."""
+
+    def text(row: Row) -> str:
+        words = [f"{row['direction']}, d_k {row['head_dim']}"]
+        if len(kernels.planned("dtype")) > 1:
+            words.append(str(row["dtype"]))
+        if kernels.planned("batch_size") != [1]:
+            words.append(f"batch {row['batch_size']}")
+        return ", ".join(words)
+
+    return Column("Setting", text, rank=0, style="name")
+
+
+def _times(kernels: Kernels) -> Table:
+    """One row per setting and operation: the time at each context, or how the cell failed."""
+    timed = kernels.cells[kernels.cells["metric"] == "kernel_s"]
+    scale = units.scale_for("s", timed["value"])
+    seconds = {(row["model"], row["point"]): row["value"] for row in records(timed)}
+    ended = {
+        tuple(row[key] for key in (*SETTING, "model", "seq_len")): row
+        for row in records(kernels.statuses)
+    }
+
+    def time(row: Row, context: int) -> str:
+        status = ended.get((*(row[key] for key in SETTING), row["model"], context))
+        if status is None:
+            return "not run"
+        if status["status"] != "ok":
+            return str(status["status"]).replace("_", " ")
+        return units.significant(seconds[status["model"], status["point"]] / scale.divisor)
+
+    columns = [
+        Column(units.tokens(n), partial(time, context=n)) for n in kernels.planned("seq_len")
+    ]
+    return Table(
+        "times", f"Time of a call over context ({scale.symbol})", timed,
+        [_setting(kernels), name("Operation", "model"), *columns], (tables.CENTRE,),
+        [setting | {"model": model} for setting in kernels.settings() for model in kernels.models],
+        grouped=True, above=True, cited={"value": ""}, ids=("metric", "model", "point"),
+    )  # fmt: skip
+
+
+def _cells(kernels: Kernels) -> Table:
+    """One row per point and operation: every figure, or how the cell failed and why."""
+    present = set(kernels.cells["metric"])
+    shown = (
+        tables.metric(kernels.cells, tag, interval=tag == "kernel_s", rank=rank)
+        for tag, rank in _COLUMNS
+        if tag in present
+    )
+    why = Column(
+        "Flags or cause", lambda row: row["flags"] if row["status"] == "ok" else row["cause"] or "",
+        rank=9, style="sentence",
+    )  # fmt: skip
+    frame = tables.cells_with_status(
+        kernels.statuses, kernels.cells, ["model", "point", *SETTING, "seq_len"]
+    )
+    columns = [_setting(kernels), CONTEXT, name("Operation", "model"), STATUS, *shown, why]
+    return Table(
+        "cells", "Measurements", frame, columns,
+        (f"value [low, high]: {tables.CENTRE}, with its 95% interval",),
+        wide(frame, ["model", "point"]), grouped=True, cited={"value": ""},
+        ids=("metric", "model", "point"),
+    )  # fmt: skip
+
+
+def _in_order(kernels: Kernels, frame: pd.DataFrame) -> list[Row]:
+    """The rows of a comparison by setting and baseline."""
+    return [
+        row
+        for setting in kernels.settings()
+        for baseline in kernels.models[1:]
+        for row in records(at(frame[frame["baseline"] == baseline], setting))
+    ]
+
+
+def _ratios(kernels: Kernels) -> Table:
+    """The subject's time over each other operation's, with the verdict."""
+    columns = [
+        _setting(kernels), name("Baseline", "baseline"), CONTEXT, Column("Blocks", "n", rank=3),
+        Column("Time", lambda row: units.ratio(row["value"], row["low"], row["high"]),
+               rank=0, metric="kernel_s"),
+        Column("Verdict", units.verdict, rank=0, style="verdict", note=tables.SETTLED),
+    ]  # fmt: skip
+    rows = _in_order(kernels, kernels.ratios.sort_values("seq_len", kind="stable"))
+    return Table(
+        "ratios", f"Ratios of times: {kernels.models[0]} / baseline", kernels.ratios, columns,
+        tables.ratio_notes(kernels.ratios, kernels.meta), rows, grouped=True, above=True,
+        cited={"value": ""}, ids=_IDS,
+    )  # fmt: skip
+
+
+def _crossovers(kernels: Kernels) -> Table:
+    """From which context on the subject is faster or slower."""
+    columns = [_setting(kernels), name("Baseline", "baseline"), *tables.CROSSING_COLUMNS]
+    return Table(
+        "crossover", f"Crossover of {kernels.models[0]}", tables.claimed(kernels.crossovers),
+        columns,
+        (tables.CROSSOVER_IS,), grouped=True, above=True, cited={"value": "crossover"},
+        ids=("baseline", *SETTING),
+    )  # fmt: skip
 
 
 def _findings(kernels: Kernels) -> Iterator[str]:
@@ -72,81 +173,19 @@ def _findings(kernels: Kernels) -> Iterator[str]:
         return
     times = kernels.cells[kernels.cells["metric"] == "kernel_s"]
     for setting in kernels.settings():
-        here = at(times, setting)
         fastest: list[tuple[str, int]] = []
-        for (context,), group in groups(here, ["seq_len"]):
+        for (context,), group in groups(at(times, setting), ["seq_len"]):
             best = min(records(group), key=lambda row: float(row["value"]))["model"]
             if not fastest or fastest[-1][0] != best:
                 fastest.append((str(best), int(context)))
         if fastest:
-            yield f"{tables.named(setting, kernels)}: {_succession(fastest)}"
+            yield f"{_setting(kernels).cell(setting)}: {_succession(fastest)}"
 
 
 def _succession(fastest: list[tuple[str, int]]) -> str:
     """Who is fastest, then who, in words."""
     (first, shortest), *later = fastest
     if not later:
-        return f"{first} has the lowest median time at every context"
+        return f"lowest median time: {first} at every context"
     then = ", ".join(f"{name} from {units.tokens(context)} on" for name, context in later)
-    return f"{first} has the lowest median time at {units.tokens(shortest)} tokens, {then}"
-
-
-def _numbers(kernels: Kernels, warnings: tuple[str, ...]) -> dict[str, Any]:
-    """The content of ``numbers.json``, unrounded."""
-    cells: dict[str, Any] = {}
-    for row in records(kernels.cells):
-        own = cells.setdefault(row["model"], {}).setdefault(row["point"], {})
-        own[row["metric"]] = entry(row, row["unit"])
-    ratios: dict[str, Any] = {}
-    for row in records(kernels.ratios):
-        own = ratios.setdefault(row["baseline"], {})
-        own[row["point"]] = ratio_entry(row)
-    crossovers = [
-        {name: row[name] for name in (*SETTING, "baseline", "status")}
-        | entry(row, "tokens")
-        | {"direction_beyond": _known(row["direction_beyond"]), "reason": row["reason"] or None}
-        for row in records(kernels.crossovers)
-    ]
-    return {
-        "conditions": stamp.conditions(kernels.meta),
-        "profile": kernels.meta["configuration"]["profile"],
-        "noise_floor": compare.floors(kernels.meta) or None,
-        "margin": compare.margin(kernels.meta),
-        "subject": kernels.models[0],
-        "cells": cells,
-        "ratios": ratios,
-        "crossovers": crossovers,
-        "failures": [
-            {key: row[key] for key in ("model", "point", "status", "cause")}
-            for row in records(kernels.statuses[kernels.statuses["status"] != "ok"])
-        ],
-        "warnings": list(warnings),
-        "definitions": {
-            tag: METRICS[tag].definition for tag in dict.fromkeys(kernels.cells["metric"])
-        },
-    }
-
-
-def _known(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _macros(kernels: Kernels) -> Iterator[tuple[str, str]]:
-    """Macros of every time and every ratio: name without backslash, text."""
-    times = kernels.cells[kernels.cells["metric"] == "kernel_s"]
-    for row in records(times):
-        scale = units.scale_for("s", [row["value"]])
-        symbol = scale.symbol.replace("µ", r"\ensuremath{\mu}")
-        name = f"RetbenchKernel{letters(row['model'])}{_at(row)}"
-        yield name, f"{units.significant(row['value'] / scale.divisor)}\\,{symbol}"
-    for row in records(kernels.ratios[pd.notna(kernels.ratios["value"])]):
-        name = f"RetbenchKernelRatio{letters(row['baseline'])}{_at(row)}"
-        yield name, units.with_interval(*(row[edge] for edge in _EDGES))
-        yield f"{name}Verdict", str(row["verdict"])
-
-
-def _at(row: Row) -> str:
-    return (
-        f"{letters(row['direction'])}Head{words(int(row['head_dim']))}{letters(row['dtype'])}"
-        f"Context{words(int(row['seq_len']))}Batch{words(int(row['batch_size']))}"
-    )
+    return f"lowest median time: {first} from {units.tokens(shortest)} tokens on, {then}"

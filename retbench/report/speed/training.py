@@ -1,19 +1,37 @@
-"""The report of the training suite, from the same summary as that of inference."""
+"""The report of the training suite, from the same summary as that of inference.
+
+A run of several processes has one table more, of what it gains by them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from retbench.report import axes, citations, compare, layout, units
-from retbench.report.content import Content, title_of
-from retbench.report.frames import Row, records
-from retbench.report.speed import training_figures, training_tables
-from retbench.report.summary import Summary, metric_of, summarise
+import pandas as pd
+
+from retbench.report import units
+from retbench.report.axes import held
+from retbench.report.content import Content, definitions, filled, title_of
+from retbench.report.efficiency import APART, is_unshared, processes_of
+from retbench.report.frames import records
+from retbench.report.speed import tables, training_figures
+from retbench.report.speed.answers import answers, still_open
+from retbench.report.speed.tables import BATCH, CONTEXT, FLAGS, STATUS
+from retbench.report.summary import Summary, summarise
+from retbench.report.tables import Column, Table, name, wide
 
 if TYPE_CHECKING:
     from retbench.store import Run
 
+# Metric, and its rank.
+_COLUMNS = (
+    ("step_s", 0), ("step_tokens_per_s", 1), ("process_tokens_per_s", 2), ("step_mfu", 2),
+    ("forward_s", 4), ("backward_s", 4), ("optimizer_s", 4), ("step_peak_bytes", 1),
+    ("activations_bytes", 1), ("weights_bytes", 5), ("gradients_bytes", 5), ("optimizer_bytes", 5),
+)  # fmt: skip
+_COMPARED = ("step_s", "step_peak_bytes", "activations_bytes")
 # What the words of every suite mean in this one.
 _HERE = {
     "cold_start_s": "the first step at these shapes, compilation included, in a process whose gate "
@@ -27,61 +45,137 @@ _HERE = {
 def content(run: Run) -> Content:
     """All that the report says of a training run; the same samples give the same content."""
     summary = summarise(run)
+    tables_ = filled(
+        tables.ratios(
+            summary, _of_steps(summary, summary.ratios), _COMPARED, _settings(summary)
+        ),
+        tables.crossovers(
+            summary,
+            f"{tables.CROSSOVER_IS}, at {held(summary.meta, 'context')}",
+        ),
+        tables.batches(summary), _processes(summary), _steps(summary), _loader(summary),
+        tables.setup(summary),
+    )  # fmt: skip
     return Content(
         path=summary.path,
         meta=summary.meta,
-        models=summary.models,
         title=title_of(summary.meta, summary.models),
-        tables=training_tables.tables(summary),
+        stamp=tables.stamped(summary.meta),
+        findings=(*_gains(summary), *answers(summary, ("step_s", "activations_bytes"))),
+        unsettled=still_open(summary.ratios, summary.meta),
+        tables=tables_,
         figures=training_figures.figures(summary),
         warnings=summary.warnings,
-        definitions=tuple(
-            (metric_of(tag).title, _HERE.get(tag, metric_of(tag).definition))
-            for tag in training_tables.shown_metrics(summary)
-        ),
-        numbers=citations.numbers(summary),
-        macros=citations.macros(summary),
-        findings=tuple(_findings(summary)),
+        definitions=definitions(tables_, _HERE),
     )
 
 
-def _findings(summary: Summary) -> Iterator[str]:
-    """For each baseline the longest context, and where the two cross."""
-    on_sweep = summary.ratios[axes.on_sweep(summary.points, summary.ratios, "context")]
-    for baseline in summary.models[1:]:
-        own = on_sweep[(on_sweep["baseline"] == baseline) & on_sweep["value"].notna()]
-        steps = own[own["metric"] == "step_s"]
-        if steps.empty:
-            yield f"{summary.models[0]} and {baseline} have no context that both could train at"
-            continue
-        longest = records(steps.sort_values("seq_len"))[-1]
-        activations = own[
-            (own["metric"] == "activations_bytes") & (own["seq_len"] == longest["seq_len"])
-        ]
-        yield _sentence(summary, longest, records(activations))
-    yield from _crossings(summary)
+def _gains(summary: Summary) -> Iterator[str]:
+    """What the subject gains by several processes."""
     for row in records(summary.efficiencies):
         if row["model"] == summary.models[0] and not row["note"]:
             gain = units.significant(row["value"] * row["processes"])
             yield (
-                f"{row['processes']} processes make a step of {row['model']} {gain} times as fast "
-                f"as one: a scaling efficiency of "
-                f"{units.with_interval(row['value'], row['low'], row['high'])}"
+                f"{row['processes']} processes make a step of {row['model']} {gain}x faster than "
+                f"one: a scaling efficiency of {_efficiency(row)}"
             )
 
 
-def _sentence(summary: Summary, step: Row, activations: list[Row]) -> str:
-    ratio = units.with_interval(step["value"], step["low"], step["high"])
-    said = (
-        f"at {units.tokens(step['seq_len'])} tokens a step of {summary.models[0]} takes {ratio} of "
-        f"the time of one of {step['baseline']}: {layout.verdict(step)}"
+def _settings(summary: Summary) -> Column:
+    """How a point differs from the run's first mode and treatment of activations."""
+
+    def texts(row: dict[str, Any]) -> str:
+        return ", ".join(summary.points[row["point"]].texts.values()) or units.DASH
+
+    return Column("Settings", texts, rank=0, style="name")
+
+
+def _of_steps(summary: Summary, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the run's steps; what has a table of its own is left out."""
+    apart = {key for key, point in summary.points.items() if point.texts.keys() & APART}
+    return table[~table["point"].isin(apart)]
+
+
+def _steps(summary: Summary) -> Table:
+    """One row per model and point: every figure, or how the cell failed, and its flags."""
+    present = set(summary.cells["metric"])
+    shown = (
+        tables.metric(summary.cells, tag, interval=tag == "step_s", rank=rank)
+        for tag, rank in _COLUMNS
+        if tag in present
     )
-    if activations:
-        said += f"; it keeps {units.significant(activations[0]['value'])} of its activations"
-    return said
+    notes = [tables.CELLS_ARE, "settings: what differs from the run's first mode and treatment of "
+             "activations"]  # fmt: skip
+    if processes_of(summary.meta) > 1:
+        notes.append("bytes: of one process, a peak the largest of all")
+    columns = [name("Model", "model"), CONTEXT, BATCH, _settings(summary), STATUS, *shown, FLAGS]
+    table = tables.cells(summary, columns, notes, "steps", "Training steps")
+    steps = set(_of_steps(summary, summary.statuses)["point"])
+    rows = [row for row in table.rows or () if row["point"] in steps]
+    rows.sort(key=lambda row: bool(summary.points[row["point"]].settings))
+    rows.sort(key=lambda row: summary.models.index(row["model"]))
+    return replace(table, rows=rows)
 
 
-def _crossings(summary: Summary) -> Iterator[str]:
-    crossed = summary.crossovers[summary.crossovers["metric"].isin(compare.TIMES)]
-    for row in records(crossed[crossed["status"] == "reached"]):
-        yield f"against {row['baseline']}, step time: {layout.crossing(row)}"
+def _processes(summary: Summary) -> Table:
+    """What each model gains by several processes at the base context: time, rates, efficiency."""
+    cells = wide(summary.cells, ["model", "point"])
+    by_place = {(row["model"], row["point"]): row for row in cells}
+    alone = {(p.seq_len, p.batch_size): p.id for p in summary.points.values() if is_unshared(p)}
+    rows = [
+        row | by_place.get((row["model"], row["point"]), {})
+        | {"one": by_place.get((row["model"], alone[row["seq_len"], row["batch_size"]]), {}),
+           "efficiency": row}
+        for row in records(summary.efficiencies)
+    ]  # fmt: skip
+    size = processes_of(summary.meta)
+    step = tables.metric(summary.cells, "step_s", interval=True, rank=0)
+    columns = [
+        name("Model", "model"), CONTEXT, BATCH,
+        replace(step, title="One", text=lambda row: step.cell(row["one"])),
+        replace(step, title=f"All {size}"),
+        tables.metric(summary.cells, "step_tokens_per_s"),
+        tables.metric(summary.cells, "process_tokens_per_s"),
+        Column("Efficiency", lambda row: _efficiency(row["efficiency"]), rank=0),
+    ]  # fmt: skip
+    notes = (
+        f"{held(summary.meta, 'context')}, at {held(summary.meta, 'batch')}: as one process makes "
+        "it, and as all do",
+        f"efficiency: the time of one process over {size} times that of {size}, for the same "
+        "batch, paired by block; 1 is ideal",
+        "[low, high]: 95% interval",
+    )
+    parallel = summary.configuration.get("parallel")
+    return Table(
+        "processes", f"Gain by {size} processes ({parallel})", summary.efficiencies, columns,
+        notes, rows, above=True, cited={"value": "efficiency"}, ids=("model", "point"),
+    )  # fmt: skip
+
+
+def _efficiency(row: dict[str, Any]) -> str:
+    return row["note"] or units.with_interval(row["value"], row["low"], row["high"])
+
+
+def _loader(summary: Summary) -> Table:
+    """What the data loader takes, beside the step that waits for it."""
+    cells = summary.cells
+    steps = {
+        (row["model"], row["seq_len"], row["batch_size"]): row["value"]
+        for row in records(cells[cells["metric"] == "step_s"])
+        if not summary.points[row["point"]].settings
+    }
+
+    def share(row: dict[str, Any]) -> str:
+        step_s = steps.get((row["model"], row["seq_len"], row["batch_size"]))
+        return units.DASH if step_s is None else f"{row['value'] / step_s:.2%}"
+
+    loaded = cells[cells["metric"] == "batch_s"]
+    columns = [
+        name("Model", "model"), CONTEXT, BATCH,
+        tables.metric(cells, "batch_s", interval=True, rank=0), Column("Share of a step", share),
+    ]  # fmt: skip
+    return Table(
+        "loader", "Data loader", loaded, columns,
+        ("a loader that keeps ahead of the step costs it nothing: batches come from a thread",),
+        wide(loaded, ["model", "point"]), cited={"value": ""}, ids=("metric", "model", "point"),
+    )  # fmt: skip

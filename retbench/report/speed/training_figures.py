@@ -17,10 +17,10 @@ from matplotlib.axes import Axes
 from retbench.report import draw, plots, stamp, theme, units
 from retbench.report.axes import held
 from retbench.report.content import Drawn
+from retbench.report.efficiency import APART
 from retbench.report.frames import Row, records
 from retbench.report.plots import Panel, Sweep
 from retbench.report.selection import cells_of, planned, sidecar_of
-from retbench.report.speed import training_tables
 from retbench.report.summary import Summary, metric_of
 
 _RANGE = "value: largest over processes, band: their range"
@@ -138,9 +138,7 @@ def _settings(summary: Summary) -> list[str]:
     """The points that differ in mode and activations alone: the usual one, then the others."""
     points = list(dict.fromkeys(summary.statuses["point"].astype(str)))
     named = {point: summary.points[point].texts.keys() for point in points}
-    others = [
-        point for point, names in named.items() if names and not names & training_tables.APART
-    ]
+    others = [point for point, names in named.items() if names and not names & APART]
     usual = {replace(summary.points[other], settings=()).id for other in others}
     return [*(point for point in points if point in usual), *others]
 

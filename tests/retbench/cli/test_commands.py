@@ -58,8 +58,8 @@ def test_a_run_prints_one_json_document_and_progress_elsewhere(
     folder, ended = finished
     document = json.loads(ended.out)
     assert document["state"] == "finished"
-    assert {cell["model"] for cell in document["cells"]} == {"retnet", "transformer"}
-    assert {row["status"] for row in document["statuses"]} == {"ok"}
+    assert {cell["model"] for cell in document["tables"]["cells"]} == {"retnet", "transformer"}
+    assert {row["status"] for row in document["tables"]["cells"]} == {"ok"}
     assert ended.err.count(": ok, ") == 6
     for name in DERIVED:
         assert (folder / name).exists()
@@ -83,7 +83,7 @@ def test_the_summary_is_legible_when_piped(
 ) -> None:
     out = command("table", finished[0]).out
     assert max(len(line) for line in out.splitlines()) <= PIPED_COLUMNS
-    for part in ("Cells", "retnet / transformer", "Crossovers", "Warnings", "Files", "SMOKE"):
+    for part in ("Measurements", "Ratios: retnet / baseline", "warning: ", "files: ", "SMOKE"):
         assert part in out
 
 

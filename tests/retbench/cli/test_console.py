@@ -10,12 +10,11 @@ import pytest
 from rich.console import Console as RichConsole
 
 from retbench import suites
-from retbench.cli import render
 from retbench.cli.console import Console, Progress, error
 from retbench.config.plan import Plan
 from retbench.config.run import RunConfig
 from retbench.engine.resolve import resolve
-from retbench.report.units import Scale
+from retbench.report import units
 
 
 @pytest.fixture
@@ -96,8 +95,4 @@ def test_json_has_null_for_what_is_no_number(capsys: pytest.CaptureFixture[str])
     ("seconds", "said"), [(0.4, "0 s"), (59, "59 s"), (200, "3 min"), (7500, "2 h 05 min")]
 )
 def test_durations_are_said_as_people_say_them(seconds: float, said: str) -> None:
-    assert render.duration(seconds) == said
-
-
-def test_a_cell_that_was_not_measured_shows_a_dash() -> None:
-    assert render._cell({}, ("retnet", "p"), "tpot_s", Scale("ms", 1e-3), True).plain == "–"
+    assert units.duration(seconds) == said

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 import pandas as pd
 import pytest
+from retbench.report.quality.perplexity_frames import LOSS_COLUMNS, RATIO_COLUMNS
 
 from retbench.report.quality.perplexity_figures import lengths
-from retbench.report.quality.perplexity_frames import LOSS_COLUMNS, RATIO_COLUMNS
-from retbench.report.quality.perplexity_tables import Perplexity, length_table
+from retbench.report.quality.perplexity_tables import Perplexity
+from retbench.report.quality.perplexity_tables import lengths as length_table
 from retbench.report.units import DASH
 
 from .scaling_samples import CONTEXT, run_json
@@ -38,13 +39,13 @@ def found(carried: Mapping[int, float]) -> Perplexity:
 
 @pytest.mark.parametrize(
     ("carried", "cells"),
-    [(ONCE, [DASH, "7.500", DASH]), (AS_BEFORE, ["7.500", "7.500", "7.500"])],
+    [(ONCE, [DASH, "7.50", DASH]), (AS_BEFORE, ["7.50", "7.50", "7.50"])],
 )
 def test_the_table_has_the_value_where_it_was_measured(
     carried: Mapping[int, float], cells: list[str]
 ) -> None:
     table = length_table(found(carried))
-    row = next(row for row in table.rows if row[1] == "state carried")
+    row = next(row for row in table.cells if row[1] == "state carried")
     assert [text.partition(" ")[0] for text in row[2:]] == cells
     said = any("only cuts the computation" in note for note in table.notes)
     assert said == (carried == ONCE)

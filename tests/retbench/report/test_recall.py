@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from retbench.report import theme
+from retbench.report import export, theme
 from retbench.report.quality import recall
 from retbench.report.quality import recall_frames as frames
 from retbench.report.quality.recall_figures import spread
@@ -83,7 +83,7 @@ def test_trainings_of_the_learning_rate_do_not_count(make: Make) -> None:
 
 
 def test_every_task_length_and_load_has_a_row(make: Make) -> None:
-    rows = table(make(), "accuracy").rows
+    rows = table(make(), "accuracy").cells
     assert len(rows) == len(frames.cells(frames.answers(make()), MODELS)) / len(MODELS)
     assert [row[0] for row in rows] == sorted((row[0] for row in rows), key=list(TASKS).index)
 
@@ -111,7 +111,7 @@ def test_three_seeds_never_say_better_or_worse(make: Make) -> None:
 
 def test_a_smoke_run_makes_no_claim(make: Make) -> None:
     run = make(seeds=1, configuration={"profile": "smoke"})
-    verdicts = {row[-1] for row in table(run, "accuracy").rows}
+    verdicts = {row[-1] for row in table(run, "accuracy").cells}
     assert verdicts == {"no claim"}
     assert any(line.startswith("SMOKE") for line in recall.content(run).warnings)
 
@@ -136,23 +136,23 @@ def test_the_length_at_which_the_accuracy_falls_under_90_percent(make: Make) -> 
     run = make()
     assert limit(run, "transformer", "seq_len", 16)["fails_at"] == 512
     found = limit(run, "retnet", "seq_len", 16)
-    assert recall.tables.falls(found, tokens=True) == "not up to 1k"
+    assert recall.tables.falls(found.to_dict()) == "not up to 1k"
 
 
 def test_the_load_at_which_the_accuracy_falls_under_90_percent(make: Make) -> None:
     run = make()
     assert limit(run, "retnet", "load", TRAINED)["fails_at"] == 32
     found = limit(run, "transformer", "load", TRAINED)
-    assert recall.tables.falls(found, tokens=False) == "not up to 32"
+    assert recall.tables.falls(found.to_dict()) == "not up to 32"
 
 
 def test_a_model_that_fails_from_the_start_says_so(make: Make) -> None:
     found = limit(make(), "retnet", "seq_len", 32)
-    assert recall.tables.falls(found, tokens=True).startswith("128, the smallest: ")
+    assert recall.tables.falls(found.to_dict()).startswith("128, the smallest: ")
 
 
 def test_tasks_stand_in_the_order_of_the_plan(make: Make) -> None:
-    rows = table(make(), "limits").rows
+    rows = table(make(), "limits").cells
     assert list(dict.fromkeys(row[0] for row in rows)) == ["mqar", "copy", "needle"]
     assert list(dict.fromkeys(row[1] for row in rows)) == list(MODELS)
 
@@ -161,9 +161,9 @@ def test_tasks_stand_in_the_order_of_the_plan(make: Make) -> None:
 
 
 def test_the_state_of_each_model_is_listed(make: Make) -> None:
-    rows = {(row[0], row[1]): row[-1] for row in table(make(), "training").rows}
-    assert rows["mqar", "retnet"] == "16 KiB"
-    assert rows["mqar", "transformer"] == "32 KiB to 512 KiB"
+    rows = {(row[0], row[1]): row[-1] for row in table(make(), "training").cells}
+    assert rows["mqar", "retnet"] == "16.0 KiB"
+    assert rows["mqar", "transformer"] == "32.0 KiB to 512 KiB"
 
 
 # Figures
@@ -211,7 +211,7 @@ def test_the_accuracy_of_guessing_is_drawn_where_it_is_known(make: Make) -> None
     # One of 4 or 16 pairs that were shown, one of 32, where the chance among all answers is more.
     assert {0.25, 1 / 16, 0.05, 0.125, 0.1} <= set(levels)
     assert (
-        dict(zip(content.tables[0].header, content.tables[0].rows[0], strict=True))["Guess"]
+        dict(zip(content.tables[0].header, content.tables[0].cells[0], strict=True))["Guess"]
         == "25.0%"
     )
 
@@ -251,8 +251,8 @@ def test_findings_say_how_the_models_compare_at_the_training_length_and_the_long
 ) -> None:
     found = recall.content(make(seeds=5)).findings
     assert len(found) == 2 * len(TASKS)
-    assert found[0].startswith("mqar at 128 tokens and 32 pairs: retnet ")
-    assert found[0].endswith("(worse)") and found[1].endswith("(better)")
+    assert found[0].startswith("mqar at 128 tokens, 32 pairs: retnet ")
+    assert found[0].endswith(", worse") and found[1].endswith(", better")
 
 
 def test_a_model_that_guesses_among_what_was_shown_has_not_learned(make: Make) -> None:
@@ -290,17 +290,19 @@ def test_few_seeds_and_an_unfinished_run_are_warned_of(make: Make) -> None:
 
 
 def test_numbers_hold_every_accuracy_and_are_json(make: Make) -> None:
-    numbers = recall.content(make()).numbers
+    numbers = export.numbers(recall.content(make()))
     json.dumps(numbers, allow_nan=False)
-    entry = numbers["accuracy"]["mqar"]["retnet"]["256"]["16"]
-    assert entry["n"] == 3 and entry["low"] < entry["value"]
-    assert numbers["differences"]["mqar"]["transformer"]["256"]["16"]["verdict"]
+    here = {"task": "mqar", "model": "retnet", "seq_len": 256, "load": 16}
+    accuracy, difference = (row for row in numbers["accuracy"] if here.items() <= row.items())
+    assert accuracy["n"] == 3 and accuracy["low"] < accuracy["value"]
+    assert difference["verdict"] and difference["baseline"] == "transformer"
 
 
-def test_macros_have_distinct_names_of_letters(make: Make) -> None:
-    names = [name for name, _ in recall.content(make()).macros]
-    assert len(names) == len(set(names))
-    assert all(name.isalpha() for name in names)
+def test_accuracies_and_differences_can_be_cited(make: Make) -> None:
+    cited = export.citations(recall.content(make()).tables)
+    assert {"accuracy/mqar/retnet/256/16", "difference/mqar/retnet/transformer/256/16"} <= (
+        cited.keys()
+    )
 
 
 def test_a_run_in_which_everything_failed_has_a_report(make: Make) -> None:
@@ -309,8 +311,9 @@ def test_a_run_in_which_everything_failed_has_a_report(make: Make) -> None:
     content = recall.content(run)
     failed = [line for line in content.warnings if "error of the test" in line]
     assert len(failed) == len(MODELS) * len(TASKS)
-    assert content.figures == {} and content.tables[0].rows == ()
-    json.dumps(content.numbers, allow_nan=False)
+    assert content.figures == {}
+    assert [table.name for table in content.tables] == ["training"]
+    json.dumps(export.numbers(content), allow_nan=False)
 
 
 def test_a_task_in_which_every_model_failed_keeps_its_panel(make: Make) -> None:
@@ -334,5 +337,6 @@ def test_one_model_alone_has_no_differences(make: Make) -> None:
 
 def test_the_same_samples_give_the_same_bytes(make: Make) -> None:
     run = make()
-    assert json.dumps(recall.content(run).numbers) == json.dumps(recall.content(run).numbers)
-    assert recall.content(run).tables[0].rows == recall.content(run).tables[0].rows
+    first, second = (export.numbers(recall.content(run)) for _ in range(2))
+    assert json.dumps(first) == json.dumps(second)
+    assert recall.content(run).tables[0].cells == recall.content(run).tables[0].cells

@@ -10,11 +10,9 @@ from typing import Any
 
 import pytest
 
-from retbench.report import theme
+from retbench.report import export, theme
 from retbench.report.quality import scaling
 from retbench.report.quality import scaling_frames as frames
-from retbench.report.quality import scaling_tables as tables
-from retbench.report.quality.scaling_figures import count
 from retbench.store import Run
 
 from .scaling_samples import DOCUMENTS, EXPONENTS, MEET, MODELS, PRESETS, law, write_scaling
@@ -108,9 +106,10 @@ def test_a_seed_that_failed_on_one_side_is_no_pair(make: Make) -> None:
 
 def test_a_smoke_run_makes_no_claim(make: Make) -> None:
     run = make(seeds=1, configuration={"profile": "smoke"})
-    assert {row[-1] for row in table(run, "ratios").rows} == {"no claim"}
-    assert {row[-1] for row in table(run, "crossing").rows} == {"no claim"}
-    assert not any("crossing" in line for line in scaling.content(run).findings)
+    assert {row[-1] for row in table(run, "ratios").cells} == {"no claim"}
+    content = scaling.content(run)
+    assert "crossing" not in {found.name for found in content.tables}
+    assert not any("meet" in line for line in content.findings)
 
 
 def test_models_tested_on_different_documents_are_not_compared(make: Make) -> None:
@@ -143,7 +142,7 @@ def test_the_crossing_lies_where_the_laws_meet(make: Make) -> None:
 
 def test_a_crossing_beyond_the_sizes_says_how_far(make: Make) -> None:
     small = {"a": 1e5, "b": 2e5, "c": 4e5}
-    text = table(make(presets=small, spread=1e-4), "crossing").rows[0][-1]
+    text = table(make(presets=small, spread=1e-4), "crossing").cells[0][-1]
     assert text.startswith("extrapolated, 2.5 times beyond the sizes measured: ")
 
 
@@ -152,17 +151,17 @@ def test_a_crossing_far_beyond_is_none(make: Make) -> None:
         exponent = 0.05 if model == "retnet" else 0.04  # they meet at 2.7e9
         return 2.0 * (parameters / 2.7e9) ** -exponent
 
-    text = table(make(loss=apart, spread=1e-5), "crossing").rows[0][-1]
+    text = table(make(loss=apart, spread=1e-5), "crossing").cells[0][-1]
     assert text.startswith("none near the sizes measured (the laws would meet 8")
 
 
 def test_laws_that_are_not_told_apart_leave_it_unclear(make: Make) -> None:
     run = make(loss=lambda model, parameters: law("retnet", parameters))
-    assert table(run, "crossing").rows[0][-1] == "unclear: the exponents are not told apart"
+    assert table(run, "crossing").cells[0][-1] == "unclear: the exponents are not told apart"
 
 
 def test_one_seed_says_so(make: Make) -> None:
-    assert table(make(seeds=1), "crossing").rows[0][-1].endswith("from one seed")
+    assert table(make(seeds=1), "crossing").cells[0][-1].endswith("from one seed")
 
 
 def test_a_crossing_takes_the_sizes_and_seeds_of_both(make: Make) -> None:
@@ -174,8 +173,8 @@ def test_a_crossing_takes_the_sizes_and_seeds_of_both(make: Make) -> None:
 def test_one_size_has_no_law(make: Make) -> None:
     run = make(presets={"tiny": 1e5})
     assert laws(run).plain == {}
-    assert table(run, "crossing").rows[0][-1].startswith("not fitted")
-    assert table(run, "laws").rows[0][-1] == "–"
+    assert table(run, "crossing").cells[0][-1].startswith("not fitted")
+    assert "Exponent –" in table(run, "laws").notes[-1]
 
 
 # Figures
@@ -216,13 +215,13 @@ def test_fitted_lines_end_where_the_points_do(make: Make) -> None:
 def test_every_row_has_a_cell_for_every_column(make: Make) -> None:
     failures = {("transformer", "3m", seed): "oom" for seed in range(3)}
     for found in scaling.content(make(failures=failures, presets=FOUR)).tables:
-        assert {len(row) for row in found.rows} == {len(found.header)} == {len(found.numeric)}
+        assert {len(row) for row in found.cells} == {len(found.header)}
 
 
 def test_a_preset_that_failed_keeps_its_row(make: Make) -> None:
     run = make(failures={("transformer", "3m", seed): "oom" for seed in range(3)})
-    assert table(run, "scaling").rows[-1][-2:] == ("–", "oom")
-    assert table(run, "ratios").rows[-1][-1] == "not measured"
+    assert table(run, "scaling").cells[-1][-2:] == ("–", "oom")
+    assert table(run, "ratios").cells[-1][-1] == "not measured"
 
 
 def test_the_paper_s_claim_stands_beside_the_crossing(make: Make) -> None:
@@ -230,25 +229,27 @@ def test_the_paper_s_claim_stands_beside_the_crossing(make: Make) -> None:
 
 
 def test_findings_give_the_ratio_at_every_size_and_the_crossing(make: Make) -> None:
-    ratio, crossing = scaling.content(make(seeds=5)).findings
-    assert ratio.startswith("perplexity of retnet / transformer: tiny 1.2")
-    assert "(worse)" in ratio and "(better)" in ratio
-    assert crossing.startswith("crossing of retnet and transformer: ")
+    *ratios, crossing = scaling.content(make(seeds=5)).findings
+    assert len(ratios) == len(PRESETS)
+    assert ratios[0].startswith("retnet against transformer at tiny: perplexity +2")
+    assert ratios[0].endswith("], worse") and ratios[-1].endswith("], better")
+    assert crossing.startswith("the laws of retnet and transformer meet: ")
 
 
 def test_numbers_are_json_and_hold_laws(make: Make) -> None:
-    numbers = scaling.content(make(presets=FOUR)).numbers
+    numbers = export.numbers(scaling.content(make(presets=FOUR)))
     json.dumps(numbers, allow_nan=False)
-    assert numbers["laws"]["parameters"]["exponents"]["retnet"]["value"] == pytest.approx(
-        0.12, abs=0.01
-    )
-    assert numbers["cells"]["1m"]["retnet"]["perplexity"] > 1
+    law = numbers["laws"][0]
+    assert (law["along"], law["model"]) == ("parameters", "retnet")
+    assert law["exponent"] == pytest.approx(0.12, abs=0.01)
+    assert all(row["perplexity"] > 1 for row in numbers["scaling"])
 
 
-def test_macros_have_distinct_names_of_letters(make: Make) -> None:
-    names = [name for name, _ in scaling.content(make()).macros]
-    assert len(names) == len(set(names))
-    assert all(name.isalpha() for name in names)
+def test_losses_ratios_and_exponents_can_be_cited(make: Make) -> None:
+    cited = export.citations(scaling.content(make(seeds=5)).tables)
+    assert {"perplexity/retnet/1m", "exponent/retnet/parameters"} <= cited.keys()
+    assert cited["perplexity_ratio/retnet/transformer/tiny"].startswith("1.2")
+    assert cited["perplexity_ratio/retnet/transformer/tiny/verdict"] == "worse"
 
 
 def test_a_run_in_which_everything_failed_has_a_report(make: Make) -> None:
@@ -256,26 +257,10 @@ def test_a_run_in_which_everything_failed_has_a_report(make: Make) -> None:
     content = scaling.content(make(failures=failures))
     assert content.figures == {}
     assert len([line for line in content.warnings if "error" in line]) == 6
-    json.dumps(content.numbers, allow_nan=False)
+    json.dumps(export.numbers(content), allow_nan=False)
 
 
 def test_one_model_alone_has_a_law_and_no_ratio(make: Make) -> None:
     content = scaling.content(make(models=("retnet",)))
     assert [found.name for found in content.tables] == ["scaling", "laws"]
     assert set(content.figures) == {"loss_parameters", "loss_flops"}
-
-
-@pytest.mark.parametrize(
-    ("number", "along", "text"),
-    [(1.05e6, "parameters", "1.05M"), (1.3e9, "parameters", "1.30B"), (950, "parameters", "950"),
-     (2.22e34, "parameters", "2.22e+34"), (3.2e12, "train_flops", "3.20 TFLOP")],
-)  # fmt: skip
-def test_large_numbers_are_short(number: float, along: Any, text: str) -> None:
-    assert count(number, along) == text
-
-
-def test_digits_follow_the_interval() -> None:
-    assert tables.precise(1.01234, 1.01101, 1.01402) == "1.0123 [1.0110, 1.0140]"
-    assert tables.precise(8.7, 8.0, 9.4) == "8.70 [8.00, 9.40]"
-    assert tables.precise(1.5, None, None) == "1.50"
-    assert tables.precise(1.5, 1.5, 1.5) == "1.50 [1.50, 1.50]"

@@ -1,0 +1,73 @@
+"""Columns, notes and sentences that the reports on trained models share."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from retbench.config.run import PROFILES
+from retbench.report import units
+from retbench.report.frames import Row
+from retbench.report.tables import Column
+
+INTERVAL = "value [low, high]: 95% interval that takes seeds and test documents as random"
+SETTLED = "inconclusive (+2 seeds): two seeds more would settle it"
+VERDICTS = (
+    "paired by seed and document; margin of verdicts 1%, corrected over the table (Holm); better "
+    "or worse takes 5 seeds"
+)
+
+
+def quantity(title: str, key: str, unit: str = "", *, rank: int = 1, metric: str = "") -> Column:
+    """A column of a quantity with its interval: ``key``, ``key_low`` and ``key_high`` of a row."""
+
+    def text(row: Row) -> str:
+        return units.with_interval(row[key], row[f"{key}_low"], row[f"{key}_high"])
+
+    return Column(title, text, unit, rank, metric=metric)
+
+
+def learning_rate(rank: int, chosen_for: str) -> Column:
+    """A column of the rate that was chosen for each of ``chosen_for``."""
+
+    def text(row: Row) -> str:
+        rate = row.get("learning_rate")
+        return units.DASH if units.is_missing(rate) else f"{rate:g}"
+
+    note = f"learning rate: the one of the grid with the lowest dev loss, for each {chosen_for}"
+    return Column("Learning rate", text, rank=rank, metric="learning_rate", note=note)
+
+
+def seeds(row: Row) -> str:
+    """How many trainings a row rests on."""
+    return units.DASH if units.is_missing(row["n"]) else f"{row['n']:.0f}"
+
+
+def protocol(named: str) -> str:
+    """How documents are tested, as a note."""
+    return f"test protocol: {named}, in tokens; every token but a document's first scored once"
+
+
+def compared(row: Row) -> str:
+    """A ratio of perplexities as the change that it is, with its verdict."""
+    return f"perplexity {units.change(row)}, {units.verdict(row, 'seed')}"
+
+
+def still_open(judged: pd.DataFrame) -> str:
+    """How many comparisons are open, and the profile whose seeds would settle them.
+
+    Empty where none is open.
+
+    Args:
+        judged: ``verdict`` and ``n_needed``, one row a comparison.
+    """
+    unsettled = judged[judged["verdict"] == "inconclusive"]
+    if unsettled.empty:
+        return ""
+    said = f"open: {len(unsettled)} of {len(judged)} comparisons"
+    needed = unsettled["n_needed"].dropna()
+    for profile in PROFILES.values():
+        if settled := int((needed <= profile.blocks).sum()):
+            which = "them" if settled == len(unsettled) else f"{settled} of them"
+            said += f"; to settle {which} repeat the run with --profile {profile.name}"
+            break
+    return said

@@ -1,0 +1,72 @@
+"""The report of the inference suite, from its summary."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from retbench.report import compare, plots, units
+from retbench.report.content import Content, definitions, filled, title_of
+from retbench.report.speed import tables
+from retbench.report.speed.answers import answers, still_open
+from retbench.report.speed.tables import BATCH, CONTEXT, FLAGS, STATUS
+from retbench.report.summary import Summary, summarise
+from retbench.report.tables import Table, name
+
+if TYPE_CHECKING:
+    from retbench.store import Run
+
+# Metric, percentile, whether its interval is printed, and its rank.
+_COLUMNS = (
+    ("ttft_s", "", True, 1), ("prefill_tokens_per_s", "", False, 4), ("tpot_s", "", True, 0),
+    ("tpot_s", "p90", False, 6), ("tpot_s", "p99", False, 6), ("tpot_bound_s", "", False, 5),
+    ("tpot_over_bound", "", False, 5), ("mean_tpot_s", "", True, 3),
+    ("decode_tokens_per_s", "", False, 2), ("state_bytes", "", False, 1),
+    ("prefill_peak_bytes", "", False, 2), ("decode_peak_bytes", "", False, 1),
+    ("prefill_mfu", "", False, 7), ("decode_bandwidth", "", False, 7),
+)  # fmt: skip
+_TAILS = (
+    "p90 and p99 describe the time per step of slices, each of several decode steps where one is "
+    f"short, of all processes together; {units.DASH}: too few of them (p90 needs 29, p99 299)"
+)
+_COMPARED = (*compare.TIMES, *compare.MEMORY)
+_ANSWERED = ("tpot_s", "ttft_s", "state_bytes")
+
+
+def content(run: Run) -> Content:
+    """All that the report says of an inference run."""
+    summary = summarise(run)
+    tables_ = filled(
+        tables.ratios(summary, summary.ratios, _COMPARED), tables.crossovers(summary),
+        tables.batches(summary), _cells(summary), tables.setup(summary),
+    )  # fmt: skip
+    return Content(
+        path=summary.path,
+        meta=summary.meta,
+        title=title_of(summary.meta, summary.models),
+        stamp=tables.stamped(summary.meta),
+        findings=tuple(answers(summary, _ANSWERED)),
+        unsettled=still_open(summary.ratios, summary.meta),
+        tables=tables_,
+        figures=plots.figures(summary),
+        warnings=summary.warnings,
+        definitions=definitions(tables_),
+    )
+
+
+def _cells(summary: Summary) -> Table:
+    """One row per model and point: every figure, or how the cell failed, and its flags."""
+    present = set(summary.cells["metric"])
+    shown = (
+        tables.metric(
+            summary.cells,
+            tag,
+            interval=interval,
+            percentile=percentile,
+            rank=rank,
+            note=_TAILS if percentile else "",
+        )
+        for tag, percentile, interval, rank in _COLUMNS
+        if tag in present
+    )
+    columns = [name("Model", "model"), CONTEXT, BATCH, STATUS, *shown, FLAGS]
+    return tables.cells(summary, columns, (tables.CELLS_ARE,))
