@@ -15,6 +15,7 @@ from retbench import distributed
 from retbench.config import requirements
 from retbench.distributed.process_group import ALONE
 from retbench.errors import UserError
+from retbench.machine import host
 
 HERE = Path(__file__).parent
 
@@ -167,7 +168,7 @@ def test_an_environment_that_tells_half_is_refused(
 
 
 def test_processes_of_a_machine_share_its_cores(launched: Callable[..., None]) -> None:
-    cores = requirements.physical_cores()
+    cores = host.physical_cores()
     assert requirements.machine("cpu", None) == ("cpu", cores)
     launched(WORLD_SIZE="16", LOCAL_WORLD_SIZE="2")
     assert requirements.machine("cpu", None) == ("cpu", max(1, cores // 2))
