@@ -39,7 +39,7 @@ class ByDevice:
 
 
 @dataclass(frozen=True)
-class Setting:
+class Spec:
     """What a field says of itself.
 
     Attributes:
@@ -82,15 +82,15 @@ def setting(
     """A field of a :class:`Settings` class.
 
     Args:
-        reader: see :class:`Setting`, as for the rest.
+        reader: see :class:`Spec`, as for the rest.
         help: what it is.
         cpu: the default on a CPU.
         cuda: the default on a GPU.
-        given: further attributes of :class:`Setting`.
+        given: further attributes of :class:`Spec`.
     """
     if cpu is not UNSET:
         given["default"] = ByDevice(cpu, cuda)
-    return _field(Setting(reader, help, **given))
+    return _field(Spec(reader, help, **given))
 
 
 def changed(base: type[Settings], name: str, **given: Any) -> Any:
@@ -105,7 +105,7 @@ def first_of(base: type[Settings], name: str, several: str) -> Any:
     return changed(base, name, flag="", first_of=several, default=lambda known: known[several][0])
 
 
-def _field(entry: Setting) -> Any:
+def _field(entry: Spec) -> Any:
     metadata = {"setting": entry}
     if isinstance(entry.default, Mapping):
         # Not hashed: a mapping cannot be.
@@ -138,7 +138,7 @@ class Settings:
             object.__setattr__(self, name, found)
 
     @classmethod
-    def settings(cls) -> dict[str, Setting]:
+    def settings(cls) -> dict[str, Spec]:
         """What each field says of itself, by its name."""
         return {entry.name: entry.metadata["setting"] for entry in fields(cls)}
 
@@ -237,7 +237,7 @@ class Settings:
 class _Known(dict[str, Any]):
     """Settings by name; one that was not given is settled when it is looked up."""
 
-    def __init__(self, settings: Mapping[str, Setting]) -> None:
+    def __init__(self, settings: Mapping[str, Spec]) -> None:
         self._settings = settings
 
     def __missing__(self, name: str) -> Any:
