@@ -126,12 +126,16 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check what was given, settle the rest, and keep mappings from being changed."""
-        given = {name: getattr(self, name) for name in self.settings()}
-        known = _Known(self.settings())
-        for name, raw in given.items():
-            if raw is not UNSET:
-                known[name] = self._read(name, raw)
-        for name in given:
+        specs = self.settings()
+        known = _Known(specs)
+        for name, spec in specs.items():
+            if (raw := getattr(self, name)) is UNSET:
+                continue
+            try:
+                known[name] = spec.read(raw)
+            except ValueError as problem:
+                raise self.misfit(name, str(problem)) from None
+        for name in specs:
             found = known[name]
             if isinstance(found, Mapping):
                 found = MappingProxyType(dict(found))
@@ -180,9 +184,9 @@ class Settings:
             if keys[key] in parsed:
                 raise UserError(f"{where}{key}: {keys[key]} is given twice")
             try:
-                parsed[keys[key]] = cls._read(keys[key], raw)
-            except Misfit as problem:
-                raise UserError(f"{where}{problem}") from None
+                parsed[keys[key]] = cls.settings()[keys[key]].read(raw)
+            except ValueError as problem:
+                raise UserError(f"{where}{cls.flag(keys[key])}: {problem}") from None
         return parsed
 
     def to_json(self) -> dict[str, Any]:
@@ -220,13 +224,6 @@ class Settings:
         if missing:
             raise UserError(f"the stored configuration lacks {', '.join(missing)}")
         return cls(**document)
-
-    @classmethod
-    def _read(cls, name: str, raw: Any) -> Any:
-        try:
-            return cls.settings()[name].read(raw)
-        except ValueError as problem:
-            raise cls.misfit(name, str(problem)) from None
 
     @classmethod
     def misfit(cls, name: str, problem: str) -> Misfit:
