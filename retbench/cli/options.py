@@ -14,7 +14,7 @@ from typer.core import TyperCommand
 from retbench import suites
 from retbench.config import values as value
 from retbench.config.run import HOW_SURE, OUTPUT, SWEEP, WHAT, WHERE, ModelsConfig, TimedConfig
-from retbench.config.settings import ByDevice, Setting, Settings
+from retbench.config.settings import ByDevice, Settings, Spec
 
 Quiet = Annotated[
     bool,
@@ -27,7 +27,7 @@ _TRAINING = "Training"
 _GROUPS = (WHAT, _TRAINING, SWEEP, HOW_SURE, WHERE, OUTPUT)
 
 
-def options(settings: type[Settings], *names: str, **shown: str) -> dict[str, Setting]:
+def options(settings: type[Settings], *names: str, **shown: str) -> dict[str, Spec]:
     """A class's settings, each by the argument that takes it in a command.
 
     Args:
@@ -40,15 +40,15 @@ def options(settings: type[Settings], *names: str, **shown: str) -> dict[str, Se
     return found | {name: replace(every[name], shown=words) for name, words in shown.items()}
 
 
-def of_all_suites() -> dict[str, Setting]:
+def of_all_suites() -> dict[str, Spec]:
     """The settings of all suites by the parameter that takes each; of equal names the first."""
-    found: dict[str, Setting] = {}
+    found: dict[str, Spec] = {}
     for name in suites.names():
         found = options(suites.get(name).config) | found
     return found
 
 
-def with_options(entries: Mapping[str, Setting]) -> Callable[[Callable[..., None]], Any]:
+def with_options(entries: Mapping[str, Spec]) -> Callable[[Callable[..., None]], Any]:
     """Decorator of a command: an option for each setting; the command takes those that are given.
 
     Args:
@@ -71,7 +71,7 @@ def with_options(entries: Mapping[str, Setting]) -> Callable[[Callable[..., None
     return add
 
 
-def _parameter(key: str, entry: Setting) -> inspect.Parameter:
+def _parameter(key: str, entry: Spec) -> inspect.Parameter:
     name, metavar = _flag(key), _metavar(entry)
     option = typer.Option(
         name, help=_help(entry), metavar=metavar or None, rich_help_panel=entry.group or _TRAINING,
@@ -86,7 +86,7 @@ def _flag(key: str) -> str:
     return f"--{key.replace('_', '-')}"
 
 
-def _type(entry: Setting) -> Any:
+def _type(entry: Spec) -> Any:
     """What typer makes of the words behind a flag; the setting's reader sees to the rest."""
     if entry.repeats:
         return list[str]
@@ -95,7 +95,7 @@ def _type(entry: Setting) -> Any:
     return bool if entry.reader is value.boolean else str
 
 
-def _metavar(entry: Setting) -> str:
+def _metavar(entry: Spec) -> str:
     reader = entry.reader
     if entry.metavar or reader is value.boolean:
         return entry.metavar
@@ -104,12 +104,12 @@ def _metavar(entry: Setting) -> str:
     return "N"
 
 
-def _help(entry: Setting) -> str:
+def _help(entry: Spec) -> str:
     default = entry.shown or _default(entry)
     return entry.help + (f" [default: {default}]" if default else "")
 
 
-def _default(entry: Setting) -> str:
+def _default(entry: Spec) -> str:
     default = entry.default
     if not isinstance(default, ByDevice):
         unsaid = callable(default) or default is None or default is False or default in ((), {})
@@ -127,7 +127,7 @@ def _written(given: Any) -> str:
     return ",".join(map(_written, given))
 
 
-def _completion(entry: Setting) -> Callable[[str], list[str]]:
+def _completion(entry: Spec) -> Callable[[str], list[str]]:
     """What a shell offers behind a flag; of names with commas between for the last one."""
 
     def complete(incomplete: str) -> list[str]:
@@ -185,7 +185,7 @@ class RunCommand(GroupedCommand):
             yield title, (name, f"{str(config.__doc__).splitlines()[0]} {own}")
 
 
-def _shared() -> dict[str, Setting]:
+def _shared() -> dict[str, Spec]:
     """The options that most suites have; of defaults that differ it is said that they do."""
     found = options(ModelsConfig) | options(TimedConfig)
     each = [options(suites.get(name).config) for name in suites.names()]

@@ -39,7 +39,7 @@ class ByDevice:
 
 
 @dataclass(frozen=True)
-class Setting:
+class Spec:
     """What a field says of itself.
 
     Attributes:
@@ -82,15 +82,15 @@ def setting(
     """A field of a :class:`Settings` class.
 
     Args:
-        reader: see :class:`Setting`, as for the rest.
+        reader: see :class:`Spec`, as for the rest.
         help: what it is.
         cpu: the default on a CPU.
         cuda: the default on a GPU.
-        given: further attributes of :class:`Setting`.
+        given: further attributes of :class:`Spec`.
     """
     if cpu is not UNSET:
         given["default"] = ByDevice(cpu, cuda)
-    return _field(Setting(reader, help, **given))
+    return _field(Spec(reader, help, **given))
 
 
 def changed(base: type[Settings], name: str, **given: Any) -> Any:
@@ -105,7 +105,7 @@ def first_of(base: type[Settings], name: str, several: str) -> Any:
     return changed(base, name, flag="", first_of=several, default=lambda known: known[several][0])
 
 
-def _field(entry: Setting) -> Any:
+def _field(entry: Spec) -> Any:
     metadata = {"setting": entry}
     if isinstance(entry.default, Mapping):
         # Not hashed: a mapping cannot be.
@@ -126,19 +126,23 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check what was given, settle the rest, and keep mappings from being changed."""
-        given = {name: getattr(self, name) for name in self.settings()}
-        known = _Known(self.settings())
-        for name, raw in given.items():
-            if raw is not UNSET:
-                known[name] = self._read(name, raw)
-        for name in given:
+        specs = self.settings()
+        known = _Known(specs)
+        for name, spec in specs.items():
+            if (raw := getattr(self, name)) is UNSET:
+                continue
+            try:
+                known[name] = spec.read(raw)
+            except ValueError as problem:
+                raise self.misfit(name, str(problem)) from None
+        for name in specs:
             found = known[name]
             if isinstance(found, Mapping):
                 found = MappingProxyType(dict(found))
             object.__setattr__(self, name, found)
 
     @classmethod
-    def settings(cls) -> dict[str, Setting]:
+    def settings(cls) -> dict[str, Spec]:
         """What each field says of itself, by its name."""
         return {entry.name: entry.metadata["setting"] for entry in fields(cls)}
 
@@ -180,9 +184,9 @@ class Settings:
             if keys[key] in parsed:
                 raise UserError(f"{where}{key}: {keys[key]} is given twice")
             try:
-                parsed[keys[key]] = cls._read(keys[key], raw)
-            except Misfit as problem:
-                raise UserError(f"{where}{problem}") from None
+                parsed[keys[key]] = cls.settings()[keys[key]].read(raw)
+            except ValueError as problem:
+                raise UserError(f"{where}{cls.flag(keys[key])}: {problem}") from None
         return parsed
 
     def to_json(self) -> dict[str, Any]:
@@ -222,13 +226,6 @@ class Settings:
         return cls(**document)
 
     @classmethod
-    def _read(cls, name: str, raw: Any) -> Any:
-        try:
-            return cls.settings()[name].read(raw)
-        except ValueError as problem:
-            raise cls.misfit(name, str(problem)) from None
-
-    @classmethod
     def misfit(cls, name: str, problem: str) -> Misfit:
         """What to raise for a field's value that cannot be used, and why."""
         return Misfit(f"{cls.flag(name)}: {problem}", keys=(name,))
@@ -237,7 +234,7 @@ class Settings:
 class _Known(dict[str, Any]):
     """Settings by name; one that was not given is settled when it is looked up."""
 
-    def __init__(self, settings: Mapping[str, Setting]) -> None:
+    def __init__(self, settings: Mapping[str, Spec]) -> None:
         self._settings = settings
 
     def __missing__(self, name: str) -> Any:
