@@ -20,7 +20,7 @@ from retbench.config.run import RunConfig
 from retbench.engine.resolve import check, contradictions, explicit, resolve
 from retbench.errors import Interrupted, UserError
 from retbench.machine import threads
-from retbench.workers.agent import HERE, Nodes
+from retbench.workers.agent import ONE_NODE, Nodes
 
 if TYPE_CHECKING:
     from retbench.engine.observer import Observer
@@ -49,7 +49,7 @@ class Job:
     resume: bool
     launcher: Launcher | None = None
     note: str | None = None
-    nodes: Nodes = HERE
+    nodes: Nodes = ONE_NODE
 
 
 def run(
@@ -97,7 +97,7 @@ def prepare(
     config_file: Path | str | None = None,
     launcher: str = "local",
     slurm: Mapping[str, Any] | Sequence[str] = (),
-    nodes: Nodes = HERE,
+    nodes: Nodes = ONE_NODE,
     **given: Any,
 ) -> Job:
     """Settle what to run and where; writes nothing. Arguments and errors as :func:`run`.
@@ -116,6 +116,8 @@ def prepare(
         folder = Path(config.out) if config.out else _new_folder(config)
     if chosen is not None:
         chosen.check(config)
+        if nodes.count > 1:
+            raise UserError("nodes: a job has one machine", "leave out --nodes or --launcher")
         # Its blocks are jobs that are submitted together: their number is settled before.
         return Job(replace(config, minutes=0.0), folder, resume, chosen)
     nodes.check(config)
