@@ -21,7 +21,7 @@ from retbench.engine.resolve import check, explicit, resolve
 from retbench.errors import Interrupted, UserError
 from retbench.machine import threads
 from retbench.store.results import new_folder, only_unfinished
-from retbench.workers.agent import HERE, Nodes
+from retbench.workers.agent import ONE_NODE, Nodes
 
 if TYPE_CHECKING:
     from retbench.engine.observer import Observer
@@ -48,7 +48,7 @@ class Job:
     resume: bool
     launcher: Launcher | None = None
     note: str | None = None
-    nodes: Nodes = HERE
+    nodes: Nodes = ONE_NODE
 
 
 def run(
@@ -96,7 +96,7 @@ def prepare(
     config_file: Path | str | None = None,
     launcher: str = "local",
     slurm: Mapping[str, Any] | Sequence[str] = (),
-    nodes: Nodes = HERE,
+    nodes: Nodes = ONE_NODE,
     **given: Any,
 ) -> Job:
     """Settle what to run and where; writes nothing. Arguments and errors as :func:`run`.
@@ -115,6 +115,8 @@ def prepare(
         folder = Path(config.out) if config.out else new_folder(*parts)
     if chosen is not None:
         chosen.check(config)
+        if nodes.count > 1:
+            raise UserError("nodes: a job has one machine", "leave out --nodes or --launcher")
         # Its blocks are jobs that are submitted together: their number is settled before.
         if isinstance(config, TimedConfig):
             config = replace(config, minutes=0.0)

@@ -24,7 +24,7 @@ from retbench.distributed.launch import RankFailed
 from retbench.errors import EXIT_FAILED, UserError
 
 GRACE_S = 3.0
-"""How long a rank with something to tell waits for rank 0 to tell the same."""
+"""How long a rank that has failed waits for others to say the same."""
 
 DEATH_S = 1.0
 """How long after its connections a process of this machine may take to end."""

@@ -36,7 +36,7 @@ from retbench.stats.comparison import level
 from retbench.store import merge
 from retbench.suites.base import Suite
 from retbench.workers import WORKER_COMMAND, agent
-from retbench.workers.agent import HERE, Nodes
+from retbench.workers.agent import ONE_NODE, Nodes
 from retbench.workers.process import Worker, WorkerFailure
 
 __all__ = ["WORKER_COMMAND", "Call", "Launcher", "Observer", "execute"]
@@ -88,7 +88,7 @@ def execute(
     audits: Audits | None = None,
     known: store.Known | None = None,
     launcher: Launcher | None = None,
-    nodes: Nodes = HERE,
+    nodes: Nodes = ONE_NODE,
     settled: Settled | None = None,
     note: str | None = None,
 ) -> store.Run:

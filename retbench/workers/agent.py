@@ -41,7 +41,6 @@ MEETING_S = 300
 
 _MONITOR_S = 0.1
 _SHUTDOWN_S = "2"  # that workers have to end before they are killed; the parent waits for longer
-_RUN_ID = "retbench"
 
 
 @dataclass(frozen=True)
@@ -89,17 +88,17 @@ class Nodes:
             )
 
 
-HERE = Nodes()
+ONE_NODE = Nodes()
 
 
 def command(config: RunConfig, nodes: Nodes, worker: Sequence[str]) -> tuple[str, ...]:
     """The program that measures a contender of a run: ``worker``, or an agent for several of it."""
     if config.parallel == "none":
         return tuple(worker)
-    group = {**asdict(nodes), "local": config.world_size // nodes.count}
+    group = (json.dumps(asdict(nodes)), str(config.world_size // nodes.count))
     # The runner gives up before a process that waits for another does.
     shared = (config.parallel, str(2 * config.timeout_s))
-    return (sys.executable, "-m", __name__, json.dumps(group), *worker, *shared)
+    return (sys.executable, "-m", __name__, *group, *worker, *shared)
 
 
 def serve(config: RunConfig, nodes: Nodes, tell: Callable[[str], None]) -> None:
@@ -144,8 +143,8 @@ def release(config: RunConfig, nodes: Nodes) -> None:
         group.ask({"do": "end"}, MEETING_S)
 
 
-def main(group: str, program: str, *arguments: str) -> None:
-    """Run the program in each process of this machine, to the end of all."""
+def main(group: str, processes: str, program: str, *arguments: str) -> None:
+    """Run a program in so many processes of this machine, to the end of all."""
     die_with_parent()
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -153,16 +152,17 @@ def main(group: str, program: str, *arguments: str) -> None:
 
     os.environ[PARENT] = str(os.getpid())
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = _SHUTDOWN_S
-    wanted = json.loads(group)
+    nodes = Nodes(**json.loads(group))
     with tempfile.TemporaryDirectory() as logs:
         config = LaunchConfig(
-            min_nodes=wanted["count"],
-            max_nodes=wanted["count"],
-            nproc_per_node=wanted["local"],
-            run_id=_RUN_ID,
-            rdzv_backend="static" if wanted["rendezvous"] else "c10d",
-            rdzv_endpoint=wanted["rendezvous"] or "localhost:0",
-            rdzv_configs={"rank": wanted["rank"], "timeout": MEETING_S},
+            min_nodes=nodes.count,
+            max_nodes=nodes.count,
+            nproc_per_node=int(processes),
+            run_id="retbench",
+            rdzv_backend="static" if nodes.rendezvous else "c10d",
+            rdzv_endpoint=nodes.rendezvous or "localhost:0",
+            local_addr=None if nodes.rendezvous else "localhost",
+            rdzv_configs={"rank": nodes.rank, "timeout": MEETING_S},
             max_restarts=0,
             monitor_interval=_MONITOR_S,
             logs_specs=DefaultLogsSpecs(logs, redirects=Std.ALL),

@@ -445,3 +445,18 @@ def test_a_machine_that_only_submits_needs_neither_gpu_nor_processors(
     asked = job.launcher.parameters(job.config, time_min=90)
     assert (asked["gpus_per_node"], asked["cpus_per_task"]) == (1, 512)
     assert (asked["timeout_min"], asked["slurm_qos"]) == (90, "high")
+
+
+def test_a_job_has_what_all_processes_of_its_one_machine_need(
+    fake_slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from retbench import api
+    from retbench.workers.agent import Nodes
+
+    shared = {"parallel": "ddp", "processes": 4, "threads": 2, "launcher": "slurm"}
+    job = api.prepare("training", device="cuda", **shared)
+    assert isinstance(job.launcher, Launcher)
+    asked = job.launcher.parameters(job.config, time_min=90)
+    assert (asked["gpus_per_node"], asked["cpus_per_task"]) == (4, 8)
+    with pytest.raises(UserError, match="nodes: a job has one machine"):
+        api.prepare("training", device="cuda", nodes=Nodes(2, 0, "host:1"), **shared)

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ from retbench.workers import agent
 from retbench.workers.agent import Nodes
 from retbench.workers.process import Message, Worker, WorkerFailure
 
+Ended = subprocess.CompletedProcess[str]
 LIMIT_S = 400.0
 KINDS = ("ddp", "fsdp")
 SMALL, BASE = "context=32,batch=2", "context=32,batch=4"
@@ -118,15 +118,6 @@ def left(folder: Path) -> list[int]:
     return found
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
-
-
 @pytest.fixture(scope="module")
 def ended(folder: Path) -> dict[str, Ended]:
     """Runs side by side, in which ranks misbehave: one of one machine, one of two."""
@@ -141,15 +132,16 @@ def ended(folder: Path) -> dict[str, Ended]:
         "ddp": (words("ddp", "2,6,16", "ddp", *machines[0]), "8@0:oom"),
         "second": (words("second", "2,6,16", "ddp", *machines[1]), "3@1:SIGKILL,8@1:oom"),
     }
+    found = {}
     with ExitStack() as stack:
-        running = {
-            name: stack.enter_context(begin(folder, line, dies))
-            for name, (line, dies) in commands.items()
-        }
-        for process in running.values():
-            stack.callback(process.kill)
-        texts = {name: process.communicate(timeout=LIMIT_S) for name, process in running.items()}
-        return {name: Ended(running[name].returncode, *text) for name, text in texts.items()}
+        running = {}
+        for name, (line, dies) in commands.items():
+            running[name] = stack.enter_context(begin(folder, line, dies))
+            stack.callback(running[name].kill)
+        for name, process in running.items():
+            texts = process.communicate(timeout=LIMIT_S)
+            found[name] = Ended(process.args, process.returncode, *texts)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -175,8 +167,8 @@ SOUND = dict.fromkeys((SMALL, BASE, LOADER, ALONE), ("ok", None))
 def test_all_ranks_measure_one_run_and_leave_no_process(
     folder: Path, ended: dict[str, Ended], runs: dict[str, Run]
 ) -> None:
-    assert (ended["fsdp"].status, ended["fsdp"].err) == (0, "")
-    assert "Gain by 2 processes" in ended["fsdp"].out
+    assert (ended["fsdp"].returncode, ended["fsdp"].stderr) == (0, "")
+    assert "Gain by 2 processes" in ended["fsdp"].stdout
     assert runs["fsdp"].meta["configuration"]["world_size"] == 2
     frame = runs["fsdp"].frame()
     assert not frame[frame["metric"] == "step_s"].duplicated(["point", "trial"]).any()
@@ -201,12 +193,12 @@ def test_another_machine_serves_to_the_end_and_tells_of_its_ranks(
     folder: Path, ended: dict[str, Ended], runs: dict[str, Run]
 ) -> None:
     first, second = ended["ddp"], ended["second"]
-    assert (first.status, first.err, second.status, second.err) == (0, "", 0, "")
+    assert [(each.returncode, each.stderr) for each in (first, second)] == [(0, "")] * 2
     found = endings(runs["ddp"])
     assert found.items() >= SOUND.items()
     status, cause = found["context=32,batch=6"]
     assert status == "error" and "the connection to one has failed" in str(cause)
-    assert second.out.startswith("rank 1: killed by signal 9")
+    assert second.stdout.startswith("rank 1: killed by signal 9")
     assert not (folder / "second").exists()
 
 
@@ -272,7 +264,7 @@ def group(
 ) -> Iterator[Worker]:
     for name, setting in environment(folder, "1@1:SIGSTOP").items():
         monkeypatch.setenv(name, setting)
-    program = agent.command(configuration, agent.HERE, workers.WORKER_COMMAND)
+    program = agent.command(configuration, agent.ONE_NODE, workers.WORKER_COMMAND)
     with Interrupts() as interrupts, Worker(program, workers.variables(1), interrupts) as running:
         yield running
 
