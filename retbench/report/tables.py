@@ -155,7 +155,10 @@ class Table:
         return titles
 
     def condensed(self) -> Table:
-        """The table without the columns that say the same in every row: a note says it once."""
+        """The table without the columns that say the same in every row: a note says it once.
+
+        Where that is nothing, neither does the note.
+        """
         if len(self.cells) < 2:
             return self
         same = [
@@ -166,12 +169,13 @@ class Table:
         ]
         if not same:
             return self
-        said = "; ".join(f"{self.columns[i].heading} {self.cells[0][i]}" for i in same)
+        said = [i for i in same if self.cells[0][i] != units.DASH]
+        note = "; ".join(f"{self.columns[i].heading} {self.cells[0][i]}" for i in said)
         return replace(
             self,
             columns=[column for i, column in enumerate(self.columns) if i not in same],
-            notes=(*self.notes, f"in every row: {said}"),
-            noted=[self.columns[i].metric for i in same],
+            notes=(*self.notes, f"in every row: {note}") if said else self.notes,
+            noted=[self.columns[i].metric for i in said],
         )
 
     def groups(self) -> Iterator[tuple[str, list[tuple[str, ...]]]]:

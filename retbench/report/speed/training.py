@@ -43,6 +43,7 @@ _HERE = {
 _SETTINGS = Column(
     "Settings", lambda row: ", ".join(settings_of(row["point"]).values()) or units.DASH, rank=0,
     style="name",
+    note="settings: what differs from the run's first mode and treatment of activations",
 )  # fmt: skip
 
 
@@ -98,16 +99,13 @@ def _steps(summary: Summary) -> Table:
         for tag, rank in _COLUMNS
         if tag in present
     )
-    notes = [tables.CELLS_ARE, "settings: what differs from the run's first mode and treatment of "
-             "activations"]  # fmt: skip
+    notes = [tables.CELLS_ARE]
     if processes_of(summary.meta) > 1:
         notes.append("bytes: of one process, a peak the largest of all")
     columns = [name("Model", "model"), CONTEXT, BATCH, _SETTINGS, STATUS, *shown, FLAGS]
     table = tables.cells(summary, columns, notes, "steps", "Training steps")
-    rows = [row for row in table.rows or () if _is_step(pd.DataFrame([row])).all()]
-    rows.sort(key=lambda row: bool(settings_of(row["point"])))
-    rows.sort(key=lambda row: summary.models.index(row["model"]))
-    return replace(table, rows=rows)
+    rows = wide(table.frame[_is_step(table.frame)], ["model", "point"])
+    return replace(table, rows=tables.in_order(rows, summary))
 
 
 def _processes(summary: Summary) -> Table:
