@@ -68,7 +68,7 @@ class Column:
         return units.DASH if value == "" or pd.isna(value) else str(value)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     """A table, and all that is made from it.
 
@@ -139,9 +139,8 @@ class Table:
 
     def total(self) -> int:
         """The characters of a line of the console."""
-        return (
-            sum(self.width(i) + self.GAP for i in range(self.grouped, len(self.columns))) - self.GAP
-        )
+        widths = map(self.width, range(self.grouped, len(self.columns)))
+        return sum(width + self.GAP for width in widths) - self.GAP
 
     def missing(self, shown: Table) -> list[str]:
         """The titles of the columns that a fitted table has left out; a verdict says of what."""

@@ -25,7 +25,7 @@ def answers(summary: Summary, tags: Sequence[str]) -> Iterator[str]:
         return
     subject, *_ = summary.models
     on_sweep = summary.ratios[axes.on_axis(summary.meta, summary.ratios, "context")]
-    for baseline in in_order(summary.meta):
+    for baseline in baselines(summary.meta):
         rows = on_sweep[(on_sweep["baseline"] == baseline) & on_sweep["value"].notna()]
         if rows.empty:
             yield f"{subject} and {baseline} have no context that both could run"
@@ -39,7 +39,7 @@ def answers(summary: Summary, tags: Sequence[str]) -> Iterator[str]:
         yield f"{metric_of(row['metric']).title} against {row['baseline']}: {crossing(row)}"
 
 
-def in_order(meta: Mapping[str, Any]) -> list[str]:
+def baselines(meta: Mapping[str, Any]) -> list[str]:
     """The baselines, variants of the subject last."""
     subject, *others = meta["plan"]["contenders"]
     others = sorted(others, key=lambda other: other["family"] == subject["family"])
