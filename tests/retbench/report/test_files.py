@@ -259,7 +259,7 @@ def test_the_mean_over_a_generation_stands_beside_the_step(make_run: MakeRun) ->
     ratio = json.loads((run.path / "plots" / "ratio_context.json").read_text())
     assert {row["metric"] for row in ratio["shown"]} == {"tpot_s", "mean_tpot_s", "ttft_s"}
     assert "Mean TPOT (ms)" in (run.path / "tables" / "cells.md").read_text()
-    assert "@mean_tpot_s/retnet/context=8192,batch=1\\" in (run.path / "numbers.tex").read_text()
+    assert "{mean_tpot_s/retnet/context=8192,batch=1}" in (run.path / "numbers.tex").read_text()
 
 
 def test_what_was_measured_alone_has_its_mark_where_there_is_no_ratio(make_run: MakeRun) -> None:
