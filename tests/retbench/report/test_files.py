@@ -286,7 +286,7 @@ def test_what_is_open_comes_with_what_settles_it(make_run: MakeRun) -> None:
     apart = lambda row: (1.0, 1.03, 0.98)[row["block"]] if row["model"] == "retnet" else 1.0  # noqa: E731
     content = content_of(make_run(change=apart, block_s={"0": 60.0, "1": 60.0, "2": 60.0}))
     assert re.fullmatch(
-        r"open: \d+ of \d+ ratios of times; to settle (them|\d+ of them) repeat the run with "
+        r"open: \d+ of \d+ ratios of times; to settle (it|all|\d+ of them) repeat the run with "
         r"--minutes \d+",
         content.unsettled,
     )
@@ -405,11 +405,14 @@ class _Page(HTMLParser):
         super().__init__()
         self.ids: list[str] = []
         self.loaded: list[str] = []
+        self.links: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         for name, value in attrs:
             if name == "id":
                 self.ids.append(value or "")
+            if name == "href":
+                self.links.append(value or "")
             if tag in ("script", "link", "img", "iframe") or name == "src":
                 self.loaded.append(tag)
 
@@ -422,6 +425,9 @@ def test_the_page_loads_nothing_and_its_identifiers_are_unique(make_run: MakeRun
     page.feed(text)
     assert page.loaded == []
     assert len(page.ids) == len(set(page.ids))
+    within = {link[1:] for link in page.links if link.startswith("#")}
+    assert {"ratios", "figures", "cells", "provenance"} <= within <= set(page.ids)
+    assert all((run.path / link).exists() for link in page.links if not link.startswith("#"))
     assert text.count("<svg ") == len(FIGURES)
     assert "transformer oom at context 8k" in text
     assert "Example CPU" in text
