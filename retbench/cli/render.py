@@ -62,7 +62,7 @@ def of_table(declared: Declared, width: int) -> Text:
         lines.append(_line(shown, line, widths))
     lines.append("─" * (sum(widths) + shown.GAP * len(kept[1:])) + "\n")
     for group, rows in shown.groups():
-        lines.append(Text(f"{group}\n", style="italic") if group else "")
+        lines.append(Text(f"{group}:\n", style="italic") if group else "")
         for cells in rows:
             for line in zip_longest(*map(wrap, cells, widths), fillvalue=""):
                 lines.append(_line(shown, line, widths))

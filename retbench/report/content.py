@@ -94,6 +94,22 @@ def filled(*tables: Table) -> tuple[Table, ...]:
     return tuple(table.condensed() for table in tables if table.cells)
 
 
+def open_line(count: int, of: str, settled: int, option: str) -> str:
+    """How many comparisons are open and how to settle them; empty where none is.
+
+    Args:
+        count: of the open ones.
+        of: how many there are, and what they are.
+        settled: how many a repeated run would settle.
+        option: with which it would.
+    """
+    if not count:
+        return ""
+    said = f"open: {count} of {of}"
+    which = "it" if count == 1 else "all" if settled == count else f"{settled} of them"
+    return f"{said}; to settle {which} repeat the run with {option}" if settled else said
+
+
 def definitions(
     tables: Sequence[Table], here: Mapping[str, str] | None = None
 ) -> tuple[tuple[str, str], ...]:

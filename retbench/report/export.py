@@ -14,7 +14,7 @@ number under the ids that it has in the samples, for texts that cannot drift fro
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ _ESCAPED = {
 }  # fmt: skip
 _TEXT_WIDTH = 118  # characters of \scriptsize in 16 cm
 _WIDE = 70  # characters from which a table needs that size
-_CITE = r"""\newcommand{\retbench}[1]{\ifcsname retbench@#1\endcsname\csname retbench@#1\endcsname
+_CITE = r"""\newcommand{\retbenchset}[2]{\expandafter\def\csname retbench@#1\endcsname{#2}}
+\newcommand{\retbench}[1]{\ifcsname retbench@#1\endcsname\csname retbench@#1\endcsname
   \else\PackageError{retbench}{this run has no number `#1'}{}\fi}"""
 
 
@@ -52,7 +53,11 @@ def write_tables(content: Content, folder: Path) -> list[Path]:
 def write_numbers(content: Content, folder: Path) -> list[Path]:
     """Write ``numbers.tex`` and ``numbers.json``, which has the frame of every table."""
     text = json.dumps(numbers(content), indent=1, allow_nan=False, ensure_ascii=False)
-    lines = [*(f"% {line}" for line in content.stamp), _CITE, *_macros(content)]
+    lines = [*(f"% {line}" for line in content.stamp), _CITE]
+    lines += (
+        f"\\retbenchset{{{key}}}{{{escape(text)}}}"
+        for key, text in citations(content.tables).items()
+    )
     return [
         _written(folder / "numbers.tex", "\n".join(lines) + "\n"),
         _written(folder / "numbers.json", text + "\n"),
@@ -153,11 +158,6 @@ def _row(cells: Sequence[str]) -> str:
 def escape(text: str) -> str:
     r"""``text`` for LaTeX; an opening bracket is hidden from ``\\``, which would take it."""
     return "".join(_ESCAPED.get(character, character) for character in text)
-
-
-def _macros(content: Content) -> Iterator[str]:
-    for key, text in citations(content.tables).items():
-        yield f"\\expandafter\\def\\csname retbench@{key}\\endcsname{{{escape(text)}}}"
 
 
 def citations(tables: Sequence[Table]) -> dict[str, str]:

@@ -68,7 +68,7 @@ class Column:
         return units.DASH if value == "" or pd.isna(value) else str(value)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     """A table, and all that is made from it.
 
@@ -139,9 +139,8 @@ class Table:
 
     def total(self) -> int:
         """The characters of a line of the console."""
-        return (
-            sum(self.width(i) + self.GAP for i in range(self.grouped, len(self.columns))) - self.GAP
-        )
+        widths = map(self.width, range(self.grouped, len(self.columns)))
+        return sum(width + self.GAP for width in widths) - self.GAP
 
     def missing(self, shown: Table) -> list[str]:
         """The titles of the columns that a fitted table has left out; a verdict says of what."""
@@ -155,7 +154,10 @@ class Table:
         return titles
 
     def condensed(self) -> Table:
-        """The table without the columns that say the same in every row: a note says it once."""
+        """The table without the columns that say the same in every row: a note says it once.
+
+        Where that is nothing, neither does the note.
+        """
         if len(self.cells) < 2:
             return self
         same = [
@@ -166,12 +168,13 @@ class Table:
         ]
         if not same:
             return self
-        said = "; ".join(f"{self.columns[i].heading} {self.cells[0][i]}" for i in same)
+        said = [i for i in same if self.cells[0][i] != units.DASH]
+        note = "; ".join(f"{self.columns[i].heading} {self.cells[0][i]}" for i in said)
         return replace(
             self,
             columns=[column for i, column in enumerate(self.columns) if i not in same],
-            notes=(*self.notes, f"in every row: {said}"),
-            noted=[self.columns[i].metric for i in same],
+            notes=(*self.notes, f"in every row: {note}") if said else self.notes,
+            noted=[self.columns[i].metric for i in said],
         )
 
     def groups(self) -> Iterator[tuple[str, list[tuple[str, ...]]]]:

@@ -102,7 +102,7 @@ def with_interval(
     """``value [low, high]`` over ``divisor``; the bare value where there is no interval.
 
     All three have the decimals that ``digits`` significant digits of the value need, or one digit
-    of the interval's half width where that is finer (M16).
+    of the interval's half width where that is finer, by at most two more (M16).
 
     >>> with_interval(0.0123456, 0.01234, 0.01236)
     '0.01235 [0.01234, 0.01236]'
@@ -113,7 +113,7 @@ def with_interval(
     half = (edges[2] - edges[1]) / 2
     decimals = digits - 1 - _magnitude(edges[0])
     if half > 0:
-        decimals = max(decimals, -_magnitude(half))
+        decimals = max(decimals, min(-_magnitude(half), decimals + 2))
     texts = [f"{round(edge, decimals):.{max(decimals, 0)}f}" for edge in edges]
     return f"{texts[0]} [{texts[1]}, {texts[2]}]"
 

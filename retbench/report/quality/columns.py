@@ -6,6 +6,7 @@ import pandas as pd
 
 from retbench.config.run import PROFILES
 from retbench.report import units
+from retbench.report.content import open_line
 from retbench.report.frames import Row
 from retbench.report.tables import Column
 
@@ -61,13 +62,11 @@ def still_open(judged: pd.DataFrame) -> str:
         judged: ``verdict`` and ``n_needed``, one row a comparison.
     """
     unsettled = judged[judged["verdict"] == "inconclusive"]
-    if unsettled.empty:
-        return ""
-    said = f"open: {len(unsettled)} of {len(judged)} comparisons"
     needed = unsettled["n_needed"].dropna()
-    for profile in PROFILES.values():
-        if settled := int((needed <= profile.blocks).sum()):
-            which = "them" if settled == len(unsettled) else f"{settled} of them"
-            said += f"; to settle {which} repeat the run with --profile {profile.name}"
-            break
-    return said
+    settling = {
+        profile.name: int((needed <= profile.blocks).sum()) for profile in PROFILES.values()
+    }
+    name = next((name for name, settled in settling.items() if settled), "")
+    return open_line(
+        len(unsettled), f"{len(judged)} comparisons", settling.get(name, 0), f"--profile {name}"
+    )

@@ -141,7 +141,12 @@ def lengths(found: Perplexity) -> Table:
         name("Model", "model"),
         Column("Windows", lambda row: names[row["phase"]], rank=0, style="name"),
         *(
-            Column(units.tokens(n), partial(_perplexity, length=n), metric="test_nats")
+            Column(
+                units.tokens(n),
+                partial(_perplexity, length=n),
+                rank=int(n != frame["seq_len"].max()),
+                metric="test_nats",
+            )
             for n in sorted({int(length) for length in frame["seq_len"]})
         ),
     ]

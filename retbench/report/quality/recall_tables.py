@@ -106,7 +106,8 @@ def _limits(recall: Recall, limit: pd.DataFrame) -> Table:
         f"along the load the length is the training length, {units.tokens(recall.length)} tokens",
     )
     return Table(
-        "limits", "Where the accuracy falls under 90%", limit, columns, notes, grouped=True,
+        "limits", "Where the accuracy falls under 90%", limit, columns, notes,
+        sorted(records(limit), key=lambda row: recall.tasks.index(row["task"])), grouped=True,
         above=True, cited={"fails_at": "fails_at"}, ids=("task", "model", "along", "held"),
     )  # fmt: skip
 

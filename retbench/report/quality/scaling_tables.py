@@ -75,16 +75,16 @@ def _ratios(scaling: Scaling) -> Table:
 
 
 def _laws(scaling: Scaling) -> Table:
-    """The fitted power laws: one row per model and size they run over."""
+    """The fitted power laws: one row per size they run over and model that has one."""
     rows: list[Row] = []
     for along in ALONG:
         fits = scaling.laws[along]
         for model in scaling.models:
-            rows.append({"along": along, "model": model})
             if (law := fits.plain.get(model)) is None:
                 continue
             bent = fits.bent.get(model)
-            rows[-1] |= {"smallest": law.smallest, "largest": law.largest, "n": law.exponent.n}
+            rows.append({"along": along, "model": model, "smallest": law.smallest,
+                         "largest": law.largest, "n": law.exponent.n})  # fmt: skip
             estimates = {"exponent": law.exponent, "scale": law.scale, "offset": None,
                          "offset_exponent": None}  # fmt: skip
             if bent is not None:
@@ -115,8 +115,6 @@ def _laws(scaling: Scaling) -> Table:
 
 
 def _sizes(row: Row) -> str:
-    if units.is_missing(row["smallest"]):
-        return units.DASH
     return " to ".join(sized(row[end], row["along"]) for end in ("smallest", "largest"))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from retbench.report import axes, compare, units
+from retbench.report.content import open_line
 from retbench.report.frames import Row, records
 from retbench.report.speed.tables import crossing
 from retbench.report.summary import Summary, metric_of
@@ -25,7 +26,7 @@ def answers(summary: Summary, tags: Sequence[str]) -> Iterator[str]:
         return
     subject, *_ = summary.models
     on_sweep = summary.ratios[axes.on_sweep(summary.points, summary.ratios, "context")]
-    for baseline in in_order(summary.meta):
+    for baseline in baselines(summary.meta):
         rows = on_sweep[(on_sweep["baseline"] == baseline) & on_sweep["value"].notna()]
         if rows.empty:
             yield f"{subject} and {baseline} have no context that both could run"
@@ -39,7 +40,7 @@ def answers(summary: Summary, tags: Sequence[str]) -> Iterator[str]:
         yield f"{metric_of(row['metric']).title} against {row['baseline']}: {crossing(row)}"
 
 
-def in_order(meta: Mapping[str, Any]) -> list[str]:
+def baselines(meta: Mapping[str, Any]) -> list[str]:
     """The baselines, variants of the subject last."""
     subject, *others = meta["plan"]["contenders"]
     others = sorted(others, key=lambda other: other["family"] == subject["family"])
@@ -63,13 +64,9 @@ def still_open(ratios: pd.DataFrame, meta: Mapping[str, Any]) -> str:
     """How many ratios of times are open, and what would settle them; empty where none is."""
     timed = ratios[ratios["metric"].isin(compare.TIMES) & (ratios["n"] > 0)]
     unsettled = timed[timed["verdict"] == "inconclusive"]
-    if unsettled.empty:
-        return ""
-    said = f"open: {len(unsettled)} of {len(timed)} ratios of times"
     needed = unsettled["minutes_needed"].dropna()
-    if len(needed):
-        taken = sum(meta.get("block_s", {}).values()) / 60
-        minutes = math.ceil(taken + needed.max())
-        which = "them" if len(needed) == len(unsettled) else f"{len(needed)} of them"
-        said += f"; to settle {which} repeat the run with --minutes {minutes}"
-    return said
+    taken = sum(meta.get("block_s", {}).values()) / 60
+    minutes = math.ceil(taken + needed.max()) if len(needed) else 0
+    return open_line(
+        len(unsettled), f"{len(timed)} ratios of times", len(needed), f"--minutes {minutes}"
+    )

@@ -96,9 +96,10 @@ def ratios(summary: Summary, frame: pd.DataFrame, tags: Sequence[str], *more: Co
         name("Baseline", "baseline"), CONTEXT, BATCH, *more,
         Column("Blocks", _blocks, rank=3), *_ratio_columns(frame, tags),
     ]  # fmt: skip
+    rows = in_order(wide(frame, ["baseline", "point"]), summary, "baseline")
     return Table(
         "ratios", f"Ratios: {summary.models[0]} / baseline", frame, columns,
-        ratio_notes(frame, summary.meta), _ratio_rows(summary, frame), grouped=True,
+        ratio_notes(frame, summary.meta), rows, grouped=True,
         above=True, cited={"value": ""}, ids=("metric", "subject", "baseline", "point"),
     )  # fmt: skip
 
@@ -141,16 +142,14 @@ def _blocks(row: Row) -> str:
     return " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
 
 
-def _ratio_rows(summary: Summary, ratios: pd.DataFrame) -> list[Row]:
-    """One row per baseline, in the order of the models, and point: plain points first."""
-    place = {model: index for index, model in enumerate(summary.models)}
-    return sorted(
-        wide(ratios, ["baseline", "point"]),
-        key=lambda row: (
-            place[row["baseline"]], bool(summary.points[row["point"]].settings), row["batch_size"],
-            row["seq_len"],
-        ),
-    )  # fmt: skip
+def in_order(rows: Sequence[Row], summary: Summary, side: str = "model") -> list[Row]:
+    """The rows of each model together, plain points first, along the sweep over contexts."""
+    along = ["batch_size", "seq_len"]
+    if "tokens_per_step" in summary.configuration:  # the batch size follows from the context
+        along.reverse()
+    return sorted(rows, key=lambda row: (
+        summary.models.index(row[side]), bool(summary.points[row["point"]].settings), *map(row.get, along)
+    ))  # fmt: skip
 
 
 def ratio_notes(ratios: pd.DataFrame, meta: Mapping[str, Any]) -> list[str]:
@@ -201,8 +200,8 @@ def crossing(row: Mapping[str, Any]) -> str:
     timed = row.get("metric", "kernel_s") in compare.TIMES
     lower, higher = ("faster", "slower") if timed else ("smaller", "larger")
     if row["status"] == "reached":
-        value, low, high = (row[edge] for edge in ("value", "low", "high"))
-        at = f"{value:.0f}" if low == high else units.with_interval(value, low, high)
+        value, low, high = (round(row[edge]) for edge in ("value", "low", "high"))
+        at = str(value) if low == high else units.with_interval(value, low, high)
         direction = row.get("direction_beyond", row.get("direction"))
         return f"{at} tokens, {lower if direction == 'better' else higher} beyond"
     if row["status"] == "unclear":

@@ -87,7 +87,10 @@ def _settings(summary: Summary) -> Column:
     def texts(row: dict[str, Any]) -> str:
         return ", ".join(summary.points[row["point"]].texts.values()) or units.DASH
 
-    return Column("Settings", texts, rank=0, style="name")
+    return Column(
+        "Settings", texts, rank=0, style="name",
+        note="settings: what differs from the run's first mode and treatment of activations",
+    )  # fmt: skip
 
 
 def _of_steps(summary: Summary, table: pd.DataFrame) -> pd.DataFrame:
@@ -104,17 +107,13 @@ def _steps(summary: Summary) -> Table:
         for tag, rank in _COLUMNS
         if tag in present
     )
-    notes = [tables.CELLS_ARE, "settings: what differs from the run's first mode and treatment of "
-             "activations"]  # fmt: skip
+    notes = [tables.CELLS_ARE]
     if processes_of(summary.meta) > 1:
         notes.append("bytes: of one process, a peak the largest of all")
     columns = [name("Model", "model"), CONTEXT, BATCH, _settings(summary), STATUS, *shown, FLAGS]
     table = tables.cells(summary, columns, notes, "steps", "Training steps")
-    steps = set(_of_steps(summary, summary.statuses)["point"])
-    rows = [row for row in table.rows or () if row["point"] in steps]
-    rows.sort(key=lambda row: bool(summary.points[row["point"]].settings))
-    rows.sort(key=lambda row: summary.models.index(row["model"]))
-    return replace(table, rows=rows)
+    rows = wide(_of_steps(summary, table.frame), ["model", "point"])
+    return replace(table, rows=tables.in_order(rows, summary))
 
 
 def _processes(summary: Summary) -> Table:

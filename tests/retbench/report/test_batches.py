@@ -78,7 +78,7 @@ def test_it_is_in_every_kind_of_output(make_run: MakeRun, capsys) -> None:  # ty
         "model": "retnet", "seq_len": 1024, "batch_size": 16, "stopped_at": None,
         "stopped_by": None, "cause": None, "largest_tried": 16,
     }  # fmt: skip
-    macro = r"\expandafter\def\csname retbench@batch_size/transformer/1024\endcsname{1}"
+    macro = r"\retbenchset{batch_size/transformer/1024}{1}"
     assert macro in (run.path / "numbers.tex").read_text()
     Console().report(content_of(run), tables=True)
     said = capsys.readouterr().out

@@ -238,7 +238,7 @@ def test_numbers_carry_every_value_and_every_failure(make: Make) -> None:
     failed = {row["model"] for row in numbers["cells"] if row["status"] != "ok"}
     assert failed == {"fla-chunk", "sdpa-math"}
     key = f"kernel_s/sdpa-flash/{POINT.format('forward', 4096)}"
-    assert f"\\csname retbench@{key}\\endcsname{{16." in (run.path / "numbers.tex").read_text()
+    assert f"\\retbenchset{{{key}}}{{16." in (run.path / "numbers.tex").read_text()
 
 
 def test_a_legend_that_does_not_fit_takes_more_rows_and_leaves_the_axes_their_height() -> None:
