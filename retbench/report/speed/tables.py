@@ -148,7 +148,8 @@ def in_order(rows: Sequence[Row], summary: Summary, side: str = "model") -> list
     if "tokens_per_step" in summary.configuration:  # the batch size follows from the context
         along.reverse()
     return sorted(rows, key=lambda row: (
-        summary.models.index(row[side]), bool(summary.points[row["point"]].settings), *map(row.get, along)
+        summary.models.index(row[side]), bool(summary.points[row["point"]].settings),
+        *map(row.get, along),
     ))  # fmt: skip
 
 
