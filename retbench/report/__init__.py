@@ -58,7 +58,7 @@ def write_plots(run: Run, content: Content | None = None) -> list[Path]:
     from retbench.report import figures, html
 
     found = content or content_of(run)
-    written = figures.write(found.figures, run.path / PLOTS)
+    written = figures.write(found.figures(), run, run.path / PLOTS)
     drawn = [path for path in written if path.suffix == ".svg"]
     return [*written, *html.write(found, drawn, run.path)]
 

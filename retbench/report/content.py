@@ -6,7 +6,7 @@ Each suite's own module makes a :class:`Content` from a run; to add a suite is t
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +15,9 @@ from retbench.errors import UserError
 from retbench.report.layout import Table
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+    from retbench.report.figure import Figure
     from retbench.report.summary import Summary
     from retbench.store import Run
-
-    Drawn = tuple[Figure, dict[str, Any]]
-else:
-    Drawn = tuple
 
 _MAKERS = {
     "inference": "retbench.report.inference",
@@ -45,7 +40,7 @@ class Content:
         models: the labels in the order of the plan; the first is the subject.
         title: what the report compares.
         tables: in the order in which to read them.
-        figures: by name, what draws each.
+        figures: declares them, in the order in which to read them.
         warnings: what a reader must know before believing the numbers, a line each.
         definitions: title and definition of every metric shown.
         numbers: the content of ``numbers.json``.
@@ -59,7 +54,7 @@ class Content:
     models: tuple[str, ...]
     title: str
     tables: tuple[Table, ...]
-    figures: Mapping[str, Callable[[], Drawn]]
+    figures: Callable[[], Iterable[Figure]]
     warnings: tuple[str, ...]
     definitions: tuple[tuple[str, str], ...]
     numbers: Mapping[str, Any]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from retbench.report import citations, layout, plots
+from retbench.report import citations, layout
 from retbench.report.content import Content, title_of
+from retbench.report.speed import inference_figures
 from retbench.report.summary import summarise
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ def content(run: Run) -> Content:
         models=summary.models,
         title=title_of(summary.meta, summary.models),
         tables=layout.tables(summary),
-        figures=plots.figures(summary),
+        figures=partial(inference_figures.figures, summary),
         warnings=summary.warnings,
         definitions=layout.definitions(summary),
         numbers=citations.numbers(summary),

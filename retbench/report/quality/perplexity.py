@@ -8,6 +8,7 @@ length and by position, the sweep of learning rates, and the loss curves.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -59,7 +60,7 @@ def content(run: Run) -> Content:
         models=models,
         title=title_of(meta, models),
         tables=tables.tables(found),
-        figures=figures.figures(found),
+        figures=partial(figures.figures, found, run),
         warnings=(*doubts.shared(run, models), *doubts.failures(found.endings)),
         definitions=tuple((METRICS[tag].title, METRICS[tag].definition) for tag in _METRICS),
         numbers=_numbers(found),

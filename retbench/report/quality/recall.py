@@ -8,6 +8,7 @@ sequence. An honest suite shows where attention wins, so no task, length or load
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -57,7 +58,7 @@ def content(run: Run) -> Content:
             tables.limit_table(recall, limit),
             tables.training_table(recall, frames.rates(run)),
         ),
-        figures=figures.figures(recall),
+        figures=partial(figures.figures, recall, run),
         warnings=tuple(_warnings(run, recall)),
         definitions=tuple((METRICS[tag].title, METRICS[tag].definition) for tag in _METRICS),
         numbers=_numbers(recall, difference, limit),

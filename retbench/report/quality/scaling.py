@@ -8,6 +8,7 @@ size at which the subject's law meets a baseline's, with how far that lies beyon
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -64,7 +65,7 @@ def content(run: Run) -> Content:
             *((tables.ratio_table(scaling), tables.crossing_table(scaling)) if baselines else ()),
             tables.law_table(scaling),
         ),
-        figures=figures.figures(scaling),
+        figures=partial(figures.figures, scaling, run),
         warnings=tuple(_warnings(run, scaling)),
         definitions=tuple((METRICS[tag].title, METRICS[tag].definition) for tag in _METRICS),
         numbers=_numbers(scaling),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -33,7 +34,7 @@ def content(run: Run) -> Content:
         models=kernels.models,
         title=_title(kernels.models),
         tables=tables.tables(kernels),
-        figures=figures.figures(kernels),
+        figures=partial(figures.figures, kernels),
         warnings=warnings,
         definitions=tables.definitions(kernels.cells),
         numbers=_numbers(kernels, warnings),

@@ -43,6 +43,8 @@ class Kernels:
         statuses: how each cell ended, likewise.
         ratios: subject over each other operation, likewise; see :mod:`retbench.report.compare`.
         crossovers: per setting and other operation the context at which the two are equal.
+        processes: one value per block, cell and measured metric.
+        pairs: the ratio of each block, see :func:`retbench.report.compare.pairs`.
     """
 
     meta: Mapping[str, Any]
@@ -51,6 +53,8 @@ class Kernels:
     statuses: pd.DataFrame
     ratios: pd.DataFrame
     crossovers: pd.DataFrame
+    processes: pd.DataFrame
+    pairs: pd.DataFrame
 
     def planned(self, name: str) -> list[Any]:
         """The planned values of a column, ascending, or in the order of the plan for names."""
@@ -77,6 +81,8 @@ def kernels(run: Run) -> Kernels:
         statuses=_sorted(with_settings(found.statuses, meta), found.models, meta),
         ratios=with_settings(ratios, meta),
         crossovers=_crossovers(with_settings(found.pairs, meta), found.models, meta),
+        processes=found.processes,
+        pairs=found.pairs[found.pairs["metric"] == "kernel_s"],
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from retbench.report import axes, citations, compare, layout, units
@@ -33,7 +34,7 @@ def content(run: Run) -> Content:
         models=summary.models,
         title=title_of(summary.meta, summary.models),
         tables=training_tables.tables(summary),
-        figures=training_figures.figures(summary),
+        figures=partial(training_figures.figures, summary),
         warnings=summary.warnings,
         definitions=tuple(
             (metric_of(tag).title, _HERE.get(tag, metric_of(tag).definition))
