@@ -69,6 +69,8 @@ def draw(figure: Figure, paper_in: float | None = None) -> tuple[Drawing, tuple[
         footer.set_color(theme.MUTED)
         taken += footer.get_window_extent().height / theme.DPI
     drawing.set_size_inches(size[0], size[1] + taken)
+    drawing.draw_without_rendering()
+    drawing.set_layout_engine("none")  # laid out once, for every format alike
     return drawing, tuple(notes)
 
 

@@ -8,7 +8,7 @@ here knows a suite. :mod:`retbench.report.drawing` draws any of them, and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -149,6 +149,21 @@ class Figure:
     shared: bool = False
     caveat: str = ""
 
+    def renamed(self, name: Callable[[str], str]) -> Figure:
+        """The figure with the labels of its series, and of its rows, written otherwise."""
+        frames = {}
+        for key in ("data", "failures"):
+            frame = getattr(self, key)
+            named = {label: frame[label].map(name) for label in ("series", "row") if label in frame}
+            frames[key] = frame.assign(**named)
+        return replace(
+            self, **frames, styles={name(label): style for label, style in self.styles.items()},
+            curves=[replace(curve, series=name(curve.series), label=name(curve.label))
+                    for curve in self.curves],
+            crossings=[replace(each, series=name(each.series)) for each in self.crossings],
+            panels=tuple(replace(panel, sides=_sides(panel.sides, name)) for panel in self.panels),
+        )  # fmt: skip
+
     def rows(self, panel: Panel) -> pd.DataFrame:
         """The marks of a panel, in the units of its axes, with all of :data:`COLUMNS`."""
         own = self.data[self.data["panel"] == panel.key]
@@ -159,6 +174,12 @@ class Figure:
         own["x"] = own["x"].astype(float) / places.divisor
         values = (value if isinstance(value, tuple) else () for value in own["each"])
         return own.assign(each=tuples([np.array(each) / sizes.divisor for each in values], own))
+
+
+def _sides(sides: tuple[str, str], name: Callable[[str], str]) -> tuple[str, str]:
+    """What a ratio's sides mean, where the first word is a label."""
+    subject, _, rest = sides[0].partition(" ")
+    return f"{name(subject)} {rest}".strip(), sides[1]
 
 
 def tuples(values: Iterable[Sequence[float] | Floats], like: pd.DataFrame) -> pd.Series[Any]:

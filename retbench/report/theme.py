@@ -56,6 +56,11 @@ FAMILIES: Mapping[str, Style] = {
 }
 """What is built in, by the family's name; a plugin's family takes a hue that a run leaves free."""
 
+_NAMES = {
+    "retnet": "RetNet", "transformer-gqa": "Transformer (GQA)", "transformer": "Transformer",
+    "gla": "GLA", "linear-attention": "Linear attention", "h3": "H3", "gpt2-reference": "GPT-2",
+    "retention": "Retention", "sdpa": "SDPA", "flex": "Flex",
+}  # fmt: skip
 _OPERATIONS = {"retention": "retnet", "sdpa": "transformer", "flex": "transformer", "fla": "gla"}
 _MARKERS = ("v", "P", "X", "<", ">", "d", "p")  # of variants
 # Towards white (above 0) or black, and by how much: variants of a family in their order.
@@ -133,6 +138,16 @@ def _variant(base: Style, place: int) -> Style:
     red, green, blue = (c + (towards - c) * abs(amount) for c in to_rgb(base.color))
     marker = _MARKERS[(place - 1) % len(_MARKERS)]
     return Style(to_hex((red, green, blue)), marker, _LINES[place % len(_LINES)])
+
+
+def display(label: str) -> str:
+    """A label as papers write it: ``transformer-gqa`` is Transformer (GQA), both sides of a /."""
+    if " / " in label:
+        return " / ".join(map(display, label.split(" / ")))
+    for name, text in _NAMES.items():
+        if label == name or label.startswith(f"{name}-"):
+            return f"{text} {label.removeprefix(name)[1:].replace('-', ' ')}".rstrip()
+    return label
 
 
 @contextmanager

@@ -128,7 +128,7 @@ def _figure(
     return Figure(
         name, title, stamp.conditions(recall.meta), "lines", tuple(panels), data,
         theme.of_plan(recall.meta),
-        (*notes, *(["grey: guessing among what was shown"] if recall.chance else [])), _INTERVAL,
+        (*notes, *(["grey: guessing among what was shown"] if curves else [])), _INTERVAL,
         "seed", failures=pd.DataFrame(lost, columns=FAILURES), curves=curves, columns=4,
         shared=True,
     )  # fmt: skip
