@@ -25,7 +25,8 @@ _PANEL_IN = (3.6, 3.1)  # width and height of a panel, with its labels
 _SMALL_IN = (2.7, 2.2)  # where there are more than three in a row or a grid of them
 _ALONE_IN = 6.0  # width of a single panel
 _ROW_IN = 0.3  # height of a row of the geometry ``rows``
-_PAPER_PANEL_IN = 1.55  # least width of a panel in print
+_PAPER_IN = (2.0, 1.55)  # least width of a panel in print; of one of many
+_MANY = 4  # more panels are small ones
 _GEOMETRIES: dict[str, Callable[[Axes, Figure, Panel, Legend], list[str]]] = {
     "lines": draw_lines, "rows": draw_rows,
 }  # fmt: skip
@@ -55,13 +56,17 @@ def draw(figure: Figure, paper_in: float | None = None) -> tuple[Drawing, tuple[
     legend: Legend = {}
     notes: list[str] = []
     lanes = 0
+    axes = {place: body.add_subplot(grid[place]) for place in places}
     for panel, place in zip(figure.panels, places, strict=True):
-        ax = body.add_subplot(grid[place])
-        first = place[1] == 0
-        frame_panel(ax, figure, panel, width_in=size[0] / columns, outer=first)
+        ax = axes[place]
+        frame_panel(ax, figure, panel, width_in=size[0] / columns, outer=place[1] == 0)
         notes += _GEOMETRIES[figure.geometry](ax, figure, panel, legend)
         own, said = failure_lanes(ax, figure, panel)
         lanes, notes = max(lanes, own), [*notes, *said]
+    for (row, column), ax in axes.items():
+        below = axes.get((row + 1, column))
+        if below and below.get_xlabel() == ax.get_xlabel():
+            ax.set_xlabel("")
     taken = lanes * 0.14 * rows + _legend(drawing, body, legend)
     notes = list(dict.fromkeys([*notes, *figure.notes]))
     if paper_in is None:
@@ -78,9 +83,9 @@ def _places(
     figure: Figure, paper_in: float | None
 ) -> tuple[list[tuple[int, int]], tuple[float, float]]:
     """Row and column of each panel, and width and height of them all in inches."""
-    fitting = figure.columns
+    fitting, many = figure.columns, len(figure.panels) > _MANY
     if paper_in is not None:
-        fitting = max(1, min(fitting, int(paper_in / _PAPER_PANEL_IN)))
+        fitting = max(1, min(fitting, int(paper_in / _PAPER_IN[many])))
     places: list[tuple[int, int]] = []
     row, column, group = 0, 0, figure.panels[0].group
     for panel in figure.panels:
@@ -89,14 +94,15 @@ def _places(
         places.append((row, column))
         column += 1
     rows, columns = (1 + max(axis) for axis in zip(*places, strict=True))
-    width, height = _SMALL_IN if columns > 3 or len(figure.panels) > 4 else _PANEL_IN
+    width, height = _SMALL_IN if many else _PANEL_IN
     if columns == 1 and figure.geometry != "rows":
         width = _ALONE_IN
     if figure.geometry == "rows":
         most = max(figure.rows(panel)["row"].nunique() for panel in figure.panels)
         width, height = 7.2 if columns == 1 else 4.6, 0.95 + _ROW_IN * most
     if paper_in is not None:
-        width, height = paper_in / columns, min(height, 0.75 * paper_in)
+        width = paper_in / columns
+        height = height if figure.geometry == "rows" else (1.3 if many else 1.9)
     return places, (width * columns, height * rows)
 
 
@@ -123,7 +129,7 @@ def _legend(drawing: Drawing, body: FigureBase, entries: Legend) -> float:
     for columns in range(len(entries), 0, -1):
         legend = body.legend(
             handles=list(entries.values()), loc="outside upper left", ncols=columns,
-            handlelength=3.0, columnspacing=1.6, borderaxespad=0.2,
+            handlelength=2.6, columnspacing=1.6, borderaxespad=0.2,
         )  # fmt: skip
         extent = legend.get_window_extent()
         if columns == 1 or extent.width <= 0.98 * drawing.bbox.width:

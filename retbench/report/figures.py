@@ -45,7 +45,7 @@ def write(figures: Iterable[Figure], run: Run, folder: Path) -> list[Path]:
 def write_for_print(figures: Iterable[Figure], folder: Path, width_in: float) -> list[Path]:
     """Write every figure as PDF, its fonts embedded, and what it does not say itself as captions.
 
-    ``captions.tex`` defines ``\\retbenchcaption{NAME}``: the title, the conditions, and how to
+    ``captions.tex`` defines the macro ``retbenchcaption{NAME}``: title, the conditions, and how to
     read the marks.
 
     Args:

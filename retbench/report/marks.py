@@ -191,14 +191,15 @@ def _crossings(ax: Axes, figure: Figure, panel: Panel) -> list[str]:
         return []
     first, last = (edge / panel.x.divisor for edge in (panel.x.ticks[0], panel.x.ticks[-1]))
     for place, crossing in enumerate(found):
-        color, height = figure.styles[crossing.series].color, 0.1 + 0.05 * place
+        color, height = figure.styles[crossing.series].color, 0.04 + 0.05 * place
         low, high = max(crossing.low, first), min(crossing.high, last)
         ends = ("<" if crossing.low < first else "|", ">" if crossing.high > last else "|")
         at = ax.get_xaxis_transform()
         ax.plot([low, high], [height] * 2, color=color, linewidth=1.2, transform=at, zorder=4)
         for x, marker in zip((low, high), ends, strict=True):
             ax.plot([x], [height], marker, color=color, markersize=5, transform=at, zorder=4)
-        ax.plot([crossing.value], [height], "D", color=color, markersize=4, transform=at, zorder=5)
+        ax.plot([crossing.value], [height], "D", color=color, markersize=4, transform=at, zorder=5,
+                markerfacecolor="white")  # fmt: skip
     return ["bracket: where the ratio crosses 1, with its interval"]
 
 

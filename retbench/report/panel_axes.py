@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -26,10 +26,7 @@ Legend = dict[str, Line2D]
 
 _REACH = 1.5  # how far beyond the values an interval may stretch an axis
 _PAD = 0.06  # free space at both ends of an axis, as a share of it
-_LEAST_TICKS = 4  # on a log axis, or they stand at equal distances
-_ENDS: tuple[tuple[float, str, Literal["bottom", "top"]], ...] = (
-    (0.02, "↓ {below}", "bottom"), (0.98, "↑ {above}", "top"),
-)  # fmt: skip
+_NARROW_IN = 4.0  # a panel of rows, its texts included
 _TICK_IN = 0.42  # least distance of labelled ticks
 
 
@@ -54,7 +51,9 @@ def frame_panel(ax: Axes, figure: Figure, panel: Panel, *, width_in: float, oute
         axis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     else:
-        _log_axis(ax, axis, low, high, sizes)
+        _log_axis(
+            ax, axis, low, high, sizes, 6 if not in_rows else 5 if width_in > _NARROW_IN else 4
+        )
     (ax.set_xlim if in_rows else ax.set_ylim)(low, high)
     ax.grid(axis="both")
     ax.set_title(panel.title, pad=5)
@@ -74,20 +73,13 @@ def _margin(ax: Axes, panel: Panel, margin: float, axis: DrawnAxis) -> None:
     if axis is ax.xaxis:
         ax.axvspan(1 / (1 + margin), 1 + margin, **look)
         ax.axvline(1.0, **line)
-        ax.set_xlabel(f"← {below}   {panel.x.label}   {above} →")
+        ax.set_xlabel(f"← {below}   {panel.x.label}   {above} →", loc="left")
         return
     ax.axhspan(1 / (1 + margin), 1 + margin, **look)
     ax.axhline(1.0, **line)
-    for height, text, side in _ENDS:
-        ax.text(
-            0.02,
-            height,
-            text.format(below=below, above=above),
-            transform=ax.transAxes,
-            size=7,
-            color=theme.MUTED,
-            va=side,
-        )
+    look = {"transform": ax.transAxes, "size": 7, "color": theme.MUTED, "rotation": 90}
+    ax.text(1.01, 0.0, f"← {below}", va="bottom", **look)
+    ax.text(1.01, 1.0, f"{above} →", va="top", **look)
 
 
 def _held(figure: Figure, panel: Panel) -> list[float]:
@@ -114,16 +106,18 @@ def _around(values: Iterable[float]) -> tuple[float, float]:
     return low / widen * math.exp(-unit), high * widen * math.exp(unit)
 
 
-def _log_axis(ax: Axes, axis: DrawnAxis, low: float, high: float, sizes: Axis) -> None:
-    """Logarithmic, with four ticks or more wherever round numbers allow it."""
+def _log_axis(
+    ax: Axes, axis: DrawnAxis, low: float, high: float, sizes: Axis, most: int = 6
+) -> None:
+    """Logarithmic, with nearly as many ticks as there is room for, all at round numbers."""
     (ax.set_xscale if axis is ax.xaxis else ax.set_yscale)("log")
     for subs in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)):
         locator = LogLocator(subs=subs, numticks=99)
-        if sum(low <= tick <= high for tick in locator.tick_values(low, high)) >= _LEAST_TICKS:
+        if sum(low <= tick <= high for tick in locator.tick_values(low, high)) >= most - 2:
             axis.set_major_locator(locator)
             break
     else:
-        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: sizes.text(value)))
     axis.set_minor_locator(NullLocator())
 

@@ -21,7 +21,8 @@ from retbench.report.layout import Table
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "µ": r"\ensuremath{\mu}", "–": "--", "·": r"\ensuremath{\cdot}", "[": "{[}",
+    "µ": r"\ensuremath{\mu}", "–": "--", "·": r"\ensuremath{\cdot}", "×": r"\ensuremath{\times}",
+    "±": r"\ensuremath{\pm}", "[": "{[}",
 }  # fmt: skip
 _WIDE = 8  # columns from which a LaTeX table needs a smaller font
 

@@ -98,7 +98,8 @@ _RC: Any = {
 }
 _PAPER: Any = {
     "font.size": PAPER_PT, "axes.labelsize": PAPER_PT, "xtick.labelsize": PAPER_PT,
-    "ytick.labelsize": PAPER_PT, "legend.fontsize": PAPER_PT, "lines.linewidth": 1.1,
+    "ytick.labelsize": PAPER_PT, "legend.fontsize": PAPER_PT, "axes.titlesize": PAPER_PT - 0.5,
+    "lines.linewidth": 1.1,
 }  # fmt: skip
 
 
@@ -141,13 +142,15 @@ def _variant(base: Style, place: int) -> Style:
 
 
 def display(label: str) -> str:
-    """A label as papers write it: ``transformer-gqa`` is Transformer (GQA), both sides of a /."""
-    if " / " in label:
-        return " / ".join(map(display, label.split(" / ")))
+    """A label as papers write it, ``transformer-gqa`` as Transformer (GQA); what follows stays."""
+    label, mark, rest = next(
+        (found for mark in (": ", ", ") if (found := label.partition(mark))[1]), (label, "", "")
+    )
     for name, text in _NAMES.items():
         if label == name or label.startswith(f"{name}-"):
-            return f"{text} {label.removeprefix(name)[1:].replace('-', ' ')}".rstrip()
-    return label
+            label = f"{text} {label.removeprefix(name)[1:].replace('-', ' ')}".rstrip()
+            break
+    return f"{label}{mark}{rest}"
 
 
 @contextmanager

@@ -131,7 +131,7 @@ def ratios(found: Perplexity, tested: Mapping[Place, Tested]) -> Figure:
     data = table.assign(
         panel="", series=table[named], model=table["baseline"], point=final_point(found.meta),
         open=~table["verdict"].isin(DECIDED),
-        row=[f"{r['subject']} / {r['baseline']}" for r in records(table)],
+        row=table[named],
         text=[
             r["note"] or f"{precise(*(r[edge] for edge in EDGES))}  {verdict(r)}"
             for r in records(table)
@@ -142,13 +142,15 @@ def ratios(found: Perplexity, tested: Mapping[Place, Tested]) -> Figure:
         ),
     )  # fmt: skip
     sides = ("better without the part", "the part helps")
-    first = str(table["subject"].iloc[0])
+    first = found.models[0]
+    title = f"Perplexity {'over that of' if found.is_ablation else 'of'} {first}"
+    title += "" if found.is_ablation else " over each baseline's"
     panel = Panel(
-        "", "", Axis("ratio of perplexities"), margin=MARGIN,
+        "", "", Axis("ratio"), margin=MARGIN,
         sides=sides if found.is_ablation else (f"{first} better", "worse"),
     )  # fmt: skip
     return _figure(
-        found, "ratios", "Ratio of perplexities", (panel,), data, geometry="rows",
+        found, "ratios", title, (panel,), data, geometry="rows",
         notes=(f"grey: margin ±{MARGIN:.0%}",), interval=PAIRED,
     )  # fmt: skip
 

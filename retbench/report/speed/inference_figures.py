@@ -199,7 +199,7 @@ def front(summary: Summary) -> Figure:
     return Figure(
         "pareto", "Decode throughput against latency", stamp.conditions(summary.meta), "lines",
         (Panel("", "", Axis(f"TPOT ({scale.symbol})", divisor=scale.divisor),
-               Axis("decode throughput (tokens/s)")),),
+               Axis("decode tokens/s")),),
         data, theme.of_plan(summary.meta),
         ("up and to the left is better", "grey: throughput is the batch size over the latency",
          axes.held(summary.meta, "batch")),

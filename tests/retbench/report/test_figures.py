@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from matplotlib.colors import same_color
 from matplotlib.figure import Figure as Drawing
 
+from retbench.errors import UserError
 from retbench.report import content_of, drawing, figure_data, figures, theme
 from retbench.report.figure import Axis, Crossing, Curve, Figure, Panel
 from retbench.report.marks import statuses
@@ -89,6 +91,21 @@ def test_a_figure_is_the_same_bytes_each_time_and_lists_what_it_shows(
     )
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
     assert {path.suffix for path in one} == {".png", ".svg", ".json"}
+
+
+def test_for_print_there_are_the_same_pdfs_each_time_and_captions_in_latex(
+    run: Run, tmp_path: Path
+) -> None:
+    found = list(content_of(run).figures())[-1:]
+    one, two = (figures.write_for_print(found, tmp_path / name, 3.25) for name in "ab")
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+    pdf, captions = one
+    content = pdf.read_bytes()
+    assert b"/FontFile2" in content and b"/CreationDate" not in content
+    (box,) = re.findall(rb"/MediaBox \[ 0 0 ([\d.]+) ", content)
+    assert float(box) == pytest.approx(3.25 * 72, abs=1)
+    said = captions.read_text()
+    assert f"retbench:caption:{found[0].name}" in said and said.isascii() and found[0].title in said
 
 
 @pytest.mark.parametrize("suite", ["inference", "kernels"])
@@ -202,6 +219,29 @@ def test_variants_are_tints_that_differ_in_more_than_colour() -> None:
 def test_an_unknown_family_takes_a_hue_that_the_run_leaves_free() -> None:
     found = theme.styles({"mine": "mine", "retnet": "retnet", "yours": "yours"})
     assert len({style.color for style in found.values()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("label", "text"),
+    [("retnet", "RetNet"), ("transformer-gqa", "Transformer (GQA)"), ("mine", "mine"),
+     ("retnet-no-gate", "RetNet no gate"), ("transformer-math", "Transformer math"),
+     ("retnet: exponent 0.1", "RetNet: exponent 0.1")],
+)  # fmt: skip
+def test_in_print_a_model_has_its_name(label: str, text: str) -> None:
+    assert theme.display(label) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("3.25in", 3.25), ("8.3 cm", 3.268), ("240pt", 3.32), ("90mm", 3.543)]
+)
+def test_a_width_has_a_unit(text: str, expected: float) -> None:
+    assert figures.inches(text) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("text", ["3.25", "wide", "1.2.3in", "-3in", "0.1in", "900in"])
+def test_what_is_no_width_is_the_user_s_error(text: str) -> None:
+    with pytest.raises(UserError, match="no width from 1in"):
+        figures.inches(text)
 
 
 # Any declaration
