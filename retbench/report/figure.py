@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from retbench.report import stamp, theme
 from retbench.report.frames import Floats
 from retbench.report.theme import BOUND, LineStyle, Style
 
@@ -110,15 +111,15 @@ class Figure:
     Attributes:
         name: of its files.
         title: what it shows.
-        caption: the conditions.
-        geometry: ``lines`` of one quantity over another, or ``rows``, one a thing that is compared,
-            with its number at the right.
         panels: in reading order.
         data: one row a mark, with the columns :data:`COLUMNS` as far as they apply (``open``:
             whether the mark is hollow; ``each``: the values of single processes or seeds; ``row``
             and ``text`` of the geometry ``rows``), and the coordinates of its cell: ``model``,
             ``point``, and ``subject`` and ``metric`` where there are such.
         styles: of the series.
+        caption: the conditions.
+        geometry: ``lines`` of one quantity over another, or ``rows``, one a thing that is compared,
+            with its number at the right.
         notes: how to read it, beyond what the geometry says itself.
         interval: what an interval covers; empty where there are none.
         each: what has a value of its own, e.g. ``process``.
@@ -133,11 +134,11 @@ class Figure:
 
     name: str
     title: str
-    caption: str
-    geometry: Literal["lines", "rows"]
     panels: tuple[Panel, ...]
     data: pd.DataFrame
     styles: Mapping[str, Style]
+    caption: str
+    geometry: Literal["lines", "rows"] = "lines"
     notes: tuple[str, ...] = ()
     interval: str = ""
     each: str = "process"
@@ -148,6 +149,19 @@ class Figure:
     columns: int = 3
     shared: bool = False
     caveat: str = ""
+
+    @classmethod
+    def of(
+        cls, meta: Mapping[str, Any], name: str, title: str, panels: Iterable[Panel],
+        data: pd.DataFrame, **more: Any,
+    ) -> Figure:  # fmt: skip
+        """A figure of a run, whose models, conditions and profile it takes from ``run.json``."""
+        smoke = meta["configuration"]["profile"] == "smoke"
+        given = {
+            "styles": theme.of_plan(meta), "caption": stamp.conditions(meta),
+            "caveat": "SMOKE: no claims" if smoke else "",
+        }  # fmt: skip
+        return cls(name, title, tuple(panels), data, **(given | more))
 
     def renamed(self, name: Callable[[str], str]) -> Figure:
         """The figure with the labels of its series, and of its rows, written otherwise."""

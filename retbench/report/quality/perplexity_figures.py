@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from retbench.report import stamp, theme, units
+from retbench.report import theme, units
 from retbench.report.figure import DECIDED, FAILURES, Axis, Curve, Figure, Panel, tuples
 from retbench.report.frames import column, groups, records
 from retbench.report.quality import doubts
@@ -185,8 +185,6 @@ def _figure(
     )
     # A pair that is missing has a row of its own, a rate that failed its place on the axis.
     more.setdefault("failures", endings.iloc[:0] if geometry == "rows" else endings)
-    styles = more.pop("styles", theme.of_plan(found.meta))
-    return Figure(
-        name, title, stamp.conditions(found.meta), geometry, panels, data, styles, notes,
-        each="seed", **more,
-    )  # fmt: skip
+    return Figure.of(
+        found.meta, name, title, panels, data, geometry=geometry, notes=notes, each="seed", **more
+    )

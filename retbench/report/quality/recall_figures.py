@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from retbench.report import stamp, theme, units
+from retbench.report import units
 from retbench.report.figure import FAILURES, Axis, Curve, Figure, Panel, tuples
 from retbench.report.frames import groups, records
 from retbench.report.quality import doubts
@@ -125,11 +125,10 @@ def _figure(
         (panel.key, row["model"], math.nan, ending(row))
         for panel in panels for row in failed if panel.key.split(" ")[0] == row["task"]
     ]  # fmt: skip
-    return Figure(
-        name, title, stamp.conditions(recall.meta), "lines", tuple(panels), data,
-        theme.of_plan(recall.meta),
-        (*notes, *(["grey: guessing among what was shown"] if curves else [])), _INTERVAL,
-        "seed", failures=pd.DataFrame(lost, columns=FAILURES), curves=curves, columns=4,
+    grey = ["grey: guessing among what was shown"] if curves else []
+    return Figure.of(
+        recall.meta, name, title, panels, data, notes=(*notes, *grey), interval=_INTERVAL,
+        each="seed", failures=pd.DataFrame(lost, columns=FAILURES), curves=curves, columns=4,
         shared=True,
     )  # fmt: skip
 

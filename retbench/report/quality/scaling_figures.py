@@ -130,9 +130,10 @@ def _figure(
     lost: Sequence[tuple[str, str, float, str]], styles: Mapping[str, theme.Style],
     notes: tuple[str, ...], **more: Any,
 ) -> Figure:  # fmt: skip
-    return Figure(
-        name, title, conditions(scaling.meta, scaling.presets), "lines", (panel,), data, styles,
-        notes, each="seed", failures=pd.DataFrame(lost, columns=FAILURES), **more,
+    return Figure.of(
+        scaling.meta, name, title, (panel,), data, styles=styles, notes=notes, each="seed",
+        caption=conditions(scaling.meta, scaling.presets),
+        failures=pd.DataFrame(lost, columns=FAILURES), **more,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from retbench.report import axes, compare, stamp, theme, units
+from retbench.report import axes, compare, units
 from retbench.report.axes import Axis as Sweep
 from retbench.report.figure import DECIDED, FAILURES, Axis, Crossing, Curve, Figure, Panel, tuples
 from retbench.report.frames import Row, column, groups, records
@@ -89,11 +89,10 @@ def over_sweep(
     notes = [axes.held(summary.meta, sweep), *([BOUND] if curves else [])]
     if memory := kept[0].metric in compare.MEMORY:
         notes += [_source(cells) for cells in data if len(cells)]
-    return Figure(
-        name, title, stamp.conditions(summary.meta), "lines", tuple(panels), pd.concat(data),
-        theme.of_plan(summary.meta), tuple(notes), RANGE if memory else INTERVAL,
-        failures=failures(summary, sweep, [each.metric for each in kept]), curves=curves,
-        caveat=caveat(summary.meta),
+    return Figure.of(
+        summary.meta, name, title, panels, pd.concat(data), notes=tuple(notes), curves=curves,
+        interval=RANGE if memory else INTERVAL,
+        failures=failures(summary, sweep, [each.metric for each in kept]),
     )  # fmt: skip
 
 
@@ -101,12 +100,6 @@ def _source(cells: pd.DataFrame) -> str:
     """What a memory figure was read from."""
     sources = sorted({source.replace("_", " ") for source in cells["source"]})
     return f"{metric_of(cells['metric'].iloc[0]).title}: {' / '.join(sources)}"
-
-
-def caveat(meta: Mapping[str, Any]) -> str:
-    """What forbids claims from a run of times."""
-    smoke = meta["configuration"]["profile"] == "smoke"
-    return "SMOKE: no claims" if smoke else ""
 
 
 def ratios(summary: Summary, metrics: Sequence[str]) -> Figure:
@@ -125,16 +118,16 @@ def ratios(summary: Summary, metrics: Sequence[str]) -> Figure:
         for metric in metrics
     ]  # fmt: skip
     timed = [row for row in records(summary.crossovers) if row["metric"] in metrics]
-    return Figure(
-        "ratio_context", f"Time of {subject} over each baseline's", stamp.conditions(summary.meta),
-        "lines", tuple(panels), data[data["value"].notna()], theme.of_plan(summary.meta),
-        (margin_note(summary.meta, metrics), axes.held(summary.meta, "context"), *_alone(lost)),
-        PAIRED, "block", crossings=[
+    held = axes.held(summary.meta, "context")
+    return Figure.of(
+        summary.meta, "ratio_context", f"Time of {subject} over each baseline's", panels,
+        data[data["value"].notna()], interval=PAIRED, each="block",
+        notes=(margin_note(summary.meta, metrics), held, *_alone(lost)),
+        crossings=[
             crossing for row in timed
             for crossing in located(row["metric"], row, data[data["metric"] == row["metric"]])
         ],
         failures=lost.assign(status=[_mark(note) for note in lost["note"]])[FAILURES],
-        caveat=caveat(summary.meta),
     )  # fmt: skip
 
 
@@ -196,14 +189,13 @@ def front(summary: Summary) -> Figure:
     ]
     lost = failures(summary, "batch", [""])
     said = [f"{row['status']} at {row['x']}" for row in records(lost)]
-    return Figure(
-        "pareto", "Decode throughput against latency", stamp.conditions(summary.meta), "lines",
-        (Panel("", "", Axis(f"TPOT ({scale.symbol})", divisor=scale.divisor),
-               Axis("decode tokens/s")),),
-        data, theme.of_plan(summary.meta),
-        ("up and to the left is better", "grey: throughput is the batch size over the latency",
-         axes.held(summary.meta, "batch")),
-        curves=curves, failures=lost.assign(status=said, x=np.nan), caveat=caveat(summary.meta),
+    x = Axis(f"TPOT ({scale.symbol})", divisor=scale.divisor)
+    return Figure.of(
+        summary.meta, "pareto", "Decode throughput against latency",
+        (Panel("", "", x, Axis("decode tokens/s")),), data, curves=curves,
+        notes=("up and to the left is better", "grey: the batch size over the latency",
+               axes.held(summary.meta, "batch")),
+        failures=lost.assign(status=said, x=np.nan),
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from retbench.machine import ceilings as ceiling
 from retbench.metrics import METRICS
-from retbench.report import compare, stamp, theme, units
+from retbench.report import compare, units
 from retbench.report.figure import FAILURES, Axis, Crossing, Curve, Figure, Panel
 from retbench.report.frames import Row, records
 from retbench.report.speed.inference_figures import (
@@ -23,7 +23,6 @@ from retbench.report.speed.inference_figures import (
     PAIRED,
     as_data,
     as_ratios,
-    caveat,
     located,
     margin_note,
 )
@@ -95,12 +94,11 @@ def _figure(
     lost = [model for model in kernels.models if model not in alive]
     absent = [f"no cell succeeded: {', '.join(lost)}"] if lost else []
     configuration = {**kernels.meta["configuration"], "dtypes": [sheet["dtype"]]}
-    return Figure(
-        file, f"{title}, {sheet['dtype']}{batch}",
-        stamp.conditions({**kernels.meta, "configuration": configuration}), "lines", panels, data,
-        theme.of_plan(kernels.meta), (*notes, *absent), interval, each,
-        failures=_failures(kernels, sheet, alive), curves=curves, crossings=crossings,
-        columns=len(kernels.planned("direction")), shared=True, caveat=caveat(kernels.meta),
+    return Figure.of(
+        {**kernels.meta, "configuration": configuration}, file,
+        f"{title}, {sheet['dtype']}{batch}", panels, data, notes=(*notes, *absent),
+        interval=interval, each=each, failures=_failures(kernels, sheet, alive), curves=curves,
+        crossings=crossings, columns=len(kernels.planned("direction")), shared=True,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from retbench.report import stamp, theme, units
+from retbench.report import theme, units
 from retbench.report.axes import Axis as Sweep
 from retbench.report.axes import held, settings_of
 from retbench.report.figure import Axis, Figure, Panel
@@ -15,7 +15,6 @@ from retbench.report.speed.inference_figures import (
     INTERVAL,
     Shown,
     as_data,
-    caveat,
     cells_of,
     over_sweep,
     planned,
@@ -61,14 +60,11 @@ def memory_parts(summary: Summary) -> Figure:
     data = named.assign(text=_factors(named, "row", "model", sides))
     scale = units.scale_for("bytes", data["value"])
     factor = [f"at the right: {sides[0]} over {sides[1]}"] if len(sides) > 1 else []
-    return Figure(
-        "memory_parts", f"What a training step keeps at {longest} tokens",
-        stamp.conditions(summary.meta), "rows",
+    return Figure.of(
+        summary.meta, "memory_parts", f"What a training step keeps at {longest} tokens",
         (Panel("", "", Axis(f"bytes ({scale.symbol})", divisor=scale.divisor)),), data,
-        theme.of_plan(summary.meta),
-        ("summed over tensors, without what is used in passing", *factor,
-         held(summary.meta, "context")),
-        caveat=caveat(summary.meta),
+        geometry="rows", notes=("summed over tensors, without what is used in passing", *factor,
+                                held(summary.meta, "context")),
     )  # fmt: skip
 
 
@@ -93,13 +89,12 @@ def settings(summary: Summary) -> Figure:
         scale = units.scale_for(metric.unit, data.loc[data["metric"] == tag, "value"])
         panels.append(Panel(tag, metric.title, Axis(f"({scale.symbol})", divisor=scale.divisor)))
     at = records(summary.statuses[summary.statuses["point"] == points[0]])[0]
-    return Figure(
-        "settings", "A training step by mode and treatment of activations",
-        stamp.conditions(summary.meta), "rows", tuple(panels), data,
-        dict(zip(labels.values(), theme.SETTINGS, strict=False)),
-        (f"at the right: {sides[0]} over {sides[1]}",
-         f"context {units.tokens(at['seq_len'])} tokens, batch size {at['batch_size']}"),
-        INTERVAL, caveat=caveat(summary.meta),
+    return Figure.of(
+        summary.meta, "settings", "A training step by mode and treatment of activations", panels,
+        data, geometry="rows", interval=INTERVAL,
+        styles=dict(zip(labels.values(), theme.SETTINGS, strict=False)),
+        notes=(f"at the right: {sides[0]} over {sides[1]}",
+               f"context {units.tokens(at['seq_len'])} tokens, batch size {at['batch_size']}"),
     )  # fmt: skip
 
 

@@ -256,10 +256,10 @@ def declared(n: int = 3, **changes: Any) -> Figure:
         for series in ("retnet", "transformer") for x in (1, 2, 4)
     ]  # fmt: skip
     found = Figure(
-        "name", "A title", "conditions", "lines",
+        "name", "A title",
         (Panel("p", "", Axis("context", (1, 2, 4)), Axis("seconds")),), pd.DataFrame(rows),
         {name: theme.FAMILIES[name] for name in ("retnet", "transformer", "h3")},
-        interval="95% interval",
+        "conditions", interval="95% interval",
     )  # fmt: skip
     return replace(found, **changes)
 
