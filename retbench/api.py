@@ -175,6 +175,20 @@ def write_plots(run: Run) -> list[Path]:
         return list(report.write_plots(run))
 
 
+def write_paper(run: Run, width: str) -> list[Path]:
+    """Write the plots for print, as wide as ``width`` says (``3.25in``); see :func:`write_derived`.
+
+    Raises:
+        UserError: there is no such width.
+    """
+    from retbench import report
+    from retbench.report.figures import inches
+
+    width_in = inches(width)
+    with _written_or_explained(run):
+        return list(report.write_paper(run, width_in))
+
+
 def stored_configuration(path: Path, meta: Mapping[str, Any]) -> RunConfig:
     """The configuration of a run, from its ``run.json``.
 

@@ -171,14 +171,27 @@ def _run(
 
 
 @app.command()
-def plot(folder: Folder, quiet: Quiet = False) -> None:
+def plot(
+    folder: Folder,
+    paper: Annotated[
+        bool,
+        typer.Option("--paper", help="PDF for print instead, in plots/paper/, and captions.tex."),
+    ] = False,
+    width: Annotated[
+        str | None, typer.Option(help="Of a figure on paper, e.g. 8.3cm. [default: 3.25in]")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
     """Make a run's plots and HTML report anew from its samples."""
     from retbench import api
     from retbench.cli.console import Console
     from retbench.machine.clock import garbage_collection_off
 
+    if width and not paper:
+        raise UserError("width: a plot for the screen has its own", "add --paper")
     with garbage_collection_off():  # a fifth of the time, and all that is read stays in use
-        files = api.write_plots(api.open_run(folder))
+        opened = api.open_run(folder)
+        files = api.write_paper(opened, width or "3.25in") if paper else api.write_plots(opened)
     Console(quiet=quiet).files(folder, files)
 
 

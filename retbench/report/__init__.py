@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from retbench.report.summary import Summary
     from retbench.store import Run
 
-__all__ = ["content_of", "summarise", "write_all", "write_plots", "write_tables"]
+__all__ = ["content_of", "summarise", "write_all", "write_paper", "write_plots", "write_tables"]
 
-TABLES, PLOTS = "tables", "plots"
+TABLES, PLOTS, PAPER = "tables", "plots", "paper"
 
 
 def summarise(run: Run) -> Summary:
@@ -61,9 +61,16 @@ def write_plots(run: Run, content: Content | None = None) -> list[Path]:
     from retbench.report import figures, html
 
     found = content or content_of(run)
-    written = figures.write(found.figures, run.path / PLOTS)
+    written = figures.write(found.figures(), run, run.path / PLOTS)
     drawn = [path for path in written if path.suffix == ".svg"]
     return [*written, *html.write(found, drawn, run.path)]
+
+
+def write_paper(run: Run, width_in: float) -> list[Path]:
+    """Write ``plots/paper/``: every figure as PDF of that width, in inches, and their captions."""
+    from retbench.report import figures
+
+    return figures.write_for_print(content_of(run).figures(), run.path / PLOTS / PAPER, width_in)
 
 
 def write_all(run: Run, content: Content | None = None) -> list[Path]:

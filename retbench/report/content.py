@@ -6,7 +6,7 @@ Each suite's own module makes a :class:`Content` from a run; to add a suite is t
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,8 @@ from retbench.report.summary import metric_of
 from retbench.report.tables import Table
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+    from retbench.report.figure import Figure
     from retbench.store import Run
-
-    Drawn = tuple[Figure, dict[str, Any]]
-else:
-    Drawn = tuple
 
 _MAKERS = {
     "inference": "retbench.report.speed.inference",
@@ -47,7 +42,7 @@ class Content:
         findings: what the run says, one line a question, the most important first.
         unsettled: how many comparisons are open and how to settle them; empty where none is.
         tables: in the order in which to read them; none is empty.
-        figures: by name, what draws each.
+        figures: declares them, in the order in which to read them.
         warnings: what a reader must know before believing the numbers, a line each, the gravest
             first.
         definitions: title and definition of every metric shown.
@@ -60,7 +55,7 @@ class Content:
     findings: tuple[str, ...]
     unsettled: str
     tables: tuple[Table, ...]
-    figures: Mapping[str, Callable[[], Drawn]]
+    figures: Callable[[], Iterable[Figure]]
     warnings: tuple[str, ...]
     definitions: tuple[tuple[str, str], ...]
 

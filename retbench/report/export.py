@@ -30,6 +30,7 @@ _ESCAPED = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "µ": r"\ensuremath{\mu}", "–": "--", "−": r"\ensuremath{-}", "·": r"\ensuremath{\cdot}",
+    "×": r"\ensuremath{\times}", "±": r"\ensuremath{\pm}",
     "[": "{[}",
 }  # fmt: skip
 _TEXT_WIDTH = 118  # characters of \scriptsize in 16 cm

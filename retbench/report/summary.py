@@ -68,6 +68,8 @@ class Summary:
         efficiencies: of a run of several processes what each model gains by them, see
             :mod:`retbench.report.efficiency`.
         warnings: what is unequal, noisy or missing, one line each.
+        processes: one value per block, cell and measured metric.
+        pairs: the ratio of each block, see :func:`retbench.report.compare.pairs`.
     """
 
     path: Path
@@ -82,6 +84,8 @@ class Summary:
     batches: pd.DataFrame
     efficiencies: pd.DataFrame
     warnings: tuple[str, ...]
+    processes: pd.DataFrame
+    pairs: pd.DataFrame
 
     @property
     def configuration(self) -> Mapping[str, Any]:
@@ -157,6 +161,8 @@ def summarise(run: Run) -> Summary:
         batches=compare.largest_batches(statuses, run.points, models),
         efficiencies=efficiency.efficiencies(processes, statuses, run.points, models, meta),
         warnings=fairness.warnings(meta, run.points, models, modes, cells, statuses, ratios),
+        processes=processes,
+        pairs=found.pairs,
     )
 
 

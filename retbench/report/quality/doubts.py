@@ -35,6 +35,16 @@ def shared(run: Run, models: Sequence[str]) -> Iterator[str]:
     yield from (str(warning) for warning in meta.get("warnings", []))
 
 
+def caveat(run: Run) -> str:
+    """What forbids, or weakens, claims from a run, for the header of a figure; else empty."""
+    if run.meta["configuration"]["profile"] == "smoke":
+        return "SMOKE: no claims"
+    seeds = int(run.meta["plan"]["blocks"])
+    few = [f"{seeds} seed{'s' if seeds > 1 else ''}"] if seeds < SEEDS_TO_CLAIM else []
+    edge = ["learning rates at the grid's end"] if any(edge_of_grid(tuning(run))) else []
+    return ", ".join([*few, *edge]) + (": no claim" if few else "")
+
+
 def _seeds(seeds: int) -> Iterator[str]:
     if seeds < LEAST_SEEDS:
         plural = "s" if seeds > 1 else ""

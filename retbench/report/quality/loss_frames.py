@@ -171,8 +171,8 @@ def tuning(run: Run) -> pd.DataFrame:
             key = (contender.label, point.id)
             end = ended.get(key, {"status": "not run", "cause": None})
             value = loss.get(key, _NAN) if end["status"] == "ok" else _NAN
-            rows.append((contender.label, at, rate, value, end["status"], end["cause"]))
-    columns = ["model", "at", "learning_rate", "final_dev_loss", "status", "cause"]
+            rows.append((contender.label, at, rate, value, end["status"], end["cause"], point.id))
+    columns = ["model", "at", "learning_rate", "final_dev_loss", "status", "cause", "point"]
     table = pd.DataFrame(rows, columns=columns)
     best = table.groupby(["model", "at"])["final_dev_loss"].transform("min")
     return table.assign(chosen=table["final_dev_loss"] == best)

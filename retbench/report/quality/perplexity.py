@@ -8,6 +8,7 @@ length and by position, the sweep of learning rates, and the loss curves.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -54,7 +55,7 @@ def content(run: Run) -> Content:
         findings=tuple(_findings(found)),
         unsettled=still_open(found.ratios),
         tables=tables_,
-        figures=figures.figures(found),
+        figures=partial(figures.figures, found, run),
         warnings=(*doubts.shared(run, models), *doubts.failures(found.endings)),
         definitions=definitions(tables_),
     )

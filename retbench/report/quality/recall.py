@@ -8,6 +8,7 @@ sequence. An honest suite shows where attention wins, so no task, length or load
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -54,7 +55,7 @@ def content(run: Run) -> Content:
         findings=tuple(_findings(recall, difference)),
         unsettled=still_open(difference),
         tables=tables_,
-        figures=figures.figures(recall),
+        figures=partial(figures.figures, recall, run),
         warnings=tuple(_warnings(run, recall)),
         definitions=definitions(tables_),
     )

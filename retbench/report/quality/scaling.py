@@ -8,6 +8,7 @@ size at which the subject's law meets a baseline's, with how far that lies beyon
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -52,7 +53,7 @@ def content(run: Run) -> Content:
         findings=tuple(_findings(scaling, crossings.frame)),
         unsettled=still_open(scaling.ratios),
         tables=tables_,
-        figures=figures.figures(scaling),
+        figures=partial(figures.figures, scaling, run),
         warnings=tuple(_warnings(run, scaling)),
         definitions=definitions(tables_),
     )

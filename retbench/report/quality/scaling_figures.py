@@ -1,34 +1,38 @@
 """The figures of the scaling suite: loss over parameters, loss over FLOPs, ratio over parameters.
 
-Each is a pure function of the tidy frames that returns a Figure and its sidecar. The points are
-measured, the thin dashed lines fitted to them; a line ends where its points do.
+The marks are measured, the thin dashed lines fitted to them; a line ends where its marks do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.ticker import EngFormatter
 
-from retbench.report import draw, stamp, theme, units
-from retbench.report.frames import Floats, column, intervals, records
-from retbench.report.quality import trained
+from retbench.report import stamp, theme, units
+from retbench.report.figure import DECIDED, FAILURES, Axis, Curve, Figure, Panel, tuples
+from retbench.report.frames import records
+from retbench.report.quality import doubts, loss_frames
 from retbench.report.quality.scaling_frames import ALONG, Along, Laws
-from retbench.report.selection import Sidecar
+from retbench.report.quality.trained import EDGES, Tested, ending, final_point, seed_ratios
 
-Drawn = tuple[Figure, Sidecar]
+if TYPE_CHECKING:
+    from retbench.store import Run
+
 MARGIN = 0.01  # of perplexity
 
 TITLES: dict[Along, str] = {"parameters": "parameters", "train_flops": "training FLOPs"}
 _NAMES: dict[Along, str] = {"parameters": "loss_parameters", "train_flops": "loss_flops"}
 _AXES: dict[Along, str] = {
     "parameters": "non-embedding parameters", "train_flops": "FLOPs of one training",
+}  # fmt: skip
+_TEXTS: dict[Along, EngFormatter] = {
+    "parameters": EngFormatter(sep=""), "train_flops": EngFormatter("FLOP"),
 }  # fmt: skip
 
 
@@ -55,142 +59,88 @@ class Scaling:
     laws: Mapping[Along, Laws]
 
 
-def figures(scaling: Scaling) -> dict[str, Callable[[], Drawn]]:
-    """What draws each figure that there is data for, by name."""
-    found: dict[str, Callable[[], Drawn]] = {}
+Tests = Mapping[tuple[str, str], Tested]
+"""What was tested, by preset and model."""
+
+
+def figures(scaling: Scaling, run: Run) -> Iterator[Figure]:
+    """Each figure that there is data for."""
+    caveat = doubts.caveat(run)
+    found = loss_frames.tests(run).items()
+    tested = {(preset, m): test for (preset, phase, _, m), test in found if phase == "test"}
     for along in ALONG:
         if scaling.table[along].notna().any():
-            found[_NAMES[along]] = lambda along=along: loss(scaling, along)  # type: ignore[misc]
+            yield replace(loss(scaling, tested, along), caveat=caveat)
     if scaling.ratios["value"].notna().any():
-        found["ratio_parameters"] = lambda: ratio(scaling)
-    return found
+        yield replace(ratio(scaling, tested), caveat=caveat)
 
 
-def loss(scaling: Scaling, along: Along) -> Drawn:
+def loss(scaling: Scaling, tested: Tests, along: Along) -> Figure:
     """Test loss over a size, both logarithmic, with the fitted power laws."""
-    title = f"Test loss over {TITLES[along]}"
-    fits = scaling.laws[along]
-    note = [
-        "bars: 95% interval over seeds and documents",
-        *(["dashed: fitted power law"] if fits.plain else []),
-        *_marks(scaling),
-    ]
-    styles = theme.styles(scaling.models)
-    legend = {
-        f"{model}{_exponent(fits, model)}": replace(style, line=theme.BOUND)
-        for model, style in styles.items()
-    }
-    figure, (ax,) = draw.canvas(
-        title, conditions(scaling.meta, scaling.presets), " · ".join(note), legend, 1
-    )
+    fits = scaling.laws[along].plain
     table = scaling.table[scaling.table[along].notna()].sort_values(along)
-    failed = scaling.endings[scaling.endings["status"] != "ok"]
-    lanes = list(dict.fromkeys(failed["model"]))
-    _size_axis(ax, column(table, along), along)
-    edges = [column(table, f"loss{end}") for end in ("", "_low", "_high")]
-    draw.log_y(ax, np.concatenate(edges), len(lanes))
-    for model, style in styles.items():
-        own = table[table["model"] == model]
-        if len(own):
-            _points(ax, own, along, style)
-        if model in fits.plain:
-            law = fits.plain[model]
-            x = np.geomspace(law.smallest, law.largest, 50)
-            ax.plot(x, law.at(x), color=style.color, linestyle=theme.BOUND, linewidth=1.1, zorder=1)
-        if model in lanes:
-            _failed(ax, lanes.index(model), failed[failed["model"] == model], style)
-    ax.set_ylabel("test loss (nats per token)")
-    shown = [
-        {"preset": r["preset"], "model": r["model"], along: r[along], "value": r["loss"],
-         "low": _known(r["loss_low"]), "high": _known(r["loss_high"]), "n": r["n"]}
-        for r in records(table)
-    ]  # fmt: skip
-    lines = {
-        model: {"exponent": law.exponent.value, "scale": law.scale.value}
-        for model, law in fits.plain.items()
-    }
-    return figure, _sidecar(scaling, _NAMES[along], title, shown, note) | {"fits": lines}
-
-
-def ratio(scaling: Scaling) -> Drawn:
-    """Perplexity of the subject over each baseline's, over parameters."""
-    subject, *baselines = scaling.models
-    title = f"Ratio of perplexities: {subject} over its baselines"
-    note = [
-        f"below 1: {subject} is better", f"grey: margin ±{MARGIN:.0%}",
-        "bars: 95% interval, paired by seed and document", *_marks(scaling),
-    ]  # fmt: skip
-    styles = theme.styles(scaling.models)
-    legend = {f"{subject} / {name}": styles[name] for name in baselines}
-    figure, (ax,) = draw.canvas(
-        title, conditions(scaling.meta, scaling.presets), " · ".join(note), legend, 1
-    )
-    table = scaling.ratios.sort_values("parameters")
-    known = table[table["value"].notna()]
-    lost = table[table["value"].isna()]
-    lanes = list(dict.fromkeys(lost["baseline"]))
-    edges = (1 / (1 + MARGIN), 1 + MARGIN)
-    _size_axis(ax, column(known, "parameters"), "parameters")
-    draw.log_y(ax, [*np.concatenate(intervals(known)), *edges], len(lanes))
-    ax.axhspan(*edges, color="#bdbdbd", alpha=0.45, linewidth=0, zorder=0)
-    ax.axhline(1.0, color=theme.INK, linewidth=0.9, zorder=1)
-    for place, baseline in enumerate(baselines):
-        own = known[known["baseline"] == baseline]
-        x = column(own, "parameters") * 1.02 ** (place - (len(baselines) - 1) / 2)
-        _bars(ax, x, own, styles[baseline])
-        if baseline in lanes:
-            names = ", ".join(lost.loc[lost["baseline"] == baseline, "preset"])
-            draw.lane_text(ax, lanes.index(baseline), f"× {names}: no pair", styles[baseline])
-    ax.set_ylabel("ratio of perplexities")
-    shown = [
-        {key: row[key] for key in ("preset", "baseline", "parameters", "value", "n")}
-        | {end: _known(row[end]) for end in ("low", "high")}
-        for row in records(known)
-    ]
-    return figure, _sidecar(scaling, "ratio_parameters", title, shown, note)
-
-
-def _points(ax: Axes, own: pd.DataFrame, along: Along, style: theme.Style) -> None:
-    renamed = own.rename(columns={"loss": "value", "loss_low": "low", "loss_high": "high"})
-    _bars(ax, column(own, along), renamed, style, joined=False)
-
-
-def _bars(ax: Axes, x: Any, rows: pd.DataFrame, style: theme.Style, joined: bool = True) -> None:
-    """Points with their intervals; joined by a line unless a fit does that."""
-    value, low, high = intervals(rows)
-    ax.plot(
-        x, value, color=style.color, marker=style.marker, markersize=6.5, markeredgecolor="white",
-        markeredgewidth=0.6, linestyle=style.line if joined else "none", linewidth=1.4, zorder=3,
+    data = table.assign(
+        panel="", series=table["model"], x=table[along], value=table["loss"],
+        low=table["loss_low"], high=table["loss_high"],
+        point=[final_point(scaling.meta, "preset", preset) for preset in table["preset"]],
+        each=tuples([tested[r["preset"], r["model"]].losses for r in records(table)], table),
     )  # fmt: skip
-    ax.vlines(x, low, high, color=style.color, linewidth=1.3, alpha=0.8, zorder=2)
+    curves = []
+    for model, law in fits.items():
+        x = np.geomspace(law.smallest, law.largest, 50)
+        exponent = units.significant(law.exponent.value, 2)
+        curves.append(Curve("", model, x, law.at(x), f"{model}: exponent {exponent}"))
+    failed = records(scaling.endings[scaling.endings["status"] != "ok"])
+    lost = [("", row["model"], math.nan, f"{row['preset']} {ending(row)}") for row in failed]
+    unjoined = {
+        model: replace(style, line="") for model, style in theme.of_plan(scaling.meta).items()
+    }
+    keys = ["panel", "series", "preset", "model", "point", "x", along, *EDGES, "n", "each"]
+    return _figure(
+        scaling, _NAMES[along], f"Test loss over {TITLES[along]}",
+        Panel("", "", Axis(_AXES[along], text=_TEXTS[along]),
+              Axis("test loss (nats per token)")),
+        data[keys], lost, unjoined, ("thin dashes: fitted power law",) if curves else (),
+        interval="95% interval over seeds and documents", curves=curves,
+    )  # fmt: skip
 
 
-def _failed(ax: Axes, lane: int, rows: pd.DataFrame, style: theme.Style) -> None:
-    texts = [f"{row['preset']} {trained.ending(row)}" for row in records(rows)]
-    draw.lane_text(ax, lane, f"× {'; '.join(texts)}", style)
+def ratio(scaling: Scaling, tested: Tests) -> Figure:
+    """Perplexity of the subject over each baseline's, over parameters."""
+    subject = scaling.models[0]
+    table = scaling.ratios.sort_values("parameters")
+    data = table.assign(
+        panel="", series=table["baseline"], model=table["baseline"], x=table["parameters"],
+        point=[final_point(scaling.meta, "preset", preset) for preset in table["preset"]],
+        open=~table["verdict"].isin(DECIDED),
+        each=tuples([
+            seed_ratios(*(tested.get((row["preset"], row[end])) for end in ("subject", "baseline")))
+            for row in records(table)
+        ], table),
+    )  # fmt: skip
+    missing = records(data[data["value"].isna()])
+    lost = [("", row["model"], math.nan, f"{row['preset']} no pair") for row in missing]
+    panel = Panel(
+        "", "", Axis(_AXES["parameters"], text=_TEXTS["parameters"]),
+        Axis("ratio of perplexities"), MARGIN, (f"{subject} better", "worse"),
+    )  # fmt: skip
+    return _figure(
+        scaling, "ratio_parameters", f"Perplexity of {subject} over each baseline's", panel,
+        data[data["value"].notna()], lost, theme.of_plan(scaling.meta),
+        (f"grey: margin ±{MARGIN:.0%}",), interval="95% interval, paired by seed and document",
+    )  # fmt: skip
 
 
-def _exponent(fits: Laws, model: str) -> str:
-    """The fitted exponent, for the legend."""
-    law = fits.plain.get(model)
-    return "" if law is None else f" (exponent {units.significant(law.exponent.value, 2)})"
-
-
-def _size_axis(ax: Axes, sizes: Floats, along: Along) -> None:
-    """A logarithmic x axis with a tick at each group of sizes that were measured."""
-    values = sorted(float(size) for size in sizes)
-    low, high = values[0] / 1.5, values[-1] * 1.5
-    ticks: list[float] = []
-    for value in values:
-        if not ticks or value > ticks[-1] * (high / low) ** 0.08:
-            ticks.append(value)
-    ax.set_xscale("log")
-    ax.set_xlim(low, high)
-    ax.xaxis.set_major_locator(FixedLocator(ticks))
-    ax.xaxis.set_major_formatter(FixedFormatter([count(tick, along) for tick in ticks]))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.grid(axis="x", color=theme.GRID, linewidth=0.6)
-    ax.set_xlabel(_AXES[along])
+def _figure(
+    scaling: Scaling, name: str, title: str, panel: Panel, data: pd.DataFrame,
+    lost: Sequence[tuple[str, str, float, str]], styles: Mapping[str, theme.Style],
+    notes: tuple[str, ...], **more: Any,
+) -> Figure:  # fmt: skip
+    return Figure.of(
+        scaling.meta, name, title, (panel,), data, styles=styles, notes=notes, each="seed",
+        caption=conditions(scaling.meta, scaling.presets),
+        failures=pd.DataFrame(lost, columns=FAILURES), **more,
+    )  # fmt: skip
 
 
 def count(number: float, along: Along = "parameters") -> str:
@@ -210,28 +160,3 @@ def conditions(meta: Mapping[str, Any], presets: Sequence[str]) -> str:
     """The conditions of the run, with its presets in place of the one of the configuration."""
     named = presets[0] if len(presets) == 1 else f"{presets[0]} to {presets[-1]}"
     return stamp.conditions({**meta, "configuration": {**meta["configuration"], "preset": named}})
-
-
-def _marks(scaling: Scaling) -> list[str]:
-    return ["×: failed"] if (scaling.endings["status"] != "ok").any() else []
-
-
-def _known(value: float) -> float | None:
-    return None if units.is_missing(value) else float(value)
-
-
-def _sidecar(
-    scaling: Scaling, name: str, title: str, shown: list[dict[str, Any]], note: list[str]
-) -> Sidecar:
-    """Every cell as shown with its value, or as left out and why."""
-    failed = scaling.endings[scaling.endings["status"] != "ok"]
-    return {
-        "figure": name, "title": title, "shown": shown,
-        "caption": conditions(scaling.meta, scaling.presets),
-        "left_out": [
-            {"preset": row["preset"], "model": row["model"], "why": row["status"],
-             "cause": row["cause"], "blocks": row["blocks"] - row["ok_blocks"]}
-            for row in records(failed)
-        ],
-        "note": " · ".join(note),
-    }  # fmt: skip

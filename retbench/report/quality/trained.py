@@ -57,6 +57,23 @@ def difference(subject: Tested, baseline: Tested) -> Floats:
     return np.asarray((above - below) / subject.tokens, dtype=np.float64)
 
 
+def seed_ratios(subject: Tested | None, baseline: Tested | None) -> tuple[float, ...]:
+    """The ratio of perplexities of each seed that both have; empty where a side is missing."""
+    if subject is None or baseline is None:
+        return ()
+    gaps = difference(subject, baseline) @ subject.tokens / subject.tokens.sum()
+    return tuple(np.exp(gaps))
+
+
+def final_point(meta: Mapping[str, Any], setting: str = "", value: str = "") -> str:
+    """The id of the final trainings' point: of all, or of those with that value of a setting."""
+    for point in meta["plan"]["points"]:
+        own = point.get("settings", {})
+        if own.get("stage") == "final" and (not setting or str(own[setting]) == value):
+            return str(point["point"])
+    raise LookupError(f"the plan has no final training with {setting}={value}")
+
+
 def edges(found: Estimate) -> tuple[float, float, float]:
     """Value, low and high; NaN where there is none."""
     low, high = (_NAN if edge is None else edge for edge in (found.low, found.high))

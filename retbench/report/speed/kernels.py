@@ -43,7 +43,7 @@ def content(run: Run) -> Content:
         findings=tuple(_findings(kernels)),
         unsettled=still_open(kernels.ratios, kernels.meta),
         tables=tables_,
-        figures=figures.figures(kernels),
+        figures=partial(figures.figures, kernels),
         warnings=tuple(_warnings(kernels)),
         definitions=definitions(tables_),
     )

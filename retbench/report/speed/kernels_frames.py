@@ -40,6 +40,8 @@ class Kernels:
         statuses: how each cell ended, likewise.
         ratios: subject over each other operation, likewise; see :mod:`retbench.report.compare`.
         crossovers: per setting and other operation the context at which the two are equal.
+        processes: one value per block, cell and measured metric.
+        pairs: the ratio of each block, see :func:`retbench.report.compare.pairs`.
     """
 
     meta: Mapping[str, Any]
@@ -48,6 +50,8 @@ class Kernels:
     statuses: pd.DataFrame
     ratios: pd.DataFrame
     crossovers: pd.DataFrame
+    processes: pd.DataFrame
+    pairs: pd.DataFrame
 
     def planned(self, name: str) -> list[Any]:
         """The planned values of a column, ascending, or in the order of the plan for names."""
@@ -73,6 +77,8 @@ def kernels(run: Run) -> Kernels:
         statuses=_sorted(run.placed(found.statuses), found.models, meta),
         ratios=run.placed(ratios),
         crossovers=_crossovers(run.placed(found.pairs), found.models, meta),
+        processes=found.processes,
+        pairs=found.pairs[found.pairs["metric"] == "kernel_s"],
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -64,7 +65,7 @@ def content(run: Run) -> Content:
         findings=(*_gains(summary), *answers(summary, ("step_s", "activations_bytes"))),
         unsettled=still_open(summary.ratios, summary.meta),
         tables=tables_,
-        figures=training_figures.figures(summary),
+        figures=partial(training_figures.figures, summary),
         warnings=summary.warnings,
         definitions=definitions(tables_, _HERE),
     )

@@ -51,6 +51,7 @@ from .conftest import ROOT, SMALL, Command, Outcome, files
         (["run", "--resume", "--out", "nowhere"], "nowhere does not exist"),
         (["run", "--plugin", "nowhere.py"], "no file to load models from: nowhere.py"),
         (["plot", "nowhere"], "nowhere does not exist"),
+        (["plot", "nowhere", "--width", "8cm"], "add --paper"),
         (["table", "nowhere"], "nowhere does not exist"),
         (["table"], "Missing argument 'DIR'"),
         (["models", "--preset", "12m"], "unknown preset '12m'"),

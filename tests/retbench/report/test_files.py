@@ -13,18 +13,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
 
 from retbench.report import (
     content_of,
-    draw,
     export,
     summarise,
     units,
     write_all,
     write_plots,
 )
-from retbench.report.plots import figures
 
 from .conftest import AUDIT, FAILURES, OLD, MakeRun, write_run
 
@@ -83,72 +80,11 @@ def test_no_file_carries_a_date_or_a_version_of_the_software(make_run: MakeRun) 
         assert b"matplotlib.org" not in content
 
 
-def test_every_cell_is_shown_or_left_out_with_its_reason(make_run: MakeRun) -> None:
-    run = make_run(failures=FAILURES)
-    write_plots(run)
-    for name in FIGURES:
-        sidecar = json.loads((run.path / "plots" / f"{name}.json").read_text())
-        cells = [*sidecar["shown"], *sidecar["left_out"]]
-        covered = {(row["model"], row["point"]) for row in cells}
-        models = ("transformer", "transformer-gqa")  # the ratios' rows are those of baselines
-        points = {point for _, point in covered}
-        assert len(points) == 7
-        assert {(model, point) for model in models for point in points} <= covered, name
-    sidecar = json.loads((run.path / "plots" / "tpot_context.json").read_text())
-    why = {(row["model"], row["point"]): row for row in sidecar["left_out"]}
-    assert why["transformer", "context=8192,batch=1"]["why"] == "oom"
-    assert why["transformer", "context=8192,batch=1"]["cause"] == "oom of the test"
-    assert why["retnet", "context=1024,batch=4"]["why"] == "not on this axis"
-    assert why["transformer-gqa", "context=8192,batch=1"]["blocks"] == 1
-
-
-def test_a_failure_is_a_mark_with_its_status_in_every_plot(make_run: MakeRun) -> None:
-    run = make_run(failures=FAILURES)
-    write_plots(run)
-    for name in ("tpot_context", "ttft_context", "throughput_context", "memory_context"):
-        svg = (run.path / "plots" / f"{name}.svg").read_text()
-        assert re.search(r">■ oom</text>", svg), name
-        assert re.search(r">▲ timeout 1/3</text>", svg), name
-    for name in ("throughput_batch", "latency_batch", "pareto"):
-        assert "oom implied" in (run.path / "plots" / f"{name}.svg").read_text(), name
-
-
-def test_a_run_in_which_everything_failed_still_has_its_figures(make_run: MakeRun) -> None:
-    sick = {
-        (model, context, batch): "error"
-        for model in ("retnet", "transformer", "transformer-gqa")
-        for context in (512, 1024, 2048, 4096, 8192)
-        for batch in (1, 4, 16)
-    }
-    run = make_run(failures=sick, ceilings=None)
-    write_all(run)
-    assert ">● error</text>" in (run.path / "plots" / "tpot_context.svg").read_text()
-
-
 def test_a_single_process_draws_without_intervals(make_run: MakeRun) -> None:
     run = make_run(blocks=1, configuration={"profile": "smoke"})
     write_all(run)
     for file in ("tables/cells.md", "tables/ratios.tex", "numbers.tex", "report.html"):
         assert "SMOKE" in (run.path / file).read_text(), file
-
-
-@pytest.mark.parametrize(
-    ("labels", "text"),
-    [
-        (["oom", "oom_implied", "oom_implied"], "oom"),
-        (["timeout 1/3", "oom"], "timeout 1/3, oom"),
-        (["oom_implied"], "oom implied"),
-    ],
-)
-def test_neighbouring_failures_share_a_label(labels: list[str], text: str) -> None:
-    assert draw.statuses(labels) == text
-
-
-def test_a_figure_of_one_process_says_that_it_has_no_intervals(make_run: MakeRun) -> None:
-    drawn = figures(summarise(make_run(blocks=1)))
-    _, sidecar = drawn["tpot_context"]()
-    assert "no intervals" in sidecar["note"]
-    assert "band" not in sidecar["note"]
 
 
 def test_the_axis_carries_real_lengths(make_run: MakeRun) -> None:
@@ -157,14 +93,6 @@ def test_the_axis_carries_real_lengths(make_run: MakeRun) -> None:
     svg = (run.path / "plots" / "tpot_context.svg").read_text()
     assert all(f">{label}</text>" in svg for label in ("512", "1k", "2k", "4k", "8k"))
     assert ">TPOT (ms)</text>" in svg
-
-
-def test_figures_are_functions_of_the_summary_that_return_figures(make_run: MakeRun) -> None:
-    drawn = figures(summarise(make_run()))
-    assert tuple(drawn) == FIGURES
-    figure, sidecar = drawn["pareto"]()
-    assert sidecar["figure"] == "pareto"
-    assert len(figure.axes) == 1
 
 
 def test_the_csv_has_every_digit_and_the_stamp(make_run: MakeRun) -> None:
@@ -262,14 +190,6 @@ def test_the_mean_over_a_generation_stands_beside_the_step(make_run: MakeRun) ->
     assert "{mean_tpot_s/retnet/context=8192,batch=1}" in (run.path / "numbers.tex").read_text()
 
 
-def test_what_was_measured_alone_has_its_mark_where_there_is_no_ratio(make_run: MakeRun) -> None:
-    run = make_run(alone=lambda model, context, block: (model, context) == ("transformer", 8192))
-    write_plots(run)
-    assert ">■ alone</text>" in (run.path / "plots" / "ratio_context.svg").read_text()
-    sidecar = json.loads((run.path / "plots" / "ratio_context.json").read_text())
-    assert "× alone: only one of the two took turns" in sidecar["note"]
-
-
 def test_the_answer_comes_first_and_what_is_open_with_what_settles_it(make_run: MakeRun) -> None:
     content = content_of(make_run(blocks=5, block_s={"0": 60.0}))
     assert re.fullmatch(
@@ -305,40 +225,6 @@ def test_the_json_document_has_the_audit_and_why_the_run_ended(make_run: MakeRun
     assert {"confidence", "resolution", "minutes_needed", "primary", "alone"} <= set(
         found["tables"]["ratios"][0]
     )
-
-
-def test_a_footer_speaks_of_failures_only_where_there_are_any(make_run: MakeRun) -> None:
-    for name, failures, said in (
-        ("none", None, ""),
-        ("some", {("transformer", 8192, 1): "oom"}, "×: failed"),
-        ("implied", {("transformer", 4096, 1): "oom", ("transformer", 8192, 1): "oom_implied"},
-         "×: failed (faint: implied by a smaller one)"),
-    ):  # fmt: skip
-        drawn = figures(summarise(make_run(name, failures=failures)))
-        for figure in ("tpot_context", "ratio_context"):
-            _, sidecar = drawn[figure]()
-            assert sidecar["note"].partition("×")[2] == said.partition("×")[2], (name, figure)
-        assert "×" not in drawn["latency_batch"]()[1]["note"]
-
-
-def test_failed_batches_are_listed_by_status() -> None:
-    found = draw.listed([4, 64, 128, 256], ["timeout 1/5", "oom", "oom_implied", "oom_implied"])
-    assert found == "× 4: timeout 1/5 · × 64, 128, 256: oom"
-
-
-def test_the_names_of_points_hide_no_marker_no_bar_and_no_other_name() -> None:
-    figure = Figure()
-    axes = figure.add_subplot()
-    axes.set(xlim=(0, 10), ylim=(0, 10))
-    points = [(5.0, 5.0, "16", "black"), (5.3, 5.0, "16", "red"), (5.15, 4.8, "4", "blue")]
-    draw.names(axes, points, [(4.5, 5.5, 5.0), (4.5, 5.5, 4.8)])
-    figure.canvas.draw()
-    texts = [text.get_window_extent() for text in axes.texts]
-    assert [text.get_text() for text in axes.texts] == ["16", "16", "4"]
-    for i, box in enumerate(texts):
-        assert not any(box.overlaps(other) for other in texts[:i])
-        places = (axes.transData.transform((x, y)) for x, y, _, _ in points)
-        assert not any(box.contains(*place) for place in places)
 
 
 def test_why_there_is_no_ratio_is_said_once_a_row(make_run: MakeRun) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from retbench.report import content_of, draw, theme, write_all
+from retbench.report import content_of, write_all
 from retbench.report.content import Content
 from retbench.report.speed.kernels_frames import Kernels, kernels
 from retbench.store import Run
@@ -24,7 +24,6 @@ from .kernels_samples import (
     MATMUL_RATE,
     MISSING,
     MODELS,
-    ending,
     write_kernels,
 )
 
@@ -49,12 +48,6 @@ def value(found: Kernels, model: str, metric: str, direction: str, context: int)
 
 def table(content: Content, name: str) -> Any:
     return next(found for found in content.tables if found.name == name)
-
-
-def sidecars(content: Content) -> dict[str, Any]:
-    """Those of all figures, which are drawn."""
-    with theme.fixed():
-        return {name: make()[1] for name, make in content.figures.items()}
 
 
 # Numbers
@@ -166,52 +159,6 @@ def test_types_and_batch_sizes_are_named_where_there_are_several(make: Make) -> 
     }  # fmt: skip
 
 
-# Figures
-
-
-def test_there_is_a_figure_of_each_kind_for_every_head_dimension(make: Make) -> None:
-    assert set(content_of(make(head_dims=(32, 64))).figures) == {
-        f"{kind}_d{head_dim}_float32" for kind in ("time", "rate", "ratio") for head_dim in (32, 64)
-    }
-
-
-def test_every_cell_is_shown_or_left_out_for_a_reason(make: Make) -> None:
-    planned = {(m, POINT.format(d, c)) for m in MODELS for d in ("forward", "train")
-               for c in CONTEXTS}  # fmt: skip
-    for name, sidecar in sidecars(content_of(make())).items():
-        shown, left_out = (
-            {(row["model"], row["point"]) for row in sidecar[part]}
-            for part in ("shown", "left_out")
-        )
-        assert shown | left_out == planned and not shown & left_out
-        assert all(row["value"] > 0 for row in sidecar["shown"])
-        why = {(row["model"], row["why"]) for row in sidecar["left_out"]}
-        assert {("fla-chunk", "unsupported"), ("sdpa-math", "oom")} <= why, name
-
-
-def test_an_operation_that_never_succeeded_is_named_but_takes_no_room(make: Make) -> None:
-    for name, sidecar in sidecars(content_of(make())).items():
-        assert "no cell succeeded: fla-chunk" in sidecar["note"], name
-
-
-def test_a_failure_names_its_operation_and_one_at_every_context_takes_one_line(make: Make) -> None:
-    def endings(model: str, context: int, direction: str) -> tuple[str, str | None]:
-        if model == "fla-chunk":
-            return ("ok", None) if direction == "forward" else ("unsupported", "no backward")
-        return ending(model, context)
-
-    with theme.fixed():
-        figure, _ = content_of(make(endings=endings)).figures["time_d64_float32"]()
-    texts = [{text.get_text() for text in ax.texts} for ax in figure.axes]
-    assert texts[0] == {"▲ sdpa-math: oom"}
-    assert texts[1] == {"▲ sdpa-math: oom", "◆ fla-chunk: unsupported at every context"}
-
-
-def test_a_run_in_which_nothing_succeeded_has_figures_all_the_same(make: Make) -> None:
-    run = make(endings=lambda model, context, direction: ("error", "broken"))
-    assert all(not sidecar["shown"] for sidecar in sidecars(content_of(run)).values())
-
-
 # Files
 
 
@@ -239,19 +186,3 @@ def test_numbers_carry_every_value_and_every_failure(make: Make) -> None:
     assert failed == {"fla-chunk", "sdpa-math"}
     key = f"kernel_s/sdpa-flash/{POINT.format('forward', 4096)}"
     assert f"\\retbenchset{{{key}}}{{16." in (run.path / "numbers.tex").read_text()
-
-
-def test_a_legend_that_does_not_fit_takes_more_rows_and_leaves_the_axes_their_height() -> None:
-    names = [f"retention-number-{n:02d}" for n in range(13)]
-    with theme.fixed():
-        few, few_axes = draw.canvas("title", "caption", "note", theme.styles(names[:4]), 2)
-        many, many_axes = draw.canvas("title", "caption", "note", theme.styles(names), 2)
-        boxes = []
-        for figure, axes in ((few, few_axes), (many, many_axes)):
-            figure.canvas.draw()  # type: ignore[attr-defined]
-            legend = figure.legends[0].get_window_extent()
-            assert legend.x0 >= 0 and legend.x1 <= figure.bbox.width
-            assert legend.y0 > axes[0].get_window_extent().y1
-            boxes.append(axes[0].get_window_extent().height)
-    assert boxes[0] == pytest.approx(boxes[1])
-    assert many.get_figheight() > few.get_figheight()

@@ -52,15 +52,6 @@ def test_the_table_has_the_value_where_it_was_measured(
 
 
 def test_the_figure_draws_a_single_value_across_all_lengths() -> None:
-    figure, sidecar = lengths(found(ONCE))
-    (across,) = [line for line in figure.axes[0].lines if list(line.get_ydata()) == [7.5, 7.5]]
-    assert across.get_linestyle() == "--" and list(across.get_xdata()) == [0, 1]  # of the axes
-    assert "dashed: the state is carried on" in sidecar["note"]
-    assert [row["value"] for row in sidecar["shown"] if row["phase"] == "carried"] == [7.5]
-
-
-def test_the_figure_of_an_older_run_has_a_point_at_each_length() -> None:
-    figure, sidecar = lengths(found(AS_BEFORE))
-    (line,) = [line for line in figure.axes[0].lines if list(line.get_ydata()) == [7.5] * 3]
-    assert list(line.get_xdata()) == list(AS_BEFORE)
-    assert "dotted: the state is carried on" in sidecar["note"]
+    (across,) = lengths(found(ONCE), {}).curves
+    assert list(across.x) == list(ALONE) and set(across.value) == {7.5}
+    assert across.label == "retnet, state carried"
