@@ -81,7 +81,7 @@ def _train(
     from retbench.cli.training_display import TensorBoard, TrainingDisplay, show_trained
     from retbench.training.job import carry_out, prepare
 
-    job = ranks.from_first(lambda: prepare(**given))
+    job = ranks.broadcast(lambda: prepare(**given))
     with ExitStack() as stack:
         watcher = None
         if ranks.first:

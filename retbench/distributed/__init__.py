@@ -2,7 +2,7 @@
 
 with distributed.connect("ddp") as ranks:     # started by torchrun
 wrapped = ranks.wrap(model)
-seconds = ranks.largest(time_of(wrapped))
+seconds = ranks.all_reduce_max(time_of(wrapped))
 """
 
 from __future__ import annotations

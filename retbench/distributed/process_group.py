@@ -70,14 +70,14 @@ class Ranks(AbstractContextManager["Ranks"]):
         """Around the forward and backward pass of a part of a batch; ranks meet at the last."""
         return _NOTHING
 
-    def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def full_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Tensors of a wrapped model or its optimizer as one process would hold them.
 
         Asked by all ranks together; rank 0 gets them, the others nothing.
         """
         return tensors
 
-    def spread(
+    def distribute(
         self, tensors: Mapping[str, Tensor], like: Callable[[str], Tensor | None]
     ) -> Mapping[str, Tensor]:
         """The inverse: rank 0's tensors on all ranks, each laid out as ``like(name)``.
@@ -88,7 +88,7 @@ class Ranks(AbstractContextManager["Ranks"]):
         """
         return tensors
 
-    def gathered(self, model: nn.Module, build: Callable[[], nn.Module]) -> nn.Module:
+    def unshard(self, model: nn.Module, build: Callable[[], nn.Module]) -> nn.Module:
         """The trained model for use in rank 0 alone; asked by all ranks together.
 
         Args:
@@ -118,7 +118,7 @@ class Ranks(AbstractContextManager["Ranks"]):
         """The rows of this process in every batch."""
         return source
 
-    def turns(self, count: int) -> range:
+    def shard_indices(self, count: int) -> range:
         """Which of so many pieces of work this process does; beyond ``count``: any, as padding.
 
         As many on every rank, for a sharded model is only run by all together.
@@ -127,19 +127,19 @@ class Ranks(AbstractContextManager["Ranks"]):
 
     # What ranks tell each other. All call these together.
 
-    def mean(self, value: Tensor) -> Tensor:
+    def all_reduce_mean(self, value: Tensor) -> Tensor:
         """The mean over ranks, the same bits on each."""
         return value
 
-    def sum(self, value: Tensor) -> Tensor:
+    def all_reduce_sum(self, value: Tensor) -> Tensor:
         """The sum over ranks, the same bits on each."""
         return value
 
-    def any(self, flag: bool) -> bool:
+    def all_reduce_any(self, flag: bool) -> bool:
         """Whether the flag is up on any rank."""
         return flag
 
-    def largest(self, value: float) -> float:
+    def all_reduce_max(self, value: float) -> float:
         """The largest of the ranks' values: of times that of the slowest."""
         return value
 
@@ -150,11 +150,11 @@ class Ranks(AbstractContextManager["Ranks"]):
     def barrier(self) -> None:
         """Wait for all others."""
 
-    def from_first(self, make: Callable[[], T]) -> T:
+    def broadcast(self, make: Callable[[], T]) -> T:
         """What ``make`` gives on rank 0, where alone it is called; must be picklable."""
         return make()
 
-    def gather(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """The values of all ranks, by rank; must be picklable."""
         return [value]
 

@@ -67,7 +67,7 @@ class Group(Ranks):
             dist.init_process_group(
                 backend, store=store, rank=self.rank, world_size=self.size, timeout=timeout
             )
-            processes = self.gather(Failures.own_process())
+            processes = self.all_gather(Failures.own_process())
             own = processes[self.rank]
             self.mates = tuple(pid for host, pid in processes if host == own[0] and pid != own[1])
             self._notes = PrefixStore("retbench", store)
@@ -109,8 +109,8 @@ class Group(Ranks):
         self._device = torch.device("cuda", local.local_rank)
         return str(self._device)
 
-    def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """See :meth:`Ranks.whole`; a tensor at a time, on the host."""
+    def full_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """See :meth:`Ranks.full_tensors`; a tensor at a time, on the host."""
         found = {}
         for name, tensor in tensors.items():
             full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -118,17 +118,19 @@ class Group(Ranks):
                 found[name] = full.detach().cpu()
         return found
 
-    def spread(
+    def distribute(
         self, tensors: Mapping[str, Tensor], like: Callable[[str], Tensor | None]
     ) -> Mapping[str, Tensor]:
-        """See :meth:`Ranks.spread`; a tensor at a time."""
-        kinds = self.from_first(lambda: {n: (t.shape, t.dtype) for n, t in tensors.items()})
+        """See :meth:`Ranks.distribute`; a tensor at a time."""
+        kinds = self.broadcast(lambda: {n: (t.shape, t.dtype) for n, t in tensors.items()})
         return {
-            name: self._laid_out(self._broadcast(tensors.get(name), *kind), like(name))
+            name: self._laid_out(self._broadcast_tensor(tensors.get(name), *kind), like(name))
             for name, kind in kinds.items()
         }
 
-    def _broadcast(self, tensor: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    def _broadcast_tensor(
+        self, tensor: Tensor | None, shape: torch.Size, dtype: torch.dtype
+    ) -> Tensor:
         if self.first and tensor is not None:
             full = tensor.to(self._device).contiguous()
         else:
@@ -148,53 +150,53 @@ class Group(Ranks):
         """See :meth:`Ranks.share`."""
         return _Share(source, self.rank, self.size)
 
-    def turns(self, count: int) -> range:
-        """See :meth:`Ranks.turns`."""
+    def shard_indices(self, count: int) -> range:
+        """See :meth:`Ranks.shard_indices`."""
         return range(self.rank, -(-count // self.size) * self.size, self.size)
 
     # What ranks tell each other.
 
-    def mean(self, value: Tensor) -> Tensor:
-        """See :meth:`Ranks.mean`."""
-        return self.sum(value) / self.size
+    def all_reduce_mean(self, value: Tensor) -> Tensor:
+        """See :meth:`Ranks.all_reduce_mean`."""
+        return self.all_reduce_sum(value) / self.size
 
-    def sum(self, value: Tensor) -> Tensor:
-        """See :meth:`Ranks.sum`."""
+    def all_reduce_sum(self, value: Tensor) -> Tensor:
+        """See :meth:`Ranks.all_reduce_sum`."""
         total = value.clone()
         dist.all_reduce(total)
         return total
 
-    def any(self, flag: bool) -> bool:
-        """See :meth:`Ranks.any`."""
-        return bool(self.largest(float(flag)))
+    def all_reduce_any(self, flag: bool) -> bool:
+        """See :meth:`Ranks.all_reduce_any`."""
+        return bool(self.all_reduce_max(float(flag)))
 
-    def largest(self, value: float) -> float:
-        """See :meth:`Ranks.largest`."""
+    def all_reduce_max(self, value: float) -> float:
+        """See :meth:`Ranks.all_reduce_max`."""
         most = torch.tensor(value, dtype=torch.float64)
         dist.all_reduce(most, dist.ReduceOp.MAX)
         return float(most)
 
     def barrier(self) -> None:
         """See :meth:`Ranks.barrier`."""
-        self.largest(0.0)
+        self.all_reduce_max(0.0)
 
-    def from_first(self, make: Callable[[], T]) -> T:
-        """See :meth:`Ranks.from_first`."""
+    def broadcast(self, make: Callable[[], T]) -> T:
+        """See :meth:`Ranks.broadcast`."""
         found: list[Any] = [make() if self.first else None]
         dist.broadcast_object_list(found, 0, device=torch.device("cpu"))
         return found[0]  # type: ignore[no-any-return]
 
     def require_same(self, value: str, what: str) -> None:
         """See :meth:`Ranks.require_same`."""
-        values = self.gather(value)
+        values = self.all_gather(value)
         if others := [rank for rank, found in enumerate(values) if found != values[0]]:
             raise UserError(
                 f"rank {', '.join(map(str, others))} has another {what} than rank 0",
                 "give all machines the same",
             )
 
-    def gather(self, value: T) -> list[T]:
-        """See :meth:`Ranks.gather`."""
+    def all_gather(self, value: T) -> list[T]:
+        """See :meth:`Ranks.all_gather`."""
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, value)
         return found
@@ -255,9 +257,9 @@ class Sharded(Group):
         """See :meth:`Ranks.local`."""
         return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
-    def gathered(self, model: nn.Module, build: Callable[[], nn.Module]) -> nn.Module:
-        """See :meth:`Ranks.gathered`."""
-        weights = self.whole(model.state_dict())
+    def unshard(self, model: nn.Module, build: Callable[[], nn.Module]) -> nn.Module:
+        """See :meth:`Ranks.unshard`."""
+        weights = self.full_tensors(model.state_dict())
         if not self.first:
             return model
         collected = build()

@@ -99,7 +99,7 @@ class Cell:
                 timing = self._sample(phase, 1)[phase.metric]
             enough = max(repeats_for(timing.seconds), math.ceil(SLICE_S / timing.seconds))
             # All ranks must make as many calls.
-            repeats = min(phase.most_calls, session.ranks.from_first(partial(int, enough)))
+            repeats = min(phase.most_calls, session.ranks.broadcast(partial(int, enough)))
             trial = partial(self._trial, phase, repeats)
             self._repeats[name], self._flags[name] = repeats, session.warm_up(trial)
             self._slice_s[name] = sum(timing.host_s * repeats for timing in trial())

@@ -114,8 +114,8 @@ class Session:
         timing = self.clock.time(self._slowed(fn), repeats)
         return replace(
             timing,
-            host_s=ranks.largest(timing.host_s),
-            device_s=None if timing.device_s is None else ranks.largest(timing.device_s),
+            host_s=ranks.all_reduce_max(timing.host_s),
+            device_s=None if timing.device_s is None else ranks.all_reduce_max(timing.device_s),
         )
 
     def _slowed(self, fn: Callable[[], object]) -> Callable[[], object]:
@@ -124,7 +124,7 @@ class Session:
 
     def now(self) -> float:
         """Seconds on a clock that all ranks read alike, so that they agree on when to stop."""
-        return self.ranks.from_first(time.perf_counter)
+        return self.ranks.broadcast(time.perf_counter)
 
     def warm_up(self, trial: Callable[[], Sequence[Timing]]) -> list[str]:
         """Repeat a trial until its time no longer moves (rule M3); the flags of its samples."""
@@ -149,7 +149,7 @@ class Session:
         Raises:
             CellFailure: with the status ``invalid``.
         """
-        cause = self.ranks.from_first(lambda: self._impossible(violation))
+        cause = self.ranks.broadcast(lambda: self._impossible(violation))
         if cause is not None:
             raise CellFailure("invalid", cause)
 

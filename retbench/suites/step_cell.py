@@ -90,7 +90,7 @@ def prepare_step(rows: Rows, progress: Progress) -> Cell:
     with session.meter.exact():
         session.meter.reset()
         staged.step(*staged.batch)
-    rows.add("memory", "step_peak_bytes", session.ranks.largest(session.meter.peak_bytes()),
+    rows.add("memory", "step_peak_bytes", session.ranks.all_reduce_max(session.meter.peak_bytes()),
              implementation=session.meter.source)  # fmt: skip
     _add_memory(rows, staged)
     progress("warm-up")

@@ -74,13 +74,15 @@ class Checkpoints:
         """
         weights_read: dict[str, Tensor] = {}
         moments_read: dict[str, Tensor] = {}
-        restored = self._ranks.from_first(lambda: self._read(weights_read, moments_read))
+        restored = self._ranks.broadcast(lambda: self._read(weights_read, moments_read))
         if restored is None:
             return None
         path, progress = restored
         of_model, of_optimizer = model.state_dict(), _parameters(optimizer)
-        weights = self._ranks.spread(weights_read, of_model.get)
-        moments = self._ranks.spread(moments_read, lambda name: _parameter_of(name, of_optimizer))
+        weights = self._ranks.distribute(weights_read, of_model.get)
+        moments = self._ranks.distribute(
+            moments_read, lambda name: _parameter_of(name, of_optimizer)
+        )
         try:
             model.load_state_dict(weights)
             _put_moments(optimizer, moments)
@@ -119,8 +121,8 @@ class Checkpoints:
         """
         if not self._due(progress.records[-1]):
             return
-        weights = self._ranks.whole(model.state_dict())
-        moments = self._ranks.whole(_moments(optimizer))
+        weights = self._ranks.full_tensors(model.state_dict())
+        moments = self._ranks.full_tensors(_moments(optimizer))
         if not self._ranks.first:
             return
         path = self._folder / f"step-{progress.step:08d}"

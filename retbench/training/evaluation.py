@@ -49,7 +49,7 @@ def token_nats(
     text = torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(device)
     nats_of_text = torch.zeros(len(text) - 1, dtype=torch.float64)
     batches = list(_batches(len(text) - 1, window, stride))
-    for turn in ranks.turns(len(batches)):
+    for turn in ranks.shard_indices(len(batches)):
         batch = batches[turn % len(batches)]
         length = batch[0][1] - batch[0][0]
         windows = torch.stack([text[start : stop + 1] for start, stop, _ in batch])
@@ -58,7 +58,7 @@ def token_nats(
             continue  # another rank scores it
         for row, (start, stop, scored) in enumerate(batch):
             nats_of_text[scored:stop] = nats[row, scored - start : length]
-    return ranks.sum(nats_of_text).numpy()
+    return ranks.all_reduce_sum(nats_of_text).numpy()
 
 
 def _batches(count: int, window: int, stride: int) -> Iterator[list[tuple[int, int, int]]]:

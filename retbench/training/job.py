@@ -146,7 +146,7 @@ def carry_out(job: TrainJob, watcher: Watcher | None = None, ranks: Ranks = ALON
             held.enter_context(record_file.locked(job.out))
             return record_file.begun(job, model, dataset, ranks)
 
-        record = ranks.from_first(begun)
+        record = ranks.broadcast(begun)
         try:
             return _train(work, record, watcher)
         except torch.OutOfMemoryError:
@@ -193,7 +193,7 @@ def _train(work: _Work, record: dict[str, Any], watcher: Watcher | None) -> Trai
             model_folder.write_record(job.out, record | ending)
         return Trained(job.out, training, {}, "")
     results = _results(work, model, training, config)
-    whole: Any = ranks.gathered(model, work.build)
+    whole: Any = ranks.unshard(model, work.build)
     if not ranks.first:
         return Trained(job.out, training, results, "")
     sample = _sample(whole, dataset.tokenizer)
@@ -218,7 +218,7 @@ def _steps(
     with Interrupts() as interrupts:
 
         def stopping() -> bool:
-            return ranks.any(_stopping(interrupts))
+            return ranks.all_reduce_any(_stopping(interrupts))
 
         def observe(point: Record) -> None:
             if watcher:

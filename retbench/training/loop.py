@@ -97,7 +97,7 @@ def train(
         checkpoint: continues an earlier training where it has one, and is offered the state.
         ranks: the processes that train it together. On every rank the model begins with the same
             weights, the source gives the whole batch, and ``dev`` the same estimate. The model may
-            come back with its parameters sharded: see :meth:`Ranks.gathered`.
+            come back with its parameters sharded: see :meth:`Ranks.unshard`.
 
     Returns:
         The loss curves and how it ended. A training that diverges is stopped and leaves the model
@@ -166,7 +166,7 @@ class _Loop:
                 if step % config.record_every and step % config.eval_every and step < config.steps:
                     continue
                 since = self.records[-1].step if self.records else 0
-                mean = self._ranks.mean(total).item() / (step - since)
+                mean = self._ranks.all_reduce_mean(total).item() / (step - since)
                 self.seconds += time.perf_counter() - begun
                 total.zero_()
                 record = self._record(step, mean, dev)

@@ -106,7 +106,7 @@ class Step:
 
     def _count(self, targets: Tensor) -> Tensor:
         """Scored targets of a rank on average: the mean over ranks of losses is then the loss."""
-        return self._ranks.mean((targets != IGNORED).sum())
+        return self._ranks.all_reduce_mean((targets != IGNORED).sum())
 
     def _loss(self, inputs: Tensor, targets: Tensor, scored: Tensor) -> Tensor:
         with autocast(self.device, self._config):

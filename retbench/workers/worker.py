@@ -83,7 +83,7 @@ def _messages(parent: TextIO, ranks: Ranks) -> Iterator[Message]:
     """What the parent says, to rank 0 alone, until it says no more or to stop."""
     stop = json.dumps({"do": "stop"})
     while True:
-        message = json.loads(ranks.from_first(lambda: parent.readline() or stop))
+        message = json.loads(ranks.broadcast(lambda: parent.readline() or stop))
         if message["do"] == "stop":
             return
         yield message
@@ -134,14 +134,14 @@ class _Worker:
 
     def _reply(self, event: str, **fields: Any) -> None:
         """Say that all ranks have done what they were asked, with what disturbed any of them."""
-        flags = self._ranks.gather(fields.get("flags", []))
+        flags = self._ranks.all_gather(fields.get("flags", []))
         if "flags" in fields:
             fields["flags"] = sorted({flag for each in flags for flag in each})
         self._say(event, **fields)
 
     def _end(self, _: Message) -> None:
         """Let the commands end that serve the run; one process a machine tells its own."""
-        self._ranks.gather(None)
+        self._ranks.all_gather(None)
         if os.environ["LOCAL_RANK"] == "0":
             self._tell("end")
 

@@ -85,12 +85,12 @@ def test_others_that_cannot_be_reached_are_given_up(launched: Callable[..., None
 def test_a_process_alone_is_its_own_answer() -> None:
     tensor = torch.ones(3)
     assert ALONE.first and ALONE.size == 1 and ALONE.kind is None
-    assert ALONE.mean(tensor) is tensor and ALONE.sum(tensor) is tensor
-    assert ALONE.whole({"a": tensor})["a"] is tensor
-    assert list(ALONE.turns(3)) == [0, 1, 2]
-    assert ALONE.any(True) and not ALONE.any(False)
-    assert ALONE.largest(2.5) == 2.5
-    assert ALONE.from_first(lambda: 7) == 7
+    assert ALONE.all_reduce_mean(tensor) is tensor and ALONE.all_reduce_sum(tensor) is tensor
+    assert ALONE.full_tensors({"a": tensor})["a"] is tensor
+    assert list(ALONE.shard_indices(3)) == [0, 1, 2]
+    assert ALONE.all_reduce_any(True) and not ALONE.all_reduce_any(False)
+    assert ALONE.all_reduce_max(2.5) == 2.5
+    assert ALONE.broadcast(lambda: 7) == 7
     model = torch.nn.Linear(2, 2)
     assert ALONE.wrap(model) is model and ALONE.device("cuda") == "cuda"
     ALONE.require_shares(3, 3)
@@ -111,7 +111,7 @@ def test_rows_and_turns_are_shared_out() -> None:
         inputs, targets = ranks.share(Source()).batch(1)
         assert (targets == -inputs).all()
         found.append(inputs[:, 0].tolist())
-        turns.append(list(ranks.turns(4)))
+        turns.append(list(ranks.shard_indices(4)))
     assert found == [[10, 11], [12, 13], [14, 15]]
     assert turns == [[0, 3], [1, 4], [2, 5]]  # 4 and 5 are padding
     with pytest.raises(UserError, match=r"batch: 8 sequences .* by 3 processes; .* multiple of 3"):

@@ -55,7 +55,7 @@ def case(name, ranks):
     training = train(
         model, Ragged(source) if name == "ragged" else source, config, dev=dev, ranks=ranks
     )
-    whole = ranks.gathered(model, lambda: small.decoder(family))
+    whole = ranks.unshard(model, lambda: small.decoder(family))
     return {
         "status": training.status,
         "train_loss": [record.train_loss for record in training.records],
