@@ -67,6 +67,7 @@ def draw(figure: Figure, paper_in: float | None = None) -> tuple[Drawing, tuple[
         below = axes.get((row + 1, column))
         if below and below.get_xlabel() == ax.get_xlabel():
             ax.set_xlabel("")
+    legend = {name: legend.pop(name) for name in figure.styles if name in legend} | legend
     taken = lanes * 0.14 * rows + _legend(drawing, body, legend)
     notes = list(dict.fromkeys([*notes, *figure.notes]))
     if paper_in is None:
@@ -99,7 +100,7 @@ def _places(
         width = _ALONE_IN
     if figure.geometry == "rows":
         most = max(figure.rows(panel)["row"].nunique() for panel in figure.panels)
-        width, height = 7.2 if columns == 1 else 4.6, 0.95 + _ROW_IN * most
+        width, height = 7.2 if columns == 1 else 4.6, 1.05 + _ROW_IN * max(most, 2)
     if paper_in is not None:
         width = paper_in / columns
         height = height if figure.geometry == "rows" else (1.3 if many else 1.9)

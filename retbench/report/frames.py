@@ -27,9 +27,3 @@ def groups(table: pd.DataFrame, keys: list[str]) -> Iterator[tuple[tuple[Any, ..
 def column(table: pd.DataFrame, name: str) -> Floats:
     """A column of numbers, shape (rows,)."""
     return table[name].to_numpy(dtype=np.float64)
-
-
-def intervals(table: pd.DataFrame, divisor: float = 1.0) -> tuple[Floats, Floats, Floats]:
-    """The columns value, low and high over ``divisor``, each of shape (rows,)."""
-    value, low, high = (column(table, name) / divisor for name in ("value", "low", "high"))
-    return value, low, high

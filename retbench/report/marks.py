@@ -45,6 +45,8 @@ def draw_lines(ax: Axes, figure: Figure, panel: Panel, legend: Legend) -> list[s
     for curve in figure.curves:
         if curve.panel == panel.key:
             _curve(ax, figure, panel, curve, legend)
+    if figure.interval and len(rows) and rows["low"].isna().all():
+        notes.append(f"no intervals: a single {figure.each}")
     notes += [f"dotted: {name}" for name in panel.marks]
     return notes + _crossings(ax, figure, panel)
 
@@ -106,12 +108,13 @@ def _series(
         notes.append(f"band: {figure.interval}")
         return notes + _cut(ax, x[known], low[known], high[known], style, at, figure)
     notes += _whiskers(ax, x[known], low[known], high[known], style, at, figure)
-    if not style.marker:  # of a curve they are thin lines, where all have every point
+    several = rows["each"].map(len).max() > 1
+    if several and not style.marker:  # of a curve they are thin lines
         for own in zip(*rows["each"], strict=False):
             ax.plot(x, own, color=style.color, linewidth=0.5, alpha=0.5, zorder=2)
         return [*notes, f"thin lines: one {figure.each} each"]
     for place, values, n in zip(x, rows["each"], rows["n"], strict=True):
-        if len(values) > 1 and n <= _EACH_TO:
+        if several and n <= _EACH_TO:
             ax.plot([place] * len(values), values, ".", color=style.color, markersize=3.5,
                     alpha=0.6, markeredgewidth=0, zorder=2,
                     transform=_moved(ax, aside_pt + _EACH_PT, 0.0))  # fmt: skip

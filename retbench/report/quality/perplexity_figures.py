@@ -16,14 +16,12 @@ from retbench.report.frames import column, groups, records
 from retbench.report.quality import doubts
 from retbench.report.quality.loss_frames import tests
 from retbench.report.quality.perplexity_tables import Perplexity
+from retbench.report.quality.scaling_figures import CROSSED, MARGIN, PAIRED
 from retbench.report.quality.trained import EDGES, Tested, ending, final_point, seed_ratios
 
 if TYPE_CHECKING:
     from retbench.store import Run
 
-CROSSED = "95% interval over seeds and documents"
-PAIRED = "95% interval, paired by seed and document"
-MARGIN = 0.01  # of perplexity
 _SIDES = ("subject", "baseline")
 
 _LOSS = Axis("loss (nats per token)")

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from retbench.store import Run
 
 MARGIN = 0.01  # of perplexity
+CROSSED = "95% interval over seeds and documents"
+PAIRED = "95% interval, paired by seed and document"
 
 TITLES: dict[Along, str] = {"parameters": "parameters", "train_flops": "training FLOPs"}
 _NAMES: dict[Along, str] = {"parameters": "loss_parameters", "train_flops": "loss_flops"}
@@ -101,7 +103,7 @@ def loss(scaling: Scaling, tested: Tests, along: Along) -> Figure:
         Panel("", "", Axis(_AXES[along], text=_TEXTS[along]),
               Axis("test loss (nats per token)")),
         data[keys], lost, unjoined, ("thin dashes: fitted power law",) if curves else (),
-        interval="95% interval over seeds and documents", curves=curves,
+        interval=CROSSED, curves=curves,
     )  # fmt: skip
 
 
@@ -127,7 +129,7 @@ def ratio(scaling: Scaling, tested: Tests) -> Figure:
     return _figure(
         scaling, "ratio_parameters", f"Perplexity of {subject} over each baseline's", panel,
         data[data["value"].notna()], lost, theme.of_plan(scaling.meta),
-        (f"grey: margin ±{MARGIN:.0%}",), interval="95% interval, paired by seed and document",
+        (f"grey: margin ±{MARGIN:.0%}",), interval=PAIRED,
     )  # fmt: skip
 
 

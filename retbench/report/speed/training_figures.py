@@ -57,7 +57,10 @@ def memory_parts(summary: Summary) -> Figure:
     longest = units.tokens(cells["seq_len"].max())
     parts = [metric_of(tag).title for tag in cells["metric"]]
     named = cells.assign(panel="", series=cells["model"], row=parts, low=float("nan"))
-    sides = summary.models[:2]
+    families = {c["label"]: c["family"] for c in summary.meta["plan"]["contenders"]}
+    subject = summary.models[0]
+    others = [model for model in families if families[model] != families[subject]]
+    sides = (subject, *others[:1])
     data = named.assign(text=_factors(named, "row", "model", sides))
     scale = units.scale_for("bytes", data["value"])
     factor = [f"at the right: {sides[0]} over {sides[1]}"] if len(sides) > 1 else []
@@ -88,7 +91,9 @@ def settings(summary: Summary) -> Figure:
     for tag in metrics:
         metric = metric_of(tag)
         scale = units.scale_for(metric.unit, data.loc[data["metric"] == tag, "value"])
-        panels.append(Panel(tag, metric.title, Axis(f"({scale.symbol})", divisor=scale.divisor)))
+        panels.append(
+            Panel(tag, "", Axis(f"{metric.title} ({scale.symbol})", divisor=scale.divisor))
+        )
     at = records(summary.statuses[summary.statuses["point"] == points[0]])[0]
     return Figure.of(
         summary.meta, "settings", "A training step by mode and treatment of activations", panels,

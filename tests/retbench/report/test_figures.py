@@ -280,6 +280,12 @@ def test_few_processes_are_dots_and_a_whisker_and_many_a_band(
     assert all(word in note for word in said) and unsaid not in note
 
 
+def test_a_single_process_says_that_it_has_no_interval() -> None:
+    alone = declared(1).data.assign(low=np.nan, high=np.nan)
+    _, note = drawn(declared(data=alone))
+    assert "no intervals: a single process" in note and "whisker" not in note
+
+
 def test_the_legend_names_what_is_drawn_and_nothing_else() -> None:
     curve = Curve("p", "retnet", np.array([1, 4]), np.array([1.0, 4.0]), "retnet, fitted")
     picture, _ = drawn(declared(curves=[curve]))
