@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from retbench.metrics import METRICS
-from retbench.report import units
+from retbench.report import units, warnings
 from retbench.report.citations import letters, words
 from retbench.report.content import Content, title_of
-from retbench.report.frames import records
-from retbench.report.quality import doubts
+from retbench.report.frames import plain, records
 from retbench.report.quality import loss_frames as frames
 from retbench.report.quality import perplexity_figures as figures
 from retbench.report.quality import perplexity_tables as tables
@@ -58,7 +57,7 @@ def content(run: Run) -> Content:
         title=title_of(meta, models),
         tables=tables.tables(found),
         figures=figures.figures(found),
-        warnings=(*doubts.shared(run, models), *doubts.failures(found.endings)),
+        warnings=warnings.of_trainings(run, models, found.tuning, found.endings),
         definitions=tuple((METRICS[tag].title, METRICS[tag].definition) for tag in _METRICS),
         numbers=_numbers(found),
         macros=tuple(_macros(found)),
@@ -90,31 +89,24 @@ def _numbers(found: Perplexity) -> dict[str, Any]:
         names = ("loss", "perplexity", "bits_per_byte")
         at[str(row["seq_len"])] = {
             "protocol": row["protocol"], "n": int(row["n"]), "documents": int(row["documents"]),
-            **{name + end: _known(row[name + end]) for name in names for end in
-               ("", "_low", "_high")},
+            **plain(row, *(name + end for name in names for end in ("", "_low", "_high"))),
         }  # fmt: skip
     return {
         "profile": found.meta["configuration"]["profile"],
         "subject": found.models[0],
         "data": found.meta.get("data"),
         "models": {
-            row["model"]: {k: _known(v) for k, v in row.items() if k != "model"}
-            for row in records(found.scalars)
+            row["model"]: plain(row, *frames.SCALARS) for row in records(found.scalars)
         },
         "cells": cells,
         "ratios": {
             f"{row['subject']} / {row['baseline']}": {
-                **{edge: _known(row[edge]) for edge in EDGES},
-                "n": int(row["n"]), "verdict": row["verdict"] or None,
-                "n_needed": None if pd.isna(row["n_needed"]) else int(row["n_needed"]),
+                **plain(row, *EDGES), "n": int(row["n"]), "verdict": row["verdict"] or None,
+                **plain(row, "n_needed"),
             }
             for row in records(found.ratios)
         },
     }  # fmt: skip
-
-
-def _known(value: Any) -> Any:
-    return None if isinstance(value, float) and units.is_missing(value) else value
 
 
 def _macros(found: Perplexity) -> Iterator[tuple[str, str]]:

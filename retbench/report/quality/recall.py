@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from retbench.metrics import METRICS
-from retbench.report import stamp, units
+from retbench.report import stamp, units, warnings
 from retbench.report.citations import letters, words
 from retbench.report.content import Content, title_of
-from retbench.report.frames import Row, groups, records
-from retbench.report.quality import doubts
+from retbench.report.frames import Row, groups, plain, records
 from retbench.report.quality import recall_figures as figures
 from retbench.report.quality import recall_frames as frames
 from retbench.report.quality import recall_tables as tables
+from retbench.report.quality.loss_frames import tuning
 from retbench.report.quality.recall_figures import Recall
 from retbench.report.quality.recall_tables import interval, percent, place_of, points, verdict
-from retbench.report.quality.trained import EDGES, ending, endings, planned
+from retbench.report.quality.trained import EDGES, endings, planned
 from retbench.report.summary import model_order
 
 if TYPE_CHECKING:
@@ -67,10 +67,7 @@ def content(run: Run) -> Content:
 
 
 def _warnings(run: Run, recall: Recall) -> Iterator[str]:
-    yield from doubts.shared(run, recall.models)
-    for row in records(recall.endings[recall.endings["status"] != "ok"]):
-        cause = f": {row['cause']}" if isinstance(row["cause"], str) else ""
-        yield f"{row['task']}: {row['model']} {ending(row)}{cause}"
+    yield from warnings.of_trainings(run, recall.models, tuning(run), recall.endings)
     at_length = recall.accuracy[recall.accuracy["seq_len"] == recall.length]
     for (task, model), group in groups(at_length, ["task", "model"]):
         if task in recall.chance and _gain(task, group, recall.chance) < LEARNED:
@@ -101,15 +98,12 @@ def _numbers(recall: Recall, difference: pd.DataFrame, limit: pd.DataFrame) -> d
     compared: dict[str, Any] = {}
     for row in records(difference):
         at = compared.setdefault(row["task"], {}).setdefault(row["baseline"], {})
-        at.setdefault(str(row["seq_len"]), {})[str(row["load"])] = _entry(row) | {
-            "verdict": row["verdict"],
-            "n_needed": None if pd.isna(row["n_needed"]) else int(row["n_needed"]),
-        }
+        own = at.setdefault(str(row["seq_len"]), {})
+        own[str(row["load"])] = _entry(row) | {"verdict": row["verdict"]} | plain(row, "n_needed")
     limits = [
         {
             "task": row["task"], "model": row["model"], "along": row["along"],
-            "held": int(row["held"]), "largest": int(row["largest"]),
-            "fails_at": None if pd.isna(row["fails_at"]) else int(row["fails_at"]),
+            "held": int(row["held"]), "largest": int(row["largest"]), **plain(row, "fails_at"),
         }
         for row in records(limit)
     ]  # fmt: skip
@@ -136,8 +130,7 @@ def _numbers(recall: Recall, difference: pd.DataFrame, limit: pd.DataFrame) -> d
 
 
 def _entry(row: Row) -> dict[str, Any]:
-    known = {edge: None if units.is_missing(row[edge]) else row[edge] for edge in EDGES}
-    return known | {"n": int(row["n"]), "unit": "ratio"}
+    return plain(row, *EDGES) | {"n": int(row["n"]), "unit": "ratio"}
 
 
 def _macros(recall: Recall, difference: pd.DataFrame) -> Iterator[tuple[str, str]]:

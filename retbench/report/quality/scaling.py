@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from retbench.metrics import METRICS
-from retbench.report import units
+from retbench.report import units, warnings
 from retbench.report.citations import letters
 from retbench.report.content import Content, title_of
-from retbench.report.frames import records
-from retbench.report.quality import doubts, loss_frames
+from retbench.report.frames import plain, records
+from retbench.report.quality import loss_frames
 from retbench.report.quality import scaling_figures as figures
 from retbench.report.quality import scaling_frames as frames
 from retbench.report.quality import scaling_tables as tables
@@ -32,7 +30,7 @@ from retbench.report.quality.scaling_tables import (
     printed,
     verdict,
 )
-from retbench.report.quality.trained import EDGES, ending, endings, planned
+from retbench.report.quality.trained import EDGES, endings, planned
 from retbench.report.summary import model_order
 from retbench.stats.estimate import Estimate
 
@@ -67,7 +65,9 @@ def content(run: Run) -> Content:
             tables.law_table(scaling),
         ),
         figures=figures.figures(scaling),
-        warnings=tuple(_warnings(run, scaling)),
+        warnings=warnings.of_trainings(
+            run, models, loss_frames.tuning(run), scaling.endings
+        ),
         definitions=tuple((METRICS[tag].title, METRICS[tag].definition) for tag in _METRICS),
         numbers=_numbers(scaling),
         macros=tuple(_macros(scaling)),
@@ -75,29 +75,17 @@ def content(run: Run) -> Content:
     )  # fmt: skip
 
 
-def _warnings(run: Run, scaling: Scaling) -> Iterator[str]:
-    yield from doubts.shared(run, scaling.models)
-    for row in records(scaling.endings[scaling.endings["status"] != "ok"]):
-        cause = f": {row['cause']}" if isinstance(row["cause"], str) else ""
-        yield f"preset {row['preset']}: {row['model']} {ending(row)}{cause}"
-
-
 def _numbers(scaling: Scaling) -> dict[str, Any]:
     """The content of ``numbers.json``, unrounded."""
     cells: dict[str, Any] = {}
     for row in records(scaling.table):
-        cells.setdefault(row["preset"], {})[row["model"]] = {
-            name: None
-            if isinstance(row[name], float) and units.is_missing(row[name])
-            else row[name]
-            for name in frames.CELL_COLUMNS[2:]
-        }
+        own = cells.setdefault(row["preset"], {})
+        own[row["model"]] = plain(row, *frames.CELL_COLUMNS[2:])
     ratios: dict[str, Any] = {}
     for row in records(scaling.ratios):
         ratios.setdefault(row["preset"], {})[row["baseline"]] = {
-            **{edge: None if units.is_missing(row[edge]) else row[edge] for edge in EDGES},
-            "n": int(row["n"]), "verdict": row["verdict"] or None, "note": row["note"] or None,
-            "n_needed": None if pd.isna(row["n_needed"]) else int(row["n_needed"]),
+            **plain(row, *EDGES), "n": int(row["n"]), "verdict": row["verdict"] or None,
+            "note": row["note"] or None, **plain(row, "n_needed"),
         }  # fmt: skip
     laws: dict[str, Any] = {}
     for along, fits in scaling.laws.items():

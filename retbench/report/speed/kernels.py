@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from retbench.metrics import METRICS
-from retbench.report import compare, fairness, stamp, units
+from retbench.report import compare, flags, stamp, units, warnings
 from retbench.report.citations import entry, letters, ratio_entry, words
 from retbench.report.content import Content
-from retbench.report.frames import Row, groups, records
+from retbench.report.frames import Row, groups, plain, records
 from retbench.report.speed import kernels_figures as figures
 from retbench.report.speed import kernels_frames as frames
 from retbench.report.speed import kernels_tables as tables
@@ -26,7 +26,7 @@ _EDGES = ("value", "low", "high")
 def content(run: Run) -> Content:
     """All that the report says of a kernels run; the same samples give the same content."""
     kernels = frames.kernels(run)
-    warnings = tuple(_warnings(kernels))
+    warned = tuple(_warnings(kernels))
     return Content(
         path=run.path,
         meta=run.meta,
@@ -34,9 +34,9 @@ def content(run: Run) -> Content:
         title=_title(kernels.models),
         tables=tables.tables(kernels),
         figures=figures.figures(kernels),
-        warnings=warnings,
+        warnings=warned,
         definitions=tables.definitions(kernels.cells),
-        numbers=_numbers(kernels, warnings),
+        numbers=_numbers(kernels, warned),
         macros=tuple(_macros(kernels)),
         findings=tuple(_findings(kernels)),
     )
@@ -50,9 +50,11 @@ def _title(models: tuple[str, ...]) -> str:
 
 
 def _warnings(kernels: Kernels) -> Iterator[str]:
-    yield from fairness.claims(kernels.meta, kernels.ratios)
-    yield from fairness.varying_memory(kernels.cells)
-    yield from fairness.flagged(kernels.statuses)
+    yield from warnings.claims(kernels.meta, "process")
+    yield from warnings.audited(kernels.meta)
+    yield from warnings.few_blocks(kernels.ratios)
+    yield from flags.varying_memory(kernels.cells)
+    yield from flags.flagged(kernels.statuses)
     failed = kernels.statuses[kernels.statuses["status"] != "ok"]
     for (model, status, cause), group in groups(failed.fillna({"cause": ""}), _FAILURE):
         points = group["point"].tolist()
@@ -60,7 +62,7 @@ def _warnings(kernels: Kernels) -> Iterator[str]:
         where = f"all {planned} points" if len(points) == planned else f"{len(points)} points"
         first = f", the first {points[0]}" if len(points) < planned else ""
         yield f"{model} {status} at {where}{first}" + (f": {cause}" if cause else "")
-    yield from (str(warning) for warning in kernels.meta.get("warnings", []))
+    yield from warnings.recorded(kernels.meta)
 
 
 _FAILURE = ["model", "status", "cause"]
@@ -91,7 +93,7 @@ def _succession(fastest: list[tuple[str, int]]) -> str:
     return f"{first} has the lowest median time at {units.tokens(shortest)} tokens, {then}"
 
 
-def _numbers(kernels: Kernels, warnings: tuple[str, ...]) -> dict[str, Any]:
+def _numbers(kernels: Kernels, warned: tuple[str, ...]) -> dict[str, Any]:
     """The content of ``numbers.json``, unrounded."""
     cells: dict[str, Any] = {}
     for row in records(kernels.cells):
@@ -104,7 +106,8 @@ def _numbers(kernels: Kernels, warnings: tuple[str, ...]) -> dict[str, Any]:
     crossovers = [
         {name: row[name] for name in (*SETTING, "baseline", "status")}
         | entry(row, "tokens")
-        | {"direction_beyond": _known(row["direction_beyond"]), "reason": row["reason"] or None}
+        | plain(row, "direction_beyond")
+        | {"reason": row["reason"] or None}
         for row in records(kernels.crossovers)
     ]
     return {
@@ -120,15 +123,11 @@ def _numbers(kernels: Kernels, warnings: tuple[str, ...]) -> dict[str, Any]:
             {key: row[key] for key in ("model", "point", "status", "cause")}
             for row in records(kernels.statuses[kernels.statuses["status"] != "ok"])
         ],
-        "warnings": list(warnings),
+        "warnings": list(warned),
         "definitions": {
             tag: METRICS[tag].definition for tag in dict.fromkeys(kernels.cells["metric"])
         },
     }
-
-
-def _known(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def _macros(kernels: Kernels) -> Iterator[tuple[str, str]]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import pandas as pd
 import pytest
 
+from retbench.report.quality.loss_frames import LOSS_COLUMNS, RATIO_COLUMNS
 from retbench.report.quality.perplexity_figures import lengths
-from retbench.report.quality.perplexity_frames import LOSS_COLUMNS, RATIO_COLUMNS
 from retbench.report.quality.perplexity_tables import Perplexity, length_table
 from retbench.report.units import DASH
 

@@ -6,9 +6,8 @@ did during the run, and what failed, each as one line.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -16,15 +15,19 @@ from retbench.config.plan import Point
 from retbench.machine.ceilings import TOLERANCE
 from retbench.report import flags, units
 from retbench.report.compare import TIMES, floors, margin
-from retbench.report.frames import Row, records
+from retbench.report.frames import Row, groups, records
+from retbench.report.quality.trained import ending
+
+if TYPE_CHECKING:
+    from retbench.store import Run
 
 PARAMETERS = 0.005  # of the subject's non-embedding parameters
-MEMORY_SPREAD = 0.01  # over processes (M14)
 MATH_BACKEND_FROM = 512  # tokens, on a GPU
 LEAST_BLOCKS = 3
+LEAST_SEEDS, SEEDS_TO_CLAIM = 3, 5
 
 
-def warnings(
+def of_times(
     meta: Mapping[str, Any],
     points: Mapping[str, Point],
     models: Sequence[str],
@@ -33,7 +36,7 @@ def warnings(
     statuses: pd.DataFrame,
     ratios: pd.DataFrame,
 ) -> tuple[str, ...]:
-    """Every warning that applies to the run, the gravest first.
+    """Every warning that applies to a run of timed models, the gravest first.
 
     Args:
         meta: ``run.json``.
@@ -45,33 +48,79 @@ def warnings(
         ratios: the comparison.
     """
     return (
-        *claims(meta, ratios),
-        *_fairness(meta, models, modes),
+        *claims(meta, "process"),
+        *audited(meta),
+        *few_blocks(ratios),
+        *_unequal_models(meta, models, modes),
         *_attention(meta, cells),
         *_physics(cells),
-        *varying_memory(cells),
-        *flagged(statuses),
+        *flags.varying_memory(cells),
+        *flags.flagged(statuses),
         *_failures(statuses, points),
-        *(str(warning) for warning in meta.get("warnings", [])),
+        *recorded(meta),
     )
 
 
-def claims(meta: Mapping[str, Any], ratios: pd.DataFrame) -> Iterator[str]:
-    """What keeps a run from proving anything."""
+def of_trainings(
+    run: Run, models: Sequence[str], tried: pd.DataFrame, endings: pd.DataFrame
+) -> tuple[str, ...]:
+    """Every warning that applies to a run of trained models, the gravest first.
+
+    Args:
+        run: the run.
+        models: the subject, then the baselines.
+        tried: the learning rates, see :func:`retbench.report.quality.loss_frames.tuning`.
+        endings: of final trainings, see :func:`retbench.report.quality.trained.endings`.
+    """
+    frame = run.frame()
+    return (
+        *claims(run.meta, "training"),
+        *_few_seeds(run.plan.blocks),
+        *_unequal_sizes(frame, models),
+        *_order(frame),
+        *_epochs(run.meta, frame),
+        *edge_of_grid(tried),
+        *_failed_trainings(endings),
+        *recorded(run.meta),
+    )
+
+
+def claims(meta: Mapping[str, Any], unit: str) -> Iterator[str]:
+    """What keeps a run from proving anything, or a reader from finding the source that ran.
+
+    Args:
+        meta: ``run.json``.
+        unit: what a block has one of for each model: a process or a training.
+    """
     if meta["configuration"]["profile"] == "smoke":
-        yield "SMOKE profile: one short process a model; no claim can be made from these numbers"
-    yield from audited(meta)
+        yield f"SMOKE profile: one short {unit} a model; no claim can be made from these numbers"
     if meta.get("state") != "finished":
         yield f"the run is {meta.get('state')}, not finished: cells may be missing"
-    yield from source(meta.get("provenance", {}))
-    few = ratios[(ratios["n"] > 0) & (ratios["n"] < LEAST_BLOCKS) & ratios["metric"].isin(TIMES)]
+    provenance = meta.get("provenance", {})
+    nested = [value for value in provenance.values() if isinstance(value, Mapping)]
+    if any(part.get("dirty") for part in (provenance, *nested)):
+        yield "the source tree was dirty: the commit does not say what ran"
+    version = provenance.get("versions", {}).get("retbench")
+    if "commit" in provenance and not (provenance["commit"] or version):
+        yield "neither a commit nor an installed version says what source ran"
+
+
+def few_blocks(ratios: pd.DataFrame) -> Iterator[str]:
+    """Ratios of times that come from fewer blocks than a claim needs."""
+    timed = ratios[ratios["metric"].isin(TIMES)]
+    few = timed[(timed["n"] > 0) & (timed["n"] < LEAST_BLOCKS)]
     if len(few):
         least, most = few["n"].min(), few["n"].max()
         blocks = f"{least}" if least == most else f"{least} or {most}"
         yield (
-            f"{len(few)} of {int(ratios['metric'].isin(TIMES).sum())} ratios of times come from "
-            f"{blocks} block{'s' if most > 1 else ''}; at least {LEAST_BLOCKS} are needed"
+            f"{len(few)} of {len(timed)} ratios of times come from {blocks} "
+            f"block{'s' if most > 1 else ''}; at least {LEAST_BLOCKS} are needed"
         )
+
+
+def recorded(meta: Mapping[str, Any]) -> Iterator[str]:
+    """What the run itself has warned of."""
+    return map(str, meta.get("warnings", []))
 
 
 def audited(meta: Mapping[str, Any]) -> Iterator[str]:
@@ -94,17 +143,7 @@ def audited(meta: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def source(provenance: Mapping[str, Any]) -> Iterator[str]:
-    """What keeps a reader from finding the source that ran."""
-    nested = [value for value in provenance.values() if isinstance(value, Mapping)]
-    if any(part.get("dirty") for part in (provenance, *nested)):
-        yield "the source tree was dirty: the commit does not say what ran"
-    version = provenance.get("versions", {}).get("retbench")
-    if "commit" in provenance and not (provenance["commit"] or version):
-        yield "neither a commit nor an installed version says what source ran"
-
-
-def _fairness(
+def _unequal_models(
     meta: Mapping[str, Any], models: Sequence[str], modes: Mapping[str, str]
 ) -> Iterator[str]:
     known = {model: meta["models"][model] for model in models if model in meta.get("models", {})}
@@ -170,40 +209,6 @@ def _physics(cells: pd.DataFrame) -> Iterator[str]:
             yield f"{row['model']} at {row['point']} {what.format(row[bound] / row[time])}"
 
 
-def varying_memory(cells: pd.DataFrame) -> Iterator[str]:
-    """Memory figures that differ between the processes (M14)."""
-    ranges = cells[(cells["method"] == "range") & (cells["spread"] > MEMORY_SPREAD)]
-    if len(ranges):
-        worst = max(records(ranges), key=lambda row: float(row["spread"]))
-        yield (
-            f"{len(ranges)} memory figures vary by more than {MEMORY_SPREAD:.0%} over processes; "
-            f"the worst, {worst['metric']} of {worst['model']} at {worst['point']}, by "
-            f"{worst['spread']:.1%}"
-        )
-
-
-def flagged(statuses: pd.DataFrame) -> Iterator[str]:
-    """How many cells carry each flag, and what it means."""
-    cells: Counter[str] = Counter()
-    outliers: list[int] = []
-    for cell in statuses["flags"]:
-        for flag in filter(None, cell.split(", ")):
-            name, _, count = flag.partition("=")
-            if name == "outliers":
-                outliers.append(int(count))
-            else:
-                cells[name.partition(" x")[0]] += 1
-    for flag, count in sorted(cells.items()):
-        meaning = f": {flags.MEANING[flag]}" if flag in flags.MEANING else ""
-        yield f"{count} of {len(statuses)} cells are flagged {flag}{meaning}"
-    if outliers:
-        yield (
-            f"{sum(outliers)} samples of {len(outliers)} cells are outliers, beyond "
-            f"{flags.OUTLIER_REACH:g} interquartile ranges of their process's quartiles; they are "
-            "kept and counted"
-        )
-
-
 def _failures(statuses: pd.DataFrame, points: Mapping[str, Point]) -> Iterator[str]:
     failed = statuses[statuses["status"] != "ok"]
     for (model, status), group in failed.groupby(["model", "status"], sort=False):
@@ -226,3 +231,66 @@ def _share(row: Row) -> str:
         if row["ok_blocks"]
         else ""
     )
+
+
+def _few_seeds(seeds: int) -> Iterator[str]:
+    if seeds < LEAST_SEEDS:
+        plural = "s" if seeds > 1 else ""
+        yield f"{seeds} training seed{plural}: at least {LEAST_SEEDS} are needed for any claim"
+    elif seeds < SEEDS_TO_CLAIM:
+        yield f"{seeds} training seeds: to say that one model beats another takes {SEEDS_TO_CLAIM}"
+
+
+def _unequal_sizes(frame: pd.DataFrame, models: Sequence[str]) -> Iterator[str]:
+    rows = frame[frame["metric"] == "parameters"]
+    for (preset,), group in groups(rows, ["preset"]):
+        sizes = group.groupby("model", observed=True)["value"].first()
+        first = sizes.get(models[0])
+        for model in models:
+            excess = sizes.get(model, first) / first - 1 if first else 0.0
+            if abs(excess) > PARAMETERS:
+                yield (
+                    f"{model} at preset {preset} has {excess:+.1%} non-embedding parameters "
+                    f"compared with {models[0]}"
+                )
+
+
+def _order(frame: pd.DataFrame) -> Iterator[str]:
+    rows = frame[frame["metric"] == "data_order"]
+    orders = rows.groupby(["block", "point"], observed=True)["value"].nunique()
+    if (orders > 1).any():
+        yield "the models of a block were not trained on the same data in the same order"
+
+
+def _epochs(meta: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[str]:
+    data = meta.get("data") or {}
+    size = data.get("splits", {}).get("train", {}).get("tokens")
+    trained = frame.loc[frame["metric"] == "train_tokens", "value"].max()
+    if size and not units.is_missing(trained) and trained > size:
+        times = units.significant(trained / size, 2)
+        yield (
+            f"the training text was gone through {times} times: a larger model may have learned "
+            "it by heart"
+        )
+
+
+def edge_of_grid(tried: pd.DataFrame) -> Iterator[str]:
+    """Models whose best learning rate is the grid's smallest or largest, so may lie beyond it."""
+    for (model, at), group in groups(tried, ["model", "at"]):
+        known = group[group["final_dev_loss"].notna()]
+        chosen = known.loc[known["chosen"], "learning_rate"]
+        if chosen.empty or len(group) < 2:
+            continue
+        rate, rates = float(chosen.iloc[0]), group["learning_rate"]
+        for end, name in ((rates.min(), "smallest"), (rates.max(), "largest")):
+            if rate == end:
+                where = f" at {at}" if at else ""
+                yield f"{model}{where}: the best learning rate is the {name} of the grid, {rate:g}"
+
+
+def _failed_trainings(endings: pd.DataFrame) -> Iterator[str]:
+    for row in records(endings[endings["status"] != "ok"]):
+        place = f"preset {row['preset']}: " if "preset" in row else ""
+        place += f"{row['task']}: " if "task" in row else ""
+        cause = f": {row['cause']}" if isinstance(row["cause"], str) else ""
+        yield f"{place}{row['model']} {ending(row)}{cause}"
