@@ -15,7 +15,7 @@ from retbench.report.quality import recall_frames as frames
 from retbench.report.quality.recall_figures import spread
 from retbench.store import Run
 
-from .recall_samples import ANSWERS, LENGTHS, MODELS, TASKS, TRAINED, write_recall
+from .recall_run import ANSWERS, LENGTHS, MODELS, TASKS, TRAINED, write_recall
 
 Make = Callable[..., Run]
 CHANCE = {"tasks": {"mqar": {"chance": 0.05}, "copy": {"chance": 0.1}}}

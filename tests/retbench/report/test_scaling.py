@@ -17,7 +17,7 @@ from retbench.report.quality import scaling_tables as tables
 from retbench.report.quality.scaling_figures import count
 from retbench.store import Run
 
-from .scaling_samples import (
+from .scaling_run import (
     CONTEXT,
     DOCUMENTS,
     EXPONENTS,
