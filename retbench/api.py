@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retbench.config import plugins
-from retbench.config.run import RunConfig
-from retbench.engine.resolve import check, contradictions, explicit, resolve
+from retbench.config.run import RunConfig, contradictions
+from retbench.engine.resolve import check, explicit, resolve
 from retbench.errors import Interrupted, UserError
 from retbench.machine import threads
 
@@ -165,28 +165,11 @@ def write_plots(run: Run) -> list[Path]:
         return list(report.write_plots(run))
 
 
-def stored_configuration(path: Path, meta: Mapping[str, Any]) -> RunConfig:
-    """The configuration of a run, from its ``run.json``.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    from retbench import store
-
-    try:
-        return RunConfig.from_json(meta["configuration"])
-    except UserError as problem:
-        what = f"{path / store.RUN_FILE}: damaged configuration: {problem.message}"
-        raise UserError(what, "restore it from a copy") from None
-
-
 def open_run(path: Path) -> Run:
-    """Open a run to report on it: :func:`retbench.store.open_run`, its configuration checked."""
+    """Open a run to report on it; see :func:`retbench.store.open_run`."""
     from retbench import store
 
-    run = store.open_run(path)
-    stored_configuration(path, run.meta)
-    return run
+    return store.open_run(path)
 
 
 def unfinished(results: Path = RESULTS) -> list[Path]:
@@ -200,7 +183,7 @@ def unfinished(results: Path = RESULTS) -> list[Path]:
         except UserError:
             continue  # not a run of ours, or one that nothing can be said about
         if meta["state"] != "finished":
-            found.append((str(meta.get("started")), file.parent))
+            found.append((meta["started"], file.parent))
     return [path for _, path in sorted(found, reverse=True)]
 
 
@@ -208,9 +191,10 @@ def _continued(asked: dict[str, Any], *, here: bool) -> tuple[RunConfig, Path]:
     from retbench import store
 
     out = Path(asked["out"]) if asked.get("out") else _only_unfinished()
-    config = stored_configuration(out, store.read_meta(out))
+    stored = store.read_meta(out)["configuration"]
+    config = RunConfig.from_json(stored)
     given = asked.pop("plugins", None)
-    differing = contradictions(config, asked)
+    differing = contradictions(stored, asked)
     if given is not None and plugins.names(given) != plugins.names(config.plugins):
         differing.append(f"plugins was {list(config.plugins)!r}, not {list(given)!r}")
     if differing:

@@ -297,3 +297,18 @@ def parse(
             flag = FLAGS.get(name, name).replace("_", "-")
             raise UserError(f"{where}{flag}: {problem}") from None
     return parsed
+
+
+def contradictions(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Which of the values asked for differ from a stored configuration, one phrase each.
+
+    Args:
+        stored: as :meth:`RunConfig.to_json` gives it.
+        asked: some or all of its values; ``out`` may be another.
+    """
+    asked = {name: _plain(value) for name, value in asked.items() if name != "out"}
+    return [
+        f"{name.replace('_', '-')} was {stored.get(name)!r}, not {wanted!r}"
+        for name, wanted in asked.items()
+        if stored.get(name) != wanted
+    ]

@@ -134,17 +134,6 @@ def _require_used(suite: str, chosen: Mapping[str, Any]) -> None:
             raise Misfit(problem, f"use --{several}", keys=(one,))
 
 
-def contradictions(config: RunConfig, asked: Mapping[str, Any]) -> list[str]:
-    """Which of the values asked for differ from a stored configuration, one phrase each."""
-    stored = config.to_json()
-    asked = {k: list(v) if isinstance(v, tuple) else v for k, v in asked.items() if k != "out"}
-    return [
-        f"{key.replace('_', '-')} was {stored.get(key)!r}, not {wanted!r}"
-        for key, wanted in asked.items()
-        if stored.get(key) != wanted
-    ]
-
-
 def check(config: RunConfig, *, here: bool = True) -> None:
     """Check names and combinations.
 

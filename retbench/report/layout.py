@@ -124,7 +124,7 @@ def cells(summary: Summary) -> Table:
     in_print = [i for i, (tag, what) in enumerate(shown, 4) if _is_in_print(tag, what)]
     return Table(
         "cells", "Measurements", (*header, "Flags"), tuple(rows), numeric,
-        (_INTERVALS,), stamped(summary), (0, 1, 2, 3, *in_print), (_tails(summary),),
+        (_INTERVALS,), stamped(summary), (0, 1, 2, 3, *in_print), (_tails(),),
     )  # fmt: skip
 
 
@@ -140,17 +140,9 @@ def _is_in_print(tag: str, what: str) -> bool:
     return tag in _IN_PRINT and what in ("value", "interval")
 
 
-def _tails(summary: Summary) -> str:
+def _tails() -> str:
     """What the percentiles are over: steps, or means of steps too short for the clock (M4, M8)."""
-    steps = summary.cells[summary.cells["metric"] == "tpot_s"]
-    several = steps["samples"] < steps["trials"] * summary.configuration["new_tokens"]
-    over = "single decode steps"
-    if summary.meta["schema_version"] > 1:
-        over = "the time per step of slices, each of several decode steps where one is short,"
-    elif several.all():
-        over = "means of several decode steps, each step being too short for the clock,"
-    elif several.any():
-        over = "single decode steps, or means of several where a step is too short for the clock,"
+    over = "the time per step of slices, each of several decode steps where one is short,"
     return (
         f"p90 and p99 describe {over} of all processes together; {units.DASH}: too few of them "
         "(p90 needs 29, p99 299)"

@@ -94,9 +94,9 @@ def claims(meta: Mapping[str, Any], unit: str) -> Iterator[str]:
     """
     if meta["configuration"]["profile"] == "smoke":
         yield f"SMOKE profile: one short {unit} a model; no claim can be made from these numbers"
-    if meta.get("state") != "finished":
+    if meta["state"] != "finished":
         yield f"the run is {meta.get('state')}, not finished: cells may be missing"
-    provenance = meta.get("provenance", {})
+    provenance = meta["provenance"]
     nested = [value for value in provenance.values() if isinstance(value, Mapping)]
     if any(part.get("dirty") for part in (provenance, *nested)):
         yield "the source tree was dirty: the commit does not say what ran"
@@ -120,7 +120,7 @@ def few_blocks(ratios: pd.DataFrame) -> Iterator[str]:
 
 def recorded(meta: Mapping[str, Any]) -> Iterator[str]:
     """What the run itself has warned of."""
-    return map(str, meta.get("warnings", []))
+    return map(str, meta["warnings"])
 
 
 def audited(meta: Mapping[str, Any]) -> Iterator[str]:
@@ -130,7 +130,7 @@ def audited(meta: Mapping[str, Any]) -> Iterator[str]:
             "the noise floor of this machine is unknown: not audited (`retbench audit`); the "
             f"margin of verdicts is {margin(meta):.2%}"
         )
-    audit = meta.get("audit") or {}
+    audit = meta["audit"] or {}
     if missed := audit.get("planted", 0) - audit.get("found", 0):
         yield (
             f"the audit of this machine missed {missed} of {audit['planted']} differences of "
@@ -146,7 +146,7 @@ def audited(meta: Mapping[str, Any]) -> Iterator[str]:
 def _unequal_models(
     meta: Mapping[str, Any], models: Sequence[str], modes: Mapping[str, str]
 ) -> Iterator[str]:
-    known = {model: meta["models"][model] for model in models if model in meta.get("models", {})}
+    known = {model: meta["models"][model] for model in models if model in meta["models"]}
     if not known:
         return
     first, reference = next(iter(known.items()))
@@ -179,7 +179,7 @@ def _attention(meta: Mapping[str, Any], cells: pd.DataFrame) -> Iterator[str]:
         return
     timed = cells[cells["metric"].isin(TIMES) & (cells["seq_len"] >= MATH_BACKEND_FROM)]
     for model in timed.loc[timed["source"].str.contains(r"\bmath\b", case=False), "model"].unique():
-        described = meta.get("models", {}).get(model, {})
+        described = meta["models"].get(model, {})
         if described.get("config", {}).get("implementation") == "math":
             continue  # asked for, and named so
         yield f"{model} ran attention's math backend on a GPU: that is not the fused baseline"
@@ -263,7 +263,7 @@ def _order(frame: pd.DataFrame) -> Iterator[str]:
 
 
 def _epochs(meta: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[str]:
-    data = meta.get("data") or {}
+    data = meta["data"] or {}
     size = data.get("splits", {}).get("train", {}).get("tokens")
     trained = frame.loc[frame["metric"] == "train_tokens", "value"].max()
     if size and not units.is_missing(trained) and trained > size:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retbench.config.run import DTYPES, MODES, PROFILES, RunConfig
-from retbench.engine.resolve import contradictions, explicit, resolve
+from retbench.config.run import DTYPES, MODES, PROFILES, RunConfig, contradictions
+from retbench.engine.resolve import explicit, resolve
 from retbench.errors import UserError
 from retbench.machine import host
 
@@ -293,8 +293,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
 def test_what_was_asked_for_is_compared_with_what_is_stored() -> None:
     stored = resolve(device="cpu", preset="tiny", context="512:1024")
     same = explicit(preset="tiny", context="1024,512", out="elsewhere")
-    assert contradictions(stored, same) == []
-    assert contradictions(stored, explicit(seed=7)) == ["seed was 0, not 7"]
+    assert contradictions(stored.to_json(), same) == []
+    assert contradictions(stored.to_json(), explicit(seed=7)) == ["seed was 0, not 7"]
 
 
 # When a run is to end.

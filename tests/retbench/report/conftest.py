@@ -35,8 +35,6 @@ AUDIT = {
     "device": "cpu", "dtype": "float32", "mode": "eager", "threads": 2, "rows": [],
     "time": "2025-01-01T00:00:00+00:00",
 }  # fmt: skip
-OLD = {"schema_version": 1, "audit": None, "primary": [], "calibration": {"floor": 0.02}}
-"""Keys of a run that was measured before contenders took turns."""
 
 
 def step_s(model: str, seq_len: int, batch: int) -> float:

@@ -30,7 +30,7 @@ from retbench.report import (
 )
 from retbench.report.plots import figures
 
-from .conftest import AUDIT, FAILURES, OLD, MakeRun, write_run
+from .conftest import AUDIT, FAILURES, MakeRun, write_run
 
 ROOT = Path(__file__).parents[3]
 FIGURES = (
@@ -214,16 +214,6 @@ def test_percentiles_of_tpot_stand_on_the_screen_and_not_in_print(make_run: Make
     assert any("describe the time per step of slices" in line for line in lines)
     assert "p90" in (run.path / "report.html").read_text()
     assert "p90" not in (run.path / "tables" / "cells.tex").read_text()
-
-
-def test_the_tables_of_an_old_run_say_what_held_then(make_run: MakeRun) -> None:
-    run = make_run(**OLD)
-    write_all(run)
-    ratios = (run.path / "tables" / "ratios.md").read_text()
-    assert "noise floor: 2.02%; margin of verdicts: 1.00%" in ratios
-    assert "no row was named as primary before the run" in ratios
-    cells = (run.path / "tables" / "cells.md").read_text()
-    assert "p90 and p99 describe means of several decode steps" in cells
 
 
 def test_under_a_table_of_ratios_stands_what_it_could_have_told(make_run: MakeRun) -> None:

@@ -17,7 +17,10 @@ from .scaling_run import CONTEXT
 
 ALONE = {128: 9.0, 256: 8.0, 512: 8.5}
 CONFIG = configuration("perplexity", preset="1m", context=(CONTEXT,), batch=(4,))
-META = {"configuration": CONFIG.to_json(), "plan": {"blocks": 3}, "provenance": PROVENANCE}
+META = {
+    "configuration": CONFIG.to_json(), "plan": {"blocks": 3}, "provenance": PROVENANCE,
+    "stopped": None, "audit": None,
+}  # fmt: skip
 ONCE, AS_BEFORE = {CONTEXT: 7.5}, dict.fromkeys(ALONE, 7.5)
 
 
