@@ -37,11 +37,11 @@ def content(run: Run) -> Content:
     """All that the report says of a recall run; the same samples give the same content."""
     meta = run.meta
     models = model_order(meta)
-    smoke = meta["configuration"]["profile"] == "smoke"
+    smoke = run.config.profile == "smoke"
     counted = frames.answers(run)
     accuracy = frames.cells(counted, models)
     difference = frames.differences(counted, models, smoke=smoke)
-    length = frames.training_length(meta)
+    length = run.config.context[0]
     limit = frames.limits(accuracy, length, planned(run, "task"))
     recall = Recall(
         meta, models, planned(run, "task"), accuracy, frames.states(run),
