@@ -72,8 +72,8 @@ def write(
     about = {
         "suite": config.suite, "configuration": config.to_json(), "plan": plan.to_json(),
         "models": {}, "provenance": PROVENANCE, "ceilings": CEILINGS, "audit": None, "data": None,
-        "primary": [list(row) for row in plan.primary], "stopped": None, "warnings": [], "resumed": [],
-        "block_s": {str(block): 60.0 for block in range(blocks)}, **TIMES, **meta,
+        "primary": [list(row) for row in plan.primary], "stopped": None, "warnings": [],
+        "resumed": [], "block_s": {str(block): 60.0 for block in range(blocks)}, **TIMES, **meta,
     }  # fmt: skip
     with RunWriter.create(path, about) as writer:
         writer.append(*_cells(config, plan, law, change))
