@@ -205,12 +205,10 @@ def stored_configuration(path: Path, meta: Mapping[str, Any]) -> RunConfig:
 
 
 def open_run(path: Path) -> Run:
-    """Open a run to report on it: :func:`retbench.store.open_run`, its configuration checked."""
+    """Open a run to report on it; see :func:`retbench.store.open_run`."""
     from retbench import store
 
-    run = store.open_run(path)
-    stored_configuration(path, run.meta)
-    return run
+    return store.open_run(path)
 
 
 def _continued(

@@ -200,12 +200,8 @@ class Settings:
             asked: by field.
             but: fields that may differ.
         """
-        stored = self.to_json()
-        return [
-            f"{self.flag(name)} was {stored[name]!r}, not {_plain(wanted)!r}"
-            for name, wanted in asked.items()
-            if name not in but and stored[name] != _plain(wanted)
-        ]
+        judged = {name: wanted for name, wanted in asked.items() if name not in but}
+        return contradictions(self.to_json(), judged, self.flag)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
@@ -241,6 +237,23 @@ class _Known(dict[str, Any]):
         default = self._settings[name].default
         self[name] = default(self) if callable(default) else default
         return self[name]
+
+
+def contradictions(
+    stored: Mapping[str, Any], asked: Mapping[str, Any], flag: Callable[[str], str] = str
+) -> list[str]:
+    """Which of the values asked for differ from stored ones, one phrase each.
+
+    Args:
+        stored: as :meth:`Settings.to_json` gives them.
+        asked: by field.
+        flag: what a field is called where users write it.
+    """
+    return [
+        f"{flag(name)} was {stored.get(name)!r}, not {_plain(wanted)!r}"
+        for name, wanted in asked.items()
+        if stored.get(name) != _plain(wanted)
+    ]
 
 
 def _plain(given: Any) -> Any:

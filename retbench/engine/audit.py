@@ -183,7 +183,7 @@ def _record(config: RunConfig, run: Run, slowdown: float) -> dict[str, Any]:
         "false": int(equal["verdict"].isin(("faster", "slower")).sum()),
         "blocks": int(timed["n"].max()),
         "suite": config.suite,
-        "contender": run.meta["plan"]["contenders"][0]["family"],
+        "contender": run.plan.contenders[0].family,
         "preset": config.preset,
         "device": config.device,
         "dtype": config.dtype,

@@ -2,11 +2,10 @@
 
 The subject is the first model of the run; each other model is a baseline. A ratio is subject over
 baseline: below 1 the subject is faster, or needs less memory. A block's ratio of times is a robust
-centre over the rounds in which both took turns (M7); where both were measured alone, and in runs of
-schema version 1, whose contenders took none, that of the processes' medians. One in turns over one
-alone is no ratio. What blocks say together is :mod:`retbench.stats.comparison`'s to judge (M11).
-Memory is nearly deterministic (M14): its interval is the range over blocks, its verdict takes the
-margin alone and no statistics.
+centre over the rounds in which both took turns (M7); where both were measured alone, that of the
+processes' medians. One in turns over one alone is no ratio. What blocks say together is
+:mod:`retbench.stats.comparison`'s to judge (M11). Memory is nearly deterministic (M14): its
+interval is the range over blocks, its verdict takes the margin alone and no statistics.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import pandas as pd
 
 from retbench import metrics
 from retbench.config.plan import Point
+from retbench.config.run import TimedConfig
 from retbench.report import units
 from retbench.report.axes import on_sweep
 from retbench.report.frames import Floats, Row, column, groups, records
@@ -30,7 +30,6 @@ from retbench.stats.crossover import Crossover, crossover
 
 # A run has those of its suite; the others do not show.
 TIMES, MEMORY = metrics.compared("time"), metrics.compared("memory")
-MARGIN = 0.01  # of runs that name none
 WIDEST = 1.5  # factor from low to high beyond which a crossover's interval says too little
 ALONE = "alone"  # the flag of a cell that was not measured in turns
 NO_CLAIM = "no claim"
@@ -61,18 +60,12 @@ _CELL = ["block", "model", "point"]
 
 def margin(meta: Mapping[str, Any]) -> float:
     """The relative difference that matters, as the run was asked."""
-    return float(meta["configuration"].get("margin", MARGIN))
+    return float(meta["configuration"].get("margin", TimedConfig.margin))
 
 
 def floors(meta: Mapping[str, Any]) -> dict[str, float]:
-    """The machine's noise floors by metric of times, log ratios; empty where none is known.
-
-    An audit has one of each metric, the calibration of an older run one for all.
-    """
-    if audit := meta.get("audit"):
-        return {str(metric): float(floor) for metric, floor in audit["floor"].items()}
-    calibration = meta.get("calibration")
-    return dict.fromkeys(TIMES, float(calibration["floor"])) if calibration else {}
+    """The machine's noise floors by metric of times, log ratios; empty where none is known."""
+    return {} if meta["audit"] is None else dict(meta["audit"]["floor"])
 
 
 def threshold(meta: Mapping[str, Any], metric: str) -> float:
@@ -82,7 +75,7 @@ def threshold(meta: Mapping[str, Any], metric: str) -> float:
 
 def alpha(meta: Mapping[str, Any]) -> float:
     """Share of a run's intervals that may miss the truth, by how often it was looked at."""
-    return float((meta.get("stopped") or {}).get("alpha", comparison.ALPHA))
+    return float((meta["stopped"] or {}).get("alpha", comparison.ALPHA))
 
 
 def pairs(
@@ -107,9 +100,7 @@ def pairs(
     place = ["metric", "seq_len", "batch_size", "point", "block"]
     compared = processes[processes["metric"].isin((*TIMES, *MEMORY))]
     values = compared.pivot_table(index=place, columns="model", values="value", observed=True)
-    in_turns = meta["schema_version"] > 1
-    alone = _alone(frame) if in_turns else set()
-    rounds = _rounds(kept) if in_turns else pd.DataFrame()
+    alone, rounds = _alone(frame), _rounds(kept)
     rows = []
     for baseline in models[1:]:
         if not {models[0], baseline} <= set(values.columns):
@@ -120,7 +111,7 @@ def pairs(
             both.index, both.to_numpy(dtype=float), strict=True
         ):
             apart = tuple(m for m in (models[0], baseline) if (block, m, point) in alone)
-            if metric in MEMORY or not in_turns or len(apart) == 2:
+            if metric in MEMORY or len(apart) == 2:
                 ratio = pair[0] / pair[1] if pair[1] else _NAN
             else:
                 ratio = _NAN if apart else centres.get((metric, point, block), _NAN)
@@ -183,7 +174,7 @@ def ratios(
     value_of = {(row["metric"], row["model"], row["point"]): row["value"] for row in records(cells)}
     ended = {(row["model"], row["point"]): row["status"] for row in records(statuses)}
     points = statuses[["batch_size", "seq_len", "point"]].drop_duplicates()
-    primary = {(metric, point) for metric, point in meta.get("primary", ())}
+    primary = {(metric, point) for metric, point in meta["primary"]}
     measured = set(cells["metric"])
     table: list[Row] = []
     in_blocks: list[Floats] = []
@@ -335,7 +326,7 @@ def _judge(
     The rows of the primary family hold together; however many of them were measured, it is as large
     as was planned.
     """
-    family = baselines * sum(metric in TIMES for metric, _ in meta.get("primary", ()))
+    family = baselines * sum(metric in TIMES for metric, _ in meta["primary"])
     for metric in TIMES:
         places = [i for i, row in enumerate(table) if row["metric"] == metric and row["n"]]
         found = comparison.judge(
@@ -354,7 +345,7 @@ def _judge(
 
 def _minutes(n_needed: int | None, n: int, meta: Mapping[str, Any]) -> float:
     """Minutes that the blocks beyond ``n`` would take, by the mean of those measured."""
-    taken = list(meta.get("block_s", {}).values())
+    taken = list(meta["block_s"].values())
     if n_needed is None or not taken:
         return _NAN
     return (n_needed - n) * float(np.mean(taken)) / 60

@@ -54,7 +54,7 @@ def with_derived(
 def _known(point: Point, meta: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of a cell besides its metrics, see :attr:`retbench.metrics.Metric.needs`."""
     processes = 1 if is_unshared(point) else processes_of(meta)
-    ceilings = meta.get("ceilings")
+    ceilings = meta["ceilings"]
     rate = ceiling.matmul_rate(
         ceilings, str(point.setting("dtype", meta["configuration"]["dtype"]))
     )

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from retbench.config.plan import Point
+from retbench.config.run import RunConfig
 from retbench.report.frames import Floats, Row, records
 from retbench.stats import intervals
 
@@ -29,7 +30,7 @@ APART = {"part", "processes"}
 
 def processes_of(meta: Mapping[str, Any]) -> int:
     """How many processes shared the steps of a run."""
-    return int(meta["configuration"].get("world_size", 1))
+    return int(meta["configuration"].get("world_size", RunConfig.world_size))
 
 
 def is_unshared(point: Point) -> bool:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 
 from retbench.report.compare import TIMES
-from retbench.report.frames import Floats, column, groups
+from retbench.report.frames import Floats, column, groups, records
 
 NOISY = 0.10  # largest relative gap between the processes of a cell
 DRIFT = 0.05  # least relative change from the first block to the last
 DRIFT_BLOCKS = 5  # fewer put themselves in order by chance too often
 DRIFT_DEVIATIONS = 2.4  # of the trend's sign count: all of 5 blocks in order, or 36 pairs of 45
+MEMORY_SPREAD = 0.01  # over processes (M14)
 OUTLIER_REACH = 3.0  # interquartile ranges beyond a quartile
 OUTLIER_SAMPLES = 20  # of a process; quartiles of fewer say little
 
@@ -95,3 +98,37 @@ def count_outliers(samples: Floats) -> int:
     lower, upper = np.percentile(samples, [25, 75])
     reach = OUTLIER_REACH * (upper - lower)
     return int(np.count_nonzero((samples < lower - reach) | (samples > upper + reach)))
+
+
+def varying_memory(cells: pd.DataFrame) -> Iterator[str]:
+    """Memory figures that differ between the processes (M14)."""
+    ranges = cells[(cells["method"] == "range") & (cells["spread"] > MEMORY_SPREAD)]
+    if len(ranges):
+        worst = max(records(ranges), key=lambda row: float(row["spread"]))
+        yield (
+            f"{len(ranges)} memory figures vary by more than {MEMORY_SPREAD:.0%} over processes; "
+            f"the worst, {worst['metric']} of {worst['model']} at {worst['point']}, by "
+            f"{worst['spread']:.1%}"
+        )
+
+
+def flagged(statuses: pd.DataFrame) -> Iterator[str]:
+    """How many cells carry each flag, and what it means."""
+    cells: Counter[str] = Counter()
+    outliers: list[int] = []
+    for cell in statuses["flags"]:
+        for flag in filter(None, cell.split(", ")):
+            name, _, count = flag.partition("=")
+            if name == "outliers":
+                outliers.append(int(count))
+            else:
+                cells[name.partition(" x")[0]] += 1
+    for flag, count in sorted(cells.items()):
+        meaning = f": {MEANING[flag]}" if flag in MEANING else ""
+        yield f"{count} of {len(statuses)} cells are flagged {flag}{meaning}"
+    if outliers:
+        yield (
+            f"{sum(outliers)} samples of {len(outliers)} cells are outliers, beyond "
+            f"{OUTLIER_REACH:g} interquartile ranges of their process's quartiles; they are "
+            "kept and counted"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -16,6 +17,13 @@ Row = dict[str, Any]
 def records(table: pd.DataFrame) -> list[Row]:
     """The rows as dictionaries."""
     return cast(list[Row], table.to_dict("records"))
+
+
+def plain(row: Row, *names: str) -> Row:
+    """Named values of a row as JSON has them: None where there is no number."""
+    values = {name: row[name] for name in names}
+    nothing = (None, math.inf, -math.inf)
+    return {name: None if v in nothing or pd.isna(v) else v for name, v in values.items()}
 
 
 def groups(table: pd.DataFrame, keys: list[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:

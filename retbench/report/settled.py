@@ -12,9 +12,7 @@ from retbench.report.frames import column, records
 from retbench.report.summary import reduced
 
 if TYPE_CHECKING:
-    from retbench.store import Run
-
-PRECISION = 0.02  # of runs that name none
+    from retbench.store import Run, RunMeta
 
 
 def still_open(run: Run, alpha: float) -> list[str]:
@@ -27,11 +25,11 @@ def still_open(run: Run, alpha: float) -> list[str]:
         run: the run so far.
         alpha: of the intervals of this look (see :func:`retbench.stats.comparison.level`).
     """
-    meta = {**run.meta, "stopped": {"alpha": alpha}}
+    meta: RunMeta = {**run.meta, "stopped": {"alpha": alpha}}
     found = reduced(run)
     table = compare.ratios(found.pairs, found.cells, found.statuses, found.models, meta)
     timed = table[table["metric"].isin(compare.TIMES) & (table["n"] > 0)]
-    precision = math.log1p(meta["configuration"].get("precision", PRECISION))
+    precision = math.log1p(run.config.precision)
     narrow = np.log(column(timed, "high") / column(timed, "low")) / 2 <= precision
     rows = timed[(timed["verdict"] == "inconclusive") & ~narrow]
     return [

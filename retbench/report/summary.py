@@ -23,7 +23,7 @@ import pandas as pd
 
 from retbench.config.plan import Point
 from retbench.metrics import METRICS, Metric
-from retbench.report import compare, derive, efficiency, fairness
+from retbench.report import compare, derive, efficiency, warnings
 from retbench.report import flags as flagging
 from retbench.report.frames import Floats, column, groups
 from retbench.stats import intervals
@@ -160,7 +160,7 @@ def summarise(run: Run) -> Summary:
         crossovers=compare.crossovers(found.pairs, run.points, models, meta),
         batches=compare.largest_batches(statuses, run.points, models),
         efficiencies=efficiency.efficiencies(processes, statuses, run.points, models, meta),
-        warnings=fairness.warnings(meta, run.points, models, modes, cells, statuses, ratios),
+        warnings=warnings.of_times(meta, run.points, models, modes, cells, statuses, ratios),
         processes=processes,
         pairs=found.pairs,
     )

@@ -1,14 +1,13 @@
 """The run directory: written cell by cell, read and checked as a whole."""
 
+from retbench.store.meta import RUN_FILE, RunMeta, read_meta
 from retbench.store.run_directory import (
-    RUN_FILE,
     SAMPLES_FILE,
     Known,
     Run,
     RunWriter,
     continue_command,
     open_run,
-    read_meta,
 )
 
 __all__ = [
@@ -16,6 +15,7 @@ __all__ = [
     "SAMPLES_FILE",
     "Known",
     "Run",
+    "RunMeta",
     "RunWriter",
     "continue_command",
     "open_run",

@@ -43,7 +43,7 @@ class Part:
     def __init__(self, config: RunConfig, out: Path, block: int) -> None:
         self.path = out / FOLDER / f"block-{block}"
         self.block = block
-        self.meta: dict[str, Any] | None = None
+        self.meta: store.RunMeta | None = None
         self.batches: dict[Key, list[Sample]] = {}
         self._config = config
         self._read_bytes = -1
@@ -140,7 +140,7 @@ def _adopt(writer: store.RunWriter, part: Part) -> None:
     if not records and not writer.statuses:
         changes["provenance"] = provenance | {"command": meta["provenance"]["command"]}
         changes["audit"] = meta["audit"] or part.meta["audit"]
-        meta = meta | changes
+        meta = cast(store.RunMeta, {**meta, **changes})
     records[part.block] = {
         "block": part.block,
         "finished": part.finished,
@@ -158,7 +158,7 @@ def _adopt(writer: store.RunWriter, part: Part) -> None:
     writer.update(**changes, warnings=list(dict.fromkeys(warnings)))
 
 
-def _differences(meta: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+def _differences(meta: store.RunMeta, theirs: store.RunMeta) -> list[str]:
     """One warning for each model that is not the same in the run and in a part of it."""
     return [
         f"{label} was not the same model in every process"

@@ -20,35 +20,25 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from retbench.config.plan import Plan, Point
+from retbench.config.run import RunConfig
+from retbench.config.settings import contradictions
 from retbench.errors import UserError
 from retbench.metrics import COLUMNS, SCHEMA_VERSION, Sample, sample_key
 from retbench.store import journal
 from retbench.store.files import CommitLog, cannot_write, replace_file
 from retbench.store.journal import Columns, Journal, Key
+from retbench.store.meta import RUN_FILE, RunMeta, State, read_meta
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RUN_FILE = "run.json"
 SAMPLES_FILE = "samples.jsonl"
 CUT_FILE = "samples.jsonl.cut"
 _TEMPORARY = "run.json.tmp"
-_STATES = ("running", "interrupted", "finished")
-_REQUIRED: dict[str, tuple[type, ...]] = {
-    "suite": (str,), "state": (str,), "configuration": (dict,), "plan": (dict,), "models": (dict,),
-    "provenance": (dict,), "samples": (dict, NoneType),
-}  # fmt: skip
-_OPTIONAL: dict[str, tuple[type, ...]] = {
-    "ceilings": (dict, NoneType), "calibration": (dict, NoneType), "audit": (dict, NoneType),
-    "primary": (list,), "block_s": (dict,), "stopped": (dict, NoneType), "warnings": (list,),
-    "data": (dict, NoneType),
-    "elapsed_s": (int, float), "resumed": (list,), "parts": (list,), "jobs": (dict,),
-}  # fmt: skip
-
 # A run's folder, or a plugin's, may be moved or named otherwise when it is resumed.
 _FREE_KEYS = {"out", "plugins"}
 
@@ -66,9 +56,19 @@ class Run:
     """
 
     path: Path
-    meta: dict[str, Any]
+    meta: RunMeta
     columns: Columns
     endings: dict[Key, dict[str, Any]]
+
+    @cached_property
+    def config(self) -> Any:
+        """What was asked for, as attributes; what the suite has no setting for as all suites do."""
+        absent = ("preset", "mode", "minutes", "parallel", "world_size")
+        stored = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in self.meta["configuration"].items()
+        }
+        return SimpleNamespace(**({name: getattr(RunConfig, name) for name in absent} | stored))
 
     @cached_property
     def plan(self) -> Plan:
@@ -128,59 +128,6 @@ def _frame(columns: Columns) -> pd.DataFrame:
     return frame.astype(whole | {"trial": "Int64", "value": "float64"})
 
 
-def read_meta(path: str | Path) -> dict[str, Any]:
-    """The content of a run's ``run.json``, without a look at its samples.
-
-    Raises:
-        UserError: there is none, it is damaged or foreign, or of a newer schema.
-    """
-    file = Path(path) / RUN_FILE
-    try:
-        meta = json.loads(file.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        problem = "does not exist"
-        if Path(path).exists():
-            problem = "holds no run.json" if Path(path).is_dir() else "is a file"
-        raise UserError(f"{path} {problem}", "name the folder of a run") from None
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from error
-    except ValueError as error:
-        line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
-        raise UserError(f"{file}:{line}: damaged, not JSON", "restore it from a copy") from None
-    _check_meta(file, meta)
-    return dict(meta)
-
-
-def _check_meta(file: Path, meta: object) -> None:
-    version = meta.get("schema_version") if isinstance(meta, dict) else None
-    if not isinstance(meta, dict) or type(version) is not int:
-        raise UserError(f"{file}:1: not written by Retbench: it has no schema_version")
-    if version > SCHEMA_VERSION:
-        raise UserError(
-            f"{file}: schema version {version} is newer than this Retbench reads "
-            f"({SCHEMA_VERSION})",
-            "update Retbench",
-        )
-    if problem := _problem_of_meta(meta):
-        raise UserError(f"{file}:1: damaged, {problem}", "restore it from a copy")
-
-
-def _problem_of_meta(meta: dict[str, Any]) -> str | None:
-    """What keeps ``meta`` from being a run's, in a few words; None if nothing does."""
-    for key, types in (_REQUIRED | _OPTIONAL).items():
-        if key not in meta:
-            if key in _REQUIRED:
-                return f"it lacks {key!r}"
-        elif not isinstance(meta[key], types):
-            return f"{key!r} holds {meta[key]!r:.60}"
-    if meta["state"] not in _STATES:
-        return f"'state' holds {meta['state']!r:.60}"
-    samples = meta["samples"]
-    if samples is not None and not {"lines", "sha256"} <= samples.keys():
-        return "'samples' lacks 'lines' or 'sha256'"
-    return None
-
-
 def open_run(path: str | Path) -> Run:
     """Open a run directory for reading.
 
@@ -208,7 +155,7 @@ def continue_command(path: str | Path) -> str:
     return f"python -m retbench run --resume --out {shlex.quote(str(path))}"
 
 
-def _check_samples(path: Path, meta: dict[str, Any], content: Journal) -> None:
+def _check_samples(path: Path, meta: RunMeta, content: Journal) -> None:
     """Compare the file with what ``run.json`` recorded when the run ended."""
     recorded, file = meta["samples"], path / SAMPLES_FILE
     if recorded is None:
@@ -239,7 +186,7 @@ class RunWriter:
         last_process: the highest process number in the samples; -1 where there is none.
     """
 
-    def __init__(self, path: Path, log: CommitLog, meta: dict[str, Any]) -> None:
+    def __init__(self, path: Path, log: CommitLog, meta: RunMeta) -> None:
         self.path = path
         self.meta = meta
         self.statuses: dict[Key, dict[str, Any]] = {}
@@ -283,7 +230,7 @@ class RunWriter:
         try:
             _require_vacant(path)  # again, now that nobody else can write here
             begun = {"schema_version": SCHEMA_VERSION, "started": _now(), "finished": None}
-            writer = cls(path, log, begun | meta)
+            writer = cls(path, log, cast(RunMeta, begun | meta))
             writer.update(state="running", samples=None, elapsed_s=0.0)
         except BaseException:
             log.close()
@@ -300,11 +247,9 @@ class RunWriter:
             together: cells of a point that were measured in turns, and are kept all or none.
 
         Raises:
-            UserError: no run there, one of an older schema, another configuration, another
-                writer, or damaged samples.
+            UserError: no run there, another configuration, another writer, or damaged samples.
         """
         path = Path(path)
-        _require_current(path, read_meta(path))
         _require_same(path, read_meta(path)["configuration"], configuration)
         log = CommitLog(path / SAMPLES_FILE)
         try:
@@ -360,16 +305,16 @@ class RunWriter:
         Raises:
             UserError: the disk is full or gone; the old ``run.json`` stays.
         """
-        merged = self.meta | meta
+        merged = cast(RunMeta, {**self.meta, **meta})
         data = (json.dumps(merged, indent=2, allow_nan=False) + "\n").encode()
         replace_file(self.path / RUN_FILE, self.path / _TEMPORARY, data)
         self.meta = merged
 
     def warn(self, text: str) -> None:
         """Add a line to the warnings of ``run.json``, once."""
-        self.update(warnings=list(dict.fromkeys([*self.meta.get("warnings", []), text])))
+        self.update(warnings=list(dict.fromkeys([*self.meta["warnings"], text])))
 
-    def finish(self, state: Literal["finished", "interrupted"]) -> None:
+    def finish(self, state: State) -> None:
         """Record how the run ended, and the digest of its samples.
 
         ``elapsed_s`` adds up over resumes; a session that was killed is not counted.
@@ -408,24 +353,10 @@ def _require_vacant(path: Path) -> None:
         raise UserError(f"{path} is not empty", "name another --out")
 
 
-def _require_current(path: Path, meta: dict[str, Any]) -> None:
-    if meta["schema_version"] != SCHEMA_VERSION:
-        raise UserError(
-            f"{path} was begun by an older version (schema {meta['schema_version']}, this one "
-            f"writes {SCHEMA_VERSION}): it can be read, not continued",
-            "begin a new run with another --out",
-        )
-
-
 def _require_same(path: Path, recorded: dict[str, Any], given: dict[str, Any]) -> None:
-    plain = json.loads(json.dumps(given))  # tuples become lists, as they did when it was recorded
-    keys = sorted((recorded.keys() | plain.keys()) - _FREE_KEYS)
-    differing = [key for key in keys if recorded.get(key) != plain.get(key)]
-    if differing:
-        details = ", ".join(
-            f"{key} was {recorded.get(key)!r}, now {plain.get(key)!r}" for key in differing
-        )
+    asked = {key: value for key, value in given.items() if key not in _FREE_KEYS}
+    if differing := contradictions(recorded, asked):
         raise UserError(
-            f"{path} was begun with another configuration: {details}",
+            f"{path} was begun with another configuration: {', '.join(differing)}",
             "continue it unchanged, or name another --out",
         )

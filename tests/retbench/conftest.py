@@ -14,17 +14,30 @@ from typing import Any
 import pytest
 
 from retbench.config.plan import Contender, Plan, Point
+from retbench.config.run import RunConfig
 from retbench.suites.base import Suite
 from retbench.suites.session import Rows
 
 HERE = Path(__file__).parent
 
+CONFIG = RunConfig(
+    "inference", "cpu", "float32", "quick", seed=0, threads=1, timeout_s=60.0, models=("retnet",),
+    preset="tiny", context=(16, 32), batch=(1,), batch_context=16, new_tokens=4, minutes=1.0,
+)  # fmt: skip
 META: dict[str, Any] = {
     "suite": "inference",
-    "configuration": {"preset": "tiny", "seed": 0, "context": [16, 32]},
+    "configuration": CONFIG.to_json(),
     "plan": Plan("inference", (Contender("retnet", "retnet"),), (Point(16, 1),), 3, 0).to_json(),
     "models": {},
     "provenance": {},
+    "data": None,
+    "resumed": [],
+    "ceilings": None,
+    "audit": None,
+    "primary": [],
+    "block_s": {},
+    "stopped": None,
+    "warnings": [],
 }
 
 

@@ -45,7 +45,7 @@ _NAN = float("nan")
 
 def presets(run: Run) -> tuple[str, ...]:
     """The presets that were trained, in the order of the plan."""
-    return planned(run, "preset") or (str(run.meta["configuration"]["preset"]),)
+    return planned(run, "preset") or (run.config.preset,)
 
 
 def tests(run: Run) -> dict[Place, Tested]:
@@ -112,7 +112,7 @@ def ratios(
     Returns:
         The ratio paired by seed and document, with its verdict.
     """
-    window = int(run.meta["configuration"]["context"][0])
+    window = run.config.context[0]
     rows: list[Row] = []
     judged: list[tuple[int, Floats, Floats]] = []
     for preset, (subject, baseline) in itertools.product(presets(run), pairs):
@@ -185,7 +185,7 @@ def curves(run: Run) -> pd.DataFrame:
     keys = ["model", "block", "trial"]
     wide = rows.pivot_table(index=keys, columns="metric", values="value").reset_index()
     wide = wide.reindex(columns=[*keys, "train_loss", "dev_loss", "train_s"])
-    per_step = run.meta["configuration"]["context"][0] * run.meta["configuration"]["batch"][0]
+    per_step = run.config.context[0] * run.config.batch[0]
     table = scalars(run, tuple(dict.fromkeys(wide["model"]))).set_index("model")
     flops = (table["train_flops"] / table["train_tokens"]).to_dict()
     tokens = wide["trial"].astype("float64") * per_step

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from retbench.report import units
+from retbench.report import units, warnings
 from retbench.report.content import Content, definitions, title_of
 from retbench.report.frames import records
-from retbench.report.quality import doubts
 from retbench.report.quality import loss_frames as frames
 from retbench.report.quality import perplexity_figures as figures
 from retbench.report.quality import perplexity_tables as tables
@@ -56,7 +55,7 @@ def content(run: Run) -> Content:
         unsettled=still_open(found.ratios),
         tables=tables_,
         figures=partial(figures.figures, found, run),
-        warnings=(*doubts.shared(run, models), *doubts.failures(found.endings)),
+        warnings=warnings.of_trainings(run, models, found.tuning, found.endings),
         definitions=definitions(tables_),
     )
 

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from retbench.report import theme, units
+from retbench.report import theme, units, warnings
 from retbench.report.figure import DECIDED, FAILURES, Axis, Curve, Figure, Panel, tuples
 from retbench.report.frames import column, groups, records
-from retbench.report.quality import doubts
-from retbench.report.quality.loss_frames import tests
+from retbench.report.quality import loss_frames
 from retbench.report.quality.perplexity_tables import Perplexity
 from retbench.report.quality.scaling_figures import CROSSED, MARGIN, PAIRED
 from retbench.report.quality.trained import EDGES, Tested, ending, final_point, seed_ratios
@@ -34,8 +33,8 @@ Tests = Mapping[tuple[object, ...], Tested]
 
 def figures(found: Perplexity, run: Run) -> Iterator[Figure]:
     """Each figure that there is data for."""
-    caveat = doubts.caveat(run)
-    tested = {tuple(place): test for (_, *place), test in tests(run).items()}
+    caveat = warnings.caveat(run, found.tuning)
+    tested = {tuple(place): test for (_, *place), test in loss_frames.tests(run).items()}
     made = []
     if found.curves["dev_loss"].notna().any():
         made.append(loss_curves(found))

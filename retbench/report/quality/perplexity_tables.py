@@ -32,7 +32,7 @@ _CARRIED_ONCE = (
 
 @dataclass(frozen=True)
 class Perplexity:
-    """What tables and figures are made from; see ``perplexity_frames`` for the frames.
+    """What tables and figures are made from; see ``loss_frames`` for the frames.
 
     Attributes:
         meta: ``run.json``.

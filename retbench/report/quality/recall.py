@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from retbench.report import stamp, units
+from retbench.report import stamp, units, warnings
 from retbench.report.content import Content, definitions, title_of
 from retbench.report.frames import Row, groups, records
-from retbench.report.quality import doubts
 from retbench.report.quality import recall_figures as figures
 from retbench.report.quality import recall_frames as frames
 from retbench.report.quality import recall_tables as tables
 from retbench.report.quality.columns import still_open
+from retbench.report.quality.loss_frames import tuning
 from retbench.report.quality.recall_figures import Recall
 from retbench.report.quality.recall_tables import place_of
-from retbench.report.quality.trained import ending, endings, planned
+from retbench.report.quality.trained import endings, planned
 from retbench.report.summary import model_order
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ def content(run: Run) -> Content:
     """All that the report says of a recall run; the same samples give the same content."""
     meta = run.meta
     models = model_order(meta)
-    smoke = meta["configuration"]["profile"] == "smoke"
+    smoke = run.config.profile == "smoke"
     counted = frames.answers(run)
     accuracy = frames.cells(counted, models)
     difference = frames.differences(counted, models, smoke=smoke)
-    length = frames.training_length(meta)
+    length = run.config.context[0]
     limit = frames.limits(accuracy, length, planned(run, "task"))
     recall = Recall(
         meta, models, planned(run, "task"), accuracy, frames.states(run),
@@ -62,10 +62,7 @@ def content(run: Run) -> Content:
 
 
 def _warnings(run: Run, recall: Recall) -> Iterator[str]:
-    yield from doubts.shared(run, recall.models)
-    for row in records(recall.endings[recall.endings["status"] != "ok"]):
-        cause = f": {row['cause']}" if isinstance(row["cause"], str) else ""
-        yield f"{row['task']}: {row['model']} {ending(row)}{cause}"
+    yield from warnings.of_trainings(run, recall.models, tuning(run), recall.endings)
     at_length = recall.accuracy[recall.accuracy["seq_len"] == recall.length]
     for (task, model), group in groups(at_length, ["task", "model"]):
         if task in recall.chance and _gain(task, group, recall.chance) < LEARNED:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from retbench.report import units
+from retbench.report import units, warnings
 from retbench.report.figure import FAILURES, Axis, Curve, Figure, Panel, tuples
 from retbench.report.frames import groups, records
-from retbench.report.quality import doubts
+from retbench.report.quality.loss_frames import tuning
 from retbench.report.quality.recall_frames import PLACE, answers, guess, load_name
 from retbench.report.quality.trained import ending, final_point
 
@@ -53,7 +53,7 @@ def figures(recall: Recall, run: Run) -> Iterator[Figure]:
     """Each figure that there is data for."""
     if recall.accuracy.empty:
         return
-    caveat = doubts.caveat(run)
+    caveat = warnings.caveat(run, tuning(run))
     by_seed = {
         key: tuple(own["correct"] / own["answers"])
         for key, own in groups(answers(run), [*PLACE, "model"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -39,14 +39,9 @@ def load_name(task: str) -> str:
     return TASKS[task].load_name if task in TASKS else "load"
 
 
-def training_length(meta: Mapping[str, Any]) -> int:
-    """The sequence length of the trainings, in tokens."""
-    return int(meta["configuration"]["context"][0])
-
-
 def chance(run: Run) -> dict[str, float]:
     """The accuracy of guessing among all answers, of the tasks whose description names it."""
-    described = (run.meta.get("data") or {}).get("tasks", {})
+    described = (run.meta["data"] or {}).get("tasks", {})
     return {
         task: float(described[task]["chance"])
         for task in planned(run, "task")
@@ -81,7 +76,7 @@ def answers(run: Run) -> pd.DataFrame:
         if metric not in wide:
             wide[metric] = np.nan
     wide = wide.dropna(subset=["accuracy", "answers"]).reset_index()
-    sequences = (run.meta.get("data") or {}).get("sequences", np.inf)
+    sequences = (run.meta["data"] or {}).get("sequences", np.inf)
     wide["answers"] = wide["answers"].clip(upper=sequences)
     wide["correct"] = wide["accuracy"] * wide["answers"]
     return wide[[*keys, "correct", "answers"]].astype({"load": "int64"})

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from retbench.report import warnings
 from retbench.report.content import Content, definitions, title_of
 from retbench.report.frames import records
-from retbench.report.quality import doubts, loss_frames
+from retbench.report.quality import loss_frames
 from retbench.report.quality import scaling_figures as figures
 from retbench.report.quality import scaling_frames as frames
 from retbench.report.quality import scaling_tables as tables
 from retbench.report.quality.columns import compared, still_open
 from retbench.report.quality.scaling_figures import Scaling, conditions
 from retbench.report.quality.scaling_frames import ALONG
-from retbench.report.quality.trained import ending, endings, planned
+from retbench.report.quality.trained import endings, planned
 from retbench.report.summary import model_order
 
 if TYPE_CHECKING:
@@ -54,16 +55,9 @@ def content(run: Run) -> Content:
         unsettled=still_open(scaling.ratios),
         tables=tables_,
         figures=partial(figures.figures, scaling, run),
-        warnings=tuple(_warnings(run, scaling)),
+        warnings=warnings.of_trainings(run, models, loss_frames.tuning(run), scaling.endings),
         definitions=definitions(tables_),
     )
-
-
-def _warnings(run: Run, scaling: Scaling) -> Iterator[str]:
-    yield from doubts.shared(run, scaling.models)
-    for row in records(scaling.endings[scaling.endings["status"] != "ok"]):
-        cause = f": {row['cause']}" if isinstance(row["cause"], str) else ""
-        yield f"preset {row['preset']}: {row['model']} {ending(row)}{cause}"
 
 
 def _findings(scaling: Scaling, crossings: pd.DataFrame) -> Iterator[str]:

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import EngFormatter
 
-from retbench.report import stamp, theme, units
+from retbench.report import stamp, theme, units, warnings
 from retbench.report.figure import DECIDED, FAILURES, Axis, Curve, Figure, Panel, tuples
 from retbench.report.frames import records
-from retbench.report.quality import doubts, loss_frames
+from retbench.report.quality import loss_frames
 from retbench.report.quality.scaling_frames import ALONG, Along, Laws
 from retbench.report.quality.trained import EDGES, Tested, ending, final_point, seed_ratios
 
@@ -67,7 +67,7 @@ Tests = Mapping[tuple[str, str], Tested]
 
 def figures(scaling: Scaling, run: Run) -> Iterator[Figure]:
     """Each figure that there is data for."""
-    caveat = doubts.caveat(run)
+    caveat = warnings.caveat(run, loss_frames.tuning(run))
     found = loss_frames.tests(run).items()
     tested = {(preset, m): test for (preset, phase, _, m), test in found if phase == "test"}
     for along in ALONG:

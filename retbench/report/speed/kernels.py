@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from retbench.report import fairness, units
+from retbench.report import flags, units, warnings
 from retbench.report.content import Content, definitions, filled, title_of
 from retbench.report.frames import Row, groups, records
 from retbench.report.speed import kernels_figures as figures
@@ -50,9 +50,11 @@ def content(run: Run) -> Content:
 
 
 def _warnings(kernels: Kernels) -> Iterator[str]:
-    yield from fairness.claims(kernels.meta, kernels.ratios)
-    yield from fairness.varying_memory(kernels.cells)
-    yield from fairness.flagged(kernels.statuses)
+    yield from warnings.claims(kernels.meta, "process")
+    yield from warnings.audited(kernels.meta)
+    yield from warnings.few_blocks(kernels.ratios)
+    yield from flags.varying_memory(kernels.cells)
+    yield from flags.flagged(kernels.statuses)
     failed = kernels.statuses[kernels.statuses["status"] != "ok"]
     for (model, status, cause), group in groups(failed.fillna({"cause": ""}), _FAILURE):
         points = group["point"].tolist()
@@ -60,7 +62,7 @@ def _warnings(kernels: Kernels) -> Iterator[str]:
         where = f"all {planned} points" if len(points) == planned else f"{len(points)} points"
         first = f", the first {points[0]}" if len(points) < planned else ""
         yield f"{model} {status} at {where}{first}" + (f": {cause}" if cause else "")
-    yield from (str(warning) for warning in kernels.meta.get("warnings", []))
+    yield from warnings.recorded(kernels.meta)
 
 
 def _setting(kernels: Kernels) -> Column:

@@ -197,9 +197,9 @@ def test_a_run_records_the_audit_of_its_machine(
     command: Command, tmp_path: Path, finished: tuple[Path, Outcome]
 ) -> None:
     copy = Path(shutil.copytree(finished[0], tmp_path / "copy"))
-    meta = retbench.open_run(str(copy)).meta
-    config = api.stored_configuration(copy, meta)
-    audit.remember(AUDIT | {"key": audit._key(config, meta["provenance"]["machine_id"])})
+    run = retbench.open_run(str(copy))
+    key = audit._key(run.config, run.meta["provenance"]["machine_id"])
+    audit.remember(AUDIT | {"key": key})
     assert command("run", "--resume", "--out", copy, "--quiet").status == 0
     assert retbench.open_run(str(copy)).meta["audit"]["floor"] == {"tpot_s": 0.02}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -13,6 +12,9 @@ from retbench import api
 from retbench.config import plugins
 from retbench.engine.resolve import resolve
 from retbench.errors import UserError
+from retbench.store import RunWriter
+
+from ..conftest import META
 
 MIXER = """
 from dataclasses import dataclass
@@ -95,11 +97,7 @@ def begun(here: Path, plugin: str) -> Path:
         plugins=[plugin],
     )  # fmt: skip
     configuration = config.to_json() | {"plugins": plugins.published(config.plugins, run)}
-    run.mkdir()
-    (run / "run.json").write_text(json.dumps({
-        "schema_version": 1, "suite": "inference", "state": "interrupted", "plan": {},
-        "configuration": configuration, "models": {}, "provenance": {}, "samples": None,
-    }))  # fmt: skip
+    RunWriter.create(run, META | {"configuration": configuration}).close()
     return run
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from retbench import report, suites
-from retbench.config.plan import Plan
+from retbench.config.plan import Contender, Plan
 from retbench.config.run import RunConfig
 from retbench.engine import audit
 from retbench.engine.resolve import resolve
@@ -75,10 +75,9 @@ def test_what_is_found_between_equals_is_false_and_of_what_was_planted_is_not(
     ratios = pd.DataFrame(rows, columns=["metric", "baseline", "value", "verdict"])
     ratios = ratios.assign(point="context=64,batch=1", low=0.9, high=1.1, n=5)
     monkeypatch.setattr(report, "summarise", lambda run: SimpleNamespace(ratios=ratios))
-    plan = {"blocks": 5, "contenders": [{"family": "retnet"}]}
-    run: Any = SimpleNamespace(
-        meta={"provenance": {"machine_id": "one"}, "plan": plan, "ceilings": None}
-    )
+    plan = Plan("inference", (Contender("A", "retnet"),), (), 5, seed=0)
+    meta = {"provenance": {"machine_id": "one"}, "ceilings": None}
+    run: Any = SimpleNamespace(meta=meta, plan=plan)
     found = audit._record(config(), run, 0.05)
     assert (found["compared"], found["false"]) == (3, 1)
     assert (found["planted"], found["found"]) == (3, 1)  # one was found the wrong way round

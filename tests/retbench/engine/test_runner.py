@@ -328,10 +328,3 @@ def test_run_json_names_the_primary_comparisons_before_anything_is_measured(
     monkeypatch.setattr(runner._Session, "run", lambda _: None)
     run = drive.execute(tmp_path / "run", plan=plan)
     assert run.meta["primary"] == [["tpot_s", "context=64,batch=1"]]
-
-
-def test_a_run_of_an_older_schema_cannot_be_continued(drive: ModuleType, tmp_path: Path) -> None:
-    drive.execute(tmp_path / "run")
-    change_meta(tmp_path / "run", schema_version=1)
-    with pytest.raises(UserError, match=r"begun by an older version .*schema 1.*not continued"):
-        drive.execute(tmp_path / "run", resume=True)

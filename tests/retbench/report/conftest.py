@@ -9,17 +9,19 @@ context, transformer's 2 ms + 2 ms per 2,048 tokens (they cross at 2,048), and t
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from retbench.metrics import METRICS
-from retbench.store import Run, open_run
-from retbench.suites.base import swept
+from retbench.config.plan import Contender, Point
+from retbench.store import Run
+
+from .samples import Add, Ending, configuration, described, write
 
 MODELS = ("retnet", "transformer", "transformer-gqa")
 CONTEXTS = (512, 1024, 2048, 4096, 8192)
@@ -27,15 +29,12 @@ BATCHES = (1, 4, 16)
 BATCH_CONTEXT = 1024
 PARAMETERS = 10_000_000
 MIB = 2**20
-PRIMARY = [["tpot_s", "context=8192,batch=1"], ["ttft_s", "context=8192,batch=1"]]
 AUDIT = {
     "floor": {"tpot_s": 0.004, "mean_tpot_s": 0.004, "ttft_s": 0.008}, "slowdown": 0.05,
     "planted": 20, "found": 20, "compared": 20, "false": 0, "machine_id": "m", "preset": "10m",
     "device": "cpu", "dtype": "float32", "mode": "eager", "threads": 2, "rows": [],
     "time": "2025-01-01T00:00:00+00:00",
 }  # fmt: skip
-OLD = {"schema_version": 1, "audit": None, "primary": [], "calibration": {"floor": 0.02}}
-"""Keys of a run that was measured before contenders took turns."""
 
 
 def step_s(model: str, seq_len: int, batch: int) -> float:
@@ -50,116 +49,47 @@ def machine(block: int, point: tuple[int, int], metric: str, trial: int) -> floa
     return random.Random(f"{block} {point} {metric} {trial}").uniform(0.96, 1.04)
 
 
-def _meta(blocks: int, **changes: Any) -> dict[str, Any]:
-    sizes = [(c, 1) for c in CONTEXTS] + [(BATCH_CONTEXT, b) for b in BATCHES[1:]]
-    points = swept(sizes, lambda _, batch: batch == 1, BATCH_CONTEXT)
-    configuration = {
-        "suite": "inference", "models": list(MODELS), "preset": "10m", "context": list(CONTEXTS),
-        "batch": list(BATCHES), "batch_context": BATCH_CONTEXT, "new_tokens": 8, "device": "cpu",
-        "dtype": "float32", "mode": "eager", "profile": "quick", "seed": 0, "threads": 2,
-        "ffn": "gelu", "overrides": {}, "timeout_s": 300.0, "memory_limit_gib": None, "out": None,
-        "margin": 0.01, "precision": 0.02, "minutes": 5.0,
-    }  # fmt: skip
-    models = {
-        model: {
-            "family": model, "preset": "10m", "config": {"ffn": "gelu", "d_model": 256},
-            "parameters": PARAMETERS, "parameters_embedding": 12_000_000,
-            "weights_dtype": "float32", "state_dtype": "float32", "implementation": {},
-        }
-        for model in MODELS
-    }  # fmt: skip
-    configuration |= changes.pop("configuration", {})
-    for model, described in changes.pop("models", {}).items():
-        models[model] |= described
-    return {
-        "schema_version": 2, "suite": "inference", "state": "finished",
-        "configuration": configuration,
-        "plan": {
-            "suite": "inference",
-            "contenders": [{"label": m, "family": m, "options": {}} for m in MODELS],
-            "points": [point.to_json() for point in points],
-            "blocks": blocks, "seed": 0,
-        },
-        "models": models,
-        "provenance": {"processor": {"name": "Example CPU"}, "gpu": None,
-                       "commit": {"hash": "abc123", "dirty": False}},
-        "ceilings": {
-            "device": "cpu", "threads": 2,
-            "bandwidth": [{"working_set_bytes": 2**22, "read_bytes_per_s": 4e10,
-                           "copy_bytes_per_s": 3e10}],
-            "matmul_flop_per_s": {"float32": 2e11}, "elapsed_s": 2.0,
-        },
-        "audit": AUDIT, "primary": PRIMARY, "stopped": None,
-        "block_s": {str(block): 60.0 for block in range(blocks)}, "samples": None,
-        "started": "2025-01-01T00:00:00+00:00",
-        "finished": "2025-01-01T00:05:00+00:00", "elapsed_s": 300.0,
-    } | changes  # fmt: skip
-
-
-def _batch(
-    model: str, point: tuple[int, int], block: int, trials: int, steps: int, status: str,
-    flags: list[str], rng: random.Random, implementation: str, mode: str, memory: float,
-    generation: bool,
-) -> list[dict[str, Any]]:  # fmt: skip
-    seq_len, batch = point
-    process = block * len(MODELS) + MODELS.index(model)
-    common = {
-        "suite": "inference", "point": f"context={seq_len},batch={batch}", "model": model,
-        "preset": "10m", "mode": mode, "seq_len": seq_len, "batch_size": batch,
-        "dtype": "float32", "device": "cpu", "block": block, "process": process,
-    }  # fmt: skip
-    rows: list[dict[str, Any]] = []
-
-    def add(phase: str, metric: str, value: float | None, trial: int | None = None, **more: Any):
-        rows.append(common | {
-            "implementation": implementation, "phase": phase,
-            "metric": metric, "unit": METRICS[metric].unit, "trial": trial, "value": value,
-            "status": "ok", "cause": None, "flags": [],
-        } | more)  # fmt: skip
-
+def _cell(
+    add: Add, model: str, point: Point, block: int, trials: int, steps: int, rng: random.Random,
+    implementation: str, mode: str, memory: float, generation: bool, ok: bool,
+) -> None:  # fmt: skip
+    seq_len, batch = point.seq_len, point.batch_size
+    place = seq_len, batch
+    add = partial(add, implementation=implementation, mode=mode)
     state = batch * (2 * MIB if model == "retnet" else seq_len * 4096)
     if model == "transformer-gqa":
         state //= 4
-    if point == (CONTEXTS[0], 1):
+    if place == (CONTEXTS[0], 1):
         for metric, value in (("import_s", 1.5), ("build_s", 0.2), ("gate_s", 0.4),
                               ("gate_error", 1e-6)):  # fmt: skip
             add("setup", metric, value * rng.uniform(0.98, 1.02))
     add("analytic", "prefill_flops", 2.0 * PARAMETERS * seq_len * batch)
     add("analytic", "decode_flops", 2.0 * PARAMETERS * batch)
     add("analytic", "decode_bytes", 4.0 * PARAMETERS + state)
-    if status == "ok":
-        drift = rng.uniform(0.995, 1.005)  # of this process
-        quadratic = 0.0 if model == "retnet" else seq_len / 16384
-        add("setup", "cold_start_s", 1e-3 * seq_len)
-        for trial in range(trials):
-            prefill = 1.5e-4 * seq_len * batch * (1 + quadratic)
-            jitter = drift * rng.uniform(0.99, 1.02) * machine(block, point, "ttft_s", trial)
-            add("prefill", "ttft_s", prefill * jitter, trial)
-        for trial in range(steps):
-            jitter = drift * rng.uniform(0.99, 1.03) * machine(block, point, "tpot_s", trial)
-            add("decode", "tpot_s", step_s(model, seq_len, batch) * jitter, trial)
-        for trial in range(trials if generation and batch == 1 else 0):
-            jitter = drift * rng.uniform(0.99, 1.03) * machine(block, point, "mean_tpot_s", trial)
-            add("generation", "mean_tpot_s", step_s(model, seq_len // 2, batch) * jitter, trial)
-        weights, work = 4 * PARAMETERS, 3000 * seq_len * batch
-        for metric, size in (
-            ("weights_bytes", weights), ("state_bytes", state),
-            ("prefill_peak_bytes", (weights + state + work) * rng.uniform(1 - memory, 1.0)),
-            ("decode_peak_bytes", (weights + state + 2 * MIB) * rng.uniform(1 - memory, 1.0)),
-            ("steady_bytes", weights + state + MIB),
-        ):  # fmt: skip
-            add(
-                "memory",
-                metric,
-                float(size),
-                implementation=(
-                    "tensors" if metric in ("weights_bytes", "state_bytes") else "resident_set"
-                ),
-            )
-    ok = status == "ok"
-    add("cell", "cell_s", 2.0 if ok else None, status=status, flags=flags,
-        cause=None if ok else f"{status} of the test")  # fmt: skip
-    return rows
+    if not ok:
+        return
+    drift = rng.uniform(0.995, 1.005)  # of this process
+    quadratic = 0.0 if model == "retnet" else seq_len / 16384
+    add("setup", "cold_start_s", 1e-3 * seq_len)
+    for phase, metric, rounds, wide, law in (
+        ("prefill", "ttft_s", trials, 1.02, 1.5e-4 * seq_len * batch * (1 + quadratic)),
+        ("decode", "tpot_s", steps, 1.03, step_s(model, seq_len, batch)),
+        ("generation", "mean_tpot_s", trials if generation and batch == 1 else 0, 1.03,
+         step_s(model, seq_len // 2, batch)),
+    ):  # fmt: skip
+        for trial in range(rounds):
+            jitter = drift * rng.uniform(0.99, wide) * machine(block, place, metric, trial)
+            add(phase, metric, law * jitter, trial=trial)
+    weights, work = 4 * PARAMETERS, 3000 * seq_len * batch
+    for metric, size, source in (
+        ("weights_bytes", weights, "tensors"), ("state_bytes", state, "tensors"),
+        ("prefill_peak_bytes", (weights + state + work) * rng.uniform(1 - memory, 1.0),
+         "resident_set"),
+        ("decode_peak_bytes", (weights + state + 2 * MIB) * rng.uniform(1 - memory, 1.0),
+         "resident_set"),
+        ("steady_bytes", weights + state + MIB, "resident_set"),
+    ):  # fmt: skip
+        add("memory", metric, float(size), implementation=source)
 
 
 Failures = dict[tuple[str, int, int], "str | dict[int, str]"]
@@ -172,8 +102,8 @@ def write_run(
     memory: float = 0.002, generation: bool = False,
     alone: Callable[[str, int, int], bool] = lambda model, context, block: False,
     change: Callable[[dict[str, Any]], float] | None = None, **changes: Any,
-) -> Path:  # fmt: skip
-    """Write a run directory as the store lays it out.
+) -> Run:  # fmt: skip
+    """Write a run directory and open it.
 
     Args:
         path: the directory to make.
@@ -190,31 +120,30 @@ def write_run(
         change: a factor on the value of each row that has one.
         changes: keys of run.json to replace; ``configuration`` and ``models`` are merged.
     """
-    meta = _meta(blocks, **changes)
+    config = configuration(
+        "inference", models=MODELS, preset="10m", context=CONTEXTS, batch=BATCHES,
+        batch_context=BATCH_CONTEXT, new_tokens=8, minutes=5.0,
+    )  # fmt: skip
+    models = described(MODELS, "10m", PARAMETERS)
+    for model, own in changes.pop("models", {}).items():
+        models[model] |= own
     rng = random.Random(7)
-    rows: list[dict[str, Any]] = []
-    for block in range(blocks):
-        for model in MODELS:
-            for place in meta["plan"]["points"]:
-                point = place["seq_len"], place["batch_size"]
-                status = (failures or {}).get((model, *point), "ok")
-                if isinstance(status, dict):
-                    status = status.get(block, "ok")
-                noted = [*(flags or {}).get(model, [])]
-                noted += ["alone"] * alone(model, point[0], block)
-                rows += _batch(
-                    model, point, block, trials, steps, status, noted, rng,
-                    (implementations or {}).get(model, "fused"),
-                    (modes or {}).get(model, "eager"), memory, generation,
-                )  # fmt: skip
-    for row in rows:
-        if change is not None and row["value"] is not None:
-            row["value"] *= change(row)
-    path.mkdir(parents=True)
-    (path / "run.json").write_text(json.dumps(meta, indent=2) + "\n")
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    (path / "samples.jsonl").write_text(lines)
-    return path
+
+    def law(add: Add, block: int, contender: Contender, point: Point) -> Ending:
+        model, place = contender.label, (point.seq_len, point.batch_size)
+        status = (failures or {}).get((model, *place), "ok")
+        if isinstance(status, dict):
+            status = status.get(block, "ok")
+        _cell(
+            add, model, point, block, trials, steps, rng,
+            (implementations or {}).get(model, "fused"), (modes or {}).get(model, "eager"),
+            memory, generation, status == "ok",
+        )  # fmt: skip
+        noted = [*(flags or {}).get(model, []), *["alone"] * alone(model, place[0], block)]
+        return status, None if status == "ok" else f"{status} of the test", noted
+
+    config = replace(config, **changes.pop("configuration", {}))
+    return write(path, config, blocks, law, change, {"models": models, "audit": AUDIT, **changes})
 
 
 MakeRun = Callable[..., Run]
@@ -225,7 +154,7 @@ def make_run(tmp_path: Path) -> MakeRun:
     """``write_run`` into the test's folder, opened."""
 
     def make(name: str = "run", **options: Any) -> Run:
-        return open_run(write_run(tmp_path / name, **options))
+        return write_run(tmp_path / name, **options)
 
     return make
 

@@ -23,7 +23,7 @@ from retbench.report import (
     write_plots,
 )
 
-from .conftest import AUDIT, FAILURES, OLD, MakeRun, write_run
+from .conftest import AUDIT, FAILURES, MakeRun, write_run
 
 ROOT = Path(__file__).parents[3]
 FIGURES = (
@@ -59,7 +59,7 @@ def digests(folder: Path) -> dict[str, str]:
 def test_the_same_samples_give_the_same_bytes_in_any_process_without_torch(tmp_path: Path) -> None:
     found = []
     for seed in ("1", "2"):
-        path = write_run(tmp_path / seed, failures=FAILURES)
+        path = write_run(tmp_path / seed, failures=FAILURES).path
         matplotlibrc = tmp_path / f"matplotlibrc{seed}"  # a user's own settings must not matter
         matplotlibrc.write_text(f"lines.linewidth: {seed}\nsavefig.dpi: {100 * int(seed)}\n")
         in_new_process(WRITE, str(path), PYTHONHASHSEED=seed, MATPLOTLIBRC=str(matplotlibrc))
@@ -138,14 +138,6 @@ def test_percentiles_of_tpot_stand_on_the_screen_and_not_in_print(make_run: Make
     assert any("describe the time per step of slices" in line for line in lines)
     assert "p90" in (run.path / "report.html").read_text()
     assert "p90" not in (run.path / "tables" / "cells.tex").read_text()
-
-
-def test_the_tables_of_an_old_run_say_what_held_then(make_run: MakeRun) -> None:
-    run = make_run(**OLD)
-    write_all(run)
-    ratios = (run.path / "tables" / "ratios.md").read_text()
-    assert "noise floor: 2.0%; margin of verdicts: 1.0%" in ratios
-    assert "no row was named as primary before the run" in ratios
 
 
 def test_under_a_table_of_ratios_stands_what_it_could_have_told(make_run: MakeRun) -> None:

@@ -15,7 +15,7 @@ from retbench.report.content import Content
 from retbench.report.speed.kernels_frames import Kernels, kernels
 from retbench.store import Run
 
-from .kernels_samples import (
+from .kernels_run import (
     BANDWIDTH,
     BYTES_PER_TOKEN,
     CONTEXTS,
@@ -152,11 +152,14 @@ def test_the_measurements_have_every_cell_with_its_error_or_its_cause(make: Make
 
 
 def test_types_and_batch_sizes_are_named_where_there_are_several(make: Make) -> None:
-    several = {"dtypes": ["float32", "bfloat16"], "batch": [1, 4]}
+    several: Any = {"dtypes": ("float32", "bfloat16"), "batch": (1, 4)}
     found = table(content_of(make(configuration=several)), "ratios")
     assert {row[0] for row in found.cells} == {
-        "forward, d_k 64, float32, batch 1", "train, d_k 64, float32, batch 1"
-    }  # fmt: skip
+        f"{direction}, d_k 64, {dtype}, batch {batch}"
+        for direction in ("forward", "train")
+        for dtype in several["dtypes"]
+        for batch in several["batch"]
+    }
 
 
 # Files

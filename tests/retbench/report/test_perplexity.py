@@ -13,9 +13,15 @@ from retbench.report.quality.perplexity_tables import Perplexity
 from retbench.report.quality.perplexity_tables import lengths as length_table
 from retbench.report.units import DASH
 
-from .scaling_samples import CONTEXT, run_json
+from .samples import PROVENANCE, configuration
+from .scaling_run import CONTEXT
 
 ALONE = {128: 9.0, 256: 8.0, 512: 8.5}
+CONFIG = configuration("perplexity", preset="1m", context=(CONTEXT,), batch=(4,))
+META = {
+    "configuration": CONFIG.to_json(), "plan": {"blocks": 3}, "provenance": PROVENANCE,
+    "stopped": None, "audit": None,
+}  # fmt: skip
 ONCE, AS_BEFORE = {CONTEXT: 7.5}, dict.fromkeys(ALONE, 7.5)
 
 
@@ -31,7 +37,7 @@ def found(carried: Mapping[int, float]) -> Perplexity:
     nothing = pd.DataFrame()
     ended = pd.DataFrame([{"model": "retnet", "status": "ok", "ok_blocks": 3, "blocks": 3}])
     return Perplexity(
-        meta=run_json(("retnet",), {"1m": 8e5}, 3), models=("retnet",), is_ablation=False,
+        meta=META, models=("retnet",), is_ablation=False,
         losses=pd.DataFrame(rows), ratios=pd.DataFrame(columns=RATIO_COLUMNS), scalars=nothing,
         tuning=nothing, curves=nothing, positions=nothing, endings=ended,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from retbench.report.quality import recall
 from retbench.report.quality import recall_frames as frames
 from retbench.store import Run
 
-from .recall_samples import ANSWERS, MODELS, TASKS, TRAINED, write_recall
+from .recall_run import ANSWERS, MODELS, TASKS, TRAINED, write_recall
 
 Make = Callable[..., Run]
 CHANCE = {"tasks": {"mqar": {"chance": 0.05}, "copy": {"chance": 0.1}}}

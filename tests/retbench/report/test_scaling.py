@@ -11,11 +11,20 @@ from typing import Any
 import pytest
 
 from retbench.report import export
-from retbench.report.quality import scaling
+from retbench.report.quality import loss_frames, scaling, trained
 from retbench.report.quality import scaling_frames as frames
 from retbench.store import Run
 
-from .scaling_samples import DOCUMENTS, EXPONENTS, MEET, MODELS, PRESETS, law, write_scaling
+from .scaling_run import (
+    CONTEXT,
+    DOCUMENTS,
+    EXPONENTS,
+    MEET,
+    MODELS,
+    PRESETS,
+    law,
+    write_scaling,
+)
 
 Make = Callable[..., Run]
 FOUR = PRESETS | {"10m": 1.06e7}
@@ -29,18 +38,21 @@ def make(tmp_path: Path) -> Make:
 
 
 def cells(run: Run) -> Any:
-    return frames.cells(run, frames.tests(run), MODELS).set_index(["preset", "model"])
+    return sizes(run).set_index(["preset", "model"])
+
+
+def sizes(run: Run) -> Any:
+    losses = loss_frames.losses(loss_frames.tests(run), run, MODELS)
+    return frames.cells(losses, loss_frames.scalars(run, MODELS))
 
 
 def ratios(run: Run) -> Any:
-    tested = frames.tests(run)
-    found = frames.ratios(tested, frames.cells(run, tested, MODELS), MODELS, smoke=False)
+    found = loss_frames.ratios(loss_frames.tests(run), run, [MODELS], smoke=False)
     return found.set_index("preset")
 
 
 def laws(run: Run, along: Any = "parameters") -> Any:
-    tested = frames.tests(run)
-    return frames.laws(tested, frames.cells(run, tested, MODELS), MODELS, along)
+    return frames.laws(loss_frames.tests(run), sizes(run), MODELS, along)
 
 
 def table(run: Run, name: str) -> Any:
@@ -113,11 +125,11 @@ def test_a_smoke_run_makes_no_claim(make: Make) -> None:
 
 
 def test_models_tested_on_different_documents_are_not_compared(make: Make) -> None:
-    tested = frames.tests(make())
-    other = tested["tiny", "transformer"]
-    shorter = frames.Tested(other.seeds, other.nats, other.tokens + 1, other.bytes, "")
+    tested = loss_frames.tests(make())
+    other = tested["tiny", "test", CONTEXT, "transformer"]
+    shorter = trained.Tested(other.seeds, other.nats, other.tokens + 1, other.bytes, "")
     with pytest.raises(ValueError, match="different documents"):
-        frames.difference(tested["tiny", "retnet"], shorter)
+        trained.difference(tested["tiny", "test", CONTEXT, "retnet"], shorter)
 
 
 # Laws

@@ -14,7 +14,7 @@ from retbench.report.summary import Summary
 from retbench.stats import intervals
 from retbench.stats.comparison import paired_centre
 
-from .conftest import AUDIT, FAILURES, MIB, OLD, PARAMETERS, MakeRun
+from .conftest import AUDIT, FAILURES, MIB, PARAMETERS, MakeRun
 
 
 def cell(summary: Summary, model: str, metric: str, context: int = 1024, batch: int = 1):
@@ -134,18 +134,6 @@ def test_ratios_are_paired_by_round_and_then_by_block_on_logs(make_run: MakeRun)
     assert found["n"] == 3
 
 
-def test_the_ratios_of_an_old_run_are_those_of_the_processes_medians(make_run: MakeRun) -> None:
-    run = make_run(**OLD)
-    frame = run.frame()
-    rows = frame[(frame["metric"] == "tpot_s") & (frame["point"] == "context=4096,batch=1")]
-    medians = rows.groupby(["model", "block"])["value"].median()
-    logs = np.log(medians["retnet"] / medians["transformer"])
-    summary = summarise(run)
-    found = ratio(summary, "tpot_s", "transformer", 4096)
-    assert found["value"] == pytest.approx(np.exp(logs.mean()))
-    assert not summary.ratios["primary"].any() and not summary.ratios["alone"].any()
-
-
 def test_what_slows_a_round_for_all_changes_no_ratio(make_run: MakeRun) -> None:
     def beside_a_neighbour(row: dict[str, Any]) -> float:
         return 3.0 if row["block"] == 1 and row["trial"] in (2, 3, 5, 7) else 1.0
@@ -233,13 +221,8 @@ def test_without_the_time_of_a_block_it_says_how_many(make_run: MakeRun) -> None
     assert units.verdict(found) == f"inconclusive (+{found['n_needed'] - 3:.0f} blocks)"
 
 
-@pytest.mark.parametrize(
-    "noise", [{"audit": AUDIT | {"floor": {"tpot_s": 2.0}}}, OLD | {"calibration": {"floor": 2.0}}]
-)
-def test_a_noise_floor_keeps_times_from_being_told_apart(
-    make_run: MakeRun, noise: dict[str, Any]
-) -> None:
-    found = summarise(make_run(**noise)).ratios
+def test_a_noise_floor_keeps_times_from_being_told_apart(make_run: MakeRun) -> None:
+    found = summarise(make_run(audit=AUDIT | {"floor": {"tpot_s": 2.0}})).ratios
     steps = found[found["metric"] == "tpot_s"].set_index(["baseline", "point"])["verdict"]
     assert not {"faster", "slower"} & set(steps)
     assert steps["transformer", "context=512,batch=1"] == "inconclusive"  # 1.6 is not equivalent

@@ -8,17 +8,11 @@ import pytest
 
 from retbench.report import summarise
 
-from .conftest import AUDIT, FAILURES, OLD, MakeRun
+from .conftest import AUDIT, FAILURES, MakeRun
 
 
 def test_a_fair_audited_complete_run_has_no_warning(make_run: MakeRun) -> None:
     assert summarise(make_run()).warnings == ()
-
-
-def test_an_old_run_that_was_calibrated_is_not_told_to_be_audited(make_run: MakeRun) -> None:
-    assert summarise(make_run(**OLD)).warnings == ()
-    uncalibrated = summarise(make_run("uncalibrated", **OLD | {"calibration": None}))
-    assert any("not audited" in line for line in uncalibrated.warnings)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,311 @@
+"""What a reader must know before believing the numbers: printed beside them, never in their place.
+
+Fairness is checked, not assumed: what differs between the models but should not, what the machine
+did during the run, and what failed, each as one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from retbench.config.plan import Point
+from retbench.machine.ceilings import TOLERANCE
+from retbench.report import flags, units
+from retbench.report.compare import TIMES, floors, margin
+from retbench.report.frames import Row, groups, records
+from retbench.report.quality.trained import ending
+
+if TYPE_CHECKING:
+    from retbench.store import Run
+
+PARAMETERS = 0.005  # of the subject's non-embedding parameters
+MATH_BACKEND_FROM = 512  # tokens, on a GPU
+LEAST_BLOCKS = 3
+LEAST_SEEDS, SEEDS_TO_CLAIM = 3, 5
+
+
+def of_times(
+    meta: Mapping[str, Any],
+    points: Mapping[str, Point],
+    models: Sequence[str],
+    modes: Mapping[str, str],
+    cells: pd.DataFrame,
+    statuses: pd.DataFrame,
+    ratios: pd.DataFrame,
+) -> tuple[str, ...]:
+    """Every warning that applies to a run of timed models, the gravest first.
+
+    Args:
+        meta: ``run.json``.
+        points: of the plan, by id.
+        models: the subject, then the baselines.
+        modes: the execution mode that the samples of each model name.
+        cells: one value per cell and metric.
+        statuses: how each cell ended.
+        ratios: the comparison.
+    """
+    return (
+        *claims(meta, "process"),
+        *audited(meta),
+        *few_blocks(ratios),
+        *_unequal_models(meta, models, modes),
+        *_attention(meta, cells),
+        *_physics(cells),
+        *flags.varying_memory(cells),
+        *flags.flagged(statuses),
+        *_failures(statuses, points),
+        *recorded(meta),
+    )
+
+
+def of_trainings(
+    run: Run, models: Sequence[str], tried: pd.DataFrame, endings: pd.DataFrame
+) -> tuple[str, ...]:
+    """Every warning that applies to a run of trained models, the gravest first.
+
+    Args:
+        run: the run.
+        models: the subject, then the baselines.
+        tried: the learning rates, see :func:`retbench.report.quality.loss_frames.tuning`.
+        endings: of final trainings, see :func:`retbench.report.quality.trained.endings`.
+    """
+    frame = run.frame()
+    return (
+        *claims(run.meta, "training"),
+        *_few_seeds(run.plan.blocks),
+        *_unequal_sizes(frame, models),
+        *_order(frame),
+        *_epochs(run.meta, frame),
+        *edge_of_grid(tried),
+        *_failed_trainings(endings),
+        *recorded(run.meta),
+    )
+
+
+def caveat(run: Run, tried: pd.DataFrame) -> str:
+    """What forbids or weakens claims from trainings, for the header of a figure; else empty.
+
+    Args:
+        run: whose trainings they are.
+        tried: the learning rates, see :func:`retbench.report.quality.loss_frames.tuning`.
+    """
+    if run.config.profile == "smoke":
+        return "SMOKE: no claims"
+    seeds = run.plan.blocks
+    few = [f"{seeds} seed{'s' * (seeds > 1)}"] if seeds < SEEDS_TO_CLAIM else []
+    edge = ["learning rates at the grid's end"] if any(edge_of_grid(tried)) else []
+    return ", ".join([*few, *edge]) + (": no claim" if few else "")
+
+
+def claims(meta: Mapping[str, Any], unit: str) -> Iterator[str]:
+    """What keeps a run from proving anything, or a reader from finding the source that ran.
+
+    Args:
+        meta: ``run.json``.
+        unit: what a block has one of for each model: a process or a training.
+    """
+    if meta["configuration"]["profile"] == "smoke":
+        yield f"SMOKE profile: one short {unit} a model; no claim can be made from these numbers"
+    if meta["state"] != "finished":
+        yield f"the run is {meta.get('state')}, not finished: cells may be missing"
+    provenance = meta["provenance"]
+    nested = [value for value in provenance.values() if isinstance(value, Mapping)]
+    if any(part.get("dirty") for part in (provenance, *nested)):
+        yield "the source tree was dirty: the commit does not say what ran"
+    version = provenance.get("versions", {}).get("retbench")
+    if "commit" in provenance and not (provenance["commit"] or version):
+        yield "neither a commit nor an installed version says what source ran"
+
+
+def few_blocks(ratios: pd.DataFrame) -> Iterator[str]:
+    """Ratios of times that come from fewer blocks than a claim needs."""
+    timed = ratios[ratios["metric"].isin(TIMES)]
+    few = timed[(timed["n"] > 0) & (timed["n"] < LEAST_BLOCKS)]
+    if len(few):
+        least, most = few["n"].min(), few["n"].max()
+        blocks = f"{least}" if least == most else f"{least} or {most}"
+        yield (
+            f"{len(few)} of {len(timed)} ratios of times come from {blocks} "
+            f"block{'s' if most > 1 else ''}; at least {LEAST_BLOCKS} are needed"
+        )
+
+
+def recorded(meta: Mapping[str, Any]) -> Iterator[str]:
+    """What the run itself has warned of."""
+    return map(str, meta["warnings"])
+
+
+def audited(meta: Mapping[str, Any]) -> Iterator[str]:
+    """What is not known of this machine, or what its audit found amiss."""
+    if not floors(meta):
+        yield (
+            "the noise floor of this machine is unknown: not audited (`retbench audit`); the "
+            f"margin of verdicts is {margin(meta):.2%}"
+        )
+    audit = meta["audit"] or {}
+    if missed := audit.get("planted", 0) - audit.get("found", 0):
+        yield (
+            f"the audit of this machine missed {missed} of {audit['planted']} differences of "
+            f"{audit['slowdown']:.0%} that were planted: such ones may be missed here too"
+        )
+    if false := audit.get("false"):
+        yield (
+            f"the audit of this machine found {false} difference{'s' * (false > 1)} between a "
+            "model and itself"
+        )
+
+
+def _unequal_models(
+    meta: Mapping[str, Any], models: Sequence[str], modes: Mapping[str, str]
+) -> Iterator[str]:
+    known = {model: meta["models"][model] for model in models if model in meta["models"]}
+    if not known:
+        return
+    first, reference = next(iter(known.items()))
+    for model, described in known.items():
+        excess = described["parameters"] / reference["parameters"] - 1
+        if abs(excess) > PARAMETERS:
+            yield (
+                f"{model} has {excess:+.1%} non-embedding parameters compared with {first} "
+                f"({described['parameters']:,} against {reference['parameters']:,})"
+            )
+    for what, of in (
+        ("preset", {model: described["preset"] for model, described in known.items()}),
+        ("dtype of weights", {m: described["weights_dtype"] for m, described in known.items()}),
+        ("feed-forward", {m: described["config"].get("ffn") for m, described in known.items()}),
+        ("execution mode", modes),
+    ):
+        yield from _unequal(what, of)
+    states = {model: described["state_dtype"] for model, described in known.items()}
+    for line in _unequal("dtype of the state", states):
+        yield f"{line}; each is charged with the bytes it really keeps"
+
+
+def _unequal(what: str, by_model: Mapping[str, Any]) -> Iterator[str]:
+    if len({str(value) for value in by_model.values()}) > 1:
+        yield f"unequal {what}: " + ", ".join(f"{m} {v}" for m, v in by_model.items())
+
+
+def _attention(meta: Mapping[str, Any], cells: pd.DataFrame) -> Iterator[str]:
+    if meta["configuration"]["device"] != "cuda":
+        return
+    timed = cells[cells["metric"].isin(TIMES) & (cells["seq_len"] >= MATH_BACKEND_FROM)]
+    for model in timed.loc[timed["source"].str.contains(r"\bmath\b", case=False), "model"].unique():
+        described = meta["models"].get(model, {})
+        if described.get("config", {}).get("implementation") == "math":
+            continue  # asked for, and named so
+        yield f"{model} ran attention's math backend on a GPU: that is not the fused baseline"
+
+
+def _physics(cells: pd.DataFrame) -> Iterator[str]:
+    """Times below their own bound (M15).
+
+    A worker has made `invalid` what beats the best ceiling of any size. A decode step below the
+    bound of its own size is possible where caches help; a prefill below its bound is not.
+    """
+    value = cells.pivot_table(
+        index=["model", "point"], columns="metric", values="value", sort=False
+    )
+    for time, bound, what in (
+        ("tpot_s", "tpot_bound_s",
+         "decodes at {:.0%} of the bandwidth measured at that size: part of what it reads may "
+         "have come from a cache, or that bandwidth was measured low"),
+        ("ttft_s", "ttft_bound_s",
+         "prefills at {:.0%} of the measured matmul rate: do not believe it"),
+        ("step_s", "step_bound_s",
+         "is trained at {:.0%} of the measured matmul rate: do not believe it"),
+    ):  # fmt: skip
+        if not {time, bound} <= set(value.columns):
+            continue
+        for row in records(value[value[time] * TOLERANCE < value[bound]].reset_index()):
+            yield f"{row['model']} at {row['point']} {what.format(row[bound] / row[time])}"
+
+
+def _failures(statuses: pd.DataFrame, points: Mapping[str, Point]) -> Iterator[str]:
+    failed = statuses[statuses["status"] != "ok"]
+    for (model, status), group in failed.groupby(["model", "status"], sort=False):
+        places = "; ".join(f"{_place(points[row['point']])}{_share(row)}" for row in records(group))
+        causes = group["cause"].dropna()
+        cause = f": {causes.iloc[0]}" if len(causes) else ""
+        yield f"{model} {status} at {places}{cause}"
+
+
+def _place(point: Point) -> str:
+    """A point in words, what it has besides context and batch size first."""
+    named = (f"{name} {value}, " for name, value in point.texts.items())
+    return f"{''.join(named)}context {units.tokens(point.seq_len)} batch {point.batch_size}"
+
+
+def _share(row: Row) -> str:
+    """How many blocks failed, where not all did."""
+    return (
+        f" ({row['blocks'] - row['ok_blocks']} of {row['blocks']} blocks)"
+        if row["ok_blocks"]
+        else ""
+    )
+
+
+def _few_seeds(seeds: int) -> Iterator[str]:
+    if seeds < LEAST_SEEDS:
+        plural = "s" if seeds > 1 else ""
+        yield f"{seeds} training seed{plural}: at least {LEAST_SEEDS} are needed for any claim"
+    elif seeds < SEEDS_TO_CLAIM:
+        yield f"{seeds} training seeds: to say that one model beats another takes {SEEDS_TO_CLAIM}"
+
+
+def _unequal_sizes(frame: pd.DataFrame, models: Sequence[str]) -> Iterator[str]:
+    rows = frame[frame["metric"] == "parameters"]
+    for (preset,), group in groups(rows, ["preset"]):
+        sizes = group.groupby("model", observed=True)["value"].first()
+        first = sizes.get(models[0])
+        for model in models:
+            excess = sizes.get(model, first) / first - 1 if first else 0.0
+            if abs(excess) > PARAMETERS:
+                yield (
+                    f"{model} at preset {preset} has {excess:+.1%} non-embedding parameters "
+                    f"compared with {models[0]}"
+                )
+
+
+def _order(frame: pd.DataFrame) -> Iterator[str]:
+    rows = frame[frame["metric"] == "data_order"]
+    orders = rows.groupby(["block", "point"], observed=True)["value"].nunique()
+    if (orders > 1).any():
+        yield "the models of a block were not trained on the same data in the same order"
+
+
+def _epochs(meta: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[str]:
+    data = meta["data"] or {}
+    size = data.get("splits", {}).get("train", {}).get("tokens")
+    trained = frame.loc[frame["metric"] == "train_tokens", "value"].max()
+    if size and not units.is_missing(trained) and trained > size:
+        times = units.significant(trained / size, 2)
+        yield (
+            f"the training text was gone through {times} times: a larger model may have learned "
+            "it by heart"
+        )
+
+
+def edge_of_grid(tried: pd.DataFrame) -> Iterator[str]:
+    """Models whose best learning rate is the grid's smallest or largest, so may lie beyond it."""
+    for (model, at), group in groups(tried, ["model", "at"]):
+        known = group[group["final_dev_loss"].notna()]
+        chosen = known.loc[known["chosen"], "learning_rate"]
+        if chosen.empty or len(group) < 2:
+            continue
+        rate, rates = float(chosen.iloc[0]), group["learning_rate"]
+        for end, name in ((rates.min(), "smallest"), (rates.max(), "largest")):
+            if rate == end:
+                where = f" at {at}" if at else ""
+                yield f"{model}{where}: the best learning rate is the {name} of the grid, {rate:g}"
+
+
+def _failed_trainings(endings: pd.DataFrame) -> Iterator[str]:
+    for row in records(endings[endings["status"] != "ok"]):
+        place = f"preset {row['preset']}: " if "preset" in row else ""
+        place += f"{row['task']}: " if "task" in row else ""
+        cause = f": {row['cause']}" if isinstance(row["cause"], str) else ""
+        yield f"{place}{row['model']} {ending(row)}{cause}"
