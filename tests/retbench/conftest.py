@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 
 from retbench.config.plan import Contender, Plan, Point
-from retbench.config.run import RunConfig
 from retbench.suites.base import Suite
+from retbench.suites.inference import InferenceConfig
 from retbench.suites.session import Rows
 
 HERE = Path(__file__).parent
 
-CONFIG = RunConfig(
-    "inference", "cpu", "float32", "quick", seed=0, threads=1, timeout_s=60.0, models=("retnet",),
-    preset="tiny", context=(16, 32), batch=(1,), batch_context=16, new_tokens=4, minutes=1.0,
+CONFIG = InferenceConfig(
+    device="cpu", threads=1, timeout_s=60.0, models=("retnet",), preset="tiny", context=(16, 32),
+    batch=(1,), batch_context=16, new_tokens=4, minutes=1.0,
 )  # fmt: skip
 META: dict[str, Any] = {
     "suite": "inference",

@@ -39,7 +39,7 @@ Law = Callable[[Add, int, Contender, Point], Ending]
 def configuration(suite: str, **given: Any) -> RunConfig:
     """A configuration with no look at any model or machine."""
     common = {"device": "cpu", "dtype": "float32", "profile": "quick", "seed": 0, "threads": 2}
-    return RunConfig(**{"suite": suite, "timeout_s": 300.0, **common, **given})
+    return suites.get(suite).config(**{"timeout_s": 300.0, **common, **given})
 
 
 def described(models: tuple[str, ...], preset: str, parameters: int) -> dict[str, dict[str, Any]]:

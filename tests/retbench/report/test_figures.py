@@ -19,16 +19,16 @@ from retbench.errors import UserError
 from retbench.report import content_of, drawing, figure_data, figures, theme
 from retbench.report.figure import Axis, Crossing, Curve, Figure, Panel
 from retbench.report.marks import statuses
-from retbench.store import Run, open_run
+from retbench.store import Run
 
 from .conftest import FAILURES, MakeRun, write_run
-from .kernels_samples import ending, write_kernels
-from .recall_samples import LENGTHS, write_recall
-from .scaling_samples import PRESETS, write_scaling
+from .kernels_run import ending, write_kernels
+from .recall_run import LENGTHS, write_recall
+from .scaling_run import PRESETS, write_scaling
 
 CHANCE = {"tasks": {"mqar": {"chance": 0.05}, "copy": {"chance": 0.1}}}
 SUITES: dict[str, Callable[[Path], Run]] = {
-    "inference": lambda path: open_run(write_run(path, failures=FAILURES, generation=True)),
+    "inference": lambda path: write_run(path, failures=FAILURES, generation=True),
     "kernels": lambda path: write_kernels(path, head_dims=(32, 64)),
     "scaling": lambda path: write_scaling(path, failures={("transformer", "3m", 0): "oom"}),
     "recall": lambda path: write_recall(

@@ -7,19 +7,22 @@ from collections.abc import Mapping
 import pandas as pd
 import pytest
 
+from retbench.config.plan import Contender, Plan
 from retbench.report.quality.loss_frames import LOSS_COLUMNS, RATIO_COLUMNS
 from retbench.report.quality.perplexity_figures import lengths
 from retbench.report.quality.perplexity_tables import Perplexity
 from retbench.report.quality.perplexity_tables import lengths as length_table
 from retbench.report.units import DASH
+from retbench.suites.quality import final_point
 
 from .samples import PROVENANCE, configuration
 from .scaling_run import CONTEXT
 
 ALONE = {128: 9.0, 256: 8.0, 512: 8.5}
 CONFIG = configuration("perplexity", preset="1m", context=(CONTEXT,), batch=(4,))
+PLAN = Plan("perplexity", (Contender("retnet", "retnet"),), (final_point(CONFIG, ()),), 3, 0)
 META = {
-    "configuration": CONFIG.to_json(), "plan": {"blocks": 3}, "provenance": PROVENANCE,
+    "configuration": CONFIG.to_json(), "plan": PLAN.to_json(), "provenance": PROVENANCE,
     "stopped": None, "audit": None,
 }  # fmt: skip
 ONCE, AS_BEFORE = {CONTEXT: 7.5}, dict.fromkeys(ALONE, 7.5)

@@ -63,6 +63,6 @@ def test_a_run_of_one_model_has_nothing_to_settle(make_run: MakeRun) -> None:
     run = make_run()
     run.meta["plan"]["contenders"] = run.meta["plan"]["contenders"][:1]
     frame = run.frame()
-    alone = type("Alone", (), {"path": run.path, "meta": run.meta})()
+    alone = type("Alone", (), {"path": run.path, "meta": run.meta, "config": run.config})()
     alone.frame = lambda: frame[frame["model"] == "retnet"]
     assert still_open(alone, alpha=0.01) == []
