@@ -205,10 +205,12 @@ def stored_configuration(path: Path, meta: Mapping[str, Any]) -> RunConfig:
 
 
 def open_run(path: Path) -> Run:
-    """Open a run to report on it; see :func:`retbench.store.open_run`."""
+    """Open a run to report on it: :func:`retbench.store.open_run`, its configuration checked."""
     from retbench import store
 
-    return store.open_run(path)
+    run = store.open_run(path)
+    stored_configuration(path, run.meta)
+    return run
 
 
 def _continued(

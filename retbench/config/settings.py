@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -140,6 +141,14 @@ class Settings:
             if isinstance(found, Mapping):
                 found = MappingProxyType(dict(found))
             object.__setattr__(self, name, found)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the values alone: the proxies that keep mappings from being changed cannot be."""
+        given = {
+            name: dict(given) if isinstance(given, Mapping) else given
+            for name, given in vars(self).items()
+        }
+        return partial(type(self), **given), ()
 
     @classmethod
     def settings(cls) -> dict[str, Spec]:

@@ -99,10 +99,10 @@ class Suite(ABC, Generic[Config]):
 
     @abstractmethod
     def plan(self, config: Config) -> Plan:
-        """Every cell of a run; called in the parent, must not import torch."""
+        """Every cell of a run; called in the parent."""
 
     def data(self, config: Config) -> dict[str, Any] | None:
-        """Make the data set ready before any worker starts; called in the parent, without torch.
+        """Make the data set ready before any worker starts; called in the parent.
 
         Returns:
             What ``run.json`` keeps of it; None where there is nothing to make ready.
@@ -197,7 +197,7 @@ class Suite(ABC, Generic[Config]):
         return {}
 
     def check(self, config: Config, models: Mapping[str, ModelConfig]) -> None:
-        """Check what only this suite asks of a configuration; called in the parent, without torch.
+        """Check what only this suite asks of a configuration; called in the parent.
 
         Args:
             config: the run's configuration, its names and device known to be good.

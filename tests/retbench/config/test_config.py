@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -330,3 +331,8 @@ def test_the_minutes_are_those_of_the_profile_unless_they_are_given(profile: str
 @pytest.mark.parametrize("name", ["minutes", "precision", "margin"])
 def test_a_suite_that_is_not_timed_has_no_use_for_an_end(name: str) -> None:
     assert "the suite perplexity has no use for it" in refused(suite="perplexity", **{name: 0.5})
+
+
+def test_a_configuration_goes_to_other_processes_as_it_is() -> None:
+    config = resolve(device="cpu", overrides=["retnet.decay=paper"])
+    assert pickle.loads(pickle.dumps(config)) == config
