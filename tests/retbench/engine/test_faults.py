@@ -398,7 +398,7 @@ def test_a_stopped_run_keeps_its_cells_and_says_how_to_go_on(
         FAKE_WORKER=json.dumps({"retnet": {f"{SECOND} slice 1": "hang"}}),
         FAKE_WORKER_LOG=str(log),
     )
-    in_mid_round = '"do": "slice", "cell": {"seq_len": 32, "batch_size": 1}'
+    in_mid_round = '"do": "slice", "cell": {"seq_len": 32, "batch_size": 1,'
     wait_for(lambda: log.exists() and any(
         in_mid_round in line and '"retnet"' in line and '"round": 1' in line
         for line in log.read_text().splitlines()

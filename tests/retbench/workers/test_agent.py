@@ -129,8 +129,8 @@ def ended(folder: Path) -> dict[str, Ended]:
     ]
     commands = {
         "fsdp": (words("fsdp", "2,6,8,10,12", "fsdp"), "3@1:exit,4@1:SIGKILL,5@1:oom"),
-        "ddp": (words("ddp", "2,6,16", "ddp", *machines[0]), "8@0:oom"),
-        "second": (words("second", "2,6,16", "ddp", *machines[1]), "3@1:SIGKILL,8@1:oom"),
+        "ddp": (words("ddp", "2,6", "ddp", *machines[0]), ""),
+        "second": (words("second", "2,6", "ddp", *machines[1]), "3@1:SIGKILL"),
     }
     found = {}
     with ExitStack() as stack:
@@ -173,10 +173,6 @@ def test_all_ranks_measure_one_run_and_leave_no_process(
     frame = runs["fsdp"].frame()
     assert not frame[frame["metric"] == "step_s"].duplicated(["point", "trial"]).any()
     assert left(folder) == []
-
-
-def test_what_all_ranks_have_in_common_names_none(runs: dict[str, Run]) -> None:
-    assert endings(runs["ddp"])["context=32,batch=16"] == ("oom", "MemoryError: asked for 8 GiB")
 
 
 def test_a_rank_that_fails_costs_its_cell_and_is_named(runs: dict[str, Run]) -> None:
