@@ -75,10 +75,11 @@ def _gains(summary: Summary) -> Iterator[str]:
     """What the subject gains by several processes."""
     for row in records(summary.efficiencies):
         if row["model"] == summary.models[0] and not row["note"]:
-            gain = units.significant(row["value"] * row["processes"])
+            gain = row["value"] * row["processes"]
+            said = f"{units.significant(max(gain, 1 / gain))}x {'faster' if gain > 1 else 'slower'}"
             yield (
-                f"{row['processes']} processes make a step of {row['model']} {gain}x faster than "
-                f"one: a scaling efficiency of {_efficiency(row)}"
+                f"{row['processes']} processes make a step of {row['model']} {said} than one: a "
+                f"scaling efficiency of {_efficiency(row)}"
             )
 
 
