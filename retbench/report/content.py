@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retbench.errors import UserError
-from retbench.report.summary import metric_of
+from retbench.metrics import METRICS
 from retbench.report.tables import Table
 
 if TYPE_CHECKING:
@@ -118,6 +118,6 @@ def definitions(
     shown += [tag for table in tables for tag in table.noted]
     meanings = here or {}
     return tuple(
-        (metric_of(tag).title, meanings.get(tag, metric_of(tag).definition))
+        (METRICS[tag].title, meanings.get(tag, METRICS[tag].definition))
         for tag in dict.fromkeys(filter(None, shown))
     )

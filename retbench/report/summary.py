@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from retbench.config.plan import Point
-from retbench.metrics import METRICS, Metric
+from retbench.metrics import METRICS
 from retbench.report import compare, derive, efficiency, warnings
 from retbench.report import flags as flagging
 from retbench.report.frames import Floats, column, groups
@@ -285,8 +285,3 @@ def _range(values: Floats) -> tuple[float, float, float, str]:
 def _spread(values: Floats) -> float:
     smallest = float(values.min())
     return float(values.max()) / smallest - 1 if smallest > 0 else 0.0
-
-
-def metric_of(tag: str) -> Metric:
-    """The declaration of a metric."""
-    return METRICS[tag]

@@ -86,7 +86,7 @@ class Cell:
         )
 
     def warm_up(self) -> dict[str, float]:
-        """Repeat each phase until its time no longer moves; the seconds of a slice of each."""
+        """Repeat each phase until its time no longer falls; the seconds of a slice of each."""
         session = self.rows.session
         for name, phase in self.phases.items():
             first_s = self._first_s.get(name, 0.0)

@@ -127,7 +127,7 @@ class Session:
         return self.ranks.broadcast(time.perf_counter)
 
     def warm_up(self, trial: Callable[[], Sequence[Timing]]) -> list[str]:
-        """Repeat a trial until its time no longer moves (rule M3); the flags of its samples."""
+        """Repeat a trial until its time no longer falls (rule M3); the flags of its samples."""
 
         def trial_s() -> float:
             return sum(timing.seconds for timing in trial())

@@ -8,11 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from retbench.metrics import METRICS
 from retbench.report import axes, compare, units
 from retbench.report.content import open_line
 from retbench.report.frames import Row, records
 from retbench.report.speed.tables import crossing
-from retbench.report.summary import Summary, metric_of
+from retbench.report.summary import Summary
 
 
 def answers(summary: Summary, tags: Sequence[str]) -> Iterator[str]:
@@ -37,7 +38,7 @@ def answers(summary: Summary, tags: Sequence[str]) -> Iterator[str]:
         yield f"{subject} against {baseline} at {units.tokens(longest)} tokens: {said}"
     crossed = summary.crossovers[summary.crossovers["status"] == "reached"]
     for row in records(crossed[crossed["metric"].isin(compare.TIMES)]):
-        yield f"{metric_of(row['metric']).title} against {row['baseline']}: {crossing(row)}"
+        yield f"{METRICS[row['metric']].title} against {row['baseline']}: {crossing(row)}"
 
 
 def baselines(meta: Mapping[str, Any]) -> list[str]:
@@ -49,7 +50,7 @@ def baselines(meta: Mapping[str, Any]) -> list[str]:
 
 def said_of(row: Row) -> str:
     """What a ratio says of its metric."""
-    title = metric_of(row["metric"]).title
+    title = METRICS[row["metric"]].title
     timed = row["metric"] in compare.TIMES
     if not timed:  # the same in every block, or nearly
         row = row | {"low": math.nan, "high": math.nan}

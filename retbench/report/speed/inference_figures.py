@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 
 from retbench.config.plan import Axis as Sweep
+from retbench.metrics import METRICS
 from retbench.report import axes, compare, units
 from retbench.report.figure import DECIDED, FAILURES, Axis, Crossing, Curve, Figure, Panel, tuples
 from retbench.report.frames import Row, column, groups, records
-from retbench.report.summary import Summary, metric_of
+from retbench.report.summary import Summary
 
 INTERVAL = "95% interval over processes"
 RANGE = "range over processes, the value is the largest"
@@ -78,9 +79,9 @@ def over_sweep(
     x = Axis(LABELS[sweep], ticks, units.tokens)
     panels, curves = [], []
     for each, cells in zip(kept, data, strict=True):
-        scale = units.scale_for(metric_of(each.metric).unit, cells["value"])
+        scale = units.scale_for(METRICS[each.metric].unit, cells["value"])
         unit = f" ({scale.symbol})" if scale.symbol else ""
-        y = Axis(f"{metric_of(each.metric).title}{unit}", divisor=scale.divisor)
+        y = Axis(f"{METRICS[each.metric].title}{unit}", divisor=scale.divisor)
         panels.append(Panel(each.metric, "", x, y))
         if each.bound in measured:
             for (model,), own in groups(cells_of(summary, str(each.bound), sweep), ["model"]):
@@ -99,7 +100,7 @@ def over_sweep(
 def _source(cells: pd.DataFrame) -> str:
     """What a memory figure was read from."""
     sources = sorted({source.replace("_", " ") for source in cells["source"]})
-    return f"{metric_of(cells['metric'].iloc[0]).title}: {' / '.join(sources)}"
+    return f"{METRICS[cells['metric'].iloc[0]].title}: {' / '.join(sources)}"
 
 
 def ratios(summary: Summary, metrics: Sequence[str]) -> Figure:
@@ -112,7 +113,7 @@ def ratios(summary: Summary, metrics: Sequence[str]) -> Figure:
     x = Axis(LABELS["context"], tuple(planned(summary, "context")), units.tokens)
     panels = [
         Panel(
-            metric, metric_of(metric).title if len(metrics) > 1 else "", x, Axis("ratio of times"),
+            metric, METRICS[metric].title if len(metrics) > 1 else "", x, Axis("ratio of times"),
             compare.threshold(summary.meta, metric), (f"{subject} faster", "slower"),
         )
         for metric in metrics

@@ -8,10 +8,11 @@ from typing import Any
 
 import pandas as pd
 
+from retbench.metrics import METRICS
 from retbench.report import compare, stamp, units
 from retbench.report.flags import MEANING
 from retbench.report.frames import Row
-from retbench.report.summary import CELL, Summary, metric_of
+from retbench.report.summary import CELL, Summary
 from retbench.report.tables import Column, Table, name, wide
 
 CENTRE = "median over processes of their medians"
@@ -53,7 +54,7 @@ def metric(
         note: of the column.
     """
     likened = cells.loc[cells["metric"] == tag.replace("_bound_s", "_s"), "value"]
-    scale = units.scale_for(metric_of(tag).unit, likened)
+    scale = units.scale_for(METRICS[tag].unit, likened)
 
     def text(row: Row) -> str:
         cell = row.get(tag, {})
@@ -61,7 +62,7 @@ def metric(
         value, (low, high) = cell.get(percentile or "value"), edges
         return units.with_interval(value, low, high, scale.divisor)
 
-    title = f"{metric_of(tag).title} {percentile}".rstrip()
+    title = f"{METRICS[tag].title} {percentile}".rstrip()
     return Column(title, text, scale.symbol, rank, metric=tag, note=note)
 
 
@@ -110,7 +111,7 @@ def _ratio_columns(ratios: pd.DataFrame, tags: Sequence[str]) -> Iterator[Column
     for tag in (tag for tag in tags if tag in set(ratios["metric"])):
         timed = tag in compare.TIMES
         yield Column(
-            metric_of(tag).title, partial(_ratio, tag=tag, timed=timed),
+            METRICS[tag].title, partial(_ratio, tag=tag, timed=timed),
             rank=_RANKS.get(tag, bool(said)), metric=tag,
         )  # fmt: skip
         if timed:
@@ -175,7 +176,7 @@ def _family(timed: pd.DataFrame) -> str:
     if primary.empty:
         return "no row was named as primary before the run: each interval holds for itself alone"
     named = "; ".join(
-        f"{metric_of(tag).title} at {point}"
+        f"{METRICS[tag].title} at {point}"
         for tag, point in dict.fromkeys(zip(primary["metric"], primary["point"], strict=True))
     )
     confidence = float(primary["confidence"].max())
@@ -186,8 +187,7 @@ def _family(timed: pd.DataFrame) -> str:
 def resolution(timed: pd.DataFrame) -> str | None:
     """The smallest differences that a run could have told, by metric; None where there is none."""
     parts = [
-        f"{metric_of(tag).title} {units.rough(known.median())} "
-        f"(worst row {units.rough(known.max())})"
+        f"{METRICS[tag].title} {units.rough(known.median())} (worst row {units.rough(known.max())})"
         for tag in compare.TIMES
         if len(known := timed.loc[timed["metric"] == tag, "resolution"].dropna())
     ]
@@ -219,7 +219,7 @@ def claimed(crossovers: pd.DataFrame) -> pd.DataFrame:
 def crossovers(summary: Summary, note: str = CROSSOVER_IS) -> Table:
     """From which context on the subject wins or loses."""
     columns = [
-        Column("Metric", lambda row: metric_of(row["metric"]).title, rank=0, style="name"),
+        Column("Metric", lambda row: METRICS[row["metric"]].title, rank=0, style="name"),
         name("Baseline", "baseline"), BATCH, *CROSSING_COLUMNS,
     ]  # fmt: skip
     return Table(

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pandas as pd
 
 from retbench.config.plan import Axis as Sweep
+from retbench.metrics import METRICS
 from retbench.report import theme, units
 from retbench.report.axes import held
 from retbench.report.efficiency import APART
@@ -22,7 +23,7 @@ from retbench.report.speed.inference_figures import (
     planned,
     ratios,
 )
-from retbench.report.summary import Summary, metric_of
+from retbench.report.summary import Summary
 
 _THROUGHPUT, _PEAK = Shown("step_tokens_per_s"), Shown("step_peak_bytes")
 SWEEPS: tuple[tuple[str, str, Sweep, tuple[Shown, ...]], ...] = (
@@ -55,7 +56,7 @@ def memory_parts(summary: Summary) -> Figure:
     """What a step keeps at the longest context: a row a part, a mark a model, and the factor."""
     cells = _breakdown(summary)
     longest = units.tokens(cells["seq_len"].max())
-    parts = [metric_of(tag).title for tag in cells["metric"]]
+    parts = [METRICS[tag].title for tag in cells["metric"]]
     named = cells.assign(panel="", series=cells["model"], row=parts, low=float("nan"))
     families = {c["label"]: c["family"] for c in summary.meta["plan"]["contenders"]}
     subject = summary.models[0]
@@ -89,7 +90,7 @@ def settings(summary: Summary) -> Figure:
     ])  # fmt: skip
     panels = []
     for tag in metrics:
-        metric = metric_of(tag)
+        metric = METRICS[tag]
         scale = units.scale_for(metric.unit, data.loc[data["metric"] == tag, "value"])
         panels.append(
             Panel(tag, "", Axis(f"{metric.title} ({scale.symbol})", divisor=scale.divisor))
