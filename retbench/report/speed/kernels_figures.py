@@ -67,7 +67,7 @@ def ratio(kernels: Kernels, sheet: Row) -> Figure:
     data = as_ratios(rows, kernels.pairs).assign(panel=_keys(rows))[rows["value"].notna()]
     panels = _panels(
         kernels, Axis("ratio of times"), compare.threshold(kernels.meta, "kernel_s"),
-        (f"{subject} faster", "slower"),
+        ("faster", "slower"),
     )  # fmt: skip
     crossed = at(kernels.crossovers, sheet)
     crossings = [
