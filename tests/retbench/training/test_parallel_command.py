@@ -44,7 +44,7 @@ class Mortal(Attention):
                 os.kill(os.getpid(), signal_)
         return super().forward(x, shared)
 
-@register("mortal")
+@register("fading")
 @dataclass(frozen=True)
 class MortalConfig(TransformerConfig):
     stops: int = 0
@@ -60,13 +60,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parallel")
     lines = (f"the {'quick' if n % 3 else 'slow'} fox jumps {n % 7} times\n" for n in range(1000))
     (folder / "input.txt").write_text("".join(lines))
-    (folder / "mortal.py").write_text(MORTAL)
+    (folder / "fading.py").write_text(MORTAL)
     return folder
 
 
 def begun(out: str, *more: str) -> list[str]:
     return [
-        "train", "--model", "mortal", "--plugin", "mortal.py", "--preset", "tiny", "--set",
+        "train", "--model", "fading", "--plugin", "fading.py", "--preset", "tiny", "--set",
         "d_model=32", "--set", "n_heads=4", "--context", "16", "--batch", "4", "--accumulate", "2",
         "--threads", "1", "--device", "cpu", "--lr", "0.001", "--data", "input.txt", "--steps",
         "24", "--eval-every", "4", "--out", out, *more,
@@ -166,7 +166,7 @@ def test_two_processes_make_the_same_model_and_rank_0_alone_prints(
     alone = model_folder.read_record(folder / f"alone-{kind}")["results"]
     assert found["dev_loss"] == pytest.approx(alone["dev_loss"], rel=ROUNDING)
     model, tokenizer = model_folder.load(
-        folder / f"both-{kind}", plugin_sources=[str(folder / "mortal.py")]
+        folder / f"both-{kind}", plugin_sources=[str(folder / "fading.py")]
     )
     assert model.config.vocab_size == tokenizer.vocab_size
 
