@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from retbench.config import plugins
 from retbench.config.file import read_config_file
-from retbench.config.run import RunConfig, TimedConfig
+from retbench.config.run import SPARED_CORES, RunConfig, TimedConfig
 from retbench.engine.resolve import check, explicit, resolve
 from retbench.errors import Interrupted, UserError
 from retbench.machine import threads
@@ -124,14 +124,15 @@ def prepare(
     nodes.check(config)
     note = None
     if not resume and "threads" not in explicit(suite, config_file=config_file, **given).values:
-        cores, config = config.threads, beside_others(config)
-        note = threads.shortage(config.threads, cores)
+        usual, config = config.threads, beside_others(config)
+        note = threads.shortage(config.threads, usual)
     return Job(config, folder, resume, note=note, nodes=nodes)
 
 
 def beside_others(config: RunConfig) -> RunConfig:
     """The configuration with a thread less for each core that other programs keep busy."""
-    return replace(config, threads=threads.beside_others(config.threads))
+    spared = SPARED_CORES if isinstance(config, TimedConfig) else 0
+    return replace(config, threads=threads.beside_others(config.threads, spared))
 
 
 def carry_out(job: Job, observer: Observer | None = None) -> tuple[Run, list[Path]]:

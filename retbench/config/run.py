@@ -12,7 +12,7 @@ from typing import Any
 
 from retbench.config import plugins
 from retbench.config import values as value
-from retbench.config.settings import Settings, setting
+from retbench.config.settings import Settings, changed, setting
 from retbench.machine import host
 
 
@@ -49,7 +49,7 @@ PROFILES: dict[str, Profile] = {
     profile.name: profile
     for profile in (
         Profile("smoke", blocks=1, minutes=0, rounds=3, min_rounds=2, phase_budget_s=0.5),
-        Profile("quick", blocks=3, minutes=5, rounds=60, min_rounds=2, phase_budget_s=0.5),
+        Profile("quick", blocks=3, minutes=5, rounds=60, min_rounds=4, phase_budget_s=1.0),
         Profile("report", blocks=5, minutes=30, rounds=100, min_rounds=3, phase_budget_s=4.0),
         Profile("rigorous", blocks=10, minutes=120, rounds=200, min_rounds=5, phase_budget_s=15.0),
     )
@@ -61,13 +61,16 @@ FEED_FORWARDS = ("gelu", "swiglu")
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 
+SPARED_CORES = 1
+"""Cores that a timed run leaves to whatever else the machine does."""
+
 WHAT, SWEEP, HOW_SURE, WHERE, OUTPUT = "What", "Sweep", "How sure", "Where", "Output"
 """The headings of the options that suites share."""
 
 
-def own_cores(processes: int) -> int:
-    """The cores of each process, where so many share this machine's."""
-    return max(1, host.physical_cores() // processes)
+def own_cores(processes: int, spared: int = 0) -> int:
+    """The cores of each process, where so many share this machine's but for the spared ones."""
+    return max(1, (host.physical_cores() - spared) // processes)
 
 
 def presets() -> tuple[str, ...]:
@@ -147,6 +150,12 @@ class RunConfig(Settings):
 class TimedConfig(RunConfig):
     """Settings of the suites whose contenders take turns: when there are enough blocks."""
 
+    # Where all cores compute, whatever else the machine does keeps one of them waiting, and so all.
+    threads: int = changed(
+        RunConfig, "threads",
+        default=lambda known: own_cores(known.get("world_size", 1), spared=SPARED_CORES),
+        shown="the physical cores but one",
+    )  # fmt: skip
     minutes: float = setting(
         value.minutes, "Add blocks until all ratios are settled, for so long at most; 0 adds none.",
         metavar="MINUTES", group=HOW_SURE,

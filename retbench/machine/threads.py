@@ -3,7 +3,8 @@
 OpenMP's threads spin at a barrier before they sleep, libgomp's for some 300,000 turns, LLVM's and
 Intel's for 200 ms. Beside another busy process the thread that is waited for is often not running,
 and those that spin keep the processor from it. Half a millisecond of spinning costs a quiet machine
-nothing that can be measured, and bounds what is lost on a busy one; fewer threads lose least there.
+nothing that can be measured, and bounds what is lost on a busy one; where a core is left to the
+others nothing is lost.
 ``docs/measurement.md`` has the figures.
 """
 
@@ -51,10 +52,13 @@ def mean_cores(cpu_s: Callable[[], float | None], seconds: float = _LOOK_S) -> f
     return max(0.0, after - before) / (time.perf_counter() - started)
 
 
-def beside_others(cores: int) -> int:
-    """Of so many cores those to compute on: one less for each that others keep busy, at least 1."""
-    busy = mean_cores(foreign_cpu_s) if cores > 1 else None
-    return cores if busy is None else max(1, cores - round(busy))
+def beside_others(threads: int, spared: int = 0) -> int:
+    """Of so many threads those to use: one less for each core that others keep busy, at least 1.
+
+    ``spared`` cores have been left to them before.
+    """
+    busy = mean_cores(foreign_cpu_s) if threads > 1 else None
+    return threads if busy is None else max(1, threads - max(0, round(busy) - spared))
 
 
 def wait_policy() -> dict[str, str]:
@@ -63,8 +67,8 @@ def wait_policy() -> dict[str, str]:
     return chosen or spin_limits()
 
 
-def shortage(threads: int, cores: int) -> str | None:
-    """Why fewer threads compute than there are cores, as a sentence; None where none is spared."""
-    if threads >= cores:
+def shortage(threads: int, usual: int) -> str | None:
+    """Why fewer threads compute than usual, as a sentence; None where as many do."""
+    if threads >= usual:
         return None
-    return f"computes on {threads} of {cores} cores: other programs keep the rest busy"
+    return f"threads: {threads} instead of {usual}, for other programs keep cores busy"

@@ -48,7 +48,7 @@ MATH_LIMIT = 512
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferenceConfig(ModelsConfig, TimedConfig):
+class InferenceConfig(TimedConfig, ModelsConfig):
     """Latency, throughput and memory of prefill and decode."""
 
     suite = "inference"

@@ -67,7 +67,7 @@ class SharedEqually(ByDevice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingThroughputConfig(ModelsConfig, TimedConfig, TextData):
+class TrainingThroughputConfig(TimedConfig, ModelsConfig, TextData):
     """Seconds, memory and utilisation of an optimizer step."""
 
     suite = "training"

@@ -51,19 +51,19 @@ def others(monkeypatch: pytest.MonkeyPatch, cores: float | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "busy", "left"),
+    ("usual", "spared", "busy", "left"),
     [
-        (8, 0.0, 8), (8, 0.4, 8), (8, 0.6, 7), (8, 2.9, 5), (2, 1.0, 1), (2, 2.0, 1),
-        (1, 1.0, 1), (8, None, 8),
+        (8, 0, 0.0, 8), (8, 0, 0.4, 8), (8, 0, 0.6, 7), (8, 0, 2.9, 5), (2, 0, 1.0, 1),
+        (2, 0, 2.0, 1), (1, 0, 1.0, 1), (8, 0, None, 8), (7, 1, 0.9, 7), (7, 1, 2.0, 6),
     ],
 )  # fmt: skip
 def test_each_core_that_others_keep_busy_costs_a_thread_and_one_is_left(
-    monkeypatch: pytest.MonkeyPatch, cores: int, busy: float | None, left: int
+    monkeypatch: pytest.MonkeyPatch, usual: int, spared: int, busy: float | None, left: int
 ) -> None:
     others(monkeypatch, busy)
-    assert threads.beside_others(cores) == left
+    assert threads.beside_others(usual, spared) == left
 
 
 def test_a_shortage_of_threads_is_a_sentence() -> None:
     assert threads.shortage(2, 2) is None
-    assert threads.shortage(1, 2) == ("computes on 1 of 2 cores: other programs keep the rest busy")
+    assert threads.shortage(1, 2) == ("threads: 1 instead of 2, for other programs keep cores busy")
