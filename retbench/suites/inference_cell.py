@@ -78,7 +78,8 @@ def prepare(rows: Rows, progress: Callable[[str], None]) -> Cell:
         _add_analytic(rows)
         progress("first calls")
         first = _first_calls(rows, run, prompt)
-        _require_continuation(rows, run.step_error(prompt))
+        if session.block == 0 or session.config.mode != "eager":  # what is eager stays as it is
+            _require_continuation(rows, run.step_error(prompt))
         progress("memory")
         _measure_memory(rows, run, prompt)
     progress("warm-up")
