@@ -14,6 +14,7 @@ number under the ids that it has in the samples, for texts that cannot drift fro
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -35,9 +36,12 @@ _ESCAPED = {
 }  # fmt: skip
 _TEXT_WIDTH = 118  # characters of \scriptsize in 16 cm
 _WIDE = 70  # characters from which a table needs that size
-_CITE = r"""\newcommand{\retbenchset}[2]{\expandafter\def\csname retbench@#1\endcsname{#2}}
-\newcommand{\retbench}[1]{\ifcsname retbench@#1\endcsname\csname retbench@#1\endcsname
-  \else\PackageError{retbench}{this run has no number `#1'}{}\fi}"""
+_CITE = r"""\providecommand{\retbenchset}[2]{%%
+  \expandafter\def\csname retbench@\retbenchrun @#1\endcsname{#2}}
+\providecommand{\retbench}[2][\retbenchrun]{\ifcsname retbench@#1@#2\endcsname
+  \csname retbench@#1@#2\endcsname\else\PackageError{retbench}{the run #1 has no number `#2'}{}\fi}
+\def\retbenchrun{%s}"""
+"""Numbers are kept by run, so that one document may cite several."""
 
 
 def write_tables(content: Content, folder: Path) -> list[Path]:
@@ -54,7 +58,10 @@ def write_tables(content: Content, folder: Path) -> list[Path]:
 def write_numbers(content: Content, folder: Path) -> list[Path]:
     """Write ``numbers.tex`` and ``numbers.json``, which has the frame of every table."""
     text = json.dumps(numbers(content), indent=1, allow_nan=False, ensure_ascii=False)
-    lines = [*(f"% {line}" for line in content.stamp), _CITE]
+    lines = [
+        *(f"% {line}" for line in content.stamp),
+        _CITE % re.sub(r"[^\w.-]", "-", folder.name, flags=re.A),
+    ]
     lines += (
         f"\\retbenchset{{{key}}}{{{escape(text)}}}"
         for key, text in citations(content.tables).items()

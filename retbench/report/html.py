@@ -14,7 +14,7 @@ from markupsafe import Markup
 from retbench.report import units
 from retbench.report.content import Content
 
-_BROAD = 1.6  # ratio of width to height from which a figure takes a row of its own
+_BROAD = 2.5  # ratio of width to height from which a figure takes a row of its own
 
 
 def write(content: Content, figures: Sequence[Path], folder: Path) -> list[Path]:

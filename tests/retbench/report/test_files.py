@@ -59,7 +59,7 @@ def digests(folder: Path) -> dict[str, str]:
 def test_the_same_samples_give_the_same_bytes_in_any_process_without_torch(tmp_path: Path) -> None:
     found = []
     for seed in ("1", "2"):
-        path = write_run(tmp_path / seed, failures=FAILURES).path
+        path = write_run(tmp_path / seed / "run", failures=FAILURES).path
         matplotlibrc = tmp_path / f"matplotlibrc{seed}"  # a user's own settings must not matter
         matplotlibrc.write_text(f"lines.linewidth: {seed}\nsavefig.dpi: {100 * int(seed)}\n")
         in_new_process(WRITE, str(path), PYTHONHASHSEED=seed, MATPLOTLIBRC=str(matplotlibrc))

@@ -170,8 +170,9 @@ def test_the_same_samples_give_the_same_files(make: Make) -> None:
         files = write_all(run)
         return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
-    first = digests(make())
-    assert first == digests(make()) and "cells.tex" in first and "report.html" in first
+    run = make()
+    first = digests(run)
+    assert first == digests(run) and "cells.tex" in first and "report.html" in first
 
 
 def test_numbers_carry_every_value_and_every_failure(make: Make) -> None:
