@@ -211,10 +211,10 @@ def _physics(cells: pd.DataFrame) -> Iterator[str]:
     )
     for time, bound, what in (
         ("tpot_s", "tpot_bound_s",
-         "decodes at {:.0%} of the bandwidth measured at that size: part of what it reads may "
-         "have come from a cache, or that bandwidth was measured low"),
+         "decodes at {:.0%} of what bandwidth at that size and matmul rate allow: part of what it "
+         "reads may have come from a cache, or a ceiling was measured low"),
         ("ttft_s", "ttft_bound_s",
-         "prefills at {:.0%} of the measured matmul rate: do not believe it"),
+         "prefills at {:.0%} of what the measured ceilings allow: do not believe it"),
         ("step_s", "step_bound_s",
          "is trained at {:.0%} of the measured matmul rate: do not believe it"),
     ):  # fmt: skip

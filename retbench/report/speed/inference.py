@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 _COLUMNS = (
     ("ttft_s", "", True, 1), ("prefill_tokens_per_s", "", False, 4), ("tpot_s", "", True, 0),
     ("tpot_s", "p90", False, 6), ("tpot_s", "p99", False, 6), ("tpot_bound_s", "", False, 5),
-    ("tpot_over_bound", "", False, 5), ("mean_tpot_s", "", True, 3),
-    ("decode_tokens_per_s", "", False, 2), ("state_bytes", "", False, 1),
+    ("tpot_over_bound", "", False, 5), ("decode_intensity", "", False, 6),
+    ("mean_tpot_s", "", True, 3), ("decode_tokens_per_s", "", False, 2),
+    ("state_bytes", "", False, 1),
     ("prefill_peak_bytes", "", False, 2), ("decode_peak_bytes", "", False, 1),
-    ("prefill_mfu", "", False, 7), ("decode_bandwidth", "", False, 7),
+    ("prefill_mfu", "", False, 7), ("prefill_matmul_share", "", False, 7),
+    ("prefill_hfu", "", False, 8), ("prefill_hardware_share", "", False, 8),
+    ("decode_bandwidth", "", False, 7), ("prefill_intensity", "", False, 7),
 )  # fmt: skip
 _TAILS = (
     "p90 and p99 describe the time per step of slices, each of several decode steps where one is "
@@ -56,8 +59,7 @@ def content(run: Run) -> Content:
 
 def _cells(summary: Summary) -> Table:
     """One row per model and point: every figure, or how the cell failed, and its flags."""
-    present = set(summary.cells["metric"])
-    shown = (
+    columns = (
         tables.metric(
             summary.cells,
             tag,
@@ -67,7 +69,7 @@ def _cells(summary: Summary) -> Table:
             note=_TAILS if percentile else "",
         )
         for tag, percentile, interval, rank in _COLUMNS
-        if tag in present
+        if tables.shown(summary.cells, tag)
     )
-    columns = [name("Model", "model"), CONTEXT, BATCH, STATUS, *shown, FLAGS]
-    return tables.cells(summary, columns, (tables.CELLS_ARE,))
+    first = (name("Model", "model"), CONTEXT, BATCH, STATUS)
+    return tables.cells(summary, [*first, *columns, FLAGS], (tables.CELLS_ARE,))
