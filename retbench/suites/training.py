@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from retbench.config import values as value
 from retbench.config.plan import Contender, Plan, Point, Setting
 from retbench.config.requirements import require_tokenizers_vocabulary
-from retbench.config.run import ModelsConfig, TimedConfig
+from retbench.config.run import ModelsConfig, TimedModelsConfig
 from retbench.config.settings import ByDevice, changed, first_of, setting
 from retbench.config.values import nearest
 from retbench.data.config import TextData
@@ -68,7 +68,7 @@ class SharedEqually(ByDevice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingThroughputConfig(TimedConfig, ModelsConfig, TextData):
+class TrainingThroughputConfig(TimedModelsConfig, TextData):
     """Seconds, memory and utilisation of an optimizer step."""
 
     suite = "training"
