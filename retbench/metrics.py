@@ -288,6 +288,15 @@ _DECLARED = (
            "machine, of all processes", "higher",
            formula=lambda step_s, step_hardware_flops, matmul_rate:
                step_hardware_flops / matmul_rate / step_s),
+    Metric("capacity_tokens_per_s", "tokens/s", "Throughput there", "rate",
+           "tokens a second of all sequences, of decoding or of training steps, at the largest "
+           "batch size that fits", "higher", cited=True),
+    Metric("prefill_above_weights_bytes", "bytes", "Prefill above weights", "memory",
+           "prefill peak less the weights: the state, and what a prefill uses in passing", "lower",
+           formula=lambda prefill_peak_bytes, weights_bytes: prefill_peak_bytes - weights_bytes),
+    Metric("decode_above_weights_bytes", "bytes", "Decode above weights", "memory",
+           "decode peak less the weights: the state, and what a step uses in passing", "lower",
+           formula=lambda decode_peak_bytes, weights_bytes: decode_peak_bytes - weights_bytes),
     Metric("decode_bandwidth", "bytes/s", "Achieved bandwidth", "rate",
            "analytic decode bytes over TPOT", "higher", cited=True,
            formula=lambda tpot_s, decode_bytes: decode_bytes / tpot_s),

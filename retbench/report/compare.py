@@ -46,9 +46,6 @@ CROSSOVER_COLUMNS = [
     "metric", "subject", "baseline", "batch_size", "status", "value", "low", "high", "direction",
     "reason", "shortest", "longest", "n",
 ]  # fmt: skip
-BATCH_COLUMNS = [
-    "model", "seq_len", "batch_size", "stopped_at", "stopped_by", "cause", "largest_tried",
-]  # fmt: skip
 
 _NAN = float("nan")
 _UNKNOWN: Row = {
@@ -286,38 +283,6 @@ def _vagueness(found: Crossover) -> str:
         return ""
     low, high = (units.rounded_tokens(edge) for edge in (found.low, found.high))
     return f"interval {low} to {high} is wider than a factor of {WIDEST:g}"
-
-
-def largest_batches(
-    statuses: pd.DataFrame, points: Mapping[str, Point], models: Sequence[str]
-) -> pd.DataFrame:
-    """The largest batch size that ended ok, per model and context that had several.
-
-    ``stopped_at`` is the smallest larger batch size that failed, ``stopped_by`` its status; both
-    are missing where the largest tried fits. A smaller one that failed, as by a timeout, stops
-    nothing: a larger one is known to fit.
-
-    Args:
-        statuses: how each cell ended.
-        points: of the plan, by id.
-        models: in the order of the rows.
-    """
-    rows = []
-    along = statuses[on_sweep(points, statuses, "batch")]
-    for model, seq_len in itertools.product(models, sorted(along["seq_len"].unique())):
-        at = (along["model"] == model) & (along["seq_len"] == seq_len)
-        own = along[at].sort_values("batch_size")
-        if len(own) < 2:
-            continue
-        fits = own.loc[own["status"] == "ok", "batch_size"].max()
-        beyond = own[own["batch_size"] > fits] if fits == fits else own
-        stop = beyond.iloc[0] if len(beyond) else {}
-        rows.append((
-            model, seq_len, fits, stop.get("batch_size"), stop.get("status"), stop.get("cause"),
-            own["batch_size"].max(),
-        ))  # fmt: skip
-    counts = dict.fromkeys(("seq_len", "batch_size", "stopped_at", "largest_tried"), "Int64")
-    return pd.DataFrame(rows, columns=BATCH_COLUMNS).astype(counts)
 
 
 def _memory(value: float, by_block: Floats, margin_: float) -> Row:

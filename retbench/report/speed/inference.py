@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from retbench.report import compare, units
 from retbench.report.content import Content, definitions, filled, title_of
-from retbench.report.speed import inference_figures, tables
+from retbench.report.speed import exponents, inference_figures, tables
 from retbench.report.speed.answers import answers, still_open
 from retbench.report.speed.tables import BATCH, CONTEXT, FLAGS, STATUS
 from retbench.report.summary import Summary, summarise
@@ -24,6 +24,7 @@ _COLUMNS = (
     ("mean_tpot_s", "", True, 3), ("decode_tokens_per_s", "", False, 2),
     ("state_bytes", "", False, 1),
     ("prefill_peak_bytes", "", False, 2), ("decode_peak_bytes", "", False, 1),
+    ("prefill_above_weights_bytes", "", False, 6), ("decode_above_weights_bytes", "", False, 6),
     ("prefill_mfu", "", False, 7), ("prefill_matmul_share", "", False, 7),
     ("prefill_hfu", "", False, 8), ("prefill_hardware_share", "", False, 8),
     ("decode_bandwidth", "", False, 7), ("prefill_intensity", "", False, 7),
@@ -33,6 +34,8 @@ _TAILS = (
     f"short, of all processes together; {units.DASH}: too few of them (p90 needs 29, p99 299)"
 )
 _COMPARED = (*compare.TIMES, *compare.MEMORY)
+_GROWING = ("tpot_s", "mean_tpot_s", "ttft_s", "state_bytes", "decode_peak_bytes",
+            "prefill_peak_bytes")  # fmt: skip
 _ANSWERED = ("tpot_s", "ttft_s", "state_bytes")
 
 
@@ -41,7 +44,8 @@ def content(run: Run) -> Content:
     summary = summarise(run)
     tables_ = filled(
         tables.ratios(summary, summary.ratios, _COMPARED), tables.crossovers(summary),
-        tables.batches(summary), _cells(summary), tables.setup(summary),
+        tables.batches(summary), exponents.table(summary, _GROWING), _cells(summary),
+        tables.setup(summary),
     )  # fmt: skip
     return Content(
         path=summary.path,

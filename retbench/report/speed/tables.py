@@ -255,13 +255,24 @@ def batches(summary: Summary) -> Table:
         name("Model", "model"), CONTEXT,
         Column("Largest batch", lambda row: largest(row), rank=0),
         Column("Beyond it", lambda row: stopped(row), style="name"),
+        Column(
+            METRICS["capacity_tokens_per_s"].title,
+            lambda row: units.with_interval(row["tokens_per_s"], row["low"], row["high"]),
+            "tokens/s", metric="capacity_tokens_per_s",
+        ),
+        Column(
+            f"{summary.models[0]} / model",
+            lambda row: units.ratio(row["ratio"], row["ratio_low"], row["ratio_high"]),
+            note="throughputs of two models are at two batch sizes, so not measured in turns",
+        ),
     )  # fmt: skip
     is_known = summary.batches["stopped_at"].notna().any()
     rows = summary.batches if is_known else summary.batches.iloc[:0]
     return Table(
         "batch", "Largest batch that fits", rows, columns,
         ("the largest batch size that ended ok in every block",), above=True,
-        cited={"batch_size": "batch_size"}, ids=("model", "seq_len"),
+        cited={"batch_size": "batch_size", "tokens_per_s": "capacity_tokens_per_s",
+               "ratio": "capacity_ratio"}, ids=("model", "seq_len"),
     )  # fmt: skip
 
 

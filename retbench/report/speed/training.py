@@ -17,7 +17,7 @@ from retbench.report.axes import held
 from retbench.report.content import Content, definitions, filled, title_of
 from retbench.report.efficiency import APART, is_unshared, processes_of
 from retbench.report.frames import records
-from retbench.report.speed import tables, training_figures
+from retbench.report.speed import exponents, tables, training_figures
 from retbench.report.speed.answers import answers, still_open
 from retbench.report.speed.tables import BATCH, CONTEXT, FLAGS, STATUS
 from retbench.report.summary import Summary, summarise
@@ -55,7 +55,8 @@ def content(run: Run) -> Content:
             summary,
             f"{tables.CROSSOVER_IS}, at {held(summary.meta, 'context')}",
         ),
-        tables.batches(summary), _processes(summary), _steps(summary), _loader(summary),
+        tables.batches(summary), exponents.table(summary, _COMPARED), _processes(summary),
+        _steps(summary), _loader(summary),
         tables.setup(summary),
     )  # fmt: skip
     return Content(
