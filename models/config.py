@@ -59,6 +59,11 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+def _passes(phase: Phase) -> int:
+    """Forward passes that a phase costs as many FLOPs as."""
+    return 3 if phase == "train" else 1
+
+
 @dataclass(frozen=True)
 class ModelConfig(ABC):
     """What every model of a comparison has; a family adds its own fields in a subclass.
@@ -154,10 +159,18 @@ class ModelConfig(ABC):
     def mixer_flops(self, tokens: int, *, context: int = 0) -> int:
         """FLOPs of one layer's mixer over ``tokens`` new tokens after ``context`` earlier ones.
 
-        Projections are not counted here (they follow from :meth:`mixer_parameters`, less
-        :meth:`mixer_vectors`); causal products count the pairs that are needed, not those a
-        kernel may compute and mask. One new token means the decode step.
+        The fewest that any form of the function needs, whichever runs, so that no implementation
+        is credited with work that another does not have. Projections are not counted here (they
+        follow from :meth:`mixer_parameters`, less :meth:`mixer_vectors`); causal products count
+        the pairs that are needed. One new token means the decode step.
         """
+
+    def mixer_hardware_flops(self, tokens: int) -> int:
+        """FLOPs that the configured form computes over a whole sequence in one layer's mixer.
+
+        Products that a mask throws away count too. By default :meth:`mixer_flops`.
+        """
+        return self.mixer_flops(tokens)
 
     @abstractmethod
     def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
@@ -226,7 +239,7 @@ class ModelConfig(ABC):
         return self.num_parameters(embeddings=True) * dtype_bytes
 
     def flops_per_token(self, seq_len: int, phase: Phase) -> float:
-        """Model FLOPs per token, a multiply-add counting two.
+        """Model FLOPs per token, a multiply-add counting two: what the function needs.
 
         Args:
             seq_len: tokens of the sequence; for ``decode``, tokens already in the state.
@@ -234,15 +247,27 @@ class ModelConfig(ABC):
                 ``forward`` (logits of every position) or ``train`` (forward and backward, three
                 times the forward: Kaplan et al. 2020, arXiv 2001.08361, section 2.1).
         """
-        projections = self.mixer_parameters() - self.mixer_vectors()
-        matrices = 2 * self.n_layers * (projections + self._ffn_parameters())
-        head = 2 * self.vocab_size * self.d_model
         if phase == "decode":
-            return matrices + head + self.n_layers * self.mixer_flops(1, context=seq_len)
-        mixing = self.n_layers * self.mixer_flops(seq_len) / seq_len
-        if phase == "prefill":
-            return matrices + mixing + head / seq_len
-        return (matrices + mixing + head) * (3 if phase == "train" else 1)
+            mixing: float = self.mixer_flops(1, context=seq_len)
+        else:
+            mixing = self.mixer_flops(seq_len) / seq_len
+        return (self._layer_flops(mixing) + self._head_flops(seq_len, phase)) * _passes(phase)
+
+    def hardware_flops_per_token(
+        self, seq_len: int, phase: Phase, *, recomputed: bool = False
+    ) -> float:
+        """FLOPs per token that the configured form computes, masked products among them.
+
+        Args:
+            seq_len: as of :meth:`flops_per_token`.
+            phase: likewise; a decode step has one form.
+            recomputed: whether the backward pass computes the layers' forward anew.
+        """
+        if phase == "decode":
+            return self.flops_per_token(seq_len, phase)
+        layers = self._layer_flops(self.mixer_hardware_flops(seq_len) / seq_len)
+        passes = _passes(phase)
+        return layers * (passes + recomputed) + self._head_flops(seq_len, phase) * passes
 
     def state_bytes(self, batch_size: int, context: int, dtype_bytes: int = 4) -> int:
         """Bytes of the state (KV cache or retention state) that holds ``context`` tokens."""
@@ -258,6 +283,14 @@ class ModelConfig(ABC):
         moved = self.n_layers * self.mixer_step_bytes(batch_size, context, dtype_bytes)
         return (matrices + rows) * dtype_bytes + moved
 
+    def prefill_bytes(self, batch_size: int, context: int, dtype_bytes: int = 4) -> int:
+        """Bytes that one prefill must move: every weight read once, the state written once.
+
+        What the layers hand on to each other is left out, for a cache may keep it.
+        """
+        matrices = self.num_parameters() + self.vocab_size * self.d_model
+        return matrices * dtype_bytes + self.state_bytes(batch_size, context, dtype_bytes)
+
     @classmethod
     def _check_types(cls, values: Mapping[str, Any]) -> None:
         """Raise ConfigError for a value that is not of its field's plain type."""
@@ -266,6 +299,16 @@ class ModelConfig(ABC):
             accepted = _PLAIN_TYPES.get(kind, ())
             if accepted and field.name in values and type(values[field.name]) not in accepted:
                 raise ConfigError(f"{field.name} must be {kind}, not {values[field.name]!r}")
+
+    def _layer_flops(self, mixing: float) -> float:
+        """Of all layers' matrices a token, and of their mixing, of which one layer has so many."""
+        projections = self.mixer_parameters() - self.mixer_vectors()
+        return self.n_layers * (2 * (projections + self._ffn_parameters()) + mixing)
+
+    def _head_flops(self, seq_len: int, phase: Phase) -> float:
+        """Of the output head a token: a prefill has logits of its last one alone."""
+        flops = 2 * self.vocab_size * self.d_model
+        return flops / seq_len if phase == "prefill" else flops
 
     def _ffn_parameters(self) -> int:
         return self.ffn_matrices * self.d_model * self.d_ff

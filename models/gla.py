@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from models.config import ConfigError, Phase, Preset
 from models.decoder import DecoderConfig, Mixer, Span
 from models.layers import rms_norm
-from models.linear_attention import causal_pairs
 from models.protocol import LayerState
 from models.registry import register
+from models.retention import chunk_pairs, chunkwise_flops, retention_flops
 
 
 @register("gla")
@@ -71,10 +71,14 @@ class GatedLinearAttentionConfig(DecoderConfig):
         return self.d_model // 2
 
     def mixer_flops(self, tokens: int, *, context: int = 0) -> int:
-        """Chunkwise for a sequence, recurrent for one token; independent of the context."""
-        pairs = 0 if tokens == 1 else causal_pairs(tokens, self.chunk_size)
-        inside = pairs * 2 * (self.d_k + self.d_v)
-        return self.n_heads * (inside + tokens * 4 * self.d_k * self.d_v)
+        """The cheapest form's, recurrent for one token; independent of the context."""
+        return self.n_heads * retention_flops(tokens, self.d_k, self.d_v)
+
+    def mixer_hardware_flops(self, tokens: int) -> int:
+        """All pairs of each chunk, less the scores above the diagonal, and its states."""
+        masked = (chunk_pairs(tokens, self.chunk_size) - tokens) // 2
+        dense = chunkwise_flops(tokens, self.chunk_size, self.d_k, self.d_v)
+        return self.n_heads * (dense - masked * 2 * self.d_k)
 
     def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
         """Heads x d_k x d_v numbers in float32 (float64 in a float64 model), at any context."""

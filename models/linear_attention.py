@@ -13,7 +13,9 @@ from models.layers import Rotary, rotate
 from models.protocol import LayerState
 from models.registry import register
 from models.retention import (
+    chunkwise_flops,
     retention_chunkwise,
+    retention_flops,
     retention_parallel,
     retention_recurrent,
     retention_step,
@@ -57,9 +59,13 @@ class LinearAttentionConfig(DecoderConfig):
         return 4 * self.d_model**2
 
     def mixer_flops(self, tokens: int, *, context: int = 0) -> int:
-        """Chunkwise for a sequence, recurrent for one token; the normaliser's sums left out."""
-        inside = 0 if tokens == 1 else causal_pairs(tokens, self.chunk_size) * 4 * self.head_dim
-        return self.n_heads * (inside + tokens * 4 * self.head_dim**2)
+        """The cheapest form's, recurrent for one token; the normaliser's sums left out."""
+        return self.n_heads * retention_flops(tokens, self.head_dim, self.head_dim)
+
+    def mixer_hardware_flops(self, tokens: int) -> int:
+        """All pairs of each chunk, and its states."""
+        d = self.head_dim
+        return self.n_heads * chunkwise_flops(tokens, self.chunk_size, d, d)
 
     def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
         """A matrix and a vector a head in float32 (float64 in a float64 model), at any context."""
@@ -207,9 +213,3 @@ def feature_map(x: Tensor) -> Tensor:
     Written so that exp(x) is not rounded to the precision of 1, as it would be in elu.
     """
     return torch.where(x > 0, x + 1, x.clamp_max(0).exp())
-
-
-def causal_pairs(tokens: int, chunk_size: int) -> int:
-    """Pairs (i, j) with j <= i of one chunk, over whole chunks and a shorter last one."""
-    whole, tail = divmod(tokens, chunk_size)
-    return (whole * chunk_size * (chunk_size + 1) + tail * (tail + 1)) // 2

@@ -23,6 +23,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from models.retention import pair_flops, retention_flops
+
 Kind = Literal["retention", "attention"]
 Direction = Literal["forward", "train"]
 Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -61,13 +63,14 @@ class Case:
     def flops(self) -> int:
         """Analytic FLOPs that the function needs, two for a multiplication and its addition.
 
-        Attention: every pair of a query and a key that it sees, twice. Retention: the same, or the
-        recurrence's 4 d_k d_v a token, whichever is less; a cut into n equal chunks costs
-        recurrence + (pairs - recurrence) / n, so no chunk size needs less than both.
+        Attention: every pair of a query and a key that it sees, twice. Retention: the cheapest
+        form's, see :func:`models.retention.retention_flops`.
         """
-        pairs = self.time * (self.time + 1) // 2 * 2 * (self.d_k + self.d_v)
-        recurrent = self.time * 4 * self.d_k * self.d_v
-        needed = min(pairs, recurrent) if self.kind == "retention" else pairs
+        needed = (
+            retention_flops(self.time, self.d_k, self.d_v)
+            if self.kind == "retention"
+            else pair_flops(self.time, self.d_k, self.d_v)
+        )
         passes = TRAIN_FLOPS if self.direction == "train" else 1
         return self.batch * self.heads * needed * passes
 

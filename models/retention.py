@@ -141,6 +141,32 @@ def retention_step(q: Tensor, k: Tensor, v: Tensor, gamma: Tensor, state: Tensor
     return q @ state
 
 
+def pair_flops(tokens: int, d_k: int, d_v: int) -> int:
+    """FLOPs of one head's scores and weighted sum over the pairs that a causal mask leaves."""
+    return tokens * (tokens + 1) * (d_k + d_v)
+
+
+def retention_flops(tokens: int, d_k: int, d_v: int) -> int:
+    """The fewest FLOPs that one head's retention needs: of the pairs, or of the recurrence.
+
+    The recurrence takes 4 d_k d_v a token, as does a decode step: one token. A cut into n equal
+    chunks costs recurrence + (pairs - recurrence) / n, so no chunk size needs less than both.
+    """
+    recurrence = tokens * 4 * d_k * d_v
+    return recurrence if tokens == 1 else min(pair_flops(tokens, d_k, d_v), recurrence)
+
+
+def chunk_pairs(tokens: int, chunk_size: int) -> int:
+    """Pairs of tokens in one chunk, masked ones too; a last chunk may be shorter."""
+    whole, tail = divmod(tokens, chunk_size)
+    return whole * chunk_size**2 + tail**2
+
+
+def chunkwise_flops(tokens: int, chunk_size: int, d_k: int, d_v: int) -> int:
+    """FLOPs of one head's retention in chunks: all pairs inside, and the states across."""
+    return chunk_pairs(tokens, chunk_size) * 2 * (d_k + d_v) + tokens * 4 * d_k * d_v
+
+
 def decay_sums(log_gamma: Tensor, positions: Tensor) -> Tensor:
     """gamma^0 + ... + gamma^n for each head at each position n: (heads, time), float64.
 

@@ -18,9 +18,11 @@ from models.protocol import LayerState
 from models.registry import register
 from models.retention import (
     DecayKind,
+    chunkwise_flops,
     decay_sums,
     log_decays,
     retention_chunkwise,
+    retention_flops,
     retention_parallel,
     retention_recurrent,
     retention_step,
@@ -121,16 +123,14 @@ class RetNetConfig(DecoderConfig):
         return {"form": "parallel", "implementation": "torch"}
 
     def mixer_flops(self, tokens: int, *, context: int = 0) -> int:
-        """The form of a whole sequence, recurrent for one token; independent of the context."""
-        state_product = 2 * self.d_k * self.d_v
-        if tokens == 1:
-            return self.n_heads * 2 * state_product
+        """The cheapest form's, recurrent for one token; independent of the context."""
+        return self.n_heads * retention_flops(tokens, self.d_k, self.d_v)
+
+    def mixer_hardware_flops(self, tokens: int) -> int:
+        """All pairs in the parallel form, those of each chunk and its states in the chunkwise."""
         if self.form == "parallel":
-            return self.n_heads * _triangle(tokens) * 2 * (self.d_k + self.d_v)
-        whole, tail = divmod(tokens, self.chunk_size)
-        pairs = whole * _triangle(self.chunk_size) + _triangle(tail)
-        inside = pairs * 2 * (self.d_k + self.d_v)
-        return self.n_heads * (inside + tokens * 2 * state_product)
+            return self.n_heads * tokens**2 * 2 * (self.d_k + self.d_v)
+        return self.n_heads * chunkwise_flops(tokens, self.chunk_size, self.d_k, self.d_v)
 
     def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
         """Heads x d_k x d_v numbers in float32 (float64 in a float64 model), at any context."""
@@ -303,8 +303,3 @@ class MultiScaleRetention(Mixer):
         if gate is not None:
             joined = F.silu(gate) * joined
         return self.out(joined)  # type: ignore[no-any-return]
-
-
-def _triangle(n: int) -> int:
-    """Pairs (i, j) with 0 <= j <= i < n."""
-    return n * (n + 1) // 2

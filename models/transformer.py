@@ -93,6 +93,12 @@ class TransformerConfig(DecoderConfig):
         pairs = tokens * context + tokens * (tokens + 1) // 2
         return pairs * 4 * self.d_model
 
+    def mixer_hardware_flops(self, tokens: int) -> int:
+        """Those needed, for fused kernels skip what is masked; the unfused one takes all pairs."""
+        if self.implementation == "math":
+            return tokens**2 * 4 * self.d_model
+        return self.mixer_flops(tokens)
+
     def variants(self) -> dict[str, dict[str, Any]]:
         """Attention as its formula says, the scores kept: the paper's slower baseline."""
         return {"math": self.reference()}

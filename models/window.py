@@ -65,6 +65,14 @@ class WindowConfig(TransformerConfig):
         pairs = growing * context + growing * (growing + 1) // 2
         return (pairs + (tokens - growing) * self.window) * 4 * self.d_model
 
+    def mixer_hardware_flops(self, tokens: int) -> int:
+        """The first window as a whole, then two windows of keys for each run of queries."""
+        if tokens <= self.window:
+            return super().mixer_hardware_flops(tokens)
+        runs = -(-tokens // self.window) - 1
+        first = super().mixer_hardware_flops(self.window)
+        return first + runs * 2 * self.window**2 * 4 * self.d_model
+
     def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
         """Keys and values of the window."""
         return super().mixer_state_bytes(batch_size, min(context, self.window), dtype_bytes)

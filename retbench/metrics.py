@@ -97,8 +97,9 @@ class Metric:
         """The arguments of the formula, by name: metrics, and what is known of the cell.
 
         Of a cell are known ``tokens`` and ``batch_size``, and where there are any: ``processes``
-        that share its work, ``matmul_rate`` of them all in FLOP/s, and ``bandwidth``, in bytes/s
-        as a function of the bytes that are moved.
+        that share its work, ``matmul_rate`` of them all in FLOP/s as measured, ``peak_rate`` as
+        their maker states it, and ``bandwidth``, in bytes/s as a function of the bytes that are
+        moved.
         """
         return () if self.formula is None else tuple(inspect.signature(self.formula).parameters)
 
@@ -138,16 +139,22 @@ _DECLARED = (
            "peak memory during prefill; resident set above the import baseline on a CPU, "
            "allocated bytes on a GPU", "lower", compared=6, crosses=False, cited=True),
     Metric("decode_peak_bytes", "bytes", "Decode peak", "memory",
-           "peak memory during decoding", "lower", compared=7, cited=True),
+           "peak memory during decoding; of a CUDA graph its whole memory pool",
+           "lower", compared=7, cited=True),
     Metric("steady_bytes", "bytes", "Steady state", "memory",
-           "memory held between decode steps", "lower"),
+           "memory held between decode steps, a CUDA graph's pool included", "lower"),
     Metric("prefill_reserved_bytes", "bytes", "Reserved", "memory",
            "the GPU allocator's reserved bytes at the prefill peak", "lower"),
     Metric("device_used_bytes", "bytes", "Device", "memory",
            "memory in use on the device as the driver reports it, all processes", "lower"),
     # Analytic.
     Metric("prefill_flops", "flop", "Prefill FLOPs", "analytic",
-           "analytic FLOPs of one prefill of the batch"),
+           "analytic FLOPs that one prefill of the batch needs, whichever form runs"),
+    Metric("prefill_hardware_flops", "flop", "Prefill hardware FLOPs", "analytic",
+           "analytic FLOPs of one prefill of the batch in the form that runs, masked products "
+           "among them"),
+    Metric("prefill_bytes", "bytes", "Prefill bytes", "analytic",
+           "analytic bytes one prefill must move: weights read once, state written once"),
     Metric("decode_flops", "flop", "Decode FLOPs", "analytic",
            "analytic FLOPs of one decode step of the batch"),
     Metric("decode_bytes", "bytes", "Decode bytes", "analytic",
@@ -169,7 +176,7 @@ _DECLARED = (
     Metric("parameters", "1", "Parameters", "input", "non-embedding parameters"),
     Metric("train_tokens", "1", "Training tokens", "input", "tokens of all steps of one training"),
     Metric("train_flops", "flop", "Training FLOPs", "analytic",
-           "analytic FLOPs, forward and backward, of one training"),
+           "analytic FLOPs, forward and backward, that one training needs, whichever form runs"),
     Metric("data_order", "1", "Data order", "input",
            "fingerprint of the training data and the order of its batches: equal for all models "
            "of a block"),
@@ -194,8 +201,11 @@ _DECLARED = (
            "peak memory over whole steps; resident set above the import baseline on a CPU, "
            "allocated bytes on a GPU", "lower", compared=9, cited=True),
     Metric("step_flops", "flop", "Step FLOPs", "analytic",
-           "analytic FLOPs of forward and backward (three times the forward) of a batch; what is "
-           "computed anew is not counted twice"),
+           "analytic FLOPs that forward and backward (three times the forward) of a batch need, "
+           "whichever form runs"),
+    Metric("step_hardware_flops", "flop", "Step hardware FLOPs", "analytic",
+           "analytic FLOPs of forward and backward of a batch in the form that runs, masked "
+           "products and what is computed anew among them"),
     # What the trained model is then tested on; ``trial`` is the document.
     Metric("test_nats", "nat", "Test loss", "quality",
            "negative log-likelihood of a test document, every token but its first scored once",
@@ -229,7 +239,8 @@ _DECLARED = (
            "analytic bytes that must move: inputs and output once, in training their gradients "
            "too, all in the type of the inputs"),
     # Derived when a report is made: a rate is work over the median time (M9), a bound takes the
-    # ceilings that the run measured, or there is none (M15); MFU as in arXiv 2204.02311, app. B.
+    # ceilings that the run measured, or there is none (M15). MFU and HFU as in arXiv 2204.02311,
+    # appendix B: over the peak that the maker states, where it is known.
     Metric("prefill_tokens_per_s", "tokens/s", "Prefill throughput", "rate",
            "prompt tokens of the batch over the median TTFT", "higher", cited=True,
            formula=lambda tokens, ttft_s: tokens / ttft_s),
@@ -237,8 +248,23 @@ _DECLARED = (
            "batch size over the median TPOT", "higher", cited=True,
            formula=lambda batch_size, tpot_s: batch_size / tpot_s),
     Metric("prefill_mfu", "ratio", "Prefill MFU", "rate",
-           "model FLOPs utilisation: analytic prefill FLOPs over TTFT over the peak matmul rate",
-           "higher", cited=True, formula=lambda ttft_s, ttft_bound_s: ttft_bound_s / ttft_s),
+           "model FLOPs utilisation: prefill FLOPs over TTFT over the device's dense peak, as its "
+           "maker states it", "higher", cited=True,
+           formula=lambda ttft_s, prefill_flops, peak_rate: prefill_flops / peak_rate / ttft_s),
+    Metric("prefill_hfu", "ratio", "Prefill HFU", "rate",
+           "hardware FLOPs utilisation: prefill hardware FLOPs over TTFT over the same peak",
+           "higher", formula=lambda ttft_s, prefill_hardware_flops, peak_rate:
+               prefill_hardware_flops / peak_rate / ttft_s),
+    Metric("prefill_matmul_share", "ratio", "Prefill, share of matmul rate", "rate",
+           "share of the measured matmul rate: prefill FLOPs over TTFT over the fastest matrix "
+           "product measured on this machine", "higher", cited=True,
+           formula=lambda ttft_s, prefill_flops, matmul_rate:
+               prefill_flops / matmul_rate / ttft_s),
+    Metric("prefill_hardware_share", "ratio", "Prefill, hardware share", "rate",
+           "prefill hardware FLOPs over TTFT over the fastest matrix product measured on this "
+           "machine", "higher",
+           formula=lambda ttft_s, prefill_hardware_flops, matmul_rate:
+               prefill_hardware_flops / matmul_rate / ttft_s),
     Metric("step_tokens_per_s", "tokens/s", "Throughput", "rate",
            "tokens of a step over the median step time", "higher", cited=True,
            formula=lambda tokens, step_s: tokens / step_s),
@@ -246,8 +272,31 @@ _DECLARED = (
            "tokens of a step over the median step time and over the processes that share it",
            "higher", formula=lambda tokens, processes, step_s: tokens / processes / step_s),
     Metric("step_mfu", "ratio", "MFU", "rate",
-           "model FLOPs utilisation: analytic step FLOPs over step time over the peak matmul rate",
-           "higher", cited=True, formula=lambda step_s, step_bound_s: step_bound_s / step_s),
+           "model FLOPs utilisation: step FLOPs over step time over the dense peak of the devices "
+           "that share it, as their maker states it", "higher", cited=True,
+           formula=lambda step_s, step_flops, peak_rate: step_flops / peak_rate / step_s),
+    Metric("step_hfu", "ratio", "HFU", "rate",
+           "hardware FLOPs utilisation: step hardware FLOPs over step time over the same peak",
+           "higher", formula=lambda step_s, step_hardware_flops, peak_rate:
+               step_hardware_flops / peak_rate / step_s),
+    Metric("step_matmul_share", "ratio", "Share of matmul rate", "rate",
+           "share of the measured matmul rate: step FLOPs over step time over the fastest matrix "
+           "product measured on this machine, of all processes", "higher", cited=True,
+           formula=lambda step_s, step_flops, matmul_rate: step_flops / matmul_rate / step_s),
+    Metric("step_hardware_share", "ratio", "Hardware share", "rate",
+           "step hardware FLOPs over step time over the fastest matrix product measured on this "
+           "machine, of all processes", "higher",
+           formula=lambda step_s, step_hardware_flops, matmul_rate:
+               step_hardware_flops / matmul_rate / step_s),
+    Metric("capacity_tokens_per_s", "tokens/s", "Throughput there", "rate",
+           "tokens a second of all sequences, of decoding or of training steps, at the largest "
+           "batch size that fits", "higher", cited=True),
+    Metric("prefill_above_weights_bytes", "bytes", "Prefill above weights", "memory",
+           "prefill peak less the weights: the state, and what a prefill uses in passing", "lower",
+           formula=lambda prefill_peak_bytes, weights_bytes: prefill_peak_bytes - weights_bytes),
+    Metric("decode_above_weights_bytes", "bytes", "Decode above weights", "memory",
+           "decode peak less the weights: the state, and what a step uses in passing", "lower",
+           formula=lambda decode_peak_bytes, weights_bytes: decode_peak_bytes - weights_bytes),
     Metric("decode_bandwidth", "bytes/s", "Achieved bandwidth", "rate",
            "analytic decode bytes over TPOT", "higher", cited=True,
            formula=lambda tpot_s, decode_bytes: decode_bytes / tpot_s),
@@ -263,17 +312,32 @@ _DECLARED = (
            formula=lambda kernel_s, kernel_flops, kernel_bytes, matmul_rate, bandwidth: max(
                kernel_flops / matmul_rate, kernel_bytes / bandwidth(kernel_bytes)) / kernel_s),
     Metric("tpot_bound_s", "s", "TPOT bound", "analytic",
-           "analytic decode bytes over the machine's measured bandwidth at that size: no step "
-           "that reads them all from memory can be faster", "lower",
-           formula=lambda decode_bytes, bandwidth: decode_bytes / bandwidth(decode_bytes)),
+           "analytic decode bytes over the machine's measured bandwidth at that size, or analytic "
+           "decode FLOPs over its measured matmul rate, whichever is longer: no step that reads "
+           "them all from memory can be faster", "lower",
+           formula=lambda decode_bytes, decode_flops, bandwidth, matmul_rate: max(
+               decode_bytes / bandwidth(decode_bytes), decode_flops / matmul_rate)),
+    Metric("decode_intensity", "ratio", "Decode bound by", "analytic",
+           "the time that a step's FLOPs take at the measured matmul rate over that of its bytes "
+           "at the measured bandwidth: above 1 FLOPs bound it, below 1 bytes",
+           formula=lambda decode_bytes, decode_flops, bandwidth, matmul_rate:
+               decode_flops / matmul_rate * bandwidth(decode_bytes) / decode_bytes),
     Metric("tpot_over_bound", "ratio", "x bound", "rate",
-           "TPOT over its bound: how many times as long a step takes as moving its bytes would; "
-           "the rest is dispatch of operations and synchronisation", "lower", cited=True,
+           "TPOT over its bound: how many times as long a step takes as moving its bytes, or "
+           "computing its FLOPs, would; the rest is dispatch of operations and synchronisation",
+           "lower", cited=True,
            formula=lambda tpot_s, tpot_bound_s: tpot_s * (1 / tpot_bound_s)),
     Metric("ttft_bound_s", "s", "TTFT bound", "analytic",
-           "analytic prefill FLOPs over the machine's measured matmul rate: no prefill can be "
-           "faster", "lower",
-           formula=lambda prefill_flops, matmul_rate: prefill_flops / matmul_rate),
+           "analytic prefill FLOPs over the machine's measured matmul rate, or analytic prefill "
+           "bytes over its measured bandwidth at that size, whichever is longer: no prefill can "
+           "be faster", "lower",
+           formula=lambda prefill_bytes, prefill_flops, bandwidth, matmul_rate: max(
+               prefill_bytes / bandwidth(prefill_bytes), prefill_flops / matmul_rate)),
+    Metric("prefill_intensity", "ratio", "Prefill bound by", "analytic",
+           "the time that a prefill's FLOPs take at the measured matmul rate over that of its "
+           "bytes at the measured bandwidth: above 1 FLOPs bound it, below 1 bytes",
+           formula=lambda prefill_bytes, prefill_flops, bandwidth, matmul_rate:
+               prefill_flops / matmul_rate * bandwidth(prefill_bytes) / prefill_bytes),
     Metric("step_bound_s", "s", "Step bound", "analytic",
            "analytic step FLOPs over the machine's measured matmul rate: no step can be faster",
            "lower",

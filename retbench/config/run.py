@@ -221,3 +221,14 @@ class ModelsConfig(RunConfig):
             if key.startswith(prefix)
         }
         return {"ffn": self.ffn, **shared, **own}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedModelsConfig(TimedConfig, ModelsConfig):
+    """Settings of the suites that time models in turns."""
+
+    compare_unfused: bool = setting(
+        value.boolean,
+        "Give verdicts on times where one side alone runs a fused kernel on a GPU.",
+        group=HOW_SURE, default=False,
+    )  # fmt: skip

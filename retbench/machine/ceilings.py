@@ -159,7 +159,7 @@ def violates_physics(moved_bytes: float, seconds: float, ceilings: Ceilings) -> 
 def violates_matmul_rate(
     flops: float, seconds: float, dtype: str, ceilings: Ceilings
 ) -> str | None:
-    """Why work of these FLOPs cannot have taken so little time (MFU over 100%); None if it can."""
+    """Why work of these FLOPs cannot have taken so little time; None if it can."""
     return _beyond(flops, seconds, matmul_rate(ceilings, dtype), "GFLOP/s", f"{dtype} matmul rate")
 
 

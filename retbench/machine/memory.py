@@ -77,6 +77,17 @@ class MemoryMeter:
         """What is held now, above the baseline."""
         return max(0, self._probe.current_bytes() - self.baseline)
 
+    def idle_pool_bytes(self, pool: tuple[int, int] | None) -> int:
+        """What a CUDA graph's private pool holds beyond the tensors in it; 0 where there is none.
+
+        A replay works in there, but the allocator has counted those blocks as free since the
+        capture: no peak contains them, and nobody else can have them.
+
+        Args:
+            pool: as ``torch.cuda.CUDAGraph.pool()`` names it.
+        """
+        return 0 if pool is None else self._probe.idle_pool_bytes(pool)
+
     def reserved_peak_bytes(self) -> int | None:
         """The most that the CUDA allocator reserved since the last reset; None on a CPU."""
         return self._probe.reserved_peak_bytes()

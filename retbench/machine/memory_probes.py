@@ -38,6 +38,9 @@ class Probe(Protocol):
     def current_bytes(self) -> int:
         """What is held now."""
 
+    def idle_pool_bytes(self, pool: tuple[int, int]) -> int:
+        """What a CUDA graph's private pool has reserved, less what is allocated in it."""
+
     def reserved_peak_bytes(self) -> int | None:
         """The most that the CUDA allocator reserved; None on a CPU."""
 
@@ -71,6 +74,9 @@ class _HostProbe:
 
     def baseline_bytes(self) -> int:
         return self.current_bytes()
+
+    def idle_pool_bytes(self, pool: tuple[int, int]) -> int:
+        return 0
 
     def reserved_peak_bytes(self) -> int | None:
         return None
@@ -128,6 +134,13 @@ class _CudaAllocator:
 
     def current_bytes(self) -> int:
         return int(self._cuda.memory_allocated(self._device))
+
+    def idle_pool_bytes(self, pool: tuple[int, int]) -> int:
+        return sum(
+            int(segment["total_size"]) - int(segment["allocated_size"])
+            for segment in self._cuda.memory_snapshot()
+            if tuple(segment["segment_pool_id"]) == tuple(pool)
+        )
 
     def reserved_peak_bytes(self) -> int | None:
         return int(self._cuda.max_memory_reserved(self._device))

@@ -25,6 +25,11 @@ def on_sweep(points: Mapping[str, Point], table: pd.DataFrame, axis: Axis) -> pd
     return table["point"].isin([key for key, point in points.items() if axis in point.sweeps])
 
 
+def is_plain(points: Mapping[str, Point], table: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows of a table are at a point that is a context and a batch size and nothing else."""
+    return table["point"].isin([key for key, point in points.items() if not point.settings])
+
+
 def held(meta: Mapping[str, Any], axis: Axis) -> str:
     """What an axis does not vary."""
     configuration = meta["configuration"]

@@ -22,7 +22,7 @@ import pandas as pd
 from retbench import metrics
 from retbench.config.plan import Point
 from retbench.config.run import TimedConfig
-from retbench.report import units
+from retbench.report import fusion, units
 from retbench.report.axes import on_sweep
 from retbench.report.frames import Floats, Row, column, groups, records
 from retbench.stats import comparison
@@ -35,26 +35,25 @@ ALONE = "alone"  # the flag of a cell that was not measured in turns
 NO_CLAIM = "no claim"
 
 PAIR_COLUMNS = [
-    "metric", "baseline", "seq_len", "batch_size", "point", "block", "ratio", "alone",
+    "metric", "baseline", "seq_len", "batch_size", "point", "block", "ratio", "alone", "unfused",
 ]  # fmt: skip
 RATIO_COLUMNS = [
     "metric", "seq_len", "batch_size", "point", "subject", "baseline", "value", "low", "high", "n",
-    "confidence", "verdict", "resolution", "n_needed", "minutes_needed", "primary", "alone", "note",
+    "confidence", "verdict", "resolution", "n_needed", "minutes_needed", "primary", "alone",
+    "unfused", "note",
 ]  # fmt: skip
 CROSSOVER_COLUMNS = [
     "metric", "subject", "baseline", "batch_size", "status", "value", "low", "high", "direction",
     "reason", "shortest", "longest", "n",
-]  # fmt: skip
-BATCH_COLUMNS = [
-    "model", "seq_len", "batch_size", "stopped_at", "stopped_by", "cause", "largest_tried",
 ]  # fmt: skip
 
 _NAN = float("nan")
 _UNKNOWN: Row = {
     "value": _NAN, "low": _NAN, "high": _NAN, "n": 0, "confidence": _NAN, "verdict": "",
     "resolution": _NAN, "n_needed": None, "minutes_needed": _NAN, "primary": False, "alone": False,
-    "note": "",
+    "unfused": "", "note": "",
 }  # fmt: skip
+_NOTHING_NEEDED: Row = {"n_needed": None, "minutes_needed": _NAN}
 _CELL = ["block", "model", "point"]
 
 
@@ -95,12 +94,15 @@ def pairs(
         meta: ``run.json``.
 
     Returns:
-        ``ratio``, NaN where only one side took turns; ``alone`` names who did not, a tuple.
+        ``ratio``, NaN where only one side took turns; ``alone`` names who did not, a tuple;
+        ``unfused`` the side that runs unfused where the other does not, see
+        :mod:`retbench.report.fusion`.
     """
     place = ["metric", "seq_len", "batch_size", "point", "block"]
     compared = processes[processes["metric"].isin((*TIMES, *MEMORY))]
     values = compared.pivot_table(index=place, columns="model", values="value", observed=True)
     alone, rounds = _alone(frame), _rounds(kept)
+    unfused = fusion.unfused(kept, models, meta)
     rows = []
     for baseline in models[1:]:
         if not {models[0], baseline} <= set(values.columns):
@@ -115,7 +117,8 @@ def pairs(
                 ratio = pair[0] / pair[1] if pair[1] else _NAN
             else:
                 ratio = _NAN if apart else centres.get((metric, point, block), _NAN)
-            rows.append((metric, baseline, seq_len, batch_size, point, block, ratio, apart))
+            slow = unfused.get((metric, point, baseline), "")
+            rows.append((metric, baseline, seq_len, batch_size, point, block, ratio, apart, slow))
     return pd.DataFrame(rows, columns=PAIR_COLUMNS)
 
 
@@ -168,7 +171,8 @@ def ratios(
         ``resolution``: the smallest relative difference that the blocks could have told,
         ``n_needed``: blocks that would settle it, ``minutes_needed``: the time of those beyond the
         measured ones; ``primary``: whether it is of the family named before the run; ``alone``:
-        whether it comes from processes that took no turns.
+        whether it comes from processes that took no turns; ``unfused``: which side runs unfused
+        where the other does not, for which a time has no verdict unless the run was asked.
     """
     by_row = {key: group for key, group in groups(paired, ["metric", "baseline", "point"])}
     value_of = {(row["metric"], row["model"], row["point"]): row["value"] for row in records(cells)}
@@ -192,6 +196,7 @@ def ratios(
         found = found[np.isfinite(found)]
         row: Row = {"metric": metric} | at | {"subject": models[0], "baseline": baseline}
         row |= {"n": len(found), "primary": (metric, at["point"]) in primary}
+        row["unfused"] = own["unfused"].max() if len(own) else ""
         row["alone"] = metric in TIMES and any(len(apart) == 2 for apart in own["alone"])
         if missing or not len(found):
             row["note"] = _why(at["point"], sides, ended, own["alone"])
@@ -201,6 +206,10 @@ def ratios(
         table.append(_UNKNOWN | row)
         in_blocks.append(found)
     _judge(table, in_blocks, len(models) - 1, meta)
+    if not meta["configuration"].get("compare_unfused"):
+        for row in table:
+            if row["unfused"]:
+                row |= {"verdict": "", "note": f"{row['unfused']} unfused"} | _NOTHING_NEEDED
     return pd.DataFrame(table, columns=RATIO_COLUMNS)
 
 
@@ -221,9 +230,12 @@ def crossovers(
         meta: ``run.json``.
 
     Returns:
+        None for a time of which one side alone runs fused, unless the run was asked;
         ``batch_size`` is None where it is another at each context.
     """
     along = paired[on_sweep(points, paired, "context")]
+    if not meta["configuration"].get("compare_unfused"):
+        along = along[along["unfused"] == ""]
     sizes = along["batch_size"].unique()
     batch_size = sizes[0] if len(sizes) == 1 else None
     table = []
@@ -273,38 +285,6 @@ def _vagueness(found: Crossover) -> str:
     return f"interval {low} to {high} is wider than a factor of {WIDEST:g}"
 
 
-def largest_batches(
-    statuses: pd.DataFrame, points: Mapping[str, Point], models: Sequence[str]
-) -> pd.DataFrame:
-    """The largest batch size that ended ok, per model and context that had several.
-
-    ``stopped_at`` is the smallest larger batch size that failed, ``stopped_by`` its status; both
-    are missing where the largest tried fits. A smaller one that failed, as by a timeout, stops
-    nothing: a larger one is known to fit.
-
-    Args:
-        statuses: how each cell ended.
-        points: of the plan, by id.
-        models: in the order of the rows.
-    """
-    rows = []
-    along = statuses[on_sweep(points, statuses, "batch")]
-    for model, seq_len in itertools.product(models, sorted(along["seq_len"].unique())):
-        at = (along["model"] == model) & (along["seq_len"] == seq_len)
-        own = along[at].sort_values("batch_size")
-        if len(own) < 2:
-            continue
-        fits = own.loc[own["status"] == "ok", "batch_size"].max()
-        beyond = own[own["batch_size"] > fits] if fits == fits else own
-        stop = beyond.iloc[0] if len(beyond) else {}
-        rows.append((
-            model, seq_len, fits, stop.get("batch_size"), stop.get("status"), stop.get("cause"),
-            own["batch_size"].max(),
-        ))  # fmt: skip
-    counts = dict.fromkeys(("seq_len", "batch_size", "stopped_at", "largest_tried"), "Int64")
-    return pd.DataFrame(rows, columns=BATCH_COLUMNS).astype(counts)
-
-
 def _memory(value: float, by_block: Floats, margin_: float) -> Row:
     low, high = min(value, float(by_block.min())), max(value, float(by_block.max()))
     if high < 1 / (1 + margin_):
@@ -340,7 +320,7 @@ def _judge(
             table[i] |= asdict(said) | {"minutes_needed": _minutes(said.n_needed, said.n, meta)}
     if _is_smoke(meta):
         for row in table:
-            row |= {"verdict": NO_CLAIM if row["n"] else "", "n_needed": None}
+            row |= {"verdict": NO_CLAIM if row["n"] else ""} | _NOTHING_NEEDED
 
 
 def _minutes(n_needed: int | None, n: int, meta: Mapping[str, Any]) -> float:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from retbench.config.plan import Point
 from retbench.machine import ceilings as ceiling
+from retbench.machine.devices import data_sheet
 from retbench.metrics import METRICS, Metric
 from retbench.report.efficiency import is_unshared, processes_of
 from retbench.report.frames import Row, groups, records
@@ -34,7 +35,7 @@ def with_derived(
     Args:
         cells: the measured metrics, one row per cell and metric.
         points: of the plan, by id.
-        meta: ``run.json``; ``ceilings``, the dtype and the number of processes are used.
+        meta: ``run.json``; ``ceilings``, the GPU, dtype and number of processes are used.
     """
     rows: list[Row] = []
     for (_, point), group in groups(cells, ["model", "point"]):
@@ -55,17 +56,25 @@ def _known(point: Point, meta: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of a cell besides its metrics, see :attr:`retbench.metrics.Metric.needs`."""
     processes = 1 if is_unshared(point) else processes_of(meta)
     ceilings = meta["ceilings"]
-    rate = ceiling.matmul_rate(
-        ceilings, str(point.setting("dtype", meta["configuration"]["dtype"]))
-    )
+    dtype = str(point.setting("dtype", meta["configuration"]["dtype"]))
+    rate, peak = ceiling.matmul_rate(ceilings, dtype), _peak_rate(meta, dtype)
     bandwidth: Callable[[float], float | None] = partial(ceiling.bandwidth_at, ceilings)
     facts = {
         "processes": processes if processes > 1 else None,
         "matmul_rate": None if rate is None else rate * processes,
+        "peak_rate": None if peak is None else peak * processes,
         "bandwidth": bandwidth if ceiling.peak_bandwidth(ceilings) is not None else None,
     }
     sizes = {"tokens": point.tokens, "batch_size": point.batch_size}
     return sizes | {name: fact for name, fact in facts.items() if fact is not None}
+
+
+def _peak_rate(meta: Mapping[str, Any], dtype: str) -> float | None:
+    """The dense peak of one device as its maker states it, FLOP/s; None where it is not known."""
+    if meta["configuration"]["device"] != "cuda":
+        return None
+    sheet = data_sheet((meta["provenance"].get("gpu") or {}).get("name"))
+    return None if sheet is None else sheet.flop_per_s.get(dtype)
 
 
 def _row(metric: Metric, found: Mapping[str, Row], known: Mapping[str, Any]) -> Row:

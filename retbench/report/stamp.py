@@ -12,7 +12,8 @@ from retbench.report.efficiency import processes_of
 from retbench.report.units import rough
 
 HOW_TO_READ = (
-    "ratio = subject / baseline, paired by block; below 1 the subject is faster (or smaller), "
+    "ratio = subject / baseline, the geometric mean of the blocks' paired ratios (so not the "
+    "quotient of two cells, each a median of medians); below 1 the subject is faster (or smaller), "
     "above 1 slower (or larger)"
 )
 

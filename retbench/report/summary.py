@@ -23,7 +23,7 @@ import pandas as pd
 
 from retbench.config.plan import Point
 from retbench.metrics import METRICS
-from retbench.report import compare, derive, efficiency, warnings
+from retbench.report import capacity, compare, derive, efficiency, warnings
 from retbench.report import flags as flagging
 from retbench.report.frames import Floats, column, groups
 from retbench.stats import intervals
@@ -63,8 +63,8 @@ class Summary:
             ``verdict``, see :func:`retbench.report.compare.ratios`.
         crossovers: per metric and baseline the context at which the subject and the baseline are
             equal, in which direction it was not reached, or the ``reason`` why it is unclear.
-        batches: per model and context with several batch sizes the largest that fits, and what
-            stopped it.
+        batches: per model and context with several batch sizes the largest that fits, what
+            stopped it, and the throughput there, see :mod:`retbench.report.capacity`.
         efficiencies: of a run of several processes what each model gains by them, see
             :mod:`retbench.report.efficiency`.
         warnings: what is unequal, noisy or missing, one line each.
@@ -158,7 +158,7 @@ def summarise(run: Run) -> Summary:
         setup=_setup(frame, models),
         ratios=ratios,
         crossovers=compare.crossovers(found.pairs, run.points, models, meta),
-        batches=compare.largest_batches(statuses, run.points, models),
+        batches=capacity.largest_batches(statuses, processes, run.points, models),
         efficiencies=efficiency.efficiencies(processes, statuses, run.points, models, meta),
         warnings=warnings.of_times(meta, run.points, models, modes, cells, statuses, ratios),
         processes=processes,

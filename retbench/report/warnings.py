@@ -52,6 +52,7 @@ def of_times(
         *audited(meta),
         *few_blocks(ratios),
         *_unequal_models(meta, models, modes),
+        *_unfused(meta, cells, ratios),
         *_attention(meta, cells),
         *_physics(cells),
         *flags.varying_memory(cells),
@@ -189,6 +190,22 @@ def _unequal(what: str, by_model: Mapping[str, Any]) -> Iterator[str]:
         yield f"unequal {what}: " + ", ".join(f"{m} {v}" for m, v in by_model.items())
 
 
+def _unfused(meta: Mapping[str, Any], cells: pd.DataFrame, ratios: pd.DataFrame) -> Iterator[str]:
+    """Contenders of which one runs a fused kernel, the other PyTorch operation by operation."""
+    asked = meta["configuration"].get("compare_unfused")
+    ran = {(row["metric"], row["point"], row["model"]): row["source"] for row in records(cells)}
+    apart = ratios[ratios["unfused"] != ""].drop_duplicates(["baseline", "unfused"])
+    for row in records(apart):
+        sides = [row["subject"], row["baseline"]]
+        fused = next(side for side in sides if side != row["unfused"])
+        ways = [ran[row["metric"], row["point"], side] for side in (row["unfused"], fused)]
+        yield (
+            f"{row['unfused']} ({ways[0]}) runs unfused where {fused} ({ways[1]}) runs a fused "
+            "kernel: their times compare code rather than models"
+            + ("" if asked else "; no verdict on them without --compare-unfused")
+        )
+
+
 def _attention(meta: Mapping[str, Any], cells: pd.DataFrame) -> Iterator[str]:
     if meta["configuration"]["device"] != "cuda":
         return
@@ -211,10 +228,10 @@ def _physics(cells: pd.DataFrame) -> Iterator[str]:
     )
     for time, bound, what in (
         ("tpot_s", "tpot_bound_s",
-         "decodes at {:.0%} of the bandwidth measured at that size: part of what it reads may "
-         "have come from a cache, or that bandwidth was measured low"),
+         "decodes at {:.0%} of what bandwidth at that size and matmul rate allow: part of what it "
+         "reads may have come from a cache, or a ceiling was measured low"),
         ("ttft_s", "ttft_bound_s",
-         "prefills at {:.0%} of the measured matmul rate: do not believe it"),
+         "prefills at {:.0%} of what the measured ceilings allow: do not believe it"),
         ("step_s", "step_bound_s",
          "is trained at {:.0%} of the measured matmul rate: do not believe it"),
     ):  # fmt: skip

@@ -93,6 +93,11 @@ class Execution:
         """What takes in ``token`` and puts the greedy choice in its place."""
         return self._step if self._graph is None else self._graph.replay
 
+    @property
+    def graph_pool(self) -> tuple[int, int] | None:
+        """The private memory pool of the captured step; None in any other mode."""
+        return None if self._graph is None else self._graph.pool()
+
     @torch.inference_mode()
     def reset(self) -> None:
         """Empty the state."""

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from retbench.config import values as value
 from retbench.config.plan import Contender, Plan, Point
-from retbench.config.run import ModelsConfig, TimedConfig
+from retbench.config.run import ModelsConfig, TimedModelsConfig
 from retbench.config.settings import changed, setting
 from retbench.data import prompt_tokens
 from retbench.errors import Misfit
@@ -48,7 +48,7 @@ MATH_LIMIT = 512
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferenceConfig(TimedConfig, ModelsConfig):
+class InferenceConfig(TimedModelsConfig):
     """Latency, throughput and memory of prefill and decode."""
 
     suite = "inference"

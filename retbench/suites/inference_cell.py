@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 
@@ -144,31 +145,27 @@ def _measure_memory(rows: Rows, run: Execution, prompt: torch.Tensor) -> None:
     run.seek(prompt.shape[1])
     for _ in range(session.config.new_tokens):
         run.step()
-    _add_memory(rows, "decode_peak_bytes", session.meter.peak_bytes())
-    _add_memory(rows, "steady_bytes", session.meter.current_bytes())
+    idle = session.meter.idle_pool_bytes(run.graph_pool)
+    _add_memory(rows, "decode_peak_bytes", session.meter.peak_bytes() + idle)
+    _add_memory(rows, "steady_bytes", session.meter.current_bytes() + idle)
     _add_memory(rows, "device_used_bytes", session.meter.device_used_bytes())
 
 
 def _prefill(rows: Rows, run: Execution, prompt: torch.Tensor) -> Phase:
     session = rows.session
-    flops = session.model.flops_per_token(prompt.shape[1], "prefill") * prompt.numel()
-
-    def violation(seconds: float, ceilings: Ceilings) -> str | None:
-        return violates_matmul_rate(flops, seconds, session.config.dtype, ceilings)
-
     return Phase(
         "prefill",
         "ttft_s",
         lambda: run.prefill(prompt),
         before=run.reset,
         implementation=session.model.implementation("prefill"),
-        violation=violation,
+        violation=_violation(rows, "prefill"),
         compiles=session.config.mode == "compile",
     )
 
 
 def _decode(rows: Rows, run: Execution) -> Phase:
-    context, moved_bytes = rows.point.seq_len, _decode_bytes(rows)
+    context = rows.point.seq_len
     return Phase(
         "decode",
         "tpot_s",
@@ -176,11 +173,26 @@ def _decode(rows: Rows, run: Execution) -> Phase:
         before=lambda: run.seek(context),
         most_calls=rows.session.config.new_tokens,
         implementation=rows.session.model.implementation("decode"),
-        violation=lambda seconds, ceilings: violates_physics(moved_bytes, seconds, ceilings),
+        violation=_violation(rows, "decode"),
         check=require_finite(
             "the logits of the last decode step", lambda: bool(run.step_logits.isfinite().all())
         ),
     )
+
+
+def _violation(
+    rows: Rows, phase: Literal["prefill", "decode"]
+) -> Callable[[float, Ceilings], str | None]:
+    """What says why a phase of the cell cannot have taken so little time: its bytes, its FLOPs."""
+    flops, moved_bytes = _work(rows)[f"{phase}_flops"], _work(rows)[f"{phase}_bytes"]
+    dtype = rows.session.config.dtype
+
+    def violation(seconds: float, ceilings: Ceilings) -> str | None:
+        return violates_physics(moved_bytes, seconds, ceilings) or violates_matmul_rate(
+            flops, seconds, dtype, ceilings
+        )
+
+    return violation
 
 
 def _generation(rows: Rows, run: Execution) -> Phase:
@@ -211,18 +223,21 @@ def _add_memory(rows: Rows, metric: str, value: int | None) -> None:
 
 
 def _add_analytic(rows: Rows) -> None:
-    """FLOPs of a prefill and of a decode step, and the bytes that a step must move."""
-    model, point = rows.session.model, rows.point
-    per_token = model.flops_per_token(point.seq_len, "prefill")
-    step = model.flops_per_token(point.seq_len, "decode")
-    tokens = point.batch_size * point.seq_len
-    rows.add("analytic", "prefill_flops", per_token * tokens, implementation="analytic")
-    rows.add("analytic", "decode_flops", step * point.batch_size, implementation="analytic")
-    rows.add("analytic", "decode_bytes", _decode_bytes(rows), implementation="analytic")
+    for metric, value in _work(rows).items():
+        rows.add("analytic", metric, value, implementation="analytic")
 
 
-def _decode_bytes(rows: Rows) -> int:
-    """Analytic bytes of one decode step in the run's dtype."""
+def _work(rows: Rows) -> dict[str, float]:
+    """Analytic FLOPs and bytes of a prefill and of a decode step in the run's dtype, by metric."""
     model, point = rows.session.model, rows.point
+    config, batch, context = model.config, point.batch_size, point.seq_len
     size = next(model.parameters()).element_size()
-    return model.config.decode_bytes(point.batch_size, point.seq_len, size)
+    return {
+        "prefill_flops": model.flops_per_token(context, "prefill") * point.tokens,
+        "prefill_hardware_flops": (
+            config.hardware_flops_per_token(context, "prefill") * point.tokens
+        ),
+        "prefill_bytes": config.prefill_bytes(batch, context, size),
+        "decode_flops": model.flops_per_token(context, "decode") * batch,
+        "decode_bytes": config.decode_bytes(batch, context, size),
+    }

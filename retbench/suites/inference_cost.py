@@ -65,7 +65,7 @@ class InferenceCost:
         return weights + state + logits + self._activation_bytes(model, point)
 
     def _prefill_s(self, model: ModelConfig, point: Point) -> float:
-        flops = model.flops_per_token(point.seq_len, "prefill") * point.tokens
+        flops = model.hardware_flops_per_token(point.seq_len, "prefill") * point.tokens
         moved = model.weight_bytes(self._dtype_bytes) + 2 * self._activation_bytes(model, point)
         return self._bound_s(flops, moved) + self._overhead_s(model)
 

@@ -48,7 +48,7 @@ class QualityCost:
     def step_s(self, model: ModelConfig, point: Point) -> float:
         """Seconds of one optimizer step."""
         computed_s = bounds.compute_s(
-            model.flops_per_token(point.seq_len, "train") * point.tokens,
+            model.hardware_flops_per_token(point.seq_len, "train") * point.tokens,
             self.config.dtype, self.config.device, self.ceilings,
         )  # fmt: skip
         return computed_s + model.n_layers * _LAYER_STEP_S[self.config.mode][self.config.device]

@@ -134,14 +134,13 @@ def _stage(rows: Rows) -> _Staged:
     """The model in training mode with an optimizer and a batch, until the cell is closed."""
     session, point = rows.session, rows.point
     implementation = session.training_implementation
-    recomputes = point.setting("activations", session.config.activations[0]) == "recomputed"
     config = TrainingConfig(
         steps=1,
         batch_size=point.batch_size,
         seq_len=point.seq_len,
         dtype=session.config.dtype,
         compile=_compiles(rows),
-        checkpoint_activations=recomputes,
+        checkpoint_activations=_recomputes(rows),
     )
     model: Any = session.model
     trained = session.trained
@@ -304,10 +303,18 @@ def _is_weight(tensor: Tensor) -> bool:
 
 
 def _add_analytic(rows: Rows) -> None:
+    point, config = rows.point, rows.session.model.config
+    computed = config.hardware_flops_per_token(point.seq_len, "train", recomputed=_recomputes(rows))
     rows.add("analytic", "step_flops", _flops(rows), implementation="analytic")
+    rows.add("analytic", "step_hardware_flops", computed * point.tokens, implementation="analytic")
+
+
+def _recomputes(rows: Rows) -> bool:
+    first = rows.session.config.activations[0]
+    return rows.point.setting("activations", first) == "recomputed"
 
 
 def _flops(rows: Rows) -> float:
-    """FLOPs of a step's forward and backward; what is computed anew is not counted twice."""
+    """FLOPs that a step's forward and backward need."""
     point = rows.point
     return rows.session.model.flops_per_token(point.seq_len, "train") * point.tokens

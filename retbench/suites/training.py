@@ -2,11 +2,12 @@
 
 Forward and backward cost three forwards, mostly in matrix products, and are compute-bound. In a
 forward a token takes 24 d^2 FLOPs a layer in the matrices and 2 d T in attention over T tokens, or
-d (3 c + 8 d_k) in retention with chunks of c: attention's overtake the matrices' at T = 12 d, and
-retention's are the same at any length. The context is swept at equal tokens a step, so that only
-the mixing changes. The optimizer is bandwidth-bound: AdamW reads a weight, its gradient and two
-moments and writes all but the gradient, 28 bytes a parameter in float32 whatever the tokens. Memory
-is those four, 16 bytes a parameter, and the activations, which grow with the tokens.
+8 d d_k in retention (and 6 c d more as it is computed in chunks of c): attention's overtake the
+matrices' at T = 12 d, and retention's are the same at any length. The context is swept at equal
+tokens a step, so that only the mixing changes. The optimizer is bandwidth-bound: AdamW reads a
+weight, its gradient and two moments and writes all but the gradient, 28 bytes a parameter in
+float32 whatever the tokens. Memory is those four, 16 bytes a parameter, and the activations, which
+grow with the tokens.
 
 A contender is a model, or one of its variants: another way to compute the same function. Its points
 are every context at the same tokens a step, every batch size at ``batch_context``, and there also
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from retbench.config import values as value
 from retbench.config.plan import Contender, Plan, Point, Setting
 from retbench.config.requirements import require_tokenizers_vocabulary
-from retbench.config.run import ModelsConfig, TimedConfig
+from retbench.config.run import ModelsConfig, TimedModelsConfig
 from retbench.config.settings import ByDevice, changed, first_of, setting
 from retbench.config.values import nearest
 from retbench.data.config import TextData
@@ -67,7 +68,7 @@ class SharedEqually(ByDevice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingThroughputConfig(TimedConfig, ModelsConfig, TextData):
+class TrainingThroughputConfig(TimedModelsConfig, TextData):
     """Seconds, memory and utilisation of an optimizer step."""
 
     suite = "training"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -178,6 +179,22 @@ def test_a_retnets_state_is_the_smaller_from_d_k_tokens_on() -> None:
     assert retnet.state_bytes(1, 0, 2) == grouped.state_bytes(1, 2048, 2)
 
 
+@pytest.mark.parametrize(("family", "tokens"), [("transformer", 1024), ("transformer-gqa", 4096)])
+def test_a_retnets_step_moves_the_fewer_bytes_from_twice_as_many_tokens_on(
+    family: str, tokens: int
+) -> None:
+    """For it reads its state and writes it: the closed form of measurement.md."""
+    retnet, other = config_for("retnet", "1.3b"), config_for(family, "1.3b")
+    assert retnet.mixer_step_bytes(1, 0, 2) == other.mixer_step_bytes(1, tokens, 2)
+    assert retnet.state_bytes(1, 0, 2) == other.state_bytes(1, tokens // 2, 2)
+
+
+def test_a_prefill_reads_its_weights_and_writes_its_state(family: str) -> None:
+    config = config_for(family, "10m")
+    moved = config.weight_bytes(2) + config.state_bytes(3, 100, 2)
+    assert config.prefill_bytes(3, 100, 2) == moved
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_step_moves_its_weights_once_and_its_state(family: str, tied: bool) -> None:
     model = small_model(family, tie_embeddings=tied).to(torch.bfloat16)
@@ -206,11 +223,6 @@ def counted_flops(model: Decoder, run: Any) -> int:
     return int(counter.get_total_flops())
 
 
-def masked_pairs(tokens: int) -> int:
-    """Pairs above the diagonal, which a dense product computes and the mask throws away."""
-    return tokens * (tokens - 1) // 2
-
-
 def head_dims(config: ModelConfig) -> tuple[int, int]:
     """Of keys and of values, where a state of their product is kept."""
     if isinstance(config, LinearAttentionConfig):
@@ -219,47 +231,51 @@ def head_dims(config: ModelConfig) -> tuple[int, int]:
     return config.d_k, config.d_v
 
 
-def excess_flops(config: ModelConfig, tokens: int) -> int:
-    """What one layer's mixer is counted for beyond the products that are needed."""
+def scan_flops(config: ModelConfig, tokens: int) -> int:
+    """Of the product over the states of one layer's chunks, which are fewer than the radix."""
     if not isinstance(config, RetNetConfig | LinearAttentionConfig):
-        return masked_pairs(tokens) * 4 * config.d_model
+        return 0
     d_k, d_v = head_dims(config)
-    chunks, tail = divmod(tokens, config.chunk_size)
-    masked = chunks * masked_pairs(config.chunk_size) + masked_pairs(tail)
-    # The triangular product over the chunks' states; they are fewer than the scan's radix.
-    scan = (chunks + 1) ** 2 * d_k * d_v if chunks else 0
-    return 2 * config.n_heads * (masked * (d_k + d_v) + scan)
+    chunks = tokens // config.chunk_size
+    return 2 * config.n_heads * (chunks + 1) ** 2 * d_k * d_v if chunks else 0
 
 
-def chunks_of_8(family: str) -> dict[str, int]:
-    return {} if family in (*ATTENTION, "h3") else {"chunk_size": 8}
+def as_counted(family: str) -> dict[str, Any]:
+    """Attention by its two products, other mixers in chunks of which there are several."""
+    return {"implementation": "math"} if family in ATTENTION else {"chunk_size": 8}
 
 
 @pytest.mark.parametrize("ffn", ["gelu", "swiglu"])
 @pytest.mark.parametrize("tokens", [16, 35])
 @pytest.mark.parametrize("family", PRODUCTS)
-def test_prefill_flops_are_the_counted_ones(family: str, tokens: int, ffn: str) -> None:
-    model = small_model(family, ffn=ffn, **chunks_of_8(family))
+def test_a_prefills_hardware_flops_are_the_counted_ones(family: str, tokens: int, ffn: str) -> None:
+    model = small_model(family, ffn=ffn, **as_counted(family))
     prompt = torch.zeros(1, tokens, dtype=torch.int64)
     state = model.init_state(1, tokens)
     counted = counted_flops(model, lambda m: m.prefill(prompt, state))
-    excess = model.config.n_layers * excess_flops(model.config, tokens)
-    assert model.flops_per_token(tokens, "prefill") * tokens + excess == pytest.approx(counted)
+    expected = model.config.hardware_flops_per_token(tokens, "prefill") * tokens
+    expected += model.config.n_layers * scan_flops(model.config, tokens)
+    assert expected == pytest.approx(counted)
 
 
 @pytest.mark.parametrize("tokens", [16, 32])
 @pytest.mark.parametrize("family", PRODUCTS)
 def test_forward_flops_add_the_head_at_every_position(family: str, tokens: int) -> None:
-    model = small_model(family, **chunks_of_8(family))
+    model = small_model(family, **as_counted(family))
     batch = torch.zeros(1, tokens, dtype=torch.int64)
     counted = counted_flops(model, lambda m: m(batch))
-    excess = model.config.n_layers * excess_flops(model.config, tokens)
-    assert model.flops_per_token(tokens, "forward") * tokens + excess == pytest.approx(counted)
+    expected = model.config.hardware_flops_per_token(tokens, "forward") * tokens
+    expected += model.config.n_layers * scan_flops(model.config, tokens)
+    assert expected == pytest.approx(counted)
 
 
 @pytest.mark.parametrize(
     ("family", "way"),
-    [("transformer", {}), ("transformer-gqa", {}), ("retnet", {"form": "parallel"})],
+    [
+        ("transformer", {"implementation": "math"}),
+        ("transformer-gqa", {"implementation": "math"}),
+        ("retnet", {"form": "parallel"}),
+    ],
 )
 def test_a_trainings_flops_are_three_times_the_forwards(family: str, way: dict[str, str]) -> None:
     """The quadratic forms, of which every product has two of its size in the backward pass."""
@@ -269,14 +285,12 @@ def test_a_trainings_flops_are_three_times_the_forwards(family: str, way: dict[s
     with torch.enable_grad():
         counted = counted_flops(model, lambda m: m(batch).sum().backward())
     config = model.config
-    excess = 3 * config.n_layers * masked_pairs(tokens) * 4 * config.d_model
+    expected = config.hardware_flops_per_token(tokens, "train") * tokens
     if family == "retnet":
         d_k, d_v = head_dims(config)
-        masked = 3 * masked_pairs(tokens) * (d_k + d_v)
-        final_state = tokens * d_k * d_v  # made in the forward pass, and of no use here
-        excess = 2 * config.n_layers * config.n_heads * (masked + final_state)
-    analytic = model.flops_per_token(tokens, "train") * tokens
-    assert analytic + excess == pytest.approx(counted)
+        # The final state is made in the forward pass, and of no use here.
+        expected += 2 * config.n_layers * config.n_heads * tokens * d_k * d_v
+    assert expected == pytest.approx(counted)
 
 
 @pytest.mark.parametrize("tokens", [8, 32])
@@ -284,11 +298,10 @@ def test_glas_forward_flops_are_the_counted_ones(tokens: int) -> None:
     model = small_model("gla", chunk_size=8)
     config = model.config
     counted = counted_flops(model, lambda m: m(torch.zeros(1, tokens, dtype=torch.int64)))
-    d_k, d_v = head_dims(config)
-    # Scores are made of the needed blocks alone, their diagonal elementwise; weighing is dense.
-    excess = config.n_heads * (tokens // 8 * masked_pairs(8) * 2 * d_v - tokens * 2 * d_k)
-    expected = config.flops_per_token(tokens, "forward") * tokens + config.n_layers * excess
-    assert expected == pytest.approx(counted)
+    d_k, _ = head_dims(config)
+    expected = config.hardware_flops_per_token(tokens, "forward") * tokens
+    diagonal = config.n_layers * config.n_heads * tokens * 2 * d_k  # elementwise: not counted
+    assert expected - diagonal == pytest.approx(counted)
 
 
 def test_h3s_forward_flops_beside_its_transforms_are_the_counted_ones() -> None:
@@ -330,6 +343,26 @@ def test_decode_flops_are_the_counted_ones(family: str) -> None:
 def test_training_is_three_forwards(family: str) -> None:
     config = config_for(family, "10m")
     assert config.flops_per_token(512, "train") == 3 * config.flops_per_token(512, "forward")
+
+
+def test_layers_computed_anew_are_a_fourth_forward_of_the_hardware_alone() -> None:
+    config = config_for("transformer", "10m")
+    once, again = (
+        config.hardware_flops_per_token(512, "train", recomputed=anew) for anew in (False, True)
+    )
+    head = 2 * config.vocab_size * config.d_model
+    assert again - once == once / 3 - head
+
+
+@pytest.mark.parametrize("tokens", [16, 4096])
+def test_no_form_computes_less_than_the_model_flops_nor_changes_them(
+    family: str, tokens: int
+) -> None:
+    config = config_for(family, "10m")
+    forms = [replace(config, **way) for way in [{}, *config.variants().values()]]
+    assert len({form.flops_per_token(tokens, "train") for form in forms}) == 1
+    needed = config.flops_per_token(tokens, "train")
+    assert all(form.hardware_flops_per_token(tokens, "train") >= needed for form in forms)
 
 
 def test_only_attentions_work_per_token_grows_with_the_context() -> None:

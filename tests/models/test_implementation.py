@@ -50,18 +50,6 @@ def test_the_math_kernel_is_what_runs_where_it_is_asked_for(
     assert set(used) == {(False, True)}
 
 
-def test_the_parallel_form_counts_its_own_pairs() -> None:
-    length, sizes = 1024, {"preset": "10m", "vocab_size": 64}
-    flops = {
-        form: config_for("retnet", form=form, **sizes).mixer_flops(length)
-        for form in ("chunkwise", "parallel")
-    }
-    c: Any = config_for("retnet", **sizes)
-    pairs = length * (length + 1) // 2
-    assert flops["parallel"] == c.n_heads * pairs * 2 * (c.d_k + c.d_v)
-    assert flops["chunkwise"] < flops["parallel"]
-
-
 @pytest.mark.parametrize(
     ("family", "field", "value", "known"),
     [

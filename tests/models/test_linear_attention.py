@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from torch.nn import functional as F
 
 from models.decoder import Span
-from models.linear_attention import LinearAttentionState, causal_pairs, feature_map
+from models.linear_attention import LinearAttentionState, feature_map
 
 
 def test_the_feature_map_is_elu_plus_one_in_value_and_gradient() -> None:
@@ -49,13 +48,6 @@ def test_outputs_are_weighted_means_as_published(small: Any) -> None:
 
     found = mixer(x, mixer.prepare(Span(torch.arange(9), 0), None))
     assert small.distance(found, expected) < 1e-12
-
-
-@pytest.mark.parametrize(
-    ("tokens", "chunk", "pairs"), [(5, 5, 15), (7, 5, 18), (3, 8, 6), (0, 4, 0)]
-)
-def test_causal_pairs_count_each_chunks_triangle(tokens: int, chunk: int, pairs: int) -> None:
-    assert causal_pairs(tokens, chunk) == pairs
 
 
 def test_the_state_is_what_the_equations_sum(small: Any) -> None:

@@ -193,7 +193,7 @@ def test_a_type_or_a_device_that_the_triton_kernel_lacks_says_so(
 # Work
 
 
-@pytest.mark.parametrize("time", [1, 100, 512, 683, 1366, 4096])
+@pytest.mark.parametrize("time", [2, 100, 512, 683, 1366, 4096])
 @pytest.mark.parametrize("d_k", [16, 256])
 def test_no_chunk_size_needs_fewer_flops_than_are_counted(time: int, d_k: int) -> None:
     case = replace(RETENTION, batch=1, heads=1, time=time, d_k=d_k, d_v=2 * d_k)

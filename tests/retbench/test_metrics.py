@@ -2,7 +2,7 @@
 
 from retbench.metrics import METRICS, compared
 
-KNOWN = {"tokens", "batch_size", "processes", "matmul_rate", "bandwidth"}
+KNOWN = {"tokens", "batch_size", "processes", "matmul_rate", "peak_rate", "bandwidth"}
 
 
 def test_a_formula_takes_metrics_and_what_is_known_of_a_cell() -> None:

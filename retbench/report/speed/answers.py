@@ -54,6 +54,8 @@ def said_of(row: Row) -> str:
     timed = row["metric"] in compare.TIMES
     if not timed:  # the same in every block, or nearly
         row = row | {"low": math.nan, "high": math.nan}
+    if not row["verdict"]:
+        return f"{title} not compared ({row['note']})"
     if row["verdict"] in ("inconclusive", "equivalent"):
         word = "open" if row["verdict"] == "inconclusive" else "the same"
         return f"{title} {word} ({units.ratio(row['value'], row['low'], row['high'])})"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from retbench.report import compare, units
 from retbench.report.content import Content, definitions, filled, title_of
-from retbench.report.speed import inference_figures, tables
+from retbench.report.speed import exponents, inference_figures, tables
 from retbench.report.speed.answers import answers, still_open
 from retbench.report.speed.tables import BATCH, CONTEXT, FLAGS, STATUS
 from retbench.report.summary import Summary, summarise
@@ -20,16 +20,22 @@ if TYPE_CHECKING:
 _COLUMNS = (
     ("ttft_s", "", True, 1), ("prefill_tokens_per_s", "", False, 4), ("tpot_s", "", True, 0),
     ("tpot_s", "p90", False, 6), ("tpot_s", "p99", False, 6), ("tpot_bound_s", "", False, 5),
-    ("tpot_over_bound", "", False, 5), ("mean_tpot_s", "", True, 3),
-    ("decode_tokens_per_s", "", False, 2), ("state_bytes", "", False, 1),
+    ("tpot_over_bound", "", False, 5), ("decode_intensity", "", False, 6),
+    ("mean_tpot_s", "", True, 3), ("decode_tokens_per_s", "", False, 2),
+    ("state_bytes", "", False, 1),
     ("prefill_peak_bytes", "", False, 2), ("decode_peak_bytes", "", False, 1),
-    ("prefill_mfu", "", False, 7), ("decode_bandwidth", "", False, 7),
+    ("prefill_above_weights_bytes", "", False, 6), ("decode_above_weights_bytes", "", False, 6),
+    ("prefill_mfu", "", False, 7), ("prefill_matmul_share", "", False, 7),
+    ("prefill_hfu", "", False, 8), ("prefill_hardware_share", "", False, 8),
+    ("decode_bandwidth", "", False, 7), ("prefill_intensity", "", False, 7),
 )  # fmt: skip
 _TAILS = (
     "p90 and p99 describe the time per step of slices, each of several decode steps where one is "
     f"short, of all processes together; {units.DASH}: too few of them (p90 needs 29, p99 299)"
 )
 _COMPARED = (*compare.TIMES, *compare.MEMORY)
+_GROWING = ("tpot_s", "mean_tpot_s", "ttft_s", "state_bytes", "decode_peak_bytes",
+            "prefill_peak_bytes")  # fmt: skip
 _ANSWERED = ("tpot_s", "ttft_s", "state_bytes")
 
 
@@ -38,7 +44,8 @@ def content(run: Run) -> Content:
     summary = summarise(run)
     tables_ = filled(
         tables.ratios(summary, summary.ratios, _COMPARED), tables.crossovers(summary),
-        tables.batches(summary), _cells(summary), tables.setup(summary),
+        tables.batches(summary), exponents.table(summary, _GROWING), _cells(summary),
+        tables.setup(summary),
     )  # fmt: skip
     return Content(
         path=summary.path,
@@ -56,8 +63,7 @@ def content(run: Run) -> Content:
 
 def _cells(summary: Summary) -> Table:
     """One row per model and point: every figure, or how the cell failed, and its flags."""
-    present = set(summary.cells["metric"])
-    shown = (
+    columns = (
         tables.metric(
             summary.cells,
             tag,
@@ -67,7 +73,7 @@ def _cells(summary: Summary) -> Table:
             note=_TAILS if percentile else "",
         )
         for tag, percentile, interval, rank in _COLUMNS
-        if tag in present
+        if tables.shown(summary.cells, tag)
     )
-    columns = [name("Model", "model"), CONTEXT, BATCH, STATUS, *shown, FLAGS]
-    return tables.cells(summary, columns, (tables.CELLS_ARE,))
+    first = (name("Model", "model"), CONTEXT, BATCH, STATUS)
+    return tables.cells(summary, [*first, *columns, FLAGS], (tables.CELLS_ARE,))

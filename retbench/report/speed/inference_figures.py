@@ -7,7 +7,7 @@ every cell of the run as shown or as left out, and why.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,18 +27,27 @@ BOUND = "thin dashes: analytic bound from measured ceilings"
 LABELS = {"context": "context (tokens)", "batch": "batch size (sequences)"}
 # The time that a rate is made from, the work over it.
 _TIME_OF = {
-    "prefill_tokens_per_s": "ttft_s", "prefill_mfu": "ttft_s", "decode_tokens_per_s": "tpot_s",
-    "step_tokens_per_s": "step_s", "step_mfu": "step_s", "kernel_flop_per_s": "kernel_s",
+    "prefill_tokens_per_s": "ttft_s", "decode_tokens_per_s": "tpot_s",
+    "step_tokens_per_s": "step_s", "step_mfu": "step_s", "step_matmul_share": "step_s",
+    "kernel_flop_per_s": "kernel_s",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A metric of a sweep, the metric that bounds it, and whether a run may lack it."""
+    """A metric of a sweep, and the metric that bounds it.
+
+    Attributes:
+        metric: its tag.
+        bound: the tag of its bound.
+        optional: whether a run may lack it, and its panel.
+        otherwise: the tag of what is shown where a run lacks it.
+    """
 
     metric: str
     bound: str | None = None
     optional: bool = False
+    otherwise: str = ""
 
 
 _TPOT, _TTFT = Shown("tpot_s", "tpot_bound_s"), Shown("ttft_s", "ttft_bound_s")
@@ -73,7 +82,11 @@ def over_sweep(
 ) -> Figure:
     """Metrics over the context or the batch size, a panel each."""
     measured = set(summary.cells["metric"])
-    kept = [each for each in shown if each.metric in measured or not each.optional]
+    kept = [
+        each if each.metric in measured or not each.otherwise
+        else replace(each, metric=each.otherwise)
+        for each in shown if each.metric in measured or not each.optional
+    ]  # fmt: skip
     data = [cells_of(summary, each.metric, sweep) for each in kept]
     ticks = tuple(planned(summary, sweep))
     x = Axis(LABELS[sweep], ticks, units.tokens)

@@ -36,6 +36,12 @@ FLAGS = Column("Flags", "flags", rank=9, style="sentence")
 # In which order ratios are left out where there is no room; the first time stays.
 _RANKS = {"mean_tpot_s": 4, "prefill_peak_bytes": 3, "decode_peak_bytes": 2, "state_bytes": 1,
           "step_peak_bytes": 2, "activations_bytes": 1}  # fmt: skip
+_INTENSITIES = ("decode_intensity", "prefill_intensity")
+# What stands in a table only where the run's device has no peak that its maker states.
+_IN_PLACE_OF = {
+    "prefill_matmul_share": "prefill_mfu", "prefill_hardware_share": "prefill_hfu",
+    "step_matmul_share": "step_mfu", "step_hardware_share": "step_hfu",
+}  # fmt: skip
 _SETUP = ("cold_start_s", "import_s", "build_s", "gate_s", "gate_error")
 
 
@@ -53,6 +59,9 @@ def metric(
         rank: of the column.
         note: of the column.
     """
+    if tag in _INTENSITIES:
+        return Column(METRICS[tag].title, partial(_bound_by, tag=tag), rank=rank, style="name",
+                      metric=tag)  # fmt: skip
     likened = cells.loc[cells["metric"] == tag.replace("_bound_s", "_s"), "value"]
     scale = units.scale_for(METRICS[tag].unit, likened)
 
@@ -64,6 +73,18 @@ def metric(
 
     title = f"{METRICS[tag].title} {percentile}".rstrip()
     return Column(title, text, scale.symbol, rank, metric=tag, note=note)
+
+
+def _bound_by(row: Row, tag: str) -> str:
+    """Which of a phase's two bounds is the longer time: that of its FLOPs or of its bytes."""
+    intensity = row.get(tag, {}).get("value")
+    return units.DASH if intensity is None else "FLOPs" if intensity > 1 else "bytes"
+
+
+def shown(cells: pd.DataFrame, tag: str) -> bool:
+    """Whether a table of these cells has a column of a metric: it was measured, or stands in."""
+    measured = set(cells["metric"])
+    return tag in measured and _IN_PLACE_OF.get(tag) not in measured
 
 
 def cells_with_status(statuses: pd.DataFrame, cells: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
@@ -234,13 +255,24 @@ def batches(summary: Summary) -> Table:
         name("Model", "model"), CONTEXT,
         Column("Largest batch", lambda row: largest(row), rank=0),
         Column("Beyond it", lambda row: stopped(row), style="name"),
+        Column(
+            METRICS["capacity_tokens_per_s"].title,
+            lambda row: units.with_interval(row["tokens_per_s"], row["low"], row["high"]),
+            "tokens/s", metric="capacity_tokens_per_s",
+        ),
+        Column(
+            f"{summary.models[0]} / model",
+            lambda row: units.ratio(row["ratio"], row["ratio_low"], row["ratio_high"]),
+            note="throughputs of two models are at two batch sizes, so not measured in turns",
+        ),
     )  # fmt: skip
     is_known = summary.batches["stopped_at"].notna().any()
     rows = summary.batches if is_known else summary.batches.iloc[:0]
     return Table(
         "batch", "Largest batch that fits", rows, columns,
         ("the largest batch size that ended ok in every block",), above=True,
-        cited={"batch_size": "batch_size"}, ids=("model", "seq_len"),
+        cited={"batch_size": "batch_size", "tokens_per_s": "capacity_tokens_per_s",
+               "ratio": "capacity_ratio"}, ids=("model", "seq_len"),
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from retbench.report.axes import held
 from retbench.report.content import Content, definitions, filled, title_of
 from retbench.report.efficiency import APART, is_unshared, processes_of
 from retbench.report.frames import records
-from retbench.report.speed import tables, training_figures
+from retbench.report.speed import exponents, tables, training_figures
 from retbench.report.speed.answers import answers, still_open
 from retbench.report.speed.tables import BATCH, CONTEXT, FLAGS, STATUS
 from retbench.report.summary import Summary, summarise
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # Metric, and its rank.
 _COLUMNS = (
     ("step_s", 0), ("step_tokens_per_s", 1), ("process_tokens_per_s", 2), ("step_mfu", 2),
+    ("step_matmul_share", 2), ("step_hfu", 3), ("step_hardware_share", 3),
     ("forward_s", 4), ("backward_s", 4), ("optimizer_s", 4), ("step_peak_bytes", 1),
     ("activations_bytes", 1), ("weights_bytes", 5), ("gradients_bytes", 5), ("optimizer_bytes", 5),
 )  # fmt: skip
@@ -54,7 +55,8 @@ def content(run: Run) -> Content:
             summary,
             f"{tables.CROSSOVER_IS}, at {held(summary.meta, 'context')}",
         ),
-        tables.batches(summary), _processes(summary), _steps(summary), _loader(summary),
+        tables.batches(summary), exponents.table(summary, _COMPARED), _processes(summary),
+        _steps(summary), _loader(summary),
         tables.setup(summary),
     )  # fmt: skip
     return Content(
@@ -103,11 +105,10 @@ def _of_steps(summary: Summary, table: pd.DataFrame) -> pd.DataFrame:
 
 def _steps(summary: Summary) -> Table:
     """One row per model and point: every figure, or how the cell failed, and its flags."""
-    present = set(summary.cells["metric"])
     shown = (
         tables.metric(summary.cells, tag, interval=tag == "step_s", rank=rank)
         for tag, rank in _COLUMNS
-        if tag in present
+        if tables.shown(summary.cells, tag)
     )
     notes = [tables.CELLS_ARE]
     if processes_of(summary.meta) > 1:

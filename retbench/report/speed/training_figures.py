@@ -28,7 +28,7 @@ from retbench.report.summary import Summary
 _THROUGHPUT, _PEAK = Shown("step_tokens_per_s"), Shown("step_peak_bytes")
 SWEEPS: tuple[tuple[str, str, Sweep, tuple[Shown, ...]], ...] = (
     ("throughput_context", "Training throughput over context", "context",
-     (_THROUGHPUT, Shown("step_mfu"))),
+     (_THROUGHPUT, Shown("step_mfu", otherwise="step_matmul_share"))),
     ("memory_context", "Memory of a training step over context", "context",
      (_PEAK, Shown("activations_bytes"))),
     ("parts_context", "Parts of a training step over context", "context",

@@ -146,7 +146,7 @@ def test_a_step_over_10_percent_faster_than_the_best_bandwidth_is_impossible(sec
 
 
 @pytest.mark.parametrize(("seconds", "impossible"), [(1.0, False), (0.92, False), (0.90, True)])
-def test_an_mfu_over_100_percent_is_impossible_beyond_the_ceilings_own_error(seconds, impossible):
+def test_a_rate_over_the_best_is_impossible_beyond_the_ceilings_own_error(seconds, impossible):
     rates = given(float32=1e12)
     assert bool(ceilings.violates_matmul_rate(1e12, seconds, "float32", rates)) is impossible
 

@@ -128,6 +128,12 @@ class FakeCuda:
     def mem_get_info(self, device):
         return 600, 1000
 
+    def memory_snapshot(self):
+        return [
+            {"segment_pool_id": pool, "total_size": total, "allocated_size": used}
+            for pool, total, used in (((0, 0), 9000, 100), ((0, 1), 70, 20), ((0, 1), 5, 0))
+        ]
+
 
 def test_cuda_figures_are_the_allocators_and_above_nothing():
     meter = MemoryMeter("cuda", cuda=FakeCuda())
@@ -140,6 +146,12 @@ def test_cuda_allocated_reserved_and_device_use_are_three_figures():
     assert (meter.peak_bytes(), meter.reserved_peak_bytes(), meter.device_used_bytes()) == (
         200, 300, 400,
     )  # fmt: skip
+
+
+def test_a_graphs_pool_is_what_it_reserved_less_what_is_counted_already():
+    meter = MemoryMeter("cuda", cuda=FakeCuda())
+    assert meter.idle_pool_bytes((0, 1)) == (70 - 20) + 5
+    assert meter.idle_pool_bytes(None) == 0
 
 
 def test_a_cuda_reset_waits_for_the_device_and_empties_the_cache_first():

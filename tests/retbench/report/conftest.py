@@ -64,6 +64,8 @@ def _cell(
                               ("gate_error", 1e-6)):  # fmt: skip
             add("setup", metric, value * rng.uniform(0.98, 1.02))
     add("analytic", "prefill_flops", 2.0 * PARAMETERS * seq_len * batch)
+    add("analytic", "prefill_hardware_flops", 2.5 * PARAMETERS * seq_len * batch)
+    add("analytic", "prefill_bytes", 4.0 * PARAMETERS + state)
     add("analytic", "decode_flops", 2.0 * PARAMETERS * batch)
     add("analytic", "decode_bytes", 4.0 * PARAMETERS + state)
     if not ok:

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from retbench.report import compare, summarise, units
+from retbench.report.speed.inference import content
 from retbench.report.speed.tables import crossing
 from retbench.report.summary import Summary
 from retbench.stats import intervals
 from retbench.stats.comparison import paired_centre
 
 from .conftest import AUDIT, FAILURES, MIB, PARAMETERS, MakeRun
+from .samples import CEILINGS, PROVENANCE
 
 
 def cell(summary: Summary, model: str, metric: str, context: int = 1024, batch: int = 1):
@@ -84,18 +86,67 @@ def test_memory_is_the_largest_process_with_the_range(make_run: MakeRun) -> None
     assert found["method"] == "range"
 
 
-def test_bounds_and_utilisation_follow_from_the_ceilings(make_run: MakeRun) -> None:
+def test_a_steps_bound_is_the_longer_of_its_bytes_and_its_flops(make_run: MakeRun) -> None:
     summary = summarise(make_run())
     moved = 4 * PARAMETERS + 2 * MIB
     assert cell(summary, "retnet", "tpot_bound_s")["value"] == pytest.approx(moved / 4e10)
-    mfu = cell(summary, "retnet", "prefill_mfu")["value"]
+    assert cell(summary, "retnet", "decode_intensity")["value"] < 1
+    # 16 sequences on a machine whose bytes are many times as fast as its FLOPs.
+    slow = CEILINGS | {"matmul_flop_per_s": {"float32": 1e9}}
+    bound = cell(summarise(make_run("slow", ceilings=slow)), "retnet", "tpot_bound_s", batch=16)
+    assert bound["value"] == pytest.approx(2 * PARAMETERS * 16 / 1e9)
+
+
+def test_a_prefill_is_bound_by_its_bytes_where_they_take_longer(make_run: MakeRun) -> None:
+    fast = CEILINGS | {"matmul_flop_per_s": {"float32": 1e18}}
+    run = make_run(ceilings=fast)
+    found = cell(summarise(run), "retnet", "ttft_bound_s")["value"]
+    assert found == pytest.approx((4 * PARAMETERS + 2 * MIB) / 4e10)
+    cells = next(table for table in content(run).tables if table.name == "cells")
+    assert any("Prefill bound by bytes" in note for note in cells.notes)  # in every row
+
+
+def test_utilisation_is_of_what_the_function_needs_or_of_what_its_form_computes(
+    make_run: MakeRun,
+) -> None:
+    summary = summarise(make_run())
+    share = cell(summary, "retnet", "prefill_matmul_share")["value"]
     time = cell(summary, "retnet", "ttft_s")["value"]
-    assert mfu == pytest.approx(2 * PARAMETERS * 1024 / time / 2e11)
+    assert share == pytest.approx(2 * PARAMETERS * 1024 / time / 2e11)
+    computed = cell(summary, "retnet", "prefill_hardware_share")["value"]
+    assert computed == pytest.approx(1.25 * share)
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", "cuda", 989.4e12),
+        ("NVIDIA H100 80GB HBM3", "cpu", None),
+        ("NVIDIA Example", "cuda", None),
+    ],
+)
+def test_mfu_takes_the_makers_peak_and_stands_only_where_it_is_known(
+    make_run: MakeRun, name: str, device: str, peak: float | None
+) -> None:
+    run = make_run(
+        configuration={"device": device, "dtype": "bfloat16"},
+        provenance=PROVENANCE | {"gpu": {"name": name}},
+    )
+    summary = summarise(run)
+    titles = {column.title for table in content(run).tables for column in table.columns}
+    if peak is None:
+        assert "prefill_mfu" not in set(summary.cells["metric"])
+        assert not any("MFU" in title or "HFU" in title for title in titles)
+    else:
+        time = cell(summary, "retnet", "ttft_s")["value"]
+        found = cell(summary, "retnet", "prefill_mfu")["value"]
+        assert found == pytest.approx(2 * PARAMETERS * 1024 / time / peak)
+        assert "Prefill MFU" in titles and "Prefill, share of matmul rate" not in titles
 
 
 def test_without_ceilings_no_bound_and_no_utilisation_is_assumed(make_run: MakeRun) -> None:
     metrics = set(summarise(make_run(ceilings=None)).cells["metric"])
-    assert not metrics & {"tpot_bound_s", "ttft_bound_s", "prefill_mfu"}
+    assert not metrics & {"tpot_bound_s", "ttft_bound_s", "prefill_matmul_share"}
     assert "decode_tokens_per_s" in metrics
 
 

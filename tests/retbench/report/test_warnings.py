@@ -52,6 +52,40 @@ def test_it_warns_of_attentions_math_backend_on_a_gpu_only(make_run: MakeRun) ->
         assert any("math backend" in line for line in summarise(run).warnings) is expected
 
 
+FUSED = {"retnet": "recurrent-triton", "transformer": "recurrent", "transformer-gqa": "sdpa-flash"}
+
+
+def on_a_gpu(**more: Any) -> dict[str, Any]:
+    return {"configuration": {"device": "cuda"} | more, "implementations": FUSED}
+
+
+def test_a_fused_side_against_an_eager_one_has_no_verdict_on_times(make_run: MakeRun) -> None:
+    summary = summarise(make_run(**on_a_gpu()))
+    (warning,) = (line for line in summary.warnings if "unfused" in line)
+    assert warning.startswith("transformer (recurrent) runs unfused where retnet (recurrent-triton")
+    times = summary.ratios[summary.ratios["metric"] == "tpot_s"].groupby("baseline")
+    assert set(times.get_group("transformer")["note"]) == {"transformer unfused"}
+    assert set(times.get_group("transformer")["verdict"]) == {""}
+    assert "slower" in set(times.get_group("transformer-gqa")["verdict"])
+    memory = summary.ratios[summary.ratios["metric"] == "state_bytes"]
+    assert set(memory["verdict"]) <= {"smaller", "larger", "equivalent"}
+    of_times = summary.crossovers[summary.crossovers["metric"] == "tpot_s"]
+    assert set(of_times["baseline"]) == {"transformer-gqa"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        on_a_gpu(compare_unfused=True),
+        on_a_gpu() | {"modes": dict.fromkeys(FUSED, "compile")},
+        on_a_gpu() | {"configuration": {"device": "cpu"}},
+    ],
+    ids=["asked for", "compiled", "on a CPU"],
+)
+def test_it_has_one_where(make_run: MakeRun, options: dict[str, Any]) -> None:
+    assert (summarise(make_run(**options)).ratios["verdict"] != "").all()
+
+
 def test_it_warns_of_a_time_that_the_ceilings_forbid(make_run: MakeRun) -> None:
     slow = {
         "bandwidth": [
@@ -60,10 +94,10 @@ def test_it_warns_of_a_time_that_the_ceilings_forbid(make_run: MakeRun) -> None:
         "matmul_flop_per_s": {"float32": 1e9},
     }
     warnings = summarise(make_run(ceilings=slow)).warnings
-    decoding = [line for line in warnings if "of the bandwidth measured" in line]
+    decoding = [line for line in warnings if "of what bandwidth" in line]
     assert decoding
     assert all("may have come from a cache" in line for line in decoding)
-    prefilling = [line for line in warnings if "of the measured matmul rate" in line]
+    prefilling = [line for line in warnings if "of what the measured ceilings allow" in line]
     assert prefilling
     assert all("do not believe it" in line for line in prefilling)
 

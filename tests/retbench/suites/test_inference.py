@@ -119,7 +119,8 @@ def test_a_model_that_gives_nan_fails_the_gate() -> None:
 def test_a_cell_has_every_metric_of_the_suite_in_its_declared_unit() -> None:
     samples = cell(session(new_tokens=4), Point(64, 2))
     assert set(samples) == {
-        "weights_bytes", "state_bytes", "prefill_flops", "decode_flops", "decode_bytes",
+        "weights_bytes", "state_bytes", "prefill_flops", "prefill_hardware_flops", "prefill_bytes",
+        "decode_flops", "decode_bytes",
         "cold_start_s", "step_error", "ttft_s", "tpot_s", "mean_tpot_s",
         "prefill_peak_bytes", "decode_peak_bytes", "steady_bytes",
     }  # fmt: skip

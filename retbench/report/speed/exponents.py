@@ -1,0 +1,121 @@
+"""How a time or a memory figure grows: the exponent of a power law over context and batch size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from retbench.config.plan import Axis
+from retbench.metrics import METRICS
+from retbench.report import axes, units
+from retbench.report.frames import Row, groups
+from retbench.report.summary import Summary
+from retbench.report.tables import Column, Table, name
+from retbench.stats.power_law import power_law
+
+LEAST_SIZES = 3
+"""Fewer lie on every power law."""
+
+NEAR = 0.1
+"""How far an interval may reach from a whole exponent to have its word."""
+
+_WORDS = ("constant", "linear", "quadratic")
+_AXES: tuple[Axis, ...] = ("context", "batch")
+COLUMNS = [
+    "metric", "model", "along", "held", "smallest", "largest", "value", "low", "high", "n", "word",
+]  # fmt: skip
+
+
+def table(summary: Summary, tags: Sequence[str]) -> Table:
+    """One row per metric, model and sweep of three sizes or more.
+
+    Args:
+        summary: of the run.
+        tags: the metrics, in the order of the rows.
+    """
+    frame = pd.DataFrame(fitted(summary, tags), columns=COLUMNS)
+    columns = [
+        Column("Metric", lambda row: METRICS[row["metric"]].title, rank=0, style="name"),
+        name("Model", "model"),
+        Column("Along", _along, rank=0, style="name"),
+        Column("At", "held", style="name"),
+        Column("Exponent", lambda row: units.with_interval(row["value"], row["low"], row["high"]),
+               rank=0),
+        Column("Growth", "word", rank=0, style="name"),
+    ]  # fmt: skip
+    notes = (
+        "exponent: slope of the metric's logarithm over that of the size, by least squares in each "
+        "block; [low, high]: 95% interval over blocks, Student's t; memory too",
+        f"growth: constant, linear, quadratic where the interval lies within {NEAR} of 0, 1, 2",
+    )
+    return Table(
+        "exponents", "Growth", frame, columns, notes, grouped=True, cited={"value": "exponent"},
+        ids=("metric", "model", "along", "held"),
+    )  # fmt: skip
+
+
+def fitted(summary: Summary, tags: Sequence[str]) -> Iterator[Row]:
+    """The fits, by metric, model, sweep and what it holds; a sweep of fewer sizes has none."""
+    plain = summary.processes[axes.is_plain(summary.points, summary.processes)]
+    for tag in tags:
+        of_tag = plain[plain["metric"] == tag]
+        for model in summary.models:
+            own = of_tag[of_tag["model"] == model]
+            for axis in _AXES:
+                for (held,), along in groups(own.assign(held=_held(summary, own, axis)), ["held"]):
+                    fit = _fit(along, axis)
+                    if fit is not None:
+                        words = _in_words(summary, axis, int(held))
+                        yield {"metric": tag, "model": model, "along": axis, "held": words} | fit
+
+
+def _held(summary: Summary, rows: pd.DataFrame, axis: Axis) -> pd.Series[int]:
+    """What a sweep along an axis does not vary: the context, the batch size or the tokens."""
+    if axis == "batch":
+        return rows["seq_len"]
+    if "tokens_per_step" in summary.configuration:
+        return rows["seq_len"] * rows["batch_size"]
+    return rows["batch_size"]
+
+
+def _in_words(summary: Summary, axis: Axis, held: int) -> str:
+    if axis == "batch":
+        return f"context {units.tokens(held)}"
+    if "tokens_per_step" in summary.configuration:
+        return f"{held:,} tokens a step"
+    return f"batch {held}"
+
+
+def _fit(rows: pd.DataFrame, axis: Axis) -> Row | None:
+    by_block = rows.pivot_table(
+        index="block", columns=axes.COLUMN[axis], values="value", observed=True
+    )
+    if by_block.shape[1] < LEAST_SIZES:
+        return None
+    sizes = by_block.columns.to_numpy(dtype=float)
+    law = power_law(sizes, by_block.to_numpy(dtype=float))
+    if law is None:
+        return None
+    found = law.exponent  # of a law that falls
+    low, high = (math.nan if edge is None else -edge + 0.0 for edge in (found.high, found.low))
+    return {
+        "smallest": int(sizes.min()), "largest": int(sizes.max()), "value": -found.value + 0.0,
+        "low": low, "high": high, "n": found.n, "word": _word(low, high),
+    }  # fmt: skip
+
+
+def _word(low: float, high: float) -> str:
+    """What an exponent with that interval is called; empty where it is none of the whole ones."""
+    words = (
+        word for exponent, word in enumerate(_WORDS)
+        if exponent - NEAR <= low and high <= exponent + NEAR
+    )  # fmt: skip
+    return next(words, "")
+
+
+def _along(row: Row) -> str:
+    sizes = (row["smallest"], row["largest"])
+    text = units.tokens if row["along"] == "context" else str
+    return f"{row['along']}, " + " to ".join(map(text, sizes))

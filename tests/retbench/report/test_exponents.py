@@ -1,0 +1,39 @@
+"""How fast figures grow: the exponent of each sweep, and its word where the interval allows one."""
+
+from __future__ import annotations
+
+import pytest
+
+from retbench.report import content_of, summarise
+from retbench.report.speed import exponents
+
+from .conftest import MakeRun
+
+
+def test_an_exponent_is_fitted_to_each_block_and_has_a_word_where_it_is_whole(
+    make_run: MakeRun,
+) -> None:
+    found = {
+        (row["metric"], row["model"], row["along"]): row
+        for row in exponents.fitted(summarise(make_run()), ("tpot_s", "state_bytes"))
+    }
+    assert found["tpot_s", "retnet", "context"]["word"] == "constant"
+    over_batch = found["tpot_s", "retnet", "batch"]  # the law is a square root
+    assert over_batch["low"] < over_batch["value"] < over_batch["high"]
+    assert over_batch["value"] == pytest.approx(0.5, abs=0.02)
+    assert (over_batch["word"], over_batch["held"], over_batch["n"]) == ("", "context 1k", 3)
+    state = found["state_bytes", "transformer", "context"]
+    assert (state["value"], state["word"]) == (pytest.approx(1), "linear")
+    assert found["state_bytes", "retnet", "context"]["word"] == "constant"
+
+
+def test_one_block_gives_an_exponent_without_a_word(make_run: MakeRun) -> None:
+    rows = exponents.fitted(summarise(make_run(blocks=1)), ("tpot_s",))
+    assert {row["word"] for row in rows} == {""}
+
+
+def test_the_table_is_in_the_report(make_run: MakeRun) -> None:
+    growth = next(table for table in content_of(make_run()).tables if table.name == "exponents")
+    assert ("TPOT", "retnet", "context, 512 to 8k", "constant") in {
+        (row[0], row[1], row[2], row[-1]) for row in growth.cells
+    }
