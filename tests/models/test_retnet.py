@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from models.decoder import Span
 from models.layers import Rotary, rotate
+from models.multiscale import MultiScaleRetention
 from models.retention import log_decays, retention_recurrent
-from models.retnet import MultiScaleRetention, RetNetConfig
+from models.retnet import RetNetConfig
 
 
 def mixer_of(model: Any) -> MultiScaleRetention:
