@@ -1,4 +1,4 @@
-"""The mixer of a RetNet: multi-scale retention (Sun et al. 2023, arXiv 2307.08621, eqs. 8 and 9)."""
+"""The mixer of a RetNet: multi-scale retention (Sun et al. 2023, arXiv 2307.08621, eqs. 8, 9)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class RetentionState(LayerState):
-    """The state matrices of one layer: (batch, heads, d_k, d_v), float32 or float64."""
+    """The state matrices of one layer, (batch, heads, d_k, d_v), in the type they are kept in."""
 
     matrices: Tensor
 
@@ -105,9 +105,10 @@ class MultiScaleRetention(Mixer):
     ) -> RetentionState:
         """Zeros; the same size for any ``max_len``."""
         c = self.config
-        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        if c.state_dtype == "float32" and dtype != torch.float64:
+            dtype = torch.float32
         shape = (batch_size, c.n_heads, c.d_k, c.d_v)
-        return RetentionState(torch.zeros(shape, device=device, dtype=wide))
+        return RetentionState(torch.zeros(shape, device=device, dtype=dtype))
 
     def prefill(self, x: Tensor, shared: _Shared, state: LayerState) -> Tensor:
         """Mix tokens after those in the state, chunk by chunk."""

@@ -13,6 +13,7 @@ from models.registry import register
 from models.retention import DecayKind
 
 Form = Literal["chunkwise", "parallel"]
+StateDtype = Literal["float32", "model"]
 
 CHUNK_SIZES = (32, 64, 128, 256, 512)
 """Those that a comparison may choose from by name; any other can be set."""
@@ -36,6 +37,10 @@ class RetNetConfig(DecoderConfig):
         group_norm: whether each head's output is normalised; without, it is divided by the square
             root of its decays' sum, the one of the paper's stabilising scalings (section 2.1) that
             is a function of the position alone and so is the same in all forms.
+        state_dtype: the type that the state is kept in from token to token: ``float32`` (float64
+            in a float64 model), or the ``model``'s. It is computed in float32 either way. In
+            bfloat16 a step rounds to 8 bits: what changes a state by less than 1/512, as the
+            slowest heads' decays do, can be lost.
     """
 
     implementations: ClassVar[tuple[str, ...]] = ("auto", "torch", "triton")
@@ -45,6 +50,7 @@ class RetNetConfig(DecoderConfig):
     chunk_size: int = 128
     gate: bool = True
     group_norm: bool = True
+    state_dtype: StateDtype = "float32"
 
     @classmethod
     def preset_heads(cls, preset: Preset, d_model: int) -> int:
@@ -55,12 +61,11 @@ class RetNetConfig(DecoderConfig):
         """Raise ConfigError for a head dimension, decay, form or chunk that cannot be."""
         if self.d_k % 2:
             raise ConfigError(f"retnet needs an even d_model / n_heads, not {self.d_k}")
-        if self.decay not in get_args(DecayKind):
-            known = ", ".join(get_args(DecayKind))
-            raise ConfigError(f"decay must be one of {known}, not {self.decay!r}")
-        if self.form not in get_args(Form):
-            known = ", ".join(get_args(Form))
-            raise ConfigError(f"form must be one of {known}, not {self.form!r}")
+        choices = {"decay": DecayKind, "form": Form, "state_dtype": StateDtype}
+        for name, kind in choices.items():
+            if getattr(self, name) not in get_args(kind):
+                known = ", ".join(get_args(kind))
+                raise ConfigError(f"{name} must be one of {known}, not {getattr(self, name)!r}")
         if self.chunk_size < 1:
             raise ConfigError(f"chunk_size must be at least 1, not {self.chunk_size}")
         if self.implementation == "triton" and (reason := too_wide(self.d_k, self.d_v)):
@@ -119,12 +124,21 @@ class RetNetConfig(DecoderConfig):
         return self.n_heads * (inside + tokens * 2 * state_product)
 
     def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
-        """Heads x d_k x d_v numbers in float32 (float64 in a float64 model), at any context."""
-        return batch_size * self.n_heads * self.d_k * self.d_v * max(4, dtype_bytes)
+        """Heads x d_k x d_v numbers in the state's type, at any context."""
+        size = dtype_bytes if self.state_dtype == "model" else max(4, dtype_bytes)
+        return batch_size * self.n_heads * self.d_k * self.d_v * size
 
     def mixer_step_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
         """The state is read and written in each step."""
         return 2 * self.mixer_state_bytes(batch_size, context, dtype_bytes)
+
+
+@register("retnet-16bit-state")
+@dataclass(frozen=True)
+class NarrowStateConfig(RetNetConfig):
+    """A RetNet whose state is kept in the model's type, as a KV cache is: half of it in 16 bits."""
+
+    state_dtype: StateDtype = "model"
 
 
 def _triangle(n: int) -> int:
