@@ -318,6 +318,22 @@ def test_a_model_is_built_for_evaluation_from_its_seed_alone(family: str) -> Non
     assert not torch.equal(first(tokens), other(tokens))
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_that_pad_the_head_change_no_logit_and_are_not_trained(small: Any, tied: bool) -> None:
+    model = small.model("retnet", tie_embeddings=tied)
+    tokens = small.tokens(2, 6)
+    weight = (model.embedding if model.head is None else model.head).weight
+    expected = model(tokens)
+    assert weight.shape[0] == 128 and expected.shape[-1] == small.vocab
+    weight[small.vocab :] = 1e9
+    assert torch.equal(model(tokens), expected)
+    with torch.enable_grad():
+        logits = model(tokens)
+        nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()
+    assert weight.grad is not None
+    assert not weight.grad[small.vocab :].any() and weight.grad[: small.vocab].any()
+
+
 def test_an_untied_head_has_weights_of_its_own(small: Any, family: str) -> None:
     model = small.model(family, tie_embeddings=False)
     tokens = small.tokens(1, 5)
