@@ -66,8 +66,7 @@ def offset_bias(start: int, time: int, like: Tensor) -> Tensor:
 
 def step_bias(allowed: Tensor, like: Tensor) -> Tensor:
     """0 where a key may be seen and minus infinity elsewhere, in the type of ``like``."""
-    zeros = torch.zeros(allowed.shape, dtype=like.dtype, device=like.device)
-    return zeros.masked_fill(~allowed, float("-inf"))
+    return allowed.to(like.dtype).log_()
 
 
 def decode_attention(q: Tensor, cache: KVCache, bias: Tensor) -> Tensor:

@@ -72,22 +72,30 @@ class MultiScaleRetention(Mixer):
         # One matrix for queries, keys, values and gate: one product over the same input.
         self.qkvg = nn.Linear(d, (6 if config.gate else 4) * d, bias=False)
         self.out = nn.Linear(2 * d, d, bias=False)
-        # float64 kept as its bits, so that .to(bfloat16) moves the decays but does not round them.
-        bits = log_decays(config.n_heads, config.decay).view(torch.int64)
-        self.register_buffer("log_gamma_bits", bits, persistent=False)
+        # Kept as their bits, so that .to(bfloat16) moves the decays but does not round them.
+        log_gamma = log_decays(config.n_heads, config.decay)
+        self.register_buffer("log_gamma_bits", log_gamma.view(torch.int64), persistent=False)
+        bits = log_gamma.exp().float().view(torch.int32)
+        self.register_buffer("gamma_bits", bits, persistent=False)
 
     @property
     def log_gamma(self) -> Tensor:
         """Logarithms of the heads' decays, (heads,) float64."""
         return self.log_gamma_bits.view(torch.float64)  # type: ignore[operator]
 
+    def _gamma(self, dtype: torch.dtype) -> Tensor:
+        """The heads' decays, (heads,), in float32 without any work, or in float64."""
+        if dtype == torch.float64:
+            return self.log_gamma.exp()
+        return self.gamma_bits.view(torch.float32)  # type: ignore[operator]
+
     def prepare(self, span: Span, state: LayerState | None) -> _Shared:
         """Rotary angles and decays in the type that the state is kept in."""
         wide = torch.float64 if self.out.weight.dtype == torch.float64 else torch.float32
-        cos, sin = self.rotary(span.positions, wide)
+        angles = self.rotary(span.positions, wide)
         # Queries in the first row; keys in the second, with their scale.
-        cos, sin = (torch.stack((row, row * self.config.d_k**-0.5))[:, None] for row in (cos, sin))
-        gamma = self.log_gamma.exp().to(wide)[:, None, None]
+        cos, sin = torch.stack((angles, angles * self.config.d_k**-0.5), dim=1)[:, :, None]
+        gamma = self._gamma(wide)[:, None, None]
         scale = None
         if not self.config.group_norm:
             scale = decay_sums(self.log_gamma, span.positions).rsqrt().to(wide)[..., None]
