@@ -24,6 +24,9 @@ Phase = Literal["prefill", "decode", "forward", "train"]
 LAYER_BUDGET = 12
 """Matrix parameters of one layer over d_model^2: a Transformer's 4 + 8, a RetNet's 8 + 4."""
 
+HEAD_MULTIPLE = 128
+"""The head's rows are a multiple of it, as fast matrix kernels ask: 50,257 are a multiple of 29."""
+
 _PLAIN_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "bool": (bool,)}
 
 
@@ -100,6 +103,10 @@ class ModelConfig(ABC):
 
     implementations: ClassVar[tuple[str, ...]] = ("auto",)
     """What ``implementation`` may be."""
+
+    static_state: ClassVar[bool] = True
+    """Whether the tensors of a state keep their shapes and addresses: a compiled or captured step
+    needs that."""
 
     def __post_init__(self) -> None:
         """Check every field and settle ``d_ff``.
@@ -226,8 +233,16 @@ class ModelConfig(ABC):
         """Weight matrices of the feed-forward, each ``d_model x d_ff``."""
         return 3 if self.ffn == "swiglu" else 2
 
+    @property
+    def head_rows(self) -> int:
+        """Rows of the head's matrix: the vocabulary, and rows of zeros that no logit comes from."""
+        return -(-self.vocab_size // HEAD_MULTIPLE) * HEAD_MULTIPLE
+
     def num_parameters(self, embeddings: bool = False) -> int:
-        """Parameters of the whole model; without the embedding and the head unless asked for."""
+        """Parameters of the whole model; without the embedding and the head unless asked for.
+
+        Rows that pad the head are no parameters: nothing depends on them.
+        """
         norms = (2 * self.n_layers + 1) * self.d_model
         count = self.n_layers * (self.mixer_parameters() + self._ffn_parameters()) + norms
         if embeddings:

@@ -150,13 +150,15 @@ class Decoder(nn.Module):
         super().__init__()
         factory: dict[str, Any] = {"device": torch.device(device), "dtype": dtype or torch.float32}
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.d_model, **factory)
+        # Tied, it is the head's matrix too, and has the rows that pad it.
+        rows = config.head_rows if config.tie_embeddings else config.vocab_size
+        self.embedding = nn.Embedding(rows, config.d_model, **factory)
         self.blocks = nn.ModuleList(Block(config, **factory) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.d_model, config.norm_eps, **factory)
         self.head = (
             None
             if config.tie_embeddings
-            else nn.Linear(config.d_model, config.vocab_size, bias=False, **factory)
+            else nn.Linear(config.d_model, config.head_rows, bias=False, **factory)
         )
         for phase in get_args(Phase):
             self.implementation(phase)  # an error now, not at the first use
@@ -262,11 +264,16 @@ class Decoder(nn.Module):
     # What the model says of itself.
 
     def num_parameters(self, embeddings: bool = False) -> int:
-        """Parameters counted over the tensors; embedding and head only if asked for."""
+        """Parameters counted over the tensors; embedding and head only if asked for.
+
+        The rows that pad the head are not counted.
+        """
         outside = {id(self.embedding.weight)}
         if self.head is not None:
             outside.add(id(self.head.weight))
-        return sum(p.numel() for p in self.parameters() if embeddings or id(p) not in outside)
+        inside = sum(p.numel() for p in self.parameters() if id(p) not in outside)
+        tokens = self.config.vocab_size * self.config.d_model
+        return inside + (len(outside) * tokens if embeddings else 0)
 
     def flops_per_token(self, seq_len: int, phase: Phase) -> float:
         """Analytic FLOPs per token; see :meth:`ModelConfig.flops_per_token`."""
@@ -289,9 +296,12 @@ class Decoder(nn.Module):
     def _mixer(self) -> Mixer:
         return self.blocks[0].mixer  # type: ignore[return-value]
 
+    @property
+    def _head_weight(self) -> Tensor:
+        return (self.embedding if self.head is None else self.head).weight
+
     def _logits(self, x: Tensor) -> Tensor:
-        head = self.embedding if self.head is None else self.head
-        return F.linear(self.norm(x), head.weight)
+        return F.linear(self.norm(x), self._head_weight)[..., : self.config.vocab_size]
 
     @torch.no_grad()
     def _initialise(self, seed: int) -> None:
@@ -306,5 +316,6 @@ class Decoder(nn.Module):
             into_residual = name.endswith(("out.weight", "down.weight"))
             std = 0.02 / math.sqrt(2 * self.config.n_layers) if into_residual else 0.02
             parameter.normal_(0.0, std, generator=generator)
+        self._head_weight[self.config.vocab_size :] = 0
         for block in self.blocks:
             block.mixer.initialise(generator)  # type: ignore[union-attr,operator]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from models import build
 from models.decoder import Decoder
@@ -34,12 +35,11 @@ def llama(kv_heads: int, tied: bool) -> Any:
 
 def renamed(weights: dict[str, Tensor], tied: bool) -> dict[str, Tensor]:
     """Hugging Face's names and matrices to this project's, which joins those of one input."""
-    found = {
-        "embedding.weight": weights["model.embed_tokens.weight"],
-        "norm.weight": weights["model.norm.weight"],
-    }
+    head = F.pad(weights["lm_head.weight"], (0, 0, 0, 128 - VOCAB))
+    embedding = head if tied else weights["model.embed_tokens.weight"]
+    found = {"embedding.weight": embedding, "norm.weight": weights["model.norm.weight"]}
     if not tied:
-        found["head.weight"] = weights["lm_head.weight"]
+        found["head.weight"] = head
     for i in range(2):
         theirs, ours = f"model.layers.{i}", f"blocks.{i}"
         qkv = [weights[f"{theirs}.self_attn.{x}_proj.weight"] for x in "qkv"]

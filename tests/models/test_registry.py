@@ -139,7 +139,7 @@ def test_a_plugin_that_is_not_there_is_an_error(source: str) -> None:
 
 
 def test_the_built_in_families_come_first() -> None:
-    assert families()[:3] == ("retnet", "transformer", "transformer-gqa")
+    assert families()[:2] == ("retnet", "retnet-16bit-state")
 
 
 def test_a_name_is_taken_once() -> None:
@@ -167,7 +167,7 @@ def test_not_even_a_class_of_the_same_name_replaces_a_family(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("family", "preset", "options", "complaint"),
     [
-        ("retnett", "tiny", {}, "unknown model 'retnett'; there are retnet, transformer"),
+        ("retnett", "tiny", {}, "unknown model 'retnett'; there are retnet, retnet-16bit"),
         ("retnet", "huge", {}, "unknown preset 'huge'; there are tiny, 1m, 3m, 10m"),
         ("retnet", "tiny", {"colour": 1}, "retnet has no option 'colour'"),
     ],
