@@ -7,6 +7,7 @@ multiple of ``kv_heads``: query head i reads KV head i // (heads / kv_heads).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -30,9 +31,9 @@ class KVCache(LayerState):
         """Keys and values."""
         return self.keys, self.values
 
-    def within(self, max_len: int) -> KVCache:
+    def within(self, max_len: int) -> Self:
         """The first ``max_len`` keys and values, in the same memory."""
-        return KVCache(self.keys[:, :, :max_len], self.values[:, :, :max_len])
+        return type(self)(self.keys[:, :, :max_len], self.values[:, :, :max_len])
 
     def write(self, positions: Tensor, keys: Tensor, values: Tensor) -> None:
         """Put keys and values (batch, kv_heads, time, head_dim) at int64 positions (time,)."""

@@ -96,6 +96,10 @@ class ModelConfig(ABC):
     implementations: ClassVar[tuple[str, ...]] = ("auto",)
     """What ``implementation`` may be."""
 
+    static_state: ClassVar[bool] = True
+    """Whether the tensors of a state keep their shapes and addresses: a compiled or captured step
+    needs that."""
+
     def __post_init__(self) -> None:
         """Check every field and settle ``d_ff``.
 

@@ -22,7 +22,8 @@ class LayerState(ABC):
 
     The first dimension of each tensor is the batch, and a state is made of its tensors alone:
     ``type(state)(*state.tensors())`` is the same one. Shapes and addresses never change, so that
-    a decode step can be captured in a CUDA graph.
+    a decode step can be captured in a CUDA graph; unless the configuration's ``static_state`` says
+    that they do.
     """
 
     @abstractmethod
@@ -40,6 +41,12 @@ class LayerState(ABC):
     def within(self, max_len: int) -> Self:
         """The same memory, for at most so many tokens; a state of constant size as it is."""
         return self
+
+    def seek(self, position: int) -> None:  # noqa: B027  (most need do nothing)
+        """Make ready for a step at an earlier position, where the shapes depend on it."""
+
+    def join(self, parts: Sequence[Self]) -> None:  # noqa: B027
+        """Take over what was made of :meth:`rows`, where it is not in the same memory by now."""
 
     def reset(self) -> None:
         """Forget every token."""
@@ -74,10 +81,16 @@ class State:
         """The sequences ``start`` to ``stop - 1`` in the same memory, to prefill them apart.
 
         The position is a copy on the host, where a prefill reads it without waiting for the
-        device; that of the whole batch is the caller's to move.
+        device; :meth:`join` is to move that of the whole batch.
         """
         layers = [layer.rows(start, stop) for layer in self.layers]
         return State(layers, self.position.to("cpu", copy=True), self.max_len)
+
+    def join(self, parts: Sequence[State]) -> None:
+        """Be as the parts of the batch that :meth:`rows` gave, all at one position by now."""
+        for layer, *own in zip(self.layers, *(part.layers for part in parts), strict=True):
+            layer.join(own)
+        self.position.fill_(int(parts[0].position))
 
     def within(self, max_len: int) -> State:
         """The same memory for at most ``max_len`` tokens, from the first on, with its own position.
@@ -100,6 +113,8 @@ class State:
         changes the numbers and not the work.
         """
         self.position.fill_(position)
+        for layer in self.layers:
+            layer.seek(position)
 
 
 @runtime_checkable

@@ -32,6 +32,7 @@ _BUILTIN = (
     "models.retnet",
     "models.transformer",
     "models.window",
+    "models.paper",
     "models.linear_attention",
     "models.gla",
     "models.h3",

@@ -130,15 +130,20 @@ def retention_step(q: Tensor, k: Tensor, v: Tensor, gamma: Tensor, state: Tensor
         q: (batch, heads, 1, d_k).
         k: shaped like ``q``.
         v: (batch, heads, 1, d_v).
-        gamma: decays, (heads, 1, 1), of the state's type.
-        state: (batch, heads, d_k, d_v), float32 or float64; updated in place.
+        gamma: decays, (heads, 1, 1), float32 or float64.
+        state: (batch, heads, d_k, d_v) of any type; updated in place. One that is narrower than
+            ``gamma`` is computed in the type of that, and rounded once a step.
 
     Returns:
-        (batch, heads, 1, d_v), of the state's type.
+        (batch, heads, 1, d_v), of the wider of the state's type and that of ``gamma``.
     """
-    q, k, v = q.to(state.dtype), k.to(state.dtype), v.to(state.dtype)
-    state.mul_(gamma).addcmul_(k.transpose(-1, -2), v)
-    return q @ state
+    wide = torch.promote_types(state.dtype, gamma.dtype)
+    q, k, v = q.to(wide), k.to(wide), v.to(wide)
+    new = state.mul_(gamma) if state.dtype == wide else state * gamma
+    new.addcmul_(k.transpose(-1, -2), v)
+    if new is not state:
+        state.copy_(new)
+    return q @ new
 
 
 def decay_sums(log_gamma: Tensor, positions: Tensor) -> Tensor:

@@ -5,28 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from models.config import ConfigError, Phase, Preset
-from models.decoder import DecoderConfig, Mixer, Span
-from models.kernels.chunk_op import retention_chunk, too_wide, unsupported
-from models.kernels.step_op import fused_retention
-from models.layers import Rotary, rms_norm, rotate
-from models.protocol import LayerState
+from models.config import ConfigError, Preset
+from models.decoder import DecoderConfig
+from models.kernels.chunk_op import too_wide
+from models.multiscale import MultiScaleRetention
 from models.registry import register
-from models.retention import (
-    DecayKind,
-    decay_sums,
-    log_decays,
-    retention_chunkwise,
-    retention_parallel,
-    retention_recurrent,
-    retention_step,
-)
+from models.retention import DecayKind
 
 Form = Literal["chunkwise", "parallel"]
+StateDtype = Literal["float32", "model"]
 
 CHUNK_SIZES = (32, 64, 128, 256, 512)
 """Those that a comparison may choose from by name; any other can be set."""
@@ -50,6 +37,10 @@ class RetNetConfig(DecoderConfig):
         group_norm: whether each head's output is normalised; without, it is divided by the square
             root of its decays' sum, the one of the paper's stabilising scalings (section 2.1) that
             is a function of the position alone and so is the same in all forms.
+        state_dtype: the type that the state is kept in from token to token: ``float32`` (float64
+            in a float64 model), or the ``model``'s. It is computed in float32 either way. In
+            bfloat16 a step rounds to 8 bits: what changes a state by less than 1/512, as the
+            slowest heads' decays do, can be lost.
     """
 
     implementations: ClassVar[tuple[str, ...]] = ("auto", "torch", "triton")
@@ -59,6 +50,7 @@ class RetNetConfig(DecoderConfig):
     chunk_size: int = 128
     gate: bool = True
     group_norm: bool = True
+    state_dtype: StateDtype = "float32"
 
     @classmethod
     def preset_heads(cls, preset: Preset, d_model: int) -> int:
@@ -69,12 +61,11 @@ class RetNetConfig(DecoderConfig):
         """Raise ConfigError for a head dimension, decay, form or chunk that cannot be."""
         if self.d_k % 2:
             raise ConfigError(f"retnet needs an even d_model / n_heads, not {self.d_k}")
-        if self.decay not in get_args(DecayKind):
-            known = ", ".join(get_args(DecayKind))
-            raise ConfigError(f"decay must be one of {known}, not {self.decay!r}")
-        if self.form not in get_args(Form):
-            known = ", ".join(get_args(Form))
-            raise ConfigError(f"form must be one of {known}, not {self.form!r}")
+        choices = {"decay": DecayKind, "form": Form, "state_dtype": StateDtype}
+        for name, kind in choices.items():
+            if getattr(self, name) not in get_args(kind):
+                known = ", ".join(get_args(kind))
+                raise ConfigError(f"{name} must be one of {known}, not {getattr(self, name)!r}")
         if self.chunk_size < 1:
             raise ConfigError(f"chunk_size must be at least 1, not {self.chunk_size}")
         if self.implementation == "triton" and (reason := too_wide(self.d_k, self.d_v)):
@@ -133,176 +124,21 @@ class RetNetConfig(DecoderConfig):
         return self.n_heads * (inside + tokens * 2 * state_product)
 
     def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
-        """Heads x d_k x d_v numbers in float32 (float64 in a float64 model), at any context."""
-        return batch_size * self.n_heads * self.d_k * self.d_v * max(4, dtype_bytes)
+        """Heads x d_k x d_v numbers in the state's type, at any context."""
+        size = dtype_bytes if self.state_dtype == "model" else max(4, dtype_bytes)
+        return batch_size * self.n_heads * self.d_k * self.d_v * size
 
     def mixer_step_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
         """The state is read and written in each step."""
         return 2 * self.mixer_state_bytes(batch_size, context, dtype_bytes)
 
 
-@dataclass
-class RetentionState(LayerState):
-    """The state matrices of one layer: (batch, heads, d_k, d_v), float32 or float64."""
-
-    matrices: Tensor
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The state matrices."""
-        return (self.matrices,)
-
-
+@register("retnet-16bit-state")
 @dataclass(frozen=True)
-class _Shared:
-    """What all layers need of the positions: rotary angles (2, 1, time, d_k), decays, the form.
+class NarrowStateConfig(RetNetConfig):
+    """A RetNet whose state is kept in the model's type, as a KV cache is: half of it in 16 bits."""
 
-    ``scale``, (heads, time, 1), multiplies the output where no norm does. ``in_triton`` says
-    whether Triton's kernels compute the chunkwise form and the decode step.
-    """
-
-    cos: Tensor
-    sin: Tensor
-    gamma: Tensor
-    scale: Tensor | None
-    form: str
-    in_triton: bool
-
-
-class MultiScaleRetention(Mixer):
-    """(silu(x W_G) * norm(retention(x W_Q, x W_K, x W_V))) W_O (eqs. 8 and 9).
-
-    The norm is an RMSNorm per head in float32 without affine weights: the paper's group norm up to
-    its mean. Queries and keys are rotated; keys carry the one scale d_k^-0.5.
-    """
-
-    forms = ("chunkwise", "parallel", "recurrent")
-
-    def __init__(self, config: RetNetConfig) -> None:
-        super().__init__()
-        self.config = config
-        d = config.d_model
-        self.rotary = Rotary(config.d_k, config.rope_base)
-        # One matrix for queries, keys, values and gate: one product over the same input.
-        self.qkvg = nn.Linear(d, (6 if config.gate else 4) * d, bias=False)
-        self.out = nn.Linear(2 * d, d, bias=False)
-        # float64 kept as its bits, so that .to(bfloat16) moves the decays but does not round them.
-        bits = log_decays(config.n_heads, config.decay).view(torch.int64)
-        self.register_buffer("log_gamma_bits", bits, persistent=False)
-
-    @property
-    def log_gamma(self) -> Tensor:
-        """Logarithms of the heads' decays, (heads,) float64."""
-        return self.log_gamma_bits.view(torch.float64)  # type: ignore[operator]
-
-    def prepare(self, span: Span, state: LayerState | None) -> _Shared:
-        """Rotary angles and decays in the type that the state is kept in."""
-        wide = torch.float64 if self.out.weight.dtype == torch.float64 else torch.float32
-        cos, sin = self.rotary(span.positions, wide)
-        # Queries in the first row; keys in the second, with their scale.
-        cos, sin = (torch.stack((row, row * self.config.d_k**-0.5))[:, None] for row in (cos, sin))
-        gamma = self.log_gamma.exp().to(wide)[:, None, None]
-        scale = None
-        if not self.config.group_norm:
-            scale = decay_sums(self.log_gamma, span.positions).rsqrt().to(wide)[..., None]
-        form = span.form or self.config.form
-        return _Shared(cos, sin, gamma, scale, form, self._in_triton())
-
-    def forward(self, x: Tensor, shared: _Shared) -> Tensor:
-        """Mix a whole sequence in the chosen form."""
-        q, k, v, gate = self._project(x, shared)
-        mixed, _ = self._retain(q, k, v, shared, None)
-        return self._output(mixed, gate, shared.scale)
-
-    def init_state(
-        self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype
-    ) -> RetentionState:
-        """Zeros; the same size for any ``max_len``."""
-        c = self.config
-        wide = torch.float64 if dtype == torch.float64 else torch.float32
-        shape = (batch_size, c.n_heads, c.d_k, c.d_v)
-        return RetentionState(torch.zeros(shape, device=device, dtype=wide))
-
-    def prefill(self, x: Tensor, shared: _Shared, state: LayerState) -> Tensor:
-        """Mix tokens after those in the state, chunk by chunk."""
-        assert isinstance(state, RetentionState)
-        q, k, v, gate = self._project(x, shared)
-        wide = state.matrices.to(shared.gamma.dtype)
-        mixed, matrices = self._retain(q, k, v, shared, wide)
-        state.matrices.copy_(matrices)
-        return self._output(mixed, gate, shared.scale)
-
-    def step(self, x: Tensor, shared: _Shared, state: LayerState) -> Tensor:
-        """Mix one token by the recurrence."""
-        assert isinstance(state, RetentionState)
-        if shared.in_triton:
-            mixed = fused_retention(
-                self.qkvg(x).flatten(1), shared.cos, shared.sin, shared.gamma, shared.scale,
-                state.matrices, self.config.norm_eps,
-            )  # fmt: skip
-            return self.out(mixed[:, None])  # type: ignore[no-any-return]
-        q, k, v, gate = self._project(x, shared)
-        mixed = retention_step(q, k, v, shared.gamma, state.matrices)
-        return self._output(mixed, gate, shared.scale)
-
-    def implementation(self, phase: Phase) -> str:
-        """The recurrence for decoding, else the form; PyTorch's chunkwise one with its chunk."""
-        in_triton = self._in_triton()
-        if phase == "decode":
-            return "recurrent-triton" if in_triton else "recurrent"
-        if self.config.form == "parallel":
-            return "parallel"
-        if in_triton:
-            return "chunkwise-triton"  # its chunk follows from the type of what it is given
-        return f"chunkwise-{self.config.chunk_size}"
-
-    def _in_triton(self) -> bool:
-        """Whether Triton's kernels are used: where asked for, else on a GPU where they can run.
-
-        Raises:
-            ConfigError: where they are asked for and cannot run.
-        """
-        c, weight = self.config, self.out.weight
-        insisted = c.implementation == "triton"
-        if not (insisted or (weight.is_cuda and c.implementation == "auto")):
-            return False
-        reason = unsupported(c.d_k, c.d_v, weight.dtype, weight.device)
-        if insisted and reason:
-            raise ConfigError(f"implementation triton: {reason}")
-        return reason is None
-
-    def _project(self, x: Tensor, shared: _Shared) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Queries and keys (batch, heads, time, d_k), values (…, d_v), gate (batch, time, 2 d)."""
-        c, (batch, time, d) = self.config, x.shape
-        qk, v, *gate = self.qkvg(x).split_with_sizes([2 * d] * (3 if c.gate else 2), -1)
-        # Queries and keys are rotated alike, so as one tensor.
-        qk = qk.view(batch, time, 2, c.n_heads, c.d_k).movedim(1, 3)
-        q, k = rotate(qk, shared.cos, shared.sin).unbind(1)
-        v = v.view(batch, time, c.n_heads, c.d_v).transpose(1, 2)
-        return q, k, v, gate[0] if gate else None
-
-    def _retain(
-        self, q: Tensor, k: Tensor, v: Tensor, shared: _Shared, state: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        if shared.form == "parallel":
-            return retention_parallel(q, k, v, self.log_gamma, state)
-        if shared.form == "recurrent":
-            return retention_recurrent(q, k, v, self.log_gamma, state)
-        if shared.in_triton:
-            return retention_chunk(q, k, v, self.log_gamma, state)
-        return retention_chunkwise(q, k, v, self.log_gamma, self.config.chunk_size, state)
-
-    def _output(self, mixed: Tensor, gate: Tensor | None, scale: Tensor | None) -> Tensor:
-        """Norm per head in the wide type, gate, and project back to the model's width."""
-        if scale is not None:
-            mixed = mixed * scale
-        # By token before the norm: so lie what the kernels wrote, and a fused norm need not copy.
-        mixed = mixed.transpose(1, 2)
-        normed = rms_norm(mixed, self.config.norm_eps) if scale is None else mixed
-        dtype = self.out.weight.dtype if gate is None else gate.dtype
-        joined = normed.flatten(-2).to(dtype)
-        if gate is not None:
-            joined = F.silu(gate) * joined
-        return self.out(joined)  # type: ignore[no-any-return]
+    state_dtype: StateDtype = "model"
 
 
 def _triangle(n: int) -> int:

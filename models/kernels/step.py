@@ -1,10 +1,10 @@
 """RetNet's decode step in two Triton kernels: all of a layer's mixer between its two products.
 
 Regime: one new token a sequence, bound by memory. In a layer the state, ``heads x d_k x d_v``
-float32 numbers a sequence, is read once and written once, as it must be; beside it the kernels
-move ``2 d_k + 3 d_v`` numbers a head of the model's dtype and ``2 d_v`` of float32, 0.8% of the
-state's bytes at d_k 256. At ``1.3b`` and batch 1 that is 8.5 MB a layer, 2.5 us at an H100's
-3.35 TB/s, beside 100 MB of the layer's weights in bfloat16.
+numbers a sequence, is read once and written once, as it must be; beside it the kernels move
+``2 d_k + 3 d_v`` numbers a head of the model's dtype and ``2 d_v`` of float32, 0.8% of the bytes of
+a float32 state at d_k 256. At ``1.3b`` and batch 1 that is 8.5 MB a layer, 2.5 us at an H100's
+3.35 TB/s, beside 100 MB of the layer's weights in bfloat16. A state in 16 bits is half of it.
 
 Launches a layer: 2, beside the matrix products. The norm needs a whole head's output, the first
 kernel's programs hold some columns of it each; so the norm and the gate are a second kernel.
@@ -94,7 +94,7 @@ def launch(
     """Run both kernels on what :func:`models.kernels.step_op.fused_retention` was given."""
     batch, heads, d_k, d_v = state.shape
     mixed = torch.empty(batch, heads, d_v, dtype=torch.float32, device=state.device)
-    block_k, columns = triton.next_power_of_2(d_k), column_count(batch * heads, d_v)
+    block_k, columns = triton.next_power_of_2(d_k), column_count(batch * heads, d_v, state.itemsize)
     sizes = {"HEADS": heads, "D_K": d_k, "D_V": d_v, "WIDTH": projected.shape[1]}
     with torch.cuda.device_of(out):
         _recur[(batch * heads * triton.cdiv(d_v, columns),)](
@@ -117,12 +117,18 @@ def warp_count(block_k: int, block_v: int) -> int:
     return max(1, min(4, block_k * block_v // 32))
 
 
-def column_count(matrices: int, d_v: int) -> int:
+def column_count(matrices: int, d_v: int, itemsize: int) -> int:
     """Columns of the state that one program holds: 32, or down to 8 while programs are few.
 
-    Eight float32 are a memory sector, below which a row's end would be read twice.
+    In 16 bits down to 16: these, or 8 of float32, are a memory sector of 32 bytes, below which a
+    row's end would be read twice.
+
+    Args:
+        matrices: of the whole batch.
+        d_v: columns of one.
+        itemsize: bytes of a number of the state.
     """
-    columns = 32
-    while columns > 8 and matrices * triton.cdiv(d_v, columns) < ENOUGH_PROGRAMS:
+    columns, least = 32, max(8, 32 // itemsize)
+    while columns > least and matrices * triton.cdiv(d_v, columns) < ENOUGH_PROGRAMS:
         columns //= 2
     return columns

@@ -26,8 +26,9 @@ def fused_retention(
     """One token's retention from the fused projection to the output projection's input.
 
     The rotation, :func:`models.retention.retention_step`, the norm per head and the swish gate, in
-    float32 throughout: only the result is rounded. A custom op without a derivative: calling it
-    with gradients enabled is allowed, going backward through it is torch's RuntimeError.
+    float32 throughout: only the result is rounded, and a state that is kept in 16 bits. A custom op
+    without a derivative: calling it with gradients enabled is allowed, going backward through it is
+    torch's RuntimeError.
 
     Args:
         projected: (batch, width): queries and keys (heads x d_k each), values and, where there
@@ -37,8 +38,8 @@ def fused_retention(
         sin: the sines, shaped like ``cos``; see :class:`models.layers.Rotary`.
         gamma: the heads' decays, ``heads`` float32.
         scale: what the heads' outputs are multiplied by, ``heads`` float32; None for an RMSNorm.
-        state: (batch, heads, d_k, d_v) float32, d_k even; updated in place. One of float64
-            is computed in float32.
+        state: (batch, heads, d_k, d_v) of any type, d_k even; updated in place, and computed in
+            float32.
         eps: epsilon of the norm.
 
     Returns:

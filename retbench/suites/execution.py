@@ -128,7 +128,7 @@ class Execution:
             self.state.rows(end - len(part), end) for end, part in zip(ends, parts, strict=True)
         ]
         logits = [prefill(*pair) for pair in zip(parts, states, strict=True)]
-        self.state.position += parts[0].shape[1]
+        self.state.join(states)
         return torch.cat(logits)
 
     @torch.inference_mode()

@@ -98,6 +98,13 @@ class InferenceSuite(Suite[InferenceConfig]):
             require_length("batch_context", config.batch_context, models, config.new_tokens)
         for family, model in models.items():
             _check_vocabulary(family, model)
+            if config.mode != "eager" and not model.static_state:
+                raise Misfit(
+                    f"mode {config.mode} is impossible for {family}: its state grows with each "
+                    "step",
+                    "use --mode eager",
+                    keys=("mode", "models"),
+                )
 
     def cost(self, config: InferenceConfig, ceilings: Ceilings) -> InferenceCost:
         """Bounds of prefill and decode steps under the caps of the profile."""

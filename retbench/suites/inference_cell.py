@@ -74,7 +74,6 @@ def prepare(rows: Rows, progress: Callable[[str], None]) -> Cell:
     session.meter.reset()
     with session.meter.exact():
         run = _execution(session, point, session.config.new_tokens)
-        _add_sizes(rows, run)
         _add_analytic(rows)
         progress("first calls")
         first = _first_calls(rows, run, prompt)
@@ -82,6 +81,7 @@ def prepare(rows: Rows, progress: Callable[[str], None]) -> Cell:
             _require_continuation(rows, run.step_error(prompt))
         progress("memory")
         _measure_memory(rows, run, prompt)
+        _add_sizes(rows, run)  # of a state that holds all its tokens
     progress("warm-up")
     phases = (_prefill(rows, run, prompt), _decode(rows, run), _generation(rows, run))
     return Cell(rows, *phases, first_s={"prefill": first.seconds})

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from models.decoder import Span
 from models.layers import Rotary, rotate
-from models.retention import log_decays, retention_recurrent
-from models.retnet import MultiScaleRetention, RetNetConfig
+from models.multiscale import MultiScaleRetention
+from models.retention import log_decays, retention_recurrent, retention_step
+from models.retnet import RetNetConfig
 
 
 def mixer_of(model: Any) -> MultiScaleRetention:
@@ -62,6 +63,36 @@ def test_the_state_is_float32_whatever_the_weights(small: Any, dtype: torch.dtyp
     model.step(tokens[:, 0], state)
     for layer in state.layers:
         assert [t.dtype for t in layer.tensors()] == [torch.float32]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_a_state_in_the_models_type_is_as_large_as_counted(small: Any, dtype: torch.dtype) -> None:
+    model = small.model("retnet-16bit-state", dtype)
+    state, config = model.init_state(2, 50), model.config
+    assert {t.dtype for layer in state.layers for t in layer.tensors()} == {dtype}
+    assert state.nbytes == model.state_bytes(2, 50)
+    moved = config.n_layers * config.mixer_step_bytes(2, 50, dtype.itemsize)
+    assert moved == 2 * state.nbytes  # read and written
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 6e-2), (torch.float16, 8e-3)])
+def test_steps_with_a_16_bit_state_follow_the_forward(
+    small: Any, dtype: torch.dtype, tolerance: float
+) -> None:
+    model, tokens = small.model("retnet-16bit-state", dtype), small.tokens(2, 40)
+    expected, state = model(tokens), model.init_state(2, 40)
+    found = [model.prefill(tokens[:, :20], state)]
+    found += [model.step(token, state) for token in tokens.T[20:]]
+    assert small.distance(torch.stack(found, 1), expected[:, 19:]) < tolerance
+
+
+def test_a_16_bit_state_is_rounded_once_a_step() -> None:
+    q, k, v = torch.randn(3, 1, 2, 1, 4).bfloat16()
+    gamma, narrow = torch.tensor([0.9, 0.99])[:, None, None], torch.randn(1, 2, 4, 4).bfloat16()
+    wide = narrow.float()
+    expected = retention_step(q, k, v, gamma, wide)
+    assert torch.equal(retention_step(q, k, v, gamma, narrow), expected)
+    assert torch.equal(narrow, wide.bfloat16())
 
 
 def test_the_mixer_is_the_papers_gated_multi_scale_retention(small: Any) -> None:

@@ -19,7 +19,11 @@ KERNELS = {
     "transformer": "split-kv-triton",
     "transformer-gqa": "split-kv-triton",
 }
-MODELS = [*((family, {}) for family in KERNELS), ("retnet", {"group_norm": False, "gate": False})]
+MODELS = [
+    *((family, {}) for family in KERNELS),
+    ("retnet", {"group_norm": False, "gate": False}),
+    ("retnet", {"state_dtype": "model"}),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -135,9 +135,26 @@ def test_a_float64_state_is_kept_as_it_is_made(device: torch.device) -> None:
     assert distance(state, case.state) < 1e-6
 
 
-@pytest.mark.parametrize(("matrices", "columns"), [(1, 8), (8, 16), (16, 32), (1000, 32)])
-def test_few_heads_are_cut_finer(matrices: int, columns: int) -> None:
-    assert column_count(matrices, 512) == columns
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_16_bit_state_is_computed_in_float32_and_rounded_once(
+    device: torch.device, dtype: torch.dtype
+) -> None:
+    case = Case(2, 2, 16, 40, device=device)
+    state = case.state.to(dtype)
+    case.state = state.double()
+    projected = case.token().float()
+    expected = case.expected(projected.double(), case.state)
+    assert distance(case.found(projected, state), expected) < 2e-6
+    assert state.dtype == dtype
+    assert distance(state, case.state) < TOLERANCES[dtype]
+
+
+@pytest.mark.parametrize(
+    ("matrices", "itemsize", "columns"),
+    [(1, 4, 8), (8, 4, 16), (16, 4, 32), (1000, 4, 32), (1, 2, 16), (16, 2, 32), (1, 8, 8)],
+)
+def test_few_heads_are_cut_finer(matrices: int, itemsize: int, columns: int) -> None:
+    assert column_count(matrices, 512, itemsize) == columns
 
 
 @pytest.mark.parametrize(("d_k", "columns"), [(2, 8), (4, 8), (8, 8), (16, 8), (8, 32), (256, 8)])

@@ -14,6 +14,7 @@ from models.protocol import LanguageModel
 from retbench.config.plan import Contender, Point
 from retbench.config.run import RunConfig
 from retbench.engine.resolve import resolve
+from retbench.errors import Misfit
 from retbench.machine import ceilings, interference
 from retbench.metrics import METRICS
 from retbench.suites.execution import Execution, Generation
@@ -25,6 +26,7 @@ from retbench.workers.worker import open_session
 from ..conftest import measure
 
 FAMILIES = ("retnet", "transformer", "transformer-gqa")
+WITH_PAPER = (*FAMILIES, "transformer-paper")
 
 
 def configuration(**given: Any) -> RunConfig:
@@ -140,7 +142,7 @@ def test_a_slice_of_each_phase_is_one_sample_that_keeps_its_round() -> None:
     assert {sample["trial"] for sample in others} == {None}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WITH_PAPER)
 def test_state_and_weight_bytes_are_those_of_the_tensors(family: str) -> None:
     one = session(family, new_tokens=16)
     samples = cell(one, Point(64, 2))
@@ -172,7 +174,7 @@ def test_decoding_is_timed_at_the_context_that_was_prefilled() -> None:
     assert 64 in {position for position, _ in seen} <= {64, 65, 66, 67}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WITH_PAPER)
 @pytest.mark.parametrize(
     ("context", "positions"),
     [(64, [8, 24, 40, 56]), (8, [1, 3, 5, 7]), (3, [0, 1, 2])],
@@ -299,6 +301,11 @@ def test_a_vocabulary_that_lacks_the_text_is_unsupported() -> None:
     assert failure.value.status == "unsupported"
 
 
+def test_a_cache_that_grows_can_be_neither_compiled_nor_captured() -> None:
+    with pytest.raises(Misfit, match="mode compile is impossible for transformer-paper"):
+        configuration(models="transformer-paper", mode="compile")
+
+
 def test_the_record_of_a_model_says_what_ran() -> None:
     record = SUITE.describe(session("retnet", dtype="bfloat16"))
     assert record["weights_dtype"] == "bfloat16"
@@ -329,7 +336,7 @@ def test_a_model_just_long_enough_is_measured_to_its_last_token(family: str) -> 
     assert int(run.state.position) == 14
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WITH_PAPER)
 def test_a_large_batch_prefilled_by_parts_decodes_as_if_in_one(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

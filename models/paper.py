@@ -1,0 +1,145 @@
+"""The Transformer that the RetNet paper compares with: unfused attention, a cache that is copied.
+
+Its authors' library, torchscale, computes scores, float32 softmax and weighted sum in calls of
+their own, and makes the whole cache anew at each step by concatenation (multihead_attention.py at
+commit 4d1e0e8). That the paper's decoding figures (Sun et al. 2023, arXiv 2307.08621, figure 6)
+were measured so is likely, and nowhere said. It shows what part of a ratio the baseline makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from models.attention import KVCache, offset_bias
+from models.config import ConfigError, Phase
+from models.decoder import Span
+from models.protocol import LayerState
+from models.registry import register
+from models.transformer import Attention, Positions, TransformerConfig
+
+
+@register("transformer-paper")
+@dataclass(frozen=True)
+class PaperConfig(TransformerConfig):
+    """Multi-head attention, unfused, over a cache that grows by concatenation."""
+
+    implementations: ClassVar[tuple[str, ...]] = ("auto",)
+    static_state: ClassVar[bool] = False
+
+    def check(self) -> None:
+        """As any Transformer; raise ConfigError for queries that share a KV head."""
+        super().check()
+        if self.group != 1:
+            raise ConfigError(f"{self.family} has as many n_kv_heads as n_heads, {self.n_heads}")
+
+    def variants(self) -> dict[str, dict[str, Any]]:
+        """None: it is one itself."""
+        return {}
+
+    def reference(self) -> dict[str, Any]:
+        """None: it computes as its formula says."""
+        return {}
+
+    def mixer(self) -> PaperAttention:
+        """A new mixer."""
+        return PaperAttention(self)
+
+    def mixer_step_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
+        """The old cache is read, the new one written, and read by the attention."""
+        return 3 * self.mixer_state_bytes(batch_size, context, dtype_bytes)
+
+
+class GrowingCache(KVCache):
+    """Keys and values, (batch, kv_heads, tokens so far, head_dim): new tensors at each call."""
+
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        """Put keys and values (batch, kv_heads, time, head_dim) behind those so far."""
+        self.keys = torch.cat((self.keys, keys.to(self.keys.dtype)), dim=2)
+        self.values = torch.cat((self.values, values.to(self.values.dtype)), dim=2)
+
+    def seek(self, position: int) -> None:
+        """Drop what stands behind the first ``position`` tokens."""
+        self.keys, self.values = (cached[:, :, :position] for cached in self.tensors())
+
+    def reset(self) -> None:
+        """Forget every token, and give up the memory."""
+        self.keys, self.values = (torch.empty_like(x[:, :, :0]) for x in self.tensors())
+
+    def join(self, parts: Sequence[LayerState]) -> None:
+        """Copy the parts of the batch into one cache; they are empty afterwards."""
+        tensors = zip(*(part.tensors() for part in parts), strict=True)
+        self.keys, self.values = (torch.cat(each) for each in tensors)
+        for part in parts:
+            part.reset()
+
+
+class PaperAttention(Attention):
+    """Causal attention with rotary positions as its formula says."""
+
+    config: PaperConfig
+
+    def prepare(self, span: Span, state: LayerState | None) -> Positions:
+        """Rotary angles, and the causal mask of a sequence; a step sees all that is cached."""
+        weight = self.out.weight
+        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        bias = None
+        if span.start is not None:
+            bias = offset_bias(span.start, span.positions.shape[0], weight)
+        cos, sin = self.rotary(span.positions, wide)
+        return Positions(cos, sin, span, bias)
+
+    def forward(self, x: Tensor, shared: Positions) -> Tensor:
+        """Mix a whole sequence."""
+        q, k, v = self._project(x, shared)
+        return self._output(unfused_attention(q, k, v, shared.bias))
+
+    def init_state(
+        self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype
+    ) -> GrowingCache:
+        """A cache of no tokens in the model's dtype."""
+        shape = (batch_size, self.config.n_kv_heads, 0, self.config.head_dim)
+        return GrowingCache(*(torch.empty(shape, device=device, dtype=dtype) for _ in range(2)))
+
+    def prefill(self, x: Tensor, shared: Positions, state: LayerState) -> Tensor:
+        """Mix tokens after those in the cache."""
+        assert isinstance(state, GrowingCache)
+        q, k, v = self._project(x, shared)
+        state.append(k, v)
+        keys, values = (cached.to(q.dtype) for cached in state.tensors())
+        return self._output(unfused_attention(q, keys, values, shared.bias))
+
+    def step(self, x: Tensor, shared: Positions, state: LayerState) -> Tensor:
+        """Mix one token with all in the cache."""
+        return self.prefill(x, shared, state)
+
+    def implementation(self, phase: Phase) -> str:
+        """Unfused; a step concatenates besides."""
+        return "unfused-concatenated" if phase == "decode" else "unfused"
+
+    def _in_triton(self) -> bool:
+        """Never: the kernels are fused and write into a static cache."""
+        return False
+
+
+def unfused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(head_dim) + bias) v, the scores of all pairs in memory.
+
+    Args:
+        q: (batch, heads, time, head_dim).
+        k: (batch, heads, keys, head_dim).
+        v: shaped like ``k``.
+        bias: (time, keys), see :func:`models.attention.offset_bias`; None where all may be seen.
+
+    Returns:
+        Like ``q``.
+    """
+    scores = q @ k.mT * q.shape[-1] ** -0.5
+    if bias is not None:
+        scores = scores + bias.to(scores.dtype)
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    return torch.softmax(scores, dim=-1, dtype=wide).to(v.dtype) @ v
