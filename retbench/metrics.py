@@ -12,7 +12,7 @@ from typing import Any, Literal, TypedDict, get_args
 
 SCHEMA_VERSION = 2
 
-Status = Literal["ok", "oom", "oom_implied", "unsupported", "timeout", "error", "invalid"]
+Status = Literal["ok", "oom", "oom_implied", "unsupported", "timeout", "error", "invalid", "bound"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 
@@ -159,6 +159,16 @@ _DECLARED = (
            "analytic FLOPs of one decode step of the batch"),
     Metric("decode_bytes", "bytes", "Decode bytes", "analytic",
            "analytic bytes one decode step must move: weights once, state read, state written"),
+    # Of a projection: arithmetic alone.
+    Metric("held_bytes", "bytes", "Weights and state", "analytic",
+           "bytes of all weights and of the state: the least memory that decoding needs", "lower"),
+    Metric("mean_tpot_bound_s", "s", "Mean TPOT bound", "analytic",
+           "mean of the TPOT bound over a generation from nothing to the context", "lower"),
+    Metric("largest_batch", "1", "Largest batch", "analytic",
+           "the most sequences whose state fits beside the weights into 95% of the memory",
+           "higher"),
+    Metric("largest_batch_tokens_per_s", "tokens/s", "Throughput at the largest batch", "analytic",
+           "the largest batch over its TPOT bound", "higher"),
     # What one training measures; ``trial`` is the optimizer step of a curve.
     Metric("train_loss", "nat/token", "Train loss", "quality",
            "cross-entropy on the training split, mean over the steps since the record before",

@@ -28,6 +28,7 @@ from retbench.distributed.launch import leave_to_first, refuse_launch
 from retbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, UserError
 from retbench.machine.threads import limit_spinning
 from retbench.suites.inference import InferenceConfig
+from retbench.suites.projection import ProjectionConfig
 
 if TYPE_CHECKING:
     from retbench.cli.console import Console
@@ -225,6 +226,24 @@ def models(as_json: AsJson = False, **given: Any) -> None:
             f"{worst.family} at preset {worst.preset} has {worst.ratio:.4f} times the parameters "
             "of the first model, more than 0.5% off"
         )
+
+
+@app.command()
+@with_options(
+    options(
+        ProjectionConfig, "models", "preset", "ffn", "overrides", "plugins", "context", "batch",
+        "batch_context", "dtype", "hardware", "out",
+    )
+)  # fmt: skip
+def project(quiet: Quiet = False, as_json: AsJson = False, **given: Any) -> None:
+    """Compute what no device can be better at: least memory and time, from data sheets."""
+    from retbench import report
+    from retbench.cli.console import Console
+    from retbench.engine.projection import project as projected
+
+    run = projected(given)
+    content = report.content_of(run)
+    Console(quiet=quiet, as_json=as_json).report(content, report.write_all(run, content))
 
 
 @app.command()

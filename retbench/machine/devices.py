@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from importlib import resources
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class DataSheet:
     """One device.
 
     Attributes:
+        key: its short name, as one writes it on a command line.
         names: what torch calls it.
         flop_per_s: dense peak in FLOP/s, by the name of a dtype; float32 is that without TF32.
         memory_bytes: of device memory.
@@ -25,6 +27,7 @@ class DataSheet:
         l2_bytes: of the last cache that all cores share; None where not published.
     """
 
+    key: str
     names: tuple[str, ...]
     flop_per_s: Mapping[str, float]
     memory_bytes: float
@@ -37,10 +40,34 @@ class DataSheet:
 def data_sheets() -> tuple[DataSheet, ...]:
     """Every device that is known."""
     text = resources.files(__package__).joinpath("devices.toml").read_text(encoding="utf-8")
-    return tuple(
-        DataSheet(**given | {"names": tuple(given["names"])})
-        for given in tomllib.loads(text)["device"]
-    )
+    return read_sheets(text)
+
+
+def read_sheets(text: str) -> tuple[DataSheet, ...]:
+    """The data sheets that a document has, written as ``devices.toml`` is.
+
+    Raises:
+        tomllib.TOMLDecodeError: it is no TOML.
+        ValueError: an entry lacks a figure, has one too many, or one that is no positive number.
+    """
+    return tuple(map(_sheet, tomllib.loads(text).get("device", ())))
+
+
+def _sheet(given: Mapping[str, Any]) -> DataSheet:
+    named = f"device {given.get('key', '?')}"
+    needed = {field.name for field in fields(DataSheet) if field.default is MISSING}
+    if lacking := sorted(needed - given.keys()):
+        raise ValueError(f"{named} lacks {lacking[0]}")
+    if foreign := sorted(given.keys() - {field.name for field in fields(DataSheet)}):
+        raise ValueError(f"{named} has an unknown entry {foreign[0]!r}")
+    sizes = {name: size for name, size in given.items() if name.endswith(("_bytes", "_per_s"))}
+    rates = sizes.pop("flop_per_s")
+    if not isinstance(rates, Mapping):
+        raise ValueError(f"{named}: flop_per_s must be a table, by dtype")
+    for name, size in {**sizes, **rates}.items():
+        if isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < 1e30:
+            raise ValueError(f"{named}: {name} must be a positive number, not {size!r}")
+    return DataSheet(**{**given, "names": tuple(given["names"])})
 
 
 def data_sheet(name: str | None) -> DataSheet | None:

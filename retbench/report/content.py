@@ -27,6 +27,7 @@ _MAKERS = {
     "scaling": "retbench.report.quality.scaling",
     "recall": "retbench.report.quality.recall",
     "kernels": "retbench.report.speed.kernels",
+    "projection": "retbench.report.projection",
 }
 
 

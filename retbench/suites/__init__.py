@@ -41,5 +41,10 @@ def configuration(document: Mapping[str, Any]) -> RunConfig:
         UserError: there is no such suite, or a field is unknown, missing or of the wrong type.
     """
     settings = {name: raw for name, raw in document.items() if name != "suite"}
-    config: RunConfig = get(str(document.get("suite"))).config.from_json(settings)
+    name = str(document.get("suite"))
+    if name == "projection":  # no suite: nothing of it is measured
+        from retbench.suites.projection import ProjectionConfig
+
+        return ProjectionConfig.from_json(settings)
+    config: RunConfig = get(name).config.from_json(settings)
     return config

@@ -1,0 +1,200 @@
+"""What arithmetic says of decoding and prefill on devices that are not here: lower bounds.
+
+A decode step must read every weight and the state once (a recurrent state is also written), and
+compute its FLOPs: it takes at least the longer of bytes over bandwidth and FLOPs over the matmul
+rate (Williams et al. 2009, "Roofline"). The same holds of a prefill, which must read the weights
+and leave the state. Bytes and FLOPs are the models' own analytic figures, exact; bandwidth, rate
+and memory are the makers' (:mod:`retbench.machine.devices`). No time here was measured, and none
+can be: real kernels take longer, by as much as a measured run says (*x bound*).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retbench.config import values as value
+from retbench.config.plan import Axis, Contender, Plan, Point
+from retbench.config.run import DTYPE_BYTES, SWEEP, WHERE, ModelsConfig
+from retbench.config.settings import changed, setting
+from retbench.errors import UserError
+from retbench.machine.devices import DataSheet, data_sheets, read_sheets
+from retbench.metrics import Sample
+from retbench.store.journal import STATUS_METRIC, STATUS_PHASE
+from retbench.store.samples import NO_PROCESS, new_sample
+
+if TYPE_CHECKING:
+    from models.config import ModelConfig
+
+USABLE = 0.95
+"""Share of a device's memory that weights and state may take; the rest is the runtime's."""
+
+_POSITIONS = 64  # at which a generation's mean is taken, each the middle of as many tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectionConfig(ModelsConfig):
+    """Lower bounds of memory and time on devices that are not here."""
+
+    suite = "projection"
+    models: tuple[str, ...] = changed(
+        ModelsConfig, "models",
+        default=("retnet", "retnet-16bit-state", "transformer", "transformer-gqa"),
+    )  # fmt: skip
+    preset: str = changed(ModelsConfig, "preset", default="6.7b")
+    dtype: str = changed(ModelsConfig, "dtype", default="bfloat16")
+    device: str = changed(ModelsConfig, "device", default="cuda")
+    timeout_s: float = changed(ModelsConfig, "timeout_s", default=1.0)
+    context: tuple[int, ...] = changed(ModelsConfig, "context", default=value.powers(512, 65536))
+    batch: tuple[int, ...] = changed(ModelsConfig, "batch", default=(1, 8, 64))
+    batch_context: int = setting(
+        value.positive, "Context of the figures over the batch size.", metavar="LENGTH",
+        group=SWEEP, default=8192,
+    )  # fmt: skip
+    hardware: tuple[str, ...] = setting(
+        value.distinct_names, "Devices by name, commas between; or a TOML file of data sheets.",
+        metavar="NAMES", group=WHERE, default=("a100-80gb", "h100-sxm"),
+        choices=lambda: tuple(sheet.key for sheet in data_sheets()),
+    )  # fmt: skip
+
+    def sheets(self) -> dict[str, DataSheet]:
+        """The data sheet of each device, in the order asked for.
+
+        Raises:
+            UserError: an unknown device, or a file that is no list of data sheets.
+        """
+        known = {sheet.key: sheet for sheet in data_sheets()}
+        found: dict[str, DataSheet] = {}
+        for name in self.hardware:
+            if name.endswith(".toml"):
+                found |= {sheet.key: sheet for sheet in _read(Path(name))}
+            elif name in known:
+                found[name] = known[name]
+            else:
+                raise UserError(f"hardware: unknown device {name!r}", value.nearest(name, known))
+        for key, sheet in found.items():
+            if self.dtype not in sheet.flop_per_s:
+                raise UserError(
+                    f"hardware: no {self.dtype} rate of {key} is known", "name another --dtype"
+                )
+        return found
+
+
+def _read(file: Path) -> tuple[DataSheet, ...]:
+    try:
+        return read_sheets(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"hardware: cannot read {file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError) as problem:
+        raise UserError(f"{file}: {problem}", "write it as retbench/machine/devices.toml") from None
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The bounds of one model on one device.
+
+    Attributes:
+        model: its configuration.
+        sheet: of the device.
+        dtype: of weights, cache and activations.
+    """
+
+    model: ModelConfig
+    sheet: DataSheet
+    dtype: str
+
+    @property
+    def _bytes(self) -> int:
+        return DTYPE_BYTES[self.dtype]
+
+    def time_s(self, moved_bytes: float, flops: float) -> float:
+        """Seconds in which so many bytes can move and, meanwhile, so many FLOPs be computed."""
+        rate = self.sheet.flop_per_s[self.dtype]
+        return max(moved_bytes / self.sheet.bandwidth_bytes_per_s, flops / rate)
+
+    def step_s(self, batch: int, context: float) -> float:
+        """Least seconds of a decode step of ``batch`` sequences at a context, in tokens."""
+        at = round(context)
+        flops = batch * self.model.flops_per_token(at, "decode")
+        return self.time_s(self.model.decode_bytes(batch, at, self._bytes), flops)
+
+    def generation_s(self, batch: int, context: int) -> float:
+        """Least seconds a step, on average over a generation from nothing to a context."""
+        middles = (np.arange(_POSITIONS) + 0.5) * context / _POSITIONS
+        return float(np.mean([self.step_s(batch, max(1, middle)) for middle in middles]))
+
+    def largest_batch(self, context: int) -> int:
+        """The most sequences of a context whose state fits beside the weights; 0 where none."""
+        room = USABLE * self.sheet.memory_bytes - self.model.weight_bytes(self._bytes)
+        return max(0, int(room // self.model.state_bytes(1, context, self._bytes)))
+
+    def figures(self, batch: int, context: int) -> dict[str, float]:
+        """Every figure of one cell, by metric, in the metrics' units."""
+        model, size = self.model, self._bytes
+        prefill_flops = batch * context * model.flops_per_token(context, "prefill")
+        weights, state = model.weight_bytes(size), model.state_bytes(batch, context, size)
+        most = self.largest_batch(context)
+        return {
+            "weights_bytes": weights,
+            "state_bytes": state,
+            "held_bytes": weights + state,
+            "decode_bytes": model.decode_bytes(batch, context, size),
+            "decode_flops": batch * model.flops_per_token(context, "decode"),
+            "prefill_flops": prefill_flops,
+            "tpot_bound_s": self.step_s(batch, context),
+            "mean_tpot_bound_s": self.generation_s(batch, context),
+            "ttft_bound_s": self.time_s(weights + state, prefill_flops),
+            "largest_batch": most,
+            "largest_batch_tokens_per_s": most / self.step_s(most, context) if most else 0.0,
+        }
+
+
+def plan(config: ProjectionConfig, hardware: Mapping[str, DataSheet]) -> Plan:
+    """Every context and batch size on every device."""
+    contenders = tuple(Contender(name, name, config.overrides_for(name)) for name in config.models)
+    points = []
+    for key in hardware:
+        for context in sorted({*config.context, config.batch_context}):
+            for batch in config.batch:
+                on: tuple[Axis, ...] = ("context",) if context in config.context else ()
+                on += ("batch",) if context == config.batch_context else ()
+                points.append(Point(context, batch, (("hardware", key),), sweeps=on))
+    return Plan(config.suite, contenders, tuple(points), 1, config.seed)
+
+
+def cells(
+    config: ProjectionConfig, planned: Plan, models: Mapping[str, ModelConfig]
+) -> Iterator[list[Sample]]:
+    """The samples of every cell; the last of each is its status row, which says ``bound``."""
+    sheets = config.sheets()
+    for contender in planned.contenders:
+        for point in planned.points:
+            sheet = sheets[str(point.setting("hardware"))]
+            bounds = Bounds(models[contender.family], sheet, config.dtype)
+            made = partial(new_sample, config, contender, point)
+            found = bounds.figures(point.batch_size, point.seq_len)
+            rows = [made("analytic", metric, float(figure)) for metric, figure in found.items()]
+            rows.append(made(STATUS_PHASE, STATUS_METRIC, None))
+            for row in rows:
+                row |= {"status": "bound", "process": NO_PROCESS}
+            yield rows
+
+
+def describe(config: ProjectionConfig, models: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What ``run.json`` keeps of each model."""
+    return {
+        label: {
+            "family": label,
+            "preset": config.preset,
+            "config": model.to_dict(),
+            "parameters": model.num_parameters(),
+            "parameters_embedding": model.num_parameters(embeddings=True) - model.num_parameters(),
+        }
+        for label, model in models.items()
+    }

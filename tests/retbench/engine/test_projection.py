@@ -1,0 +1,123 @@
+"""A projection: bounds by hand, what fits, what one may ask for, and the files that it leaves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.registry import config_for
+from retbench import report
+from retbench.engine.projection import project
+from retbench.errors import UserError
+from retbench.machine.devices import data_sheets
+from retbench.suites.projection import USABLE, Bounds
+
+SHEETS = {sheet.key: sheet for sheet in data_sheets()}
+OTHER = """
+[[device]]
+key = "slow"
+names = ["Slow"]
+flop_per_s = { bfloat16 = 1e12 }
+memory_bytes = 16e9
+bandwidth_bytes_per_s = 1e11
+source = "nobody"
+"""
+
+
+def bounds(family: str, device: str = "a100-80gb", preset: str = "6.7b") -> Bounds:
+    return Bounds(config_for(family, preset), SHEETS[device], "bfloat16")
+
+
+def test_a_step_takes_as_long_as_its_bytes_where_they_decide() -> None:
+    # Weights of 13.3 GB in 16 bits; 8 caches of 8,192 x 32 layers x 2 x 4,096 numbers.
+    moved = 13.32e9 + 8 * 8192 * 32 * 2 * 4096 * 2
+    assert bounds("transformer").step_s(8, 8192) == pytest.approx(moved / 2.039e12, rel=2e-3)
+
+
+def test_a_step_takes_as_long_as_its_flops_where_they_decide() -> None:
+    model = bounds("retnet", "rtx-4090", "125m")
+    flops = 4096 * model.model.flops_per_token(1024, "decode")
+    assert flops / 165.2e12 > model.model.weight_bytes(2) / 1.008e12
+    assert model.step_s(4096, 1024) >= flops / 165.2e12
+
+
+def test_the_mean_over_a_generation_is_the_step_at_its_middle_where_bytes_decide() -> None:
+    for family in ("retnet", "transformer"):
+        own = bounds(family)
+        assert own.generation_s(8, 8192) == pytest.approx(own.step_s(8, 4096), rel=1e-9)
+
+
+def test_the_largest_batch_fits_and_one_more_does_not() -> None:
+    own = bounds("transformer")
+    most = own.largest_batch(8192)
+    assert most == 14
+
+    def held(batch: int) -> int:
+        return own.model.weight_bytes(2) + own.model.state_bytes(batch, 8192, 2)
+
+    assert held(most) <= USABLE * 80e9 < held(most + 1)
+    assert bounds("transformer", "rtx-4090").figures(1, 8192)["largest_batch"] == 2
+    assert bounds("transformer", "l4").figures(64, 65536)["largest_batch_tokens_per_s"] == 0
+
+
+def test_counted_bytes_of_weights_and_state_are_those_of_a_built_model() -> None:
+    config = config_for("retnet", "tiny")
+    model = config.build()
+    assert sum(p.numel() * 4 for p in model.parameters()) == config.weight_bytes(4)
+    assert model.init_state(3, 64).nbytes == config.state_bytes(3, 64, 4)
+
+
+def projected(path: Path, **given: Any) -> Any:
+    asked = {"preset": "tiny", "models": "retnet,transformer", "hardware": "l4", "out": str(path)}
+    sizes = {"context": "64:256", "batch": "1,8", "batch_context": 128}
+    return project(asked | sizes | given)
+
+
+def test_a_projection_is_a_run_that_says_bound_everywhere(tmp_path: Path) -> None:
+    run = projected(tmp_path / "run")
+    assert set(run.statuses()["status"]) == {"bound"}
+    content = report.content_of(run)
+    assert content.stamp[0] == "bound, not a measurement"
+    assert {table.name for table in content.tables} >= {"ratios", "break_even", "cells"}
+    assert "retnet / transformer at the bound of l4, 128 tokens, batch 8: " in content.findings[0]
+    report.write_plots(run, content)
+    for file in (run.path / "plots").glob("*.json"):
+        assert json.loads(file.read_text())["caveat"] == "BOUND, NOT A MEASUREMENT"
+    words = (run.path / "report.html").read_text()
+    assert "faster" not in words and "equivalent" not in words
+
+
+def test_devices_of_ones_own_come_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(OTHER)
+    run = projected(tmp_path / "run", hardware=f"{file},h200")
+    assert list(run.meta["ceilings"]) == ["slow", "h200"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('source = "nobody"', "", "device slow lacks source"),
+        ("16e9", '"16 GB"', "memory_bytes must be a positive number, not '16 GB'"),
+        ("1e11", "-1", "bandwidth_bytes_per_s must be a positive number, not -1"),
+        ("1e12", "nan", "bfloat16 must be a positive number, not nan"),
+        ("[[device]]", "[[device]", "line 2"),
+        ("bfloat16", "float64", "no bfloat16 rate of slow is known"),
+    ],
+)
+def test_a_device_that_cannot_be_is_one_line(tmp_path: Path, old: str, new: str, said: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(OTHER.replace(old, new))
+    with pytest.raises(UserError, match=said):
+        projected(tmp_path / "run", hardware=str(file))
+
+
+def test_an_unknown_device_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown device 'h100-smx'") as raised:
+        projected(tmp_path / "run", hardware="h100-smx")
+    assert "h100-sxm" in str(raised.value.hint)
+    with pytest.raises(UserError, match="cannot read"):
+        projected(tmp_path / "run", hardware="absent.toml")
