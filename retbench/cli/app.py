@@ -333,7 +333,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         status = _invoke(words)
         sys.stdout.flush()  # what it cannot hold is better known now than while Python ends
-    except (Exception, KeyboardInterrupt) as error:
+    except SystemExit:
+        raise
+    except BaseException as error:  # a library in Rust panics with what is no Exception
         if debug:
             traceback.print_exc()
         _end(error)
