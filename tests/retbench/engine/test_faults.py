@@ -21,7 +21,7 @@ from retbench.engine import runner
 from retbench.engine.contender_run import ContenderRun
 from retbench.errors import UserError
 from retbench.store import RunWriter, open_run
-from retbench.suites.base import Suite
+from retbench.suites.inference import InferenceSuite
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -427,7 +427,7 @@ def test_ctrl_c_ends_the_reading_of_a_text_at_once(
         signal.raise_signal(signal.SIGINT)
         pytest.fail("reads on")
 
-    monkeypatch.setattr(Suite, "data", data)
+    monkeypatch.setattr(InferenceSuite, "data", data)
     with pytest.raises(KeyboardInterrupt):
         drive.execute(tmp_path / "run")
     assert not (tmp_path / "run").exists()
