@@ -21,7 +21,7 @@ import typer
 from typer.main import get_command
 
 from retbench import __version__, suites
-from retbench.cli import train
+from retbench.cli import results, train
 from retbench.cli.options import AsJson, Quiet, RunCommand, of_all_suites, options, with_options
 from retbench.config.run import WHERE, ModelsConfig
 from retbench.distributed.launch import leave_to_first, refuse_launch
@@ -313,6 +313,7 @@ def audit(
     console.audit(record, auditing.remember(record))
 
 
+results.register(app)
 train.register(app)
 
 
