@@ -365,6 +365,18 @@ _DECLARED = (
 
 METRICS: dict[str, Metric] = {metric.tag: metric for metric in _DECLARED}
 
+IN_SUITE: dict[str, dict[str, str]] = {
+    "training": {
+        "cold_start_s": "the first step at these shapes, compilation included, in a process whose "
+        "gate has run",
+        "gate_s": "checking that no model sees the future, and that its gradients are its "
+        "formula's",
+        "gate_error": "relative L2 distance of the loss's gradient at a token's embedding from the "
+        "formula's in float64, exceeded by one token in ten",
+    }
+}
+"""What words of every suite mean in one of them: definitions by suite and tag."""
+
 
 def compared(kind: Kind | None = None) -> tuple[str, ...]:
     """The tags of the metrics that models are compared by, in their order; of one kind or all."""

@@ -21,7 +21,7 @@ import typer
 from typer.main import get_command
 
 from retbench import __version__, suites
-from retbench.cli import train
+from retbench.cli import results, train
 from retbench.cli.options import AsJson, Quiet, RunCommand, of_all_suites, options, with_options
 from retbench.config.run import WHERE, ModelsConfig
 from retbench.distributed.launch import leave_to_first, refuse_launch
@@ -332,6 +332,7 @@ def audit(
     console.audit(record, auditing.remember(record))
 
 
+results.register(app)
 train.register(app)
 
 
@@ -352,7 +353,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         status = _invoke(words)
         sys.stdout.flush()  # what it cannot hold is better known now than while Python ends
-    except (Exception, KeyboardInterrupt) as error:
+    except SystemExit:
+        raise
+    except BaseException as error:  # a library in Rust panics with what is no Exception
         if debug:
             traceback.print_exc()
         _end(error)

@@ -151,6 +151,12 @@ class Console:
         self.show(render.sizes(sizes))
         self.emit({"models": [size.to_json() for size in sizes]})
 
+    def inventory(self, found: Mapping[str, Sequence[tuple[str, str]]]) -> None:
+        """Print names with a line about each, by kind."""
+        for kind, lines in found.items():
+            self.show(Text(kind, style="bold"), render.named(lines))
+        self.emit({kind: dict(lines) for kind, lines in found.items()})
+
     def machine(
         self,
         checks: Sequence[Check],

@@ -177,6 +177,14 @@ def audit(record: Mapping[str, Any]) -> list[Table | Text]:
     ]  # fmt: skip
 
 
+def named(lines: Sequence[tuple[str, str]]) -> Table:
+    """A line a name, and what is said of it."""
+    rows = Table.grid(padding=(0, 2, 0, 0))
+    for name, said in lines:
+        rows.add_row(f"  {name}", said)
+    return rows
+
+
 def sizes(models: Sequence[ModelSize]) -> Table:
     """One row per preset and model."""
     columns = [("preset", False), ("model", False), ("d", True), ("layers", True),

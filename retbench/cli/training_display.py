@@ -61,12 +61,12 @@ class TrainingDisplay:
             self._live.stop()
             self._live = None
 
-    def data(self, doing: str, share: float) -> None:
+    def data(self, doing: str, share: float | None) -> None:
         """Say what is being done with the text, and how much of it is done."""
-        line = Text(f"{doing}: {share:.0%}")
+        line = Text(doing if share is None else f"{doing}: {share:.0%}")
         if self._out.is_terminal:
             self._update(line)
-        elif self._due() and share < 1:
+        elif self._due() and share != 1:
             self._out.print(line)
 
     def started(

@@ -28,12 +28,10 @@ from numpy.typing import NDArray
 
 from retbench.data.cache import cache_folder
 from retbench.data.documents import Document
+from retbench.data.pretokens import in_pieces
 from retbench.data.split import SPLITS, Source, open_source
-from retbench.data.vocabulary import Tokenizer, tokenizer_from_json, tokenizer_named
+from retbench.data.vocabulary import Progress, Tokenizer, tokenizer_from_json, tokenizer_named
 from retbench.errors import UserError
-
-Progress = Callable[[str, float], None]
-"""Told what is done, and which share of it, from 0 to 1."""
 
 SEVERAL = 4
 """Documents that an interval over documents takes at least."""
@@ -143,18 +141,21 @@ class Dataset:
 
 
 @cache
-def load_dataset(data: str | None, tokenizer: str, *, progress: Progress | None = None) -> Dataset:
+def load_dataset(
+    data: str | None, tokenizer: str, text_key: str = "text", *, progress: Progress | None = None
+) -> Dataset:
     """Open a text that has been encoded before, or encode it now.
 
     Args:
         data: a source that :func:`retbench.data.documents.read_documents` takes.
         tokenizer: a name that :func:`retbench.data.vocabulary.tokenizer_named` takes.
+        text_key: the text's key in a row of a table.
         progress: told how far the encoding has come.
 
     Raises:
         UserError: the text cannot be read or is empty, or there is no such tokenizer.
     """
-    source = open_source(data)
+    source = open_source(data, text_key)
     key = hashlib.sha256(f"{_FORMAT} {tokenizer} {source.sha256}".encode()).hexdigest()
     name = source.name
     folder = cache_folder() / "data" / key[:32]
@@ -192,6 +193,7 @@ def _encode(source: Source, name: str, folder: Path, progress: Progress | None) 
             name,
             lambda: _told(_texts(source, ("train",)), source.bytes, progress),
             every=lambda: _told(_texts(source, SPLITS), source.bytes, progress),
+            progress=progress,
         )
         tell = (lambda share: progress("encoding the text", share)) if progress else None
         manifest = _Writer(source, tokenizer, new).write(tell)
@@ -258,9 +260,10 @@ class _Writer:
             }
             for split, document in self._source.documents():
                 length = 0
+                self._hash.update(split.encode())
                 for tokens, size in self._encoded(document):
                     files[split].write(tokens.data)
-                    self._hash.update(split.encode() + tokens.tobytes())
+                    self._hash.update(tokens.data)
                     ends[split] += len(tokens)
                     length += size
                     done += size
@@ -277,7 +280,7 @@ class _Writer:
         }
 
     def _encoded(self, document: Document) -> Iterator[tuple[NDArray[Any], int]]:
-        for piece in document.pieces():
+        for piece in in_pieces(document.pieces()):
             yield self._tokenizer.encode(piece).astype(self._dtype), len(piece.encode())
 
 

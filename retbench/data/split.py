@@ -21,6 +21,8 @@ SPLITS = ("train", "dev", "test")
 FEW_DOCUMENTS = 20
 """From so many on documents are split as wholes."""
 
+_Read = Callable[[], Iterator[Document]]
+
 _SHARES = {"test": 0.05, "dev": 0.10}  # of the hashes below that; the rest is trained on
 _EDGES = (0.90, 0.95)  # of a document's bytes
 _SOUGHT = 0.025  # of them, behind an edge, for a line break: half of dev's share, or of test's
@@ -51,14 +53,18 @@ class _Known:
     size: int
 
 
-def open_source(data: str | None) -> Source:
+def open_source(data: str | None, text_key: str = "text") -> Source:
     """Read a text once, in pieces, to know its documents and where each of them belongs.
+
+    Args:
+        data: a source that :func:`retbench.data.documents.read_documents` takes.
+        text_key: the text's key in a row of a table.
 
     Raises:
         UserError: it cannot be read, or it is empty.
     """
     name = EMBEDDED if data is None else data if data.startswith(HUB) else Path(data).name
-    known = _read(data, _stamp(data))
+    known = _read(data, text_key, _stamp(data))
     size = sum(document.size for document in known)
     if not size:
         raise UserError(f"data: {data} is empty", "give a text")
@@ -71,10 +77,9 @@ def open_source(data: str | None) -> Source:
         )
     listed = json.dumps([SPLITS, _EDGES, _SOUGHT, FEW_DOCUMENTS, [doc.digest for doc in known]])
     digest = hashlib.sha256(listed.encode()).hexdigest()
-    walk = partial(_whole_documents, data, known)
-    if len(known) < FEW_DOCUMENTS:
-        walk = partial(_ranges, data, known)
-    return Source(name, digest, size, walk)
+    split = _ranges if len(known) < FEW_DOCUMENTS else _whole_documents
+    read = partial(read_documents, data, text_key=text_key)
+    return Source(name, digest, size, partial(split, read, known))
 
 
 def _stamp(data: str | None) -> tuple[tuple[str, int, int], ...]:
@@ -86,10 +91,10 @@ def _stamp(data: str | None) -> tuple[tuple[str, int, int], ...]:
 
 
 @cache
-def _read(data: str | None, stamp: tuple[tuple[str, int, int], ...]) -> list[_Known]:
+def _read(data: str | None, text_key: str, stamp: tuple[tuple[str, int, int], ...]) -> list[_Known]:
     """Digest and size of every document."""
     documents = []
-    for document in read_documents(data):
+    for document in read_documents(data, text_key=text_key):
         digest, size = hashlib.sha256(), 0
         for piece in document.pieces():
             content = piece.encode()
@@ -99,9 +104,9 @@ def _read(data: str | None, stamp: tuple[tuple[str, int, int], ...]) -> list[_Kn
     return documents
 
 
-def _whole_documents(data: str | None, known: list[_Known]) -> Iterator[tuple[str, Document]]:
+def _whole_documents(read: _Read, known: list[_Known]) -> Iterator[tuple[str, Document]]:
     homes = _homes(known)
-    for document, home in zip(read_documents(data), homes, strict=True):
+    for document, home in zip(read(), homes, strict=True):
         yield home, document
 
 
@@ -118,9 +123,9 @@ def _homes(known: list[_Known]) -> list[str]:
     return [homes[document.digest] for document in known]
 
 
-def _ranges(data: str | None, known: list[_Known]) -> Iterator[tuple[str, Document]]:
+def _ranges(read: _Read, known: list[_Known]) -> Iterator[tuple[str, Document]]:
     for split, low, high in zip(SPLITS, (0.0, *_EDGES), (*_EDGES, 1.0), strict=True):
-        for document, doc in zip(read_documents(data), known, strict=True):
+        for document, doc in zip(read(), known, strict=True):
             edges = round(doc.size * low), round(doc.size * high)
             part = partial(_part, document, *edges, round(doc.size * _SOUGHT))
             yield split, Document(document.name, part)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from retbench.data.bpe import learn
+from retbench.data.pretokens import bounded, in_pieces
 from retbench.errors import UserError
 from retbench.store.files import replace_file
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 Tokens = NDArray[Any]
 Texts = Callable[[], Iterable[str]]
+Progress = Callable[[str, float | None], None]
+"""Told what is done, and which share of it, from 0 to 1; None where that is unknown."""
 
 NAMES = ("char", "byte", "bpe:N", "gpt2", "cl100k_base", "o200k_base")
 # By what name tiktoken's cache keeps the ranks of each.
@@ -68,15 +71,18 @@ class Tokenizer(Protocol):
         """What :func:`tokenizer_from_json` makes an equal tokenizer of."""
 
 
-def tokenizer_named(name: str, training: Texts, *, every: Texts | None = None) -> Tokenizer:
+def tokenizer_named(
+    name: str, training: Texts, *, every: Texts | None = None, progress: Progress | None = None
+) -> Tokenizer:
     """Make a tokenizer.
 
     Args:
         name: ``char``: the characters of the text, sorted; ``byte``: UTF-8 bytes; ``bpe:N``: a
             byte-pair encoding of up to N tokens trained on the text, split as GPT-2's; ``gpt2``;
             ``cl100k_base`` and ``o200k_base`` where their ranks can be had without a network.
-        training: gives the texts of the training split.
+        training: gives the text of the training split, cut anywhere.
         every: gives those of all splits: ``char`` must know them all. The training texts if None.
+        progress: told for how long tokens have been learnt.
 
     Raises:
         UserError: no such tokenizer, or it cannot be had here.
@@ -92,7 +98,12 @@ def tokenizer_named(name: str, training: Texts, *, every: Texts | None = None) -
         return TiktokenTokenizer("gpt2", gpt2())
     if name in _CACHE_KEYS:
         return TiktokenTokenizer(name, _openai(name))
-    return _trained_bpe(name, training)
+
+    def waiting(seconds: float) -> None:
+        if progress:
+            progress(f"learning the tokens, {seconds:.0f} s", None)
+
+    return _bpe(name, learn(bpe_size(name), in_pieces(training()), waiting))
 
 
 def check_name(name: str) -> None:
@@ -194,7 +205,8 @@ class TiktokenTokenizer:
 
     def encode(self, text: str) -> Tokens:
         """See :class:`Tokenizer`."""
-        return np.array(self._encoding.encode_ordinary(text), dtype=_dtype(self.vocab_size))
+        parts = [self._encoding.encode_ordinary(part) for part in bounded(text)]
+        return np.concatenate([np.array(part, dtype=_dtype(self.vocab_size)) for part in parts])
 
     def decode(self, tokens: Sequence[int] | NDArray[Any]) -> str:
         """See :class:`Tokenizer`."""
@@ -244,32 +256,6 @@ def bpe_size(name: str) -> int:
             f"tokenizer: {name!r} names no size of at least {_LEAST_BPE}", "such as bpe:4096"
         )
     return int(wanted)
-
-
-def _trained_bpe(name: str, training: Texts) -> TiktokenTokenizer:
-    """Merges found by the library tokenizers, which counts in bounded memory; run by tiktoken."""
-    from tokenizers import Tokenizer as HuggingFaceTokenizer
-    from tokenizers import models, pre_tokenizers, trainers
-
-    size = bpe_size(name)
-    learned = HuggingFaceTokenizer(models.BPE())
-    learned.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=size, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    learned.train_from_iterator(training(), trainer)
-    merges = json.loads(learned.to_str())["model"]["merges"]
-    return _bpe(name, _tokens_of(merges))
-
-
-def _tokens_of(merges: Sequence[Sequence[str] | str]) -> list[bytes]:
-    """Token bytes by rank: the 256 single bytes, then what each merge makes."""
-    from retbench.data.tokenizer import written_bytes
-
-    written = {code: byte for byte, code in written_bytes().items()}
-    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in merges)
-    merged = (bytes(written[ord(character)] for character in "".join(pair)) for pair in pairs)
-    return list(dict.fromkeys((*(bytes([byte]) for byte in range(256)), *merged)))
 
 
 def _openai(name: str) -> tiktoken.Encoding:

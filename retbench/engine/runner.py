@@ -117,9 +117,10 @@ def execute(
     """
     observer = observer or Silent()
     plan = plan or _plan_of(config)
+    data = suites.get(config.suite).data(config)  # may take minutes: Ctrl-C ends it at once
     with Interrupts() as interrupts:
         try:
-            writer = _open_writer(config, plan, Path(out), resume, here=launcher is None)
+            writer = _open_writer(config, plan, data, Path(out), resume, here=launcher is None)
         except KeyboardInterrupt:
             raise Interrupted("interrupted before the first cell") from None
         with writer:
@@ -181,7 +182,7 @@ def _finish_interrupted(writer: store.RunWriter) -> None:
 
 
 def _open_writer(
-    config: RunConfig, plan: Plan, out: Path, resume: bool, *, here: bool
+    config: RunConfig, plan: Plan, data: Any, out: Path, resume: bool, *, here: bool
 ) -> store.RunWriter:
     """Begin or continue the run directory; ``here`` says whether this machine measures."""
     known = plugins.published(config.plugins, out)
@@ -189,7 +190,6 @@ def _open_writer(
     # A machine that only submits jobs need not be asked for its GPU.
     device = config.device if here else "cpu"
     found = provenance.provenance(device, config.threads, sys.orig_argv, seed=config.seed)
-    data = suites.get(config.suite).data(config)
     if not resume:
         meta: dict[str, Any] = {
             "suite": config.suite,

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from retbench.data.batches import RandomWindows, prefetch
-from retbench.data.dataset import load_dataset
 from retbench.machine.ceilings import Ceilings, violates_matmul_rate
 from retbench.machine.clock import Timing
 from retbench.suites.cell import Cell, Phase
@@ -177,7 +176,7 @@ def _first_step(rows: Rows, staged: _Staged, progress: Progress) -> Timing:
 def _windows(rows: Rows) -> RandomWindows:
     """Windows of the training split, of the point's shape."""
     config, point = rows.session.config, rows.point
-    tokens = load_dataset(config.data, config.tokenizer).train.tokens
+    tokens = config.dataset().train.tokens
     return RandomWindows(
         tokens, batch_size=point.batch_size, seq_len=point.seq_len, seed=config.seed
     )

@@ -14,7 +14,7 @@ from retbench.config.requirements import require_tokenizers_vocabulary
 from retbench.config.settings import changed
 from retbench.data.batches import RandomWindows
 from retbench.data.config import TextData
-from retbench.data.dataset import SEVERAL, Dataset, load_dataset, require_windows
+from retbench.data.dataset import SEVERAL, Dataset, require_windows
 from retbench.errors import UserError
 from retbench.suites.quality import QualityConfig, QualitySuite
 from retbench.suites.quality_cell import Material
@@ -62,14 +62,14 @@ class TextSuite(QualitySuite[Text]):
 
     def data(self, config: Text) -> dict[str, Any]:
         """Encode the text, unless the cache has it; one too short to test on is refused now."""
-        dataset = load_dataset(config.data, config.tokenizer)
+        dataset = config.dataset()
         require_windows(dataset, config.context[0])
         test_documents(config)
         return dataset.to_json()
 
     def model_options(self, config: Text) -> dict[str, Any]:
         """The tokenizer's vocabulary."""
-        return {"vocab_size": load_dataset(config.data, config.tokenizer).tokenizer.vocab_size}
+        return {"vocab_size": config.dataset().tokenizer.vocab_size}
 
     def check(self, config: Text, models: Mapping[str, ModelConfig]) -> None:
         """Check as any such suite does; the vocabulary is the tokenizer's, not to be overridden."""
@@ -79,7 +79,7 @@ class TextSuite(QualitySuite[Text]):
 
 def material(config: TextConfig, seed: int) -> Material:
     """Random windows of the training split, and the beginning of the dev split."""
-    dataset = load_dataset(config.data, config.tokenizer)
+    dataset = config.dataset()
     window = config.context[0]
     source = RandomWindows(
         dataset.train.tokens, batch_size=config.batch[0], seq_len=window, seed=seed
@@ -104,7 +104,7 @@ def test_documents(config: TextConfig) -> Documents:
         UserError: there are not even two of the length of the training, so that nothing could be
             said of how documents vary.
     """
-    dataset, context = load_dataset(config.data, config.tokenizer), config.context[0]
+    dataset, context = config.dataset(), config.context[0]
     documents: Documents = []
     for share in (share for share in reversed(LENGTHS) if share >= 1):
         used = max(int(LENGTHS[-1] * context) + 1, _LEAST_TESTED)

@@ -29,7 +29,6 @@ from retbench.config.run import ModelsConfig, TimedModelsConfig
 from retbench.config.settings import ByDevice, changed, first_of, setting
 from retbench.config.values import nearest
 from retbench.data.config import TextData
-from retbench.data.dataset import load_dataset
 from retbench.distributed.launch import KINDS
 from retbench.distributed.process_group import ALONE
 from retbench.errors import Misfit, UserError
@@ -140,7 +139,7 @@ class TrainingThroughputSuite(Suite[TrainingThroughputConfig]):
 
     def data(self, config: TrainingThroughputConfig) -> dict[str, Any]:
         """Encode the text, unless the cache has it."""
-        dataset = load_dataset(config.data, config.tokenizer)
+        dataset = config.dataset()
         longest = max(*config.context, config.batch_context)
         if len(dataset.train.tokens) <= longest:
             raise UserError(
@@ -158,7 +157,7 @@ class TrainingThroughputSuite(Suite[TrainingThroughputConfig]):
 
     def model_options(self, config: TrainingThroughputConfig) -> dict[str, Any]:
         """The tokenizer's vocabulary."""
-        return {"vocab_size": load_dataset(config.data, config.tokenizer).tokenizer.vocab_size}
+        return {"vocab_size": config.dataset().tokenizer.vocab_size}
 
     def check(self, config: TrainingThroughputConfig, models: Mapping[str, ModelConfig]) -> None:
         """Contexts that divide a step's tokens, and variants that some model has."""

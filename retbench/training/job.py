@@ -48,8 +48,8 @@ SAMPLE_TEMPERATURE = 0.8
 class Watcher(Protocol):
     """Is told how a training goes; the command line draws it."""
 
-    def data(self, doing: str, share: float) -> None:
-        """The text is being read or encoded; ``share`` of it is done."""
+    def data(self, doing: str, share: float | None) -> None:
+        """The text is being read or encoded; ``share`` of it, where that is known, is done."""
 
     def started(
         self, config: TrainingConfig, dataset: Dataset, model: Decoder, ranks: Ranks
@@ -126,15 +126,13 @@ def carry_out(job: TrainJob, watcher: Watcher | None = None, ranks: Ranks = ALON
         UserError: the data or the disk do not allow it, or ``job.out`` was begun with others.
         Interrupted: the user stopped it; it can be continued.
     """
-    from retbench.data.dataset import load_dataset, require_windows
+    from retbench.data.dataset import require_windows
 
     settings = job.settings
     ranks.require_shares(settings.batch_size, settings.accumulate)
     device = ranks.device(settings.device)
     torch.set_num_threads(settings.threads)
-    dataset = load_dataset(
-        settings.data, settings.tokenizer, progress=watcher.data if watcher else None
-    )
+    dataset = settings.dataset(watcher.data if watcher else None)
     require_windows(dataset, settings.seq_len)
     model = settings.model_config(dataset.tokenizer.vocab_size)
     identity = record_file.identity(settings, model.to_dict(), dataset)

@@ -11,6 +11,7 @@ import pandas as pd
 from retbench.report import flags, units, warnings
 from retbench.report.content import Content, definitions, filled, title_of
 from retbench.report.frames import Row, groups, records
+from retbench.report.glossary import CENTRE
 from retbench.report.speed import kernels_figures as figures
 from retbench.report.speed import kernels_frames as frames
 from retbench.report.speed import tables
@@ -102,7 +103,7 @@ def _times(kernels: Kernels) -> Table:
     ]
     return Table(
         "times", f"Time of a call over context ({scale.symbol})", timed,
-        [_setting(kernels), name("Operation", "model"), *columns], (tables.CENTRE,),
+        [_setting(kernels), name("Operation", "model"), *columns], (CENTRE,),
         [setting | {"model": model} for setting in kernels.settings() for model in kernels.models],
         grouped=True, above=True, cited={"value": ""}, ids=("metric", "model", "point"),
     )  # fmt: skip
@@ -126,7 +127,7 @@ def _cells(kernels: Kernels) -> Table:
     columns = [_setting(kernels), CONTEXT, name("Operation", "model"), STATUS, *shown, why]
     return Table(
         "cells", "Measurements", frame, columns,
-        (f"value [low, high]: {tables.CENTRE}, with its 95% interval",),
+        (f"value [low, high]: {CENTRE}, with its 95% interval",),
         wide(frame, ["model", "point"]), grouped=True, cited={"value": ""},
         ids=("metric", "model", "point"),
     )  # fmt: skip

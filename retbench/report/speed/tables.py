@@ -12,13 +12,11 @@ from retbench.metrics import METRICS
 from retbench.report import compare, stamp, units
 from retbench.report.flags import MEANING
 from retbench.report.frames import Row
+from retbench.report.glossary import CENTRE, LARGEST
 from retbench.report.summary import CELL, Summary
 from retbench.report.tables import Column, Table, name, wide
 
-CENTRE = "median over processes of their medians"
-CELLS_ARE = (
-    f"value [low, high]: {CENTRE}, with its 95% interval; memory: the largest over processes"
-)
+CELLS_ARE = f"value [low, high]: {CENTRE}, with its 95% interval; memory: {LARGEST}"
 SETTLED = (
     "inconclusive (+4 min): blocks of 4 minutes more would settle it, were centre and spread to "
     "stay"

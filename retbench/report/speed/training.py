@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from retbench.metrics import IN_SUITE
 from retbench.report import units
 from retbench.report.axes import held
 from retbench.report.content import Content, definitions, filled, title_of
@@ -34,14 +35,6 @@ _COLUMNS = (
     ("activations_bytes", 1), ("weights_bytes", 5), ("gradients_bytes", 5), ("optimizer_bytes", 5),
 )  # fmt: skip
 _COMPARED = ("step_s", "step_peak_bytes", "activations_bytes")
-# What the words of every suite mean in this one.
-_HERE = {
-    "cold_start_s": "the first step at these shapes, compilation included, in a process whose gate "
-    "has run",
-    "gate_s": "checking that no model sees the future, and that its gradients are its formula's",
-    "gate_error": "relative L2 distance of the loss's gradient at a token's embedding from the "
-    "formula's in float64, exceeded by one token in ten",
-}
 
 
 def content(run: Run) -> Content:
@@ -69,7 +62,7 @@ def content(run: Run) -> Content:
         tables=tables_,
         figures=partial(training_figures.figures, summary),
         warnings=summary.warnings,
-        definitions=definitions(tables_, _HERE),
+        definitions=definitions(tables_, IN_SUITE["training"]),
     )
 
 

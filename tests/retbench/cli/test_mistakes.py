@@ -291,15 +291,20 @@ def test_an_audit_that_could_not_be_stored_is_not_begun(
     assert "XDG_CACHE_HOME" in ended.err
 
 
+class PanicException(BaseException):
+    """What a library written in Rust raises."""
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, PanicException])
 def test_a_bug_is_one_line_unless_debug_is_asked_for(
-    command: Command, monkeypatch: pytest.MonkeyPatch
+    command: Command, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
 ) -> None:
     def broken(*_: Any, **__: Any) -> None:
-        raise RuntimeError("who wrote this")
+        raise kind("who wrote this")
 
     monkeypatch.setattr(api, "prepare", broken)
     plain, debugged = command("run"), command("--debug", "run")
     assert (plain.status, plain.err.count("\n")) == (1, 1)
-    assert "RuntimeError: who wrote this; add --debug" in plain.err
+    assert f"{kind.__name__}: who wrote this; add --debug" in plain.err
     assert debugged.status == 1
     assert "Traceback" in debugged.err

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
-import itertools
 import json
 import lzma
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from retbench.data import documents
+from retbench.data import unpacking
 from retbench.data.documents import read_documents
 from retbench.errors import UserError
 
@@ -25,64 +26,119 @@ def test_without_a_source_there_is_the_embedded_text() -> None:
 
 
 def test_a_folder_gives_its_texts_in_the_order_of_their_names(tmp_path: Path) -> None:
-    for name in ("b.txt", "a.md", "sub/c.txt", ".hidden.txt", "picture.png"):
+    for name in ("b.txt", "A.MD", "sub/c.txt", ".hidden.txt", "picture.png"):
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
         file.write_text(name)
-    assert names(str(tmp_path)) == ["a.md", "b.txt", "c.txt"]
+    assert names(str(tmp_path)) == ["A.MD", "b.txt", "c.txt"]
     assert names(str(tmp_path / "*.txt")) == ["b.txt"]
     assert names(str(tmp_path / "**" / "*.txt")) == ["b.txt", "c.txt"]
 
 
-@pytest.mark.parametrize(("suffix", "pack"), [("", bytes), (".gz", gzip.compress),
-                                              (".xz", lzma.compress)])  # fmt: skip
-def test_a_text_may_be_packed(tmp_path: Path, suffix: str, pack: object) -> None:
-    file = tmp_path / f"text.txt{suffix}"
-    file.write_bytes(pack("\ufeffGrüße\n".encode()))  # type: ignore[operator]
+PACKING = {
+    "": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress,
+    ".LZMA": lambda data: lzma.compress(data, lzma.FORMAT_ALONE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("packed", PACKING)
+@pytest.mark.parametrize("told", [True, False])
+def test_a_packed_text_is_unpacked_whether_or_not_its_name_says_so(
+    tmp_path: Path, packed: str, told: bool
+) -> None:
+    file = tmp_path / (f"text.txt{packed}" if told else "text")
+    file.write_bytes(PACKING[packed]("\ufeffGrüße\n".encode()))
     (document,) = read_documents(str(file))
     assert document.text == "Grüße\n"
 
 
-@pytest.mark.parametrize(("suffix", "pack"), [("", bytes), (".gz", gzip.compress),
-                                              (".xz", lzma.compress)])  # fmt: skip
-def test_a_jsonl_has_a_document_a_line(tmp_path: Path, suffix: str, pack: object) -> None:
-    file = tmp_path / f"docs.jsonl{suffix}"
-    lines = [json.dumps({"text": "one"}), "", json.dumps({"id": 2, "text": "zwei ü"})]
-    file.write_bytes(pack("\ufeff".encode() + "\n".join(lines).encode()))  # type: ignore[operator]
-    assert [document.text for document in read_documents(str(file))] == ["one", "zwei ü"]
-    assert names(str(file)) == [f"{file.name}:1", f"{file.name}:3"]
+ROWS = [{"text": "one"}, {"id": 2, "text": "zwei ü\n"}]
+TABLES = {
+    "a.jsonl": "\ufeff" + "\n\n".join(map(json.dumps, ROWS)),
+    "a.JSONL.gz": "\r\n".join(map(json.dumps, ROWS)),
+    "a.ndjson": "\n".join(json.dumps(row, indent=1) for row in ROWS),
+    "a.json": json.dumps(ROWS),
+    "a.Json.xz": json.dumps(ROWS, indent=2),
+    "strings.json": json.dumps([row["text"] for row in ROWS]),
+    "told-by-content.txt": json.dumps(ROWS, indent=2),
+    "told-by-content": "\n".join(map(json.dumps, ROWS)),
+    "a.csv": 'id,text\n1,one\n2,"zwei ü\n"\n',
+    "a.CSV.bz2": 'text;id\r\none;1\r\n"zwei ü\n";2\r\n',
+    "a.tsv": 'id\ttext\n1\tone\n2\t"zwei ü\n"\n',
+}
 
 
-def test_a_long_text_comes_in_pieces_cut_between_words_on_two_lines(
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_has_a_document_a_row(tmp_path: Path, name: str) -> None:
+    pack = PACKING.get(Path(name).suffix, bytes)
+    (tmp_path / name).write_bytes(pack(TABLES[name].encode()))
+    assert [document.text for document in read_documents(str(tmp_path / name))] == [
+        row["text"] for row in ROWS
+    ]
+
+
+def test_a_row_is_named_with_its_place_and_its_text_may_have_another_key(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"body": "x"}\n\n{"body": "y"}\n')
+    (tmp_path / "b.json").write_text('[{"body": "z"}]')
+    found = list(read_documents(str(tmp_path), text_key="body"))
+    assert [document.name for document in found] == ["a.jsonl:1", "a.jsonl:3", "b.json:1[0]"]
+
+
+def zipped(folder: Path, members: dict[str, str]) -> str:
+    with zipfile.ZipFile(folder / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in members.items():
+            archive.writestr(name, text)
+    return str(folder / "a.zip")
+
+
+def test_an_archive_gives_its_texts_in_the_order_of_their_names(tmp_path: Path) -> None:
+    members = {"b.txt": "b", "d/a.jsonl": '{"text": "a"}', "__MACOSX/b.txt": "x", "c.png": "png"}
+    found = read_documents(zipped(tmp_path, members))
+    assert [(document.name, document.text) for document in found] == [
+        ("a.zip:b.txt", "b"), ("a.zip:d/a.jsonl:1", "a"),
+    ]  # fmt: skip
+    (document,) = read_documents(zipped(tmp_path, {"text8": "anarchism"}))
+    assert document.text == "anarchism"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\x28\xb5\x2f\xfd\x04", "is packed with zstd; unpack it with zstd -d"),
+        (b"name.txt".ljust(257, b"\0") + b"ustar\x0000", "is a tar archive; unpack it"),
+        (gzip.compress(b"x".ljust(257, b"\0") + b"ustar  \0"), "is a tar archive"),
+        (gzip.compress(gzip.compress(b"x")), "is packed twice"),
+        (b"PAR1\x15\x04", "is a Parquet table; write its rows as JSON lines"),
+        (b"%PDF-1.7\n", "is a PDF"),
+        (b"<!DOCTYPE html>\n<p>to be", "is markup, not plain text; extract its text"),
+        (b'<?xml version="1.0"?>\n<p>to be', "is markup"),
+    ],
+)
+@pytest.mark.parametrize("name", ["text.txt", "archive.tgz"])
+def test_what_is_no_text_is_refused_by_what_it_is(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name} {said}"):
+        names(str(tmp_path))
+
+
+def test_a_long_text_comes_in_pieces_cut_between_characters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(documents, "PIECE_BYTES", 64)
-    text = "".join(f"line {n}\n" + ("\n" if n % 7 == 0 else "") for n in range(200))
-    file = tmp_path / "text.txt"
-    file.write_text(text)
-    (document,) = read_documents(str(file))
-    pieces = list(document.pieces())
-    assert "".join(pieces) == text
-    assert len(pieces) > 10
-    for before, after in itertools.pairwise(pieces):
-        assert before[-1] == "\n" and not before[-2].isspace() and not after[0].isspace()
-
-
-def test_a_line_without_end_is_cut_between_characters(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(documents, "PIECE_BYTES", 64)
+    monkeypatch.setattr(unpacking, "BLOCK_BYTES", 64)
     file = tmp_path / "text.txt"
     file.write_text("€" * 500)
     (document,) = read_documents(str(file))
-    assert document.text == "€" * 500
+    pieces = list(document.pieces())
+    assert "".join(pieces) == "€" * 500 and len(pieces) > 10
 
 
 @pytest.mark.parametrize("before", ["", "good line\n" * 30])
 def test_bytes_that_are_no_text_are_named_with_their_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str
 ) -> None:
-    monkeypatch.setattr(documents, "PIECE_BYTES", 64)
+    monkeypatch.setattr(unpacking, "BLOCK_BYTES", 64)
     file = tmp_path / "text.txt"
     file.write_bytes(before.encode() + b"abc\xffdef\n")
     with pytest.raises(UserError, match=rf"text.txt is not UTF-8 text: byte {len(before) + 3} "):
@@ -111,6 +167,20 @@ def _corrupt(packed: bytes) -> bytes:
             b'{"text": "x"}\n{"text": "two\\ud800"}\n',
             r"a.jsonl:2: character 3 .* \\ud800",
         ),
+        ("a.json", b'[{"text": "x"},\n oops]', "a.json:2: not JSON: Expecting value"),
+        ("a.json", b"[" * 100_000, "a.json:1: too deeply nested"),
+        (
+            "a.txt",
+            b'{"cells": []}',
+            "no text in the field 'text'; name one .* its fields are cells",
+        ),
+        ("a.csv", b'id,text\n1,"x', "a.csv:1: not CSV: unexpected end of data"),
+        ("a.csv", b"id,text\n1,x\n2,y,z\n", "a.csv:3: the row has more fields"),
+        ("a.csv", b"id,text\n1\n", "a.csv:2: it has no text in the field"),
+        ("a.csv", b"id|text\n1|x\n", "its fields are id.text"),
+        ("a.zip", b"PK\x03\x04 and no more", "a.zip is damaged"),
+        ("a.txt.bz2", b"not bz2", "cannot read .*a.txt.bz2"),
+        ("page.HTM", b"<p>to be", "page.HTM is markup"),
         ("a.txt.xz", b"not xz at all", "a.txt.xz is damaged"),
     ],
 )

@@ -21,6 +21,7 @@ from retbench.engine import runner
 from retbench.engine.contender_run import ContenderRun
 from retbench.errors import UserError
 from retbench.store import RunWriter, open_run
+from retbench.suites.inference import InferenceSuite
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -417,6 +418,19 @@ def test_a_stopped_run_keeps_its_cells_and_says_how_to_go_on(
     assert not any(alive(pid) for pid in pids)
     resumed = drive.execute(out, resume=True)
     assert coordinates(resumed) == coordinates(drive.execute(tmp_path / "undisturbed"))
+
+
+def test_ctrl_c_ends_the_reading_of_a_text_at_once(
+    drive: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def data(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("reads on")
+
+    monkeypatch.setattr(InferenceSuite, "data", data)
+    with pytest.raises(KeyboardInterrupt):
+        drive.execute(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_exception_in_the_observer_leaves_no_worker(

@@ -1,0 +1,197 @@
+"""Files as UTF-8 text, unpacked; what a file is, is told by its content, and then by its name.
+
+>>> [content.name for content in contents_of(Path("corpus.zip"))]    # doctest: +SKIP
+['corpus.zip:one.txt', 'corpus.zip:two.txt']
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import contextlib
+import gzip
+import lzma
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePath
+from typing import IO, Any
+
+from retbench.errors import UserError
+
+BLOCK_BYTES = 1 << 20
+
+TEXT_SUFFIXES = (".txt", ".text", ".md")
+ROW_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
+_PACKED: tuple[tuple[str, re.Pattern[bytes], Any], ...] = (
+    (".gz", re.compile(rb"\x1f\x8b"), gzip.open),
+    (".bz2", re.compile(rb"BZh[1-9]1AY&SY"), bz2.open),
+    (".xz", re.compile(rb"\xfd7zXZ\0"), lzma.open),
+    (".lzma", re.compile(rb"\x5d\0\0"), lzma.open),
+)
+_ZIP = re.compile(rb"PK(\x03\x04|\x05\x06)")
+_UNPACK = "unpack it and give the folder"
+_REFUSED = (
+    (re.compile(rb"\x28\xb5\x2f\xfd"), "packed with zstd", "unpack it with zstd -d"),
+    (re.compile(rb"\x04\x22\x4d\x18"), "packed with lz4", "unpack it with lz4 -d"),
+    (re.compile(rb"\x1f\x9d"), "packed with compress", "unpack it with gzip -d"),
+    (re.compile(rb".{257}ustar", re.DOTALL), "a tar archive", _UNPACK),
+    (re.compile(rb"7z\xbc\xaf\x27\x1c"), "a 7-Zip archive", _UNPACK),
+    (re.compile(rb"Rar!\x1a\x07"), "a RAR archive", _UNPACK),
+    (re.compile(rb"PAR1"), "a Parquet table", "write its rows as JSON lines"),
+    (re.compile(rb"ARROW1"), "an Arrow table", "write its rows as JSON lines"),
+    (re.compile(rb"%PDF-"), "a PDF", "extract its text, for example with pdftotext"),
+    (re.compile(rb"\{\\rtf"), "RTF, not plain text", "extract its text"),
+    (re.compile(rb"\s*<(!doctype\s+html|html|\?xml)\b", re.IGNORECASE), "markup, not plain text",
+     "extract its text, for example with pandoc -t plain"),
+    *((magic, "packed twice", _UNPACK) for _, magic, _ in _PACKED), (_ZIP, "packed twice", _UNPACK),
+)  # fmt: skip
+_SOUGHT = (
+    ".zip",
+    ".tgz",
+    *(
+        kind + packed
+        for kind in (*TEXT_SUFFIXES, *ROW_SUFFIXES, ".tar", ".parquet")
+        for packed in ("", ".zst", *(suffix for suffix, _, _ in _PACKED))
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a file holds, or one file of an archive.
+
+    Attributes:
+        name: for messages: the path, with the member's of an archive.
+        suffix: of the name, in small letters, without that of a packing program.
+        open: the unpacked bytes from their beginning; can be called again.
+    """
+
+    name: str
+    suffix: str
+    open: Callable[[], IO[bytes]]
+
+    def head(self) -> bytes:
+        """The first 4 KiB.
+
+        Raises:
+            UserError: they cannot be read.
+        """
+        with _named(self.name), self.open() as stream:
+            return stream.read(4096)
+
+    def texts(self) -> Iterator[str]:
+        """The text in blocks that end between any two characters, without a byte order mark.
+
+        Raises:
+            UserError: it cannot be read, is damaged, or is not UTF-8 (says at which byte).
+        """
+        rest, offset = b"", 0
+        for block in self._blocks():
+            rest += block
+            text, used = self._decoded(rest, offset, final=False)
+            yield text if offset else text.removeprefix("\ufeff")
+            rest, offset = rest[used:], offset + used
+        self._decoded(rest, offset, final=True)
+
+    def lines(self) -> Iterator[str]:
+        """The text's lines, each with the line feed that ends it; raises as :meth:`texts` does."""
+        line: list[str] = []
+        for text in self.texts():
+            *ended, rest = text.split("\n")
+            for end in ended:
+                yield "".join([*line, end, "\n"])
+                line.clear()
+            line.append(rest)
+        if any(line):
+            yield "".join(line)
+
+    def _blocks(self) -> Iterator[bytes]:
+        with _named(self.name), self.open() as stream:
+            while block := stream.read(BLOCK_BYTES):
+                yield block
+
+    def _decoded(self, data: bytes, offset: int, *, final: bool) -> tuple[str, int]:
+        try:
+            return codecs.utf_8_decode(data, "strict", final)
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"data: {self.name} is not UTF-8 text: byte {offset + error.start} cannot be "
+                "decoded",
+                "convert it, for example with iconv",
+            ) from None
+
+
+def is_sought(file: Path) -> bool:
+    """Whether a folder's file counts as a part of its text, by its name."""
+    name = file.name.lower()
+    return file.is_file() and not name.startswith(".") and name.endswith(_SOUGHT)
+
+
+def contents_of(file: Path) -> Iterator[Content]:
+    """What a file holds: itself, unpacked, or the texts of a zip archive by their names.
+
+    Raises:
+        UserError: it is no text, and what it is can be told; it holds none; it cannot be read.
+    """
+    plain = Content(str(file), file.suffix.lower(), lambda: file.open("rb"))
+    head = plain.head()
+    if _ZIP.match(head):
+        found = _members(file)
+    else:
+        found = [plain]
+        for suffix, magic, opened in _PACKED:
+            if magic.match(head) or plain.suffix == suffix:
+                inner = Path(file.stem).suffix if plain.suffix == suffix else plain.suffix
+                found = [Content(plain.name, inner.lower(), partial(opened, file, "rb"))]
+                break
+    for content in found:
+        _require_text(content)
+        yield content
+
+
+def _members(file: Path) -> list[Content]:
+    with _named(str(file)):
+        archive = zipfile.ZipFile(file)
+    every = [entry for entry in archive.infolist() if not entry.is_dir()]
+    names = {entry.filename: PurePath(entry.filename) for entry in every}
+    shown = [n for n, path in names.items() if not path.parts[0].startswith(("__MACOSX", "."))]
+    kept = sorted(n for n in shown if names[n].suffix.lower() in TEXT_SUFFIXES + ROW_SUFFIXES)
+    if len(shown) == 1:
+        kept = shown
+    if not kept:
+        raise UserError(f"data: the archive {file} holds no text", looked_for())
+    return [
+        Content(f"{file}:{name}", names[name].suffix.lower(), partial(archive.open, name))
+        for name in kept
+    ]
+
+
+def looked_for() -> str:
+    """What is taken for a text, in words."""
+    return f"it looks for {', '.join(f'*{suffix}' for suffix in TEXT_SUFFIXES + ROW_SUFFIXES)}"
+
+
+def _require_text(content: Content) -> None:
+    head = content.head()
+    for magic, what, remedy in _REFUSED:
+        if magic.match(head):
+            raise UserError(f"data: {content.name} is {what}", remedy)
+    if content.suffix in (".html", ".htm", ".xml"):
+        raise UserError(f"data: {content.name} is markup, not plain text", "extract its text")
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Turn what a file's reader raises into an error that names the file."""
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
+        raise UserError(f"data: {name} is damaged: {error}", "restore it from a copy") from None
+    except OSError as error:
+        raise UserError(f"data: cannot read {name}: {error.strerror or error}") from None
+    except (RuntimeError, NotImplementedError) as error:  # zipfile's: a password, a rare packing
+        raise UserError(f"data: cannot read {name}: {error}", _UNPACK) from None

@@ -1,0 +1,53 @@
+"""The commands that read what was measured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from retbench import suites
+
+from .conftest import Command, Outcome, files
+
+
+def test_show_prints_the_tables_and_writes_nothing(
+    command: Command, tmp_path: Path, finished: tuple[Path, Outcome]
+) -> None:
+    copy = Path(shutil.copytree(finished[0], tmp_path / "small"))
+    shutil.rmtree(copy / "tables")
+    before = files(copy)
+    shown = command("show", copy)
+    assert (shown.status, shown.err) == (0, "")
+    assert shown.out == command("table", copy).out.partition(" (tables/")[0] + "\n"
+    shutil.rmtree(copy / "tables")
+    assert files(copy) == before
+
+
+def test_list_names_what_there_is_and_the_runs_that_were_made(
+    command: Command, tmp_path: Path, finished: tuple[Path, Outcome]
+) -> None:
+    shutil.copytree(finished[0], tmp_path / "results" / "small")
+    (tmp_path / "results" / "broken").mkdir()
+    (tmp_path / "results" / "broken" / "run.json").write_text("{")
+    listed = json.loads(command("list", "--json").out)
+    assert list(listed) == ["suites", "models", "presets", "metrics", "runs"]
+    assert set(listed["suites"]) == set(suites.names())
+    assert listed["metrics"]["tpot_s"] == "TPOT (s)"
+    said = listed["runs"]["results/small"]
+    assert said.startswith("inference, finished: retnet, transformer; ")
+    assert "damaged" in listed["runs"]["results/broken"]
+    assert command("list", "presets").out.startswith("presets\n  tiny  2 layers of width 64")
+    assert "nothing is listed as 'preset'; did you mean 'presets'?" in command("list", "preset").err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(("explain", "MFU"), "MFU (step_mfu): "), (("explain",), "\n\nTPOT (tpot_s): time per")],
+)
+def test_explain_says_what_a_metric_is(command: Command, words: tuple[str, ...], said: str) -> None:
+    ended = command(*words)
+    assert ended.status == 0 and said in ended.out
+    assert "unknown format 'html'" in command(*words, "--format", "html").err
