@@ -2,7 +2,8 @@
 
 The processes are forked from this one, which has imported what takes seconds; else they are as
 torchrun starts them. JSON lists ``[count, limit_s, [program, word, ...]]``; printed is, for each
-and for each of its ranks, ``[status, stdout, stderr]``.
+and for each of its ranks, ``[status, stdout, stderr]``. A process that has
+been stopped is killed when the others of its program have ended, any at its limit.
 """
 
 import json
@@ -59,7 +60,7 @@ def child(words, changes, out, err):
 
 
 def main(programs):
-    running, ports, outcomes = {}, [], [[None] * count for count, _, _ in programs]
+    running, stopped, ports, outcomes = {}, set(), [], [[None] * count for count, _, _ in programs]
     for number, (count, limit_s, words) in enumerate(programs):
         ports.append(port := free_port())
         for rank in range(count):
@@ -71,12 +72,16 @@ def main(programs):
     stores = [TCPStore("127.0.0.1", p, is_master=True, wait_for_workers=False) for p in ports]
     while running:
         for pid, (number, rank, until, files) in list(running.items()):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
+            changed, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+            if changed and os.WIFSTOPPED(status):
+                stopped.add(pid)
+            elif changed:
                 texts = [(file.seek(0), file.read())[1] for file in files]
                 outcomes[number][rank] = [os.waitstatus_to_exitcode(status), *texts]
                 del running[pid]
-            elif time.monotonic() > until:
+            elif time.monotonic() > until or (
+                pid in stopped and [other[0] for other in running.values()].count(number) == 1
+            ):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
     del stores

@@ -19,7 +19,7 @@ HOW = {"all": 2, "first": 2, "last": 2, "bug": 2, "killed": 3, "stopped": 2, "ot
 @pytest.fixture(scope="module")
 def failures(forked: Callable[..., Any]) -> dict[str, tuple[list[int], list[str]]]:
     """Statuses and errors of processes by how they fail; those that are left are ended."""
-    ended = forked([size, 20, [HERE / "failing.py", how]] for how, size in HOW.items())
+    ended = forked([size, 60, [HERE / "failing.py", how]] for how, size in HOW.items())
     assert all(each.out == "" for ranks in ended for each in ranks)
     return {
         how: ([each.status for each in ranks], [each.err for each in ranks])

@@ -404,10 +404,8 @@ def test_a_stopped_run_keeps_its_cells_and_says_how_to_go_on(
         in_mid_round in line and '"retnet"' in line and '"round": 1' in line
         for line in log.read_text().splitlines()
     ))  # fmt: skip
-    sent = time.monotonic()
     process.send_signal(number)
-    _, message = process.communicate(timeout=20)
-    assert time.monotonic() - sent < 10.0  # it hangs for 60
+    _, message = process.communicate(timeout=20)  # the worker hangs for 60 s
     assert process.returncode == 130
     assert (
         f"2 of 12 cells are kept; continue with: python -m retbench run --resume --out {out}"

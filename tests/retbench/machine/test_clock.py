@@ -1,8 +1,10 @@
-"""The clock, on operations of known length, and warm-up, on trials of known times."""
+"""The clock, on operations of known length, and warm-up, on trials of known times.
+
+Time stands still but for what operations take; `benchmarks/test_harness.py` has the machine's own.
+"""
 
 import gc
 import itertools
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -21,36 +23,34 @@ from retbench.machine.clock import (
 )
 
 
-def busy(seconds):
-    """An operation that takes this long on the processor."""
+@pytest.fixture
+def busy(monkeypatch):
+    """``busy(seconds)``: an operation that takes this long, and nothing else takes any time."""
+    now = [0]
+    monkeypatch.setattr(
+        "retbench.machine.clock.time", SimpleNamespace(perf_counter_ns=lambda: now[0])
+    )
 
-    def operation():
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            pass
+    def make(*seconds):
+        durations = itertools.cycle(seconds)
 
-    return operation
+        def operation():
+            now[0] += round(next(durations) * 1e9)
 
+        return operation
 
-def fastest_s(operation, repeats=1):
-    """Seconds of a call in the best of many samples: one that nothing else interrupted."""
-    return min(Clock().time(operation, repeats).host_s for _ in range(150))
+    return make
 
 
 # On a CPU
 
 
-def test_an_operation_of_known_length_is_timed_right():
-    assert fastest_s(busy(0.001)) == pytest.approx(0.001, rel=0.02)
+def test_an_operation_of_known_length_is_timed_right(busy):
+    assert Clock().time(busy(0.001)) == Timing(0.001)
 
 
-def test_sleeping_counts():
-    assert min(Clock().time(lambda: time.sleep(0.01)).host_s for _ in range(3)) >= 0.01
-
-
-def test_a_batch_reports_the_time_of_one_call():
-    assert Clock().time(busy(0.0), repeats=5).repeats == 5
-    assert fastest_s(busy(0.0002), repeats=5) == pytest.approx(0.0002, rel=0.05)
+def test_a_batch_reports_the_time_of_one_call(busy):
+    assert Clock().time(busy(0.0002), repeats=5) == Timing(0.0002, repeats=5)
 
 
 def test_a_batch_calls_as_often_as_asked():
@@ -59,7 +59,7 @@ def test_a_batch_calls_as_often_as_asked():
     assert len(calls) == 7
 
 
-def test_a_cpu_has_no_device_time_and_is_never_launch_bound():
+def test_a_cpu_has_no_device_time_and_is_never_launch_bound(busy):
     timing = Clock("cpu").time(busy(0.0001))
     assert timing.device_s is None
     assert timing.seconds == timing.host_s
@@ -163,20 +163,21 @@ def test_events_lie_inside_and_synchronisation_outside_of_a_device_that_spins_fi
     ]  # fmt: skip
 
 
-def test_the_device_spins_as_long_as_launching_the_first_call_took():
+def test_the_device_spins_as_long_as_launching_the_first_call_took(busy):
     cuda = FakeCuda(device_ms=8.0)
     clock = Clock("cuda", cuda=cuda)
     clock.time(busy(0.002), repeats=3)
     clock.time(busy(0.1))
     clock.time(busy(0.0))
-    assert 0.0019 <= cuda.spins[1] * 1e-9 <= LONGEST_SPIN_S * 1.01
-    assert cuda.spins[2] * 1e-9 == pytest.approx(LONGEST_SPIN_S, rel=0.01)
+    assert cuda.spins[1] * 1e-9 == pytest.approx(0.002, rel=1e-4)
+    assert cuda.spins[2] * 1e-9 == pytest.approx(LONGEST_SPIN_S, rel=1e-4)
 
 
-def test_device_time_is_in_seconds_a_call():
-    timing = Clock("cuda", cuda=FakeCuda(device_ms=8.0)).time(busy(0.002), repeats=4)
+def test_device_time_is_in_seconds_a_call(busy):
+    cuda = FakeCuda(device_ms=8.0)
+    timing = Clock("cuda", cuda=cuda).time(busy(0.003), repeats=4)
     assert timing.device_s == pytest.approx(0.002)
-    assert timing.host_s >= 0.0019  # less what the device spun
+    assert timing.host_s == pytest.approx(0.003 - cuda.spins[0] * 1e-9 / 4)
     assert timing.seconds == timing.device_s
 
 
@@ -191,11 +192,9 @@ def test_a_device_that_waits_for_each_launch_is_launch_bound(launch_s, expected)
     assert Timing(1.0, 1.0, launch_s=launch_s).launch_bound is expected
 
 
-def test_the_launch_is_that_of_the_first_call():
-    pauses = iter([0.001, 0.01])
+def test_the_launch_is_that_of_the_first_call(busy):
     clock = Clock("cuda", cuda=FakeCuda(device_ms=8.0))
-    timing = clock.time(lambda: time.sleep(next(pauses)), repeats=2)
-    assert 0.001 <= timing.launch_s < 0.01
+    assert clock.time(busy(0.001, 0.01), repeats=2).launch_s == pytest.approx(0.001)
 
 
 # Warm-up, on a clock that moves only with the trials
@@ -272,14 +271,14 @@ def test_a_slowed_call_takes_longer_by_what_was_planted(monkeypatch, by):
     now = [0]
 
     def look():
-        now[0] += 1  # a nanosecond
+        now[0] += 100
         return now[0]
 
     def call():
         now[0] += 10_000_000
 
-    monkeypatch.setattr(time, "perf_counter_ns", look)
+    monkeypatch.setattr("retbench.machine.clock.time", SimpleNamespace(perf_counter_ns=look))
     operation = slowed(call, by, Clock())
     before = now[0]
     operation()
-    assert now[0] - before == pytest.approx(10_000_000 * (1 + by), rel=1e-5)
+    assert now[0] - before == pytest.approx(10_000_000 * (1 + by), rel=1e-4)

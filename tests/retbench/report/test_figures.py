@@ -37,15 +37,20 @@ SUITES: dict[str, Callable[[Path], Run]] = {
 }
 
 
-@pytest.fixture(params=SUITES)
-def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
-    return SUITES[request.param](tmp_path / "run")
+@pytest.fixture(scope="module", params=SUITES)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return SUITES[request.param](tmp_path_factory.mktemp("figures") / "run")
+
+
+@pytest.fixture(scope="module")
+def drawings(run: Run) -> list[tuple[Figure, Drawing, str]]:
+    """All figures of a run, drawn once."""
+    return [(figure, *drawn(figure)) for figure in content_of(run).figures()]
 
 
 def drawn(figure: Figure, **options: Any) -> tuple[Drawing, str]:
     with theme.fixed():
         picture, notes = drawing.draw(figure, **options)
-        picture.draw_without_rendering()
     return picture, " · ".join(notes)
 
 
@@ -61,10 +66,11 @@ def texts(picture: Drawing) -> set[str]:
 # Every figure of every suite
 
 
-def test_every_cell_of_the_plan_is_shown_or_left_out_with_its_reason(run: Run) -> None:
+def test_every_cell_of_the_plan_is_shown_or_left_out_with_its_reason(
+    run: Run, drawings: list[tuple[Figure, Drawing, str]]
+) -> None:
     plan = {(end["model"], end["point"]): end for end in figure_data.cells(run)}
-    for figure in content_of(run).figures():
-        _, note = drawn(figure)
+    for figure, _, note in drawings:
         sidecar = json.loads(json.dumps(figure_data.sidecar(figure, run, [note]), allow_nan=False))
         shown = {(row[side], row["point"]) for row in sidecar["shown"]
                  for side in ("model", "subject") if side in row}  # fmt: skip
@@ -76,27 +82,31 @@ def test_every_cell_of_the_plan_is_shown_or_left_out_with_its_reason(run: Run) -
                 assert left_out[cell]["why"] == end["why"] and left_out[cell]["cause"]
 
 
-def test_every_failure_that_a_figure_could_show_has_its_mark(run: Run) -> None:
-    for figure in content_of(run).figures():
-        said = " ".join(texts(drawn(figure)[0]))
+def test_every_failure_that_a_figure_could_show_has_its_mark(
+    drawings: list[tuple[Figure, Drawing, str]],
+) -> None:
+    for figure, picture, _ in drawings:
+        said = " ".join(texts(picture))
         for name in set(figure.failures["series"]):
             assert f"{name}: " in said, figure.name
 
 
 def test_a_figure_is_the_same_bytes_each_time_and_lists_what_it_shows(
-    run: Run, tmp_path: Path
+    run: Run,
+    drawings: list[tuple[Figure, Drawing, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    one, two = (
-        figures.write(list(content_of(run).figures())[:1], run, tmp_path / name) for name in "ab"
-    )
+    monkeypatch.setattr(theme, "DPI", 40)
+    one, two = (figures.write([drawings[0][0]], run, tmp_path / name) for name in "ab")
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
     assert {path.suffix for path in one} == {".png", ".svg", ".json"}
 
 
 def test_for_print_there_are_the_same_pdfs_each_time_and_captions_in_latex(
-    run: Run, tmp_path: Path
+    drawings: list[tuple[Figure, Drawing, str]], tmp_path: Path
 ) -> None:
-    found = list(content_of(run).figures())[-1:]
+    found = [drawings[-1][0]]
     one, two = (figures.write_for_print(found, tmp_path / name, 3.25) for name in "ab")
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
     pdf, captions = one
@@ -127,10 +137,10 @@ def test_a_run_in_which_nothing_succeeded_has_figures_all_the_same(
 
 
 def test_a_smoke_run_says_in_every_figure_that_it_claims_nothing(make_run: MakeRun) -> None:
-    for figure in content_of(make_run(configuration={"profile": "smoke"})).figures():
-        assert figure.caveat == "SMOKE: no claims"
-        header = drawn(figure)[0].findobj(lambda a: hasattr(a, "get_text"))
-        assert "SMOKE: no claims" in {text.get_text() for text in header}
+    first, *others = content_of(make_run(configuration={"profile": "smoke"})).figures()
+    assert {figure.caveat for figure in (first, *others)} == {"SMOKE: no claims"}
+    header = drawn(first)[0].findobj(lambda a: hasattr(a, "get_text"))
+    assert "SMOKE: no claims" in {text.get_text() for text in header}
 
 
 def test_three_seeds_and_rates_at_the_end_of_the_grid_are_said_in_the_header(

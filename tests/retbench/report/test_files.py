@@ -17,11 +17,14 @@ import pytest
 from retbench.report import (
     content_of,
     export,
+    figures,
+    html,
     summarise,
     units,
     write_all,
-    write_plots,
+    write_tables,
 )
+from retbench.store import Run
 
 from .conftest import AUDIT, FAILURES, MakeRun, write_run
 
@@ -42,8 +45,16 @@ def in_new_process(code: str, *arguments: str, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run in which cells have failed, with all its files, made once."""
+    found = write_run(tmp_path_factory.mktemp("files") / "run", failures=FAILURES)
+    write_all(found)
+    return found
+
+
 WRITE = """
-import sys, time
+import sys
 from retbench import report
 from retbench.store import open_run
 report.write_all(open_run(sys.argv[1]))
@@ -51,29 +62,35 @@ assert "torch" not in sys.modules
 """
 
 
+def write_tables_and_page(run: Run) -> None:
+    """All but the figures, which take the most time."""
+    content = content_of(run)
+    write_tables(run, content)
+    html.write(content, [], run.path)
+
+
 def digests(folder: Path) -> dict[str, str]:
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
-def test_the_same_samples_give_the_same_bytes_in_any_process_without_torch(tmp_path: Path) -> None:
-    found = []
-    for seed in ("1", "2"):
-        path = write_run(tmp_path / seed / "run", failures=FAILURES).path
-        matplotlibrc = tmp_path / f"matplotlibrc{seed}"  # a user's own settings must not matter
-        matplotlibrc.write_text(f"lines.linewidth: {seed}\nsavefig.dpi: {100 * int(seed)}\n")
-        in_new_process(WRITE, str(path), PYTHONHASHSEED=seed, MATPLOTLIBRC=str(matplotlibrc))
-        found.append(digests(path))
-    assert found[0] == found[1]
+def test_the_same_samples_give_the_same_bytes_in_any_process_without_torch(
+    run: Run, tmp_path: Path
+) -> None:
+    matplotlibrc = tmp_path / "matplotlibrc"  # a user's own settings must not matter
+    matplotlibrc.write_text("lines.linewidth: 2\nsavefig.dpi: 200\n")
+    path = write_run(tmp_path / "run", failures=FAILURES).path
+    in_new_process(WRITE, str(path), PYTHONHASHSEED="1", MATPLOTLIBRC=str(matplotlibrc))
+    found = digests(path)
+    assert found == digests(run.path)
     assert {f"plots/{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg", "json")} <= (
-        found[0].keys()
+        found.keys()
     )
-    assert {"report.html", "numbers.tex", "numbers.json", "tables/cells.tex"} <= found[0].keys()
+    assert {"report.html", "numbers.tex", "numbers.json", "tables/cells.tex"} <= found.keys()
 
 
-def test_no_file_carries_a_date_or_a_version_of_the_software(make_run: MakeRun) -> None:
-    run = make_run()
-    for path in write_plots(run):
+def test_no_file_carries_a_date_or_a_version_of_the_software(run: Run) -> None:
+    for path in (run.path / "plots").iterdir():
         content = path.read_bytes()
         assert b"dc:date" not in content
         assert b"Matplotlib v" not in content
@@ -82,22 +99,18 @@ def test_no_file_carries_a_date_or_a_version_of_the_software(make_run: MakeRun) 
 
 def test_a_single_process_draws_without_intervals(make_run: MakeRun) -> None:
     run = make_run(blocks=1, configuration={"profile": "smoke"})
-    write_all(run)
+    write_tables_and_page(run)
     for file in ("tables/cells.md", "tables/ratios.tex", "numbers.tex", "report.html"):
         assert "SMOKE" in (run.path / file).read_text(), file
 
 
-def test_the_axis_carries_real_lengths(make_run: MakeRun) -> None:
-    run = make_run()
-    write_plots(run)
+def test_the_axis_carries_real_lengths(run: Run) -> None:
     svg = (run.path / "plots" / "tpot_context.svg").read_text()
     assert all(f">{label}</text>" in svg for label in ("512", "1k", "2k", "4k", "8k"))
     assert ">TPOT (ms)</text>" in svg
 
 
-def test_the_csv_has_every_digit_and_the_stamp(make_run: MakeRun) -> None:
-    run = make_run()
-    write_all(run)
+def test_the_csv_has_every_digit_and_the_stamp(run: Run) -> None:
     summary = summarise(run)
     with (run.path / "tables" / "cells.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -112,9 +125,7 @@ def test_the_csv_has_every_digit_and_the_stamp(make_run: MakeRun) -> None:
     assert memory["noise_floor"] == ""
 
 
-def test_markdown_states_how_to_read_a_ratio_and_defines_the_metrics(make_run: MakeRun) -> None:
-    run = make_run(failures=FAILURES)
-    write_all(run)
+def test_markdown_states_how_to_read_a_ratio_and_defines_the_metrics(run: Run) -> None:
     ratios = (run.path / "tables" / "ratios.md").read_text()
     assert "below 1 the subject is faster" in ratios
     assert (
@@ -129,7 +140,7 @@ def test_markdown_states_how_to_read_a_ratio_and_defines_the_metrics(make_run: M
 
 def test_percentiles_of_tpot_stand_on_the_screen_and_not_in_print(make_run: MakeRun) -> None:
     run = make_run(steps=16)  # 48 of a cell: enough for p90, not for p99
-    write_all(run)
+    write_tables_and_page(run)
     lines = (run.path / "tables" / "cells.md").read_text().splitlines()
     header, _, first = [line.split(" | ") for line in lines if line.startswith("|")][:3]
     at = dict(zip(header, first, strict=True))
@@ -144,7 +155,7 @@ def test_under_a_table_of_ratios_stands_what_it_could_have_told(make_run: MakeRu
     stopped = {"blocks": 3, "alpha": 0.04, "why": "the time is up", "open": ["one", "two"]}
     apart = lambda model, context, block: context == 512  # noqa: E731
     run = make_run(stopped=stopped, alone=apart, generation=True)
-    write_all(run)
+    write_tables(run)
     timed = summarise(run).ratios.query("metric == 'ttft_s'")["resolution"]
     notes = (run.path / "tables" / "ratios.md").read_text()
     median, worst = (units.significant(100 * x, 2) for x in (timed.median(), timed.max()))
@@ -163,7 +174,7 @@ def test_under_a_table_of_ratios_stands_what_it_could_have_told(make_run: MakeRu
 
 def test_in_print_a_verdict_is_its_word(make_run: MakeRun) -> None:
     run = make_run(blocks=2)
-    write_all(run)
+    write_tables(run)
     on_screen, printed = ((run.path / "tables" / f"ratios.{s}").read_text() for s in ("md", "tex"))
     rows = [line for line in on_screen.splitlines() if line.startswith("|")]
     assert any("inconclusive (+" in line for line in rows)
@@ -173,7 +184,10 @@ def test_in_print_a_verdict_is_its_word(make_run: MakeRun) -> None:
 
 def test_the_mean_over_a_generation_stands_beside_the_step(make_run: MakeRun) -> None:
     run = make_run(generation=True)
-    write_all(run)
+    content = content_of(run)
+    write_tables(run, content)
+    shown = [f for f in content.figures() if f.name in ("tpot_context", "ratio_context")]
+    figures.write(shown, run, run.path / "plots")
     tpot = json.loads((run.path / "plots" / "tpot_context.json").read_text())
     assert {row["metric"] for row in tpot["shown"]} == {"tpot_s", "mean_tpot_s"}
     ratio = json.loads((run.path / "plots" / "ratio_context.json").read_text())
@@ -221,14 +235,12 @@ def test_the_json_document_has_the_audit_and_why_the_run_ended(make_run: MakeRun
 
 def test_why_there_is_no_ratio_is_said_once_a_row(make_run: MakeRun) -> None:
     run = make_run(failures={(model, 8192, 1): "oom" for model in ("retnet", "transformer")})
-    write_all(run)
+    write_tables(run)
     rows = (run.path / "tables" / "ratios.md").read_text()
     assert rows.count("both: oom") == 1
 
 
-def test_latex_rows_have_as_many_cells_as_columns_and_nothing_unescaped(make_run: MakeRun) -> None:
-    run = make_run(failures=FAILURES)
-    write_all(run)
+def test_latex_rows_have_as_many_cells_as_columns_and_nothing_unescaped(run: Run) -> None:
     for path in sorted((run.path / "tables").glob("*.tex")):
         text = path.read_text()
         assert text.isascii(), path
@@ -250,8 +262,8 @@ def test_latex_hides_its_special_characters() -> None:
     assert export.escape("a_b & 5% [µs]") == r"a\_b \& 5\% {[}\ensuremath{\mu}s]"
 
 
-def test_a_number_is_cited_by_the_ids_of_its_samples(make_run: MakeRun) -> None:
-    summary = summarise(run := make_run(failures=FAILURES))
+def test_a_number_is_cited_by_the_ids_of_its_samples(run: Run) -> None:
+    summary = summarise(run)
     cited = export.citations(content_of(run).tables)
     value = 1e3 * (summary.value("retnet", "tpot_s", 8192, 1) or 0)
     key = "tpot_s/retnet/context=8192,batch=1"
@@ -262,10 +274,8 @@ def test_a_number_is_cited_by_the_ids_of_its_samples(make_run: MakeRun) -> None:
     assert "tpot_s/transformer/context=8192,batch=1" not in cited
 
 
-def test_numbers_json_has_the_rows_of_every_table(make_run: MakeRun) -> None:
-    summary = summarise(run := make_run(failures=FAILURES))
-    content = content_of(run)
-    write_all(run, content)
+def test_numbers_json_has_the_rows_of_every_table(run: Run) -> None:
+    summary, content = summarise(run), content_of(run)
     numbers = json.loads((run.path / "numbers.json").read_text())
     assert {name: len(rows) for name, rows in numbers.items()} == {
         table.name: len(table.frame) for table in content.tables
@@ -295,9 +305,7 @@ class _Page(HTMLParser):
                 self.loaded.append(tag)
 
 
-def test_the_page_loads_nothing_and_its_identifiers_are_unique(make_run: MakeRun) -> None:
-    run = make_run(failures=FAILURES)
-    write_all(run)
+def test_the_page_loads_nothing_and_its_identifiers_are_unique(run: Run) -> None:
     text = (run.path / "report.html").read_text()
     page = _Page()
     page.feed(text)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,15 @@ from retbench.training.loop import Progress, Record, train
 from retbench.training.step import IGNORED, make_optimizer, next_token_loss
 
 FAMILIES = ("retnet", "transformer")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The loop's clock, in seconds; it moves only where a test moves it."""
+    now = [0.0]
+    stopped = SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr("retbench.training.loop.time", stopped)
+    return now
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -160,12 +168,15 @@ def test_compiled_it_learns_alike(small: ModuleType) -> None:
     assert found == pytest.approx(expected, rel=1e-5)
 
 
-def test_records_are_means_and_the_dev_loss_is_estimated_in_between(small: ModuleType) -> None:
+def test_records_are_means_and_the_dev_loss_is_estimated_in_between(
+    small: ModuleType, clock: list[float]
+) -> None:
     model, modes, seen = small.Table().eval(), [], []
+    model.register_forward_hook(lambda *_: clock.__setitem__(0, clock[0] + 0.25))
 
     def dev() -> float:
         modes.append((model.training, torch.is_grad_enabled()))
-        time.sleep(0.5)
+        clock[0] += 100.0
         return 3.0
 
     config = small.training(steps=11)
@@ -182,8 +193,8 @@ def test_records_are_means_and_the_dev_loss_is_estimated_in_between(small: Modul
     assert seen == training.records
     assert modes == [(False, False)] * 3
     assert not model.training  # as it came
-    assert training.seconds == training.records[-1].seconds < 1.5  # which is what dev took
-    assert training.tokens_per_s == pytest.approx(64 * 11 / training.seconds)
+    assert [r.seconds for r in training.records] == [0.25 * step for step in steps]  # not dev's
+    assert training.seconds == 2.75 and training.tokens_per_s == 64 * 11 / 2.75
 
 
 class Fails(nn.Module):
@@ -291,16 +302,16 @@ def test_equal_trainings_are_equal_bit_for_bit(small: ModuleType) -> None:
 class Cold(nn.Module):
     """Is slow at its first call, draws random numbers, and keeps a buffer up to date."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: list[float]) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
+        self._clock = clock
         self.table = nn.Parameter(torch.randn(17, 17, generator=generator))
         self.register_buffer("calls", torch.zeros(()))
         self._is_cold = True
 
     def forward(self, tokens: Tensor) -> Tensor:
-        if self._is_cold:
-            time.sleep(0.5)
+        self._clock[0] += 0.5 if self._is_cold else 0.0
         self._is_cold = False
         self.calls += 1
         return F.dropout(self.table[tokens], 0.3, self.training)
@@ -313,27 +324,29 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_cold_start_is_made_before_the_clock_and_changes_nothing(
-    small: ModuleType, uncompiled: None, accumulate: int
+    small: ModuleType, uncompiled: None, clock: list[float], accumulate: int
 ) -> None:
     found = []
     for compiled in (False, True):
         torch.manual_seed(5)
-        model = Cold()
+        model = Cold(clock)
         config = small.training(compile=compiled, accumulate=accumulate)
         found.append((train(model, small.source(), config), weights(model)))
     (with_it, expected), (without_it, made) = found
-    assert with_it.seconds > 0.5 > without_it.seconds
+    assert (with_it.seconds, without_it.seconds) == (0.5, 0.0)
     assert [r.train_loss for r in with_it.records] == [r.train_loss for r in without_it.records]
     assert equal(expected, made)
 
 
-def test_nothing_is_computed_where_no_step_is_left(small: ModuleType, uncompiled: None) -> None:
+def test_nothing_is_computed_where_no_step_is_left(
+    small: ModuleType, uncompiled: None, clock: list[float]
+) -> None:
     config = small.training(compile=True)
     done = Progress(config.steps, 1.0, (Record(config.steps, 64, 1.0, 2.0, None, 0.1),))
 
     class Done:
         restore = staticmethod(lambda *_: done)
 
-    model = Cold()
+    model = Cold(clock)
     assert train(model, small.source(), config, checkpoint=Done()).seconds == 1.0  # type: ignore[arg-type]
     assert not model.calls
