@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.kernels.step import column_count, warp_count
+from models.kernels.step import warp_count
 from models.kernels.step_op import fused_retention
 from models.layers import rms_norm, rotate
 from models.retention import retention_step
@@ -135,11 +135,6 @@ def test_a_float64_state_is_kept_as_it_is_made(device: torch.device) -> None:
     assert distance(state, case.state) < 1e-6
 
 
-@pytest.mark.parametrize(("matrices", "columns"), [(1, 8), (8, 16), (16, 32), (1000, 32)])
-def test_few_heads_are_cut_finer(matrices: int, columns: int) -> None:
-    assert column_count(matrices, 512) == columns
-
-
 @pytest.mark.parametrize(("d_k", "columns"), [(2, 8), (4, 8), (8, 8), (16, 8), (8, 32), (256, 8)])
 def test_no_two_warps_hold_the_same_of_a_state(d_k: int, columns: int) -> None:
     warps = warp_count(d_k, columns)
@@ -154,7 +149,7 @@ def test_the_cut_changes_no_result(
     case = Case(1, 2, 16, 40, device=device)
     projected, state = case.token().float(), case.state.float()
     expected = case.expected(projected.double(), case.state)
-    monkeypatch.setattr("models.kernels.step.column_count", lambda *_: columns)
+    monkeypatch.setattr("models.kernels.step.step_columns", lambda *_: columns)
     assert distance(case.found(projected, state), expected) < 2e-6
     assert distance(state, case.state) < 1e-6
 
