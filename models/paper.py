@@ -49,6 +49,10 @@ class PaperConfig(TransformerConfig):
         """A new mixer."""
         return PaperAttention(self)
 
+    def mixer_hardware_flops(self, tokens: int) -> int:
+        """All pairs, masked ones too: the scores are a whole product."""
+        return tokens**2 * 4 * self.d_model
+
     def mixer_step_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
         """The old cache is read, the new one written, and read by the attention."""
         return 3 * self.mixer_state_bytes(batch_size, context, dtype_bytes)

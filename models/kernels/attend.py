@@ -25,13 +25,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from models.kernels.plan import gpu_at, split_count
 from models.kernels.rotary import load_rotated
 from models.kernels.support import MAX_GROUP
 
-PROGRAMS = 4 * 132
-"""Programs to aim at: four for each multiprocessor of an H100, all resident at once."""
-SHORTEST_SPLIT = 64
-"""Keys of a full cache that are worth a program."""
+RESIDENT = {1: 4, MAX_GROUP: 2}
+"""Programs of :func:`_attend` in 16 bits that a multiprocessor holds at least, by their rows."""
 
 _FLOOR = tl.constexpr(-1e30)
 """The score of what is not there: finite, so that the difference of two of them is no NaN."""
@@ -47,8 +46,8 @@ def _attend_one(
     One row would fill a sixteenth of a tensor core's operand, so products are multiplied and
     summed in float32. Each line of the tile is an online softmax of its own: inside the loop no
     thread waits for another but for the dot product of one key. The loop names no ``num_stages``:
-    pipelined, it takes 217 to 249 registers a thread where it now takes 96, and two programs fit a
-    multiprocessor where :data:`PROGRAMS` counts on four, which hide each other's loads.
+    pipelined, it takes 217 to 249 registers a thread where it now takes 96 to 128, and two programs
+    fit a multiprocessor where now four do, which hide each other's loads.
 
     Returns:
         Largest score (1,), sum of exponentials (1,) and weighted sum of values (1, BLOCK_DIM).
@@ -116,11 +115,12 @@ def _attend_rows(
     return top, total, mixed
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["max_len", "splits"])
 def _attend(
-    qkv, cos, sin, position, keys, values, partial, log_sums, max_len,
+    qkv, cos, sin, position, keys, values, partial, log_sums, cache_batch, cache_head, max_len,
+    splits,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, SCALE: tl.constexpr,
-    SPLITS: tl.constexpr, PRODUCT: tl.constexpr,
+    PRODUCT: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, BLOCK_DIM: tl.constexpr,
 ):  # fmt: skip
     """One split's part of one KV head's attention; the first split also writes the cache.
@@ -130,19 +130,19 @@ def _attend(
     split is empty, and nobody reads the slot that the first writes.
     """
     program = tl.program_id(0)
-    split = program % SPLITS
-    cache = (program // SPLITS).to(tl.int64)
-    head = cache % KV_HEADS
+    split = program % splits
+    cache = (program // splits).to(tl.int64)
+    batch, head = cache // KV_HEADS, cache % KV_HEADS
     dtype: tl.constexpr = qkv.dtype.element_ty
-    token = qkv + cache // KV_HEADS * ((GROUP + 2) * KV_HEADS * DIM)
-    keys += cache * max_len * DIM
-    values += cache * max_len * DIM
+    token = qkv + batch * ((GROUP + 2) * KV_HEADS * DIM)
+    keys += batch * cache_batch + head * cache_head
+    values += batch * cache_batch + head * cache_head
     row, column = tl.arange(0, BLOCK_ROWS), tl.arange(0, BLOCK_DIM)
     inside = (row < GROUP)[:, None] & (column < DIM)[None, :]
 
     slot = tl.load(position)
     earlier = tl.minimum(slot, max_len).to(tl.int32)
-    share = tl.cdiv(tl.cdiv(earlier, SPLITS), BLOCK_KEYS) * BLOCK_KEYS
+    share = tl.cdiv(tl.cdiv(earlier, splits), BLOCK_KEYS) * BLOCK_KEYS
     first = split * share
     end = tl.minimum(first + share, earlier)
     queries = token + head * GROUP * DIM + row[:, None] * DIM
@@ -172,15 +172,15 @@ def _attend(
     total = total * kept + weight
     mixed = mixed * kept[:, None] + weight[:, None] * v.to(tl.float32)[None, :]
 
-    part = (cache * GROUP + row) * SPLITS + split
+    part = (cache * GROUP + row) * splits + split
     tl.store(log_sums + part, higher + tl.log2(total), mask=row < GROUP)
     tl.store(partial + part[:, None] * DIM + column[None, :], mixed / total[:, None], mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def _combine(
-    partial, log_sums, out,
-    DIM: tl.constexpr, SPLITS: tl.constexpr, ALL_SPLITS: tl.constexpr,
+    partial, log_sums, out, splits,
+    DIM: tl.constexpr, ALL_SPLITS: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr, BLOCK_DIM: tl.constexpr,
 ):  # fmt: skip
     """The splits' mean, weighted by their sums of exponentials, for some columns of one head."""
@@ -188,19 +188,19 @@ def _combine(
     program = tl.program_id(0)
     head = (program // BLOCKS).to(tl.int64)
     column = program % BLOCKS * BLOCK_DIM + tl.arange(0, BLOCK_DIM)
-    log_sums += head * SPLITS
-    partial += head * SPLITS * DIM
+    log_sums += head * splits
+    partial += head * splits * DIM
 
     every = tl.arange(0, ALL_SPLITS)
-    sums = tl.load(log_sums + every, mask=every < SPLITS, other=_FLOOR)
+    sums = tl.load(log_sums + every, mask=every < splits, other=_FLOOR)
     top = tl.max(sums, axis=0)
     total = tl.sum(tl.exp2(sums - top), axis=0)
     mixed = tl.zeros((BLOCK_SPLITS, BLOCK_DIM), tl.float32)
-    for start in range(0, SPLITS, BLOCK_SPLITS):
+    for start in range(0, splits, BLOCK_SPLITS):
         split = start + tl.arange(0, BLOCK_SPLITS)
-        inside = (split < SPLITS)[:, None] & (column < DIM)[None, :]
+        inside = (split < splits)[:, None] & (column < DIM)[None, :]
         x = tl.load(partial + split[:, None] * DIM + column[None, :], mask=inside, other=0.0)
-        weight = tl.exp2(tl.load(log_sums + split, mask=split < SPLITS, other=_FLOOR) - top)
+        weight = tl.exp2(tl.load(log_sums + split, mask=split < splits, other=_FLOOR) - top)
         mixed += weight[:, None] * x
     tl.store(out + head * DIM + column, tl.sum(mixed, axis=0) / total, mask=column < DIM)
 
@@ -213,37 +213,29 @@ def launch(
     batch, kv_heads, max_len, dim = keys.shape
     heads = out.shape[1] // dim
     group = heads // kv_heads
-    splits = split_count(batch * kv_heads, max_len)
-    log_sums = torch.empty(batch, heads, splits, dtype=torch.float32, device=qkv.device)
-    partial = torch.empty(batch, heads, splits, dim, dtype=torch.float32, device=qkv.device)
     block_dim = triton.next_power_of_2(dim)
     rows = 1 if group == 1 else MAX_GROUP
     # One row's tile is held in registers, several rows' in shared memory.
     block_keys = min(64, max(16, (4096 if rows == 1 else 8192) // block_dim))
+    slots = RESIDENT[rows] * gpu_at(out.device).multiprocessors
+    splits = split_count(batch * kv_heads, max_len, block_keys, slots)
+    log_sums = torch.empty(batch, heads, splits, dtype=torch.float32, device=qkv.device)
+    partial = torch.empty(batch, heads, splits, dim, dtype=torch.float32, device=qkv.device)
     with torch.cuda.device_of(out):
         _attend[(batch * kv_heads * splits,)](
-            qkv, cos, sin, position, keys, values, partial, log_sums, max_len,
+            qkv, cos, sin, position, keys, values, partial, log_sums, *keys.stride()[:2], max_len,
+            splits,
             KV_HEADS=kv_heads, GROUP=group, DIM=dim, SCALE=dim**-0.5 * math.log2(math.e),
-            SPLITS=splits, PRODUCT=_product_type(qkv.dtype),
+            PRODUCT=_product_type(qkv.dtype),
             BLOCK_ROWS=rows, BLOCK_KEYS=block_keys, BLOCK_DIM=max(16, block_dim),
             num_warps=4, num_stages=2,
         )  # fmt: skip
         columns = min(32, block_dim)
         _combine[(batch * heads * triton.cdiv(dim, columns),)](
-            partial, log_sums, out,
-            DIM=dim, SPLITS=splits, ALL_SPLITS=triton.next_power_of_2(splits),
+            partial, log_sums, out, splits,
+            DIM=dim, ALL_SPLITS=triton.next_power_of_2(splits),
             BLOCK_SPLITS=min(64, triton.next_power_of_2(splits)), BLOCK_DIM=columns, num_warps=4,
         )  # fmt: skip
-
-
-def split_count(caches: int, max_len: int) -> int:
-    """Splits of each of so many KV heads' keys: enough to fill the GPU, none shorter than is worth.
-
-    Args:
-        caches: KV heads of all sequences, at least one.
-        max_len: length of the cache, in tokens.
-    """
-    return min(-(-PROGRAMS // caches), -(-max_len // SHORTEST_SPLIT))
 
 
 def _product_type(dtype: torch.dtype) -> tl.dtype:

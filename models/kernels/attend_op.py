@@ -33,8 +33,9 @@ def fused_attention(
         position: int64 of shape (1,), on the device: how many tokens the cache holds. At a
             position beyond the cache nothing is written.
         keys: (batch, kv_heads, max_len, head_dim) of any of these types, head_dim even;
-            written at ``position``.
-        values: the cache of values, shaped like ``keys``.
+            written at ``position``. May be the first part of a longer cache: a head's keys must
+            lie side by side, and no more.
+        values: the cache of values, shaped and laid out like ``keys``.
 
     Returns:
         (batch, heads head_dim), of the type of ``qkv``.
@@ -49,7 +50,8 @@ def fused_attention(
     if reason := unsupported(dim, group, qkv.dtype, qkv.device):
         raise ValueError(f"attention's step in Triton: {reason}")
     fit = qkv.shape == (batch, (group + 2) * kv_heads * dim) and values.shape == keys.shape
-    if not (fit and all(x.is_contiguous() for x in (qkv, cos, sin, keys, values))):
+    laid_out = keys.stride() == values.stride() and keys.stride()[2:] == (dim, 1)
+    if not (fit and laid_out and all(x.is_contiguous() for x in (qkv, cos, sin))):
         raise ValueError("attention's step in Triton: inputs do not fit or are not contiguous")
     from models.kernels.attend import launch
 

@@ -31,7 +31,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from models.kernels.plan import Plan, block, plan_of_states
+from models.kernels.plan import Plan, block, gpu_at, plan_of_states
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -63,7 +63,7 @@ def states(
     columns, chunks = y.shape[-1], triton.cdiv(time, plan.chunk)
     before = x.new_empty(batch * heads, chunks, rows, columns, dtype=plan.operand)
     final = x.new_empty(batch, heads, rows, columns, dtype=torch.float32)
-    plan = plan_of_states(plan, batch * heads, rows, columns)
+    plan = plan_of_states(plan, batch * heads, rows, columns, gpu_at(x.device))
     tiles = triton.cdiv(rows, plan.rows) * triton.cdiv(columns, plan.columns)
     _launch(
         _states_kernel, batch * heads * tiles, plan,

@@ -20,10 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from models.kernels.plan import gpu_at, step_columns
 from models.kernels.rotary import load_rotated
-
-ENOUGH_PROGRAMS = 256
-"""From so many programs on, a state's columns are cut no finer: about two a multiprocessor."""
 
 
 @triton.jit
@@ -94,7 +92,8 @@ def launch(
     """Run both kernels on what :func:`models.kernels.step_op.fused_retention` was given."""
     batch, heads, d_k, d_v = state.shape
     mixed = torch.empty(batch, heads, d_v, dtype=torch.float32, device=state.device)
-    block_k, columns = triton.next_power_of_2(d_k), column_count(batch * heads, d_v, state.itemsize)
+    block_k = triton.next_power_of_2(d_k)
+    columns = step_columns(batch * heads, d_v, gpu_at(out.device), state.itemsize)
     sizes = {"HEADS": heads, "D_K": d_k, "D_V": d_v, "WIDTH": projected.shape[1]}
     with torch.cuda.device_of(out):
         _recur[(batch * heads * triton.cdiv(d_v, columns),)](
@@ -115,20 +114,3 @@ def warp_count(block_k: int, block_v: int) -> int:
     could store an element before another has loaded it.
     """
     return max(1, min(4, block_k * block_v // 32))
-
-
-def column_count(matrices: int, d_v: int, itemsize: int) -> int:
-    """Columns of the state that one program holds: 32, or down to 8 while programs are few.
-
-    In 16 bits down to 16: these, or 8 of float32, are a memory sector of 32 bytes, below which a
-    row's end would be read twice.
-
-    Args:
-        matrices: of the whole batch.
-        d_v: columns of one.
-        itemsize: bytes of a number of the state.
-    """
-    columns, least = 32, max(8, 32 // itemsize)
-    while columns > least and matrices * triton.cdiv(d_v, columns) < ENOUGH_PROGRAMS:
-        columns //= 2
-    return columns

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 IS = "bound, not a measurement"
 _HERE = {
-    "tpot_bound_s": "of a decode step: its bytes over the data sheet's bandwidth, or its FLOPs over "
-                    "the data sheet's dense rate, whichever is longer",
+    "tpot_bound_s": "of a decode step: its bytes over the data sheet's bandwidth, or its FLOPs "
+                    "over the data sheet's dense rate, whichever is longer",
     "ttft_bound_s": "of a prefill: the bytes of weights and state over the bandwidth, or its FLOPs "
                     "over the rate, whichever is longer",
 }  # fmt: skip

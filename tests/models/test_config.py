@@ -246,6 +246,8 @@ def scan_flops(config: ModelConfig, tokens: int) -> int:
 
 def as_counted(family: str) -> dict[str, Any]:
     """Attention by its two products, other mixers in chunks of which there are several."""
+    if family == "transformer-paper":  # it computes so anyway
+        return {}
     return {"implementation": "math"} if family in ATTENTION else {"chunk_size": 8}
 
 

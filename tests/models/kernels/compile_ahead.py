@@ -1,13 +1,19 @@
-"""Compiles the chunkwise kernels for a GPU without one, and prints what each takes.
+"""Compiles kernels for a GPU without one, and says what each takes, a JSON line a launch.
 
-    python compile_ahead.py CAPABILITY DTYPE D_KxD_V...       one JSON line a kernel
+    python compile_ahead.py CAPABILITY CASE...
 
-    python compile_ahead.py 90 bfloat16 256x512 16x32         for an H100
+    python compile_ahead.py 90 forward,bfloat16,1,8,256,512 attend,bfloat16,1,4,4,128,8224
+
+A case names what is launched, the type of numbers, the batch size, and then
+
+    forward, backward     heads, d_k, d_v of chunkwise retention
+    retain                heads, d_k, d_v of a decode step's retention
+    attend                KV heads, query heads of each, head dimension, tokens of the cache
 
 Run in a process of its own, without the interpreter, it finds what the interpreter cannot: a type
-error, a block too large for shared memory, registers that spill. The ops run as they are, on CPU
-tensors, but Triton believes in a GPU and stops short of the launch. The first dimensions are
-compiled forwards, backwards and in every tile of their states, the others forwards.
+error, a block too large for shared memory, registers that spill, programs that do not fit side by
+side. The ops run as they are, on tensors without numbers, but Triton believes in a GPU and stops
+short of the launch.
 """
 
 from __future__ import annotations
@@ -17,6 +23,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,21 +31,64 @@ import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
+from triton.runtime.jit import JITFunction
 
-from models.kernels import chunk, chunk_op, plan
+from models.kernels import attend, chunk, chunk_op, plan, step
+from models.kernels.plan import GPU
 
-BATCHES = (2, 4, 8, 16)
-"""Sizes at which the states of one head are cut less and less, beside batch 1."""
+TOKENS = 8192
+"""Of a sequence that is compiled for: how many changes no kernel, but how many programs run."""
+
+WARP, REGISTERS, RESERVED_BYTES, PROGRAMS = 32, 64 * 1024, 1024, 32
+"""Threads of a warp; of a multiprocessor: registers, shared memory that each program takes besides
+its own, and the most programs (CUDA C++ Programming Guide, compute capabilities 8.0 to 12.0)."""
+
+
+@dataclass(frozen=True)
+class Model(GPU):
+    """A GPU's model, and what of it decides how many programs are resident.
+
+    Attributes:
+        name: the card.
+        warps: that a multiprocessor holds at most.
+        memory_bytes: shared memory of a multiprocessor.
+    """
+
+    name: str = ""
+    warps: int = 64
+    memory_bytes: int = 228 * 1024
+
+    def resident(self, registers: int, shared_bytes: int, warps: int) -> int:
+        """Programs of a kernel that a multiprocessor holds at once.
+
+        Args:
+            registers: of a thread; they are given out by 256 a warp, to each quarter by itself.
+            shared_bytes: of a program.
+            warps: of a program.
+        """
+        a_warp = triton.cdiv(registers * WARP, 256) * 256
+        by_registers = REGISTERS // 4 // a_warp * 4 // warps
+        by_memory = self.memory_bytes // (shared_bytes + RESERVED_BYTES)
+        return min(by_registers, by_memory, self.warps // warps, PROGRAMS)
+
+
+MODELS = {
+    80: Model(108, 163 * 1024, "A100", memory_bytes=164 * 1024),
+    90: Model(132, 227 * 1024, "H100"),
+    100: Model(148, 227 * 1024, "B200"),
+    120: Model(170, 99 * 1024, "RTX 5090", warps=48, memory_bytes=100 * 1024),
+}
+"""By compute capability, times ten."""
 
 
 class AbsentGPU:
-    """As much of Triton's driver as compiling takes, for a GPU of a compute capability."""
+    """As much of Triton's driver as compiling takes."""
 
-    def __init__(self, capability: int = 90) -> None:
+    def __init__(self, capability: int) -> None:
         self.capability = capability
 
     def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", self.capability, 32)
+        return GPUTarget("cuda", self.capability, WARP)
 
     def get_current_device(self) -> int:
         return 0
@@ -47,64 +97,133 @@ class AbsentGPU:
         return 0
 
 
-def compile_only(kernel: Any, programs: int, cut: plan.Plan, *args: Any, **sizes: Any) -> None:
-    """Stands in for the launch: compiles, and prints what the kernel takes."""
-    compiled = kernel.warmup(
-        *args, **sizes, CHUNK=cut.chunk, PRODUCT=cut.product, PRECISION=cut.precision,
-        num_warps=cut.warps, num_stages=cut.stages, grid=(programs,),
-    )  # fmt: skip
-    report(kernel, compiled, tile=[cut.rows, cut.columns])
-
-
-def report(kernel: Any, compiled: Any, **more: Any) -> None:
-    """Print what a compiled kernel takes."""
+def usage(compiled: Any) -> dict[str, int]:
+    """Registers and bytes of stack of each thread, as the assembler left them."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
         tool = triton.knobs.nvidia.cuobjdump.path
-        usage = subprocess.run(
+        printed = subprocess.run(
             [tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
         ).stdout
-    found = {name: int(count) for name, count in re.findall(r"(REG|STACK):(\d+)", usage)}
-    line = {"kernel": kernel.__name__, "registers": found["REG"], "stack_bytes": found["STACK"]}
-    print(json.dumps({**line, **more, "shared_bytes": compiled.metadata.shared}))
+    found = {name: int(count) for name, count in re.findall(r"(REG|STACK):(\d+)", printed)}
+    return {"registers": found["REG"], "stack_bytes": found["STACK"]}
 
 
-def inputs(batch: int, dtype: torch.dtype, d_k: int, d_v: int) -> tuple[Tensor, ...]:
-    """Queries, keys, values and decays, without numbers."""
-    q, k = torch.empty(2, batch, 256, 1, d_k, dtype=dtype).transpose(2, 3)
-    v = torch.empty(batch, 256, 1, d_v, dtype=dtype).transpose(1, 2)
-    return q, k, v, torch.zeros(1, dtype=torch.float64)
+def instructions(ptx: str) -> dict[str, Any]:
+    """What a kernel is made of.
+
+    Returns:
+        Which tensor cores it uses, how many bits its accesses to global memory move inside loops,
+        and whether it keeps anything in local memory, which is global.
+    """
+    lines = [line.strip() for line in ptx.splitlines()]
+    names = [re.match(r"(\$\w+):", line) for line in lines]
+    labels = {name[1]: number for number, name in enumerate(names) if name}
+    inside: set[int] = set()
+    for number, line in enumerate(lines):
+        target = re.search(r"\bbra\S*\s+(\$\w+)", line)
+        if target and labels[target[1]] < number:
+            inside.update(range(labels[target[1]], number))
+    widths = {_bits(lines[number]) for number in inside} - {0}
+    cores = re.findall(r"\b(wgmma|tcgen05|mma)\.(?:mma|sync|async)", ptx)
+    return {
+        "tensor_cores": sorted(set(cores)), "bits_in_loops": sorted(widths),
+        "local_memory": ".local" in ptx,
+    }  # fmt: skip
 
 
-def backward(dtype: torch.dtype, d_k: int, d_v: int) -> None:
-    """Compile what a backward pass launches."""
-    q, k, v, log_gamma = inputs(1, dtype, d_k, d_v)
-    state = torch.empty(1, 1, d_k, d_v)
-    chunk_op._backward(q, k, v, log_gamma, state, v, state)
+def _bits(line: str) -> int:
+    """Bits that a thread moves from or to global memory; 0 where a line of PTX does not."""
+    if copied := re.search(r"\bcp\.async\S*\.global\S* .*, (0x\w+|\d+), ", line):
+        return 8 * int(copied[1], 0)
+    if moved := re.search(
+        r"\b(?:ld|st)\.global(?:\.[a-z:0-9_]+)*?(?:\.v(\d))?\.[bfsu](\d+) ", line
+    ):
+        return int(moved[1] or 1) * int(moved[2])
+    return 0
 
 
-def states(dtype: torch.dtype, d_k: int, d_v: int) -> None:
-    """Compile the kernel of states as batches cut it."""
-    whole = plan.plan_for(dtype, torch.device("cpu"))
-    for batch in BATCHES:
-        _, k, v, log_gamma = inputs(batch, dtype, d_k, d_v)
-        chunk.states(k, v, log_gamma, None, whole)
+@dataclass
+class Report:
+    """Stands in for every launch."""
+
+    gpu: Model
+    case: str = ""
+
+    def __call__(self, kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        """Compile, and print what the kernel takes and how many programs run at once."""
+        compiled = RUN(kernel, *args, grid=grid, warmup=True, **options)
+        shared, warps = compiled.metadata.shared, compiled.metadata.num_warps
+        line = {"case": self.case, "kernel": kernel.__name__, "programs": grid[0], "warps": warps}
+        line |= usage(compiled) | {"shared_bytes": shared, "fits": shared <= self.gpu.shared_bytes}
+        resident = self.gpu.resident(line["registers"], shared, warps)
+        slots = resident * self.gpu.multiprocessors
+        line |= {"resident": resident, "waves": round(grid[0] / slots, 3) if slots else None}
+        print(json.dumps(line | instructions(compiled.asm["ptx"])), flush=True)
 
 
-def main(capability: int, dtype: torch.dtype, dims: list[tuple[int, int]]) -> None:
-    """Compile for a GPU; one of less than 9.0 has too little shared memory for large blocks."""
+RUN = JITFunction.run
+
+
+def _inputs(dtype: torch.dtype, batch: int, heads: int, d_k: int, d_v: int) -> tuple[Any, ...]:
+    q, k = torch.empty(2, batch, TOKENS, heads, d_k, dtype=dtype, device="meta").transpose(2, 3)
+    v = torch.empty(batch, TOKENS, heads, d_v, dtype=dtype, device="meta").transpose(1, 2)
+    return q, k, v, torch.zeros(heads, dtype=torch.float64, device="meta")
+
+
+def forward(dtype: torch.dtype, *sizes: int) -> None:
+    """What a forward pass launches."""
+    chunk_op._forward._init_fn(*_inputs(dtype, *sizes), None)
+
+
+def backward(dtype: torch.dtype, batch: int, heads: int, d_k: int, d_v: int) -> None:
+    """What a backward pass launches."""
+    q, k, v, log_gamma = _inputs(dtype, batch, heads, d_k, d_v)
+    state = torch.empty(batch, heads, d_k, d_v, device="meta")
+    chunk_op._backward._init_fn(q, k, v, log_gamma, state, v, state)
+
+
+def retain(dtype: torch.dtype, batch: int, heads: int, d_k: int, d_v: int) -> None:
+    """What retention launches in a decode step."""
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(*shape, dtype=dtype, device="meta")
+
+    projected = empty(batch, 2 * heads * (d_k + d_v), dtype=dtype)
+    out, state = empty(batch, heads * d_v, dtype=dtype), empty(batch, heads, d_k, d_v)
+    angles, gamma = empty(2, d_k), empty(heads)
+    step.launch(projected, angles, angles, gamma, None, state, 1e-6, out)
+
+
+def attend_(
+    dtype: torch.dtype, batch: int, kv_heads: int, group: int, dim: int, max_len: int
+) -> None:
+    """What attention launches in a decode step."""
+
+    def empty(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+        return torch.empty(*shape, dtype=dtype, device="meta")
+
+    qkv, out = empty(batch, (group + 2) * kv_heads * dim), empty(batch, group * kv_heads * dim)
+    angles = empty(1, dim, dtype=torch.float32)
+    keys = empty(batch, kv_heads, max_len, dim)
+    attend.launch(qkv, angles, angles, empty(1, dtype=torch.int64), keys, keys, out)
+
+
+def main(capability: int, cases: list[str]) -> None:
+    """Compile the cases for a GPU of a compute capability."""
+    gpu = MODELS[capability]
+    report = Report(gpu)
     driver.set_active(AbsentGPU(capability))
-    chunk._launch = compile_only
+    JITFunction.run = lambda kernel, *args, **options: report(kernel, *args, **options)
     chunk_op.unavailable = lambda device: None  # type: ignore[assignment]
-    plan._has_large_blocks = lambda device: capability >= 90
-    for d_k, d_v in dims:
-        chunk_op._forward(*inputs(1, dtype, d_k, d_v), None)
-    backward(dtype, *dims[0])
-    states(dtype, *dims[0])
+    for module in (attend, chunk, plan, step):
+        module.gpu_at = lambda device: gpu  # type: ignore[attr-defined]
+    launches = {"forward": forward, "backward": backward, "retain": retain, "attend": attend_}
+    for report.case in cases:
+        name, dtype, *sizes = report.case.split(",")
+        launches[name](getattr(torch, dtype), *map(int, sizes))
 
 
 if __name__ == "__main__":
-    capability, name, *dims = sys.argv[1:]
-    pairs = [tuple(map(int, pair.split("x"))) for pair in dims]
-    main(int(capability), getattr(torch, name), pairs)
+    main(int(sys.argv[1]), sys.argv[2:])

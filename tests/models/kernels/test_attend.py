@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.kernels.attend import split_count
 from models.kernels.attend_op import fused_attention
+from models.kernels.plan import split_count
 from models.kernels.support import MAX_GROUP
 from models.layers import Rotary, rotate
 
@@ -109,7 +109,7 @@ def test_positions_at_the_borders_of_splits(
     device: torch.device, group: int, position: int
 ) -> None:
     case = Case(1, 1, group, 8, 320, device=device)
-    assert split_count(1, case.max_len) == 5
+    assert split_count(1, case.max_len, 64, 100) == 5
     check(case, position)
 
 
@@ -118,9 +118,8 @@ def test_positions_at_the_borders_of_splits(
 def test_few_long_splits_give_the_same(
     device: torch.device, group: int, splits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.kernels.attend.PROGRAMS", splits)
+    monkeypatch.setattr("models.kernels.attend.split_count", lambda *_: splits)
     case = Case(1, 1, group, 32, 320, device=device)
-    assert split_count(1, case.max_len) == splits
     # Keys that grow along the sequence: later tiles hold higher scores than earlier ones.
     case.keys *= torch.linspace(0, 3, case.max_len, device=device)[:, None]
     check(case, 300)
@@ -129,6 +128,17 @@ def test_few_long_splits_give_the_same(
 @pytest.mark.parametrize("group", [2, 3, MAX_GROUP])
 def test_groups_of_any_size(device: torch.device, group: int) -> None:
     check(Case(2, 2, group, 8, 40, device=device), 39)
+
+
+@pytest.mark.parametrize("group", [1, 4])
+def test_a_cache_may_be_the_first_part_of_a_longer_one(device: torch.device, group: int) -> None:
+    case = Case(2, 2, group, 8, 90, device=device)
+    whole = case.keys, case.values
+    case.keys, case.values = (x[:, :, :71] for x in whole)
+    case.max_len = 71
+    beyond = [x[:, :, 71:].clone() for x in whole]
+    check(case, 70)
+    assert all(torch.equal(x[:, :, 71:], y) for x, y in zip(whole, beyond, strict=True))
 
 
 @pytest.mark.parametrize("group", [1, 4])
@@ -178,16 +188,6 @@ def test_beyond_the_cache_nothing_is_written(device: torch.device, group: int) -
     before = [x.clone() for x in (case.keys, case.values)]
     case.found(case.token(), 64)
     assert torch.equal(case.keys, before[0]) and torch.equal(case.values, before[1])
-
-
-@pytest.mark.parametrize(
-    ("caches", "max_len", "splits"),
-    [(1, 1, 1), (1, 64, 1), (1, 65, 2), (16, 8192, 33), (4, 8192, 128), (1000, 8192, 1)],
-)
-def test_splits_fill_the_gpu_and_are_worth_their_launch(
-    caches: int, max_len: int, splits: int
-) -> None:
-    assert split_count(caches, max_len) == splits
 
 
 def test_a_batch_of_none_is_left_as_it_is(device: torch.device) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.kernels import chunk_op, support
 from models.kernels.chunk_op import retention_chunk, unsupported
-from models.kernels.plan import plan_for, plan_of_states
+from models.kernels.plan import GPU, plan_for, plan_of_states
 from models.retention import log_decays, retention_parallel
 
 TOLERANCE = {
@@ -111,12 +111,14 @@ def test_any_head_dimension_agrees_with_the_definition(
 def test_the_tiles_of_a_smaller_gpu_agree_with_the_definition(
     device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.kernels.plan._has_large_blocks", lambda device: False)
+    small = GPU(shared_bytes=99 * 1024)
+    monkeypatch.setattr("models.kernels.plan.gpu_at", lambda device: small)
+    assert plan_for(torch.bfloat16, device).rows == 64
     assert_agrees(inputs(130, torch.bfloat16, device, heads=1, d_k=128, d_v=256))
 
 
 @pytest.mark.parametrize(
-    ("dtype", "enough", "tile"),
+    ("dtype", "multiprocessors", "tile"),
     [
         (torch.bfloat16, 1, (128, 128)),
         (torch.bfloat16, 2, (128, 64)),
@@ -131,12 +133,13 @@ def test_the_tiles_of_a_smaller_gpu_agree_with_the_definition(
 def test_any_cut_of_the_state_agrees_with_the_definition(
     device: torch.device,
     dtype: torch.dtype,
-    enough: int,
+    multiprocessors: int,
     tile: tuple[int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("models.kernels.plan.ENOUGH_PROGRAMS", enough)
-    cut = plan_of_states(plan_for(dtype, device), 1, 100, 120)
+    gpu = GPU(multiprocessors)
+    monkeypatch.setattr("models.kernels.chunk.gpu_at", lambda device: gpu)
+    cut = plan_of_states(plan_for(dtype, device), 1, 100, 120, gpu)
     assert (cut.rows, cut.columns) == tile
     assert_agrees(inputs(130, dtype, device, heads=1, d_k=100, d_v=120))
 

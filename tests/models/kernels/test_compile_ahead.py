@@ -1,4 +1,4 @@
-"""The kernels compile for an H100 and lesser GPUs, and fit into shared memory and registers."""
+"""The kernels compile for GPUs of each kind, fit side by side, and use what the GPUs have."""
 
 from __future__ import annotations
 
@@ -11,57 +11,94 @@ from typing import Any
 
 import pytest
 
-LARGE = 227 * 1024
-"""Shared memory that a block may have on an H100 (CUDA C++ Programming Guide)."""
-
-SMALL = 99 * 1024
-"""The least of those from compute capability 8.0 on, that of 8.6; at 8.0 itself it is 163 KiB."""
+from models.kernels.attend import RESIDENT
 
 SPILLED_BYTES = 64
 """Of a thread's registers; some few that are seldom used, as decays that a loop does not need."""
 
+CHUNKWISE = {"_states_kernel", "_scores_kernel", "_mix_kernel"}
+STEP = {"_recur", "_finish", "_attend", "_combine"}
+
 
 @pytest.mark.parametrize(
-    ("capability", "dtype", "dims", "tiles", "shared_bytes"),
+    ("capability", "tensor_cores", "cases"),
     [
-        (90, "bfloat16", ["256x512", "128x256", "64x128", "16x32"], 6, LARGE),
-        (80, "bfloat16", ["256x512"], 4, SMALL),
-        # Their blocks are the same on every GPU.
-        (90, "float16", ["64x128"], 1, SMALL),
-        (90, "float32", ["256x512"], 3, SMALL),
+        (
+            90,
+            "wgmma",
+            [
+                # A state in tiles of every size that has rows enough for wgmma.
+                *(f"forward,bfloat16,1,{heads},256,512" for heads in (16, 8, 4)),
+                "forward,bfloat16,1,6,128,256",
+                "backward,bfloat16,1,8,256,512",
+                "retain,bfloat16,1,8,256,512",
+                "attend,bfloat16,1,16,1,128,8224",
+                "attend,bfloat16,1,4,4,128,8224",
+            ],
+        ),
+        (
+            80,
+            "mma",
+            [
+                "forward,bfloat16,1,8,256,512",
+                "backward,bfloat16,1,8,256,512",
+                "retain,bfloat16,1,8,256,512",
+                "attend,bfloat16,1,16,1,128,8224",
+                "attend,bfloat16,1,4,4,128,8224",
+            ],
+        ),
+        (100, "tcgen05", ["forward,bfloat16,1,8,256,512", "attend,bfloat16,1,4,4,128,8224"]),
     ],
 )
-def test_every_kernel_compiles_and_fits(
-    capability: int, dtype: str, dims: list[str], tiles: int, shared_bytes: int
+def test_the_kernels_fit_and_read_by_128_bits_into_tensor_cores(
+    capability: int, tensor_cores: str, cases: list[str]
 ) -> None:
-    kernels = compiled("compile_ahead.py", capability, dtype, *dims)
-    assert {k["kernel"] for k in kernels} == {"_states_kernel", "_scores_kernel", "_mix_kernel"}
-    assert len(kernels) == 3 * len(dims) + 7 + 4
-    cuts = {tuple(k["tile"]) for k in kernels if k["kernel"] == "_states_kernel"}
-    assert len(cuts) == tiles
-    check(kernels, shared_bytes)
+    kernels = compiled(capability, *cases)
+    for kernel in kernels:
+        name = kernel["kernel"]
+        if name in CHUNKWISE:
+            assert kernel["tensor_cores"] == [tensor_cores], kernel
+        if name in CHUNKWISE | {"_attend"}:
+            assert set(kernel["bits_in_loops"]) <= {128}, kernel
+        if name == "_attend":
+            rows = max(RESIDENT) if kernel["tensor_cores"] else 1
+            assert kernel["resident"] >= RESIDENT[rows], kernel
 
 
-def test_every_kernel_of_a_step_compiles_and_fits() -> None:
-    kernels = compiled("compile_decode_ahead.py", "bfloat16", "float16", "float32")
-    assert {k["kernel"] for k in kernels} == {"_recur", "_finish", "_attend", "_combine"}
-    assert len(kernels) == 3 * 12
-    check(kernels, SMALL)
+@pytest.mark.parametrize(
+    "cases",
+    [
+        ["forward,float16,1,6,64,128", "retain,float16,1,8,256,512", "attend,float16,1,4,4,128,96"],
+        [
+            "forward,float32,1,8,256,512",
+            "retain,float32,1,8,256,512",
+            "attend,float32,1,16,1,128,96",
+            "attend,float32,1,4,4,128,96",
+        ],
+        # Tiny heads, those that must be masked, and the widest.
+        [
+            "forward,bfloat16,1,4,16,32",
+            "retain,bfloat16,1,6,48,96",
+            "attend,bfloat16,1,2,4,48,96",
+            "attend,bfloat16,1,2,4,256,96",
+        ],
+    ],
+)
+def test_kernels_of_other_types_and_heads_fit_any_gpu(cases: list[str]) -> None:
+    assert {kernel["kernel"] for kernel in compiled(120, *cases)} == CHUNKWISE | STEP
 
 
-def compiled(script: str, *arguments: object) -> list[dict[str, Any]]:
-    """What a script prints of each kernel that it compiles."""
+def compiled(capability: int, *cases: str) -> list[dict[str, Any]]:
+    """What the script says of each kernel that it compiles, which fits and spills nothing."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     run = subprocess.run(
-        [sys.executable, Path(__file__).with_name(script), *map(str, arguments)],
+        [sys.executable, Path(__file__).with_name("compile_ahead.py"), str(capability), *cases],
         capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[3],
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
-    return [json.loads(line) for line in run.stdout.splitlines()]
-
-
-def check(kernels: list[dict[str, Any]], shared_bytes: int) -> None:
-    """Nothing takes more shared memory, or spills."""
+    kernels = [json.loads(line) for line in run.stdout.splitlines()]
+    assert {kernel["case"] for kernel in kernels} == set(cases)
     for kernel in kernels:
-        assert kernel["shared_bytes"] <= shared_bytes, kernel
-        assert kernel["stack_bytes"] <= SPILLED_BYTES, kernel
+        assert kernel["fits"] and kernel["stack_bytes"] <= SPILLED_BYTES, kernel
+        assert kernel["resident"] >= 1 and not kernel["local_memory"], kernel
+    return kernels

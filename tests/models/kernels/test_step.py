@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.kernels.step import column_count, warp_count
+from models.kernels.step import warp_count
 from models.kernels.step_op import fused_retention
 from models.layers import rms_norm, rotate
 from models.retention import retention_step
@@ -149,14 +149,6 @@ def test_a_16_bit_state_is_computed_in_float32_and_rounded_once(
     assert distance(state, case.state) < TOLERANCES[dtype]
 
 
-@pytest.mark.parametrize(
-    ("matrices", "itemsize", "columns"),
-    [(1, 4, 8), (8, 4, 16), (16, 4, 32), (1000, 4, 32), (1, 2, 16), (16, 2, 32), (1, 8, 8)],
-)
-def test_few_heads_are_cut_finer(matrices: int, itemsize: int, columns: int) -> None:
-    assert column_count(matrices, 512, itemsize) == columns
-
-
 @pytest.mark.parametrize(("d_k", "columns"), [(2, 8), (4, 8), (8, 8), (16, 8), (8, 32), (256, 8)])
 def test_no_two_warps_hold_the_same_of_a_state(d_k: int, columns: int) -> None:
     warps = warp_count(d_k, columns)
@@ -171,7 +163,7 @@ def test_the_cut_changes_no_result(
     case = Case(1, 2, 16, 40, device=device)
     projected, state = case.token().float(), case.state.float()
     expected = case.expected(projected.double(), case.state)
-    monkeypatch.setattr("models.kernels.step.column_count", lambda *_: columns)
+    monkeypatch.setattr("models.kernels.step.step_columns", lambda *_: columns)
     assert distance(case.found(projected, state), expected) < 2e-6
     assert distance(state, case.state) < 1e-6
 
