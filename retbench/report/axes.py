@@ -30,6 +30,21 @@ def is_plain(points: Mapping[str, Point], table: pd.DataFrame) -> pd.Series[bool
     return table["point"].isin([key for key, point in points.items() if not point.settings])
 
 
+def held_at(table: pd.DataFrame, axis: Axis, configuration: Mapping[str, Any]) -> pd.Series[int]:
+    """What a sweep along an axis does not vary, of each row: context, batch size, or tokens.
+
+    Args:
+        table: rows at plain points, with their context and batch size.
+        axis: what the sweep varies.
+        configuration: of the run; with tokens a step it is these that a sweep of contexts keeps.
+    """
+    if axis == "batch":
+        return table["seq_len"]
+    if "tokens_per_step" in configuration:
+        return table["seq_len"] * table["batch_size"]
+    return table["batch_size"]
+
+
 def held(meta: Mapping[str, Any], axis: Axis) -> str:
     """What an axis does not vary."""
     configuration = meta["configuration"]

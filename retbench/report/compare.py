@@ -22,8 +22,7 @@ import pandas as pd
 from retbench import metrics
 from retbench.config.plan import Point
 from retbench.config.run import TimedConfig
-from retbench.report import fusion, units
-from retbench.report.axes import on_sweep
+from retbench.report import axes, fusion, units
 from retbench.report.frames import Floats, Row, column, groups, records
 from retbench.stats import comparison
 from retbench.stats.crossover import Crossover, crossover
@@ -219,7 +218,7 @@ def crossovers(
     models: Sequence[str],
     meta: Mapping[str, Any],
 ) -> pd.DataFrame:
-    """The context from which on the ratio has changed sides, per metric and baseline.
+    """The context from which on the ratio has changed sides, per metric, baseline and sweep.
 
     A smoke run earns none (M2): its rows have the status "no claim".
 
@@ -233,18 +232,20 @@ def crossovers(
         None for a time of which one side alone runs fused, unless the run was asked;
         ``batch_size`` is None where it is another at each context.
     """
-    along = paired[on_sweep(points, paired, "context")]
+    along = paired[axes.is_plain(points, paired)]
     if not meta["configuration"].get("compare_unfused"):
         along = along[along["unfused"] == ""]
-    sizes = along["batch_size"].unique()
-    batch_size = sizes[0] if len(sizes) == 1 else None
     table = []
     crossable = [tag for tag in metrics.compared() if metrics.METRICS[tag].crosses]
     for metric, baseline in itertools.product(crossable, models[1:]):
         own = along[(along["metric"] == metric) & (along["baseline"] == baseline)]
-        crossed = crossing(own, meta)
-        if crossed is not None:
-            table.append((metric, models[0], baseline, batch_size, *crossed))
+        held = axes.held_at(own, "context", meta["configuration"])
+        for _, sweep in groups(own.assign(held=held), ["held"]):
+            sizes = sweep["batch_size"].unique()
+            crossed = crossing(sweep, meta)
+            if crossed is not None:
+                batch_size = sizes[0] if len(sizes) == 1 else None
+                table.append((metric, models[0], baseline, batch_size, *crossed))
     numbers = dict.fromkeys(("value", "low", "high"), "float64")
     return pd.DataFrame(table, columns=CROSSOVER_COLUMNS).astype(numbers)
 

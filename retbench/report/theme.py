@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import matplotlib
+import numpy as np
 from matplotlib.colors import to_hex, to_rgb
 
 LineStyle = Literal["-", ""] | tuple[float, Sequence[float]]
@@ -121,6 +122,16 @@ def styles(families: Mapping[str, str]) -> dict[str, Style]:
         for place, label in enumerate(own):
             found[label] = hue if place == 0 else _variant(hue, place)
     return {label: found[label] for label in families}
+
+
+def ordered(labels: Sequence[str]) -> dict[str, Style]:
+    """A style for each of some sizes in ascending order: from dark to light, of one colour map."""
+    colours = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(labels)))
+    marks = itertools.cycle(("o", *_MARKERS))
+    return {
+        label: Style(to_hex(colour), marker)
+        for label, colour, marker in zip(labels, colours, marks, strict=False)
+    }
 
 
 def of_plan(meta: Mapping[str, Any]) -> dict[str, Style]:

@@ -21,11 +21,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from retbench.config import values as value
 from retbench.config.plan import Contender, Plan, Point
-from retbench.config.run import ModelsConfig, TimedModelsConfig
+from retbench.config.run import SWEEP, ModelsConfig, TimedModelsConfig
 from retbench.config.settings import changed, setting
 from retbench.data import prompt_tokens
 from retbench.errors import Misfit
@@ -66,6 +67,9 @@ class InferenceConfig(TimedModelsConfig):
         value.positive, "Context of the sweep over batch sizes.", metavar="LENGTH",
         cpu=1024, cuda=8192,
     )  # fmt: skip
+    grid: bool = setting(
+        value.boolean, "Measure every context at every batch size.", group=SWEEP, default=False
+    )
     new_tokens: int = setting(value.positive, "Decode steps of one trial.", cpu=8, cuda=32)
 
 
@@ -77,8 +81,11 @@ class InferenceSuite(Suite[InferenceConfig]):
     takes_turns = True
 
     def plan(self, config: InferenceConfig) -> Plan:
-        """Every context at the first batch size; several batch sizes at ``batch_context``."""
-        sizes = {(context, config.batch[0]) for context in config.context}
+        """Every context at the first batch size; several batch sizes at ``batch_context``.
+
+        With a grid every context at every batch size.
+        """
+        sizes = set(product(config.context, config.batch if config.grid else config.batch[:1]))
         if len(config.batch) > 1:
             sizes |= {(config.batch_context, batch) for batch in config.batch}
         points = swept(sizes, lambda _, batch: batch == config.batch[0], config.batch_context)

@@ -38,7 +38,8 @@ def answers(summary: Summary, tags: Sequence[str]) -> Iterator[str]:
         yield f"{subject} against {baseline} at {units.tokens(longest)} tokens: {said}"
     crossed = summary.crossovers[summary.crossovers["status"] == "reached"]
     for row in records(crossed[crossed["metric"].isin(compare.TIMES)]):
-        yield f"{METRICS[row['metric']].title} against {row['baseline']}: {crossing(row)}"
+        batch = f" at batch {row['batch_size']}" if summary.configuration.get("grid") else ""
+        yield f"{METRICS[row['metric']].title} against {row['baseline']}{batch}: {crossing(row)}"
 
 
 def baselines(meta: Mapping[str, Any]) -> list[str]:

@@ -64,20 +64,12 @@ def fitted(summary: Summary, tags: Sequence[str]) -> Iterator[Row]:
         for model in summary.models:
             own = of_tag[of_tag["model"] == model]
             for axis in _AXES:
-                for (held,), along in groups(own.assign(held=_held(summary, own, axis)), ["held"]):
+                held_at = axes.held_at(own, axis, summary.configuration)
+                for (held,), along in groups(own.assign(held=held_at), ["held"]):
                     fit = _fit(along, axis)
                     if fit is not None:
                         words = _in_words(summary, axis, int(held))
                         yield {"metric": tag, "model": model, "along": axis, "held": words} | fit
-
-
-def _held(summary: Summary, rows: pd.DataFrame, axis: Axis) -> pd.Series[int]:
-    """What a sweep along an axis does not vary: the context, the batch size or the tokens."""
-    if axis == "batch":
-        return rows["seq_len"]
-    if "tokens_per_step" in summary.configuration:
-        return rows["seq_len"] * rows["batch_size"]
-    return rows["batch_size"]
 
 
 def _in_words(summary: Summary, axis: Axis, held: int) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from retbench.report import compare, units
 from retbench.report.content import Content, definitions, filled, title_of
-from retbench.report.speed import exponents, inference_figures, tables
+from retbench.report.speed import exponents, grid_figures, inference_figures, tables
 from retbench.report.speed.answers import answers, still_open
 from retbench.report.speed.tables import BATCH, CONTEXT, FLAGS, STATUS
 from retbench.report.summary import Summary, summarise
@@ -55,7 +55,7 @@ def content(run: Run) -> Content:
         findings=tuple(answers(summary, _ANSWERED)),
         unsettled=still_open(summary.ratios, summary.meta),
         tables=tables_,
-        figures=partial(inference_figures.figures, summary),
+        figures=lambda: chain(inference_figures.figures(summary), grid_figures.figures(summary)),
         warnings=summary.warnings,
         definitions=definitions(tables_),
     )

@@ -131,7 +131,10 @@ def ratios(summary: Summary, metrics: Sequence[str]) -> Figure:
         )
         for metric in metrics
     ]  # fmt: skip
-    timed = [row for row in records(summary.crossovers) if row["metric"] in metrics]
+    timed = [
+        row for row in records(summary.crossovers)
+        if row["metric"] in metrics and is_of_the_sweep(summary, row)
+    ]  # fmt: skip
     held = axes.held(summary.meta, "context")
     return Figure.of(
         summary.meta, "ratio_context", f"Time of {subject} over each baseline's", panels,
@@ -141,8 +144,14 @@ def ratios(summary: Summary, metrics: Sequence[str]) -> Figure:
             crossing for row in timed
             for crossing in located(row["metric"], row, data[data["metric"] == row["metric"]])
         ],
-        failures=lost.assign(status=[_mark(note) for note in lost["note"]])[FAILURES],
+        failures=lost.assign(status=[mark(note) for note in lost["note"]])[FAILURES],
     )  # fmt: skip
+
+
+def is_of_the_sweep(summary: Summary, crossing: Row) -> bool:
+    """Whether a crossover is of the sweep over contexts: a grid has one at each batch size."""
+    first = summary.configuration["batch"][0]
+    return not summary.configuration.get("grid") or bool(crossing["batch_size"] == first)
 
 
 def as_ratios(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
@@ -178,13 +187,13 @@ def located(panel: str, crossing: Row, rows: pd.DataFrame) -> Iterator[Crossing]
         yield Crossing(panel, crossing["baseline"], *edges)
 
 
-def _mark(note: str) -> str:
+def mark(note: str) -> str:
     """A short word for why there is no ratio."""
     return compare.ALONE if note.startswith(f"measured {compare.ALONE}") else note.split(": ")[-1]
 
 
 def _alone(lost: pd.DataFrame) -> list[str]:
-    mixed = any(_mark(note) == compare.ALONE for note in lost["note"])
+    mixed = any(mark(note) == compare.ALONE for note in lost["note"])
     return ["alone: only one of the two took turns"] if mixed else []
 
 

@@ -243,7 +243,9 @@ def crossovers(summary: Summary, note: str = CROSSOVER_IS) -> Table:
     ]  # fmt: skip
     return Table(
         "crossover", f"Crossover of {summary.models[0]}", claimed(summary.crossovers), columns,
-        (note,), above=True, cited={"value": ""}, ids=("metric", "subject", "baseline"),
+        (note,), above=True, cited={"value": ""},
+        ids=("metric", "subject", "baseline",
+             *(["batch_size"] if summary.configuration.get("grid") else [])),
     )  # fmt: skip
 
 

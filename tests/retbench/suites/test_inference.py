@@ -55,6 +55,11 @@ def test_contexts_are_swept_at_the_first_batch_and_batches_at_one_context() -> N
     }  # fmt: skip
 
 
+def test_a_grid_has_every_pair_of_context_and_batch_size() -> None:
+    plan = SUITE.plan(configuration(context="64,128", batch="1,4", batch_context=128, grid=True))
+    assert set(plan.points) == {Point(64, 1), Point(128, 1), Point(64, 4), Point(128, 4)}
+
+
 def test_one_batch_size_is_no_sweep_and_a_context_is_then_one_point() -> None:
     plan = SUITE.plan(resolve("inference", context="2048", batch="1", device="cpu"))
     assert plan.points == (Point(2048, 1),)
