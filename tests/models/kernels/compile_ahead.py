@@ -155,7 +155,8 @@ class Report:
         """Compile, and print what the kernel takes and how many programs run at once."""
         compiled = RUN(kernel, *args, grid=grid, warmup=True, **options)
         shared, warps = compiled.metadata.shared, compiled.metadata.num_warps
-        line = {"case": self.case, "kernel": kernel.__name__, "programs": grid[0], "warps": warps}
+        line = {"gpu": self.gpu.name, "case": self.case, "kernel": kernel.__name__}
+        line |= {"programs": grid[0], "warps": warps}
         line |= usage(compiled) | {"shared_bytes": shared, "fits": shared <= self.gpu.shared_bytes}
         resident = self.gpu.resident(line["registers"], shared, warps)
         slots = resident * self.gpu.multiprocessors

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.kernels.attend import RESIDENT
 from models.kernels.attend_op import fused_attention
 from models.kernels.plan import split_count
 from models.kernels.support import MAX_GROUP
@@ -123,6 +124,29 @@ def test_few_long_splits_give_the_same(
     # Keys that grow along the sequence: later tiles hold higher scores than earlier ones.
     case.keys *= torch.linspace(0, 3, case.max_len, device=device)[:, None]
     check(case, 300)
+
+
+# As many splits as at batch 1 of 1.3b, multi-head and grouped, and of 6.7b, grouped. The last is
+# empty, or has one key.
+@pytest.mark.parametrize(
+    ("batch", "group", "caches", "block_keys", "context", "position"),
+    [(2, 1, 16, 32, 8192, 8193), (1, 4, 4, 64, 8192, 8192), (1, 8, 8, 64, 65536, 16385)],
+)
+def test_the_splits_of_an_h100_at_the_lengths_that_are_timed(
+    device: torch.device,
+    batch: int,
+    group: int,
+    caches: int,
+    block_keys: int,
+    context: int,
+    position: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = Case(batch, 1, group, 2, context + 32, device=device)
+    slots = 132 * RESIDENT[1 if group == 1 else MAX_GROUP]
+    splits = split_count(caches, case.max_len, block_keys, slots)
+    monkeypatch.setattr("models.kernels.attend.split_count", lambda *_: splits)
+    check(case, position)
 
 
 @pytest.mark.parametrize("group", [2, 3, MAX_GROUP])
