@@ -58,8 +58,8 @@ class _Shared:
 class MultiScaleRetention(Mixer):
     """(silu(x W_G) * norm(retention(x W_Q, x W_K, x W_V))) W_O (eqs. 8 and 9).
 
-    The norm is an RMSNorm per head in float32 without affine weights: the paper's group norm up to
-    its mean. Queries and keys are rotated; keys carry the one scale d_k^-0.5.
+    The norm is an RMSNorm per head in float32, without weights or with a gain that all heads share:
+    the paper's group norm up to its mean. Queries and keys are rotated; keys carry the one scale d_k^-0.5.
     """
 
     forms = ("chunkwise", "parallel", "recurrent")
@@ -72,11 +72,21 @@ class MultiScaleRetention(Mixer):
         # One matrix for queries, keys, values and gate: one product over the same input.
         self.qkvg = nn.Linear(d, (6 if config.gate else 4) * d, bias=False)
         self.out = nn.Linear(2 * d, d, bias=False)
+        self.gain = nn.Parameter(torch.ones(config.d_v)) if config.norm_gain else None
         # Kept as their bits, so that .to(bfloat16) moves the decays but does not round them.
         log_gamma = log_decays(config.n_heads, config.decay)
         self.register_buffer("log_gamma_bits", log_gamma.view(torch.int64), persistent=False)
         bits = log_gamma.exp().float().view(torch.int32)
         self.register_buffer("gamma_bits", bits, persistent=False)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """As the configuration's ``init`` says: as the skeleton did, or as torchscale does."""
+        if self.config.init == "torchscale":
+            d = self.config.d_model
+            widths = [d, d] + [2 * d] * (2 if self.config.gate else 1)
+            for matrix in self.qkvg.weight.split(widths):
+                nn.init.xavier_uniform_(matrix, 2**-2.5, generator)
+            nn.init.xavier_uniform_(self.out.weight, 2**-1, generator)
 
     @property
     def log_gamma(self) -> Tensor:
@@ -135,7 +145,7 @@ class MultiScaleRetention(Mixer):
                 self.qkvg(x).flatten(1), shared.cos, shared.sin, shared.gamma, shared.scale,
                 state.matrices, self.config.norm_eps,
             )  # fmt: skip
-            return self.out(mixed[:, None])  # type: ignore[no-any-return]
+            return self._projected(mixed[:, None])
         q, k, v, gate = self._project(x, shared)
         mixed = retention_step(q, k, v, shared.gamma, state.matrices)
         return self._output(mixed, gate, shared.scale)
@@ -198,4 +208,10 @@ class MultiScaleRetention(Mixer):
         joined = normed.flatten(-2).to(dtype)
         if gate is not None:
             joined = F.silu(gate) * joined
+        return self._projected(joined)
+
+    def _projected(self, joined: Tensor) -> Tensor:
+        """Heads side by side (batch, time, heads x d_v), gated, times the gain, to the width."""
+        if self.gain is not None:  # behind the gate, whose product is the same in any order
+            joined = joined * self.gain.repeat(self.config.n_heads)
         return self.out(joined)  # type: ignore[no-any-return]

@@ -158,7 +158,7 @@ def _no_flex(case: Case) -> str | None:
 
 
 def _log_gamma(case: Case) -> Tensor:
-    return log_decays(case.heads, "paper").to(case.device)
+    return log_decays(case.heads, "eq8").to(case.device)
 
 
 _RETENTION: Kind = "retention"

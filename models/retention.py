@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-DecayKind = Literal["paper", "language-model", "single", "none"]
+DecayKind = Literal["language-model", "eq8", "single", "none"]
 
 SINGLE_DECAY = 127 / 128
 """The one decay of all heads in the paper's ablation (section 3.5)."""
@@ -32,17 +32,17 @@ SCAN_RADIX = 16
 def log_decays(n_heads: int, kind: DecayKind) -> Tensor:
     """Natural logarithms of the heads' decays, float64 of shape (heads,).
 
-    ``paper``: gamma_i = 1 - 2^(-5-i) (eq. 8; torchscale and fla). ``language-model``:
-    gamma = 1 - exp(linspace(ln 1/32, ln 1/512, heads)), the same range for any number of heads
-    (section 3.1's experiments; yet-another-retnet). ``log1p`` in float64, because in float32 the
-    first kind is exactly 1 from head 20 on. For ablations: ``single``, the same for all heads, and
-    ``none``, gamma = 1.
+    ``language-model``: gamma = 1 - exp(linspace(ln 1/32, ln 1/512, heads)), the same range for any
+    number of heads (section 3.1's experiments; yet-another-retnet). ``eq8``: gamma_i =
+    1 - 2^(-5-i) (eq. 8; torchscale and fla), whose slowest head forgets the sooner the fewer there
+    are. ``log1p`` in float64, because in float32 the latter is exactly 1 from head 20 on. For
+    ablations: ``single``, the same for all heads, and ``none``, gamma = 1.
     """
     if kind == "none":
         return torch.zeros(n_heads, dtype=torch.float64)
     if kind == "single":
         return torch.full((n_heads,), math.log(SINGLE_DECAY), dtype=torch.float64)
-    if kind == "paper":
+    if kind == "eq8":
         forgotten = 2.0 ** (-5.0 - torch.arange(n_heads, dtype=torch.float64))
     else:
         ends = torch.tensor([1 / 32, 1 / 512], dtype=torch.float64).log()

@@ -14,6 +14,7 @@ from models.retention import DecayKind, chunkwise_flops, retention_flops
 
 Form = Literal["chunkwise", "parallel"]
 StateDtype = Literal["float32", "model"]
+Init = Literal["normal", "torchscale"]
 
 CHUNK_SIZES = (32, 64, 128, 256, 512)
 """Those that a comparison may choose from by name; any other can be set."""
@@ -28,7 +29,8 @@ class RetNetConfig(DecoderConfig):
     by Triton kernels with ``triton``, and with ``auto`` by these on a GPU where they can run.
 
     Attributes:
-        decay: the kind of the heads' decays, see :func:`models.retention.log_decays`.
+        decay: the kind of the heads' decays, see :func:`models.retention.log_decays`; those that
+            the paper's language models were trained with.
         form: the form of a whole sequence where the caller names none; it changes speed, not
             the function.
         chunk_size: tokens of a chunk in PyTorch's chunkwise form; changes speed, not the function.
@@ -37,6 +39,11 @@ class RetNetConfig(DecoderConfig):
         group_norm: whether each head's output is normalised; without, it is divided by the square
             root of its decays' sum, the one of the paper's stabilising scalings (section 2.1) that
             is a function of the position alone and so is the same in all forms.
+        norm_gain: whether that norm has a gain for each of a head's dimensions, the same for all
+            heads, as in fla; the paper does not say.
+        init: how weights begin: ``normal`` as in the whole model (fla), or ``torchscale``, the
+            authors' library, in the mixer: Xavier's uniform with the gain 2^-2.5, and 2^-1 of the
+            output's.
         state_dtype: the type that the state is kept in from token to token: ``float32`` (float64
             in a float64 model), or the ``model``'s. It is computed in float32 either way. In
             bfloat16 a step rounds to 8 bits: what changes a state by less than 1/512, as the
@@ -45,11 +52,13 @@ class RetNetConfig(DecoderConfig):
 
     implementations: ClassVar[tuple[str, ...]] = ("auto", "torch", "triton")
 
-    decay: DecayKind = "paper"
+    decay: DecayKind = "language-model"
     form: Form = "chunkwise"
     chunk_size: int = 128
     gate: bool = True
     group_norm: bool = True
+    norm_gain: bool = False
+    init: Init = "normal"
     state_dtype: StateDtype = "float32"
 
     @classmethod
@@ -61,11 +70,13 @@ class RetNetConfig(DecoderConfig):
         """Raise ConfigError for a head dimension, decay, form or chunk that cannot be."""
         if self.d_k % 2:
             raise ConfigError(f"retnet needs an even d_model / n_heads, not {self.d_k}")
-        choices = {"decay": DecayKind, "form": Form, "state_dtype": StateDtype}
+        choices = {"decay": DecayKind, "form": Form, "init": Init, "state_dtype": StateDtype}
         for name, kind in choices.items():
             if getattr(self, name) not in get_args(kind):
                 known = ", ".join(get_args(kind))
                 raise ConfigError(f"{name} must be one of {known}, not {getattr(self, name)!r}")
+        if self.norm_gain and not self.group_norm:
+            raise ConfigError("norm_gain needs group_norm: there is no norm to scale")
         if self.chunk_size < 1:
             raise ConfigError(f"chunk_size must be at least 1, not {self.chunk_size}")
         if self.implementation == "triton" and (reason := too_wide(self.d_k, self.d_v)):
@@ -86,19 +97,29 @@ class RetNetConfig(DecoderConfig):
         return MultiScaleRetention(self)
 
     def mixer_parameters(self) -> int:
-        """q, k: d^2 each; v, gate, out: 2 d^2 each."""
-        return (8 if self.gate else 6) * self.d_model**2
+        """q, k: d^2 each; v, gate, out: 2 d^2 each; the norm's gain."""
+        return (8 if self.gate else 6) * self.d_model**2 + self.mixer_vectors()
+
+    def mixer_vectors(self) -> int:
+        """The gain of the norm."""
+        return self.d_v if self.norm_gain else 0
 
     def ablations(self) -> dict[str, dict[str, Any]]:
-        """The paper's (section 3.5): without gate, norm or decay, one decay, heads half as wide."""
+        """The paper's (section 3.5): without gate, norm or decay, one decay, narrower heads.
+
+        Heads are a quarter as wide, as in the paper (256 to 64), or half where that is all that an
+        even width allows.
+        """
         parts: dict[str, dict[str, Any]] = {
             "no-gate": {"gate": False},
-            "no-group-norm": {"group_norm": False},
+            "no-group-norm": {"group_norm": False, "norm_gain": False},
             "no-decay": {"decay": "none"},
             "one-decay": {"decay": "single"},
         }
-        if self.d_k % 4 == 0:
-            parts["small-heads"] = {"n_heads": 2 * self.n_heads}
+        for name, share in (("quarter-heads", 4), ("half-heads", 2)):
+            if self.d_k % (2 * share) == 0:
+                parts[name] = {"n_heads": share * self.n_heads}
+                break
         return parts
 
     def variants(self) -> dict[str, dict[str, Any]]:
@@ -137,3 +158,27 @@ class NarrowStateConfig(RetNetConfig):
     """A RetNet whose state is kept in the model's type, as a KV cache is: half of it in 16 bits."""
 
     state_dtype: StateDtype = "model"
+
+
+@register("retnet-eq8")
+@dataclass(frozen=True)
+class EquationDecaysConfig(RetNetConfig):
+    """A RetNet with the decays of the paper's equation 8, 1 - 2^(-5-i) of head i."""
+
+    decay: DecayKind = "eq8"
+
+
+@register("retnet-norm-gain")
+@dataclass(frozen=True)
+class NormGainConfig(RetNetConfig):
+    """A RetNet whose norm of each head has a gain, as fla's."""
+
+    norm_gain: bool = True
+
+
+@register("retnet-torchscale-init")
+@dataclass(frozen=True)
+class TorchscaleInitConfig(RetNetConfig):
+    """A RetNet whose mixers begin as the authors' library begins them."""
+
+    init: Init = "torchscale"

@@ -141,7 +141,10 @@ def of_plan(meta: Mapping[str, Any]) -> dict[str, Style]:
 
 def _family(label: str, family: str) -> str:
     """The family whose hue a label has; operations have those of the models that use them."""
-    return _OPERATIONS.get(label.partition("-")[0], family) if label == family else family
+    if label != family:
+        return family
+    known = [name for name in FAMILIES if label == name or label.startswith(f"{name}-")]
+    return _OPERATIONS.get(label.partition("-")[0]) or max(known, key=len, default=family)
 
 
 def _variant(base: Style, place: int) -> Style:

@@ -159,7 +159,7 @@ def exact_rows(
 
 def _retained(case: Case, head: int, scores: Tensor, distance: Tensor) -> Tensor:
     """Scores decayed by distance, none from the future; both of shape (rows, time)."""
-    log_gamma = float(log_decays(case.heads, "paper")[head])
+    log_gamma = float(log_decays(case.heads, "eq8")[head])
     decays = torch.exp(log_gamma * distance.clamp(min=0).double())
     return scores * torch.where(distance >= 0, decays, 0.0)
 

@@ -31,13 +31,13 @@ def operands(length: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def chunkwise(length: int) -> Callable[[], Tensor]:
     q, k, v = operands(length)
-    decays = log_decays(HEADS, "paper")
+    decays = log_decays(HEADS, "eq8")
     return lambda: retention_chunkwise(q, k, v, decays, CHUNK)[0]
 
 
 def parallel(length: int) -> Callable[[], Tensor]:
     q, k, v = operands(length)
-    decays = log_decays(HEADS, "paper")
+    decays = log_decays(HEADS, "eq8")
     return lambda: retention_parallel(q, k, v, decays)[0]
 
 

@@ -10,7 +10,7 @@ import torch
 from models.registry import config_for
 from models.retention import decay_sums, log_decays
 
-PARTS = ("no-gate", "no-group-norm", "no-decay", "one-decay", "small-heads")
+PARTS = ("no-gate", "no-group-norm", "no-decay", "one-decay", "quarter-heads")
 LENGTH = 37
 
 
@@ -83,7 +83,7 @@ def test_gradients_of_the_chunkwise_form_are_those_of_the_parallel_one(part: str
         assert torch.allclose(one, other, rtol=1e-8, atol=1e-14)
 
 
-@pytest.mark.parametrize("kind", ["paper", "language-model", "single", "none"])
+@pytest.mark.parametrize("kind", ["eq8", "language-model", "single", "none"])
 def test_the_sum_of_decays_is_that_of_their_powers(kind: Any) -> None:
     log_gamma = log_decays(4, kind)
     powers = torch.exp(log_gamma[:, None] * torch.arange(50))

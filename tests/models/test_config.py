@@ -91,7 +91,7 @@ def test_a_configuration_survives_its_dictionary(family: str) -> None:
         (
             "retnet",
             {"decay": "fast"},
-            "decay must be one of paper, language-model, single, none, not 'fast'",
+            "decay must be one of language-model, eq8, single, none, not 'fast'",
         ),
         ("retnet", {"chunk_size": 0}, "chunk_size must be at least 1"),
         ("retnet", {"ffn": "relu"}, "ffn must be 'gelu' or 'swiglu', not 'relu'"),

@@ -53,7 +53,7 @@ def defined(case: Case, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The function of a kind, in float64."""
     q, k, v = (x.double() for x in (q, k, v))
     if case.kind == "retention":
-        return retention_recurrent(q, k, v, log_decays(case.heads, "paper"))[0]
+        return retention_recurrent(q, k, v, log_decays(case.heads, "eq8"))[0]
     scores = q @ k.mT / case.d_k**0.5
     future = torch.ones(case.time, case.time, dtype=torch.bool).triu(1)
     return scores.masked_fill(future, float("-inf")).softmax(dim=-1) @ v
@@ -157,7 +157,7 @@ def test_fla_gets_contiguous_tensors_by_token_and_no_scale_of_its_own(
     def chunk_retention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, None]:
         assert all(x.is_contiguous() for x in (q, k, v))  # or it would copy them, on the clock
         by_head = (x.transpose(1, 2) for x in (q * scale, k, v))
-        out, _ = retention_chunkwise(*by_head, log_decays(q.shape[2], "paper"), 32)
+        out, _ = retention_chunkwise(*by_head, log_decays(q.shape[2], "eq8"), 32)
         return out.transpose(1, 2), None
 
     fake = module("fla.ops.retention", chunk_retention=chunk_retention)

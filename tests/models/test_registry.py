@@ -139,7 +139,7 @@ def test_a_plugin_that_is_not_there_is_an_error(source: str) -> None:
 
 
 def test_the_built_in_families_come_first() -> None:
-    assert families()[:2] == ("retnet", "retnet-16bit-state")
+    assert families()[0] == "retnet" and "transformer" in families()
 
 
 def test_a_name_is_taken_once() -> None:

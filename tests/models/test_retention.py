@@ -23,7 +23,7 @@ from models.retention import (
     retention_step,
 )
 
-KINDS: tuple[DecayKind, ...] = ("paper", "language-model")
+KINDS: tuple[DecayKind, ...] = ("eq8", "language-model")
 EXACT = {torch.float64: 1e-10, torch.float32: 1e-4}
 """Largest difference allowed, relative to the largest value, by type."""
 
@@ -78,9 +78,9 @@ def by_steps(
     with_state=st.booleans(),
     seed=st.integers(0, 999),
 )
-@example(1, 1, torch.float64, "paper", True, 0)
-@example(64, 64, torch.float64, "paper", True, 0)
-@example(40, 1, torch.float64, "paper", True, 0)
+@example(1, 1, torch.float64, "eq8", True, 0)
+@example(64, 64, torch.float64, "eq8", True, 0)
+@example(40, 1, torch.float64, "eq8", True, 0)
 def test_all_forms_are_one_function(
     time: int,
     chunk_size: int,
@@ -129,7 +129,7 @@ def test_a_sequence_may_be_cut_anywhere_and_each_part_mixed_by_another_form(
 def test_the_scan_is_exact_around_every_power_of_its_radix(chunks: int, tail: int) -> None:
     assert SCAN_RADIX == 16
     q, k, v, state = inputs(2 * chunks + tail, torch.float64, batch=1, d_k=2)
-    log_gamma = log_decays(3, "paper")
+    log_gamma = log_decays(3, "eq8")
     expected, final = retention_parallel(q, k, v, log_gamma, state)
     found, found_final = retention_chunkwise(q, k, v, log_gamma, 2, state)
     assert distance(found, expected) < 1e-10
@@ -138,7 +138,7 @@ def test_the_scan_is_exact_around_every_power_of_its_radix(chunks: int, tail: in
 
 def test_the_parallel_form_is_the_papers_formula() -> None:
     q, k, v, _ = inputs(9, torch.float64)
-    gamma = log_decays(3, "paper").exp()
+    gamma = log_decays(3, "eq8").exp()
     n = torch.arange(9)
     distances = (n[:, None] - n).clamp_min(0)
     decay = torch.where(n[:, None] >= n, gamma[:, None, None] ** distances, 0.0)
@@ -148,7 +148,7 @@ def test_the_parallel_form_is_the_papers_formula() -> None:
 
 def test_the_state_after_a_sequence_is_the_decayed_sum_of_its_outer_products() -> None:
     q, k, v, _ = inputs(11, torch.float64)
-    log_gamma = log_decays(3, "paper")
+    log_gamma = log_decays(3, "eq8")
     ages = torch.arange(10, -1, -1)
     weights = log_gamma.exp()[:, None] ** ages
     expected = torch.einsum("ht,bhtk,bhtv->bhkv", weights, k, v)
@@ -159,14 +159,14 @@ def test_a_starting_state_is_not_written_to() -> None:
     q, k, v, state = inputs(9, torch.float64)
     before = state.clone()
     for form in (retention_parallel, retention_recurrent, chunkwise(4)):
-        form(q, k, v, log_decays(3, "paper"), state)
+        form(q, k, v, log_decays(3, "eq8"), state)
         assert torch.equal(state, before)
 
 
 def test_a_step_updates_its_state_in_place() -> None:
     q, k, v, state = inputs(1, torch.float32)
     address, before = state.data_ptr(), state.clone()
-    retention_step(q, k, v, log_decays(3, "paper").exp().float()[:, None, None], state)
+    retention_step(q, k, v, log_decays(3, "eq8").exp().float()[:, None, None], state)
     assert state.data_ptr() == address
     assert not torch.equal(state, before)
 
@@ -178,7 +178,7 @@ def test_a_step_updates_its_state_in_place() -> None:
 @pytest.mark.parametrize("changed", [3, 4, 5, 11])
 def test_no_output_before_a_changed_token_moves(form: Form, changed: int) -> None:
     q, k, v, state = inputs(12, torch.float64)
-    log_gamma = log_decays(3, "paper")
+    log_gamma = log_decays(3, "eq8")
     before, _ = form(q, k, v, log_gamma, state)
     for x in (q, k, v):
         x[:, :, changed] += 1.0
@@ -189,7 +189,7 @@ def test_no_output_before_a_changed_token_moves(form: Form, changed: int) -> Non
 
 def test_sequences_of_a_batch_do_not_mix() -> None:
     q, k, v, state = inputs(12, torch.float64)
-    log_gamma = log_decays(3, "paper")
+    log_gamma = log_decays(3, "eq8")
     together, final = retention_chunkwise(q, k, v, log_gamma, 5, state)
     alone, final_alone = retention_chunkwise(q[1:], k[1:], v[1:], log_gamma, 5, state[1:])
     assert distance(together[1:], alone) < 1e-12
@@ -220,7 +220,7 @@ def test_gradients_of_the_chunkwise_form_are_numerically_right() -> None:
     leaves = [
         x.requires_grad_() for x in inputs(7, torch.float64, batch=1, heads=2, d_k=2)
     ]  # two whole chunks and a tail
-    log_gamma = log_decays(2, "paper")
+    log_gamma = log_decays(2, "eq8")
     torch.autograd.gradcheck(lambda q, k, v, s: chunkwise(3)(q, k, v, log_gamma, s), leaves)
 
 
@@ -230,7 +230,7 @@ def test_gradients_of_the_chunkwise_form_are_numerically_right() -> None:
 def test_the_papers_decays_are_exact_for_any_number_of_heads() -> None:
     with mpmath.workprec(200):
         exact = [mpmath.log1p(-(mpmath.mpf(2) ** (-5 - i))) for i in range(48)]
-    found = log_decays(48, "paper")
+    found = log_decays(48, "eq8")
     assert found.dtype == torch.float64
     assert found.tolist() == pytest.approx([float(x) for x in exact], rel=4e-16)
 
@@ -247,14 +247,14 @@ def test_the_language_models_decays_span_one_range_for_any_number_of_heads() -> 
         assert found == pytest.approx([float(x) for x in exact], rel=1e-14)
 
 
-@pytest.mark.parametrize(("kind", "tokens"), [("paper", 2839), ("language-model", 355)])
+@pytest.mark.parametrize(("kind", "tokens"), [("eq8", 2839), ("language-model", 355)])
 def test_half_life_of_the_slowest_of_eight_heads(kind: DecayKind, tokens: int) -> None:
     slowest = float(log_decays(8, kind)[-1])
     assert math.log(0.5) / slowest == pytest.approx(tokens, abs=0.6)
 
 
 def test_heads_from_twenty_on_still_decay() -> None:
-    log_gamma = log_decays(24, "paper")
+    log_gamma = log_decays(24, "eq8")
     assert bool((log_gamma < 0).all())
     # 2^24 tokens on, head 20 keeps e^-0.5; with gamma rounded to float32 it would keep all.
     assert float((log_gamma[20] * 2**24).exp()) == pytest.approx(math.exp(-0.5), rel=1e-6)
@@ -263,7 +263,7 @@ def test_heads_from_twenty_on_still_decay() -> None:
 
 
 def test_powers_of_a_decay_are_those_of_float64() -> None:
-    log_gamma = log_decays(8, "paper")
+    log_gamma = log_decays(8, "eq8")
     powers = decay_powers(log_gamma, 3000, torch.float32)
     with mpmath.workprec(200):
         exact = [float((1 - mpmath.mpf(2) ** (-5 - h)) ** 2500) for h in range(8)]
@@ -272,7 +272,7 @@ def test_powers_of_a_decay_are_those_of_float64() -> None:
 
 
 def test_powers_too_small_for_float32_are_zero_and_not_denormal() -> None:
-    powers = decay_powers(log_decays(1, "paper"), 4000, torch.float32)[0]
+    powers = decay_powers(log_decays(1, "eq8"), 4000, torch.float32)[0]
     positive = powers[powers > 0]
     assert float(powers[-1]) == 0.0
     assert float(positive.min()) >= torch.finfo(torch.float32).tiny
@@ -291,7 +291,7 @@ def test_half_precision_inputs_give_float32_outputs_and_states(
     form: Form, dtype: torch.dtype, tolerance: float
 ) -> None:
     q, k, v, state = inputs(50, dtype)
-    log_gamma = log_decays(3, "paper")
+    log_gamma = log_decays(3, "eq8")
     out, final = form(q, k, v, log_gamma, state)
     assert out.dtype == final.dtype == torch.float32
     exact = retention_recurrent(q.double(), k.double(), v.double(), log_gamma, state.double())
@@ -302,6 +302,6 @@ def test_half_precision_inputs_give_float32_outputs_and_states(
 def test_float16_rows_beyond_its_range_stay_finite() -> None:
     q, k, v, _ = (100 * x for x in inputs(64, torch.float16))
     for form in (retention_parallel, chunkwise(16)):
-        out, _ = form(q, k, v, log_decays(3, "paper"), None)
+        out, _ = form(q, k, v, log_decays(3, "eq8"), None)
         assert float(out.abs().max()) > torch.finfo(torch.float16).max
         assert bool(out.isfinite().all())

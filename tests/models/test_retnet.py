@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from models.decoder import Span
 from models.layers import Rotary, rotate
 from models.multiscale import MultiScaleRetention
+from models.registry import config_for
 from models.retention import log_decays, retention_recurrent, retention_step
 from models.retnet import RetNetConfig
 
@@ -31,7 +32,7 @@ def mixer_of(model: Any) -> MultiScaleRetention:
         lambda m: m.to(torch.bfloat16).to(torch.float32),
     ],
 )
-@pytest.mark.parametrize("decay", ["paper", "language-model"])
+@pytest.mark.parametrize("decay", ["eq8", "language-model"])
 def test_no_conversion_of_a_model_rounds_its_decays_or_angles(
     small: Any, convert: Any, decay: Any
 ) -> None:
@@ -106,7 +107,7 @@ def test_the_mixer_is_the_papers_gated_multi_scale_retention(small: Any) -> None
         return torch.unflatten(y, -1, (4, -1)).transpose(1, 2)
 
     q, k = (rotate(heads(x @ w.T), cos, sin) for w in (w_q, w_k))
-    retained, _ = retention_recurrent(q, k / 8**0.5, heads(x @ w_v.T), log_decays(4, "paper"))
+    retained, _ = retention_recurrent(q, k / 8**0.5, heads(x @ w_v.T), log_decays(4, "language-model"))
     normed = retained / (retained.square().mean(-1, keepdim=True) + 1e-6).sqrt()
     joined = normed.transpose(1, 2).flatten(-2)
     expected = (F.silu(x @ w_g.T) * joined) @ mixer.out.weight.T
@@ -125,7 +126,7 @@ def test_rotation_makes_a_score_depend_on_the_distance_alone() -> None:
     assert score(9, 4) != pytest.approx(score(9, 5), rel=1e-3)
 
 
-@pytest.mark.parametrize("decay", ["paper", "language-model"])
+@pytest.mark.parametrize("decay", ["eq8", "language-model"])
 @pytest.mark.parametrize("chunk_size", [1, 3, 128])
 def test_the_chunk_size_changes_no_logit(small: Any, decay: str, chunk_size: int) -> None:
     tokens = small.tokens(2, 20)
@@ -136,7 +137,7 @@ def test_the_chunk_size_changes_no_logit(small: Any, decay: str, chunk_size: int
 
 def test_the_kind_of_decay_changes_the_logits(small: Any) -> None:
     tokens = small.tokens(2, 30)
-    paper, other = (small.model("retnet", decay=d)(tokens) for d in ("paper", "language-model"))
+    paper, other = (small.model("retnet", decay=d)(tokens) for d in ("eq8", "language-model"))
     assert small.distance(paper, other) > 1e-4
 
 
@@ -148,3 +149,25 @@ def test_implementation_names_form_and_chunk() -> None:
     mixer = RetNetConfig(d_model=32, n_layers=1, n_heads=4, chunk_size=64).mixer()
     assert mixer.implementation("decode") == "recurrent"
     assert mixer.implementation("prefill") == "chunkwise-64"
+
+
+def test_a_norms_gain_multiplies_each_heads_dimensions_alike(small: Any) -> None:
+    plain, gained = (small.model("retnet", torch.float64, norm_gain=g) for g in (False, True))
+    gained.load_state_dict(plain.state_dict(), strict=False)
+    tokens = small.tokens(2, 20)
+    assert small.distance(plain(tokens), gained(tokens)) < 1e-12
+    for block in gained.blocks:
+        block.mixer.gain.data.fill_(0.0)
+    assert small.distance(plain(tokens), gained(tokens)) > 1e-4
+    assert plain.config.num_parameters() < gained.config.num_parameters() == gained.num_parameters()
+
+
+def test_torchscales_initialisation_has_its_spread() -> None:
+    model = config_for("retnet", "125m", n_layers=1, init="torchscale").build(seed=1)
+    mixer = model.blocks[0].mixer
+    d = model.config.d_model
+    q, _, v, _ = mixer.qkvg.weight.split([d, d, 2 * d, 2 * d])
+    # Xavier's uniform: gain x sqrt(2 / (rows + columns)).
+    assert float(q.std()) == pytest.approx(2**-2.5 / d**0.5, rel=0.01)
+    assert float(v.std()) == pytest.approx(2**-2.5 * (2 / (3 * d)) ** 0.5, rel=0.01)
+    assert float(mixer.out.weight.std()) == pytest.approx(0.5 * (2 / (3 * d)) ** 0.5, rel=0.01)

@@ -73,7 +73,7 @@ def assert_agrees(leaves: list[Any], log_gamma: Tensor | None = None) -> None:
     """The kernels' results of these inputs are those of the parallel form in float64."""
     q = leaves[0]
     if log_gamma is None:
-        log_gamma = log_decays(q.shape[1], "paper")
+        log_gamma = log_decays(q.shape[1], "eq8")
     log_gamma = log_gamma.to(q.device)
     found = results(retention_chunk, leaves, log_gamma)
     expected = results(retention_parallel, in_float64(leaves), log_gamma)
@@ -167,7 +167,7 @@ def test_a_head_that_forgets_one_in_ten_million_forgets_it(device: torch.device)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_no_output_before_a_changed_token_moves(device: torch.device, dtype: torch.dtype) -> None:
     q, k, v, _ = inputs(140, dtype, device, with_state=False)
-    log_gamma = log_decays(2, "paper").to(device)
+    log_gamma = log_decays(2, "eq8").to(device)
     with torch.no_grad():
         before, _ = retention_chunk(q, k, v, log_gamma)
         for x in (q, k, v):
@@ -179,7 +179,7 @@ def test_no_output_before_a_changed_token_moves(device: torch.device, dtype: tor
 
 def test_a_sequence_may_be_cut_and_the_state_carried_over(device: torch.device) -> None:
     leaves = inputs(150, torch.float32, device)
-    log_gamma = log_decays(2, "paper").to(device)
+    log_gamma = log_decays(2, "eq8").to(device)
 
     def in_two(q: Tensor, k: Tensor, v: Tensor, log_gamma: Tensor, state: Tensor) -> Any:
         head, tail = ([x[:, :, part] for x in (q, k, v)] for part in (slice(70), slice(70, None)))
@@ -196,7 +196,7 @@ def test_a_sequence_may_be_cut_and_the_state_carried_over(device: torch.device) 
 def test_the_gradient_of_either_result_alone(device: torch.device, which: str) -> None:
     """The other's is missing; that of a plain sum has no strides to walk."""
     leaves = inputs(20, torch.float32, device)
-    log_gamma = log_decays(2, "paper").to(device)
+    log_gamma = log_decays(2, "eq8").to(device)
     grads = []
     for function, args in ((retention_chunk, leaves), (retention_parallel, in_float64(leaves))):
         result = function(*args[:3], log_gamma, args[3])[which == "final"]
@@ -207,7 +207,7 @@ def test_the_gradient_of_either_result_alone(device: torch.device, which: str) -
 
 def test_inputs_of_any_strides(device: torch.device) -> None:
     q, k, v, _ = inputs(40, torch.float32, device)
-    log_gamma = log_decays(2, "paper").to(device)
+    log_gamma = log_decays(2, "eq8").to(device)
     found = [
         retention_chunk(*(change(x) for x in (q, k, v)), log_gamma)[0]
         for change in (
@@ -228,7 +228,7 @@ def test_inputs_by_token_are_read_where_they_lie(device: torch.device) -> None:
 
 def test_an_empty_sequence_leaves_the_state_as_it_is(device: torch.device) -> None:
     q, k, v, state = inputs(0, torch.float32, device)
-    out, final = retention_chunk(q, k, v, log_decays(2, "paper").to(device), state)
+    out, final = retention_chunk(q, k, v, log_decays(2, "eq8").to(device), state)
     assert out.shape == (1, 2, 0, 32)
     assert torch.equal(final, state)
 
@@ -236,7 +236,7 @@ def test_an_empty_sequence_leaves_the_state_as_it_is(device: torch.device) -> No
 def test_float16_rows_beyond_its_range_stay_finite(device: torch.device) -> None:
     with torch.no_grad():
         q, k, v, _ = (100 * x for x in inputs(64, torch.float16, device))
-        out, _ = retention_chunk(q, k, v, log_decays(2, "paper").to(device))
+        out, _ = retention_chunk(q, k, v, log_decays(2, "eq8").to(device))
     assert float(out.abs().max()) > torch.finfo(torch.float16).max
     assert bool(out.isfinite().all())
 
@@ -248,7 +248,7 @@ def test_float16_rows_beyond_its_range_stay_finite(device: torch.device) -> None
 def test_types_and_the_order_in_memory(device: torch.device, dtype: torch.dtype) -> None:
     leaves = inputs(9, dtype, device, batch=2)
     q, k, v, state = leaves
-    out, final = retention_chunk(q, k, v, log_decays(2, "paper").to(device), state)
+    out, final = retention_chunk(q, k, v, log_decays(2, "eq8").to(device), state)
     assert out.dtype == (torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
     assert out.transpose(1, 2).is_contiguous()
     assert final.dtype == torch.float32
@@ -266,13 +266,13 @@ def test_the_ops_keep_the_contract_of_torch_library(
     device: torch.device, dtype: torch.dtype, with_state: bool
 ) -> None:
     q, k, v, state = inputs(5, dtype, device, d_k=4, d_v=6, with_state=with_state)
-    log_gamma = log_decays(2, "paper").to(device)
+    log_gamma = log_decays(2, "eq8").to(device)
     torch.library.opcheck(chunk_op._forward, (q, k, v, log_gamma, state))
 
 
 def test_compile_takes_it_without_a_graph_break(device: torch.device) -> None:
     leaves = inputs(20, torch.float32, device)
-    log_gamma = log_decays(2, "paper").to(device)
+    log_gamma = log_decays(2, "eq8").to(device)
 
     def scaled(q: Tensor, k: Tensor, v: Tensor, log_gamma: Tensor, state: Tensor) -> Any:
         out, final = retention_chunk(2 * q, k, v, log_gamma, state)
@@ -308,7 +308,7 @@ def test_what_cannot_run_says_why(
 @pytest.mark.parametrize("wrong", ["k", "v", "log_gamma", "state", "dtype", "decays"])
 def test_inputs_that_do_not_fit_together_are_an_error(device: torch.device, wrong: str) -> None:
     q, k, v, state = inputs(5, torch.float32, device, d_v=16)
-    log_gamma = log_decays(2, "paper").to(device)
+    log_gamma = log_decays(2, "eq8").to(device)
     if wrong == "k":
         k = k[:, :, :4]
     elif wrong == "v":

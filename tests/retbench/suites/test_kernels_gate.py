@@ -21,7 +21,7 @@ def case(kind: Kind = "retention", dtype: torch.dtype = torch.float64) -> Case:
 
 
 def retained(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return retention_chunkwise(q, k, v, log_decays(q.shape[1], "paper"), 32)[0]
+    return retention_chunkwise(q, k, v, log_decays(q.shape[1], "eq8"), 32)[0]
 
 
 @pytest.mark.parametrize("kind", ["retention", "attention"])
@@ -32,7 +32,7 @@ def test_exact_rows_are_those_of_the_whole(kind: Kind) -> None:
     rows = checked_rows(asked.time, seed=3)
     leaves = [x.clone().requires_grad_() for x in (q, k, v)]
     if kind == "retention":
-        out = retention_parallel(*leaves, log_decays(asked.heads, "paper"))[0]
+        out = retention_parallel(*leaves, log_decays(asked.heads, "eq8"))[0]
     else:
         out = torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=True)
     sparse = torch.zeros_like(out)

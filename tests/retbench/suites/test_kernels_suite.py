@@ -141,7 +141,7 @@ def test_a_right_operation_is_within_the_limit_of_its_type(name: str, dtype: str
 
 
 def retained(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return retention_chunkwise(q, k, v, log_decays(q.shape[1], "paper"), 32)[0]
+    return retention_chunkwise(q, k, v, log_decays(q.shape[1], "eq8"), 32)[0]
 
 
 def one_chunk_late(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
