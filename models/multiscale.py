@@ -59,7 +59,8 @@ class MultiScaleRetention(Mixer):
     """(silu(x W_G) * norm(retention(x W_Q, x W_K, x W_V))) W_O (eqs. 8 and 9).
 
     The norm is an RMSNorm per head in float32, without weights or with a gain that all heads share:
-    the paper's group norm up to its mean. Queries and keys are rotated; keys carry the one scale d_k^-0.5.
+    the paper's group norm up to its mean. Queries and keys are rotated; keys carry the one scale
+    d_k^-0.5.
     """
 
     forms = ("chunkwise", "parallel", "recurrent")

@@ -18,6 +18,7 @@ from retbench.config.run import PROFILES, ModelsConfig
 from retbench.config.settings import changed, setting
 from retbench.config.values import nearest
 from retbench.errors import Misfit
+from retbench.stats import tuning
 from retbench.suites.base import Scalar, Suite, require_length
 from retbench.suites.causality_gate import check_causality
 from retbench.suites.limits import CellFailure
@@ -144,7 +145,7 @@ def final_point(config: QualityConfig, coordinate: tuple[tuple[str, Setting], ..
 
 
 def best_rate(config: QualityConfig, point: Point, scalar: Scalar) -> float:
-    """The learning rate with the lowest final dev loss at a final point's coordinate.
+    """The best learning rate by the final dev losses at a final point's coordinate.
 
     Raises:
         CellFailure: if no training at any rate ended well.
@@ -159,7 +160,7 @@ def best_rate(config: QualityConfig, point: Point, scalar: Scalar) -> float:
     known = {rate: loss for rate, loss in losses.items() if loss is not None}
     if not known:
         raise CellFailure("error", "no learning rate to train at: every one that was tried failed")
-    return min(known, key=lambda rate: (known[rate], rate))
+    return tuning.best_rate(known)
 
 
 def training_config(

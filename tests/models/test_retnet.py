@@ -107,7 +107,8 @@ def test_the_mixer_is_the_papers_gated_multi_scale_retention(small: Any) -> None
         return torch.unflatten(y, -1, (4, -1)).transpose(1, 2)
 
     q, k = (rotate(heads(x @ w.T), cos, sin) for w in (w_q, w_k))
-    retained, _ = retention_recurrent(q, k / 8**0.5, heads(x @ w_v.T), log_decays(4, "language-model"))
+    decays = log_decays(4, "language-model")
+    retained, _ = retention_recurrent(q, k / 8**0.5, heads(x @ w_v.T), decays)
     normed = retained / (retained.square().mean(-1, keepdim=True) + 1e-6).sqrt()
     joined = normed.transpose(1, 2).flatten(-2)
     expected = (F.silu(x @ w_g.T) * joined) @ mixer.out.weight.T

@@ -34,7 +34,10 @@ def learning_rate(rank: int, chosen_for: str) -> Column:
         rate = row.get("learning_rate")
         return units.DASH if units.is_missing(rate) else f"{rate:g}"
 
-    note = f"learning rate: the one of the grid with the lowest dev loss, for each {chosen_for}"
+    note = (
+        "learning rate: the one of the grid that is lowest on a parabola through the dev losses, "
+        f"for each {chosen_for}"
+    )
     return Column("Learning rate", text, rank=rank, metric="learning_rate", note=note)
 
 

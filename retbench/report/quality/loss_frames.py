@@ -20,6 +20,7 @@ from retbench.report.frames import Floats, Row, groups, records
 from retbench.report.quality.trained import EDGES, Tested, difference, edges, final, planned
 from retbench.stats import quality
 from retbench.stats.crossed_effects import crossed
+from retbench.stats.tuning import best_rate
 
 if TYPE_CHECKING:
     from retbench.store import Run
@@ -174,8 +175,13 @@ def tuning(run: Run) -> pd.DataFrame:
             rows.append((contender.label, at, rate, value, end["status"], end["cause"], point.id))
     columns = ["model", "at", "learning_rate", "final_dev_loss", "status", "cause", "point"]
     table = pd.DataFrame(rows, columns=columns)
-    best = table.groupby(["model", "at"])["final_dev_loss"].transform("min")
-    return table.assign(chosen=table["final_dev_loss"] == best)
+    finite = table[np.isfinite(table["final_dev_loss"])]
+    best = {
+        key: best_rate(dict(zip(own["learning_rate"], own["final_dev_loss"], strict=True)))
+        for key, own in groups(finite, ["model", "at"])
+    }
+    chosen = [row["learning_rate"] == best.get((row["model"], row["at"])) for row in records(table)]
+    return table.assign(chosen=chosen)
 
 
 def curves(run: Run) -> pd.DataFrame:

@@ -1,0 +1,33 @@
+"""Which of the learning rates that were tried is the best, from one noisy training at each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+_EACH_SIDE = 2  # rates beside the lowest that its parabola goes through
+_LEAST = 4  # three points lie on a parabola as they are
+
+
+def best_rate(losses: Mapping[float, float]) -> float:
+    """The rate with the lowest loss, that of one training being smoothed by its neighbours'.
+
+    Near its lowest point a loss is a parabola in the rate's logarithm: where the lowest loss and
+    those of up to two rates on each side are four or more, the one lowest on the parabola through
+    them (least squares) is taken, of the rates that were tried.
+
+    Args:
+        losses: finite, by learning rate; at least one.
+    """
+    lowest = min(losses, key=lambda rate: (losses[rate], rate))
+    rates = sorted(losses)
+    place = rates.index(lowest)
+    near = rates[max(0, place - _EACH_SIDE) : place + _EACH_SIDE + 1]
+    if len(near) < _LEAST:
+        return lowest
+    logs = np.log(near)
+    parabola = np.polyfit(logs, [losses[rate] for rate in near], 2)
+    if parabola[0] <= 0:
+        return lowest
+    return near[int(np.argmin(np.polyval(parabola, logs)))]
