@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import pandas as pd
 
@@ -40,9 +41,8 @@ def table(summary: Summary, tags: Sequence[str]) -> Table:
         Column("Metric", lambda row: METRICS[row["metric"]].title, rank=0, style="name"),
         name("Model", "model"),
         Column("Along", _along, rank=0, style="name"),
-        Column("At", "held", style="name"),
-        Column("Exponent", lambda row: units.with_interval(row["value"], row["low"], row["high"]),
-               rank=0),
+        Column("At", partial(_at, summary), style="name"),
+        Column("Exponent", _exponent, rank=0),
         Column("Growth", "word", rank=0, style="name"),
     ]  # fmt: skip
     notes = (
@@ -68,16 +68,23 @@ def fitted(summary: Summary, tags: Sequence[str]) -> Iterator[Row]:
                 for (held,), along in groups(own.assign(held=held_at), ["held"]):
                     fit = _fit(along, axis)
                     if fit is not None:
-                        words = _in_words(summary, axis, int(held))
-                        yield {"metric": tag, "model": model, "along": axis, "held": words} | fit
+                        place = {"metric": tag, "model": model, "along": axis, "held": int(held)}
+                        yield place | fit
 
 
-def _in_words(summary: Summary, axis: Axis, held: int) -> str:
-    if axis == "batch":
-        return f"context {units.tokens(held)}"
+def _at(summary: Summary, row: Row) -> str:
+    """What a sweep does not vary, in words."""
+    if row["along"] == "batch":
+        return f"context {units.tokens(row['held'])}"
     if "tokens_per_step" in summary.configuration:
-        return f"{held:,} tokens a step"
-    return f"batch {held}"
+        return f"{row['held']:,} tokens a step"
+    return f"batch {row['held']}"
+
+
+def _exponent(row: Row) -> str:
+    """To two decimals: the third says nothing of how a figure grows."""
+    value, low, high = (f"{row[edge]:z.2f}" for edge in ("value", "low", "high"))
+    return value if math.isnan(row["low"]) else f"{value} [{low}, {high}]"
 
 
 def _fit(rows: pd.DataFrame, axis: Axis) -> Row | None:
@@ -91,9 +98,9 @@ def _fit(rows: pd.DataFrame, axis: Axis) -> Row | None:
     if law is None:
         return None
     found = law.exponent  # of a law that falls
-    low, high = (math.nan if edge is None else -edge + 0.0 for edge in (found.high, found.low))
+    low, high = (math.nan if edge is None else -edge for edge in (found.high, found.low))
     return {
-        "smallest": int(sizes.min()), "largest": int(sizes.max()), "value": -found.value + 0.0,
+        "smallest": int(sizes.min()), "largest": int(sizes.max()), "value": -found.value,
         "low": low, "high": high, "n": found.n, "word": _word(low, high),
     }  # fmt: skip
 
