@@ -1,13 +1,13 @@
 """Compiles the chunkwise kernels for a GPU without one, and prints what each takes.
 
-    python compile_ahead.py CAPABILITY DTYPE D_KxD_V...       one JSON line a kernel
+    python compile_ahead.py CAPABILITY DTYPE:D_KxD_V,... ...       one JSON line a kernel
 
-    python compile_ahead.py 90 bfloat16 256x512 16x32         for an H100
+    python compile_ahead.py 90 bfloat16:256x512,16x32 float32:256x512       for an H100
 
 Run in a process of its own, without the interpreter, it finds what the interpreter cannot: a type
 error, a block too large for shared memory, registers that spill. The ops run as they are, on CPU
-tensors, but Triton believes in a GPU and stops short of the launch. The first dimensions are
-compiled forwards, backwards and in every tile of their states, the others forwards.
+tensors, but Triton believes in a GPU and stops short of the launch. The first dimensions of a
+type are compiled forwards, backwards and in every tile of their states, the others forwards.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,13 +48,15 @@ class AbsentGPU:
         return 0
 
 
-def compile_only(kernel: Any, programs: int, cut: plan.Plan, *args: Any, **sizes: Any) -> None:
+def compile_only(
+    dtype: str, kernel: Any, programs: int, cut: plan.Plan, *args: Any, **sizes: Any
+) -> None:
     """Stands in for the launch: compiles, and prints what the kernel takes."""
     compiled = kernel.warmup(
         *args, **sizes, CHUNK=cut.chunk, PRODUCT=cut.product, PRECISION=cut.precision,
         num_warps=cut.warps, num_stages=cut.stages, grid=(programs,),
     )  # fmt: skip
-    report(kernel, compiled, tile=[cut.rows, cut.columns])
+    report(kernel, compiled, dtype=dtype, tile=[cut.rows, cut.columns])
 
 
 def report(kernel: Any, compiled: Any, **more: Any) -> None:
@@ -92,19 +95,24 @@ def states(dtype: torch.dtype, d_k: int, d_v: int) -> None:
         chunk.states(k, v, log_gamma, None, whole)
 
 
-def main(capability: int, dtype: torch.dtype, dims: list[tuple[int, int]]) -> None:
+def main(capability: int, dims: dict[str, list[tuple[int, int]]]) -> None:
     """Compile for a GPU; one of less than 9.0 has too little shared memory for large blocks."""
     driver.set_active(AbsentGPU(capability))
-    chunk._launch = compile_only
     chunk_op.unavailable = lambda device: None  # type: ignore[assignment]
     plan._has_large_blocks = lambda device: capability >= 90
-    for d_k, d_v in dims:
-        chunk_op._forward(*inputs(1, dtype, d_k, d_v), None)
-    backward(dtype, *dims[0])
-    states(dtype, *dims[0])
+    for name, own in dims.items():
+        chunk._launch = partial(compile_only, name)
+        dtype = getattr(torch, name)
+        for d_k, d_v in own:
+            chunk_op._forward(*inputs(1, dtype, d_k, d_v), None)
+        backward(dtype, *own[0])
+        states(dtype, *own[0])
 
 
 if __name__ == "__main__":
-    capability, name, *dims = sys.argv[1:]
-    pairs = [tuple(map(int, pair.split("x"))) for pair in dims]
-    main(int(capability), getattr(torch, name), pairs)
+    capability, *groups = sys.argv[1:]
+    named = dict(group.split(":") for group in groups)
+    main(int(capability), {
+        name: [tuple(map(int, pair.split("x"))) for pair in pairs.split(",")]
+        for name, pairs in named.items()
+    })  # fmt: skip
