@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from retbench.machine.threads import limit_spinning
 
 # Tests run beside each other: threads that spin there take minutes for what takes seconds, and a
@@ -16,3 +18,20 @@ import torch  # noqa: E402
 if not torch.cuda.is_available():
     # Read when Triton is imported, which torch.compile does too: so before any test.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+SLOW = (
+    "test_agent", "test_training_suites", "test_parallel_command", "test_step_suite",
+    "test_commands", "test_slurm", "test_faults", "test_chunk", "test_worker", "test_files",
+    "test_figures", "test_contributing", "test_parallel_loop",
+)  # fmt: skip
+"""Files that begin first, so that none of them is left over for one process at the end."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For ``--dist loadgroup``: the tests of a file run in one process, the slow ones' first."""
+    order = {name: place for place, name in enumerate(SLOW)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(SLOW)))
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))

@@ -148,7 +148,7 @@ def forked() -> Callable[..., list[list[Outcome]]]:
         line = [sys.executable, str(HERE / "forked.py"), json.dumps(list(programs), default=str)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
         ended = subprocess.run(
-            line, capture_output=True, text=True, env=environment, cwd=folder, timeout=150
+            line, capture_output=True, text=True, env=environment, cwd=folder, timeout=300
         )
         assert ended.returncode == 0, ended.stderr
         return [[Outcome(*each) for each in ranks] for ranks in json.loads(ended.stdout)]

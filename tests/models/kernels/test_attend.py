@@ -89,11 +89,10 @@ def check(case: Case, position: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("group", [1, 4])
-@pytest.mark.parametrize("dim", [16, 48])
+@pytest.mark.parametrize(("batch", "dim"), [(1, 48), (3, 16)])
 def test_a_step_is_attention(
-    device: torch.device, dtype: torch.dtype, batch: int, group: int, dim: int
+    device: torch.device, dtype: torch.dtype, group: int, batch: int, dim: int
 ) -> None:
     check(Case(batch, 2, group, dim, 96, dtype, device), 77)
 
@@ -195,15 +194,15 @@ def test_a_cache_of_another_type(device: torch.device, group: int) -> None:
 
 @pytest.mark.parametrize("group", [1, 4])
 def test_many_steps_stay_together(device: torch.device, group: int) -> None:
-    case = Case(1, 1, group, 16, 60, device=device)
-    exact = Case(1, 1, group, 16, 60, torch.float64, device)
-    for position in range(50):
+    case = Case(1, 1, group, 16, 30, device=device)
+    exact = Case(1, 1, group, 16, 30, torch.float64, device)
+    for position in range(20):
         qkv = case.token()
         expected, exact.keys[:, :, position], exact.values[:, :, position] = exact.expected(
             qkv.double(), position
         )
         assert distance(case.found(qkv, position), expected) < 4e-6
-    assert distance(case.keys[:, :, :50], exact.keys[:, :, :50]) < 1e-6
+    assert distance(case.keys[:, :, :20], exact.keys[:, :, :20]) < 1e-6
 
 
 @pytest.mark.parametrize("group", [1, 4])

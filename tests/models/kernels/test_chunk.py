@@ -85,20 +85,31 @@ def assert_agrees(leaves: list[Any], log_gamma: Tensor | None = None) -> None:
 # --- values and gradients ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("time", [1, 63, 64, 65, 128, 129, 257])
-@pytest.mark.parametrize("dtype", DTYPES)
+# float16's kernels are float32's but for the precision.
+@pytest.mark.parametrize(
+    ("dtype", "time"),
+    [
+        *((torch.float32, time) for time in (1, 63, 64, 65, 128, 257)),
+        *((torch.bfloat16, time) for time in (1, 64, 129)),
+        (torch.float16, 65),
+    ],
+)
 def test_any_length_agrees_with_the_definition(
     device: torch.device, dtype: torch.dtype, time: int
 ) -> None:
     assert_agrees(inputs(time, dtype, device, with_state=time % 2 == 1))
 
 
-# Every dimension is a kernel of its own; float16's are float32's but for the precision.
+# The interpreter takes ten seconds for both at once.
+WIDEST = [(256, 512)] if torch.cuda.is_available() else [(256, 6), (6, 512)]
+
+
+# Every dimension is a kernel of its own.
 @pytest.mark.parametrize(
     ("dtype", "d_k", "d_v"),
     [
-        *((torch.float32, *d) for d in [(2, 4), (24, 48), (80, 20), (96, 192), (256, 512)]),
-        *((torch.bfloat16, *d) for d in [(2, 4), (80, 20), (64, 128), (96, 192), (256, 512)]),
+        *((torch.float32, *d) for d in [(2, 4), (24, 48), (80, 20), (96, 192), *WIDEST]),
+        *((torch.bfloat16, *d) for d in [(2, 4), (80, 20), (64, 128), *WIDEST]),
         (torch.float16, 24, 48),
     ],
 )
@@ -114,7 +125,7 @@ def test_the_tiles_of_a_smaller_gpu_agree_with_the_definition(
     small = GPU(shared_bytes=99 * 1024)
     monkeypatch.setattr("models.kernels.plan.gpu_at", lambda device: small)
     assert plan_for(torch.bfloat16, device).rows == 64
-    assert_agrees(inputs(130, torch.bfloat16, device, heads=1, d_k=128, d_v=256))
+    assert_agrees(inputs(70, torch.bfloat16, device, heads=1, d_k=100, d_v=120))
 
 
 @pytest.mark.parametrize(
@@ -122,12 +133,9 @@ def test_the_tiles_of_a_smaller_gpu_agree_with_the_definition(
     [
         (torch.bfloat16, 1, (128, 128)),
         (torch.bfloat16, 2, (128, 64)),
-        (torch.bfloat16, 4, (64, 64)),
-        (torch.bfloat16, 8, (64, 32)),
         (torch.bfloat16, 16, (32, 32)),
         (torch.float32, 1, (64, 64)),
         (torch.float32, 8, (64, 32)),
-        (torch.float32, 16, (32, 32)),
     ],
 )
 def test_any_cut_of_the_state_agrees_with_the_definition(
@@ -141,17 +149,17 @@ def test_any_cut_of_the_state_agrees_with_the_definition(
     monkeypatch.setattr("models.kernels.chunk.gpu_at", lambda device: gpu)
     cut = plan_of_states(plan_for(dtype, device), 1, 100, 120, gpu)
     assert (cut.rows, cut.columns) == tile
-    assert_agrees(inputs(130, dtype, device, heads=1, d_k=100, d_v=120))
+    assert_agrees(inputs(70, dtype, device, heads=1, d_k=100, d_v=120))
 
 
 @pytest.mark.parametrize("log_gamma", [0.0, -1e-12, -3e-8, -1e-3, -5.0])
 def test_any_decay_agrees_with_the_definition(device: torch.device, log_gamma: float) -> None:
-    leaves = inputs(150, torch.float32, device)
+    leaves = inputs(70, torch.float32, device)
     assert_agrees(leaves, torch.tensor([log_gamma, -0.03], dtype=torch.float64))
 
 
 def test_many_heads_and_sequences_do_not_mix(device: torch.device) -> None:
-    assert_agrees(inputs(3, torch.float32, device, batch=2, heads=10, d_k=4, d_v=6))
+    assert_agrees(inputs(3, torch.float32, device, batch=2, heads=3, d_k=4, d_v=6))
 
 
 def test_a_head_that_forgets_one_in_ten_million_forgets_it(device: torch.device) -> None:
@@ -260,8 +268,7 @@ def test_types_and_the_order_in_memory(device: torch.device, dtype: torch.dtype)
 # --- as operators --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("with_state", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("dtype", "with_state"), [(torch.float32, False), (torch.bfloat16, True)])
 def test_the_ops_keep_the_contract_of_torch_library(
     device: torch.device, dtype: torch.dtype, with_state: bool
 ) -> None:

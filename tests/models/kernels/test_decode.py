@@ -43,24 +43,31 @@ def pair(
     ]
 
 
-# Roundings of 24, 8 and 11 bits through two layers; the interpreter cuts bfloat16 off.
+# Roundings of 24, 8 and 11 bits through a layer or two; the interpreter cuts bfloat16 off.
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 6e-2, torch.float16: 6e-3}
 
 
-@pytest.mark.parametrize(("family", "overrides"), MODELS)
-@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize(
+    ("family", "overrides", "dtype"),
+    [
+        *((*model, torch.float32) for model in MODELS),
+        ("retnet", {}, torch.bfloat16),
+        ("transformer-gqa", {}, torch.bfloat16),
+        ("transformer", {}, torch.float16),
+    ],
+)
 def test_a_models_steps_are_those_in_torch(
     small: Any, family: str, overrides: dict[str, Any], dtype: torch.dtype, device: torch.device
 ) -> None:
-    models = pair(small, family, device, dtype, **overrides)
-    tokens = small.tokens(2, 10).to(device)
+    models = pair(small, family, device, dtype, n_layers=1, **overrides)
+    tokens = small.tokens(2, 9).to(device)
     states = [model.init_state(2, 70) for model in models]
     for model, state in zip(models, states, strict=True):
         model.prefill(tokens[:, :7], state)
     for token in tokens.T[7:]:
         found, expected = (m.step(token, s) for m, s in zip(models, states, strict=True))
         assert small.distance(found, expected) < TOLERANCES[dtype]
-    assert [int(state.position) for state in states] == [10, 10]
+    assert [int(state.position) for state in states] == [9, 9]
     for layers in zip(*(state.layers for state in states), strict=True):
         for found, expected in zip(*(layer.tensors() for layer in layers), strict=True):
             assert small.distance(found, expected) < TOLERANCES[dtype]

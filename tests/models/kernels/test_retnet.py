@@ -16,7 +16,7 @@ from models.config import ConfigError
 from models.registry import config_for
 
 FLOAT32 = 2e-5
-"""Largest difference allowed after two layers in float32, relative to the largest value."""
+"""Largest difference allowed after one or two layers in float32, relative to the largest value."""
 
 
 def retnet(device: torch.device, implementation: str, **overrides: Any) -> Any:
@@ -37,9 +37,9 @@ def distance(found: Tensor, expected: Tensor) -> float:
 def test_logits_and_gradients_are_those_of_torch(
     device: torch.device, overrides: dict[str, Any]
 ) -> None:
-    tokens, found = tokens_on(device, 150), {}
+    tokens, found = tokens_on(device, 70), {}
     for name in ("torch", "triton"):
-        model = retnet(device, name, **overrides)
+        model = retnet(device, name, n_layers=1, **overrides)
         logits = model(tokens)
         loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
         found[name] = [logits.detach(), *torch.autograd.grad(loss, list(model.parameters()))]

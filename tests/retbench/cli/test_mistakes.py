@@ -17,6 +17,8 @@ from retbench.errors import Interrupted
 
 from .conftest import ROOT, SMALL, Command, Outcome, files
 
+pytestmark = pytest.mark.xdist_group("cli")  # they share a run
+
 
 @pytest.mark.parametrize(
     ("words", "says"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -159,8 +160,10 @@ def test_bfloat16_is_autocast(small: ModuleType) -> None:
     assert last == pytest.approx(reference.records[-1].train_loss, rel=0.02)
 
 
-def test_compiled_it_learns_alike(small: ModuleType) -> None:
+def test_compiled_it_learns_alike(small: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.compiler.reset()
+    # Traces and graphs alone; the code that would be made of them takes twenty seconds.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     config = {"steps": 6, "record_every": 1}
     eager = train(small.Table(), small.source(), small.training(**config))
     compiled = train(small.Table(), small.source(), small.training(compile=True, **config))

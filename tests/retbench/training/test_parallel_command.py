@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,10 +18,21 @@ from retbench.machine.host import cuda_available
 from retbench.training import model_folder
 
 ROUNDING = 1e-6  # of losses in float32, as in test_ranks.py
+KINDS = ("ddp", "fsdp")
+LIMIT_S = 250
 FILES = {"config.json", "model.safetensors", "tokenizer.json", "training.json"}
 MAIN = Path(retbench.__file__).parent / "__main__.py"
 CALLS = 2 * 2
 """Of a mixer in a step of training: two parts through two layers."""
+
+MISTAKES = {
+    "batch: 3 sequences cannot be shared equally by 2 processes; use a multiple of 2":
+        ["--batch", "3", "--device", "cpu"],
+    "--out used is there already": ["--out", "used"],
+}  # fmt: skip
+"""What is said of options that several processes cannot have."""
+if not cuda_available():
+    MISTAKES["device cuda: there is no GPU that torch can use"] = ["--device", "cuda"]
 
 # Rank 1 is killed in a call of a mixer in training, if the environment says in which, or gets a
 # Ctrl-C, if the configuration does.
@@ -77,11 +89,11 @@ def torchrun(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """A command in two processes, of which one dies."""
     line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "DIES": str(14 * CALLS),
+        "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     return subprocess.run(
         [*line, "-m", "retbench", *words], cwd=folder, env=environment, capture_output=True,
-        text=True, timeout=100,
+        text=True, timeout=LIMIT_S,
     )  # fmt: skip
 
 
@@ -101,34 +113,45 @@ def same_curve(folder: Path, other: Path) -> None:
     assert found[2] == pytest.approx(expected[2], rel=ROUNDING)
 
 
-@pytest.fixture(scope="module", params=["ddp", "fsdp"])
-def killed(request: pytest.FixtureRequest, folder: Path) -> tuple[str, Any]:
-    """The kind of a training in two processes of which one was killed, and how torchrun ended."""
-    return request.param, torchrun(folder, *begun(request.param, "--parallel", request.param))
+@pytest.fixture(scope="module")
+def killed(forked: Callable[..., Any], folder: Path) -> dict[str, str]:
+    """What was said of trainings in two processes of which one was killed, one under torchrun."""
+    ddp, fsdp = (begun(kind, "--parallel", kind) for kind in KINDS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIES", str(14 * CALLS))
+        ((first, _),) = forked([[2, LIMIT_S, [MAIN, *fsdp]]], folder)
+        return {"ddp": torchrun(folder, *ddp).stderr, "fsdp": first.err}
 
 
 @pytest.fixture(scope="module")
-def ended(forked: Callable[..., Any], folder: Path, killed: tuple[str, Any]) -> dict[str, Any]:
-    """How other trainings ended: undisturbed, and continued in one process and in two."""
-    kind, _ = killed
-    other = {"ddp": "fsdp", "fsdp": "ddp"}[kind]
-    for name in ("one", "two"):
-        subprocess.run(["cp", "-r", kind, f"{kind}-{name}"], cwd=folder, check=True)
+def ended(forked: Callable[..., Any], folder: Path, killed: dict[str, str]) -> dict[str, Any]:
+    """How others ended, all at once: undisturbed, continued, interrupted, and refused."""
     commands = {
-        f"alone-{kind}": (1, begun(f"alone-{kind}", "--quiet")),
-        f"both-{kind}": (2, begun(f"both-{kind}", "--json", "--parallel", kind)),
-        f"{kind}-one": (1, ["train", "--resume", "--out", f"{kind}-one", "--quiet"]),
-        f"{kind}-two": (2, ["train", "--resume", "--out", f"{kind}-two", "--parallel", other]),
+        "alone": (1, begun("alone", "--quiet")),
+        "stopped": (2, begun("stopped", "--parallel", "ddp", "--set", f"stops={6 * CALLS}")),
     }
-    found = forked(([count, 100, [MAIN, *words]] for count, words in commands.values()), folder)
+    for kind, other in zip(KINDS, reversed(KINDS), strict=True):
+        for name in ("one", "two"):
+            shutil.copytree(folder / kind, folder / f"{kind}-{name}")
+        resume = ["train", "--resume", "--out"]
+        commands |= {
+            f"both-{kind}": (2, begun(f"both-{kind}", "--json", "--parallel", kind)),
+            f"{kind}-one": (1, [*resume, f"{kind}-one", "--quiet"]),
+            f"{kind}-two": (2, [*resume, f"{kind}-two", "--parallel", other]),
+        }
+    (folder / "used").mkdir()
+    (folder / "used" / "file").touch()
+    for said, words in MISTAKES.items():
+        commands[said] = (2, ["train", "--parallel", "fsdp", "--threads", "1", *words])
+    found = forked(([count, LIMIT_S, [MAIN, *words]] for count, words in commands.values()), folder)
     return dict(zip(commands, found, strict=True))
 
 
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_rank_is_named_and_the_checkpoint_stays(
-    folder: Path, killed: tuple[str, Any]
+    folder: Path, killed: dict[str, str], kind: str
 ) -> None:
-    kind, ended = killed
-    told = [line for line in ended.stderr.splitlines() if line.startswith("retbench:")]
+    told = [line for line in killed[kind].splitlines() if line.startswith("retbench:")]
     assert told == [
         "retbench: error: the processes cannot go on: rank 1 has ended; what was finished is kept"
     ]
@@ -136,34 +159,34 @@ def test_a_killed_rank_is_named_and_the_checkpoint_stays(
     assert [path.name for path in (folder / kind / "checkpoints").iterdir()] == ["step-00000012"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("number", ["one", "two"])
 def test_it_resumes_in_one_process_and_in_two_of_the_other_kind(
-    folder: Path, killed: tuple[str, Any], ended: dict[str, Any], number: str
+    folder: Path, ended: dict[str, Any], number: str, kind: str
 ) -> None:
-    kind, _ = killed
     continued = f"{kind}-{number}"
     assert [(rank.status, rank.err) for rank in ended[continued]] == [(0, "")] * (
         2 if number == "two" else 1
     )
-    same_curve(folder / continued, folder / f"alone-{kind}")
+    same_curve(folder / continued, folder / "alone")
     assert {file.name for file in (folder / continued).iterdir()} == FILES
     resumed = model_folder.read_record(folder / continued)["resumed"]
     assert [each["processes"] for each in resumed] == [2 if number == "two" else 1]
 
 
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_make_the_same_model_and_rank_0_alone_prints(
-    folder: Path, killed: tuple[str, Any], ended: dict[str, Any]
+    folder: Path, ended: dict[str, Any], kind: str
 ) -> None:
-    kind, _ = killed
     first, second = ended[f"both-{kind}"]
     assert (first.status, second.status) == (0, 0)
     assert (second.out, second.err) == ("", "")
     assert f"24 steps of 64 tokens (4 x 16), shared by 2 processes ({kind})" in first.err
     found = json.loads(first.out)
     assert found["processes"] == 2 and found["sample"]
-    same_curve(folder / f"both-{kind}", folder / f"alone-{kind}")
+    same_curve(folder / f"both-{kind}", folder / "alone")
     # The figures on the whole dev split, of weights that are nearly the same.
-    alone = model_folder.read_record(folder / f"alone-{kind}")["results"]
+    alone = model_folder.read_record(folder / "alone")["results"]
     assert found["dev_loss"] == pytest.approx(alone["dev_loss"], rel=ROUNDING)
     model, tokenizer = model_folder.load(
         folder / f"both-{kind}", plugin_sources=[str(folder / "fading.py")]
@@ -171,11 +194,8 @@ def test_two_processes_make_the_same_model_and_rank_0_alone_prints(
     assert model.config.vocab_size == tokenizer.vocab_size
 
 
-def test_all_stop_at_the_record_after_a_ctrl_c_of_one(
-    forked: Callable[..., Any], folder: Path
-) -> None:
-    words = begun("stopped", "--parallel", "ddp", "--set", f"stops={6 * CALLS}")
-    ((first, second),) = forked([[2, 60, [MAIN, *words]]], folder)
+def test_all_stop_at_the_record_after_a_ctrl_c_of_one(folder: Path, ended: dict[str, Any]) -> None:
+    first, second = ended["stopped"]
     assert (first.status, second.status) == (130, 130)
     assert (first.err.count("\n"), second.err) == (1, "")
     assert "interrupted; the training in stopped is kept" in first.err
@@ -184,26 +204,10 @@ def test_all_stop_at_the_record_after_a_ctrl_c_of_one(
     ]
 
 
-def test_what_goes_wrong_is_told_once(forked: Callable[..., Any], folder: Path) -> None:
-    """A batch that cannot be shared, a GPU that is not there, a folder that is in use."""
-    (folder / "used").mkdir()
-    (folder / "used" / "file").touch()
-    mistakes = {
-        "batch: 3 sequences cannot be shared equally by 2 processes; use a multiple of 2":
-            ["--batch", "3", "--device", "cpu"],
-        "--out used is there already": ["--out", "used"],
-    }  # fmt: skip
-    if not cuda_available():
-        mistakes["device cuda: there is no GPU that torch can use"] = ["--device", "cuda"]
-    found = forked(
-        (
-            [2, 60, [MAIN, "train", "--parallel", "fsdp", "--threads", "1", *words]]
-            for words in mistakes.values()
-        ),
-        folder,
-    )
-    for expected, (first, second) in zip(mistakes, found, strict=True):
-        assert (first.status, first.out, second.status, second.out) == (2, "", 2, "")
-        assert first.err.startswith(f"retbench: error: {expected}")
-        assert (first.err.count("\n"), second.err) == (1, "")
+@pytest.mark.parametrize("said", MISTAKES)
+def test_what_goes_wrong_is_told_once(folder: Path, ended: dict[str, Any], said: str) -> None:
+    first, second = ended[said]
+    assert (first.status, first.out, second.status, second.out) == (2, "", 2, "")
+    assert first.err.startswith(f"retbench: error: {said}")
+    assert (first.err.count("\n"), second.err) == (1, "")
     assert not (folder / "results").exists()
