@@ -12,7 +12,6 @@ from typing import Self
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend
 
 from models.protocol import LayerState
 
@@ -119,23 +118,3 @@ def split_decode(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     partial = weights @ torch.unflatten(v, -2, (parts, -1))
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     return partial.sum(dim=2, dtype=wide).to(q.dtype)
-
-
-def product_dtype(weight: Tensor) -> torch.dtype:
-    """The type that a product with this weight comes in: its own, or that of an autocast."""
-    device = weight.device.type
-    if torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return weight.dtype
-
-
-def sdpa_backend(q: Tensor, k: Tensor, v: Tensor) -> str:
-    """The kernel PyTorch chooses for :func:`causal_attention`: flash, efficient, cudnn, math."""
-    choice = torch._fused_sdp_choice(q, k, v, None, 0.0, True, enable_gqa=q.shape[1] != k.shape[1])
-    names = {
-        SDPBackend.MATH: "math",
-        SDPBackend.FLASH_ATTENTION: "flash",
-        SDPBackend.EFFICIENT_ATTENTION: "efficient",
-        SDPBackend.CUDNN_ATTENTION: "cudnn",
-    }
-    return names.get(SDPBackend(choice), "other")

@@ -310,12 +310,14 @@ class Decoder(nn.Module):
         GPT-2 (Radford et al. 2019, section 2.3); fla initialises its RetNet alike.
         """
         generator = torch.Generator(device=self.embedding.weight.device).manual_seed(seed)
+        head, vocab_size = self._head_weight, self.config.vocab_size
+        head[vocab_size:] = 0
         for name, parameter in self.named_parameters():
             if parameter.ndim < 2:
                 continue
             into_residual = name.endswith(("out.weight", "down.weight"))
             std = 0.02 / math.sqrt(2 * self.config.n_layers) if into_residual else 0.02
-            parameter.normal_(0.0, std, generator=generator)
-        self._head_weight[self.config.vocab_size :] = 0
+            drawn = parameter[:vocab_size] if parameter is head else parameter
+            drawn.normal_(0.0, std, generator=generator)
         for block in self.blocks:
             block.mixer.initialise(generator)  # type: ignore[union-attr,operator]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -29,6 +28,7 @@ from models.retention import (
     retention_recurrent,
 )
 from models.retnet import RetNetConfig
+from models.sdpa import no_kernel
 
 # Most tokens of the recurrence in PyTorch, a few small calls a token: more only wait for them,
 # and in training every token's state is kept.
@@ -125,19 +125,7 @@ def _no_sdpa(backend: SDPBackend, case: Case) -> str | None:
     shape = (1, 1, _PROBE_TOKENS, case.d_k)
     train = case.direction == "train"
     x = torch.zeros(shape, dtype=case.dtype, device=case.device, requires_grad=train)
-    with warnings.catch_warnings(), torch.set_grad_enabled(train), sdpa_kernel(backend):
-        warnings.simplefilter("ignore")  # why each kernel was not taken, a line each
-        try:
-            out = F.scaled_dot_product_attention(x, x, x, is_causal=True)
-            if train:
-                out.sum().backward()
-        except RuntimeError:
-            dtype = str(case.dtype).removeprefix("torch.")
-            return (
-                f"PyTorch has no such kernel for {dtype} and head dimension {case.d_k} on "
-                f"{case.device.type}"
-            )
-    return None
+    return no_kernel(backend, x, x)
 
 
 @contextmanager

@@ -7,15 +7,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.attention import (
     KVCache,
     causal_attention,
     decode_attention,
     offset_bias,
-    product_dtype,
-    sdpa_backend,
     step_bias,
 )
 from models.config import ConfigError, Phase, Preset
@@ -24,6 +21,7 @@ from models.kernels.attend_op import fused_attention, too_large, unsupported
 from models.layers import Rotary, rotate
 from models.protocol import LayerState
 from models.registry import register
+from models.sdpa import CHOSEN, by_kernel, kernel_unsupported, product_dtype, sdpa_backend
 
 
 @register("transformer")
@@ -31,15 +29,16 @@ from models.registry import register
 class TransformerConfig(DecoderConfig):
     """Rotary positions, RMSNorm, multi-head attention, no biases: Llama's architecture.
 
-    Sequences are mixed by PyTorch's attention, with implementation ``math`` by its unfused kernel.
-    A decode step is computed by PyTorch with ``torch`` and ``math``, by Triton kernels with
-    ``triton``, and with ``auto`` by these on a GPU where they can run.
+    Sequences are mixed by PyTorch's attention, with implementation ``math`` by its unfused kernel,
+    with ``flash``, ``cudnn`` and ``fa3`` by that one (:mod:`models.sdpa`). A decode step is
+    computed by PyTorch with ``torch`` and ``math``, by Triton kernels with ``triton``, and with all
+    others by these on a GPU where they can run.
 
     Attributes:
         n_kv_heads: heads of keys and values; 0 means as many as query heads.
     """
 
-    implementations: ClassVar[tuple[str, ...]] = ("auto", "torch", "triton", "math")
+    implementations: ClassVar[tuple[str, ...]] = ("auto", "torch", "triton", "math", *CHOSEN)
 
     n_kv_heads: int = 0
 
@@ -100,8 +99,8 @@ class TransformerConfig(DecoderConfig):
         return self.mixer_flops(tokens)
 
     def variants(self) -> dict[str, dict[str, Any]]:
-        """Attention as its formula says, the scores kept: the paper's slower baseline."""
-        return {"math": self.reference()}
+        """The fused kernels by name, and the scores kept: the paper's slower baseline."""
+        return {"math": self.reference()} | {name: {"implementation": name} for name in CHOSEN}
 
     def reference(self) -> dict[str, Any]:
         """The scores as a matrix, their softmax, and its product with the values."""
@@ -121,8 +120,8 @@ class GroupedQueryConfig(TransformerConfig):
     """
 
     def variants(self) -> dict[str, dict[str, Any]]:
-        """None: the paper's baseline is the multi-head model."""
-        return {}
+        """The fused kernels by name; the paper's baseline is the multi-head model."""
+        return {name: {"implementation": name} for name in CHOSEN}
 
     def default_kv_heads(self) -> int:
         """A KV head for four query heads."""
@@ -238,6 +237,11 @@ class Attention(Mixer):
         if c.implementation == "math":
             return "sdpa-math"
         dtype = product_dtype(weight)
+        if c.implementation in CHOSEN:
+            reason = kernel_unsupported(c.implementation, c.head_dim, c.group, dtype, weight.device)
+            if reason:
+                raise ConfigError(f"implementation {c.implementation}: {reason}")
+            return f"sdpa-{c.implementation}"
         q = weight.new_empty(1, c.n_heads, 512, c.head_dim, dtype=dtype)
         k = weight.new_empty(1, c.n_kv_heads, 512, c.head_dim, dtype=dtype)
         return f"sdpa-{sdpa_backend(q, k, k)}"
@@ -250,7 +254,7 @@ class Attention(Mixer):
         """
         c, weight = self.config, self.out.weight
         insisted = c.implementation == "triton"
-        if not (insisted or (weight.is_cuda and c.implementation == "auto")):
+        if not (insisted or (weight.is_cuda and c.implementation in ("auto", *CHOSEN))):
             return False
         reason = unsupported(c.head_dim, c.group, weight.dtype, weight.device)
         if insisted and reason:
@@ -267,11 +271,10 @@ class Attention(Mixer):
         return q, k, v.view(batch, time, -1, c.head_dim).transpose(1, 2)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Attention of a sequence by the implementation that the configuration names."""
-        if self.config.implementation == "math":
-            with sdpa_kernel(SDPBackend.MATH):
-                return causal_attention(q, k, v, bias)
-        return causal_attention(q, k, v, bias)
+        """Attention by the kernel that the configuration names; of a mask only ``math`` takes."""
+        name = self.config.implementation
+        with by_kernel(name if bias is None or name == "math" else "auto", q):
+            return causal_attention(q, k, v, bias)
 
     def _output(self, mixed: Tensor) -> Tensor:
         return self.out(mixed.transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]

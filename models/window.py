@@ -7,20 +7,19 @@ section 2). Through the layers a token still learns of ``n_layers * window`` tok
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.attention import KVCache, causal_attention, decode_attention, step_bias
 from models.config import PRESETS, ConfigError
 from models.decoder import Span
 from models.protocol import LayerState
 from models.registry import register
+from models.sdpa import by_kernel
 from models.transformer import Attention, Positions, TransformerConfig
 
 
@@ -128,8 +127,7 @@ class WindowAttention(Attention):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         """Attention of a sequence, by the kernel that the configuration names."""
-        in_math = self.config.implementation == "math"
-        with sdpa_kernel(SDPBackend.MATH) if in_math else nullcontext():
+        with by_kernel(self.config.implementation, q):
             return window_attention(q, k, v, self.config.window)
 
 

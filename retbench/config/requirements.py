@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from retbench.config import plugins
-from retbench.config.run import DEVICES, RunConfig, own_cores, presets
+from retbench.config.run import CAPTURED_MODES, DEVICES, RunConfig, own_cores, presets
 from retbench.config.values import nearest
 from retbench.distributed.launch import launch
 from retbench.errors import Misfit
@@ -82,9 +82,9 @@ def check_device(config: RunConfig, here: bool) -> None:
     """Check that the device is there, where ``here``, and can do the mode."""
     if here and config.device == "cuda" and not host.cuda_available():
         raise _no_gpu()
-    if config.mode == "cudagraph" and config.device != "cuda":
+    if config.mode in CAPTURED_MODES and config.device != "cuda":
         raise Misfit(
-            f"mode cudagraph is impossible on device {config.device}: CUDA graphs need a GPU",
+            f"mode {config.mode} is impossible on device {config.device}: CUDA graphs need a GPU",
             "use --mode eager or compile",
             keys=("mode", "device"),
         )

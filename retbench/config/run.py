@@ -56,7 +56,9 @@ PROFILES: dict[str, Profile] = {
 }
 DEVICES = ("cpu", "cuda")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-MODES = ("eager", "compile", "cudagraph")
+COMPILED_MODES = ("compile", "compile-cudagraph")
+CAPTURED_MODES = ("cudagraph", "compile-cudagraph")
+MODES = ("eager", "compile", "cudagraph", "compile-cudagraph")
 FEED_FORWARDS = ("gelu", "swiglu")
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}

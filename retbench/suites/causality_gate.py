@@ -14,6 +14,8 @@ rounding does where a kernel's tiling depends on values it masks."""
 def check_causality(session: Session) -> float:
     """The largest change of an earlier logit, relative to the largest logit, over all forms.
 
+    Computed in the type that the run trains in.
+
     Raises:
         CellFailure: if a model sees the future.
     """
@@ -27,7 +29,7 @@ def check_causality(session: Session) -> float:
     changed = tokens.clone()
     changed[:, -1] = (changed[:, -1] + 1) % vocab
     worst = 0.0
-    with torch.inference_mode():
+    with torch.inference_mode(), session.autocast():
         for form in (None, *getattr(model, "forms", ())):
             before, after = model(tokens, form=form), model(changed, form=form)
             moved = (before - after)[:, :-1].abs().max() / before.abs().max()

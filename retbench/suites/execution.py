@@ -1,4 +1,4 @@
-"""Prefill and decode steps of a model in one execution mode: eager, compiled, or as a CUDA graph.
+"""Prefill and decode steps of a model in one execution mode: eager, compiled, captured, or both.
 
 All models of a comparison run through this file alone, so none gets a treatment that another
 lacks.
@@ -13,13 +13,18 @@ import torch
 from torch import Tensor
 
 from models.protocol import LanguageModel, State
+from retbench.config.run import CAPTURED_MODES, COMPILED_MODES
 from retbench.suites.limits import PREFILL_TOKENS
 
 STATE_ALIGNMENT = 16
 """States hold a multiple of so many tokens where the model can, for the kernels' sake."""
 
-GRAPH_WARM_UP_STEPS = 3
-"""Steps on a side stream before a capture, as torch.cuda.graph asks for."""
+GRAPH_WARM_UP_CALLS = 3
+"""Calls on a side stream before a capture, as torch.cuda.graph asks for."""
+
+CAPTURED_PREFILL_TOKENS = 4096
+"""Most tokens of a prefill that is captured: on more a GPU computes longer than its host launches,
+and a graph keeps the memory of all activations."""
 
 
 class Execution:
@@ -31,7 +36,8 @@ class Execution:
         model: the model, on its device and in evaluation mode.
         batch_size: sequences.
         max_len: tokens that prompt and new tokens may come to.
-        mode: ``eager``, ``compile`` (prefill and step) or ``cudagraph`` (the step).
+        mode: ``eager``; ``compile`` (prefill and step); ``cudagraph`` (the step, and a prefill of
+            up to ``CAPTURED_PREFILL_TOKENS``); ``compile-cudagraph``, both.
         device: the model's.
 
     Attributes:
@@ -47,7 +53,9 @@ class Execution:
         self._mode = mode
         self._model = model
         self._prefill, self._model_step = model.prefill, model.step
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._step_graph: torch.cuda.CUDAGraph | None = None
+        self._prefill_graph: torch.cuda.CUDAGraph | None = None
+        self._prompt = torch.empty(0)
         aligned = -(-max_len // STATE_ALIGNMENT) * STATE_ALIGNMENT
         room = aligned if aligned <= model.config.max_len else max_len
         with torch.inference_mode():
@@ -56,18 +64,33 @@ class Execution:
         self.prompt_logits = self.step_logits = torch.empty(0)
 
     def ready(self) -> None:
-        """Compile or capture what the mode asks for, and leave the state empty."""
-        if self._mode == "compile":
+        """Compile and capture what the mode asks for, and leave the state empty.
+
+        A prefill is so at its first call.
+        """
+        if self._mode in COMPILED_MODES:
             # Each cell has its own shapes; those of the last one would only fill the cache.
             torch.compiler.reset()
             self._prefill = torch.compile(self._prefill, dynamic=False)
             self._model_step = torch.compile(self._model_step, dynamic=False)
-        elif self._mode == "cudagraph":
-            self._capture()
+        if self._mode in CAPTURED_MODES:
+            self._step_graph = self._capture(self._step)
 
     @torch.inference_mode()
-    def prefill(self, prompt: Tensor) -> None:
-        """Take in a prompt (batch, time) and choose the first new token."""
+    def prefill(self, prompt: Tensor, *, captured: bool = True) -> None:
+        """Take a prompt (batch, time) into the empty state and choose the first new token.
+
+        Args:
+            prompt: int64 tokens.
+            captured: whether a graph may be replayed, where the mode has one of such a prefill.
+        """
+        if captured and self._mode in CAPTURED_MODES and prompt.numel() <= CAPTURED_PREFILL_TOKENS:
+            if self._prefill_graph is None or self._prompt.shape != prompt.shape:
+                self._prompt = prompt.clone()
+                self._prefill_graph = self._capture(self._prefill_prompt)
+            self._prompt.copy_(prompt)
+            self._prefill_graph.replay()
+            return
         parts = prompt.split(max(1, PREFILL_TOKENS // prompt.shape[1]))
         self.prompt_logits = self._prefill_parts(parts, self._prefill)
         self.token.copy_(self.prompt_logits.argmax(-1))
@@ -91,7 +114,7 @@ class Execution:
     @property
     def step(self) -> Callable[[], None]:
         """What takes in ``token`` and puts the greedy choice in its place."""
-        return self._step if self._graph is None else self._graph.replay
+        return self._step if self._step_graph is None else self._step_graph.replay
 
     @property
     def graph_pool(self) -> tuple[int, int] | None:
@@ -141,19 +164,27 @@ class Execution:
         self.step_logits = self._model_step(self.token, self.state)
         self.token.copy_(self.step_logits.argmax(-1))
 
+    def _prefill_prompt(self) -> None:
+        """Prefill ``_prompt``, without asking the device how many tokens the empty state holds."""
+        empty = State(self.state.layers, torch.zeros(1, dtype=torch.int64), self.state.max_len)
+        self.prompt_logits = self._prefill(self._prompt, empty)
+        self.token.copy_(self.prompt_logits.argmax(-1))
+        self.state.position.fill_(self._prompt.shape[1])
+
     @torch.inference_mode()
-    def _capture(self) -> None:
-        """Capture one step. Its trial steps start from an empty state, and leave one."""
+    def _capture(self, call: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        """Capture a call. Trial calls start from an empty state, and leave one."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            for _ in range(GRAPH_WARM_UP_STEPS):
-                self._step()
+            for _ in range(GRAPH_WARM_UP_CALLS):
+                call()
         torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._step()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            call()
         self.state.reset()
+        return graph
 
 
 class Generation:

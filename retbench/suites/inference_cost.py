@@ -25,9 +25,10 @@ _LAYER_OVERHEAD_S = {
     "eager": {"cpu": 1e-4, "cuda": 3e-4},
     "compile": {"cpu": 4e-5, "cuda": 1e-4},
     "cudagraph": {"cpu": 0.0, "cuda": 2e-5},
+    "compile-cudagraph": {"cpu": 0.0, "cuda": 1e-5},
 }
 # A worker's imports, gate and first calls; compilation comes on top, once a process.
-_COMPILE_S = {"eager": 0.0, "compile": 45.0, "cudagraph": 2.0}
+_COMPILE_S = {"eager": 0.0, "compile": 45.0, "cudagraph": 2.0, "compile-cudagraph": 47.0}
 
 
 @dataclass(frozen=True)

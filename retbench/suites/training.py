@@ -109,7 +109,7 @@ class TrainingThroughputConfig(TimedModelsConfig, TextData):
     )  # fmt: skip
     variants: tuple[str, ...] = setting(
         value.names, "Models' other implementations to measure beside them.", metavar="NAMES",
-        cpu=("math",), cuda=("math", "parallel", "torch", "chunk-64", "chunk-256"),
+        cpu=("math",), cuda=("math", "cudnn", "parallel", "torch", "chunk-64", "chunk-256"),
     )  # fmt: skip
     parallel: str = setting(
         value.OneOf(("none", *KINDS), "parallel"), "How --processes share a step.",

@@ -6,12 +6,19 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, _cur_sdpa_kernel_backends
 
 from models import build
 from models.config import ConfigError
 from models.registry import config_for
+from models.sdpa import CHOSEN, by_kernel
 
-WAYS = [("retnet", {"form": "parallel"}), ("transformer", {"implementation": "math"})]
+WAYS = [
+    ("retnet", {"form": "parallel"}),
+    ("transformer", {"implementation": "math"}),
+    ("transformer-gqa", {"implementation": "flash"}),
+]
 
 
 @pytest.mark.parametrize(("family", "way"), WAYS)
@@ -51,11 +58,48 @@ def test_the_math_kernel_is_what_runs_where_it_is_asked_for(
 
 
 @pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("cudnn", "PyTorch has no such kernel for float32 and head dimension 16 on cpu"),
+        ("fa3", "needs a CUDA device, not cpu"),
+    ],
+)
+def test_a_kernel_that_cannot_run_here_is_an_error_when_the_model_is_built(
+    name: str, reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"implementation {name}: {reason}"):
+        build("transformer", preset="tiny", vocab_size=61, implementation=name)
+
+
+def test_the_flash_kernel_alone_may_run_where_it_is_asked_for(
+    small: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, used = small.model("transformer", implementation="flash"), []
+
+    def spy(q: Any, k: Any, v: Any, bias: Any = None) -> Any:
+        used.append(_cur_sdpa_kernel_backends())
+        return v
+
+    monkeypatch.setattr("models.transformer.causal_attention", spy)
+    model(small.tokens(1, 4))
+    assert used == 2 * [[SDPBackend.FLASH_ATTENTION]]
+
+
+def test_a_gpus_kernel_takes_16_bits_alone() -> None:
+    with FakeTensorMode():
+        q = torch.empty(1, 1, 4, 8, device="cuda")
+    for name in CHOSEN:
+        with pytest.raises(ConfigError, match="needs bfloat16 or float16, not float32"):
+            by_kernel(name, q)
+        by_kernel(name, q.bfloat16())
+
+
+@pytest.mark.parametrize(
     ("family", "field", "value", "known"),
     [
         ("retnet", "form", "recurrent", "chunkwise, parallel"),
         ("retnet", "implementation", "math", "auto, torch, triton"),
-        ("transformer", "implementation", "flash", "auto, torch, triton, math"),
+        ("transformer", "implementation", "fast", "auto, torch, triton, math, flash, cudnn, fa3"),
     ],
 )
 def test_an_unknown_way_is_an_error_that_names_the_known_ones(

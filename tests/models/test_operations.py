@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from models import operations, operations_builtin
-from models.attention import sdpa_backend
 from models.operations import Case, Kind, Operation, names, register
 from models.retention import log_decays, retention_chunkwise, retention_recurrent
+from models.sdpa import sdpa_backend
 
 CPU = torch.device("cpu")
 RETENTION = Case("retention", "forward", 2, 3, 75, 8, 16, torch.float32, CPU)

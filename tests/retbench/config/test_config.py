@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retbench import suites
-from retbench.config.run import DTYPES, MODES, PROFILES, RunConfig
+from retbench.config.run import CAPTURED_MODES, DTYPES, MODES, PROFILES, RunConfig
 from retbench.engine.resolve import explicit, resolve
 from retbench.errors import UserError
 from retbench.machine import host
@@ -221,7 +221,10 @@ def test_a_context_beyond_what_a_model_can_hold_is_refused(asked: dict[str, obje
 
 
 def test_cuda_graphs_on_a_cpu_are_refused() -> None:
-    assert "CUDA graphs need a GPU" in refused(mode="cudagraph")
+    for mode in CAPTURED_MODES:
+        assert f"mode {mode} is impossible on device cpu: CUDA graphs need a GPU" in refused(
+            mode=mode
+        )
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

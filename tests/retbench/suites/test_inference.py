@@ -12,7 +12,7 @@ import torch
 from models import build
 from models.protocol import LanguageModel
 from retbench.config.plan import Contender, Point
-from retbench.config.run import RunConfig
+from retbench.config.run import CAPTURED_MODES, COMPILED_MODES, RunConfig
 from retbench.engine.resolve import resolve
 from retbench.errors import Misfit
 from retbench.machine import ceilings, interference
@@ -24,6 +24,7 @@ from retbench.suites.session import Rows, Session
 from retbench.workers.worker import open_session
 
 from ..conftest import measure
+from .conftest import FakeGraph
 
 FAMILIES = ("retnet", "transformer", "transformer-gqa")
 WITH_PAPER = (*FAMILIES, "transformer-paper")
@@ -378,6 +379,28 @@ def greedy_tokens(model: LanguageModel, mode: str, device: str = "cpu") -> torch
 def test_a_compiled_step_gives_what_the_eager_one_gives() -> None:
     model = small_model("retnet", n_layers=1)
     assert torch.equal(greedy_tokens(model, "compile"), greedy_tokens(model, "eager"))
+
+
+@pytest.mark.parametrize("mode", CAPTURED_MODES)
+@pytest.mark.parametrize("family", [*FAMILIES, "transformer-window"])
+def test_replays_of_a_prefill_and_of_steps_give_what_the_eager_ones_give(
+    family: str, mode: str, fake_graphs: list[FakeGraph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda call, **_: compiled.append(call) or call)
+    model = small_model(family)
+    assert torch.equal(greedy_tokens(model, mode), greedy_tokens(model, "eager"))
+    assert [graph.replays for graph in fake_graphs] == [6, 2]  # of the step, of the prefill
+    assert len(compiled) == (2 if mode in COMPILED_MODES else 0)
+
+
+def test_a_long_prefill_is_not_captured(
+    fake_graphs: list[FakeGraph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retbench.suites.execution.CAPTURED_PREFILL_TOKENS", 11)
+    model = small_model("retnet")
+    assert torch.equal(greedy_tokens(model, "cudagraph"), greedy_tokens(model, "eager"))
+    assert len(fake_graphs) == 1
 
 
 @pytest.mark.gpu

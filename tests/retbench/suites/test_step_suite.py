@@ -192,9 +192,9 @@ def test_the_gate_passes_a_retention_in_bfloat16_at_a_depth_where_the_first_toke
 def test_the_gate_finds_a_function_that_is_not_the_formulas(
     monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    from models import retnet
+    from models import multiscale
 
-    exact = retnet.retention_chunkwise
+    exact = multiscale.retention_chunkwise
 
     def other_decays(q: Any, k: Any, v: Any, log_gamma: Any, *others: Any) -> Any:
         return exact(q, k, v, 1.5 * log_gamma, *others)
@@ -205,20 +205,20 @@ def test_the_gate_finds_a_function_that_is_not_the_formulas(
         return torch.cat(outs, dim=2), None
 
     change = other_decays if broken == "decay" else lost_state
-    monkeypatch.setattr(retnet, "retention_chunkwise", change)
+    monkeypatch.setattr(multiscale, "retention_chunkwise", change)
     with pytest.raises(CellFailure, match="gradients are not those of the formula"):
         suites.get("training").verify(session())
 
 
 def test_the_gate_finds_a_gradient_that_is_not_the_formulas(monkeypatch: Any) -> None:
-    from models import retnet
+    from models import multiscale
 
-    exact = retnet.retention_chunkwise
+    exact = multiscale.retention_chunkwise
 
     def broken(q: Any, k: Any, *others: Any) -> Any:
         return exact(q, k.detach(), *others)  # the right loss, and no gradient of the keys
 
-    monkeypatch.setattr(retnet, "retention_chunkwise", broken)
+    monkeypatch.setattr(multiscale, "retention_chunkwise", broken)
     with pytest.raises(CellFailure, match="gradients are not those of the formula"):
         suites.get("training").verify(session())
 
