@@ -30,6 +30,9 @@ def register(app: typer.Typer) -> None:
     app.command("list")(list_)
     app.command()(explain)
     app.command()(compare)
+    app.command()(cite)
+    app.command()(bundle)
+    app.command()(verify)
 
 
 def _metrics(incomplete: str) -> list[str]:
@@ -130,3 +133,64 @@ def compare(
     worse = [f"{found.counts[verdict]} {verdict}" for verdict in asked if verdict in found.counts]
     if worse:
         raise Regressed(f"{after} against {before}: {', '.join(worse)}")
+
+
+def cite(
+    folder: Folder,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METRIC", help="Its tag or title. [default: what was named before the run]",
+            autocompletion=_metrics,
+        ),
+    ] = None,
+    context: Annotated[int | None, typer.Option(metavar="N", help="At this context.")] = None,
+    batch: Annotated[int | None, typer.Option(metavar="N", help="At this batch size.")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of this model, or against it.")
+    ] = None,
+    form: Annotated[str, _format("text", "markdown", "latex")] = "text",
+    bibtex: Annotated[
+        bool, typer.Option("--bibtex", help="Print entries of Retbench and of RetNet's paper.")
+    ] = False,
+) -> None:  # fmt: skip
+    """Print a run's numbers as sentences, with all that a reader needs to doubt them."""
+    from retbench import api, report
+    from retbench.report import citing
+
+    form = _read("format", OneOf(tuple(citing.FORMATS), "format"), form)
+    content = report.content_of(api.open_run(folder))
+    if bibtex:
+        typer.echo(citing.bibtex(content.meta))
+        return
+    wanted = citing.Wanted(metric, context, batch, model)
+    typer.echo("\n".join(citing.sentences(content, wanted, form)))
+
+
+def bundle(
+    folder: Folder,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A .tar.gz or .zip. [default: DIR.tar.gz]"),
+    ] = None,
+) -> None:
+    """Pack a run into one archive, with the hash of every file, for others to check."""
+    from retbench import api
+    from retbench.store.bundle import bundle
+
+    typer.echo(bundle(api.open_run(folder), out))
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(help="What bundle has made.", metavar="FILE")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Unpack it there once it is sound.")
+    ] = None,
+) -> None:
+    """Check a bundled run: every file by its hash, the samples by the run's own."""
+    from retbench.report import stamp
+    from retbench.store.bundle import verify
+
+    run = verify(file, out)
+    typer.echo(f"{file} is sound: {run.meta['suite']}, {run.meta['state']}; "
+               f"{stamp.conditions(run.meta)}")  # fmt: skip

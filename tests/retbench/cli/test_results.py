@@ -72,3 +72,11 @@ def test_compare_says_that_a_run_is_itself_and_fails_on_what_it_is_asked_to(
         "fail-on: unknown verdict 'slow'"
         in command("compare", before, before, "--fail-on", "slow").err
     )
+
+
+def test_cite_prints_a_sentence_that_says_what_a_smoke_run_is_worth(
+    command: Command, finished: tuple[Path, Outcome]
+) -> None:
+    ended = command("cite", finished[0], "--metric", "ttft_s", "--context", "64")
+    assert ended.status == 0 and ended.out.count("a SMOKE run") == 3
+    assert command("cite", finished[0], "--bibtex").out.startswith("@software{retbench,")
