@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from retbench.engine.forecast import Forecast, TimeLeft
     from retbench.machine.doctor import Check
     from retbench.metrics import Status
+    from retbench.report.change import Change
     from retbench.report.content import Content
     from retbench.store import Run
     from retbench.store.journal import Key
@@ -150,6 +151,15 @@ class Console:
         """Print the sizes of models."""
         self.show(render.sizes(sizes))
         self.emit({"models": [size.to_json() for size in sizes]})
+
+    def change(self, found: Change) -> None:
+        """Print what changed from one run to another, what differs between them first."""
+        from retbench.report import change
+
+        self.show(Text(f"{found.after} against {found.before}", style="bold"))
+        self._lines(change.said(found))
+        self.show(Text(""), render.of_table(found.table, self._tables.width))
+        self.emit(found.to_json())
 
     def inventory(self, found: Mapping[str, Sequence[tuple[str, str]]]) -> None:
         """Print names with a line about each, by kind."""

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from retbench.cli.options import AsJson
+from retbench.config.values import OneOf, SomeOf, share
+from retbench.errors import UserError
 
 Folder = Annotated[Path, typer.Argument(help="A run directory.", metavar="DIR")]
+
+
+TEXT_OR_MARKDOWN = ("text", "markdown")
+
+
+class Regressed(UserError):
+    """The second of two runs is worse in what --fail-on names."""
+
+    exit_status = 3
 
 
 def register(app: typer.Typer) -> None:
@@ -17,6 +29,10 @@ def register(app: typer.Typer) -> None:
     app.command()(show)
     app.command("list")(list_)
     app.command()(explain)
+    app.command()(compare)
+    app.command()(cite)
+    app.command()(bundle)
+    app.command()(verify)
 
 
 def _metrics(incomplete: str) -> list[str]:
@@ -35,12 +51,12 @@ def _format(*known: str) -> Any:
     return typer.Option("--format", help="Of what is printed.", metavar="|".join(known))
 
 
-def _require_format(given: str, known: tuple[str, ...]) -> None:
-    from retbench.config.values import nearest
-    from retbench.errors import UserError
-
-    if given not in known:
-        raise UserError(f"format: unknown format {given!r}", nearest(given, known, listed=True))
+def _read(flag: str, read: Callable[[Any], Any], given: str) -> Any:
+    """A flag's value, read."""
+    try:
+        return read(given)
+    except ValueError as problem:
+        raise UserError(f"{flag}: {problem}") from None
 
 
 def show(folder: Folder, as_json: AsJson = False) -> None:
@@ -69,9 +85,6 @@ def list_(
     Console(as_json=as_json).inventory(inventory(kind))
 
 
-TEXT_OR_MARKDOWN = ("text", "markdown")
-
-
 def explain(
     metric: Annotated[
         str | None,
@@ -82,5 +95,102 @@ def explain(
     """Say what a metric is: definition, unit, formula and centre; of all where none is named."""
     from retbench.report import glossary
 
-    _require_format(form, TEXT_OR_MARKDOWN)
+    form = _read("format", OneOf(TEXT_OR_MARKDOWN, "format"), form)
     typer.echo(glossary.markdown(metric) if form == "markdown" else glossary.described(metric))
+
+
+def compare(
+    before: Annotated[Path, typer.Argument(help="The run that counts as 1.", metavar="A")],
+    after: Annotated[Path, typer.Argument(help="The run that is judged.", metavar="B")],
+    fail_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="slower,larger,failed", help="Exit with status 3 where a cell of B is that."
+        ),
+    ] = None,
+    margin: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE", help="Smallest difference that matters. [default: the runs']"
+        ),
+    ] = None,
+    form: Annotated[str, _format(*TEXT_OR_MARKDOWN)] = "text",
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs cell by cell, B / A, after what differs between their machines and code."""
+    from retbench import api
+    from retbench.cli.console import Console
+    from retbench.report import change
+
+    form = _read("format", OneOf(TEXT_OR_MARKDOWN, "format"), form)
+    asked = _read("fail-on", SomeOf(change.REGRESSIONS, "verdict"), fail_on) if fail_on else ()
+    least = _read("margin", share, margin) if margin else None
+    found = change.between(api.open_run(before), api.open_run(after), least)
+    if form == "markdown":
+        typer.echo(change.markdown(found))
+    else:
+        Console(as_json=as_json).change(found)
+    worse = [f"{found.counts[verdict]} {verdict}" for verdict in asked if verdict in found.counts]
+    if worse:
+        raise Regressed(f"{after} against {before}: {', '.join(worse)}")
+
+
+def cite(
+    folder: Folder,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METRIC", help="Its tag or title. [default: what was named before the run]",
+            autocompletion=_metrics,
+        ),
+    ] = None,
+    context: Annotated[int | None, typer.Option(metavar="N", help="At this context.")] = None,
+    batch: Annotated[int | None, typer.Option(metavar="N", help="At this batch size.")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of this model, or against it.")
+    ] = None,
+    form: Annotated[str, _format("text", "markdown", "latex")] = "text",
+    bibtex: Annotated[
+        bool, typer.Option("--bibtex", help="Print entries of Retbench and of RetNet's paper.")
+    ] = False,
+) -> None:  # fmt: skip
+    """Print a run's numbers as sentences, with all that a reader needs to doubt them."""
+    from retbench import api, report
+    from retbench.report import citing
+
+    form = _read("format", OneOf(tuple(citing.FORMATS), "format"), form)
+    content = report.content_of(api.open_run(folder))
+    if bibtex:
+        typer.echo(citing.bibtex(content.meta))
+        return
+    wanted = citing.Wanted(metric, context, batch, model)
+    typer.echo("\n".join(citing.sentences(content, wanted, form)))
+
+
+def bundle(
+    folder: Folder,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A .tar.gz or .zip. [default: DIR.tar.gz]"),
+    ] = None,
+) -> None:
+    """Pack a run into one archive, with the hash of every file, for others to check."""
+    from retbench import api
+    from retbench.store.bundle import bundle
+
+    typer.echo(bundle(api.open_run(folder), out))
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(help="What bundle has made.", metavar="FILE")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Unpack it there once it is sound.")
+    ] = None,
+) -> None:
+    """Check a bundled run: every file by its hash, the samples by the run's own."""
+    from retbench.report import stamp
+    from retbench.store.bundle import verify
+
+    run = verify(file, out)
+    typer.echo(f"{file} is sound: {run.meta['suite']}, {run.meta['state']}; "
+               f"{stamp.conditions(run.meta)}")  # fmt: skip

@@ -201,7 +201,7 @@ def ratios(
             row["note"] = _why(at["point"], sides, ended, own["alone"])
         elif metric in MEMORY:
             whole, part = (value_of[metric, model, at["point"]] for model in sides)
-            row |= _memory(whole / part, found, margin(meta))
+            row |= memory_verdict(whole / part, found, margin(meta))
         table.append(_UNKNOWN | row)
         in_blocks.append(found)
     _judge(table, in_blocks, len(models) - 1, meta)
@@ -286,7 +286,14 @@ def _vagueness(found: Crossover) -> str:
     return f"interval {low} to {high} is wider than a factor of {WIDEST:g}"
 
 
-def _memory(value: float, by_block: Floats, margin_: float) -> Row:
+def memory_verdict(value: float, by_block: Floats, margin_: float) -> Row:
+    """Value, range and verdict of a ratio of memory, which takes no statistics (M14).
+
+    Args:
+        value: the ratio.
+        by_block: those of the blocks.
+        margin_: relative difference that matters.
+    """
     low, high = min(value, float(by_block.min())), max(value, float(by_block.max()))
     if high < 1 / (1 + margin_):
         verdict = "smaller"

@@ -177,7 +177,7 @@ def _judged(
     df, error = n - 1 + prior, math.sqrt(variance / n)
     reach = float(stdtrit(df, 1 - alpha / 2)) * error
     told = bounds[1] + reach + float(stdtrit(df, POWER)) * error
-    verdict = _verdict(centre - reach, centre + reach, bounds)
+    verdict = verdict_of(centre - reach, centre + reach, bounds)
     needed = None
     if verdict == "inconclusive":
         needed = _blocks_needed(abs(centre), variance, prior / (n - 1), n, bounds, alpha)
@@ -187,8 +187,14 @@ def _judged(
     )  # fmt: skip
 
 
-def _verdict(low: float, high: float, bounds: tuple[float, float]) -> Verdict:
-    """What an interval of log ratios says."""
+def verdict_of(low: float, high: float, bounds: tuple[float, float]) -> Verdict:
+    """What an interval of log ratios says.
+
+    Args:
+        low: its lower end.
+        high: its upper end.
+        bounds: log ratios inside which two are equal, and beyond which they differ.
+    """
     inside, beyond = bounds
     if high < -beyond:
         return "faster"

@@ -119,7 +119,7 @@ class Execution:
     @property
     def graph_pool(self) -> tuple[int, int] | None:
         """The private memory pool of the captured step; None in any other mode."""
-        return None if self._graph is None else self._graph.pool()
+        return None if self._step_graph is None else self._step_graph.pool()
 
     @torch.inference_mode()
     def reset(self) -> None:

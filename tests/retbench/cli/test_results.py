@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from retbench import suites
 
+from ..report.conftest import write_run
 from .conftest import Command, Outcome, files
 
 
@@ -51,3 +53,30 @@ def test_explain_says_what_a_metric_is(command: Command, words: tuple[str, ...],
     ended = command(*words)
     assert ended.status == 0 and said in ended.out
     assert "unknown format 'html'" in command(*words, "--format", "html").err
+
+
+def test_compare_says_that_a_run_is_itself_and_fails_on_what_it_is_asked_to(
+    command: Command, tmp_path: Path
+) -> None:
+    short = {"blocks": 4, "trials": 3, "steps": 3}
+    before = write_run(tmp_path / "a", **short).path
+    after = write_run(tmp_path / "b", **short, change=lambda row: 1.1 * (row["unit"] == "s") or 1)
+    same = command("compare", before, before, "--fail-on", "slower,larger,failed")
+    assert (same.status, same.err) == (0, "")
+    assert "nothing differs" in same.out
+    worse = command("compare", before, after.path, "--fail-on", "slower")
+    assert (worse.status, worse.err.count("\n")) == (3, 1)
+    assert re.search(r"b against \S+a: \d+ slower", worse.err)
+    assert command("compare", before, after.path).status == 0
+    assert (
+        "fail-on: unknown verdict 'slow'"
+        in command("compare", before, before, "--fail-on", "slow").err
+    )
+
+
+def test_cite_prints_a_sentence_that_says_what_a_smoke_run_is_worth(
+    command: Command, finished: tuple[Path, Outcome]
+) -> None:
+    ended = command("cite", finished[0], "--metric", "ttft_s", "--context", "64")
+    assert ended.status == 0 and ended.out.count("a SMOKE run") == 3
+    assert command("cite", finished[0], "--bibtex").out.startswith("@software{retbench,")

@@ -1,0 +1,261 @@
+"""Two runs of one suite, cell by cell: what changed from the one to the other, and what differs.
+
+A ratio is after / before, of times over the blocks of both runs, which are not paired
+(:mod:`retbench.stats.unpaired`); of memory the largest over processes, with the range that the
+blocks allow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from retbench.errors import UserError
+from retbench.metrics import METRICS, compared
+from retbench.report import compare, export, units, warnings
+from retbench.report.frames import Floats, Row, column, groups, records
+from retbench.report.summary import Reduced, reduced
+from retbench.report.tables import Column, Table, name
+from retbench.stats import unpaired
+
+if TYPE_CHECKING:
+    from retbench.store import Run
+
+REGRESSIONS = ("slower", "larger", "failed")
+COLUMNS = [
+    "metric", "model", "seq_len", "batch_size", "point", "unit", "before", "after", "value", "low",
+    "high", "n_before", "n_after", "confidence", "verdict", "note",
+]  # fmt: skip
+NOTES = (
+    "ratio = after / before; above 1 the second run is slower, or needs more memory",
+    "[low, high]: of times Welch's interval over the blocks of both runs, of memory the range over "
+    "them; the verdicts of times hold together (Holm)",
+    "the blocks of a run share its hour: what other programs did meanwhile shows as a difference",
+)
+_NAN = float("nan")
+# Where run.json says it; what is another at every moment of a machine is left out.
+_SAID = {
+    "hardware": ("processor", "gpu", "memory.total_bytes", "memory.limit_bytes", "machine_id"),
+    "versions": ("python", "system", "versions", "wait_policy"),
+    "commit": ("commit",),
+}
+_PASSING = ("temperature.gpu", "clocks.sm", "clocks.mem")
+
+_Cells = dict[tuple[str, str, str], Floats]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What two runs say together.
+
+    Attributes:
+        before: the first run's directory.
+        after: the second's.
+        differing: what is another in the second run, by kind of thing, a line each.
+        warnings: what a reader must know before believing the ratios, a line each.
+        table: one row per metric and cell that both runs have, and per cell that one has lost.
+    """
+
+    before: Path
+    after: Path
+    differing: Mapping[str, list[str]]
+    warnings: tuple[str, ...]
+    table: Table
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many rows have each verdict."""
+        return dict(self.table.frame["verdict"].value_counts(sort=False))
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, every digit."""
+        return {
+            "before": str(self.before), "after": str(self.after), "differing": self.differing,
+            "warnings": self.warnings, "rows": records(self.table.frame),
+        }  # fmt: skip
+
+
+def between(before: Run, after: Run, margin: float | None = None) -> Change:
+    """Compare two runs.
+
+    Args:
+        before: the run that counts as 1.
+        after: the run that is judged.
+        margin: relative difference that matters; by default the larger of those of the runs.
+
+    Raises:
+        UserError: they are of different suites, or have no time or memory in common.
+    """
+    suites = before.meta["suite"], after.meta["suite"]
+    if len(set(suites)) > 1:
+        raise UserError(f"{before.path} is of the suite {suites[0]}, {after.path} of {suites[1]}")
+    metas = before.meta, after.meta
+    margin = margin or max(map(compare.margin, metas))
+    rows = _rows(reduced(before), reduced(after), margin, metas)
+    if not rows:
+        raise UserError(
+            f"{before.path} and {after.path} have no cell with a time or memory in common",
+            "compare runs of the same models and points",
+        )
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    differing = {kind: list(lines) for kind, lines in _differing(*metas).items()}
+    return Change(
+        before.path, after.path, {kind: lines for kind, lines in differing.items() if lines},
+        tuple(_warnings(before, after)), _table(frame, after),
+    )  # fmt: skip
+
+
+def said(found: Change) -> list[str]:
+    """What differs, what to know, and how many rows have each verdict, a line each."""
+    lines = [f"{kind}: {line}" for kind, own in found.differing.items() for line in own]
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in found.counts.items())
+    return [
+        *(lines or ["nothing differs in hardware, versions, commit, configuration and models"]),
+        *(f"warning: {line}" for line in found.warnings),
+        f"{len(found.table.frame)} rows: {counts}",
+    ]
+
+
+def markdown(found: Change) -> str:
+    """The whole as Markdown."""
+    head = [f"# {found.after} against {found.before}", "", *(f"- {line}" for line in said(found))]
+    return "\n".join([*head, "", export.markdown(found.table, ())]).rstrip()
+
+
+def _rows(
+    before: Reduced, after: Reduced, margin: float, metas: tuple[Mapping[str, Any], ...]
+) -> list[Row]:
+    sides = _by_cell(before), _by_cell(after)
+    shared = [key for key in sides[1] if key in sides[0]]
+    values = [_centres(side) for side in (before, after)]
+    places = {(row["model"], row["point"]): row for row in records(after.statuses)}
+    rows = [
+        _row(places[key[1:]], key[0]) | {
+            "before": values[0][key], "after": values[1][key],
+            "n_before": len(sides[0][key]), "n_after": len(sides[1][key]),
+        }
+        for key in shared
+    ]  # fmt: skip
+    timed = [i for i, key in enumerate(shared) if METRICS[key[0]].kind == "time"]
+    judged = unpaired.judge(
+        [(np.log(sides[0][shared[i]]), np.log(sides[1][shared[i]])) for i in timed],
+        margin,
+        [max(compare.floors(meta).get(shared[i][0], 0.0) for meta in metas) for i in timed],
+    )
+    smoke = any(meta["configuration"]["profile"] == "smoke" for meta in metas)
+    for i, one in zip(timed, judged, strict=True):
+        rows[i] |= asdict(one) | ({"verdict": compare.NO_CLAIM} if smoke else {})
+    for i in sorted(set(range(len(rows))) - set(timed)):
+        old, new = (side[shared[i]] for side in sides)
+        edges = np.array([new.min() / old.max(), new.max() / old.min()])
+        rows[i] |= compare.memory_verdict(rows[i]["after"] / rows[i]["before"], edges, margin)
+    ended = {(row["model"], row["point"]): row["status"] for row in records(before.statuses)}
+    rows += [
+        _row(place, "") | {"verdict": "failed", "note": f"failed: {place['status']}"}
+        for key, place in places.items()
+        if ended.get(key) == "ok" and place["status"] != "ok"
+    ]
+    return rows
+
+
+def _row(place: Row, metric: str) -> Row:
+    unit = METRICS[metric].unit if metric else ""
+    empty = dict.fromkeys(COLUMNS, _NAN) | {"metric": metric, "unit": unit, "note": ""}
+    return empty | {key: place[key] for key in ("model", "seq_len", "batch_size", "point")}
+
+
+def _by_cell(found: Reduced) -> _Cells:
+    """The value of each block, by metric, model and point, of what models are compared by."""
+    rows = found.processes[found.processes["metric"].isin(compared())]
+    cells = {
+        (metric, model, point): column(group, "value")
+        for (metric, model, point), group in groups(rows, ["metric", "model", "point"])
+        if (column(group, "value") > 0).all()
+    }
+    at = {(row["model"], row["point"]): i for i, row in enumerate(records(found.statuses))}
+    order = {tag: i for i, tag in enumerate(compared())}
+    return dict(sorted(cells.items(), key=lambda cell: (order[cell[0][0]], at[cell[0][1:]])))
+
+
+def _centres(found: Reduced) -> dict[tuple[str, str, str], float]:
+    return {
+        (row["metric"], row["model"], row["point"]): row["value"] for row in records(found.cells)
+    }
+
+
+def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Iterator[str]]:
+    made = [meta["provenance"] for meta in (before, after)]
+    found = {
+        kind: _lines(*({k: v for k, v in _flat(meta).items() if _is_of(k, keys)} for meta in made))
+        for kind, keys in _SAID.items()
+    }
+    settings = ({k: v for k, v in meta["configuration"].items() if k != "out"}
+                for meta in (before, after))  # fmt: skip
+    found["configuration"] = _lines(*map(_flat, settings))
+    found["models"] = _lines(*(_flat(meta["models"]) for meta in (before, after)))
+    return found
+
+
+def _is_of(key: str, places: tuple[str, ...]) -> bool:
+    return not key.endswith(_PASSING) and any(f"{key}.".startswith(f"{p}.") for p in places)
+
+
+def _flat(given: Any, at: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings, by their keys with dots between."""
+    if not isinstance(given, Mapping):
+        return {at: given}
+    return {
+        key: leaf
+        for own, inner in given.items()
+        for key, leaf in _flat(inner, f"{at}.{own}" if at else str(own)).items()
+    }
+
+
+def _lines(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    for key in dict.fromkeys((*before, *after)):
+        old, new = before.get(key), after.get(key)
+        if old != new:
+            yield f"{key}: {_written(old)}, then {_written(new)}"
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+def _warnings(before: Run, after: Run) -> Iterator[str]:
+    machines = {run.meta["provenance"].get("machine_id") for run in (before, after)}
+    if len(machines) > 1:
+        yield "the runs are of different machines: a ratio says nothing of the code alone"
+    for run in dict.fromkeys((before.path, after.path)):
+        meta = before.meta if run == before.path else after.meta
+        yield from (f"{run}: {line}" for line in warnings.claims(meta, "process"))
+
+
+def _table(frame: pd.DataFrame, run: Run) -> Table:
+    def settings(row: Row) -> str:
+        return ", ".join(run.points[row["point"]].texts.values()) or units.DASH
+
+    def metric(row: Row) -> str:
+        return METRICS[row["metric"]].title if row["metric"] else "Status"
+
+    columns = [
+        Column("Metric", metric, rank=0, style="name"),
+        name("Model", "model"),
+        Column("Context", lambda row: units.tokens(row["seq_len"]), rank=0),
+        Column("Batch", "batch_size", rank=0),
+        Column("Settings", settings, rank=0, style="name"),
+        Column("Before", lambda row: units.scaled(row["before"], row["unit"]), rank=0),
+        Column("After", lambda row: units.scaled(row["after"], row["unit"]), rank=0),
+        Column("Ratio", lambda row: units.ratio(row["value"], row["low"], row["high"]), rank=0),
+        Column("Verdict", lambda row: row["note"] or row["verdict"], rank=0, style="verdict"),
+    ]
+    return Table(
+        "change", "Ratios: after / before", frame, columns, NOTES, grouped=True
+    ).condensed()

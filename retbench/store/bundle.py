@@ -1,0 +1,122 @@
+"""A run as one archive that others can check: its folder, and the hash of every file in it.
+
+The hashes stand in ``SHA256SUMS``, which ``sha256sum --check`` reads too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from retbench.errors import UserError
+from retbench.store.run_directory import Run, open_run
+
+SUMS = "SHA256SUMS"
+_FORMATS = {".tar.gz": "gztar", ".zip": "zip"}
+
+
+def bundle(run: Run, out: Path | None = None) -> Path:
+    """Pack a run's folder.
+
+    Args:
+        run: that was opened, so that its samples are sound.
+        out: the archive, ``.tar.gz`` or ``.zip``; by default ``NAME.tar.gz`` beside the folder.
+
+    Raises:
+        UserError: ``out`` exists, has another suffix, or cannot be written.
+    """
+    folder = run.path.resolve()
+    out = out or run.path.with_name(f"{folder.name}.tar.gz")
+    base, form = _format(out)
+    if out.exists():
+        raise UserError(f"{out} exists", "name another file with --out")
+    with _scratch(out.parent) as scratch:
+        copy = scratch / folder.name
+        shutil.copytree(folder, copy)
+        (copy / SUMS).write_text("".join(f"{h}  {name}\n" for name, h in _hashes(copy).items()))
+        made = shutil.make_archive(str(scratch / base.name), form, scratch, folder.name)
+        shutil.move(made, out)
+    return out
+
+
+def verify(file: Path, out: Path | None = None) -> Run:
+    """Check a bundle: every file has its hash, none is missing or added, and the run opens.
+
+    Args:
+        file: the archive.
+        out: an empty or new folder that the run is put into; None to keep nothing.
+
+    Returns:
+        The run; its samples are read, its folder remains only where ``out`` is given.
+
+    Raises:
+        UserError: the archive is damaged, or no bundle; a file in it differs from its hash.
+    """
+    _, form = _format(file)
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not empty", "name another folder with --out")
+    with _scratch(out.parent if out else None) as scratch:
+        try:
+            shutil.unpack_archive(file, scratch, form, **({"filter": "data"} * (form == "gztar")))
+        except (OSError, EOFError, ValueError, shutil.ReadError) as error:
+            raise UserError(f"{file} cannot be unpacked: {error}", "get it anew") from None
+        folder = _checked(file, scratch)
+        run = open_run(folder)
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(folder, out, dirs_exist_ok=True)
+            return open_run(out)
+    return run
+
+
+def _checked(file: Path, scratch: Path) -> Path:
+    """The one folder that was unpacked, its files as their hashes say."""
+    folders = list(scratch.iterdir())
+    if len(folders) != 1 or not (folders[0] / SUMS).is_file():
+        raise UserError(f"{file} is no bundle: it has no {SUMS}", "make one with retbench bundle")
+    lines = (folders[0] / SUMS).read_text(errors="replace").splitlines()
+    told = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    found = _hashes(folders[0])
+    for name in sorted(told.keys() | found.keys()):
+        if told.get(name) != found.get(name):
+            what = "is not in it" if name not in found else "was added" if name not in told else (
+                "differs from its hash"
+            )  # fmt: skip
+            raise UserError(f"{file}: {name} {what}", "get it anew from where it was published")
+    return folders[0]
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file but the sums themselves, by its path in the folder, sorted."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / SUMS)
+    found = {}
+    for path in files:
+        with path.open("rb") as stream:
+            found[path.relative_to(folder).as_posix()] = hashlib.file_digest(
+                stream, "sha256"
+            ).hexdigest()
+    return found
+
+
+def _format(file: Path) -> tuple[Path, str]:
+    """An archive's path without its suffix, and the format that the suffix stands for."""
+    for suffix, form in _FORMATS.items():
+        if file.name.lower().endswith(suffix):
+            return file.with_name(file.name[: -len(suffix)]), form
+    raise UserError(f"{file} is no {' or '.join(_FORMATS)}", "name it so")
+
+
+@contextlib.contextmanager
+def _scratch(beside: Path | None) -> Iterator[Path]:
+    """A folder that is gone afterwards, on the disk of the result; a disk's errors explained."""
+    try:
+        with tempfile.TemporaryDirectory(dir=beside, prefix=".bundle-") as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {error.filename or beside}: {error.strerror or error}", "make room"
+        ) from None

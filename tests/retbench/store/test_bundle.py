@@ -1,0 +1,94 @@
+"""A bundle holds the run's folder as it was, and says so where it does not."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from retbench.errors import UserError
+from retbench.store import Run, open_run
+from retbench.store.bundle import SUMS, bundle, verify
+
+from ..report.conftest import write_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return write_run(tmp_path_factory.mktemp("runs") / "mine", blocks=1, trials=1, steps=1)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("suffix", [".tar.gz", ".zip"])
+def test_a_run_comes_back_as_it_was(tmp_path: Path, run: Run, suffix: str) -> None:
+    file = bundle(run, tmp_path / f"sent{suffix}")
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    again = verify(file, tmp_path / "received")
+    assert again.meta == run.meta and again.columns == run.columns
+    found = contents(tmp_path / "received")
+    sums = found.pop(SUMS)
+    assert found == contents(run.path) and sums.count(b"\n") == len(found)
+    checked = subprocess.run(["sha256sum", "--check", "--quiet", SUMS], cwd=tmp_path / "received")
+    assert checked.returncode == 0
+
+
+def test_by_default_it_lies_beside_the_folder_and_nothing_is_overwritten(
+    tmp_path: Path, run: Run
+) -> None:
+    copy = open_run(shutil.copytree(run.path, tmp_path / "copy"))
+    assert bundle(copy) == tmp_path / "copy.tar.gz"
+    with pytest.raises(UserError, match=r"copy.tar.gz exists"):
+        bundle(copy)
+    assert verify(tmp_path / "copy.tar.gz").meta == run.meta
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "copy.tar.gz"]
+    with pytest.raises(UserError, match="copy is not empty"):
+        verify(tmp_path / "copy.tar.gz", tmp_path / "copy")
+
+
+def _changed(folder: Path) -> None:
+    text = (folder / "samples.jsonl").read_text()
+    (folder / "samples.jsonl").write_text(text.replace("1", "2", 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_changed, "samples.jsonl differs from its hash; get it anew"),
+        (lambda folder: (folder / "run.json").unlink(), "run.json is not in it"),
+        (lambda folder: (folder / "more.txt").touch(), "more.txt was added"),
+        (lambda folder: (folder / SUMS).unlink(), "is no bundle"),
+    ],
+)
+def test_a_bundle_that_was_changed_is_refused_by_file(
+    tmp_path: Path, run: Run, change: Callable[[Path], None], said: str
+) -> None:
+    verify(bundle(run, tmp_path / "sent.tar.gz"), tmp_path / "mine")
+    change(tmp_path / "mine")
+    with tarfile.open(tmp_path / "other.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "mine", "mine")
+    with pytest.raises(UserError, match=said):
+        verify(tmp_path / "other.tar.gz")
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.zip"])
+def test_what_is_no_archive_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"not an archive")
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        verify(tmp_path / name)
+    with pytest.raises(UserError, match=r"is no \.tar\.gz or \.zip"):
+        verify(tmp_path / "a.rar")
+
+
+def test_an_archive_may_not_write_outside_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "evil").write_text("x")
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "evil", "../outside")
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        verify(tmp_path / "a.tar.gz")
