@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from torch._inductor import config as inductor
+from torch._inductor.graph import GraphLowering
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models import build
@@ -82,6 +86,29 @@ def test_a_step_compiles_into_one_graph(small: Any, family: str, device: torch.d
     for token in tokens.T:
         found, expected = step(token, states[0]), plain.step(token, states[1])
         assert small.distance(found, expected) < TOLERANCES[torch.float32]
+
+
+@pytest.mark.parametrize("family", ["retnet", "transformer"])
+def test_a_compiled_step_updates_its_state_in_place(
+    small: Any, family: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inductor takes mutation out of a graph and puts it back, or else copies the whole state."""
+    model = small.model(family, torch.float32, device, implementation="triton", n_layers=1)
+    state = model.init_state(2, 80)
+    written = []
+
+    def stop(graph: GraphLowering) -> None:
+        written.append(graph.codegen()[0].value)
+        raise NotImplementedError("it is not to be compiled")
+
+    monkeypatch.setattr(GraphLowering, "compile_to_module", stop)
+    unasked = inductor.patch({"cpp.vec_isa_ok": False})  # else the compiler is run to find out
+    with unasked, pytest.raises(RuntimeError, match="not to be compiled"):
+        torch.compile(model.step, fullgraph=True, dynamic=False)(small.tokens(2, 1)[:, 0], state)
+    assert len(re.findall(r"= torch\.ops\.\w+\.step\.default\(", written[0])) == 1
+    shapes = re.findall(r"= empty_strided_\w+\(\(([\d, ]+)\)", written[0])
+    sizes = [math.prod(int(size) for size in shape.split(",") if size.strip()) for shape in shapes]
+    assert 0 < max(sizes) < state.layers[0].tensors()[0].numel()
 
 
 @pytest.mark.parametrize("family", KERNELS)
