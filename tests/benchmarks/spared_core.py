@@ -1,4 +1,4 @@
-"""What a spared core is worth: audits on all cores and on all but one, alone and beside a neighbour.
+"""What a spared core is worth: audits on all cores and on all but one, beside a neighbour or not.
 
     python tests/benchmarks/spared_core.py results/spared-core.csv [MINUTES]
 
