@@ -300,7 +300,7 @@ _DECLARED = (
                step_hardware_flops / matmul_rate / step_s),
     Metric("capacity_tokens_per_s", "tokens/s", "Throughput there", "rate",
            "tokens a second of all sequences, of decoding or of training steps, at the largest "
-           "batch size that fits", "higher", cited=True),
+           "batch size tried that fits", "higher", cited=True),
     Metric("prefill_above_weights_bytes", "bytes", "Prefill above weights", "memory",
            "prefill peak less the weights: the state, and what a prefill uses in passing", "lower",
            formula=lambda prefill_peak_bytes, weights_bytes: prefill_peak_bytes - weights_bytes),

@@ -207,7 +207,7 @@ def ratios(
     _judge(table, in_blocks, len(models) - 1, meta)
     if not meta["configuration"].get("compare_unfused"):
         for row in table:
-            if row["unfused"]:
+            if row["unfused"] and row["n"]:
                 row |= {"verdict": "", "note": f"{row['unfused']} unfused"} | _NOTHING_NEEDED
     return pd.DataFrame(table, columns=RATIO_COLUMNS)
 
@@ -229,7 +229,7 @@ def crossovers(
         meta: ``run.json``.
 
     Returns:
-        None for a time of which one side alone runs fused, unless the run was asked;
+        No row for a time of which one side alone runs fused, unless the run was asked;
         ``batch_size`` is None where it is another at each context.
     """
     along = paired[axes.is_plain(points, paired)]

@@ -14,7 +14,7 @@ import pandas as pd
 
 from retbench.config.plan import Point
 from retbench.machine import ceilings as ceiling
-from retbench.machine.devices import data_sheet
+from retbench.machine.devices import DataSheet, data_sheet
 from retbench.metrics import METRICS, Metric
 from retbench.report.efficiency import is_unshared, processes_of
 from retbench.report.frames import Row, groups, records
@@ -57,7 +57,8 @@ def _known(point: Point, meta: Mapping[str, Any]) -> dict[str, Any]:
     processes = 1 if is_unshared(point) else processes_of(meta)
     ceilings = meta["ceilings"]
     dtype = str(point.setting("dtype", meta["configuration"]["dtype"]))
-    rate, peak = ceiling.matmul_rate(ceilings, dtype), _peak_rate(meta, dtype)
+    rate, sheet = ceiling.matmul_rate(ceilings, dtype), sheet_of(meta)
+    peak = None if sheet is None else sheet.flop_per_s.get(dtype)
     bandwidth: Callable[[float], float | None] = partial(ceiling.bandwidth_at, ceilings)
     facts = {
         "processes": processes if processes > 1 else None,
@@ -69,12 +70,11 @@ def _known(point: Point, meta: Mapping[str, Any]) -> dict[str, Any]:
     return sizes | {name: fact for name, fact in facts.items() if fact is not None}
 
 
-def _peak_rate(meta: Mapping[str, Any], dtype: str) -> float | None:
-    """The dense peak of one device as its maker states it, FLOP/s; None where it is not known."""
+def sheet_of(meta: Mapping[str, Any]) -> DataSheet | None:
+    """What the maker states of the GPU that a run was on; None of any other run or device."""
     if meta["configuration"]["device"] != "cuda":
         return None
-    sheet = data_sheet((meta["provenance"].get("gpu") or {}).get("name"))
-    return None if sheet is None else sheet.flop_per_s.get(dtype)
+    return data_sheet((meta["provenance"].get("gpu") or {}).get("name"))
 
 
 def _row(metric: Metric, found: Mapping[str, Row], known: Mapping[str, Any]) -> Row:

@@ -70,7 +70,7 @@ def _cells(summary: Summary) -> Table:
             interval=interval,
             percentile=percentile,
             rank=rank,
-            note=_TAILS if percentile else "",
+            note=_TAILS if percentile else tables.peak_note(summary.meta, tag),
         )
         for tag, percentile, interval, rank in _COLUMNS
         if tables.shown(summary.cells, tag)

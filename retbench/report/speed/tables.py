@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from retbench.metrics import METRICS
-from retbench.report import compare, stamp, units
+from retbench.report import compare, derive, stamp, units
 from retbench.report.flags import MEANING
 from retbench.report.frames import Row
 from retbench.report.glossary import CENTRE, LARGEST
@@ -71,6 +71,14 @@ def metric(
 
     title = f"{METRICS[tag].title} {percentile}".rstrip()
     return Column(title, text, scale.symbol, rank, metric=tag, note=note)
+
+
+def peak_note(meta: Mapping[str, Any], tag: str) -> str:
+    """Under a column of utilisation: the peak that it is a share of; empty under any other."""
+    sheet, dtype = derive.sheet_of(meta), meta["configuration"]["dtype"]
+    if sheet is None or not tag.endswith(("_mfu", "_hfu")):
+        return ""
+    return f"peak: {units.scaled(sheet.flop_per_s[dtype], 'flop/s')} in {dtype} ({sheet.source})"
 
 
 def _bound_by(row: Row, tag: str) -> str:
@@ -262,8 +270,10 @@ def batches(summary: Summary) -> Table:
         ),
         Column(
             f"{summary.models[0]} / model",
-            lambda row: units.ratio(row["ratio"], row["ratio_low"], row["ratio_high"]),
-            note="throughputs of two models are at two batch sizes, so not measured in turns",
+            lambda row: units.DASH if row["model"] == summary.models[0]
+            else units.ratio(row["ratio"], row["ratio_low"], row["ratio_high"]),
+            note="throughputs of two models are at two batch sizes, so not measured in turns; "
+            f"above 1 {summary.models[0]}'s is the higher",
         ),
     )  # fmt: skip
     is_known = summary.batches["stopped_at"].notna().any()

@@ -99,7 +99,13 @@ def _of_steps(summary: Summary, table: pd.DataFrame) -> pd.DataFrame:
 def _steps(summary: Summary) -> Table:
     """One row per model and point: every figure, or how the cell failed, and its flags."""
     shown = (
-        tables.metric(summary.cells, tag, interval=tag == "step_s", rank=rank)
+        tables.metric(
+            summary.cells,
+            tag,
+            interval=tag == "step_s",
+            rank=rank,
+            note=tables.peak_note(summary.meta, tag),
+        )
         for tag, rank in _COLUMNS
         if tables.shown(summary.cells, tag)
     )

@@ -141,6 +141,8 @@ def test_mfu_takes_the_makers_peak_and_stands_only_where_it_is_known(
         time = cell(summary, "retnet", "ttft_s")["value"]
         found = cell(summary, "retnet", "prefill_mfu")["value"]
         assert found == pytest.approx(2 * PARAMETERS * 1024 / time / peak)
+        notes = [note for table in content(run).tables for note in table.reading]
+        assert any(note.startswith("peak: 989 TFLOP/s in bfloat16 (NVIDIA H100") for note in notes)
         assert "Prefill MFU" in titles and "Prefill, share of matmul rate" not in titles
 
 
