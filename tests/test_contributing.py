@@ -11,9 +11,8 @@ import tomllib
 from itertools import pairwise
 from pathlib import Path
 
-import pytest
-
 import retbench
+from retbench.store import Run
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text()
@@ -25,24 +24,35 @@ def fences(heading: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize(
-    ("heading", "contenders"),
-    [("A mixer", {"retnet", "moving-average"}), ("An operation", {"plain-attention", "sdpa-math"})],
-)
-def test_who_follows_the_instructions_gets_numbers(
-    heading: str, contenders: set[str], tmp_path: Path
-) -> None:
+def follow(heading: str, folder: Path) -> Run:
+    """The run that comes of the instructions below a heading."""
     (code,), (command,) = fences(heading, "python"), fences(heading, "sh")
-    (tmp_path / code.split()[1]).write_text(code)
+    (folder / code.split()[1]).write_text(code)
     program, *words = shlex.split(command)
     assert program == "retbench"
-    run = [sys.executable, "-m", "retbench", *words]
+    run = [sys.executable, str(ROOT / "tests" / "without_ceilings.py"), *words]
     run += ["--device", "cpu", "--threads", "1", "--quiet", "--out", "run"]
-    variables = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)}
-    subprocess.run(run, cwd=tmp_path, check=True, env=variables)
-    statuses = retbench.open_run(str(tmp_path / "run")).statuses()
-    assert set(statuses["model"]) == contenders
-    assert set(statuses["status"]) == {"ok"}
+    variables = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder)}
+    subprocess.run(run, cwd=folder, check=True, env=variables)
+    found = retbench.open_run(str(folder / "run"))
+    assert set(found.statuses()["status"]) == {"ok"}
+    return found
+
+
+def test_who_follows_the_instructions_measures_a_mixer_like_any_other(tmp_path: Path) -> None:
+    run = follow("A mixer", tmp_path)
+    frame = run.frame()
+    own = frame[frame["model"] == "moving-average"]
+    assert set(frame["model"]) == {"retnet", "moving-average"}
+    assert {"ttft_s", "tpot_s", "state_bytes", "gate_error"} <= set(own["metric"])
+    assert "cumsum" in set(own["implementation"])
+    sizes = [model["parameters"] for model in run.meta["models"].values()]
+    assert max(sizes) / min(sizes) <= 1.005
+
+
+def test_who_follows_the_instructions_measures_an_operation(tmp_path: Path) -> None:
+    run = follow("An operation", tmp_path)
+    assert set(run.statuses()["model"]) == {"plain-attention", "sdpa-math"}
 
 
 def test_the_map_is_the_contract_of_imports() -> None:

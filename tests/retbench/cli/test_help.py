@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from retbench import suites
 from retbench.cli.options import options
 
-from .conftest import ROOT, Command
+from .conftest import Command
 
 
 @pytest.mark.parametrize("suite", suites.names())
@@ -64,14 +61,11 @@ def test_the_help_of_run_lists_the_suites_with_the_options_that_each_has_alone(
         ("audit --suite k", ["kernels"]),
     ],
 )
-def test_a_shell_completes_suites_models_sizes_and_choices(line: str, offered: list[str]) -> None:
+def test_a_shell_completes_suites_models_sizes_and_choices(
+    command: Command, monkeypatch: pytest.MonkeyPatch, line: str, offered: list[str]
+) -> None:
     words = f"retbench {line}"
-    environment = {
-        "_RETBENCH_COMPLETE": "complete_bash", "COMP_WORDS": words, "PYTHONPATH": str(ROOT),
-        "COMP_CWORD": str(len(words.split()) - 1),
-    }  # fmt: skip
-    code = "from retbench.cli.app import main; main()"
-    ended = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
-    )
-    assert ended.stdout.split() == offered
+    monkeypatch.setenv("_RETBENCH_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    assert command().out.split() == offered
