@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.decoder import Span
 from models.linear_attention import LinearAttentionState, causal_pairs, feature_map
+from models.mixer import Span
 
 
 def test_the_feature_map_is_elu_plus_one_in_value_and_gradient() -> None:
