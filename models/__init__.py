@@ -7,7 +7,8 @@ Imports nothing of :mod:`retbench`, and nothing heavy until a model is asked for
     logits = model(tokens)                      # (batch, time) int64 -> (batch, time, vocab)
 """
 
-from models.config import PRESETS, ConfigError, ModelConfig, Preset
+from models.config import ConfigError, ModelConfig
+from models.presets import PRESETS, Preset
 from models.registry import build, config_for, families, register
 
 __all__ = [

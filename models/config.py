@@ -1,4 +1,4 @@
-"""The sizes that all models share, the presets, and how parameters are matched.
+"""The sizes that all models share, and how parameters are matched.
 
 Every layer of every model holds the same number of parameters, the paper's ``12 d_model^2``: a
 mixer takes what it needs, and the feed-forward width is chosen to use up the rest. Equal size is
@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from models.presets import PRESETS, Preset
 
 if TYPE_CHECKING:
     import torch
@@ -32,34 +34,6 @@ _PLAIN_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int
 
 class ConfigError(ValueError):
     """A configuration that cannot be built: the message says which field and why."""
-
-
-@dataclass(frozen=True)
-class Preset:
-    """The sizes that a preset fixes; ``head_dim`` is attention's, ``retention_dim`` is d_k."""
-
-    d_model: int
-    n_layers: int
-    head_dim: int
-    retention_dim: int
-
-
-# From 125m on a preset is named for all its parameters with tied GPT-2 embeddings, as in GPT-3;
-# below, for the non-embedding ones, for there the embedding would be most of the model.
-# d_k is 256 where the paper trained (1.3b and larger, its table 8); smaller models keep at least
-# six heads, so that their slowest decay still spans a context worth the name.
-PRESETS: dict[str, Preset] = {
-    "tiny": Preset(d_model=64, n_layers=2, head_dim=16, retention_dim=16),
-    "1m": Preset(d_model=128, n_layers=4, head_dim=32, retention_dim=32),
-    "3m": Preset(d_model=256, n_layers=4, head_dim=32, retention_dim=64),
-    "10m": Preset(d_model=384, n_layers=6, head_dim=48, retention_dim=64),
-    "30m": Preset(d_model=512, n_layers=10, head_dim=64, retention_dim=64),
-    "125m": Preset(d_model=768, n_layers=12, head_dim=64, retention_dim=128),
-    "350m": Preset(d_model=1024, n_layers=24, head_dim=64, retention_dim=128),
-    "1.3b": Preset(d_model=2048, n_layers=24, head_dim=128, retention_dim=256),
-    "2.7b": Preset(d_model=2560, n_layers=32, head_dim=128, retention_dim=256),
-    "6.7b": Preset(d_model=4096, n_layers=32, head_dim=128, retention_dim=256),
-}
 
 
 def _passes(phase: Phase) -> int:
@@ -204,6 +178,11 @@ class ModelConfig(ABC):
 
     # What follows from that.
 
+    @property
+    def layers(self) -> tuple[Self, ...]:
+        """The configuration of each layer; of all by default this one."""
+        return (self,) * self.n_layers
+
     @classmethod
     def from_preset(cls, preset: str, **overrides: Any) -> Self:
         """The family's configuration at a preset, with any field overridden.
@@ -244,7 +223,7 @@ class ModelConfig(ABC):
         Rows that pad the head are no parameters: nothing depends on them.
         """
         norms = (2 * self.n_layers + 1) * self.d_model
-        count = self.n_layers * (self.mixer_parameters() + self._ffn_parameters()) + norms
+        count = sum(c.mixer_parameters() + c._ffn_parameters() for c in self.layers) + norms
         if embeddings:
             count += self.vocab_size * self.d_model * (1 if self.tie_embeddings else 2)
         return count
@@ -263,10 +242,11 @@ class ModelConfig(ABC):
                 times the forward: Kaplan et al. 2020, arXiv 2001.08361, section 2.1).
         """
         if phase == "decode":
-            mixing: float = self.mixer_flops(1, context=seq_len)
+            mixing: float = sum(c.mixer_flops(1, context=seq_len) for c in self.layers)
         else:
-            mixing = self.mixer_flops(seq_len) / seq_len
-        return (self._layer_flops(mixing) + self._head_flops(seq_len, phase)) * _passes(phase)
+            mixing = sum(c.mixer_flops(seq_len) for c in self.layers) / seq_len
+        layers = self._matrix_flops() + mixing
+        return (layers + self._head_flops(seq_len, phase)) * _passes(phase)
 
     def hardware_flops_per_token(
         self, seq_len: int, phase: Phase, *, recomputed: bool = False
@@ -280,13 +260,14 @@ class ModelConfig(ABC):
         """
         if phase == "decode":
             return self.flops_per_token(seq_len, phase)
-        layers = self._layer_flops(self.mixer_hardware_flops(seq_len) / seq_len)
-        passes = _passes(phase)
+        mixing = sum(c.mixer_hardware_flops(seq_len) for c in self.layers) / seq_len
+        layers, passes = self._matrix_flops() + mixing, _passes(phase)
         return layers * (passes + recomputed) + self._head_flops(seq_len, phase) * passes
 
     def state_bytes(self, batch_size: int, context: int, dtype_bytes: int = 4) -> int:
         """Bytes of the state (KV cache or retention state) that holds ``context`` tokens."""
-        return self.n_layers * self.mixer_state_bytes(batch_size, context, dtype_bytes)
+        kept = (c.mixer_state_bytes(batch_size, context, dtype_bytes) for c in self.layers)
+        return sum(kept)
 
     def decode_bytes(self, batch_size: int, context: int, dtype_bytes: int = 4) -> int:
         """Bytes that one decode step must move: the weights once, and the state.
@@ -295,8 +276,8 @@ class ModelConfig(ABC):
         """
         matrices = self.num_parameters() + self.vocab_size * self.d_model
         rows = batch_size * self.d_model
-        moved = self.n_layers * self.mixer_step_bytes(batch_size, context, dtype_bytes)
-        return (matrices + rows) * dtype_bytes + moved
+        moved = (c.mixer_step_bytes(batch_size, context, dtype_bytes) for c in self.layers)
+        return (matrices + rows) * dtype_bytes + sum(moved)
 
     def prefill_bytes(self, batch_size: int, context: int, dtype_bytes: int = 4) -> int:
         """Bytes that one prefill must move: every weight read once, the state written once.
@@ -315,10 +296,11 @@ class ModelConfig(ABC):
             if accepted and field.name in values and type(values[field.name]) not in accepted:
                 raise ConfigError(f"{field.name} must be {kind}, not {values[field.name]!r}")
 
-    def _layer_flops(self, mixing: float) -> float:
-        """Of all layers' matrices a token, and of their mixing, of which one layer has so many."""
-        projections = self.mixer_parameters() - self.mixer_vectors()
-        return self.n_layers * (2 * (projections + self._ffn_parameters()) + mixing)
+    def _matrix_flops(self) -> int:
+        """Of all layers' matrices a token."""
+        return 2 * sum(
+            c.mixer_parameters() - c.mixer_vectors() + c._ffn_parameters() for c in self.layers
+        )
 
     def _head_flops(self, seq_len: int, phase: Phase) -> float:
         """Of the output head a token: a prefill has logits of its last one alone."""

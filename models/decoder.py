@@ -1,7 +1,7 @@
 """The one decoder-only skeleton that all families share.
 
 Embedding, pre-norm blocks (x + mixer(norm(x)), then x + ffn(norm(x))), final norm, head. A family
-differs in its :class:`Mixer` alone. Three ways through the model:
+differs in its :class:`models.mixer.Mixer` alone. Three ways through the model:
 
 - ``forward``: all positions at once, for training and scoring;
 - ``prefill``: a prompt into a state, logits of its last position only;
@@ -12,8 +12,7 @@ differs in its :class:`Mixer` alone. Three ways through the model:
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from abc import abstractmethod
 from typing import Any, get_args
 
 import torch
@@ -22,70 +21,8 @@ from torch.nn import functional as F
 
 from models.config import ModelConfig, Phase
 from models.layers import FeedForward, RMSNorm
+from models.mixer import Mixer, Span
 from models.protocol import LayerState, State
-
-
-@dataclass(frozen=True)
-class Span:
-    """Where in their sequences some tokens stand.
-
-    Attributes:
-        positions: int64 of shape (time,), on the device.
-        start: the first of them, known to the host; None in a decode step, which must not ask.
-        form: the mixer's form to run; its default where None.
-    """
-
-    positions: Tensor
-    start: int | None
-    form: str | None = None
-
-
-class Mixer(nn.Module, ABC):
-    """Mixes information along the sequence; the only part in which families differ.
-
-    Inputs and outputs are (batch, time, d_model). ``shared`` is what :meth:`prepare` made of the
-    positions, once a call for all layers (rotary angles, decays, masks).
-    """
-
-    forms: tuple[str, ...] = ()
-    """The forms that ``forward`` offers, the default first; empty where there is only one."""
-
-    def initialise(self, generator: torch.Generator) -> None:
-        """Set what shall not begin as the skeleton leaves it; called once, under ``no_grad``.
-
-        The skeleton draws every parameter of two and more dimensions from Normal(0, 0.02) and
-        leaves vectors as they were made.
-        """
-
-    def prepare(self, span: Span, state: LayerState | None) -> Any:
-        """What all layers need of the positions; nothing by default."""
-        return None
-
-    @abstractmethod
-    def forward(self, x: Tensor, shared: Any) -> Tensor:
-        """Mix a whole sequence that starts at position 0."""
-
-    @abstractmethod
-    def init_state(
-        self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype
-    ) -> LayerState:
-        """An empty state for this layer."""
-
-    @abstractmethod
-    def prefill(self, x: Tensor, shared: Any, state: LayerState) -> Tensor:
-        """Mix some tokens that follow those in the state, and take them in."""
-
-    @abstractmethod
-    def step(self, x: Tensor, shared: Any, state: LayerState) -> Tensor:
-        """As :meth:`prefill` for one token, with no shape that depends on the position."""
-
-    @abstractmethod
-    def implementation(self, phase: Phase) -> str:
-        """The form and kernel that run in a phase, for the record.
-
-        Raises:
-            ConfigError: if what the configuration asks for cannot run on this device or dtype.
-        """
 
 
 class Block(nn.Module):
@@ -153,7 +90,9 @@ class Decoder(nn.Module):
         # Tied, it is the head's matrix too, and has the rows that pad it.
         rows = config.head_rows if config.tie_embeddings else config.vocab_size
         self.embedding = nn.Embedding(rows, config.d_model, **factory)
-        self.blocks = nn.ModuleList(Block(config, **factory) for _ in range(config.n_layers))
+        self.blocks = nn.ModuleList(Block(layer, **factory) for layer in config.layers)
+        # The first layer of each one's kind, which tells all of that kind about positions.
+        self._kinds = [config.layers.index(layer) for layer in config.layers]
         self.norm = RMSNorm(config.d_model, config.norm_eps, **factory)
         self.head = (
             None
@@ -180,12 +119,12 @@ class Decoder(nn.Module):
         Raises:
             ValueError: if the mixer has no such form.
         """
-        if form is not None and form not in self._mixer.forms:
-            raise ValueError(f"{self.config.family} has no form {form!r}: {self._mixer.forms}")
+        if form is not None and form not in self.forms:
+            raise ValueError(f"{self.config.family} has no form {form!r}: {self.forms}")
         positions = torch.arange(tokens.shape[1], device=tokens.device)
-        shared = self._mixer.prepare(Span(positions, 0, form), None)
         x = self.embedding(tokens)
-        for block in self.blocks:
+        prepared = self._prepare(Span(positions, 0, form))
+        for block, shared in zip(self.blocks, prepared, strict=True):
             x = block(x, shared)
         return self._logits(x)
 
@@ -214,9 +153,9 @@ class Decoder(nn.Module):
         if start + length > state.max_len:
             raise ValueError(f"{start} + {length} tokens into a state of {state.max_len}")
         positions = torch.arange(start, start + length, device=tokens.device)
-        shared = self._mixer.prepare(Span(positions, start), state.layers[0])
         x: Tensor = self.embedding(tokens)
-        for block, layer in zip(self.blocks, state.layers, strict=True):
+        prepared = self._prepare(Span(positions, start), state)
+        for block, shared, layer in zip(self.blocks, prepared, state.layers, strict=True):
             x = block(x, shared, layer)
         state.position += length
         return x
@@ -231,9 +170,9 @@ class Decoder(nn.Module):
         Returns:
             Logits, (batch, vocab).
         """
-        shared = self._mixer.prepare(Span(state.position, None), state.layers[0])
         x = self.embedding(token[:, None])
-        for block, layer in zip(self.blocks, state.layers, strict=True):
+        prepared = self._prepare(Span(state.position, None), state)
+        for block, shared, layer in zip(self.blocks, prepared, state.layers, strict=True):
             x = block(x, shared, layer, step=True)
         state.position += 1
         return self._logits(x[:, -1])
@@ -284,17 +223,25 @@ class Decoder(nn.Module):
         return self.config.state_bytes(batch_size, context, self.embedding.weight.element_size())
 
     def implementation(self, phase: Phase) -> str:
-        """The form and kernel of the mixer in a phase."""
-        return self._mixer.implementation(phase)
+        """The form and kernel of the mixers in a phase."""
+        names = (self._mixer(first).implementation(phase) for first in self._kinds)
+        return "+".join(dict.fromkeys(names))
 
     @property
     def forms(self) -> tuple[str, ...]:
         """The forms that ``forward`` offers, the default first; empty where there is only one."""
-        return self._mixer.forms
+        return self._mixer(0).forms
 
-    @property
-    def _mixer(self) -> Mixer:
-        return self.blocks[0].mixer  # type: ignore[return-value]
+    def _mixer(self, layer: int) -> Mixer:
+        return self.blocks[layer].mixer  # type: ignore[return-value]
+
+    def _prepare(self, span: Span, state: State | None = None) -> list[Any]:
+        """What each layer is told of the positions."""
+        made = {
+            first: self._mixer(first).prepare(span, None if state is None else state.layers[first])
+            for first in dict.fromkeys(self._kinds)
+        }
+        return [made[first] for first in self._kinds]
 
     @property
     def _head_weight(self) -> Tensor:

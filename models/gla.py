@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import ConfigError, Phase, Preset
-from models.decoder import DecoderConfig, Mixer, Span
+from models.config import ConfigError, Phase
+from models.decoder import DecoderConfig
 from models.layers import rms_norm
+from models.mixer import Mixer, Span
+from models.presets import Preset
 from models.protocol import LayerState
 from models.registry import register
 from models.retention import chunk_pairs, chunkwise_flops, retention_flops

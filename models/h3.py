@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.config import ConfigError, Phase, Preset
-from models.decoder import DecoderConfig, Mixer, Span
+from models.config import ConfigError, Phase
+from models.decoder import DecoderConfig
+from models.mixer import Mixer, Span
+from models.presets import Preset
 from models.protocol import LayerState
 from models.registry import register
 from models.statespace import discretise, fft_convolve, fft_length, final_states, response

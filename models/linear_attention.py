@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.config import ConfigError, Phase, Preset
-from models.decoder import DecoderConfig, Mixer, Span
+from models.config import ConfigError, Phase
+from models.decoder import DecoderConfig
 from models.layers import Rotary, rotate
+from models.mixer import Mixer, Span
+from models.presets import Preset
 from models.protocol import LayerState
 from models.registry import register
 from models.retention import (

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.config import ConfigError, Phase
-from models.decoder import Mixer, Span
 from models.kernels.chunk_op import retention_chunk, unsupported
 from models.kernels.step_op import fused_retention
 from models.layers import Rotary, rms_norm, rotate
+from models.mixer import Mixer, Span
 from models.protocol import LayerState
 from models.retention import (
     decay_sums,

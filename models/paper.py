@@ -17,7 +17,7 @@ from torch import Tensor
 
 from models.attention import KVCache, offset_bias
 from models.config import ConfigError, Phase
-from models.decoder import Span
+from models.mixer import Span
 from models.protocol import LayerState
 from models.registry import register
 from models.transformer import Attention, Positions, TransformerConfig

@@ -33,6 +33,7 @@ _BUILTIN = (
     "models.transformer",
     "models.window",
     "models.paper",
+    "models.hybrid",
     "models.linear_attention",
     "models.gla",
     "models.h3",

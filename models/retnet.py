@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
-from models.config import ConfigError, Preset
+from models.config import ConfigError
 from models.decoder import DecoderConfig
 from models.kernels.chunk_op import too_wide
 from models.multiscale import MultiScaleRetention
+from models.presets import Preset
 from models.registry import register
 from models.retention import DecayKind, chunkwise_flops, retention_flops
 

@@ -15,10 +15,12 @@ from models.attention import (
     offset_bias,
     step_bias,
 )
-from models.config import ConfigError, Phase, Preset
-from models.decoder import DecoderConfig, Mixer, Span
+from models.config import ConfigError, Phase
+from models.decoder import DecoderConfig
 from models.kernels.attend_op import fused_attention, too_large, unsupported
 from models.layers import Rotary, rotate
+from models.mixer import Mixer, Span
+from models.presets import Preset
 from models.protocol import LayerState
 from models.registry import register
 from models.sdpa import CHOSEN, by_kernel, kernel_unsupported, product_dtype, sdpa_backend

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.attention import KVCache, causal_attention, decode_attention, step_bias
-from models.config import PRESETS, ConfigError
-from models.decoder import Span
+from models.config import ConfigError
+from models.mixer import Span
+from models.presets import PRESETS
 from models.protocol import LayerState
 from models.registry import register
 from models.sdpa import by_kernel

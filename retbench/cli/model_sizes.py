@@ -66,7 +66,8 @@ def model_sizes(
     Raises:
         UserError: unknown preset or feed-forward kind, or a model that cannot be that size.
     """
-    from models.config import PRESETS, ConfigError
+    from models.config import ConfigError
+    from models.presets import PRESETS
     from models.registry import config_for
     from retbench.config.run import FEED_FORWARDS
 

@@ -77,7 +77,7 @@ def own_cores(processes: int, spared: int = 0) -> int:
 
 def presets() -> tuple[str, ...]:
     """The sizes of models, by name."""
-    from models.config import PRESETS
+    from models.presets import PRESETS
 
     return tuple(PRESETS)
 

@@ -18,7 +18,7 @@ from models.attention import (
     split_decode,
     step_bias,
 )
-from models.decoder import Span
+from models.mixer import Span
 
 
 def cached(keys: int, kv_heads: int, dtype: torch.dtype = torch.float64) -> KVCache:

@@ -206,10 +206,12 @@ def test_a_step_moves_its_weights_once_and_its_state(family: str, tied: bool) ->
     matrices = sum(t.nbytes for block in model.blocks for t in block.parameters())
     read = matrices + model.norm.weight.nbytes + head.weight.nbytes
     embedding_rows = 3 * 32 * 2
-    # A recurrent state is also written; a cache that is copied, and read again.
-    passes = {"transformer-paper": 3}.get(family, 1 if family in ATTENTION else 2)
-    expected = read + embedding_rows + passes * state.nbytes
-    assert model.config.decode_bytes(3, 40, 2) == expected
+    moved = 0
+    for layer, kept in zip(model.config.layers, state.layers, strict=True):
+        # A recurrent state is also written; a cache that is copied, and read again.
+        passes = {"transformer-paper": 3}.get(layer.family, 1 if layer.family in ATTENTION else 2)
+        moved += passes * sum(t.nbytes for t in kept.tensors())
+    assert model.config.decode_bytes(3, 40, 2) == read + embedding_rows + moved
 
 
 def fused_product_flops(_added: Any, left: Any, right: Any, **_: Any) -> int:
@@ -338,11 +340,12 @@ def test_decode_flops_are_the_counted_ones(family: str) -> None:
     counted = counted_flops(model, lambda m: m.step(token, state))
     config = model.config
     # The state's update is elementwise, which the counter does not see; so is all of H3's mixing.
-    if isinstance(config, H3Config):
-        counted += config.n_layers * config.mixer_flops(1)
-    elif family not in ATTENTION:
-        d_k, d_v = head_dims(config)
-        counted += config.n_layers * 2 * config.n_heads * d_k * d_v
+    for layer in config.layers:
+        if isinstance(layer, H3Config):
+            counted += layer.mixer_flops(1)
+        elif layer.family not in ATTENTION:
+            d_k, d_v = head_dims(layer)
+            counted += 2 * layer.n_heads * d_k * d_v
     assert model.flops_per_token(context, "decode") == counted
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models import ConfigError, build, config_for
-from models.decoder import Span
+from models.mixer import Span
 from models.statespace import discretise, fft_convolve, fft_length, final_states, response
 
 

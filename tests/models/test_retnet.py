@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.decoder import Span
 from models.layers import Rotary, rotate
+from models.mixer import Span
 from models.multiscale import MultiScaleRetention
 from models.registry import config_for
 from models.retention import log_decays, retention_recurrent, retention_step

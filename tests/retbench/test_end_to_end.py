@@ -30,7 +30,8 @@ import torch
 from torch import Tensor, nn
 
 from models import register
-from models.decoder import DecoderConfig, Mixer
+from models.decoder import DecoderConfig
+from models.mixer import Mixer
 from models.protocol import LayerState
 
 
