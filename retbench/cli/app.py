@@ -1,8 +1,8 @@
 """The command line: flags in, one call each, errors as one line on stderr.
 
-Exit status: 0 done, 1 a bug or a failed check, 2 a mistake of the user's, 3 a training that diverged or
-a run that is worse than an earlier one, 130 interrupted. Heavy
-imports happen inside the commands, so that ``plot`` and ``--help`` are quick.
+Exit status: 0 done, 1 a bug or a failed check, 2 a mistake of the user's, 3 a training that
+diverged or a run that is worse than an earlier one, 130 interrupted. Heavy imports happen inside
+the commands, so that ``plot`` and ``--help`` are quick.
 """
 
 from __future__ import annotations
