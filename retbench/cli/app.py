@@ -1,7 +1,8 @@
 """The command line: flags in, one call each, errors as one line on stderr.
 
-Exit status: 0 done, 1 a bug or a failed check, 2 a mistake of the user's, 130 interrupted. Heavy
-imports happen inside the commands, so that ``plot`` and ``--help`` are quick.
+Exit status: 0 done, 1 a bug or a failed check, 2 a mistake of the user's, 3 a training that
+diverged or a run that is worse than an earlier one, 130 interrupted. Heavy imports happen inside
+the commands, so that ``plot`` and ``--help`` are quick.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from retbench import __version__, suites
 from retbench.cli import results, train
 from retbench.cli.options import AsJson, Quiet, RunCommand, of_all_suites, options, with_options
 from retbench.config.run import WHERE, ModelsConfig
+from retbench.data.config import TextData
 from retbench.distributed.launch import leave_to_first, refuse_launch
 from retbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, UserError
 from retbench.machine.threads import limit_spinning
@@ -161,6 +163,8 @@ def _run(
     if nodes.rank > 0:
         agent.serve(job.config, nodes, console.show)
         return
+    if here and isinstance(job.config, TextData):
+        job.config.dataset(console.reading)  # once: the run finds it encoded
     progress = console.progress(job.config, side_by_side=not here)
     try:
         done, files = api.carry_out(job, progress)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 PIPED_COLUMNS = 100
 # A narrower terminal breaks the lines of a table; a narrower table would lose digits.
 _FEWEST_COLUMNS = 80
+_READING_S = 5.0  # between two lines on how far a text has been read
 _MOST_LINES = 12  # that are printed where the tables are not
 
 
@@ -58,6 +59,7 @@ class Console:
 
     def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
         self.quiet = quiet
+        self._told_s = time.monotonic()
         self.as_json = as_json
         stream = sys.stderr if as_json else sys.stdout
         width = None if stream.isatty() else PIPED_COLUMNS
@@ -79,6 +81,12 @@ class Console:
         """Print one JSON document to stdout, if that was asked for."""
         if self.as_json:
             print(json.dumps(units.plain(content), allow_nan=False))
+
+    def reading(self, doing: str, share: float | None) -> None:
+        """Say now and then how far a text has been read, encoded or learnt from."""
+        if time.monotonic() - self._told_s >= _READING_S:
+            self._told_s = time.monotonic()
+            self.show(doing if share is None else f"{doing}: {share:.0%}")
 
     def progress(self, config: RunConfig, *, side_by_side: bool = False) -> Progress:
         """An observer for a run of this configuration, its blocks perhaps at the same time."""

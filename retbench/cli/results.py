@@ -92,7 +92,7 @@ def explain(
     ] = None,
     form: Annotated[str, _format(*TEXT_OR_MARKDOWN)] = "text",
 ) -> None:
-    """Say what a metric is: definition, unit, formula and centre; of all where none is named."""
+    """Say what a metric is: definition, unit, formula and centre. Of all where none is named."""
     from retbench.report import glossary
 
     form = _read("format", OneOf(TEXT_OR_MARKDOWN, "format"), form)
@@ -117,7 +117,7 @@ def compare(
     form: Annotated[str, _format(*TEXT_OR_MARKDOWN)] = "text",
     as_json: AsJson = False,
 ) -> None:
-    """Compare two runs cell by cell, B / A, after what differs between their machines and code."""
+    """Compare two runs cell by cell, B / A. First it says what differs in machines and code."""
     from retbench import api
     from retbench.cli.console import Console
     from retbench.report import change
@@ -154,7 +154,7 @@ def cite(
         bool, typer.Option("--bibtex", help="Print entries of Retbench and of RetNet's paper.")
     ] = False,
 ) -> None:  # fmt: skip
-    """Print a run's numbers as sentences, with all that a reader needs to doubt them."""
+    """Print a run's numbers as sentences to cite. Each says all that weakens its number."""
     from retbench import api, report
     from retbench.report import citing
 
@@ -174,7 +174,7 @@ def bundle(
         typer.Option(metavar="FILE", help="A .tar.gz or .zip. [default: DIR.tar.gz]"),
     ] = None,
 ) -> None:
-    """Pack a run into one archive, with the hash of every file, for others to check."""
+    """Pack a run into one archive that others can check. It holds the hash of every file."""
     from retbench import api
     from retbench.store.bundle import bundle
 
@@ -187,7 +187,7 @@ def verify(
         Path | None, typer.Option(metavar="DIR", help="Unpack it there once it is sound.")
     ] = None,
 ) -> None:
-    """Check a bundled run: every file by its hash, the samples by the run's own."""
+    """Check a bundled run, every file by its hash. With --out it is unpacked."""
     from retbench.report import stamp
     from retbench.store.bundle import verify
 

@@ -36,7 +36,7 @@ from retbench.errors import UserError
 SEVERAL = 4
 """Documents that an interval over documents takes at least."""
 
-_FORMAT = 1
+_FORMAT = 2
 _MANIFEST = "manifest.json"
 
 
@@ -211,7 +211,7 @@ def _encode(source: Source, name: str, folder: Path, progress: Progress | None) 
 def _texts(source: Source, splits: Sequence[str]) -> Iterator[str]:
     for split, document in source.documents():
         if split in splits:
-            yield from document.pieces()
+            yield from in_pieces(document.pieces())
 
 
 def _told(texts: Iterator[str], size: int, progress: Progress | None) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
@@ -25,6 +26,7 @@ _Read = Callable[[], Iterator[Document]]
 
 _SHARES = {"test": 0.05, "dev": 0.10}  # of the hashes below that; the rest is trained on
 _EDGES = (0.90, 0.95)  # of a document's bytes
+_LINE_END = re.compile(rb"\r?\n|\r|\xe2\x80[\xa8\xa9]|\xc2\x85")  # the latter Unicode's own
 _SOUGHT = 0.025  # of them, behind an edge, for a line break: half of dev's share, or of test's
 
 
@@ -152,9 +154,8 @@ def _edge(content: bytes, at: int, sought: int) -> int:
     """Where a piece is cut: behind a line break soon from ``at`` on, else between characters."""
     if at >= len(content):
         return len(content)
-    newline = content.find(b"\n", at, at + sought)
-    if newline >= 0:
-        return newline + 1
+    if line_end := _LINE_END.search(content, at, at + sought):
+        return line_end.end()
     while at < len(content) and content[at] & 0xC0 == 0x80:  # inside a character of UTF-8
         at += 1
     return at

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retbench.data.bpe import learn
-from retbench.data.pretokens import bounded, in_pieces
+from retbench.data.pretokens import bounded
 from retbench.errors import UserError
 from retbench.store.files import replace_file
 
@@ -80,7 +80,7 @@ def tokenizer_named(
         name: ``char``: the characters of the text, sorted; ``byte``: UTF-8 bytes; ``bpe:N``: a
             byte-pair encoding of up to N tokens trained on the text, split as GPT-2's; ``gpt2``;
             ``cl100k_base`` and ``o200k_base`` where their ranks can be had without a network.
-        training: gives the text of the training split, cut anywhere.
+        training: gives the texts of the training split; no token spans two.
         every: gives those of all splits: ``char`` must know them all. The training texts if None.
         progress: told for how long tokens have been learnt.
 
@@ -103,7 +103,7 @@ def tokenizer_named(
         if progress:
             progress(f"learning the tokens, {seconds:.0f} s", None)
 
-    return _bpe(name, learn(bpe_size(name), in_pieces(training()), waiting))
+    return _bpe(name, learn(bpe_size(name), training(), waiting))
 
 
 def check_name(name: str) -> None:

@@ -141,7 +141,10 @@ def _rows(
         }
         for key in shared
     ]  # fmt: skip
-    timed = [i for i, key in enumerate(shared) if METRICS[key[0]].kind == "time"]
+    times = [i for i, key in enumerate(shared) if METRICS[key[0]].kind == "time"]
+    alone = [_alone(side) for side in (before, after)]
+    apart = [i for i in times if len({shared[i][1:] in cells for cells in alone}) > 1]
+    timed = [i for i in times if i not in apart]
     judged = unpaired.judge(
         [(np.log(sides[0][shared[i]]), np.log(sides[1][shared[i]])) for i in timed],
         margin,
@@ -150,7 +153,9 @@ def _rows(
     smoke = any(meta["configuration"]["profile"] == "smoke" for meta in metas)
     for i, one in zip(timed, judged, strict=True):
         rows[i] |= asdict(one) | ({"verdict": compare.NO_CLAIM} if smoke else {})
-    for i in sorted(set(range(len(rows))) - set(timed)):
+    for i in apart:
+        rows[i]["note"] = f"{compare.ALONE} in one run"
+    for i in sorted(set(range(len(rows))) - set(times)):
         old, new = (side[shared[i]] for side in sides)
         edges = np.array([new.min() / old.max(), new.max() / old.min()])
         rows[i] |= compare.memory_verdict(rows[i]["after"] / rows[i]["before"], edges, margin)
@@ -180,6 +185,15 @@ def _by_cell(found: Reduced) -> _Cells:
     at = {(row["model"], row["point"]): i for i, row in enumerate(records(found.statuses))}
     order = {tag: i for i, tag in enumerate(compared())}
     return dict(sorted(cells.items(), key=lambda cell: (order[cell[0][0]], at[cell[0][1:]])))
+
+
+def _alone(found: Reduced) -> set[tuple[str, str]]:
+    """Model and point of the cells of which some process took no turns."""
+    return {
+        (row["model"], row["point"])
+        for row in records(found.statuses)
+        if compare.ALONE in row["flags"]
+    }
 
 
 def _centres(found: Reduced) -> dict[tuple[str, str, str], float]:

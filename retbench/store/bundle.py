@@ -8,7 +8,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
+import tarfile
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,17 +63,23 @@ def verify(file: Path, out: Path | None = None) -> Run:
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty", "name another folder with --out")
     with _scratch(out.parent if out else None) as scratch:
-        try:
-            shutil.unpack_archive(file, scratch, form, **({"filter": "data"} * (form == "gztar")))
-        except (OSError, EOFError, ValueError, shutil.ReadError) as error:
-            raise UserError(f"{file} cannot be unpacked: {error}", "get it anew") from None
+        _unpack(file, scratch, form)
         folder = _checked(file, scratch)
         run = open_run(folder)
         if out is not None:
-            out.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(folder, out, dirs_exist_ok=True)
             return open_run(out)
     return run
+
+
+def _unpack(file: Path, folder: Path, form: str) -> None:
+    try:
+        if form == "zip":  # members that lead outside are left out
+            shutil.unpack_archive(file, folder, form)
+        else:
+            shutil.unpack_archive(file, folder, form, filter="data")
+    except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file} cannot be unpacked: {error}", "get it anew") from None
 
 
 def _checked(file: Path, scratch: Path) -> Path:
@@ -114,6 +123,8 @@ def _format(file: Path) -> tuple[Path, str]:
 def _scratch(beside: Path | None) -> Iterator[Path]:
     """A folder that is gone afterwards, on the disk of the result; a disk's errors explained."""
     try:
+        if beside:
+            beside.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=beside, prefix=".bundle-") as folder:
             yield Path(folder)
     except OSError as error:

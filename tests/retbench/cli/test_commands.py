@@ -15,9 +15,10 @@ import pytest
 
 import retbench
 from retbench import api
-from retbench.cli import model_sizes
+from retbench.cli import console, model_sizes
 from retbench.cli.console import PIPED_COLUMNS
 from retbench.engine import audit
+from retbench.errors import Interrupted
 from retbench.machine import ceilings, doctor
 from retbench.metrics import COLUMNS
 
@@ -96,6 +97,20 @@ def test_table_and_plot_make_every_derived_file_again_byte_for_byte(
     assert command("plot", copy).status == command("table", copy).status == 0
     assert files(copy) == before
     assert gc.isenabled()  # off while they read, and given back: who imports us has a use for it
+
+
+def test_a_run_says_how_far_its_text_has_been_read(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text.txt").write_text("to be or not to be\n" * 99)
+    monkeypatch.setattr(console, "_READING_S", 0.0)
+
+    def stopped(*_: Any) -> None:
+        raise Interrupted("interrupted")
+
+    monkeypatch.setattr(api, "carry_out", stopped)
+    ended = command("run", "perplexity", "--data", "text.txt", "--tokenizer", "byte")
+    assert ended.status == 130 and "encoding the text: 100%" in ended.out
 
 
 def test_the_summary_is_legible_when_piped(

@@ -80,3 +80,13 @@ def test_cite_prints_a_sentence_that_says_what_a_smoke_run_is_worth(
     ended = command("cite", finished[0], "--metric", "ttft_s", "--context", "64")
     assert ended.status == 0 and ended.out.count("a SMOKE run") == 3
     assert command("cite", finished[0], "--bibtex").out.startswith("@software{retbench,")
+
+
+def test_a_bundled_run_is_verified_and_opened_elsewhere(
+    command: Command, tmp_path: Path, finished: tuple[Path, Outcome]
+) -> None:
+    packed = command("bundle", finished[0], "--out", tmp_path / "small.zip")
+    assert (packed.status, packed.out) == (0, f"{tmp_path / 'small.zip'}\n")
+    checked = command("verify", tmp_path / "small.zip", "--out", tmp_path / "small")
+    assert checked.out.startswith(f"{tmp_path / 'small.zip'} is sound: inference, finished; ")
+    assert command("compare", finished[0], tmp_path / "small").status == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retbench.data import cache, dataset, split
+from retbench.data import cache, dataset, split, unpacking
 from retbench.data.dataset import Dataset, load_dataset, require_windows
 from retbench.data.split import SPLITS
 from retbench.errors import UserError
@@ -106,10 +106,21 @@ def test_a_text_of_one_line_is_cut_between_characters(tmp_path: Path, end: str) 
     assert shares == pytest.approx([0.9, 0.05, 0.05], abs=0.001)
 
 
-def test_a_text_of_lines_is_cut_behind_one(tmp_path: Path) -> None:
-    (tmp_path / "lines.txt").write_text("to be or not to be\n" * 1000)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\u2028"])
+def test_a_text_of_lines_is_cut_behind_one(tmp_path: Path, end: str) -> None:
+    (tmp_path / "lines.txt").write_bytes(f"to be or not to be{end}".encode() * 1000)
     found = load_dataset(str(tmp_path / "lines.txt"), "byte")
-    assert all(text_of(getattr(found, name)).endswith("be\n") for name in SPLITS)
+    assert all(text_of(getattr(found, name)).endswith(f"be{end}") for name in SPLITS)
+
+
+def test_the_tokens_of_a_part_are_those_of_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unpacking, "BLOCK_BYTES", 1000)
+    (tmp_path / "lines.txt").write_bytes(b"to be, or not\r\n  to be!\r\n\r\n" * 300)
+    found = load_dataset(str(tmp_path / "lines.txt"), "gpt2")
+    for part in (getattr(found, name) for name in SPLITS):
+        assert np.array_equal(part.tokens, part.tokenizer.encode(text_of(part)))
 
 
 def test_a_text_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:

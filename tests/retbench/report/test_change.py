@@ -59,16 +59,22 @@ def test_what_differs_is_said_before_the_ratios(make_run: MakeRun, before: Run) 
     assert "different machines" in found.warnings[0] and "dirty" in found.warnings[1]
 
 
-def test_a_cell_that_was_measured_and_now_fails_is_a_regression(
+def test_a_cell_that_now_fails_is_a_regression_and_one_that_took_no_turns_has_no_verdict(
     make_run: MakeRun, before: Run
 ) -> None:
-    after = make_run("b", blocks=3, failures={("transformer", 8192, 1): "oom"}, **SHORT)
+    after = make_run(
+        "b", blocks=3, failures={("transformer", 8192, 1): "oom"},
+        alone=lambda model, context, block: context == 4096, **SHORT,
+    )  # fmt: skip
     found = change.between(before, after)
     frame = found.table.frame
     (lost,) = frame[frame["verdict"] == "failed"].to_dict("records")
     assert (lost["model"], lost["seq_len"], lost["note"]) == (
         "transformer", 8192, "failed: oom",
     )  # fmt: skip
+
+    timed = frame[(frame["unit"] == "s") & (frame["seq_len"] == 4096)]
+    assert set(timed["note"]) == {"alone in one run"} and timed["verdict"].isna().all()
 
 
 def test_a_smoke_run_earns_no_verdict_of_times(make_run: MakeRun, before: Run) -> None:
