@@ -230,8 +230,9 @@ _DECLARED = (
     Metric("answers", "1", "Answers", "input", "answers asked for at a length and a load"),
     # What the kernels suite measures of one operation.
     Metric("kernel_s", "s", "Time", "time",
-           "one call of the operation on inputs that are on the device: forward, or forward and "
-           "backward to the gradients of its inputs", "lower", compared=5),
+           "one call of the operation, forward, or forward and backward to the gradients of its "
+           "inputs; the same inputs call after call, so that caches are warm", "lower",
+           compared=5),
     Metric("kernel_first_s", "s", "First call", "time",
            "the first call at these shapes in a process: compilation and autotuning included",
            "lower"),

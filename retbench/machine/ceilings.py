@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retbench.machine.clock import Clock, repeats_for
+from retbench.machine.clock import Clock
 from retbench.machine.memory import available_memory_bytes
 
 if TYPE_CHECKING:
@@ -278,7 +278,7 @@ def _fastest_s(clock: Clock, operation: Callable[[], object], budget_s: float) -
     """Seconds of the fastest of several samples, after two calls that are not counted."""
     deadline = time.perf_counter() + budget_s
     call_s = min(clock.time(operation).seconds for _ in range(2))
-    repeats = repeats_for(call_s)
+    repeats = clock.repeats_for(call_s)
     fastest = math.inf
     while True:
         fastest = min(fastest, clock.time(operation, repeats).seconds)

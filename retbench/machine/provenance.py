@@ -50,6 +50,7 @@ import json, torch
 p = torch.cuda.get_device_properties(0)
 print(json.dumps({"name": p.name, "memory_bytes": p.total_memory,
     "multiprocessors": p.multi_processor_count, "compute_capability": f"{p.major}.{p.minor}",
+    "l2_bytes": p.L2_cache_size, "l2_at_each_call": "warm",
     "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}))
 """
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from retbench.machine.ceilings import Ceilings
-from retbench.machine.clock import LAUNCH_BOUND, Timing, repeats_for
+from retbench.machine.clock import LAUNCH_BOUND, Timing
 from retbench.machine.interference import Disturbances
 from retbench.suites.limits import SLICE_S, CellFailure
 from retbench.suites.session import Rows
@@ -97,7 +97,9 @@ class Cell:
             timing = self._sample(phase, 1)[phase.metric]
             if timing.seconds < SLICE_S:  # the first call filled caches, and says too much
                 timing = self._sample(phase, 1)[phase.metric]
-            enough = max(repeats_for(timing.seconds), math.ceil(SLICE_S / timing.seconds))
+            enough = max(
+                session.clock.repeats_for(timing.seconds), math.ceil(SLICE_S / timing.seconds)
+            )
             # All ranks must make as many calls.
             repeats = min(phase.most_calls, session.ranks.broadcast(partial(int, enough)))
             trial = partial(self._trial, phase, repeats)

@@ -94,7 +94,7 @@ def test_a_compiled_step_updates_its_state_in_place(
 ) -> None:
     """Inductor takes mutation out of a graph and puts it back, or else copies the whole state."""
     model = small.model(family, torch.float32, device, implementation="triton", n_layers=1)
-    state = model.init_state(2, 80)
+    state, tokens = model.init_state(2, 80), small.tokens(2, 1)[:, 0].to(device)
     written = []
 
     def stop(graph: GraphLowering) -> None:
@@ -104,7 +104,7 @@ def test_a_compiled_step_updates_its_state_in_place(
     monkeypatch.setattr(GraphLowering, "compile_to_module", stop)
     unasked = inductor.patch({"cpp.vec_isa_ok": False})  # else the compiler is run to find out
     with unasked, pytest.raises(RuntimeError, match="not to be compiled"):
-        torch.compile(model.step, fullgraph=True, dynamic=False)(small.tokens(2, 1)[:, 0], state)
+        torch.compile(model.step, fullgraph=True, dynamic=False)(tokens, state)
     assert len(re.findall(r"= torch\.ops\.\w+\.step\.default\(", written[0])) == 1
     shapes = re.findall(r"= empty_strided_\w+\(\(([\d, ]+)\)", written[0])
     sizes = [math.prod(int(size) for size in shape.split(",") if size.strip()) for shape in shapes]

@@ -16,7 +16,6 @@ from retbench.machine.clock import (
     Clock,
     Timing,
     garbage_collection_off,
-    repeats_for,
     resolution_s,
     slowed,
     warm_up,
@@ -68,18 +67,19 @@ def test_a_cpu_has_no_device_time_and_is_never_launch_bound(busy):
 
 def test_short_operations_are_batched_until_the_sample_is_long_enough(monkeypatch):
     monkeypatch.setattr("retbench.machine.clock.resolution_s", lambda: 1e-9)
-    assert repeats_for(SHORTEST_SAMPLE_S / 4) == 4
-    assert repeats_for(SHORTEST_SAMPLE_S / 3.5) == 4
-    assert repeats_for(0.0) > 1000
+    assert Clock().repeats_for(SHORTEST_SAMPLE_S["cpu"] / 4) == 4
+    assert Clock().repeats_for(SHORTEST_SAMPLE_S["cpu"] / 3.5) == 4
+    assert Clock().repeats_for(0.0) > 1000
+    assert Clock("cuda:0", cuda=FakeCuda(1.0)).repeats_for(SHORTEST_SAMPLE_S["cuda"] / 4) == 4
 
 
 def test_long_operations_are_not_batched():
-    assert repeats_for(0.5) == 1
+    assert Clock().repeats_for(0.5) == 1
 
 
 def test_a_coarse_clock_asks_for_longer_samples(monkeypatch):
     monkeypatch.setattr("retbench.machine.clock.resolution_s", lambda: 1e-4)
-    assert repeats_for(0.0005) * 0.0005 == pytest.approx(CLOCK_STEPS_IN_SAMPLE * 1e-4)
+    assert Clock().repeats_for(0.0005) * 0.0005 == pytest.approx(CLOCK_STEPS_IN_SAMPLE * 1e-4)
 
 
 def test_the_resolution_is_a_small_positive_time():
