@@ -29,6 +29,9 @@ LAYER_BUDGET = 12
 HEAD_MULTIPLE = 128
 """The head's rows are a multiple of it, as fast matrix kernels ask: 50,257 are a multiple of 29."""
 
+MOST_PARAMETERS = 2**40
+"""More than any model has that one machine trains or runs: what asks for them is a mistake."""
+
 _PLAIN_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "bool": (bool,)}
 
 
@@ -104,6 +107,11 @@ class ModelConfig(ABC):
         self.check()
         if self.d_ff == 0:
             object.__setattr__(self, "d_ff", self._matched_d_ff())
+        if self.num_parameters(embeddings=True) > MOST_PARAMETERS:
+            raise ConfigError(
+                f"a model of {self.n_layers} layers of d_model = {self.d_model} has more than "
+                f"{MOST_PARAMETERS:,} parameters"
+            )
 
     # What a family says of its mixer.
 
@@ -289,12 +297,17 @@ class ModelConfig(ABC):
 
     @classmethod
     def _check_types(cls, values: Mapping[str, Any]) -> None:
-        """Raise ConfigError for a value that is not of its field's plain type."""
+        """Raise ConfigError for a value that is not of its field's plain type, or too large."""
         for field in fields(cls):
             kind = str(getattr(field.type, "__name__", field.type))
             accepted = _PLAIN_TYPES.get(kind, ())
-            if accepted and field.name in values and type(values[field.name]) not in accepted:
-                raise ConfigError(f"{field.name} must be {kind}, not {values[field.name]!r}")
+            if not accepted or field.name not in values:
+                continue
+            given = values[field.name]
+            if type(given) not in accepted:
+                raise ConfigError(f"{field.name} must be {kind}, not {given!r}")
+            if not abs(given) < 2**31:  # nor is NaN
+                raise ConfigError(f"{field.name} must be below 2**31, not {given!r:.25}")
 
     def _matrix_flops(self) -> int:
         """Of all layers' matrices a token."""

@@ -125,10 +125,10 @@ _DECLARED = (
     Metric("build_s", "s", "Build", "time", "building and initialising the model"),
     Metric("gate_s", "s", "Gate", "time", "checking that decoding reproduces the full forward"),
     Metric("gate_error", "ratio", "Gate error", "quality",
-           "relative L2 distance of decoded logits from the full forward's"),
+           "relative L2 distance of decoded logits from the full forward's, at the worst position"),
     Metric("step_error", "ratio", "Step error", "quality",
            "relative L2 distance of the logits of the step after a prompt from those of a prefill "
-           "of one token more, at the point itself"),
+           "of one token more, at the point itself, of the worst sequence"),
     Metric("cell_s", "s", "Cell time", "time", "wall time of a cell in one process"),
     Metric("weights_bytes", "bytes", "Weights", "memory",
            "bytes of all parameters and buffers", "lower"),
@@ -238,7 +238,8 @@ _DECLARED = (
            "lower"),
     Metric("kernel_error", "ratio", "Error", "quality",
            "relative L2 distance from float64 of some rows of the output and, in training, of the "
-           "gradients of all inputs: the largest of them", "lower"),
+           "gradients of all inputs: the largest in any block of rows of any head and sequence",
+           "lower"),
     Metric("kernel_peak_bytes", "bytes", "Peak", "memory",
            "peak memory during the calls above what was held before them: outputs, gradients and "
            "what is kept in between; resident set on a CPU, allocated bytes on a GPU", "lower"),
@@ -373,7 +374,7 @@ IN_SUITE: dict[str, dict[str, str]] = {
         "gate_s": "checking that no model sees the future, and that its gradients are its "
         "formula's",
         "gate_error": "relative L2 distance of the loss's gradient at a token's embedding from the "
-        "formula's in float64, exceeded by one token in ten",
+        "formula's in float64, exceeded by one token in ten, or by half the tokens of some part",
     }
 }
 """What words of every suite mean in one of them: definitions by suite and tag."""

@@ -32,6 +32,7 @@ from retbench.data.pretokens import in_pieces
 from retbench.data.split import SPLITS, Source, open_source
 from retbench.data.vocabulary import Progress, Tokenizer, tokenizer_from_json, tokenizer_named
 from retbench.errors import UserError
+from retbench.store import documents
 
 SEVERAL = 4
 """Documents that an interval over documents takes at least."""
@@ -197,7 +198,7 @@ def _encode(source: Source, name: str, folder: Path, progress: Progress | None) 
         )
         tell = (lambda share: progress("encoding the text", share)) if progress else None
         manifest = _Writer(source, tokenizer, new).write(tell)
-        (new / _MANIFEST).write_text(json.dumps(manifest))
+        (new / _MANIFEST).write_text(json.dumps(documents.sealed(manifest)))
         _move(new, folder)
     except OSError as error:
         raise UserError(
@@ -273,9 +274,10 @@ class _Writer:
                 sizes[split]["bytes"].append(length)
         return {
             "format": _FORMAT,
+            "files": {split: _digest(self._folder / f"{split}.bin") for split in SPLITS},
             "tokenizer": self._tokenizer.to_json(),
             "dtype": np.dtype(self._dtype).name,
-            "sha256": self._hash.hexdigest(),
+            "tokens": self._hash.hexdigest(),
             "splits": sizes,
         }
 
@@ -284,19 +286,22 @@ class _Writer:
             yield self._tokenizer.encode(piece).astype(self._dtype), len(piece.encode())
 
 
+def _digest(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def _manifest(folder: Path) -> dict[str, Any] | None:
     """What a folder of an encoded text holds; None where it is missing, old or damaged."""
+    file = folder / _MANIFEST
     try:
-        manifest = json.loads((folder / _MANIFEST).read_bytes())
-        width = np.dtype(manifest["dtype"]).itemsize
-        for split in SPLITS:
-            ends = manifest["splits"][split]["ends"]
-            expected = (ends[-1] if ends else 0) * width
-            if (folder / f"{split}.bin").stat().st_size != expected:
-                return None
-    except (OSError, ValueError, KeyError, TypeError):
+        manifest = documents.unsealed(file, documents.read(file, ""), "")
+        if manifest["format"] != _FORMAT:
+            return None
+        files = {split: _digest(folder / f"{split}.bin") for split in SPLITS}
+    except (OSError, UserError, KeyError):
         return None
-    return dict(manifest) if manifest["format"] == _FORMAT else None
+    return manifest if manifest["files"] == files else None
 
 
 def _opened(folder: Path, name: str) -> Dataset | None:
@@ -314,4 +319,4 @@ def _opened(folder: Path, name: str) -> Dataset | None:
         if file.stat().st_size:
             tokens = np.memmap(file, dtype=dtype, mode="r")
         splits[split] = Split(tokens, sizes["ends"], sizes["bytes"], tokenizer)
-    return Dataset(name=name, tokenizer=tokenizer, sha256=manifest["sha256"], **splits)
+    return Dataset(name=name, tokenizer=tokenizer, sha256=manifest["tokens"], **splits)

@@ -24,7 +24,9 @@ from retbench import suites
 from retbench.config.plan import Plan, Point
 from retbench.config.run import RunConfig
 from retbench.errors import Interrupted, UserError
+from retbench.store import documents
 from retbench.store.files import replace_file
+from retbench.store.meta import Audit, misfit
 
 if TYPE_CHECKING:
     from retbench.engine.observer import Observer
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 SUBJECT, EQUAL, SLOWED = "A", "B", "slowed"
 
+_ANEW = "delete it and run `retbench audit` again"
 _ELSEWHERE = "set XDG_CACHE_HOME to a folder of yours"
 
 
@@ -59,7 +62,11 @@ def known(config: RunConfig, machine_id: str) -> dict[str, Any] | None:
     except UserError:
         return None  # without a home there is none
     record = _load().get(_key(config, machine_id))
-    return dict(record) if isinstance(record, Mapping) else None
+    if record is None:
+        return None
+    if problem := misfit(Audit, record):
+        raise UserError(f"{cache_file()} is damaged, {problem}", _ANEW)
+    return dict(record)
 
 
 def require_storable() -> None:
@@ -85,10 +92,11 @@ def remember(record: Mapping[str, Any]) -> Path:
     records = _load()
     kept = dict(record)
     earlier = records.get(record["key"])
-    if isinstance(earlier, Mapping):
-        kept["floor"] = {**earlier.get("floor", {}), **record["floor"]}
+    if earlier is not None and misfit(Audit, earlier) is None:
+        kept["floor"] = earlier["floor"] | record["floor"]
     _make_folder(file)
-    data = (json.dumps({**records, record["key"]: kept}, indent=2, sort_keys=True) + "\n").encode()
+    whole = documents.sealed({**records, record["key"]: kept})
+    data = (json.dumps(whole, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
     replace_file(file, file.with_suffix(f".{os.getpid()}.tmp"), data)
     return file
 
@@ -204,14 +212,4 @@ def _make_folder(file: Path) -> None:
 
 def _load() -> dict[str, Any]:
     file = cache_file()
-    try:
-        records = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}", _ELSEWHERE) from None
-    except ValueError:
-        records = None
-    if not isinstance(records, dict):
-        raise UserError(f"{file} is damaged", "delete it and run `retbench audit` again")
-    return records
+    return documents.unsealed(file, documents.read(file, _ANEW), _ANEW) if file.exists() else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def still_open(run: Run, alpha: float) -> list[str]:
         run: the run so far.
         alpha: of the intervals of this look (see :func:`retbench.stats.comparison.level`).
     """
-    meta: RunMeta = {**run.meta, "stopped": {"alpha": alpha}}
+    meta = cast("RunMeta", {**run.meta, "stopped": {"alpha": alpha}})
     found = reduced(run)
     table = compare.ratios(found.pairs, found.cells, found.statuses, found.models, meta)
     timed = table[table["metric"].isin(compare.TIMES) & (table["n"] > 0)]

@@ -1,6 +1,6 @@
 """The run directory: written cell by cell, read and checked as a whole."""
 
-from retbench.store.meta import RUN_FILE, RunMeta, read_meta
+from retbench.store.meta import RUN_FILE, RunMeta, read_meta, write_meta
 from retbench.store.run_directory import (
     SAMPLES_FILE,
     Known,
@@ -20,4 +20,5 @@ __all__ = [
     "continue_command",
     "open_run",
     "read_meta",
+    "write_meta",
 ]

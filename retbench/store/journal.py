@@ -2,9 +2,10 @@
 
 A cell's samples are one *batch* of lines. Its last line is the status row (phase ``cell``, metric
 ``cell_s``), which says how the cell ended and marks the batch as committed: a batch without one was
-cut off. Reading is one pass of the JSON decoder over the joined lines, so that 100,000 samples
-take well under a second; only when that pass fails are the lines tried one by one, to name the
-one that is damaged.
+cut off. It ends with the SHA-256 of the batch: a line that was changed, lost or doubled is noticed.
+Reading is one pass of the JSON decoder over the joined lines, so that 100,000 samples take well
+under a second; only when that pass fails are the lines tried one by one, to name the one that is
+damaged.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Sequence
+import re
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -33,6 +36,9 @@ _TYPES: dict[str, set[type[Any]]] = {column: {str} for column in COLUMNS} | {
     "trial": {int, NoneType}, "value": {int, float, NoneType},
     "cause": {str, NoneType}, "flags": {list},
 }  # fmt: skip
+_LEAST = {"seq_len": 0, "batch_size": 1, "block": 0, "process": -1, "trial": 0}
+_MOST = sys.float_info.max
+_DIGEST = re.compile(rb',"sha256":"([0-9a-f]{64})"}$')
 _LINE_START = b'{"%s":"' % COLUMNS[0].encode()
 
 
@@ -91,11 +97,30 @@ def problem_of(row: object) -> str | None:
     for column, types in _TYPES.items():
         if type(row[column]) not in types:
             return f"column {column!r} holds {row[column]!r}"
-    if row["value"] is not None and not math.isfinite(row["value"]):
-        return f"column 'value' holds {row['value']!r}"
+    if row["value"] is not None and not -_MOST <= row["value"] <= _MOST:  # nor is NaN
+        return f"column 'value' holds {row['value']!r:.60}"
+    for column, least in _LEAST.items():
+        if row[column] is not None and not least <= row[column] < 2**63:
+            return f"column {column!r} holds {row[column]!r:.60}"
+    if not all(isinstance(flag, str) for flag in row["flags"]):
+        return f"column 'flags' holds {row['flags']!r:.60}"
     if row["status"] not in STATUSES:
         return f"column 'status' holds {row['status']!r}"
+    metric = METRICS.get(row["metric"])
+    if metric is None or metric.unit != row["unit"]:
+        return f"no metric {row['metric']!r} in {row['unit']!r} is declared"
+    if not _encodable(value for value in row.values() if isinstance(value, str)):
+        return "it holds half a surrogate pair"
     return None
+
+
+def _encodable(texts: Iterable[str]) -> bool:
+    """Whether texts can be written anywhere: JSON has escapes for halves of surrogate pairs."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def encode(rows: Sequence[Sample]) -> bytes:
@@ -111,7 +136,8 @@ def encode(rows: Sequence[Sample]) -> bytes:
         raise ValueError(problem)
     ordered = ({column: row[column] for column in COLUMNS} for row in rows)  # type: ignore[literal-required]
     lines = (json.dumps(row, separators=(",", ":"), allow_nan=False) for row in ordered)
-    return "".join(line + "\n" for line in lines).encode()
+    batch = "\n".join(lines).encode()
+    return batch[:-1] + b',"sha256":"%s"}\n' % hashlib.sha256(batch).hexdigest().encode()
 
 
 def problem_of_batch(rows: Sequence[Sample]) -> str | None:
@@ -120,9 +146,6 @@ def problem_of_batch(rows: Sequence[Sample]) -> str | None:
         problem = problem_of(row)
         if problem is not None:
             return f"not a sample: {problem}"
-        metric = METRICS.get(row["metric"])
-        if metric is None or metric.unit != row["unit"]:
-            return f"no metric {row['metric']!r} in {row['unit']!r} is declared"
     if [is_status_row(row) for row in rows] != [False] * (len(rows) - 1) + [True]:
         return "a batch ends with its one status row"
     if len({sample_key(row) for row in rows}) != 1:
@@ -135,7 +158,8 @@ def read(path: Path) -> Journal:
 
     Raises:
         UserError: the file cannot be read, a line is damaged or foreign, a batch in the middle
-            has lost lines, or a cell occurs twice; names the file and the line.
+            has lost lines or is not what was written, or a cell occurs twice; names the file and
+            the line.
     """
     try:
         data = path.read_bytes()
@@ -146,6 +170,9 @@ def read(path: Path) -> Journal:
         raise _damaged(path, len(lines) + 1, "not a sample")
     columns = _decode(path, lines)
     ends, statuses = _batches(path, columns)
+    for first, last in itertools.pairwise([0, *ends]):
+        if not _intact(lines[first:last]):
+            raise _damaged(path, first + 1, "its cell is not what was written (SHA-256 differs)")
     committed = ends[-1] if ends else 0
     offsets = [0, *itertools.accumulate(len(line) + 1 for line in lines[:committed])]
     return Journal(
@@ -159,12 +186,21 @@ def read(path: Path) -> Journal:
     )
 
 
+def _intact(lines: Sequence[bytes]) -> bool:
+    """Whether the lines of a batch are those that its last one has the digest of."""
+    last = _DIGEST.search(lines[-1])
+    if last is None:
+        return False
+    batch = b"\n".join([*lines[:-1], lines[-1][: last.start()] + b"}"])
+    return hashlib.sha256(batch).hexdigest().encode() == last[1]
+
+
 def _decode(path: Path, lines: list[bytes]) -> Columns:
     try:
         rows = json.loads(b"[" + b",".join(lines) + b"]")
         columns = _transpose(rows)
         intact = len(rows) == len(lines) and _all_samples(columns)
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         intact = False
     return columns if intact else _transpose(_decode_one_by_one(path, lines))
 
@@ -176,8 +212,21 @@ def _transpose(rows: list[dict[str, Any]]) -> Columns:
 def _all_samples(columns: Columns) -> bool:
     """The test of :func:`problem_of` on whole columns, which is many times faster."""
     typed = all(set(map(type, columns[name])) <= types for name, types in _TYPES.items())
-    finite = all(map(math.isfinite, (v for v in columns["value"] if v is not None)))
-    return typed and finite and set(columns["status"]) <= set(STATUSES)
+    if not (typed and all(map(math.isfinite, (v for v in columns["value"] if v is not None)))):
+        return False
+    for name, least in _LEAST.items():
+        known = [value for value in columns[name] if value is not None]
+        if known and not (least <= min(known) and max(known) < 2**63):
+            return False
+    if not all(isinstance(flag, str) for flags in columns["flags"] for flag in flags):
+        return False
+    metrics = set(zip(columns["metric"], columns["unit"], strict=True))
+    texts = {text for name, types in _TYPES.items() if str in types for text in columns[name]}
+    return (
+        set(columns["status"]) <= set(STATUSES)
+        and metrics <= {(metric.tag, metric.unit) for metric in METRICS.values()}
+        and _encodable(text for text in texts if text is not None)
+    )
 
 
 def _decode_one_by_one(path: Path, lines: list[bytes]) -> list[dict[str, Any]]:

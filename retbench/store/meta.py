@@ -1,29 +1,146 @@
 """``run.json``: what it holds; read and checked here, and nowhere else."""
 
-# No postponed annotations here: which keys are required could then not be read off the class.
+# No postponed annotations here: pydantic reads the types off the classes.
 import json
+from functools import cache
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, NotRequired, TypedDict, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NotRequired, cast
+
+from annotated_types import Ge, Gt, Le, Len, Predicate
+from typing_extensions import TypedDict
 
 from retbench.config.plan import Plan
 from retbench.errors import UserError
-from retbench.metrics import SCHEMA_VERSION
+from retbench.metrics import METRICS, SCHEMA_VERSION
+from retbench.store import documents
+from retbench.store.files import replace_file
 
 RUN_FILE = "run.json"
 
+_RESTORE = "restore it from a copy"
+TEMPORARY = "run.json.tmp"
+
 State = Literal["running", "interrupted", "finished"]
+
+Count = Annotated[int, Ge(0)]
+Seconds = Annotated[float, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+MetricName = Annotated[str, Predicate(METRICS.__contains__)]
 
 
 class Digest(TypedDict):
     """The samples at the end of a run: how many lines, and their SHA-256."""
 
-    lines: int
+    lines: Count
     sha256: str
 
 
+class Bandwidth(TypedDict):
+    """What was reached at one working set; see :mod:`retbench.machine.ceilings`."""
+
+    working_set_bytes: Annotated[int, Gt(0)]
+    read_bytes_per_s: Positive
+    copy_bytes_per_s: Positive
+
+
+class CeilingsRecord(TypedDict):
+    """What a machine can do at most; see :mod:`retbench.machine.ceilings`."""
+
+    bandwidth: list[Bandwidth]
+    matmul_flop_per_s: dict[str, Positive]
+    elapsed_s: Seconds
+
+
+class Audit(TypedDict):
+    """What an audit found of a machine; see :func:`retbench.engine.audit.audit`."""
+
+    key: NotRequired[str]
+    floor: dict[MetricName, Annotated[float, Ge(0), Le(100)]]
+    slowdown: Positive
+    planted: Count
+    found: Count
+    compared: NotRequired[Count]
+    false: NotRequired[Count]
+    time: str
+    ceilings: NotRequired[CeilingsRecord | None]
+
+
+class Stop(TypedDict):
+    """Why a run ended that could have gone on."""
+
+    blocks: Annotated[int, Gt(0)]
+    alpha: Annotated[float, Gt(0)]
+    why: str
+    open: list[str]
+
+
+class Commit(TypedDict):
+    """Which commit measured, and whether it was changed since; None where unknown."""
+
+    hash: str | None
+    dirty: bool | None
+
+
+class Provenance(TypedDict, total=False):
+    """The machine and the software; see :func:`retbench.machine.provenance.provenance`."""
+
+    processor: dict[str, Any]
+    gpu: dict[str, Any] | None
+    memory: dict[str, int | None]
+    system: dict[str, str | None]
+    python: str
+    versions: dict[str, str | None]
+    commit: Commit | None
+    command: str
+    threads: Annotated[int, Gt(0)]
+    wait_policy: dict[str, str]
+    seed: int | None
+    time: str
+    load_average: list[Seconds]
+    machine_id: str
+
+
+class Session(TypedDict):
+    """A later session of a run: its first process, and where it ran."""
+
+    from_process: Count
+    provenance: Provenance
+
+
+class PointRecord(TypedDict):
+    """A point of the plan, as :meth:`retbench.config.plan.Point.to_json` gives it."""
+
+    seq_len: Count
+    batch_size: Annotated[int, Gt(0)]
+    settings: dict[str, str | int | float]
+    once: bool
+    sweeps: list[Literal["context", "batch"]]
+
+
+class ContenderRecord(TypedDict):
+    """A contender, as :meth:`retbench.config.plan.Contender.to_json` gives it."""
+
+    label: str
+    family: str
+    options: dict[str, Any]
+    slowdown: NotRequired[float]
+
+
+class PlanRecord(TypedDict):
+    """The plan, as :meth:`retbench.config.plan.Plan.to_json` gives it."""
+
+    suite: str
+    contenders: Annotated[list[ContenderRecord], Len(1)]
+    points: list[PointRecord]
+    blocks: Annotated[int, Gt(0)]
+    seed: int
+    order: NotRequired[list[list[str]]]
+    only: NotRequired[Count]
+    least: NotRequired[Annotated[int, Gt(0)]]
+
+
 class RunMeta(TypedDict):
-    """The content of ``run.json``.
+    """The content of ``run.json``, but for its seal.
 
     Attributes:
         schema_version: of this file and of the samples.
@@ -53,19 +170,19 @@ class RunMeta(TypedDict):
     started: str
     finished: str | None
     state: State
-    elapsed_s: float
+    elapsed_s: Seconds
     suite: str
     configuration: dict[str, Any]
-    plan: dict[str, Any]
-    primary: list[Any]
+    plan: PlanRecord
+    primary: list[Annotated[list[str], Len(2, 2)]]
     data: dict[str, Any] | None
     models: dict[str, dict[str, Any]]
-    provenance: dict[str, Any]
-    resumed: list[dict[str, Any]]
-    ceilings: dict[str, Any] | None
-    audit: dict[str, Any] | None
-    block_s: dict[str, float]
-    stopped: dict[str, Any] | None
+    provenance: Provenance
+    resumed: list[Session]
+    ceilings: CeilingsRecord | None
+    audit: Audit | None
+    block_s: dict[str, Seconds]
+    stopped: Stop | None
     warnings: list[str]
     samples: Digest | None
     parts: NotRequired[list[dict[str, Any]]]
@@ -76,28 +193,62 @@ def read_meta(path: str | Path) -> RunMeta:
     """The content of a run's ``run.json``, without a look at its samples.
 
     Raises:
-        UserError: there is none, it is damaged or foreign, or of another schema.
+        UserError: there is none, it is damaged, foreign or changed by hand, or of another schema.
     """
     file = Path(path) / RUN_FILE
-    try:
-        meta = json.loads(file.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
+    if not file.is_file():
         problem = "does not exist"
         if Path(path).exists():
             problem = "holds no run.json" if Path(path).is_dir() else "is a file"
-        raise UserError(f"{path} {problem}", "name the folder of a run") from None
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from error
-    except ValueError as error:
-        line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
-        raise UserError(f"{file}:{line}: damaged, not JSON", "restore it from a copy") from None
-    _check(file, meta)
+        raise UserError(f"{path} {problem}", "name the folder of a run")
+    content = documents.read(file, _RESTORE)
+    _require_schema(file, content)
+    meta = documents.unsealed(file, content, _RESTORE)
+    if problem_found := _problem(meta):
+        raise UserError(f"{file}:1: damaged, {problem_found}", _RESTORE)
     return cast(RunMeta, meta)
 
 
-def _check(file: Path, meta: object) -> None:
-    version = meta.get("schema_version") if isinstance(meta, dict) else None
-    if not isinstance(meta, dict) or type(version) is not int:
+def write_meta(path: Path, meta: RunMeta) -> None:
+    """Write a run's ``run.json`` with its seal, as a whole.
+
+    Raises:
+        UserError: the disk is full or gone; the old one stays.
+    """
+    data = (json.dumps(documents.sealed(meta), indent=2, allow_nan=False) + "\n").encode()
+    replace_file(path / RUN_FILE, path / TEMPORARY, data)
+
+
+def misfit(kind: Any, content: object) -> str | None:
+    """What keeps a document from being what its type says, in a few words; None if nothing does.
+
+    Args:
+        kind: a type of this module, such as :class:`Audit`.
+        content: what was read.
+    """
+    from pydantic import ValidationError  # slow to import, and of no use to most commands
+
+    try:
+        _checker(kind).validate_python(content, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        if first["type"] == "missing":
+            return f"it lacks {place!r}"
+        return f"{place!r} holds {first['input']!r:.60}"
+    return None
+
+
+@cache
+def _checker(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _require_schema(file: Path, meta: dict[str, Any]) -> None:
+    version = meta.get("schema_version")
+    if type(version) is not int:
         raise UserError(f"{file}:1: not written by Retbench: it has no schema_version")
     if version != SCHEMA_VERSION:
         newer = version > SCHEMA_VERSION
@@ -106,32 +257,14 @@ def _check(file: Path, meta: object) -> None:
             f"Retbench reads ({SCHEMA_VERSION})",
             "update Retbench" if newer else "measure it anew",
         )
-    if problem := _problem(meta):
-        raise UserError(f"{file}:1: damaged, {problem}", "restore it from a copy")
 
 
 def _problem(meta: dict[str, Any]) -> str | None:
     """What keeps ``meta`` from being a run's, in a few words; None if nothing does."""
-    for key, hint in get_type_hints(RunMeta).items():
-        if key not in meta:
-            if key in RunMeta.__required_keys__:
-                return f"it lacks {key!r}"
-        elif not _fits(meta[key], hint):
-            return f"{key!r} holds {meta[key]!r:.60}"
+    if found := misfit(RunMeta, meta):
+        return found
     try:
         Plan.from_json(meta["plan"])
-    except (KeyError, TypeError, AttributeError, UserError) as error:
+    except UserError as error:
         return f"its plan: {error}"
     return None
-
-
-def _fits(value: object, hint: Any) -> bool:
-    """Whether a value is of the kind that a hint names, whatever it holds inside."""
-    if get_origin(hint) is UnionType:
-        return any(_fits(value, one) for one in get_args(hint))
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if hint is Digest:
-        return isinstance(value, dict) and Digest.__required_keys__ <= value.keys()
-    kind = get_origin(hint) or hint
-    return isinstance(value, (int, float) if kind is float else kind)

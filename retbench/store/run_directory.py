@@ -12,7 +12,6 @@ committed batches, sets an unfinished one aside in ``samples.jsonl.cut`` and goe
 from __future__ import annotations
 
 import hashlib
-import json
 import shlex
 import time
 from collections.abc import Sequence
@@ -29,16 +28,15 @@ from retbench.config.settings import contradictions
 from retbench.errors import UserError
 from retbench.metrics import COLUMNS, SCHEMA_VERSION, Sample, sample_key
 from retbench.store import journal
-from retbench.store.files import CommitLog, cannot_write, replace_file
+from retbench.store.files import CommitLog, cannot_write
 from retbench.store.journal import Columns, Journal, Key
-from retbench.store.meta import RUN_FILE, RunMeta, State, read_meta
+from retbench.store.meta import RUN_FILE, TEMPORARY, RunMeta, State, read_meta, write_meta
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SAMPLES_FILE = "samples.jsonl"
 CUT_FILE = "samples.jsonl.cut"
-_TEMPORARY = "run.json.tmp"
 # A run's folder, or a plugin's, may be moved or named otherwise when it is resumed.
 _FREE_KEYS = {"out", "plugins"}
 
@@ -73,7 +71,7 @@ class Run:
     @cached_property
     def plan(self) -> Plan:
         """What was to be measured."""
-        return Plan.from_json(self.meta["plan"])
+        return Plan.from_json(cast("dict[str, Any]", self.meta["plan"]))
 
     @cached_property
     def points(self) -> dict[str, Point]:
@@ -306,8 +304,7 @@ class RunWriter:
             UserError: the disk is full or gone; the old ``run.json`` stays.
         """
         merged = cast(RunMeta, {**self.meta, **meta})
-        data = (json.dumps(merged, indent=2, allow_nan=False) + "\n").encode()
-        replace_file(self.path / RUN_FILE, self.path / _TEMPORARY, data)
+        write_meta(self.path, merged)
         self.meta = merged
 
     def warn(self, text: str) -> None:
@@ -347,7 +344,7 @@ def _require_vacant(path: Path) -> None:
     if RUN_FILE in names:
         hint = f"`{continue_command(path)}` continues it, or name another --out"
         raise UserError(f"{path} holds a run already", hint)
-    foreign = names - {SAMPLES_FILE, _TEMPORARY}
+    foreign = names - {SAMPLES_FILE, TEMPORARY}
     samples = path / SAMPLES_FILE
     if foreign or (samples.exists() and samples.stat().st_size):
         raise UserError(f"{path} is not empty", "name another --out")

@@ -8,7 +8,7 @@ makes the exact gradients of q, k and v as cheap, and they depend on every token
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 5e-3, tor
 A wrong mask, decay or chunk border is off by 0.1 or more."""
 
 ROWS = 16
+
+BLOCKS = 16
+SMALL = 0.1
 
 
 @dataclass
@@ -60,9 +63,10 @@ class Call:
         return torch.autograd.grad(out, (self.q, self.k, self.v), self.grad)
 
     def error(self) -> float:
-        """The largest relative L2 error of the output and, in training, of any gradient.
+        """The largest relative L2 error of any part of the output or, in training, of a gradient.
 
-        Infinite where an output is not finite.
+        A part is a block of rows in one head of one sequence. Infinite where an output is not
+        finite.
         """
         rows = checked_rows(self.case.time, self.seed).to(self.case.device)
         out = self.mix(self.q, self.k, self.v)
@@ -78,31 +82,43 @@ class Call:
         return self._distance(computed, rows)
 
     def _distance(self, computed: Mapping[str, Tensor], rows: Tensor) -> float:
-        """The largest distance of what was found from what is exact, over all heads."""
-        sums = {name: _Squares() for name in computed}
+        """How far the worst part of what was found is from what is exact; see :func:`worst_block`.
+
+        Neither heads nor sequences are pooled: among thousands, one that is wholly wrong would be
+        within the rounding of the others.
+        """
+        found = []
         for batch in range(self.case.batch):
             for head in range(self.case.heads):
                 here = (batch, head)
                 q, k, v = (x[here].detach().double() for x in (self.q, self.k, self.v))
                 grad = self.grad[here][rows].double() if "q" in computed else None
                 for name, exact in exact_rows(self.case, head, q, k, v, rows, grad).items():
-                    sums[name].add(computed[name][here].double(), exact)
-        return max(squares.distance() for squares in sums.values())
+                    found.append(worst_block(computed[name][here].double(), exact))
+        return float(torch.stack(found).max())
 
 
-@dataclass
-class _Squares:
-    """Summed squares of an error, and of what it is an error of."""
+def worst_block(computed: Tensor, exact: Tensor) -> Tensor:
+    """The largest relative L2 error among ``BLOCKS`` blocks of successive rows.
 
-    off: list[Tensor] = field(default_factory=list)
-    exact: list[Tensor] = field(default_factory=list)
+    A block is judged by its own norm, but for one that is small beside the largest: there, as in
+    the gradients of keys that decays have all but forgotten, the type's rounding is no share of it.
 
-    def add(self, computed: Tensor, exact: Tensor) -> None:
-        self.off.append((computed - exact).square().sum())
-        self.exact.append(exact.square().sum())
+    Args:
+        computed: (rows, dim) float64, of one head.
+        exact: shaped like ``computed``.
 
-    def distance(self) -> float:
-        return float((torch.stack(self.off).sum() / torch.stack(self.exact).sum()).sqrt())
+    Returns:
+        A number; NaN where one of ``computed`` is.
+    """
+    off, norm = (_block_norms(x) for x in (computed - exact, exact))
+    scale = norm.maximum(SMALL * norm.max())
+    return torch.where(off == 0, 0.0, off / scale).max()
+
+
+def _block_norms(x: Tensor) -> Tensor:
+    """The root mean square of a row in each block of them."""
+    return torch.stack([rows.mean() for rows in x.square().sum(-1).chunk(BLOCKS)]).sqrt()
 
 
 def inputs(case: Case, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -29,9 +29,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from models.checkpoint import CONFIG, WEIGHTS
+from models.checkpoint import CONFIG, WEIGHTS, seal
 from retbench.distributed.process_group import ALONE, Ranks
 from retbench.errors import UserError
+from retbench.store import documents
 from retbench.store.files import cannot_write
 from retbench.training.loop import Progress, Record
 
@@ -39,6 +40,7 @@ MOMENTS = "training.safetensors"
 PROGRESS = "progress.json"
 SCHEMA_VERSION = 1
 
+_ANEW = "delete it to begin anew, or restore it from a copy"
 _NAME = re.compile(r"step-(\d+)")
 _OS_ERROR = re.compile(r"os error (\d+)")
 
@@ -131,9 +133,9 @@ class Checkpoints:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
             config: Any = getattr(model, "config", None)
-            if hasattr(config, "to_dict"):
-                _write_json(unfinished / CONFIG, config.to_dict())
-            self._write(unfinished, weights, moments, progress)
+            values = config.to_dict() if hasattr(config, "to_dict") else {}
+            _write_json(unfinished / CONFIG, values)
+            self._write(unfinished, values, weights, moments, progress)
             os.rename(unfinished, path)
             _sync(self._folder)
         except OSError as error:
@@ -150,20 +152,21 @@ class Checkpoints:
     def _write(
         self,
         path: Path,
+        config: Mapping[str, Any],
         weights: Mapping[str, Tensor],
         moments: Mapping[str, Tensor],
         progress: Progress,
     ) -> None:
         digests = {
-            WEIGHTS: write_tensors(path / WEIGHTS, weights),
+            WEIGHTS: write_tensors(path / WEIGHTS, weights, seal(config, weights)),
             MOMENTS: write_tensors(path / MOMENTS, {**moments, **_generators()}),
         }
         content = {
-            "schema_version": SCHEMA_VERSION, "identity": self._identity, "sha256": digests,
+            "schema_version": SCHEMA_VERSION, "identity": self._identity, "files": digests,
             "step": progress.step, "seconds": progress.seconds,
             "records": [asdict(record) for record in progress.records],
         }  # fmt: skip
-        _write_json(path / PROGRESS, content)
+        _write_json(path / PROGRESS, documents.sealed(content))
         _sync(path)
 
 
@@ -173,14 +176,21 @@ def latest(folder: Path) -> Path | None:
     return max(checkpoints, key=lambda path: int(path.name.removeprefix("step-")), default=None)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], header: dict[str, str] | None = None
+) -> str:
     """Write tensors as safetensors, through to the disk; the file's SHA-256.
+
+    Args:
+        path: the file.
+        tensors: what to write.
+        header: what the file is to say besides; see :func:`models.checkpoint.seal`.
 
     Raises:
         OSError: the disk does not take them.
     """
     try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, header)
     except SafetensorError as error:  # tells of the disk in its text alone
         number = _OS_ERROR.search(str(error))
         if number is None:
@@ -195,7 +205,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
 def _read_tensors(path: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
     try:
         with open(path, "rb") as file:
-            intact = hashlib.file_digest(file, "sha256").hexdigest() == content["sha256"][path.name]
+            intact = hashlib.file_digest(file, "sha256").hexdigest() == content["files"][path.name]
         if not intact:
             raise _damaged(path, "its content is not what was written")
         # Copies: what lies in a mapped file is not aligned as a kernel may like it.
@@ -213,20 +223,19 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _read_progress(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads((path / PROGRESS).read_text(encoding="utf-8"))
+        content = documents.parse((path / PROGRESS).read_bytes())
     except (OSError, ValueError) as error:
         raise _damaged(path / PROGRESS, str(error)) from error
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
         raise _damaged(path / PROGRESS, f"no progress of schema version {SCHEMA_VERSION}")
+    if content.get(documents.SEAL) != documents.digest(content):
+        raise _damaged(path / PROGRESS, "its content is not what was written")
     return content
 
 
 def _damaged(path: Path, why: str) -> UserError:
     reason = " ".join(why.split())
-    return UserError(
-        f"{path}: damaged checkpoint: {reason}",
-        "delete it to begin anew, or restore it from a copy",
-    )
+    return UserError(f"{path}: damaged checkpoint: {reason}", _ANEW)
 
 
 def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ from torch import nn
 from models import checkpoint
 from retbench.config import plugins
 from retbench.errors import UserError
+from retbench.store import documents
 from retbench.store.files import cannot_write, replace_file
 from retbench.training.checkpointing import latest, write_tensors
 
@@ -47,7 +48,7 @@ def begin(
     """
     make_folder(folder)
     _write_json(folder / checkpoint.CONFIG, config.to_dict())
-    _write_json(folder / TOKENIZER, tokenizer.to_json())
+    _write_json(folder / TOKENIZER, documents.sealed(tokenizer.to_json()))
     write_record(folder, record)
 
 
@@ -77,7 +78,7 @@ def require_empty(folder: Path, *, but: str | None = None) -> None:
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write ``training.json`` as a whole; :class:`UserError` where the disk does not take it."""
-    _write_json(folder / RECORD, {"schema_version": SCHEMA_VERSION, **record})
+    _write_json(folder / RECORD, documents.sealed({"schema_version": SCHEMA_VERSION, **record}))
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -89,13 +90,13 @@ def read_record(folder: Path) -> dict[str, Any]:
     file = folder / RECORD
     if not file.is_file():
         raise UserError(f"{folder} holds no training: {RECORD} is missing", "name one by --out")
-    record = _read_json(file)
+    record = documents.read(file, _RESTORE)
     if record.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"{file} is not of schema version {SCHEMA_VERSION}", _RESTORE)
     for key, kind in (("state", str), ("settings", dict), ("data", dict), ("plugins", list)):
         if not isinstance(record.get(key), kind):
             raise UserError(f"{file}: damaged: no {key!r} in it", _RESTORE)
-    return record
+    return documents.unsealed(file, record, _RESTORE)
 
 
 def finish(folder: Path, model: nn.Module, record: Mapping[str, Any]) -> None:
@@ -106,7 +107,8 @@ def finish(folder: Path, model: nn.Module, record: Mapping[str, Any]) -> None:
     """
     path, new = folder / checkpoint.WEIGHTS, folder / f"{checkpoint.WEIGHTS}.new"
     try:
-        write_tensors(new, model.state_dict())
+        tensors, config = model.state_dict(), documents.read(folder / checkpoint.CONFIG, _RESTORE)
+        write_tensors(new, tensors, checkpoint.seal(config, tensors))
         os.replace(new, path)
     except OSError as error:
         new.unlink(missing_ok=True)
@@ -187,7 +189,8 @@ def _tokenizer(folder: Path, name: str | None) -> Tokenizer:
             )
         return tokenizer_named(name, lambda: _no_text(folder, name))
     try:
-        stored = tokenizer_from_json(_read_json(file))
+        content = documents.unsealed(file, documents.read(file, _RESTORE), _RESTORE)
+        stored = tokenizer_from_json(content)
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{file}: damaged: {reason}", _RESTORE) from error
@@ -206,15 +209,3 @@ def _no_text(folder: Path, name: str) -> NoReturn:
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     data = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     replace_file(path, path.with_name(f"{path.name}.new"), data.encode())
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{file}: damaged: {error}", _RESTORE) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: damaged: not a JSON object", _RESTORE)
-    return cast("dict[str, Any]", content)

@@ -62,6 +62,13 @@ def changed(**fields: Any) -> Callable[[Path], object]:
     return apply
 
 
+def flipped(file: Path) -> None:
+    """Damage: another sign of one weight."""
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 0x80
+    file.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("name", "damage", "complaint"),
     [
@@ -73,6 +80,11 @@ def changed(**fields: Any) -> Callable[[Path], object]:
         (CONFIG, changed(colour="red"), "colour"),
         (CONFIG, changed(n_heads=5), "does not divide"),
         (CONFIG, changed(d_model="32"), "d_model must be int"),
+        (CONFIG, changed(d_model=10**9), "more than 1,099,511,627,776 parameters"),
+        (CONFIG, changed(n_layers=10**400), "n_layers must be below"),
+        (CONFIG, changed(norm_eps=1e-3), "has changed"),
+        (CONFIG, lambda f: f.write_text("[" * 100_000), "recursion"),
+        (WEIGHTS, flipped, "has changed"),
         (WEIGHTS, Path.unlink, "is missing"),
         (WEIGHTS, lambda f: f.write_bytes(b""), "damaged"),
         (WEIGHTS, lambda f: f.write_bytes(f.read_bytes()[:-9]), "damaged"),
@@ -89,7 +101,9 @@ def test_a_missing_or_damaged_file_is_named(
     assert str(tmp_path / name) in str(caught.value)
 
 
-@pytest.mark.parametrize("fields", [{"n_layers": 3}, {"d_ff": 8}, {"tie_embeddings": False}])
+@pytest.mark.parametrize(
+    "fields", [{"n_layers": 3}, {"n_layers": 10**6}, {"d_ff": 8}, {"tie_embeddings": False}]
+)
 def test_weights_of_another_configuration_are_named(
     small: Any, tmp_path: Path, fields: dict[str, Any]
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 from retbench import api, report
 from retbench.engine import audit, runner
 from retbench.errors import Interrupted
+from retbench.store import read_meta, write_meta
 
 from .conftest import ROOT, SMALL, Command, Outcome, files
 
@@ -148,8 +148,8 @@ def test_a_run_of_a_newer_schema_is_refused(
     command: Command, tmp_path: Path, finished: tuple[Path, Outcome]
 ) -> None:
     copy = Path(shutil.copytree(finished[0], tmp_path / "copy"))
-    meta = json.loads((copy / "run.json").read_text())
-    (copy / "run.json").write_text(json.dumps(meta | {"schema_version": 99}))
+    changes: Any = {"schema_version": 99}
+    write_meta(copy, {**read_meta(copy), **changes})
     ended = command("table", copy)
     assert (ended.status, ended.err.count("\n")) == (2, 1)
     assert "schema version 99 is newer" in ended.err
@@ -172,8 +172,7 @@ def test_a_damaged_run_json_is_refused_by_every_command(
     command: Command, tmp_path: Path, finished: tuple[Path, Outcome], damage: dict[str, Any]
 ) -> None:
     copy = Path(shutil.copytree(finished[0], tmp_path / "copy"))
-    meta = json.loads((copy / "run.json").read_text())
-    (copy / "run.json").write_text(json.dumps(meta | damage))
+    write_meta(copy, {**read_meta(copy), **damage})  # type: ignore[typeddict-item]
     before = files(copy)
     for words in (["plot"], ["table"], ["run", "--resume", "--out"]):
         ended = command(*words, copy)
@@ -196,8 +195,8 @@ def test_resuming_without_a_folder_lists_the_candidates_if_there_are_several(
 ) -> None:
     for name in ("one", "two"):
         copy = Path(shutil.copytree(finished[0], tmp_path / "results" / name))
-        meta = json.loads((copy / "run.json").read_text())
-        (copy / "run.json").write_text(json.dumps(meta | {"state": "interrupted"}))
+        changes: Any = {"state": "interrupted"}
+        write_meta(copy, {**read_meta(copy), **changes})
     ended = command("run", "--resume")
     assert ended.status == 2
     assert "2 unfinished runs" in ended.err
@@ -210,9 +209,11 @@ def test_resuming_without_a_folder_takes_the_only_unfinished_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished[0], tmp_path / "results" / "done")
+    (tmp_path / "results" / "damaged").mkdir()
+    (tmp_path / "results" / "damaged" / "run.json").write_text("[" * 100_000)
     copy = Path(shutil.copytree(finished[0], tmp_path / "results" / "open"))
-    meta = json.loads((copy / "run.json").read_text())
-    (copy / "run.json").write_text(json.dumps(meta | {"state": "interrupted"}))
+    changes: Any = {"state": "interrupted"}
+    write_meta(copy, {**read_meta(copy), **changes})
     job = api.prepare(resume=True)
     assert (job.out, job.config.preset) == (Path("results/open"), "tiny")
 

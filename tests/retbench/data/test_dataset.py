@@ -133,6 +133,17 @@ def test_a_text_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(again.train.tokens, np.memmap)
 
 
+@pytest.mark.parametrize("name", ["train.bin", "manifest.json"])
+def test_an_encoded_text_that_has_changed_is_encoded_anew(name: str) -> None:
+    first = load_dataset(None, "byte").train.tokens.tolist()
+    (file,) = (cache.cache_folder() / "data").glob(f"*/{name}")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    forget()
+    assert load_dataset(None, "byte").train.tokens.tolist() == first
+
+
 def test_another_text_or_another_tokenizer_is_another_data_set(tmp_path: Path) -> None:
     file = tmp_path / "text.txt"
     file.write_text("to be or not to be\n" * 50)

@@ -85,7 +85,8 @@ def test_what_is_found_between_equals_is_false_and_of_what_was_planted_is_not(
 
 
 def record(given: RunConfig, **changes: Any) -> dict[str, Any]:
-    return {"key": audit._key(given, "one"), "floor": {"tpot_s": 0.01}} | changes
+    found = {"slowdown": 0.05, "planted": 1, "found": 1, "time": "2025", "ceilings": None}
+    return {"key": audit._key(given, "one"), "floor": {"tpot_s": 0.01}} | found | changes
 
 
 def test_a_run_that_is_alike_finds_it_on_the_same_machine() -> None:
@@ -114,14 +115,24 @@ def test_floors_of_other_metrics_are_kept_and_the_same_is_replaced() -> None:
     assert found["floor"] == {"tpot_s": 0.01, "ttft_s": 0.03, "step_s": 0.04}
 
 
-def test_a_damaged_file_is_named_and_left(cache: Path) -> None:
+@pytest.mark.parametrize("text", ["[", "[]", '{"a": NaN}', "[" * 100_000, '{"sha256": ""}'])
+def test_a_damaged_file_is_named_and_left(cache: Path, text: str) -> None:
     file = audit.cache_file()
     file.parent.mkdir(parents=True)
-    file.write_text("[")
+    file.write_text(text)
     for attempt in (audit.require_storable, lambda: audit.known(config(), "one")):
-        with pytest.raises(UserError, match=r"audit\.json is damaged; delete it"):
+        with pytest.raises(UserError, match=r"audit\.json.*; delete it and run `retbench audit`"):
             attempt()
-    assert file.read_text() == "["
+    assert file.read_text() == text
+
+
+@pytest.mark.parametrize("floor", ["x", {"tpot_s": "x"}, {"tpot_s": -1.0}, {"speed": 0.1}])
+def test_a_floor_that_cannot_be_is_refused_before_anything_is_measured(floor: Any) -> None:
+    audit.remember(record(config(), floor=floor))
+    with pytest.raises(UserError, match=r"audit\.json is damaged, 'floor.*; delete it"):
+        audit.known(config(), "one")
+    audit.remember(record(config()))
+    assert audit.known(config(), "one")
 
 
 def test_without_a_home_there_is_no_audit(monkeypatch: pytest.MonkeyPatch) -> None:

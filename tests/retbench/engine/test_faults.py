@@ -20,7 +20,7 @@ from retbench import suites
 from retbench.engine import runner
 from retbench.engine.contender_run import ContenderRun
 from retbench.errors import UserError
-from retbench.store import RunWriter, open_run
+from retbench.store import RunWriter, open_run, read_meta, write_meta
 from retbench.suites.inference import InferenceSuite
 
 HERE = Path(__file__).parent
@@ -247,8 +247,7 @@ def cut_after(out: Path, cells: int) -> None:
             kept.append(line)
         count += '"phase":"cell"' in line
     (out / "samples.jsonl").write_text("".join(kept))
-    meta = json.loads((out / "run.json").read_text()) | {"state": "running", "samples": None}
-    (out / "run.json").write_text(json.dumps(meta))
+    write_meta(out, {**read_meta(out), "state": "running", "samples": None})
 
 
 def test_a_cause_names_no_folder_of_the_machine(

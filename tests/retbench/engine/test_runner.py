@@ -10,7 +10,7 @@ import pytest
 from retbench.config.plan import Contender, Plan, Point
 from retbench.engine import runner
 from retbench.errors import UserError
-from retbench.store import open_run
+from retbench.store import open_run, read_meta, write_meta
 
 Requests = Callable[[], list[dict[str, Any]]]
 
@@ -158,8 +158,7 @@ def cut_after(run: Path, cells: int) -> None:
         if count == cells:
             break
     (run / "samples.jsonl").write_text("".join(kept))
-    meta = json.loads((run / "run.json").read_text()) | {"state": "running", "samples": None}
-    (run / "run.json").write_text(json.dumps(meta))
+    write_meta(run, {**read_meta(run), "state": "running", "samples": None})
 
 
 def test_a_resumed_run_measures_what_is_left_and_numbers_processes_on(
@@ -192,8 +191,7 @@ def test_cells_that_took_turns_are_kept_all_or_none(
 
 
 def change_meta(run: Path, **meta: Any) -> None:
-    content = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps(content | meta))
+    write_meta(run, {**read_meta(run), **meta})  # type: ignore[typeddict-item]
 
 
 def test_a_run_of_another_machine_is_not_continued(drive: ModuleType, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from retbench.config.run import RunConfig
 from retbench.engine import slurm
 from retbench.engine.slurm import Launcher
 from retbench.errors import UserError
-from retbench.store import Known, open_run
+from retbench.store import Known, open_run, read_meta, write_meta
 
 submitit = pytest.importorskip("submitit")
 
@@ -130,8 +130,7 @@ def forget_all_but(run: Path, lines: int) -> None:
 
 
 def change_meta(run: Path, **meta: Any) -> None:
-    content = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps(content | meta))
+    write_meta(run, {**read_meta(run), **meta})  # type: ignore[typeddict-item]
 
 
 # A run over jobs is a run.

@@ -1,4 +1,6 @@
 import json
+import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from retbench.config.plan import Contender, Plan, Point
 from retbench.errors import UserError
 from retbench.metrics import COLUMNS, SCHEMA_VERSION
-from retbench.store import RunWriter, open_run
+from retbench.store import RunWriter, open_run, read_meta, write_meta
 
 Batch = Callable[..., list[dict[str, Any]]]
 
@@ -34,8 +36,7 @@ def lines_of(run: Path) -> list[bytes]:
 def set_lines(run: Path, lines: list[bytes], *, state: str = "finished") -> None:
     """Write the samples as a file that was never recorded as complete."""
     (run / "samples.jsonl").write_bytes(b"".join(lines))
-    meta = json.loads((run / "run.json").read_text()) | {"state": state, "samples": None}
-    (run / "run.json").write_text(json.dumps(meta))
+    write_meta(run, {**read_meta(run), "state": state, "samples": None})  # type: ignore[typeddict-item]
 
 
 def snapshot(run: Path) -> dict[str, bytes]:
@@ -49,7 +50,9 @@ def test_a_run_reads_back_as_written(run: Path, batch: Batch) -> None:
     written = [row for block in range(3) for row in batch(block=block, process=block)]
     frame = open_run(run).frame()
     assert tuple(frame.columns) == COLUMNS
-    assert [json.loads(line) for line in lines_of(run)] == written
+    assert [list(json.loads(line).items())[: len(COLUMNS)] for line in lines_of(run)] == [
+        list(row.items()) for row in written
+    ]
     assert frame["value"].tolist() == [row["value"] for row in written]
     assert frame["trial"].isna().tolist() == [row["trial"] is None for row in written]
 
@@ -212,8 +215,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
 
 
 def test_a_newer_schema_is_refused(run: Path, meta: dict[str, Any]) -> None:
-    content = json.loads((run / "run.json").read_text()) | {"schema_version": SCHEMA_VERSION + 1}
-    (run / "run.json").write_text(json.dumps(content))
+    write_meta(run, {**read_meta(run), "schema_version": SCHEMA_VERSION + 1})
     before = snapshot(run)
     for attempt in (open_run, lambda run: RunWriter.resume(run, meta["configuration"])):
         with pytest.raises(UserError, match=rf"schema version {SCHEMA_VERSION + 1} is newer"):
@@ -226,8 +228,13 @@ def test_a_newer_schema_is_refused(run: Path, meta: dict[str, Any]) -> None:
     [
         ('{"schema_version": 1,\n"suite": ', r"run\.json:2: damaged"),
         ('{"name": "package"}', r"run\.json:1: not written by Retbench"),
-        ("[1, 2]", r"run\.json:1: not written by Retbench"),
-        ('{"schema_version": 2}', r"run\.json:1: damaged, it lacks 'started'"),
+        ("[1, 2]", r"run\.json:1: damaged, not a JSON object"),
+        ('{"schema_version": 2}', r"run\.json:1: damaged, it lacks 'sha256'"),
+        ('{"schema_version": 2, "a": NaN}', r"run\.json:1: damaged, it holds NaN"),
+        ('{"schema_version": 2, "a": 1e999}', r"run\.json:1: damaged"),
+        ('{"schema_version": 2, "a": 9223372036854775808}', r"run\.json:1: .*beyond 64 bits"),
+        ('{"schema_version": 2, "a": "\\ud800"}', r"run\.json:1: .*half a surrogate pair"),
+        ("[" * 100_000, r"run\.json:1: damaged, it is nested too deeply"),
         ("\x00\xff", r"run\.json:1: damaged"),
     ],
 )
@@ -308,11 +315,85 @@ def test_a_finished_run_cut_inside_a_line_is_named(run: Path) -> None:
         open_run(run)
 
 
-def test_a_finished_run_that_was_edited_is_named(run: Path) -> None:
-    data = (run / "samples.jsonl").read_bytes()
-    (run / "samples.jsonl").write_bytes(data.replace(b"0.25", b"0.15"))
+@pytest.mark.parametrize("state", ["finished", "running"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: [*lines[:3], lines[3].replace(b"0.25", b"0.15"), *lines[4:]],
+        lambda lines: [*lines[:3], *lines[4:]],
+        lambda lines: [*lines[:3], lines[3], *lines[3:]],
+        lambda lines: [*lines[:3], lines[4], lines[3], *lines[5:]],
+        lambda lines: [*lines[:5], lines[5][:-78] + b"}\n", *lines[6:]],
+    ],
+)
+def test_a_cell_whose_lines_are_not_those_that_were_written_is_named(
+    run: Path, meta: dict[str, Any], change: Any, state: str
+) -> None:
+    set_lines(run, change(lines_of(run)), state=state)
+    for attempt in (open_run, lambda run: RunWriter.resume(run, meta["configuration"])):
+        with pytest.raises(UserError, match=r"samples\.jsonl:4: .*not what was written"):
+            attempt(run)
+
+
+def test_a_finished_run_that_lost_whole_cells_and_gained_others_is_named(run: Path) -> None:
+    lines = lines_of(run)
+    (run / "samples.jsonl").write_bytes(b"".join(lines[3:] + lines[:3]))
     with pytest.raises(UserError, match=r"samples\.jsonl: changed since"):
         open_run(run)
+
+
+def test_a_run_json_that_was_edited_is_refused_whatever_was_changed(run: Path) -> None:
+    content = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(content, indent=7))
+    assert open_run(run).meta["elapsed_s"] == content["elapsed_s"]  # of the layout it says nothing
+    (run / "run.json").write_text(json.dumps(content | {"elapsed_s": content["elapsed_s"] + 1}))
+    with pytest.raises(UserError, match=r"run\.json: changed since it was written"):
+        open_run(run)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"elapsed_s": -1.0}, "'elapsed_s' holds -1.0"),
+        ({"block_s": {"0": "x"}}, "'block_s.0' holds 'x'"),
+        ({"warnings": [1]}, "'warnings.0' holds 1"),
+        ({"primary": [["tpot_s"]]}, "'primary.0' holds"),
+        (
+            {"ceilings": {"bandwidth": [], "matmul_flop_per_s": {"float32": -1.0}, "elapsed_s": 1}},
+            "'ceilings.matmul_flop_per_s.float32' holds -1.0",
+        ),
+        ({"samples": {"lines": True, "sha256": ""}}, "'samples.lines' holds True"),
+        ({"stopped": {"blocks": 0, "alpha": 0.05, "why": "", "open": []}}, "'stopped.blocks'"),
+    ],
+)
+def test_a_value_of_run_json_that_cannot_be_is_named(run: Path, changes: Any, problem: str) -> None:
+    write_meta(run, {**read_meta(run), **changes})
+    with pytest.raises(UserError, match=rf"run\.json:1: damaged, {problem}"):
+        open_run(run)
+
+
+def test_a_run_that_was_damaged_anywhere_is_refused_in_a_line_or_reads_the_same(
+    run: Path, tmp_path: Path
+) -> None:
+    whole, generator = open_run(run), random.Random(0)
+    for number in range(60):
+        copy = tmp_path / str(number)
+        shutil.copytree(run, copy)
+        file = copy / generator.choice(["run.json", "samples.jsonl"])
+        data = bytearray(file.read_bytes())
+        at, length = generator.randrange(len(data)), generator.randrange(1, 40)
+        damage = generator.choice(
+            [b"", data[at : at + length] * 2, bytes(generator.randbytes(length)), b"9" * length,
+             b"-1", b"NaN", b'"x"', b"null", b"[" * 5000, b"\\ud800"]
+        )  # fmt: skip
+        data[at : at + length] = damage
+        file.write_bytes(data)
+        try:
+            found = open_run(copy)
+        except UserError as error:
+            assert "\n" not in str(error) and file.name in str(error)
+        else:
+            assert (found.columns, found.meta) == (whole.columns, whole.meta)
 
 
 def test_missing_samples_are_named(run: Path) -> None:
@@ -329,8 +410,7 @@ def test_a_run_whose_samples_are_missing_is_not_resumed(run: Path, meta: dict[st
 
 
 def test_a_run_of_an_older_schema_is_refused(run: Path) -> None:
-    content = json.loads((run / "run.json").read_text()) | {"schema_version": 1}
-    (run / "run.json").write_text(json.dumps(content))
+    write_meta(run, {**read_meta(run), "schema_version": 1})
     with pytest.raises(UserError, match="schema version 1 is older than this Retbench reads"):
         open_run(run)
 

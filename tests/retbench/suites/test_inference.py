@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ from retbench.engine.resolve import resolve
 from retbench.errors import Misfit
 from retbench.machine import ceilings, interference
 from retbench.metrics import METRICS
-from retbench.suites.execution import Execution, Generation
+from retbench.suites.execution import Execution, Generation, worst_distance
 from retbench.suites.inference import SUITE
 from retbench.suites.limits import CellFailure
 from retbench.suites.session import Rows, Session
@@ -299,6 +300,13 @@ def test_a_step_is_checked_at_the_context_that_is_timed(family: str) -> None:
 def test_a_step_of_each_sequence_is_that_of_a_prefill_of_one_token_more(family: str) -> None:
     (error,) = cell(session(family), Point(64, 3))["step_error"]
     assert 0 <= error["value"] < 1e-5
+
+
+def test_one_wrong_sequence_among_many_is_not_within_the_others_rounding() -> None:
+    exact = torch.ones(1000, 3, dtype=torch.float64)
+    wrong = exact.index_fill(0, torch.tensor([7]), 0.0)
+    assert worst_distance(wrong, exact) == 1
+    assert math.isnan(worst_distance(wrong.log() * 0, exact))
 
 
 def test_a_vocabulary_that_lacks_the_text_is_unsupported() -> None:

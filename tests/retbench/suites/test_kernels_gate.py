@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.operations import Case, Direction, Kind
 from models.retention import log_decays, retention_chunkwise, retention_parallel
-from retbench.suites.kernels_gate import Call, checked_rows, exact_rows, inputs
+from retbench.suites.kernels_gate import Call, checked_rows, exact_rows, inputs, worst_block
 
 CPU = torch.device("cpu")
 
@@ -67,7 +67,7 @@ def test_a_call_gives_the_gradients_of_the_output_times_the_fixed_gradient() -> 
 
 
 @pytest.mark.parametrize("place", [(0, 0), (1, 3)])
-def test_an_error_in_one_head_of_one_sequence_is_found(place: tuple[int, int]) -> None:
+def test_a_head_of_a_sequence_is_judged_by_its_own_norm(place: tuple[int, int]) -> None:
     asked = case()
 
     def one_head_off(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -78,4 +78,23 @@ def test_an_error_in_one_head_of_one_sequence_is_found(place: tuple[int, int]) -
     right, wrong = (
         Call(asked, mix, *inputs(asked, 0), seed=0).error() for mix in (retained, one_head_off)
     )
-    assert right < 1e-14 < 1e-8 < wrong
+    assert right < 1e-14
+    assert wrong == pytest.approx(1e-6, rel=1e-3)
+
+
+def test_a_late_row_of_attention_is_not_hidden_by_the_first_which_is_larger() -> None:
+    asked = case("attention")
+
+    def last_row_lost(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return torch.cat((out[:, :, :-1], 0 * out[:, :, -1:]), dim=2)
+
+    assert Call(asked, last_row_lost, *inputs(asked, 0), seed=0).error() > 0.9
+
+
+def test_a_gradient_that_decays_have_all_but_forgotten_is_judged_beside_the_largest() -> None:
+    exact = torch.ones(64, 2, dtype=torch.float64)
+    exact[:32] = 1e-9
+    assert float(worst_block(exact + 1e-9, exact)) == pytest.approx(1e-8, rel=1e-3)
+    assert float(worst_block(0 * exact, 0 * exact)) == 0
+    assert torch.isnan(worst_block(exact * float("nan"), exact))

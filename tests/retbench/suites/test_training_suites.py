@@ -18,7 +18,7 @@ from retbench.data.dataset import SEVERAL
 from retbench.engine.forecast import forecast
 from retbench.engine.resolve import resolve
 from retbench.errors import UserError
-from retbench.store import Run
+from retbench.store import Run, read_meta, write_meta
 from retbench.suites.causality_gate import check_causality
 from retbench.suites.limits import CellFailure
 from retbench.suites.quality import best_rate, final_point, tuning_points
@@ -306,12 +306,12 @@ def test_a_run_with_another_text_is_not_continued(
     runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = runs["perplexity"].path
-    meta = json.loads((path / "run.json").read_text())
+    meta: Any = read_meta(path)
     copy = tmp_path / "run"
     copy.mkdir()
     (copy / "samples.jsonl").write_bytes((path / "samples.jsonl").read_bytes())
     meta["data"]["sha256"] = "0" * 64
     meta |= {"state": "interrupted", "samples": None}
-    (copy / "run.json").write_text(json.dumps(meta))
+    write_meta(copy, meta)
     with pytest.raises(UserError, match="was begun with another text"):
         retbench.run(None, out=copy, resume=True)

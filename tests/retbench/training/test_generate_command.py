@@ -15,6 +15,7 @@ import pytest
 from models import build, checkpoint
 from retbench.cli.training_display import stream_text
 from retbench.data.vocabulary import tokenizer_named
+from retbench.store import documents
 from retbench.training import model_folder
 
 Command = Callable[..., Any]
@@ -119,6 +120,10 @@ def _of_an_unknown_family(file: Path) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"family": "hyena"}))
 
 
+def _edited(file: Path) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"more": 1}))
+
+
 def _wider(file: Path) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"d_model": 128, "d_ff": 0}))
 
@@ -132,9 +137,11 @@ def _wider(file: Path) -> None:
         ("config.json", Path.unlink, "config.json cannot be read"),
         ("config.json", _of_an_unknown_family, "unknown model 'hyena'"),
         ("config.json", _wider, "does not fit config.json"),
-        ("tokenizer.json", _truncated, "tokenizer.json: damaged"),
+        ("tokenizer.json", _truncated, "tokenizer.json:"),
         ("tokenizer.json", Path.unlink, "has no tokenizer.json"),
-        ("training.json", _truncated, "training.json: damaged"),
+        ("tokenizer.json", _edited, "tokenizer.json: changed since it was written"),
+        ("training.json", _edited, "training.json: changed since it was written"),
+        ("training.json", _truncated, "training.json:"),
     ],
 )
 def test_damage_is_named(
@@ -158,6 +165,6 @@ def test_a_tokenizer_of_another_size_is_named(command: Command, saved: Callable[
     folder = saved()
     other = tokenizer_named("char", lambda: iter(["abc"]))
     assert np.array_equal(other.encode("cab"), [2, 0, 1])
-    (folder / "tokenizer.json").write_text(json.dumps(other.to_json()))
+    (folder / "tokenizer.json").write_text(json.dumps(documents.sealed(other.to_json())))
     ended = command("generate", folder)
     assert "the model knows 8 tokens, the tokenizer char has 3" in ended.err

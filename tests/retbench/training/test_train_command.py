@@ -239,9 +239,9 @@ def test_other_data_are_refused(command: Command, text: Path, stopped: Path) -> 
 def test_the_checkpoint_of_another_training_is_refused(
     command: Command, text: Path, stopped: Path
 ) -> None:
-    record = json.loads((stopped / "training.json").read_text())
+    record = model_folder.read_record(stopped)
     record["settings"]["learning_rate"] = 0.02
-    (stopped / "training.json").write_text(json.dumps(record))
+    model_folder.write_record(stopped, record)
     ended = command("train", "--resume", "--out", stopped)
     assert (ended.status, ended.err.count("\n")) == (2, 1)
     assert "is a checkpoint of another model, tokenizer, data or configuration" in ended.err
