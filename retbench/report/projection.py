@@ -81,7 +81,7 @@ def content(run: Run) -> Content:
 
 def _conditions(meta: Mapping[str, Any]) -> str:
     asked = meta["configuration"]
-    return f"{asked['preset']} · {asked['dtype']} · data sheets of {', '.join(meta['ceilings'])}"
+    return f"{asked['preset']} · {asked['dtype']} · data sheets of {', '.join(meta['hardware'])}"
 
 
 def _ratios(wide: pd.DataFrame, labels: list[str]) -> pd.DataFrame:
@@ -98,7 +98,7 @@ def _ratios(wide: pd.DataFrame, labels: list[str]) -> pd.DataFrame:
 
 def _findings(compared: pd.DataFrame, meta: Mapping[str, Any]) -> Iterator[str]:
     """Against each baseline a step, memory and throughput on the first device, at one cell."""
-    device, asked = next(iter(meta["ceilings"])), meta["configuration"]
+    device, asked = next(iter(meta["hardware"])), meta["configuration"]
     context, batch = asked["batch_context"], _batch(meta)
     for row in records(compared):
         if (row["hardware"], row["seq_len"], row["batch_size"]) == (device, context, batch):
@@ -194,13 +194,13 @@ def _crossing(contexts: Floats, subject: Floats, baseline: Floats) -> str:
 
 
 def _cell_table(wide: pd.DataFrame, meta: Mapping[str, Any]) -> Table:
-    room = {key: sheet["memory_bytes"] for key, sheet in meta["ceilings"].items()}
+    room = {key: sheet["memory_bytes"] for key, sheet in meta["hardware"].items()}
 
     def fits(row: Row) -> str:
         return "yes" if row["held_bytes"] <= 0.95 * room[row["hardware"]] else "no"
 
     def bound_by(row: Row) -> str:
-        sheet = meta["ceilings"][row["hardware"]]
+        sheet = meta["hardware"][row["hardware"]]
         rate = sheet["flop_per_s"][meta["configuration"]["dtype"]]
         moving = row["decode_bytes"] / sheet["bandwidth_bytes_per_s"]
         return "bytes" if moving >= row["decode_flops"] / rate else "FLOPs"
@@ -234,7 +234,7 @@ def _devices(meta: Mapping[str, Any]) -> Table:
         {"device": key, "memory_bytes": sheet["memory_bytes"],
          "bandwidth_bytes_per_s": sheet["bandwidth_bytes_per_s"],
          "flop_per_s": sheet["flop_per_s"][dtype], "source": sheet["source"]}
-        for key, sheet in meta["ceilings"].items()
+        for key, sheet in meta["hardware"].items()
     ])  # fmt: skip
     columns = [
         Column("Device", "device", rank=0, style="name"),
@@ -249,7 +249,7 @@ def _devices(meta: Mapping[str, Any]) -> Table:
 def _figures(wide: pd.DataFrame, meta: Mapping[str, Any]) -> Iterator[Figure]:
     """For each device the paper's Figure 6 at the bound, and all cells on its roofline."""
     asked, batch = meta["configuration"], _batch(meta)
-    for device in meta["ceilings"]:
+    for device in meta["hardware"]:
         own = wide[wide["hardware"] == device]
         over = own[(own["batch_size"] == batch) & own["seq_len"].isin(asked["context"])]
         context = Axis("context (tokens)", tuple(asked["context"]), units.tokens)
@@ -310,7 +310,7 @@ def _paper(meta: Mapping[str, Any], panels: Mapping[str, Panel], device: str) ->
 
 def _roofline(along: pd.DataFrame, meta: Mapping[str, Any], device: str) -> Figure:
     """FLOP/s that a decode step could reach over its FLOPs a byte, under the device's roof."""
-    sheet = meta["ceilings"][device]
+    sheet = meta["hardware"][device]
     bandwidth = sheet["bandwidth_bytes_per_s"]
     rate = sheet["flop_per_s"][meta["configuration"]["dtype"]]
     intensity = along["decode_flops"] / along["decode_bytes"]

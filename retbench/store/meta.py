@@ -163,6 +163,7 @@ class RunMeta(TypedDict):
         warnings: what the run itself warns of.
         samples: their digest; None while the run goes on.
         parts: of a run in parts what each block says of its machine.
+        hardware: of a projection the data sheets, by device.
         jobs: of such a run the ids of its jobs, by block.
     """
 
@@ -186,6 +187,7 @@ class RunMeta(TypedDict):
     warnings: list[str]
     samples: Digest | None
     parts: NotRequired[list[dict[str, Any]]]
+    hardware: NotRequired[dict[str, Any]]
     jobs: NotRequired[dict[str, list[str]]]
 
 

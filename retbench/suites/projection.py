@@ -149,7 +149,7 @@ class Bounds:
             "prefill_flops": prefill_flops,
             "tpot_bound_s": self.step_s(batch, context),
             "mean_tpot_bound_s": self.generation_s(batch, context),
-            "ttft_bound_s": self.time_s(weights + state, prefill_flops),
+            "ttft_bound_s": self.time_s(model.prefill_bytes(batch, context, size), prefill_flops),
             "largest_batch": most,
             "largest_batch_tokens_per_s": most / self.step_s(most, context) if most else 0.0,
         }
