@@ -57,7 +57,9 @@ def table(summary: Summary, tags: Sequence[str]) -> Table:
 
 
 def fitted(summary: Summary, tags: Sequence[str]) -> Iterator[Row]:
-    """The fits, by metric, model, sweep and what it holds; a sweep of fewer sizes has none."""
+    """The fits, by metric, model, sweep and what it holds; a smoke run earns none (M2)."""
+    if summary.configuration["profile"] == "smoke":
+        return
     plain = summary.processes[axes.is_plain(summary.points, summary.processes)]
     for tag in tags:
         of_tag = plain[plain["metric"] == tag]
