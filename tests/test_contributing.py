@@ -30,7 +30,7 @@ def follow(heading: str, folder: Path) -> Run:
     (folder / code.split()[1]).write_text(code)
     program, *words = shlex.split(command)
     assert program == "retbench"
-    run = [sys.executable, str(ROOT / "tests" / "without_ceilings.py"), *words]
+    run = [sys.executable, str(ROOT / "tests" / "brief.py"), *words]
     run += ["--device", "cpu", "--threads", "1", "--quiet", "--out", "run"]
     variables = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder)}
     subprocess.run(run, cwd=folder, check=True, env=variables)

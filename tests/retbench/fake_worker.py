@@ -19,6 +19,7 @@ from functools import partial
 
 PARENT = socket.socket(fileno=os.dup(0)).makefile("rw")
 ACTIONS = json.loads(os.environ.get("FAKE_WORKER", "{}"))
+HANG_S = 600  # longer than any test waits
 CELL_S = float(os.environ.get("FAKE_WORKER_S", "0"))
 
 # The shape of what retbench.machine.ceilings.measure gives.
@@ -50,10 +51,10 @@ def misbehave(action):
     if action == "memory":
         sys.exit("MemoryError: 8 GiB")
     if action == "hang":
-        time.sleep(60)
+        time.sleep(HANG_S)
     if action == "hang with a child":
-        note(do="spawn", child=os.spawnvp(os.P_NOWAIT, "sleep", ["sleep", "30"]))
-        time.sleep(60)
+        note(do="spawn", child=os.spawnvp(os.P_NOWAIT, "sleep", ["sleep", str(HANG_S)]))
+        time.sleep(HANG_S)
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if action in ("kill the job", "interrupt the job"):

@@ -17,6 +17,7 @@ import time
 import traceback
 from pathlib import Path
 
+import torch._dynamo  # noqa: F401 (every optimizer does at its first step)
 from torch.distributed import TCPStore
 
 import retbench.cli

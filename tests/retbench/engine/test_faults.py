@@ -26,6 +26,7 @@ from retbench.suites.inference import InferenceSuite
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 FIRST, SECOND, THIRD = (f"context={n},batch=1" for n in (16, 32, 64))
+LIMIT_S = 120.0  # that a busy machine is waited for
 
 Misbehave = Callable[[dict[str, dict[str, str]]], None]
 Requests = Callable[[], list[dict[str, Any]]]
@@ -54,7 +55,7 @@ def start(out: Path, *words: str, cell_s: float = 0.02, **environment: str) -> A
     )
 
 
-def wait_for(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
+def wait_for(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -279,7 +280,7 @@ def test_a_slow_cell_is_stopped_with_all_its_children(
     assert endings(run)[0, SECOND][1] == "not done within 0.4 s"
     children = [request["child"] for request in requests() if request["do"] == "spawn"]
     assert len(children) == 2
-    wait_for(lambda: not any(alive(child) for child in children), limit_s=1.0)
+    wait_for(lambda: not any(alive(child) for child in children))
 
 
 def test_out_of_memory_is_implied_for_larger_cells_in_all_blocks(
@@ -378,7 +379,7 @@ def test_a_run_killed_in_mid_round_and_resumed_has_each_cell_once(
     out = tmp_path / "run"
     actions = {"retnet": {SECOND + moment: "kill the job"}}
     process = start(out, FAKE_WORKER=json.dumps(actions), FAKE_WORKER_LOG=str(tmp_path / "log"))
-    process.communicate(timeout=20)
+    process.communicate(timeout=LIMIT_S)
     assert (process.returncode, committed(out)) == (-signal.SIGKILL, 2)
     run = drive.execute(out, resume=True)
     assert coordinates(run) == coordinates(drive.execute(tmp_path / "undisturbed"))
@@ -404,7 +405,7 @@ def test_a_stopped_run_keeps_its_cells_and_says_how_to_go_on(
         for line in log.read_text().splitlines()
     ))  # fmt: skip
     process.send_signal(number)
-    _, message = process.communicate(timeout=20)  # the worker hangs for 60 s
+    _, message = process.communicate(timeout=LIMIT_S)  # the worker hangs for longer
     assert process.returncode == 130
     assert (
         f"2 of 12 cells are kept; continue with: python -m retbench run --resume --out {out}"
@@ -466,7 +467,7 @@ def test_a_second_run_into_the_same_folder_is_refused_while_the_first_goes_on(
             drive.execute(out, resume=True)
         with pytest.raises(UserError, match="holds a run already"):
             drive.execute(out)
-        process.communicate(timeout=20)
+        process.communicate(timeout=LIMIT_S)
         assert process.returncode == 0
     finally:
         process.kill()

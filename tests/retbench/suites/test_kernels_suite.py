@@ -6,14 +6,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-import retbench
 from models import operations
 from models.operations import Case, Operation
 from models.retention import log_decays, retention_chunkwise, retention_parallel
@@ -285,28 +283,8 @@ def test_a_longer_context_is_expected_to_take_longer() -> None:
             assert own == sorted(own) and len(own) == 2 and own[0] < own[1]
 
 
-PLUGIN = """
-from contextlib import nullcontext
-from models.operations import Operation, register
-
-register(Operation("mine", "retention", lambda case: None, lambda case: nullcontext(
-    lambda q, k, v: v * 2)))
-"""
-
-
-def test_a_run_goes_on_behind_an_operation_that_is_wrong(tmp_path: Path) -> None:
-    plugin = tmp_path / "mine.py"
-    plugin.write_text(PLUGIN)
-    run = retbench.run(
-        "kernels", operations="retention-chunkwise,mine", context=64, head_dims=8,
-        directions="forward", profile="smoke", threads=1, device="cpu", plugins=[str(plugin)],
-        out=tmp_path / "run",
-    )  # fmt: skip
-    ended = run.statuses().set_index("model")
-    assert ended["status"].to_dict() == {"retention-chunkwise": "ok", "mine": "error"}
-    assert "relative error" in ended.loc["mine", "cause"]
-    assert run.meta["models"]["retention-chunkwise"] == {
+def test_a_run_records_the_operation_and_the_versions_of_what_computes_it() -> None:
+    assert SUITE.describe(session()) == {
         "operation": "retention-chunkwise", "kind": "retention",
         "versions": {"torch": torch.__version__},
     }  # fmt: skip
-    assert (tmp_path / "run" / "report.html").exists()

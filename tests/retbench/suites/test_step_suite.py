@@ -248,7 +248,10 @@ def test_a_forecast_counts_every_cell() -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("runs") / "training"
-    retbench.run("training", out=str(out), **{**SMALL, "profile": "smoke"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("retbench.engine.runner._Session._measure_ceilings", lambda self: None)
+        patch.setattr("retbench.report.write_plots", lambda run, content=None: [])
+        retbench.run("training", out=str(out), **SMALL)
     return open_run(out)
 
 

@@ -73,6 +73,16 @@ def test_a_worker_whose_parent_ended_before_it_began_does_nothing() -> None:
 
 @pytest.fixture
 def worker() -> Iterator[Worker]:
+    yield from running_worker()
+
+
+@pytest.fixture(scope="module")
+def lasting() -> Iterator[Worker]:
+    """A worker that does for several tests: each starts it anew."""
+    yield from running_worker()
+
+
+def running_worker() -> Iterator[Worker]:
     with Interrupts() as interrupts, Worker(WORKER_COMMAND, environment(), interrupts) as running:
         yield running
 
@@ -84,19 +94,19 @@ def answer(worker: Worker, message: Message) -> Message:
     return reply
 
 
-def test_a_worker_builds_verifies_and_measures_slice_by_slice(worker: Worker) -> None:
-    ready = answer(worker, start(configuration()))
+def test_a_worker_builds_verifies_and_measures_slice_by_slice(lasting: Worker) -> None:
+    ready = answer(lasting, start(configuration()))
     assert ready["event"] == "ready"
     assert ready["model"]["family"] == "retnet"
     assert 0 <= ready["gate_error"] < 1e-4
-    prepared = answer(worker, prepare(64, 1))
+    prepared = answer(lasting, prepare(64, 1))
     assert (prepared["event"], list(prepared["slices"])) == (
         "prepared", ["prefill", "decode", "generation"],
     )  # fmt: skip
     assert all(seconds > 0 for seconds in prepared["slices"].values())
     for phase, number in (("prefill", 0), ("prefill", 1), ("decode", 0)):
-        assert answer(worker, timed(phase, number)) == {"event": "slice"}
-    reply = answer(worker, {"do": "finish"})
+        assert answer(lasting, timed(phase, number)) == {"event": "slice"}
+    reply = answer(lasting, {"do": "finish"})
     assert (reply["event"], reply["status"]) == ("cell", "ok")
     coordinates = {(row["model"], row["block"], row["process"]) for row in reply["rows"]}
     assert coordinates == {("A", 2, 7)}
@@ -104,13 +114,13 @@ def test_a_worker_builds_verifies_and_measures_slice_by_slice(worker: Worker) ->
     assert rounds == [("ttft_s", 0), ("ttft_s", 1), ("tpot_s", 0)]
 
 
-def test_a_worker_that_is_asked_out_of_turn_says_so_and_lives(worker: Worker) -> None:
-    answer(worker, start(configuration()))
+def test_a_worker_that_is_asked_out_of_turn_says_so_and_lives(lasting: Worker) -> None:
+    answer(lasting, start(configuration()))
     for message in (timed("decode", 0), {"do": "finish"}):
-        reply = answer(worker, message)
+        reply = answer(lasting, message)
         assert (reply["event"], reply["status"]) == ("cell", "error")
         assert "before a cell was prepared" in reply["cause"]
-    assert answer(worker, prepare(64, 1))["event"] == "prepared"
+    assert answer(lasting, prepare(64, 1))["event"] == "prepared"
 
 
 def test_a_cell_beyond_the_memory_limit_is_out_of_memory_and_the_worker_lives(
@@ -123,24 +133,24 @@ def test_a_cell_beyond_the_memory_limit_is_out_of_memory_and_the_worker_lives(
     assert answer(worker, prepare(64, 1))["event"] == "prepared"
 
 
-def test_a_model_that_cannot_be_built_is_reported_with_its_cause(worker: Worker) -> None:
+def test_a_model_that_cannot_be_built_is_reported_with_its_cause(lasting: Worker) -> None:
     message = start(configuration())
     message["contender"]["options"] = {"n_heads": 7}
-    reply = answer(worker, message)
+    reply = answer(lasting, message)
     assert (reply["event"], reply["status"]) == ("failed", "unsupported")
     assert reply["cause"].startswith("n_heads = 7 does not divide")
 
 
-def test_a_kernel_that_cannot_run_here_is_unsupported_not_an_error(worker: Worker) -> None:
+def test_a_kernel_that_cannot_run_here_is_unsupported_not_an_error(lasting: Worker) -> None:
     message = start(configuration(dtype="float64"))
     message["contender"]["options"] = {"implementation": "triton"}
-    reply = answer(worker, message)
+    reply = answer(lasting, message)
     assert (reply["event"], reply["status"]) == ("failed", "unsupported")
     assert reply["cause"].startswith("implementation triton: ")
 
 
-def test_ceilings_are_measured_in_a_worker(worker: Worker) -> None:
-    reply = answer(worker, {"do": "ceilings", "configuration": configuration().to_json()})
+def test_ceilings_are_measured_in_a_worker(lasting: Worker) -> None:
+    reply = answer(lasting, {"do": "ceilings", "configuration": configuration().to_json()})
     assert reply["ceilings"]["matmul_flop_per_s"]["float32"] > 1e8
     assert reply["ceilings"]["bandwidth"]
 
