@@ -127,15 +127,15 @@ def retention_step(q: Tensor, k: Tensor, v: Tensor, gamma: Tensor, state: Tensor
     """One token of :func:`retention_recurrent`, updating the state in place.
 
     Args:
-        q: (batch, heads, 1, d_k).
-        k: shaped like ``q``.
+        q: (batch, heads, queries, d_k): all of the one token.
+        k: (batch, heads, 1, d_k).
         v: (batch, heads, 1, d_v).
         gamma: decays, (heads, 1, 1), float32 or float64.
         state: (batch, heads, d_k, d_v) of any type; updated in place. One that is narrower than
             ``gamma`` is computed in the type of that, and rounded once a step.
 
     Returns:
-        (batch, heads, 1, d_v), of the wider of the state's type and that of ``gamma``.
+        (batch, heads, queries, d_v), of the wider of the state's type and that of ``gamma``.
     """
     wide = torch.promote_types(state.dtype, gamma.dtype)
     q, k, v = q.to(wide), k.to(wide), v.to(wide)

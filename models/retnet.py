@@ -42,6 +42,8 @@ class RetNetConfig(DecoderConfig):
             in a float64 model), or the ``model``'s. It is computed in float32 either way. In
             bfloat16 a step rounds to 8 bits: what changes a state by less than 1/512, as the
             slowest heads' decays do, can be lost.
+        n_kv_heads: heads of keys, values, decays and states; 0 means as many as query heads. Query
+            heads that share one read the same state.
     """
 
     implementations: ClassVar[tuple[str, ...]] = ("auto", "torch", "triton")
@@ -52,6 +54,7 @@ class RetNetConfig(DecoderConfig):
     gate: bool = True
     group_norm: bool = True
     state_dtype: StateDtype = "float32"
+    n_kv_heads: int = 0
 
     @classmethod
     def preset_heads(cls, preset: Preset, d_model: int) -> int:
@@ -60,6 +63,14 @@ class RetNetConfig(DecoderConfig):
 
     def check(self) -> None:
         """Raise ConfigError for a head dimension, decay, form or chunk that cannot be."""
+        if self.n_kv_heads == 0:
+            object.__setattr__(self, "n_kv_heads", self.default_kv_heads())
+        if self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
+            raise ConfigError(
+                f"n_kv_heads = {self.n_kv_heads} does not divide n_heads = {self.n_heads}"
+            )
+        if self.group > 1 and self.implementation == "triton":
+            raise ConfigError("implementation triton: its step has a KV head for each query head")
         if self.d_k % 2:
             raise ConfigError(f"retnet needs an even d_model / n_heads, not {self.d_k}")
         choices = {"decay": DecayKind, "form": Form, "state_dtype": StateDtype}
@@ -71,6 +82,20 @@ class RetNetConfig(DecoderConfig):
             raise ConfigError(f"chunk_size must be at least 1, not {self.chunk_size}")
         if self.implementation == "triton" and (reason := too_wide(self.d_k, self.d_v)):
             raise ConfigError(f"implementation triton: {reason}")
+
+    def default_kv_heads(self) -> int:
+        """A KV head for each query head."""
+        return self.n_heads
+
+    @property
+    def group(self) -> int:
+        """Query heads of one KV head."""
+        return self.n_heads // self.n_kv_heads
+
+    @property
+    def kv_dim(self) -> int:
+        """Width of all keys of one token; all values are twice as wide."""
+        return self.n_kv_heads * self.d_k
 
     @property
     def d_k(self) -> int:
@@ -87,8 +112,9 @@ class RetNetConfig(DecoderConfig):
         return MultiScaleRetention(self)
 
     def mixer_parameters(self) -> int:
-        """q, k: d^2 each; v, gate, out: 2 d^2 each."""
-        return (8 if self.gate else 6) * self.d_model**2
+        """q: d^2; gate, out: 2 d^2 each; k: d kv_dim, v: twice that; so 8 d^2 ungrouped."""
+        own = (5 if self.gate else 3) * self.d_model**2
+        return own + 3 * self.d_model * self.kv_dim
 
     def ablations(self) -> dict[str, dict[str, Any]]:
         """The paper's (section 3.5): without gate, norm or decay, one decay, heads half as wide."""
@@ -99,7 +125,8 @@ class RetNetConfig(DecoderConfig):
             "one-decay": {"decay": "single"},
         }
         if self.d_k % 4 == 0:
-            parts["small-heads"] = {"n_heads": 2 * self.n_heads}
+            halved = {"n_heads": 2 * self.n_heads, "n_kv_heads": 2 * self.n_kv_heads}
+            parts["small-heads"] = halved
         return parts
 
     def variants(self) -> dict[str, dict[str, Any]]:
@@ -114,24 +141,39 @@ class RetNetConfig(DecoderConfig):
 
     def mixer_flops(self, tokens: int, *, context: int = 0) -> int:
         """The form of a whole sequence, recurrent for one token; independent of the context."""
-        state_product = 2 * self.d_k * self.d_v
+        # Each KV head's state takes in a token, each query head reads one.
+        states = (self.n_kv_heads + self.n_heads) * 2 * self.d_k * self.d_v
         if tokens == 1:
-            return self.n_heads * 2 * state_product
+            return states
         if self.form == "parallel":
             return self.n_heads * _triangle(tokens) * 2 * (self.d_k + self.d_v)
         whole, tail = divmod(tokens, self.chunk_size)
         pairs = whole * _triangle(self.chunk_size) + _triangle(tail)
-        inside = pairs * 2 * (self.d_k + self.d_v)
-        return self.n_heads * (inside + tokens * 2 * state_product)
+        return self.n_heads * pairs * 2 * (self.d_k + self.d_v) + tokens * states
 
     def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
-        """Heads x d_k x d_v numbers in the state's type, at any context."""
+        """KV heads x d_k x d_v numbers in the state's type, at any context."""
         size = dtype_bytes if self.state_dtype == "model" else max(4, dtype_bytes)
-        return batch_size * self.n_heads * self.d_k * self.d_v * size
+        return batch_size * self.n_kv_heads * self.d_k * self.d_v * size
 
     def mixer_step_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
         """The state is read and written in each step."""
         return 2 * self.mixer_state_bytes(batch_size, context, dtype_bytes)
+
+
+@register("retnet-gq")
+@dataclass(frozen=True)
+class GroupedRetentionConfig(RetNetConfig):
+    """Two query heads a KV head: half the state (the authors' rewrite, OpenReview sxZlp9ZoHD).
+
+    The parameters that keys and values save go to the feed-forward.
+    """
+
+    def default_kv_heads(self) -> int:
+        """A KV head for two query heads."""
+        if self.n_heads % 2:
+            raise ConfigError(f"retnet-gq needs an even n_heads, not {self.n_heads}")
+        return self.n_heads // 2
 
 
 @register("retnet-16bit-state")
