@@ -32,12 +32,56 @@ class KVCache(LayerState):
 
     def within(self, max_len: int) -> Self:
         """The first ``max_len`` keys and values, in the same memory."""
-        return type(self)(self.keys[:, :, :max_len], self.values[:, :, :max_len])
+        return type(self)(*(tensor[:, :, :max_len] for tensor in self.tensors()))
 
     def write(self, positions: Tensor, keys: Tensor, values: Tensor) -> None:
         """Put keys and values (batch, kv_heads, time, head_dim) at int64 positions (time,)."""
         self.keys.index_copy_(2, positions, keys.to(self.keys.dtype))
         self.values.index_copy_(2, positions, values.to(self.values.dtype))
+
+    def read(self, dtype: torch.dtype, length: int | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values in a type; of the first ``length`` tokens, or of all."""
+        return self.keys[:, :, :length].to(dtype), self.values[:, :, :length].to(dtype)
+
+
+@dataclass
+class Int8Cache(KVCache):
+    """A cache in 8 bits: the key and value of each token and head are rounded to their own range.
+
+    Attributes:
+        key_scales: what a key's numbers are multiples of, float32 (batch, kv_heads, max_len, 1).
+        value_scales: likewise.
+    """
+
+    key_scales: Tensor
+    value_scales: Tensor
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], device: torch.device) -> Self:
+        """A cache for keys and values of a shape, all zeros."""
+        numbers = (torch.zeros(shape, dtype=torch.int8, device=device) for _ in range(2))
+        scales = (torch.zeros(*shape[:-1], 1, device=device) for _ in range(2))
+        return cls(*numbers, *scales)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Keys, values and the scales of each."""
+        return self.keys, self.values, self.key_scales, self.value_scales
+
+    def write(self, positions: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Round keys and values (batch, kv_heads, time, head_dim), and put them at positions."""
+        for cached, scales, new in (
+            (self.keys, self.key_scales, keys),
+            (self.values, self.value_scales, values),
+        ):
+            new = new.float()
+            scale = new.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(new.dtype).tiny) / 127
+            cached.index_copy_(2, positions, (new / scale).round_().to(torch.int8))
+            scales.index_copy_(2, positions, scale)
+
+    def read(self, dtype: torch.dtype, length: int | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values in a type; of the first ``length`` tokens, or of all."""
+        keys, values, key_scales, value_scales = (x[:, :, :length] for x in self.tensors())
+        return (keys * key_scales).to(dtype), (values * value_scales).to(dtype)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -87,7 +131,7 @@ def decode_attention(q: Tensor, cache: KVCache, bias: Tensor) -> Tensor:
     """
     batch, heads, _, head_dim = q.shape
     grouped = q.reshape(batch, cache.keys.shape[1], -1, head_dim)
-    keys, values = cache.keys.to(q.dtype), cache.values.to(q.dtype)
+    keys, values = cache.read(q.dtype)
     if q.is_cuda:
         mixed = split_decode(grouped, keys, values, bias)
     else:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class RetentionState(LayerState):
-    """The state matrices of one layer, (batch, heads, d_k, d_v), in the type they are kept in."""
+    """State matrices of one layer, (batch, KV heads, d_k, d_v), in the type they are kept in."""
 
     matrices: Tensor
 
@@ -71,11 +71,12 @@ class MultiScaleRetention(Mixer):
         d = config.d_model
         self.rotary = Rotary(config.d_k, config.rope_base)
         # One matrix for queries, keys, values and gate: one product over the same input.
-        self.qkvg = nn.Linear(d, (6 if config.gate else 4) * d, bias=False)
+        width = (3 if config.gate else 1) * d + 3 * config.kv_dim
+        self.qkvg = nn.Linear(d, width, bias=False)
         self.out = nn.Linear(2 * d, d, bias=False)
         self.gain = nn.Parameter(torch.ones(config.d_v)) if config.norm_gain else None
         # Kept as their bits, so that .to(bfloat16) moves the decays but does not round them.
-        log_gamma = log_decays(config.n_heads, config.decay)
+        log_gamma = log_decays(config.n_kv_heads, config.decay)
         self.register_buffer("log_gamma_bits", log_gamma.view(torch.int64), persistent=False)
         bits = log_gamma.exp().float().view(torch.int32)
         self.register_buffer("gamma_bits", bits, persistent=False)
@@ -83,19 +84,19 @@ class MultiScaleRetention(Mixer):
     def initialise(self, generator: torch.Generator) -> None:
         """As the configuration's ``init`` says: as the skeleton did, or as torchscale does."""
         if self.config.init == "torchscale":
-            d = self.config.d_model
-            widths = [d, d] + [2 * d] * (2 if self.config.gate else 1)
+            d, keys = self.config.d_model, self.config.kv_dim
+            widths = [d, keys, 2 * keys] + [2 * d] * self.config.gate
             for matrix in self.qkvg.weight.split(widths):
                 nn.init.xavier_uniform_(matrix, 2**-2.5, generator)
             nn.init.xavier_uniform_(self.out.weight, 2**-1, generator)
 
     @property
     def log_gamma(self) -> Tensor:
-        """Logarithms of the heads' decays, (heads,) float64."""
+        """Logarithms of the KV heads' decays, (KV heads,) float64."""
         return self.log_gamma_bits.view(torch.float64)  # type: ignore[operator]
 
     def _gamma(self, dtype: torch.dtype) -> Tensor:
-        """The heads' decays, (heads,), in float32 without any work, or in float64."""
+        """The KV heads' decays, (KV heads,), in float32 without any work, or in float64."""
         if dtype == torch.float64:
             return self.log_gamma.exp()
         return self.gamma_bits.view(torch.float32)  # type: ignore[operator]
@@ -109,7 +110,8 @@ class MultiScaleRetention(Mixer):
         gamma = self._gamma(wide)[:, None, None]
         scale = None
         if not self.config.group_norm:
-            scale = decay_sums(self.log_gamma, span.positions).rsqrt().to(wide)[..., None]
+            sums = decay_sums(self.log_gamma, span.positions)
+            scale = self._for_queries(sums.rsqrt().to(wide), 0)[..., None]
         form = span.form or self.config.form
         return _Shared(cos, sin, gamma, scale, form, self._in_triton())
 
@@ -126,7 +128,7 @@ class MultiScaleRetention(Mixer):
         c = self.config
         if c.state_dtype == "float32" and dtype != torch.float64:
             dtype = torch.float32
-        shape = (batch_size, c.n_heads, c.d_k, c.d_v)
+        shape = (batch_size, c.n_kv_heads, c.d_k, c.d_v)
         return RetentionState(torch.zeros(shape, device=device, dtype=dtype))
 
     def prefill(self, x: Tensor, shared: _Shared, state: LayerState) -> Tensor:
@@ -141,21 +143,24 @@ class MultiScaleRetention(Mixer):
     def step(self, x: Tensor, shared: _Shared, state: LayerState) -> Tensor:
         """Mix one token by the recurrence."""
         assert isinstance(state, RetentionState)
-        if shared.in_triton:
+        if shared.in_triton and self.config.group == 1:
             mixed = fused_retention(
                 self.qkvg(x).flatten(1), shared.cos, shared.sin, shared.gamma, shared.scale,
                 state.matrices, self.config.norm_eps,
             )  # fmt: skip
             return self._projected(mixed[:, None])
         q, k, v, gate = self._project(x, shared)
-        mixed = retention_step(q, k, v, shared.gamma, state.matrices)
+        # Query heads of one KV head are as many queries to its state.
+        grouped = q.view(q.shape[0], self.config.n_kv_heads, -1, self.config.d_k)
+        mixed = retention_step(grouped, k, v, shared.gamma, state.matrices)
+        mixed = mixed.view(*q.shape[:-1], self.config.d_v)
         return self._output(mixed, gate, shared.scale)
 
     def implementation(self, phase: Phase) -> str:
         """The recurrence for decoding, else the form; PyTorch's chunkwise one with its chunk."""
         in_triton = self._in_triton()
         if phase == "decode":
-            return "recurrent-triton" if in_triton else "recurrent"
+            return "recurrent-triton" if in_triton and self.config.group == 1 else "recurrent"
         if self.config.form == "parallel":
             return "parallel"
         if in_triton:
@@ -178,25 +183,42 @@ class MultiScaleRetention(Mixer):
         return reason is None
 
     def _project(self, x: Tensor, shared: _Shared) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Queries and keys (batch, heads, time, d_k), values (…, d_v), gate (batch, time, 2 d)."""
+        """Queries (batch, heads, time, d_k); of KV heads keys, values; gate (batch, time, 2 d)."""
         c, (batch, time, d) = self.config, x.shape
-        qk, v, *gate = self.qkvg(x).split_with_sizes([2 * d] * (3 if c.gate else 2), -1)
-        # Queries and keys are rotated alike, so as one tensor.
-        qk = qk.view(batch, time, 2, c.n_heads, c.d_k).movedim(1, 3)
-        q, k = rotate(qk, shared.cos, shared.sin).unbind(1)
-        v = v.view(batch, time, c.n_heads, c.d_v).transpose(1, 2)
+        widths = [d + c.kv_dim, 2 * c.kv_dim] + ([2 * d] if c.gate else [])
+        qk, v, *gate = self.qkvg(x).split_with_sizes(widths, -1)
+        if c.group == 1:  # queries and keys are rotated as one tensor
+            qk = qk.view(batch, time, 2, c.n_heads, c.d_k).movedim(1, 3)
+            q, k = rotate(qk, shared.cos, shared.sin).unbind(1)
+        else:
+            parts = qk.view(batch, time, -1, c.d_k).transpose(1, 2)
+            parts = parts.split_with_sizes([c.n_heads, c.n_kv_heads], 1)
+            q, k = (rotate(*each) for each in zip(parts, shared.cos, shared.sin, strict=True))
+        v = v.view(batch, time, c.n_kv_heads, c.d_v).transpose(1, 2)
         return q, k, v, gate[0] if gate else None
 
     def _retain(
         self, q: Tensor, k: Tensor, v: Tensor, shared: _Shared, state: Tensor | None
     ) -> tuple[Tensor, Tensor]:
+        """Retention of a sequence by its form; each KV head's state is its first query head's."""
+        log_gamma, group = self._for_queries(self.log_gamma, 0), self.config.group
+        k, v = self._for_queries(k, 1), self._for_queries(v, 1)
+        state = None if state is None else self._for_queries(state, 1)
         if shared.form == "parallel":
-            return retention_parallel(q, k, v, self.log_gamma, state)
-        if shared.form == "recurrent":
-            return retention_recurrent(q, k, v, self.log_gamma, state)
-        if shared.in_triton:
-            return retention_chunk(q, k, v, self.log_gamma, state)
-        return retention_chunkwise(q, k, v, self.log_gamma, self.config.chunk_size, state)
+            mixed, matrices = retention_parallel(q, k, v, log_gamma, state)
+        elif shared.form == "recurrent":
+            mixed, matrices = retention_recurrent(q, k, v, log_gamma, state)
+        elif shared.in_triton:
+            mixed, matrices = retention_chunk(q, k, v, log_gamma, state)
+        else:
+            size = self.config.chunk_size
+            mixed, matrices = retention_chunkwise(q, k, v, log_gamma, size, state)
+        return mixed, matrices[:, ::group]
+
+    def _for_queries(self, x: Tensor, dim: int) -> Tensor:
+        """What KV heads have along a dimension, repeated for the query heads of each."""
+        group = self.config.group
+        return x if group == 1 else x.repeat_interleave(group, dim)
 
     def _output(self, mixed: Tensor, gate: Tensor | None, scale: Tensor | None) -> Tensor:
         """Norm per head in the wide type, gate, and project back to the model's width."""

@@ -36,6 +36,8 @@ class PaperConfig(TransformerConfig):
         super().check()
         if self.group != 1:
             raise ConfigError(f"{self.family} has as many n_kv_heads as n_heads, {self.n_heads}")
+        if self.cache_dtype != "model":
+            raise ConfigError(f"{self.family} has no cache_dtype {self.cache_dtype}")
 
     def variants(self) -> dict[str, dict[str, Any]]:
         """None: it is one itself."""
@@ -114,7 +116,7 @@ class PaperAttention(Attention):
         assert isinstance(state, GrowingCache)
         q, k, v = self._project(x, shared)
         state.append(k, v)
-        keys, values = (cached.to(q.dtype) for cached in state.tensors())
+        keys, values = state.read(q.dtype)
         return self._output(unfused_attention(q, keys, values, shared.bias))
 
     def step(self, x: Tensor, shared: Positions, state: LayerState) -> Tensor:

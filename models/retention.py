@@ -127,15 +127,15 @@ def retention_step(q: Tensor, k: Tensor, v: Tensor, gamma: Tensor, state: Tensor
     """One token of :func:`retention_recurrent`, updating the state in place.
 
     Args:
-        q: (batch, heads, 1, d_k).
-        k: shaped like ``q``.
+        q: (batch, heads, queries, d_k): all of the one token.
+        k: (batch, heads, 1, d_k).
         v: (batch, heads, 1, d_v).
         gamma: decays, (heads, 1, 1), float32 or float64.
         state: (batch, heads, d_k, d_v) of any type; updated in place. One that is narrower than
             ``gamma`` is computed in the type of that, and rounded once a step.
 
     Returns:
-        (batch, heads, 1, d_v), of the wider of the state's type and that of ``gamma``.
+        (batch, heads, queries, d_v), of the wider of the state's type and that of ``gamma``.
     """
     wide = torch.promote_types(state.dtype, gamma.dtype)
     q, k, v = q.to(wide), k.to(wide), v.to(wide)
@@ -151,14 +151,15 @@ def pair_flops(tokens: int, d_k: int, d_v: int) -> int:
     return tokens * (tokens + 1) * (d_k + d_v)
 
 
-def retention_flops(tokens: int, d_k: int, d_v: int) -> int:
-    """The fewest FLOPs that one head's retention needs: of the pairs, or of the recurrence.
+def retention_flops(tokens: int, d_k: int, d_v: int, group: int = 1) -> int:
+    """The fewest FLOPs that a KV head's retention needs: of the pairs, or of the recurrence.
 
-    The recurrence takes 4 d_k d_v a token, as does a decode step: one token. A cut into n equal
-    chunks costs recurrence + (pairs - recurrence) / n, so no chunk size needs less than both.
+    The recurrence takes 2 d_k d_v a token to update the state, and as many for each of the
+    ``group`` query heads to read it, as does a decode step: one token. A cut into n equal chunks
+    costs recurrence + (pairs - recurrence) / n, so no chunk size needs less than both.
     """
-    recurrence = tokens * 4 * d_k * d_v
-    return recurrence if tokens == 1 else min(pair_flops(tokens, d_k, d_v), recurrence)
+    recurrence = tokens * 2 * (1 + group) * d_k * d_v
+    return recurrence if tokens == 1 else min(group * pair_flops(tokens, d_k, d_v), recurrence)
 
 
 def chunk_pairs(tokens: int, chunk_size: int) -> int:
@@ -167,9 +168,10 @@ def chunk_pairs(tokens: int, chunk_size: int) -> int:
     return whole * chunk_size**2 + tail**2
 
 
-def chunkwise_flops(tokens: int, chunk_size: int, d_k: int, d_v: int) -> int:
-    """FLOPs of one head's retention in chunks: all pairs inside, and the states across."""
-    return chunk_pairs(tokens, chunk_size) * 2 * (d_k + d_v) + tokens * 4 * d_k * d_v
+def chunkwise_flops(tokens: int, chunk_size: int, d_k: int, d_v: int, group: int = 1) -> int:
+    """FLOPs of a KV head's retention in chunks: all pairs inside, and the states across."""
+    pairs = group * chunk_pairs(tokens, chunk_size) * 2 * (d_k + d_v)
+    return pairs + tokens * 2 * (1 + group) * d_k * d_v
 
 
 def decay_sums(log_gamma: Tensor, positions: Tensor) -> Tensor:

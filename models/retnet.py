@@ -49,6 +49,8 @@ class RetNetConfig(DecoderConfig):
             in a float64 model), or the ``model``'s. It is computed in float32 either way. In
             bfloat16 a step rounds to 8 bits: what changes a state by less than 1/512, as the
             slowest heads' decays do, can be lost.
+        n_kv_heads: heads of keys, values, decays and states; 0 means as many as query heads. Query
+            heads that share one read the same state.
     """
 
     implementations: ClassVar[tuple[str, ...]] = ("auto", "torch", "triton")
@@ -61,6 +63,7 @@ class RetNetConfig(DecoderConfig):
     norm_gain: bool = False
     init: Init = "normal"
     state_dtype: StateDtype = "float32"
+    n_kv_heads: int = 0
 
     @classmethod
     def preset_heads(cls, preset: Preset, d_model: int) -> int:
@@ -69,6 +72,14 @@ class RetNetConfig(DecoderConfig):
 
     def check(self) -> None:
         """Raise ConfigError for a head dimension, decay, form or chunk that cannot be."""
+        if self.n_kv_heads == 0:
+            object.__setattr__(self, "n_kv_heads", self.default_kv_heads())
+        if self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
+            raise ConfigError(
+                f"n_kv_heads = {self.n_kv_heads} does not divide n_heads = {self.n_heads}"
+            )
+        if self.group > 1 and self.implementation == "triton":
+            raise ConfigError("implementation triton: its step has a KV head for each query head")
         if self.d_k % 2:
             raise ConfigError(f"retnet needs an even d_model / n_heads, not {self.d_k}")
         choices = {"decay": DecayKind, "form": Form, "init": Init, "state_dtype": StateDtype}
@@ -82,6 +93,20 @@ class RetNetConfig(DecoderConfig):
             raise ConfigError(f"chunk_size must be at least 1, not {self.chunk_size}")
         if self.implementation == "triton" and (reason := too_wide(self.d_k, self.d_v)):
             raise ConfigError(f"implementation triton: {reason}")
+
+    def default_kv_heads(self) -> int:
+        """A KV head for each query head."""
+        return self.n_heads
+
+    @property
+    def group(self) -> int:
+        """Query heads of one KV head."""
+        return self.n_heads // self.n_kv_heads
+
+    @property
+    def kv_dim(self) -> int:
+        """Width of all keys of one token; all values are twice as wide."""
+        return self.n_kv_heads * self.d_k
 
     @property
     def d_k(self) -> int:
@@ -98,8 +123,9 @@ class RetNetConfig(DecoderConfig):
         return MultiScaleRetention(self)
 
     def mixer_parameters(self) -> int:
-        """q, k: d^2 each; v, gate, out: 2 d^2 each; the norm's gain."""
-        return (8 if self.gate else 6) * self.d_model**2 + self.mixer_vectors()
+        """q: d^2; gate, out: 2 d^2 each; k: d kv_dim, v: twice that; so 8 d^2 ungrouped; a gain."""
+        own = (5 if self.gate else 3) * self.d_model**2
+        return own + 3 * self.d_model * self.kv_dim + self.mixer_vectors()
 
     def mixer_vectors(self) -> int:
         """The gain of the norm."""
@@ -119,7 +145,8 @@ class RetNetConfig(DecoderConfig):
         }
         for name, share in (("quarter-heads", 4), ("half-heads", 2)):
             if self.d_k % (2 * share) == 0:
-                parts[name] = {"n_heads": share * self.n_heads}
+                counts = {"n_heads": self.n_heads, "n_kv_heads": self.n_kv_heads}
+                parts[name] = {key: share * count for key, count in counts.items()}
                 break
         return parts
 
@@ -135,22 +162,38 @@ class RetNetConfig(DecoderConfig):
 
     def mixer_flops(self, tokens: int, *, context: int = 0) -> int:
         """The cheapest form's, recurrent for one token; independent of the context."""
-        return self.n_heads * retention_flops(tokens, self.d_k, self.d_v)
+        return self.n_kv_heads * retention_flops(tokens, self.d_k, self.d_v, self.group)
 
     def mixer_hardware_flops(self, tokens: int) -> int:
         """All pairs in the parallel form, those of each chunk and its states in the chunkwise."""
         if self.form == "parallel":
             return self.n_heads * tokens**2 * 2 * (self.d_k + self.d_v)
-        return self.n_heads * chunkwise_flops(tokens, self.chunk_size, self.d_k, self.d_v)
+        sizes = self.chunk_size, self.d_k, self.d_v, self.group
+        return self.n_kv_heads * chunkwise_flops(tokens, *sizes)
 
     def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
-        """Heads x d_k x d_v numbers in the state's type, at any context."""
+        """KV heads x d_k x d_v numbers in the state's type, at any context."""
         size = dtype_bytes if self.state_dtype == "model" else max(4, dtype_bytes)
-        return batch_size * self.n_heads * self.d_k * self.d_v * size
+        return batch_size * self.n_kv_heads * self.d_k * self.d_v * size
 
     def mixer_step_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
         """The state is read and written in each step."""
         return 2 * self.mixer_state_bytes(batch_size, context, dtype_bytes)
+
+
+@register("retnet-gq")
+@dataclass(frozen=True)
+class GroupedRetentionConfig(RetNetConfig):
+    """Two query heads a KV head: half the state (the authors' rewrite, OpenReview sxZlp9ZoHD).
+
+    The parameters that keys and values save go to the feed-forward.
+    """
+
+    def default_kv_heads(self) -> int:
+        """A KV head for two query heads."""
+        if self.n_heads % 2:
+            raise ConfigError(f"retnet-gq needs an even n_heads, not {self.n_heads}")
+        return self.n_heads // 2
 
 
 @register("retnet-16bit-state")

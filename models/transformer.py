@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from models.attention import (
+    Int8Cache,
     KVCache,
     causal_attention,
     decode_attention,
@@ -25,6 +26,8 @@ from models.protocol import LayerState
 from models.registry import register
 from models.sdpa import CHOSEN, by_kernel, kernel_unsupported, product_dtype, sdpa_backend
 
+CacheDtype = Literal["model", "int8"]
+
 
 @register("transformer")
 @dataclass(frozen=True)
@@ -38,11 +41,15 @@ class TransformerConfig(DecoderConfig):
 
     Attributes:
         n_kv_heads: heads of keys and values; 0 means as many as query heads.
+        cache_dtype: the type of the KV cache: the ``model``'s, or ``int8`` with a float32 scale for
+            each token and head. PyTorch's steps alone read that, and widen it first: it saves
+            memory and no time. It rounds by up to 1/254: too much for a run in float32.
     """
 
     implementations: ClassVar[tuple[str, ...]] = ("auto", "torch", "triton", "math", *CHOSEN)
 
     n_kv_heads: int = 0
+    cache_dtype: CacheDtype = "model"
 
     @classmethod
     def preset_heads(cls, preset: Preset, d_model: int) -> int:
@@ -59,7 +66,13 @@ class TransformerConfig(DecoderConfig):
             )
         if self.head_dim % 2:
             raise ConfigError(f"{self.family} needs an even d_model / n_heads, not {self.head_dim}")
-        if self.implementation == "triton" and (reason := too_large(self.head_dim, self.group)):
+        if self.cache_dtype not in get_args(CacheDtype):
+            known = ", ".join(get_args(CacheDtype))
+            raise ConfigError(f"cache_dtype must be one of {known}, not {self.cache_dtype!r}")
+        reason = too_large(self.head_dim, self.group)
+        if self.cache_dtype == "int8":
+            reason = "its step reads no int8 cache"
+        if self.implementation == "triton" and reason:
             raise ConfigError(f"implementation triton: {reason}")
 
     def default_kv_heads(self) -> int:
@@ -109,8 +122,11 @@ class TransformerConfig(DecoderConfig):
         return {"implementation": "math"}
 
     def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
-        """Keys and values of every token."""
-        return 2 * batch_size * context * self.kv_dim * dtype_bytes
+        """Keys and values of every token; in 8 bits their scales too."""
+        numbers = 2 * batch_size * context * self.kv_dim
+        if self.cache_dtype == "int8":
+            return numbers + 4 * numbers // self.head_dim
+        return numbers * dtype_bytes
 
 
 @register("transformer-gqa")
@@ -197,8 +213,10 @@ class Attention(Mixer):
     def init_state(
         self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype
     ) -> KVCache:
-        """A cache of ``max_len`` tokens in the model's dtype."""
+        """A cache of ``max_len`` tokens, in ``dtype`` unless the configuration's is another."""
         shape = (batch_size, self.config.n_kv_heads, max_len, self.config.head_dim)
+        if self.config.cache_dtype == "int8":
+            return Int8Cache.empty(shape, device)
         return KVCache(*(torch.zeros(shape, device=device, dtype=dtype) for _ in range(2)))
 
     def prefill(self, x: Tensor, shared: Positions, state: LayerState) -> Tensor:
@@ -208,8 +226,7 @@ class Attention(Mixer):
         state.write(shared.span.positions, k, v)
         if shared.bias is None:
             return self._output(self._attend(q, k, v))
-        seen = shared.bias.shape[-1]
-        keys, values = (cached[:, :, :seen].to(q.dtype) for cached in state.tensors())
+        keys, values = state.read(q.dtype, shared.bias.shape[-1])
         return self._output(self._attend(q, keys, values, shared.bias))
 
     def step(self, x: Tensor, shared: Positions, state: LayerState) -> Tensor:
@@ -255,6 +272,8 @@ class Attention(Mixer):
             ConfigError: where they are asked for and cannot run.
         """
         c, weight = self.config, self.out.weight
+        if c.cache_dtype == "int8":
+            return False
         insisted = c.implementation == "triton"
         if not (insisted or (weight.is_cuda and c.implementation in ("auto", *CHOSEN))):
             return False

@@ -109,8 +109,8 @@ class WindowAttention(Attention):
         q, k, v = self._project(x, shared)
         past = torch.arange(max(0, start - slots), start, device=x.device) % slots
         keys, values = (
-            torch.cat([cached.index_select(2, past).to(q.dtype), new], dim=2)
-            for cached, new in zip(state.tensors(), (k, v), strict=True)
+            torch.cat([cached.index_select(2, past), new], dim=2)
+            for cached, new in zip(state.read(q.dtype), (k, v), strict=True)
         )
         state.write(shared.span.positions[-slots:] % slots, k[:, :, -slots:], v[:, :, -slots:])
         return self._output(self._attend(q, keys, values))

@@ -13,9 +13,9 @@ from models.decoder import Decoder
 
 FAMILIES = (
     "retnet", "transformer", "transformer-gqa", "transformer-modern", "transformer-window",
-    "transformer-paper", "retnet-hybrid", "linear-attention", "gla", "h3",
+    "transformer-paper", "retnet-gq", "retnet-hybrid", "linear-attention", "gla", "h3",
 )  # fmt: skip
-CHUNK_SIZES = {"retnet": 5, "retnet-hybrid": 5, "linear-attention": 5, "gla": 4}
+CHUNK_SIZES = {"retnet": 5, "retnet-gq": 5, "retnet-hybrid": 5, "linear-attention": 5, "gla": 4}
 """Small ones, so that short sequences have several chunks; gla's is a power of two."""
 
 VOCAB = 61

@@ -99,7 +99,10 @@ def test_a_configuration_survives_its_dictionary(family: str) -> None:
         ("retnet", {"d_ff": -1}, "d_ff must be 0"),
         ("retnet", {"d_model": "64"}, "d_model must be int, not '64'"),
         ("retnet", {"tie_embeddings": "no"}, "tie_embeddings must be bool, not 'no'"),
-        ("retnet", {"n_kv_heads": 2}, "retnet has no option 'n_kv_heads'"),
+        ("retnet", {"n_kv": 2}, "retnet has no option 'n_kv'"),
+        ("retnet", {"n_kv_heads": 3}, "n_kv_heads = 3 does not divide n_heads = 4"),
+        ("retnet-gq", {"n_heads": 1}, "an even n_heads, not 1"),
+        ("retnet-gq", {"implementation": "triton"}, "its step has a KV head for each query head"),
         ("transformer", {"n_kv_heads": 3}, "n_kv_heads = 3 does not divide n_heads = 4"),
         ("transformer-gqa", {"n_heads": 2}, "n_heads in fours, not 2"),
     ],
@@ -345,7 +348,7 @@ def test_decode_flops_are_the_counted_ones(family: str) -> None:
             counted += layer.mixer_flops(1)
         elif layer.family not in ATTENTION:
             d_k, d_v = head_dims(layer)
-            counted += 2 * layer.n_heads * d_k * d_v
+            counted += 2 * getattr(layer, "n_kv_heads", layer.n_heads) * d_k * d_v
     assert model.flops_per_token(context, "decode") == counted
 
 

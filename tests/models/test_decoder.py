@@ -18,6 +18,7 @@ from .conftest import FAMILIES
 
 FORMS = {
     "retnet": ("chunkwise", "parallel", "recurrent"),
+    "retnet-gq": ("chunkwise", "parallel", "recurrent"),
     "retnet-hybrid": ("chunkwise", "parallel", "recurrent"),
     "transformer": (None,),
     "transformer-gqa": (None,),

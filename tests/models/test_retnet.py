@@ -172,3 +172,26 @@ def test_torchscales_initialisation_has_its_spread() -> None:
     assert float(q.std()) == pytest.approx(2**-2.5 / d**0.5, rel=0.01)
     assert float(v.std()) == pytest.approx(2**-2.5 * (2 / (3 * d)) ** 0.5, rel=0.01)
     assert float(mixer.out.weight.std()) == pytest.approx(0.5 * (2 / (3 * d)) ** 0.5, rel=0.01)
+
+
+@pytest.mark.parametrize("options", [{}, {"gate": False, "group_norm": False}])
+@pytest.mark.parametrize("form", ["chunkwise", "parallel", "recurrent"])
+def test_query_heads_that_share_a_kv_head_are_heads_with_the_same_keys_and_values(
+    small: Any, options: dict[str, bool], form: str
+) -> None:
+    """An ungrouped model of the same weights, its keys and values repeated, and its decays."""
+    grouped, whole = (small.model(name, d_ff=64, **options) for name in ("retnet-gq", "retnet"))
+    weights = grouped.state_dict()
+    for name in weights:
+        if name.endswith("qkvg.weight"):
+            q, k, v, *gate = weights[name].split([32, 16, 32] + ([] if options else [64]))
+            k, v = (x.unflatten(0, (2, -1)).repeat_interleave(2, 0).flatten(0, 1) for x in (k, v))
+            weights[name] = torch.cat((q, k, v, *gate))
+    whole.load_state_dict(weights)
+    for block in whole.blocks:
+        bits = log_decays(2, "language-model").repeat_interleave(2).view(torch.int64)
+        block.mixer.log_gamma_bits.copy_(bits)
+    tokens = small.tokens(2, 13)
+    assert small.distance(grouped(tokens, form=form), whole(tokens, form=form)) < 1e-10
+    half, full = (m.init_state(2, 13).nbytes for m in (grouped, whole))
+    assert full == 2 * half == 2 * grouped.state_bytes(2, 13)
