@@ -284,7 +284,7 @@ def _products(left: torch.Tensor, *, on_cuda: bool) -> list[Callable[[], object]
     import torch
 
     right, out = left.clone(), torch.empty_like(left)
-    kernels = [
+    kernels: list[Callable[[], object]] = [
         partial(torch.mm, left, right, out=out),
         partial(torch.nn.functional.linear, left, right),
         partial(torch.bmm, left.view(2, -1, len(left)), right.expand(2, -1, -1)),

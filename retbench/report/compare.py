@@ -258,7 +258,7 @@ def crossing(paired: pd.DataFrame, meta: Mapping[str, Any]) -> tuple[Any, ...] |
     if status == "reached" and (reason := _vagueness(found)):
         status = "unclear"
     elif status not in (NO_CLAIM, "unclear"):
-        reason = _gaps(known.columns, meta["configuration"]["context"])
+        reason = _gaps(known.columns.to_numpy(), meta["configuration"]["context"])
     claim: tuple[Any, ...] = (None, None, None, None)
     if status not in (NO_CLAIM, "unclear"):
         claim = found.value, found.low, found.high, found.direction

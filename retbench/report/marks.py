@@ -106,8 +106,10 @@ def _series(
     entry = _marker(style, False) | {"linestyle": style.line}
     legend.setdefault(name, Line2D([], [], label=name, **entry))
     if banded:
-        band = [np.insert(np.where(known, edge, np.nan), gaps, np.nan) for edge in (low, high)]
-        ax.fill_between(line[0], *band, color=style.color, alpha=0.16, lw=0, zorder=2)
+        first, last = (
+            np.insert(np.where(known, edge, np.nan), gaps, np.nan) for edge in (low, high)
+        )
+        ax.fill_between(line[0], first, last, color=style.color, alpha=0.16, lw=0, zorder=2)
         notes.append(f"band: {figure.interval}")
         return notes + _cut(ax, x[known], low[known], high[known], style, at, figure)
     notes += _whiskers(ax, x[known], low[known], high[known], style, at, figure)

@@ -290,12 +290,11 @@ def _continued(out: Path, asked: dict[str, Any]) -> TrainJob:
             "continue it unchanged, or begin a new training with another --out",
         )
     sources = asked.get("plugins") or plugins.located(record["plugins"], out)
-    here = {
-        "plugins": tuple(sources), "data": asked.get("data", settings.data),
-        "threads": asked.get("threads") or min(settings.threads, host.granted_cores()),
-    }  # fmt: skip
-    requirements.check_threads(here["threads"], here=True)
-    return TrainJob(replace(settings, **here), out, resume=True)
+    threads = asked.get("threads") or min(settings.threads, host.granted_cores())
+    requirements.check_threads(threads, here=True)
+    data = asked.get("data", settings.data)
+    settings = replace(settings, plugins=tuple(sources), data=data, threads=threads)
+    return TrainJob(settings, out, resume=True)
 
 
 def _only_unfinished() -> Path:

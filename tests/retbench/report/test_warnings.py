@@ -26,7 +26,7 @@ def test_a_fair_audited_complete_run_has_no_warning(make_run: MakeRun) -> None:
         ({"provenance": {"commit": {"hash": "abc", "dirty": True}}}, "dirty"),
         (
             {"provenance": {"commit": None, "commit_unknown": "no git"}},
-            "no commit says what source ran: no git",
+            "source ran: no git",
         ),
         ({"models": {"transformer": {"parameters": 10_100_000}}}, "+1.0% non-embedding"),
         ({"models": {"transformer": {"weights_dtype": "bfloat16"}}}, "unequal dtype of weights"),
