@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.protocol import LanguageModel, State
 from retbench.config.run import CAPTURED_MODES, COMPILED_MODES
-from retbench.suites.limits import PREFILL_TOKENS
+from retbench.suites.limits import PREFILL_TOKENS, require_compiler
 
 STATE_ALIGNMENT = 16
 """States hold a multiple of so many tokens where the model can, for the kernels' sake."""
@@ -69,6 +69,7 @@ class Execution:
         A prefill is so at its first call.
         """
         if self._mode in COMPILED_MODES:
+            require_compiler()
             # Each cell has its own shapes; those of the last one would only fill the cache.
             torch.compiler.reset()
             self._prefill = torch.compile(self._prefill, dynamic=False)
