@@ -20,6 +20,7 @@ from retbench.report.quality.columns import (
     learning_rate,
     protocol,
     quantity,
+    replicates,
     seeds,
 )
 from retbench.report.quality.trained import EDGES, ending
@@ -113,7 +114,7 @@ def _losses(found: Perplexity) -> Table:
         Column("Status", ending, style="name", rank=2),
     ]  # fmt: skip
     notes = (
-        INTERVAL, protocol(found.protocol), f"{meaning}; {VERDICTS}",
+        INTERVAL, protocol(found.protocol), *replicates(found.meta), f"{meaning}; {VERDICTS}",
     )  # fmt: skip
     return Table(
         "perplexity", "Perplexity", frame, columns, notes, above=True,

@@ -14,6 +14,7 @@ from retbench.report.quality.columns import (
     learning_rate,
     protocol,
     quantity,
+    replicates,
     seeds,
 )
 from retbench.report.quality.scaling_figures import TITLES, Scaling
@@ -48,7 +49,7 @@ def _losses(scaling: Scaling) -> Table:
         Column("Status", ending, style="name", rank=2),
     ]  # fmt: skip
     protocols = ", ".join(dict.fromkeys(scaling.table["protocol"])) or "not measured"
-    notes = (INTERVAL, protocol(protocols))
+    notes = (INTERVAL, protocol(protocols), *replicates(scaling.meta))
     cited = ("loss", "perplexity", "bits_per_byte")
     return Table(
         "scaling", "Test loss by size", frame, columns, notes, grouped=True, above=True,

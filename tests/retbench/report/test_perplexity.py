@@ -1,4 +1,4 @@
-"""Perplexity by evaluation length: a state that is carried on has one value, however it is cut."""
+"""Perplexity: what its intervals rest on, and its value by evaluation length."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from retbench.config.plan import Contender, Plan
+from retbench.report.quality.columns import replicates
 from retbench.report.quality.loss_frames import LOSS_COLUMNS, RATIO_COLUMNS
 from retbench.report.quality.perplexity_figures import lengths
 from retbench.report.quality.perplexity_tables import Perplexity
@@ -64,3 +65,20 @@ def test_the_figure_draws_a_single_value_across_all_lengths() -> None:
     (across,) = lengths(found(ONCE), {}).curves
     assert list(across.x) == list(ALONE) and set(across.value) == {7.5}
     assert across.label == "retnet, state carried"
+
+
+@pytest.mark.parametrize(
+    ("whole", "by_ranges", "said"),
+    [
+        (True, True, "the ends of 9 texts whose beginnings are trained on"),
+        (True, False, "9 documents of the same source, none of them trained on"),
+        (False, True, "9 segments of one text"),
+    ],
+)
+def test_a_note_says_what_the_intervals_take_as_replicates(
+    whole: bool, by_ranges: bool, said: str
+) -> None:
+    data = {"by_ranges": by_ranges, "test": {"documents": 9, "whole": whole}}
+    (note,) = replicates({"data": data})
+    assert said in note
+    assert "8 degrees of freedom" in note
