@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 LENGTHS = (0.5, 1, 2, 4, 8)
 """Lengths to test at, over the context of the training."""
 
+CONTEXTS = (0.25, 0.5, 1)
+"""Contexts that the last tokens of a window are predicted from, over that of the training."""
+
+LAST = 128
+"""Last tokens of a window that are scored at each context; an eighth of a shorter window."""
+
 DOCUMENTS = 32
 """Documents to test on, at most."""
 
@@ -130,6 +136,21 @@ def add_test(rows: Rows, model: LanguageModel, documents: Documents) -> None:
         rows.add("test", "test_nats", float(nats.sum()), trial=number, implementation=how)
         rows.add("test", "test_tokens", len(nats), trial=number, implementation=how)
         rows.add("test", "test_bytes", size, trial=number, implementation=how)
+
+
+def add_contexts(rows: Rows, model: LanguageModel, documents: Documents) -> None:
+    """Loss of the last tokens of every training window, predicted from more and more tokens."""
+    from retbench.training.evaluation import last_nats
+
+    window = rows.point.seq_len
+    last = max(1, min(LAST, window // 8))
+    for context in sorted({max(1, int(share * window)) for share in CONTEXTS}):
+        for number, (tokens, _) in enumerate(documents.parts):
+            nats = last_nats(model, tokens, window=window, context=context, last=last)  # type: ignore[arg-type]
+            rows.add(
+                "last", "last_loss", float(nats.mean()), trial=number, seq_len=context,
+                implementation=f"last={last},window={window}",
+            )  # fmt: skip
 
 
 def add_lengths(
