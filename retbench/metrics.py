@@ -225,6 +225,10 @@ _DECLARED = (
     Metric("position_loss", "nat/token", "Loss by position", "quality",
            "cross-entropy over the positions of a bucket, that ends before position `trial` of "
            "the window", "lower"),
+    Metric("last_loss", "nat/token", "Loss of the last tokens", "quality",
+           "cross-entropy of the last tokens of every training window of a document, 128 or an "
+           "eighth of the window, predicted from at most so many tokens: the same ones at any "
+           "context (arXiv 2307.08621, table 8)", "lower"),
     Metric("accuracy", "ratio", "Accuracy", "quality",
            "share of the answers whose likeliest token is right, at a length and a load", "higher"),
     Metric("answers", "1", "Answers", "input", "answers asked for at a length and a load"),

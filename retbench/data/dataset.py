@@ -5,7 +5,7 @@ place as a whole, so that two processes may race, and a killed one leaves nothin
 
     >>> dataset = load_dataset(None, "char")                  # doctest: +SKIP
     >>> len(dataset.train.tokens), dataset.tokenizer.vocab_size    # doctest: +SKIP
-    (1082193, 63)
+    (1082149, 63)
 """
 
 from __future__ import annotations
@@ -42,6 +42,19 @@ _MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
+class Documents:
+    """What a trained model is tested on.
+
+    Attributes:
+        parts: tokens, shape (tokens,), of each, and the bytes that all but the first stand for.
+        whole: whether each is a document of its own, not a segment.
+    """
+
+    parts: list[tuple[NDArray[Any], int]]
+    whole: bool
+
+
+@dataclass(frozen=True)
 class Split:
     """A part of a text, encoded.
 
@@ -57,15 +70,13 @@ class Split:
     bytes: NDArray[np.int64]
     tokenizer: Tokenizer
 
-    def documents(
-        self, at_most: int = 32, least: int = 2, longest: int | None = None
-    ) -> list[tuple[NDArray[Any], int]]:
+    def documents(self, at_most: int = 32, least: int = 2, longest: int | None = None) -> Documents:
         """The documents to test on, with the bytes that their tokens but the first stand for.
 
-        A split of fewer documents than ``at_most`` has them cut into equal segments; one of more
-        gives those that lie at equal distances. Where short ones would be left out and fewer than
-        ``SEVERAL`` stayed, the whole split is cut, across documents, as a training reads a text: a
-        few long documents would tell nothing of how documents vary.
+        Of more than ``at_most`` those are taken that lie at equal distances. Fewer than
+        ``SEVERAL`` would tell nothing of how documents vary and are cut into equal segments; where
+        that few stay because short ones are left out, the whole split is cut, across documents, as
+        a training reads a text.
 
         Args:
             at_most: documents that are returned.
@@ -73,21 +84,23 @@ class Split:
             longest: tokens of a document that are used; all where None.
 
         Returns:
-            Tokens, shape (tokens,), and bytes of each; the same for the same text, always.
+            The same for the same text, always.
         """
         starts = np.concatenate(([0], self.ends[:-1]))
         least = max(least, 2)
         every = [(a, b) for a, b in zip(starts.tolist(), self.ends.tolist(), strict=True)]
         ranges = [(a, b) for a, b in every if b - a >= least]
+        whole = len(ranges) >= SEVERAL
         if len(ranges) < min(SEVERAL, len(every)):
             ranges = [(0, len(self.tokens))] if len(self.tokens) >= least else []
         if len(ranges) > at_most:
             chosen = np.arange(at_most) * len(ranges) // at_most
             ranges = [ranges[i] for i in chosen]
-        elif ranges:
+        elif ranges and not whole:
             ranges = _segments(ranges, at_most, least)
         parts = [self.tokens[a:b][:longest] for a, b in ranges]
-        return [(part, len(self.tokenizer.decode_bytes(part[1:]))) for part in parts]
+        sizes = [len(self.tokenizer.decode_bytes(part[1:])) for part in parts]
+        return Documents(list(zip(parts, sizes, strict=True)), whole)
 
 
 def _segments(ranges: list[tuple[int, int]], at_most: int, least: int) -> list[tuple[int, int]]:
@@ -113,6 +126,7 @@ class Dataset:
         dev: the split that the learning rate is chosen by.
         test: the split that is reported on.
         sha256: the hash of the tokens and their tokenizer.
+        by_ranges: see :class:`retbench.data.split.Source`.
     """
 
     name: str
@@ -121,6 +135,7 @@ class Dataset:
     dev: Split
     test: Split
     sha256: str
+    by_ranges: bool
 
     def to_json(self) -> dict[str, Any]:
         """What ``run.json`` keeps of the data set."""
@@ -129,6 +144,7 @@ class Dataset:
             "tokenizer": self.tokenizer.name,
             "vocab_size": self.tokenizer.vocab_size,
             "sha256": self.sha256,
+            "by_ranges": self.by_ranges,
             "splits": {
                 name: {
                     "tokens": len(split.tokens),
@@ -158,12 +174,11 @@ def load_dataset(
     """
     source = open_source(data, text_key)
     key = hashlib.sha256(f"{_FORMAT} {tokenizer} {source.sha256}".encode()).hexdigest()
-    name = source.name
     folder = cache_folder() / "data" / key[:32]
-    dataset = _opened(folder, name)
+    dataset = _opened(folder, source)
     if dataset is None:
         _encode(source, tokenizer, folder, progress)
-        dataset = _opened(folder, name)
+        dataset = _opened(folder, source)
     if dataset is None:
         raise UserError(f"the encoded text in {folder} is damaged", "delete the folder")
     return dataset
@@ -304,7 +319,7 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
     return manifest if manifest["files"] == files else None
 
 
-def _opened(folder: Path, name: str) -> Dataset | None:
+def _opened(folder: Path, source: Source) -> Dataset | None:
     manifest = _manifest(folder)
     if manifest is None:
         return None
@@ -319,4 +334,7 @@ def _opened(folder: Path, name: str) -> Dataset | None:
         if file.stat().st_size:
             tokens = np.memmap(file, dtype=dtype, mode="r")
         splits[split] = Split(tokens, sizes["ends"], sizes["bytes"], tokenizer)
-    return Dataset(name=name, tokenizer=tokenizer, sha256=manifest["tokens"], **splits)
+    return Dataset(
+        name=source.name, tokenizer=tokenizer, sha256=manifest["tokens"],
+        by_ranges=source.by_ranges, **splits,
+    )  # fmt: skip

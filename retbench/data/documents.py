@@ -2,8 +2,8 @@
 
 A document is read piece by piece, so that a text of any size passes through little memory.
 
-    >>> [document.name for document in read_documents(None)]
-    ['shakespeare']
+    >>> [document.name for document in read_documents(None)][:2]
+    ['shakespeare: Hamlet', 'shakespeare: King Lear']
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retbench.data.corpus import shakespeare
+from retbench.data.corpus import plays
 from retbench.data.rows import rows_of, text_in
 from retbench.data.unpacking import contents_of, is_sought, looked_for
 from retbench.errors import UserError
@@ -46,7 +46,7 @@ def read_documents(source: str | None, *, text_key: str = "text") -> Iterator[Do
     """Find the documents of a source, in an order that is always the same.
 
     Args:
-        source: None for the embedded text; a file, a folder (its texts and tables at any depth,
+        source: None for the embedded plays; a file, a folder (its texts and tables at any depth,
             packed or not), a pattern such as ``books/*.txt``, or ``hf:NAME`` or
             ``hf:NAME:CONFIGURATION`` for the training split of a data set that the package
             ``datasets`` loads. JSON and CSV have one document a row, anything else one a file.
@@ -57,7 +57,7 @@ def read_documents(source: str | None, *, text_key: str = "text") -> Iterator[Do
             text of UTF-8 (names the file and the byte), or a row lacks the key.
     """
     if source is None:
-        yield Document(EMBEDDED, lambda: iter((shakespeare(),)))
+        yield from (_of_row(f"{EMBEDDED}: {title}", text) for title, text in plays().items())
     elif source.startswith(HUB):
         yield from _of_hub(source.removeprefix(HUB), text_key)
     else:

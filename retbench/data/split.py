@@ -38,12 +38,15 @@ class Source:
         name: where it comes from, without a folder of this machine.
         sha256: the hash of the content, and of how it is split.
         bytes: UTF-8 bytes of all documents.
+        by_ranges: whether each document is split, so that what is tested on ends a text whose
+            beginning is trained on.
         documents: goes through the parts of the text anew, each with the name of its split.
     """
 
     name: str
     sha256: str
     bytes: int
+    by_ranges: bool
     documents: Callable[[], Iterator[tuple[str, Document]]]
 
 
@@ -79,9 +82,10 @@ def open_source(data: str | None, text_key: str = "text") -> Source:
         )
     listed = json.dumps([SPLITS, _EDGES, _SOUGHT, FEW_DOCUMENTS, [doc.digest for doc in known]])
     digest = hashlib.sha256(listed.encode()).hexdigest()
-    split = _ranges if len(known) < FEW_DOCUMENTS else _whole_documents
+    by_ranges = len(known) < FEW_DOCUMENTS
+    split = _ranges if by_ranges else _whole_documents
     read = partial(read_documents, data, text_key=text_key)
-    return Source(name, digest, size, partial(split, read, known))
+    return Source(name, digest, size, by_ranges, partial(split, read, known))
 
 
 def _stamp(data: str | None) -> tuple[tuple[str, int, int], ...]:

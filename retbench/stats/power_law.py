@@ -14,7 +14,7 @@ not how far the law holds beyond the sizes it was fitted to.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -25,7 +25,6 @@ from retbench.stats.estimate import Effect, Estimate, Floats, exp
 
 LEAST_SIZES = 2
 LEAST_SIZES_OFFSET = 4  # three numbers are fitted
-NEAR = 10.0  # how far beyond the sizes, as a factor, a crossing is still given as an extrapolation
 
 
 @dataclass(frozen=True)
@@ -110,24 +109,21 @@ class Crossing:
     """Where two laws meet.
 
     Attributes:
-        status: ``within`` the fitted sizes, ``near`` (at most a factor of ten beyond), ``far``
-            (beyond that), or ``unclear``: the slopes are not told apart, so that the laws may meet
-            anywhere or nowhere.
-        value: the x at which they meet; None where unclear.
+        status: ``within`` the fitted sizes, with its interval; ``outside``: the laws meet, or their
+            interval ends, beyond them, of which the laws say nothing; or ``unclear``: the slopes
+            are not told apart, so that the laws may meet anywhere or nowhere.
+        value: the x at which they meet; None but within.
         low: lower end of its interval; None where there is none, as from one seed.
         high: upper end of its interval; None where ``low`` is.
-        factor: how far ``value`` lies beyond the fitted sizes: 1 within them, 3 at three times the
-            largest or a third of the smallest; None where unclear.
-        beyond: whether the subject is the ``better`` or the ``worse`` one at larger x; None where
-            unclear.
+        beyond: whether the subject is the ``better`` or the ``worse`` one at larger x; None but
+            within.
         n: seeds behind it.
     """
 
-    status: Literal["within", "near", "far", "unclear"]
+    status: Literal["within", "outside", "unclear"]
     value: float | None
     low: float | None
     high: float | None
-    factor: float | None
     beyond: Literal["better", "worse"] | None
     n: int
 
@@ -158,7 +154,7 @@ def crossing(subject: PowerLaw, baseline: PowerLaw, confidence: float = 0.95) ->
     gaps = subject.lines - other
     n = len(gaps)
     height, slope = (float(mean) for mean in gaps.mean(axis=0))
-    nothing = Crossing("unclear", None, None, None, None, None, n)
+    nothing = Crossing("unclear", None, None, None, None, n)
     if slope == 0:
         return nothing
     edges: tuple[float, float] | None = None
@@ -166,17 +162,15 @@ def crossing(subject: PowerLaw, baseline: PowerLaw, confidence: float = 0.95) ->
         edges = _fieller(gaps, float(stdtrit(n - 1, (1 + confidence) / 2)))
         if edges is None:
             return nothing
-    place = -height / slope
-    middle = subject.middle
+    place, middle = -height / slope, subject.middle
     smallest = math.log(min(subject.smallest, baseline.smallest)) - middle
     largest = math.log(max(subject.largest, baseline.largest)) - middle
-    reach = max(place - largest, smallest - place, 0.0)
-    status: Literal["within", "near", "far"] = "far"
-    if reach <= math.log(NEAR):
-        status = "near" if reach > 0 else "within"
+    reach = (place, *(edges or ()))
+    if min(reach) < smallest or max(reach) > largest:
+        return replace(nothing, status="outside")
     low, high = (None, None) if edges is None else (exp(edge + middle) for edge in edges)
     beyond: Literal["better", "worse"] = "better" if slope < 0 else "worse"
-    return Crossing(status, exp(place + middle), low, high, exp(reach), beyond, n)
+    return Crossing("within", exp(place + middle), low, high, beyond, n)
 
 
 def _fieller(gaps: Floats, quantile: float) -> tuple[float, float] | None:

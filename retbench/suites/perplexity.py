@@ -2,7 +2,8 @@
 
 Each model is trained at every learning rate of the grid, then with several seeds at its best one;
 those are tested on documents that neither training nor tuning has seen: perplexity, its course over
-the position in the window, and at lengths from half to eight times that of the training.
+the position in the window and over the context, and at lengths from half to eight times that of the
+training: in windows that stand alone, and in windows of the training's length that slide.
 
 Nothing is timed here. What the numbers mean depends on D / N, training tokens over parameters: at
 some 20 a model is as good as its FLOPs allow (Hoffmann et al. 2022, arXiv 2203.15556), about 6 N D
@@ -24,6 +25,7 @@ from retbench.suites.text import (
     LENGTHS,
     TextConfig,
     TextSuite,
+    add_contexts,
     add_lengths,
     add_test,
     material,
@@ -53,6 +55,7 @@ class PerplexitySuite(TextSuite[PerplexityConfig]):
             with session.autocast():
                 progress("test")
                 add_test(rows, model, documents)
+                add_contexts(rows, model, documents)
                 add_lengths(rows, model, documents, progress, self.lengths)
 
 

@@ -14,7 +14,7 @@ from retbench.config.requirements import require_tokenizers_vocabulary
 from retbench.config.settings import changed
 from retbench.data.batches import RandomWindows
 from retbench.data.config import TextData
-from retbench.data.dataset import SEVERAL, Dataset, require_windows
+from retbench.data.dataset import SEVERAL, Dataset, Documents, require_windows
 from retbench.errors import UserError
 from retbench.suites.quality import QualityConfig, QualitySuite
 from retbench.suites.quality_cell import Material
@@ -24,10 +24,14 @@ if TYPE_CHECKING:
     from models.config import ModelConfig
     from models.protocol import LanguageModel
 
-Documents = list[tuple[NDArray[Any], int]]
-
 LENGTHS = (0.5, 1, 2, 4, 8)
 """Lengths to test at, over the context of the training."""
+
+CONTEXTS = (0.25, 0.5, 1)
+"""Contexts that the last tokens of a window are predicted from, over that of the training."""
+
+LAST = 128
+"""Last tokens of a window that are scored at each context; an eighth of a shorter window."""
 
 DOCUMENTS = 32
 """Documents to test on, at most."""
@@ -64,8 +68,9 @@ class TextSuite(QualitySuite[Text]):
         """Encode the text, unless the cache has it; one too short to test on is refused now."""
         dataset = config.dataset()
         require_windows(dataset, config.context[0])
-        test_documents(config)
-        return dataset.to_json()
+        documents = test_documents(config)
+        test = {"documents": len(documents.parts), "whole": documents.whole}
+        return dataset.to_json() | {"test": test}
 
     def model_options(self, config: Text) -> dict[str, Any]:
         """The tokenizer's vocabulary."""
@@ -105,13 +110,12 @@ def test_documents(config: TextConfig) -> Documents:
             said of how documents vary.
     """
     dataset, context = config.dataset(), config.context[0]
-    documents: Documents = []
+    used = max(int(LENGTHS[-1] * context) + 1, _LEAST_TESTED)
     for share in (share for share in reversed(LENGTHS) if share >= 1):
-        used = max(int(LENGTHS[-1] * context) + 1, _LEAST_TESTED)
         documents = dataset.test.documents(DOCUMENTS, int(share * context) + 1, used)
-        if len(documents) >= SEVERAL:
+        if len(documents.parts) >= SEVERAL:
             return documents
-    if len(documents) < 2:
+    if len(documents.parts) < 2:
         raise UserError(
             f"data: the test split of {dataset.name} has {len(dataset.test.tokens):,} tokens, too "
             f"few for two documents of {context + 1:,} to test on",
@@ -126,12 +130,27 @@ def add_test(rows: Rows, model: LanguageModel, documents: Documents) -> None:
 
     window = rows.point.seq_len
     stride = max(1, window // 2)
-    for number, (tokens, size) in enumerate(documents):
+    for number, (tokens, size) in enumerate(documents.parts):
         nats = token_nats(model, tokens, window=window, stride=stride)  # type: ignore[arg-type]
         how = f"window={window},stride={stride}"
         rows.add("test", "test_nats", float(nats.sum()), trial=number, implementation=how)
         rows.add("test", "test_tokens", len(nats), trial=number, implementation=how)
         rows.add("test", "test_bytes", size, trial=number, implementation=how)
+
+
+def add_contexts(rows: Rows, model: LanguageModel, documents: Documents) -> None:
+    """Loss of the last tokens of every training window, predicted from more and more tokens."""
+    from retbench.training.evaluation import last_nats
+
+    window = rows.point.seq_len
+    last = max(1, min(LAST, window // 8))
+    for context in sorted({max(1, int(share * window)) for share in CONTEXTS}):
+        for number, (tokens, _) in enumerate(documents.parts):
+            nats = last_nats(model, tokens, window=window, context=context, last=last)  # type: ignore[arg-type]
+            rows.add(
+                "last", "last_loss", float(nats.mean()), trial=number, seq_len=context,
+                implementation=f"last={last},window={window}",
+            )  # fmt: skip
 
 
 def add_lengths(
@@ -156,19 +175,19 @@ def add_lengths(
 
     config = model.config
     context = rows.point.seq_len
-    shortest = min(len(tokens) for tokens, _ in documents)
+    shortest = min(len(tokens) for tokens, _ in documents.parts)
     lengths = [int(share * context) for share in shares if share * context >= 1]
     fitting = [length for length in lengths if length <= min(config.max_len, shortest - 1)]
     for length in fitting:
         progress(f"test at {length} tokens")
-        nats = [token_nats(model, tokens, window=length) for tokens, _ in documents]  # type: ignore[arg-type]
+        nats = [token_nats(model, tokens, window=length) for tokens, _ in documents.parts]  # type: ignore[arg-type]
         _add_documents(rows, "length", nats, length, f"window={length},stride={length}")
         if length in (context, fitting[-1]):
             for edge, loss in by_position(nats, length).items():
                 rows.add("position", "position_loss", loss, trial=edge, seq_len=length)
     if len(fitting) > 1 and _state_is_constant(config, context) and hasattr(model, "score"):
         progress("test with the state carried on")
-        carried = [carried_nats(model, tokens, window=context) for tokens, _ in documents]
+        carried = [carried_nats(model, tokens, window=context) for tokens, _ in documents.parts]
         _add_documents(rows, "carried", carried, context, f"carried,window={context}")
 
 

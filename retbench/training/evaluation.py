@@ -23,11 +23,13 @@ from retbench.distributed.process_group import ALONE, Ranks
 
 Floats = NDArray[np.float64]
 
+Span = tuple[int, int, int]
+"""First input, end of the inputs, and the first of them whose target is scored."""
+
 BATCH_TOKENS = 16384
 _LOGITS = 2**26  # numbers of one batch of logits at most: 256 MiB in float32
 
 
-@torch.no_grad()  # not inference_mode: a sharded model's buffers would be of no use in training
 def token_nats(
     model: nn.Module, tokens: NDArray[Any], *, window: int, stride: int | None = None,
     ranks: Ranks = ALONE,
@@ -44,11 +46,40 @@ def token_nats(
     Returns:
         Nats, float64 of shape (tokens - 1,): entry i is of token i + 1.
     """
-    stride = stride or window
+    return _nats_of(model, tokens, _windows(len(tokens) - 1, window, stride or window), ranks)
+
+
+def last_nats(
+    model: nn.Module, tokens: NDArray[Any], *, window: int, context: int, last: int
+) -> Floats:
+    """Nats of the last tokens of every whole window of a document: the same at any context.
+
+    Args:
+        model: maps int64 tokens (batch, time) to logits (batch, time, vocab).
+        tokens: shape (tokens,).
+        window: tokens of a window; what is left of the document is not scored.
+        context: tokens before the last of a window that it is predicted from, the one before it
+            from one less, and so on; at most ``window``.
+        last: tokens that are scored in a window, at most ``context``.
+
+    Returns:
+        Nats, float64 of shape (windows, last).
+    """
+    ends = range(window, len(tokens), window)
+    spans = [(end - context, end, end - last) for end in ends]
+    nats = _nats_of(model, tokens, spans)[: len(ends) * window]
+    return nats.reshape(-1, window)[:, window - last :]
+
+
+@torch.no_grad()  # not inference_mode: a sharded model's buffers would be of no use in training
+def _nats_of(
+    model: nn.Module, tokens: NDArray[Any], spans: Iterable[Span], ranks: Ranks = ALONE
+) -> Floats:
+    """Nats of every token that a span scores, 0 of any other, shape (tokens - 1,)."""
     device = next(model.parameters()).device
     text = torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(device)
     nats_of_text = torch.zeros(len(text) - 1, dtype=torch.float64)
-    batches = list(_batches(len(text) - 1, window, stride))
+    batches = list(_batches(spans))
     for turn in ranks.shard_indices(len(batches)):
         batch = batches[turn % len(batches)]
         length = batch[0][1] - batch[0][0]
@@ -61,24 +92,20 @@ def token_nats(
     return ranks.all_reduce_sum(nats_of_text).numpy()
 
 
-def _batches(count: int, window: int, stride: int) -> Iterator[list[tuple[int, int, int]]]:
-    """Batches of windows of one length: first input, end of inputs, first that is scored.
-
-    ``count`` inputs predict as many targets; every one is scored by exactly one window.
-    """
-    batch: list[tuple[int, int, int]] = []
+def _windows(count: int, window: int, stride: int) -> Iterator[Span]:
+    """Windows over ``count`` inputs, which predict as many targets: each is scored by one."""
     start = scored = 0
     while scored < count:
         stop = min(start + window, count)
-        if batch and (
-            batch[0][1] - batch[0][0] != stop - start or len(batch) * window >= BATCH_TOKENS
-        ):
-            yield batch
-            batch = []
-        batch.append((start, stop, scored))
+        yield start, stop, scored
         start, scored = start + stride, stop
-    if batch:
-        yield batch
+
+
+def _batches(spans: Iterable[Span]) -> Iterator[list[Span]]:
+    """The spans in batches, each of one length and of no more than ``BATCH_TOKENS`` or one span."""
+    for length, alike in itertools.groupby(spans, lambda span: span[1] - span[0]):
+        whole, size = list(alike), max(1, BATCH_TOKENS // length)
+        yield from (whole[start : start + size] for start in range(0, len(whole), size))
 
 
 @torch.inference_mode()

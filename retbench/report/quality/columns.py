@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
 from retbench.config.run import PROFILES
@@ -49,6 +52,25 @@ def seeds(row: Row) -> str:
 def protocol(named: str) -> str:
     """How documents are tested, as a note."""
     return f"test protocol: {named}, in tokens; every token but a document's first scored once"
+
+
+def replicates(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the test documents are, which the intervals take as random: a note, where it is known.
+
+    Args:
+        meta: ``run.json`` of a run on a text.
+    """
+    text = meta["data"] or {}
+    if "test" not in text:
+        return ()
+    count = text["test"]["documents"]
+    if not text["test"]["whole"]:
+        what = f"{count} segments of one text, which tell nothing of how texts vary"
+    elif text["by_ranges"]:
+        what = f"the ends of {count} texts whose beginnings are trained on (in-domain)"
+    else:
+        what = f"{count} documents of the same source, none of them trained on (in-domain)"
+    return (f"test documents: {what}; as replicates {count - 1} degrees of freedom at most",)
 
 
 def compared(row: Row) -> str:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from retbench.store import Run
 
 Place = tuple[str, str, int, str]
-"""Preset, phase (``test``, ``length``, ``carried``), window in tokens, model.
+"""Preset, phase (``test``, ``length``, ``carried``, ``last``), window or context in tokens, model.
 
 With the state carried on the window changes nothing but rounding: it is the training's length.
 """
@@ -38,6 +38,8 @@ LOSS_COLUMNS = [
     "bits_per_byte_high", "n", "documents",
 ]  # fmt: skip
 RATIO_COLUMNS = ["preset", "subject", "baseline", *EDGES, "n", "verdict", "n_needed", "note"]
+PER_TOKEN = ("last_loss",)
+"""Metrics of a part of a document's tokens: documents are weighed by all of theirs."""
 SCALARS = (
     "parameters", "learning_rate", "train_tokens", "train_flops", "train_tokens_per_s",
     "final_dev_loss",
@@ -54,17 +56,20 @@ def tests(run: Run) -> dict[Place, Tested]:
     """What was tested, at which place; the documents are scored alike in every phase."""
     frame = final(run)
     documents = _documents(frame)
-    rows = frame[frame["metric"] == "test_nats"]
+    rows = frame[frame["metric"].isin(("test_nats", *PER_TOKEN))]
     found = {}
     keys = ["preset", "phase", "seq_len", "model"]
     for (preset, phase, length, model), group in groups(rows, keys):
         if (preset, model) not in documents:
             continue
-        nats = group.pivot_table(index="block", columns="trial", values="value")
+        table = group.pivot_table(index="block", columns="trial", values="value")
         tokens, sizes = documents[preset, model]
+        nats = table.to_numpy(dtype=np.float64)
+        if group["metric"].iloc[0] in PER_TOKEN:
+            nats = nats * tokens
         found[str(preset), str(phase), int(length), str(model)] = Tested(
-            tuple(int(block) for block in nats.index), nats.to_numpy(dtype=np.float64),
-            tokens, sizes, str(group["implementation"].iloc[0]),
+            tuple(int(block) for block in table.index), nats, tokens, sizes,
+            str(group["implementation"].iloc[0]),
         )  # fmt: skip
     return found
 

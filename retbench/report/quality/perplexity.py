@@ -80,22 +80,24 @@ def _findings(found: Perplexity) -> Iterator[str]:
     """The change of perplexity in each comparison, then how each model does at length."""
     for row in records(found.ratios[found.ratios["value"].notna()]):
         yield f"{row['subject']} against {row['baseline']}: {compared(row)}"
-    yield from _at_length(found, found.at("length"), found.at("carried"))
+    yield from _at_length(found)
 
 
-def _at_length(found: Perplexity, alone: pd.DataFrame, carried: pd.DataFrame) -> Iterator[str]:
-    """How each model does beyond the length of its training."""
+def _at_length(found: Perplexity) -> Iterator[str]:
+    """How each model does beyond the length of its training, and as it would be used there."""
+    ways = {"test": "in sliding windows of the training length",
+            "carried": "with the state carried on"}  # fmt: skip
     for model in found.models if not found.is_ablation else ():
-        values = _values(alone, model)
+        values = _values(found.at("length"), model)
         longest = max(values, default=0)
         if longest > found.context and found.context in values:
             said = (
                 f"{model}: perplexity {units.significant(values[found.context])} at the training "
                 f"length, {units.significant(values[longest])} at {units.tokens(longest)} tokens"
             )
-            kept = _values(carried, model)
-            if found.context in kept:
-                said += f"; {units.significant(kept[found.context])} with the state carried on"
+            for phase, way in ways.items():
+                if found.context in (kept := _values(found.at(phase), model)):
+                    said += f"; {units.significant(kept[found.context])} {way}"
             yield said
 
 

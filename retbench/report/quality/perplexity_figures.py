@@ -84,7 +84,10 @@ def tuning(found: Perplexity) -> Figure:
 
 
 def lengths(found: Perplexity, tested: Tests) -> Figure:
-    """Perplexity over the evaluation length: in windows alone, and with the state carried on."""
+    """Perplexity over the length: in windows alone, and as a model would read a longer text.
+
+    That is with the state carried on, or in sliding windows of the training's length.
+    """
     rows = found.at("length").sort_values("seq_len")
     ticks = tuple(sorted({int(length) for length in rows["seq_len"]}))
     data = rows.assign(
@@ -95,11 +98,17 @@ def lengths(found: Perplexity, tested: Tests) -> Figure:
              for r in records(rows)), rows,
         ),
     )  # fmt: skip
-    # With the state carried on the window only cuts the computation: one value, at any length.
+    carried = found.at("carried")
+    slid = found.at("test")
+    ways = {"state carried": (carried, np.array(ticks)), "sliding windows": (
+        slid[~slid["model"].isin(carried["model"])],
+        np.array([n for n in ticks if n >= found.context]),
+    )}  # fmt: skip
     curves = [
-        Curve("", str(model), np.array(ticks), np.full(len(ticks), own["perplexity"].iloc[0]),
-              f"{model}, state carried", theme.CARRIED)
-        for (model,), own in groups(found.at("carried"), ["model"])
+        Curve("", str(model), x, np.full(len(x), own["perplexity"].iloc[0]), f"{model}, {way}",
+              theme.CARRIED)
+        for way, (table, x) in ways.items()
+        for (model,), own in groups(table, ["model"])
     ]  # fmt: skip
     panel = Panel(
         "", "", Axis("evaluation length (tokens)", ticks, units.tokens), Axis("perplexity"),

@@ -20,13 +20,20 @@ from retbench.report.quality.columns import (
     learning_rate,
     protocol,
     quantity,
+    replicates,
     seeds,
 )
 from retbench.report.quality.trained import EDGES, ending
 from retbench.report.tables import Column, Table, name
 
-_CARRIED_ONCE = (
-    "state carried: the window only cuts the computation and changes no value; tested at one length"
+_SLIDING = (
+    "sliding: windows of the training's length that advance by half of it; state carried: from "
+    "window to window; both have one value, however long the text is"
+)
+_WINDOWS = {"length": "alone", "test": "sliding", "carried": "state carried"}
+_LAST = (
+    "the last tokens of every training window, the same at any context (as in the RetNet paper, "
+    "arXiv 2307.08621, table 8)"
 )
 
 
@@ -73,15 +80,11 @@ class Perplexity:
         """The losses of one phase."""
         return self.losses[self.losses["phase"] == phase]
 
-    @property
-    def carried_once(self) -> bool:
-        """Whether a state was carried on in windows of one length; older runs tried several."""
-        return self.at("carried")["seq_len"].nunique() == 1
-
 
 def tables(found: Perplexity) -> tuple[Table, ...]:
     """Every table that has a row, in the order in which to read them."""
-    return filled(_losses(found), lengths(found), _tuning(found), _trainings(found))
+    makers = (_losses, lengths, _contexts, _tuning, _trainings)
+    return filled(*(table(found) for table in makers))
 
 
 def _losses(found: Perplexity) -> Table:
@@ -113,7 +116,7 @@ def _losses(found: Perplexity) -> Table:
         Column("Status", ending, style="name", rank=2),
     ]  # fmt: skip
     notes = (
-        INTERVAL, protocol(found.protocol), f"{meaning}; {VERDICTS}",
+        INTERVAL, protocol(found.protocol), *replicates(found.meta), f"{meaning}; {VERDICTS}",
     )  # fmt: skip
     return Table(
         "perplexity", "Perplexity", frame, columns, notes, above=True,
@@ -131,37 +134,55 @@ def _verdict(row: Row) -> str:
 
 def lengths(found: Perplexity) -> Table:
     """One row per model and protocol: perplexity at every evaluation length."""
-    frame = found.losses[found.losses["phase"].isin(("length", "carried"))]
-    names = {"length": "alone", "carried": "state carried"}
-    rows: dict[tuple[str, str], Row] = {}
-    for row in records(frame):
-        rows.setdefault((row["model"], row["phase"]), dict(row))[str(row["seq_len"])] = row
-    place = {(model, phase): n for n, (model, phase) in enumerate(product(found.models, names))}
+    several = found.at("length")["seq_len"].nunique() > 1
+    frame = found.losses[found.losses["phase"].isin(_WINDOWS if several else ())]
+    rows = _by_length(frame)
+    place = {(model, phase): n for n, (model, phase) in enumerate(product(found.models, _WINDOWS))}
     columns = [
         name("Model", "model"),
-        Column("Windows", lambda row: names[row["phase"]], rank=0, style="name"),
-        *(
-            Column(
-                units.tokens(n),
-                partial(_perplexity, length=n),
-                rank=int(n != frame["seq_len"].max()),
-                metric="test_nats",
-            )
-            for n in sorted({int(length) for length in frame["seq_len"]})
-        ),
+        Column("Windows", lambda row: _WINDOWS[row["phase"]], rank=0, style="name"),
+        *_length_columns(frame, "test_nats"),
     ]
     notes = [
-        f"perplexity in windows of that many tokens, which stand alone or carry the state on from "
-        f"the window before; trained at {units.tokens(found.context)}",
+        f"perplexity in windows of that many tokens, which stand alone but for sliding and carried "
+        f"ones; trained at {units.tokens(found.context)}",
+        _SLIDING,
         INTERVAL,
     ]
-    if found.carried_once:
-        notes.insert(1, _CARRIED_ONCE)
     return Table(
         "lengths", "Perplexity by evaluation length", frame, columns, notes,
         [rows[key] for key in sorted(rows, key=lambda key: place[key])], above=True,
         cited={"perplexity": "perplexity"}, ids=("model", "phase", "seq_len"),
     )  # fmt: skip
+
+
+def _contexts(found: Perplexity) -> Table:
+    """One row per model: perplexity of the same tokens at every context."""
+    frame = found.at("last")
+    rows = _by_length(frame)
+    columns = [name("Model", "model"), *_length_columns(frame, "last_loss")]
+    return Table(
+        "contexts", "Perplexity by context", frame, columns, (_LAST, INTERVAL),
+        [rows[model, "last"] for model in found.models if (model, "last") in rows],
+        cited={"perplexity": "perplexity"}, ids=("model", "seq_len"),
+    )  # fmt: skip
+
+
+def _by_length(frame: pd.DataFrame) -> dict[tuple[str, str], Row]:
+    """A row per model and phase, with the losses at each length under the length's digits."""
+    rows: dict[tuple[str, str], Row] = {}
+    for row in records(frame):
+        rows.setdefault((row["model"], row["phase"]), dict(row))[str(row["seq_len"])] = row
+    return rows
+
+
+def _length_columns(frame: pd.DataFrame, metric: str) -> list[Column]:
+    """A column per length; the longest is the last to be left out."""
+    return [
+        Column(units.tokens(n), partial(_perplexity, length=n),
+               rank=int(n != frame["seq_len"].max()), metric=metric)
+        for n in sorted({int(length) for length in frame["seq_len"]})
+    ]  # fmt: skip
 
 
 def _perplexity(row: Row, length: int) -> str:

@@ -2,7 +2,7 @@
 
 Per preset and model the tuned test loss with its interval, the ratio of perplexities subject over
 baseline paired by seed and document, power laws over parameters and over training FLOPs, and the
-size at which the subject's law meets a baseline's, with how far that lies beyond what was measured.
+size at which the subject's law meets a baseline's, if that lies among those measured.
 """
 
 from __future__ import annotations

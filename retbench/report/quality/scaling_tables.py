@@ -14,6 +14,7 @@ from retbench.report.quality.columns import (
     learning_rate,
     protocol,
     quantity,
+    replicates,
     seeds,
 )
 from retbench.report.quality.scaling_figures import TITLES, Scaling
@@ -48,7 +49,7 @@ def _losses(scaling: Scaling) -> Table:
         Column("Status", ending, style="name", rank=2),
     ]  # fmt: skip
     protocols = ", ".join(dict.fromkeys(scaling.table["protocol"])) or "not measured"
-    notes = (INTERVAL, protocol(protocols))
+    notes = (INTERVAL, protocol(protocols), *replicates(scaling.meta))
     cited = ("loss", "perplexity", "bits_per_byte")
     return Table(
         "scaling", "Test loss by size", frame, columns, notes, grouped=True, above=True,
@@ -135,14 +136,14 @@ def crossings(scaling: Scaling) -> Table:
                 continue
             rows[-1] |= {
                 "status": found.status, "value": found.value, "low": found.low, "high": found.high,
-                "factor": found.factor, "beyond": found.beyond, "n": found.n,
+                "beyond": found.beyond, "n": found.n,
             }  # fmt: skip
     notes = (
-        "95% interval by Fieller's method, paired by seed; beyond the measured sizes the factor "
-        "says how far, and the law is an assumption there",
+        "95% interval by Fieller's method, paired by seed; the law says nothing beyond the sizes "
+        "measured, so a crossing whose interval reaches there is not given",
         _PAPER,
     )
-    header = ["along", "baseline", "status", "value", "low", "high", "factor", "beyond", "n"]
+    header = ["along", "baseline", "status", "value", "low", "high", "beyond", "n"]
     return Table(
         "crossing", f"Where the law of {scaling.models[0]} meets the baseline's",
         pd.DataFrame(rows, columns=header),
@@ -155,16 +156,12 @@ def meets(row: Row) -> str:
     """A crossing in words."""
     if not isinstance(row["status"], str):
         return "not fitted: it takes two sizes of both models"
-    if units.is_missing(row["value"]) or units.is_missing(row["factor"]):
+    if row["status"] == "outside":
+        return "outside the sizes measured"
+    if row["status"] == "unclear":
         return "unclear: the exponents are not told apart"
     at = sized(row["value"], row["along"])
     if not units.is_missing(row["low"]) and not units.is_missing(row["high"]):
         at += f" [{sized(row['low'], row['along'])}, {sized(row['high'], row['along'])}]"
     noun = " parameters" if row["along"] == "parameters" else ""
-    text = f"{at}{noun}, {row['beyond']} beyond" + (", from one seed" if row["n"] < 2 else "")
-    if row["status"] == "within":
-        return text
-    factor = f"{units.significant(row['factor'], 2)} times beyond the sizes measured"
-    if row["status"] == "near":
-        return f"extrapolated, {factor}: {text}"
-    return f"none near the sizes measured (the laws would meet {factor})"
+    return f"{at}{noun}, {row['beyond']} beyond" + (", from one seed" if row["n"] < 2 else "")

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from retbench.data import cache, dataset, split, unpacking
-from retbench.data.dataset import Dataset, load_dataset, require_windows
+from retbench.data.corpus import plays
+from retbench.data.dataset import load_dataset, require_windows
 from retbench.data.split import SPLITS
 from retbench.errors import UserError
 
@@ -33,6 +34,10 @@ def text_of(part: dataset.Split) -> str:
     return part.tokenizer.decode(part.tokens)
 
 
+def text_of_documents(part: dataset.Split) -> list[str]:
+    return [part.tokenizer.decode(tokens) for tokens in np.split(part.tokens, part.ends[:-1])]
+
+
 def many(folder: Path, count: int) -> str:
     folder.mkdir()
     for n in range(count):
@@ -44,18 +49,18 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_single_text_is_split_by_contiguous_ranges() -> None:
+def test_each_of_few_texts_is_split_by_contiguous_ranges() -> None:
     found = load_dataset(None, "char")
     sizes = [len(getattr(found, name).tokens) for name in SPLITS]
     assert sum(sizes) == 1_202_375
     assert sizes[0] / sum(sizes) == pytest.approx(0.9, abs=0.001)
     assert sizes[1] / sizes[2] == pytest.approx(1, abs=0.01)
     # What published runs were trained and tested on, to the token.
-    assert sizes == [1_082_152, 60_141, 60_082]
-    assert found.sha256 == "64282dcd08d217af78ce1e4f97783e83519d4999e103d4384755253d83e1560e"
-    from retbench.data import shakespeare
-
-    assert "".join(text_of(getattr(found, name)) for name in SPLITS) == shakespeare()
+    assert sizes == [1_082_338, 60_063, 59_974]
+    assert found.sha256 == "7c8e1e07f5d0ba8e52301c9a842bd02a856d1ad4c912095a3a6da39782aac0db"
+    parts = [text_of_documents(getattr(found, name)) for name in SPLITS]
+    assert ["".join(ranges) for ranges in zip(*parts, strict=True)] == list(plays().values())
+    assert found.by_ranges
 
 
 def test_many_documents_are_split_as_wholes_whatever_stands_beside_them(tmp_path: Path) -> None:
@@ -236,13 +241,9 @@ def test_a_cache_that_cannot_be_written_is_named(
         load_dataset(None, "byte")
 
 
-def embedded() -> Dataset:
-    return load_dataset(None, "gpt2")
-
-
-def test_the_documents_of_a_test_cover_a_single_text_once() -> None:
-    part = embedded().test
-    found = part.documents(at_most=8, least=100)
+def test_the_documents_of_a_test_cover_a_single_text_once(tmp_path: Path) -> None:
+    part = written(tmp_path, [2000])
+    found = part.documents(at_most=8, least=100).parts
     assert len(found) == 8
     assert np.array_equal(np.concatenate([tokens for tokens, _ in found]), part.tokens)
     tokens, size = found[0]
@@ -250,9 +251,8 @@ def test_the_documents_of_a_test_cover_a_single_text_once() -> None:
 
 
 def test_a_document_is_no_shorter_and_no_longer_than_asked() -> None:
-    found = embedded().test.documents(at_most=32, least=1500, longest=1600)
-    assert found
-    assert all(1500 <= len(tokens) <= 1600 for tokens, _ in found)
+    found = load_dataset(None, "gpt2").test.documents(at_most=32, least=1500, longest=2100)
+    assert [len(tokens) for tokens, _ in found.parts] == [2100, 2100, 2100, 1948, 1748, 2100, 2100]
 
 
 def written(folder: Path, lengths: list[int]) -> dataset.Split:
@@ -268,19 +268,22 @@ def test_where_few_documents_are_long_enough_the_whole_split_is_cut(
     tmp_path: Path, lengths: list[int]
 ) -> None:
     part = written(tmp_path, lengths)
-    found = part.documents(at_most=16, least=300)
+    found = part.documents(at_most=16, least=300).parts
     assert np.array_equal(np.concatenate([tokens for tokens, _ in found]), part.tokens)
     assert len(found) == 16
     assert min(len(tokens) for tokens, _ in found) >= 300
 
 
-def test_where_several_are_long_enough_no_document_is_mixed_with_another(tmp_path: Path) -> None:
+def test_several_documents_that_are_long_enough_are_taken_as_wholes_fewer_are_cut(
+    tmp_path: Path,
+) -> None:
     found = written(tmp_path, [100, 700, 100, 400, 500, 300]).documents(at_most=16, least=300)
-    assert [len(tokens) for tokens, _ in found] == [350, 350, 400, 500, 300]
-    assert all(len(set(tokens.tolist())) == 1 for tokens, _ in found)
+    assert [len(tokens) for tokens, _ in found.parts] == [700, 400, 500, 300]
+    assert found.whole
     few = written(tmp_path, [700, 650]).documents(at_most=4, least=300)  # nothing is left out
-    assert [len(tokens) for tokens, _ in few] == [350, 350, 650]
+    assert [len(tokens) for tokens, _ in few.parts] == [350, 350, 650]
+    assert not few.whole
 
 
 def test_a_split_that_is_too_short_as_a_whole_has_no_documents(tmp_path: Path) -> None:
-    assert written(tmp_path, [100, 100]).documents(least=300) == []
+    assert written(tmp_path, [100, 100]).documents(least=300).parts == []

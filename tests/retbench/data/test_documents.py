@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from retbench.data import unpacking
+from retbench.data import shakespeare, unpacking
 from retbench.data.documents import read_documents
 from retbench.errors import UserError
 
@@ -20,9 +20,14 @@ def names(source: str | None) -> list[str]:
     return [document.name for document in read_documents(source)]
 
 
-def test_without_a_source_there_is_the_embedded_text() -> None:
-    (document,) = read_documents(None)
-    assert document.text.startswith("BERNARDO\nWho's there?")
+def test_without_a_source_there_are_the_nine_embedded_plays() -> None:
+    documents = {document.name: document.text for document in read_documents(None)}
+    assert "".join(documents.values()) == shakespeare()
+    ends = {name.partition(": ")[2]: text[-40:] for name, text in documents.items()}
+    assert len(ends) == 9
+    assert "Go, bid the soldiers shoot." in ends["Hamlet"]
+    assert "Juliet and her Romeo." in ends["Romeo and Juliet"]
+    assert "Let your indulgence set me free." in ends["The Tempest"]
 
 
 def test_a_folder_gives_its_texts_in_the_order_of_their_names(tmp_path: Path) -> None:

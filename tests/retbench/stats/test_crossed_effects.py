@@ -141,7 +141,7 @@ SOURCES = [(0.01, 0.2, 0.02), (0.1, 0.02, 0.05), (0.02, 0.02, 0.1), (0.0, 0.0, 0
 
 
 @pytest.mark.parametrize("sources", SOURCES)
-@pytest.mark.parametrize(("seeds", "documents"), [(3, 20), (4, 26), (5, 32)])
+@pytest.mark.parametrize(("seeds", "documents"), [(3, 20), (5, 9), (5, 32)])
 @pytest.mark.parametrize("unequal", [False, True])
 def test_the_interval_covers_the_truth_92_to_99_times_in_100(sources, seeds, documents, unequal):
     rng = np.random.default_rng(seeds)

@@ -177,8 +177,8 @@ def test_short_documents_are_tested_on_together(
     config = small("perplexity", data=data, tokenizer="byte", context=8)
     suites.get("perplexity").data(config)
     documents = text_documents(config)
-    assert len(documents) >= SEVERAL
-    assert min(len(tokens) for tokens, _ in documents) > longest * 8
+    assert len(documents.parts) >= SEVERAL
+    assert min(len(tokens) for tokens, _ in documents.parts) > longest * 8
 
 
 @pytest.mark.parametrize("suite", TEXT)

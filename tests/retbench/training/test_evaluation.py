@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from models.registry import config_for
-from retbench.training.evaluation import by_position, carried_nats, mean_loss, token_nats
+from retbench.training.evaluation import by_position, carried_nats, last_nats, mean_loss, token_nats
 
 TOKENS = np.random.default_rng(0).integers(40, size=101)
 
@@ -47,6 +47,16 @@ def test_each_token_is_scored_once_from_its_window(models: Any, window: int, str
         stop = min(start + window, count)
         expected = whole(model, TOKENS[start : stop + 1])[i - start]
         assert found[i] == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_last_tokens_of_a_window_are_the_same_at_any_context(models: Any) -> None:
+    model = models["transformer"]
+    for context in (4, 8, 16):
+        found = last_nats(model, TOKENS, window=16, context=context, last=4)
+        assert found.shape == (6, 4)  # of 100 targets, in windows of 16
+        for window, end in enumerate(range(16, 97, 16)):
+            expected = whole(model, TOKENS[end - context : end + 1])[-4:]
+            assert np.allclose(found[window], expected, atol=1e-10)
 
 
 def test_more_context_is_never_less_than_asked_for(models: Any) -> None:
