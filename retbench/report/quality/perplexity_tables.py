@@ -21,6 +21,7 @@ from retbench.report.quality.columns import (
     protocol,
     quantity,
     seeds,
+    untuned,
 )
 from retbench.report.quality.trained import EDGES, ending
 from retbench.report.tables import Column, Table, name
@@ -105,7 +106,7 @@ def _losses(found: Perplexity) -> Table:
         name("Model", "model"),
         Column("Parameters", lambda row: units.count(row["parameters"]), rank=3,
                metric="parameters"),
-        learning_rate(4, "model"), Column("Seeds", lambda row: seeds(row), rank=3),
+        learning_rate(4, "model", found.meta), Column("Seeds", seeds, rank=3),
         quantity("Perplexity", "perplexity", rank=0, metric="test_nats"),
         quantity("Bits per byte", "bits_per_byte", rank=1),
         Column(title, lambda row: units.ratio(*(row[edge] for edge in EDGES)), rank=0),
@@ -113,7 +114,7 @@ def _losses(found: Perplexity) -> Table:
         Column("Status", ending, style="name", rank=2),
     ]  # fmt: skip
     notes = (
-        INTERVAL, protocol(found.protocol), f"{meaning}; {VERDICTS}",
+        INTERVAL, protocol(found.protocol), f"{meaning}; {VERDICTS}", untuned(found.meta),
     )  # fmt: skip
     return Table(
         "perplexity", "Perplexity", frame, columns, notes, above=True,
