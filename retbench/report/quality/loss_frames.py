@@ -39,7 +39,7 @@ LOSS_COLUMNS = [
 RATIO_COLUMNS = ["preset", "subject", "baseline", *EDGES, "n", "verdict", "n_needed", "note"]
 SCALARS = (
     "parameters", "learning_rate", "train_tokens", "train_flops", "train_tokens_per_s",
-    "final_dev_loss",
+    "final_dev_loss", "ar_hit_loss", "other_loss",
 )  # fmt: skip
 _NAN = float("nan")
 
