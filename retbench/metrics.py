@@ -222,6 +222,12 @@ _DECLARED = (
            "lower"),
     Metric("test_tokens", "1", "Test tokens", "input", "tokens scored in a test document"),
     Metric("test_bytes", "bytes", "Test bytes", "input", "UTF-8 bytes of a test document"),
+    Metric("ar_hit_loss", "nat/token", "AR-hit loss", "quality",
+           "cross-entropy of the test tokens that complete a bigram which their window has shown "
+           "before (arXiv 2312.04927): what can be recalled; of single characters that is most of "
+           "a text, so a tokenizer of words tells more", "lower"),
+    Metric("other_loss", "nat/token", "Other loss", "quality",
+           "cross-entropy of the test tokens that complete no such bigram", "lower"),
     Metric("position_loss", "nat/token", "Loss by position", "quality",
            "cross-entropy over the positions of a bucket, that ends before position `trial` of "
            "the window", "lower"),

@@ -98,7 +98,7 @@ def caveat(run: Run, tried: pd.DataFrame) -> str:
     seeds = run.plan.blocks
     few = [f"{seeds} seed{'s' * (seeds > 1)}"] if seeds < SEEDS_TO_CLAIM else []
     edge = ["learning rates at the grid's end"] if any(edge_of_grid(tried)) else []
-    return ", ".join([*few, *edge]) + (": no claim" if few else "")
+    return ", ".join([*few, *edge]) + (": no claim" if few or edge else "")
 
 
 def claims(meta: Mapping[str, Any], unit: str) -> Iterator[str]:
@@ -317,7 +317,10 @@ def edge_of_grid(tried: pd.DataFrame) -> Iterator[str]:
         for end, name in ((rates.min(), "smallest"), (rates.max(), "largest")):
             if rate == end:
                 where = f" at {at}" if at else ""
-                yield f"{model}{where}: the best learning rate is the {name} of the grid, {rate:g}"
+                yield (
+                    f"{model}{where}: the best learning rate is the {name} of the grid, {rate:g}: "
+                    "a better one may lie beyond, so no claim should rest on it"
+                )
 
 
 def _failed_trainings(endings: pd.DataFrame) -> Iterator[str]:

@@ -125,17 +125,29 @@ def test_documents(config: TextConfig) -> Documents:
 
 
 def add_test(rows: Rows, model: LanguageModel, documents: Documents) -> None:
-    """Nats of every document, each token predicted from half a window or more."""
-    from retbench.training.evaluation import token_nats
+    """Nats of every document, each token predicted from half a window or more.
+
+    Besides, over all documents, the loss of the tokens that repeat a bigram of their window, and of
+    the others.
+    """
+    from retbench.training.evaluation import repeats_bigram, token_nats
 
     window = rows.point.seq_len
     stride = max(1, window // 2)
+    hit_nats: list[NDArray[np.float64]] = []
+    other_nats: list[NDArray[np.float64]] = []
     for number, (tokens, size) in enumerate(documents.parts):
         nats = token_nats(model, tokens, window=window, stride=stride)  # type: ignore[arg-type]
         how = f"window={window},stride={stride}"
         rows.add("test", "test_nats", float(nats.sum()), trial=number, implementation=how)
         rows.add("test", "test_tokens", len(nats), trial=number, implementation=how)
         rows.add("test", "test_bytes", size, trial=number, implementation=how)
+        is_hit = repeats_bigram(tokens, window=window, stride=stride)
+        hit_nats.append(nats[is_hit])
+        other_nats.append(nats[~is_hit])
+    for metric, parts in (("ar_hit_loss", hit_nats), ("other_loss", other_nats)):
+        if len(nats := np.concatenate(parts)):
+            rows.add("test", metric, float(nats.mean()))
 
 
 def add_contexts(rows: Rows, model: LanguageModel, documents: Documents) -> None:

@@ -176,6 +176,32 @@ def by_position(nats: Iterable[Floats], window: int) -> dict[int, float]:
     return means
 
 
+def repeats_bigram(tokens: NDArray[Any], *, window: int, stride: int) -> NDArray[np.bool_]:
+    """Which tokens complete a bigram that stands earlier in the window they are predicted in.
+
+    A model that recalls what it has read predicts these "AR hits" better than others: Arora et al.
+    2023 (arXiv 2312.04927), section 3, here without leaving out the training text's most frequent.
+
+    Args:
+        tokens: shape (tokens,), integers.
+        window: as for :func:`token_nats`.
+        stride: as for :func:`token_nats`.
+
+    Returns:
+        Shape (tokens - 1,): entry i is of token i + 1.
+    """
+    text = np.asarray(tokens).astype(np.int64)
+    pairs = text[:-1] * (text.max() + 1) + text[1:]
+    order = np.argsort(pairs, kind="stable")
+    before, after = order[:-1], order[1:]
+    alike = pairs[before] == pairs[after]
+    earlier = np.full(len(pairs), -1)
+    earlier[after[alike]] = before[alike]
+    # The first window that reaches an input is the one that scores its target.
+    starts = -(-np.maximum(np.arange(len(pairs)) - window + 1, 0) // stride) * stride
+    return np.asarray(earlier >= starts, dtype=np.bool_)
+
+
 def _nats(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of every position, in float32 or wider: float64 (batch, time)."""
     wide = torch.promote_types(logits.dtype, torch.float32)

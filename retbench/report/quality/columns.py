@@ -12,6 +12,7 @@ from retbench.report import units
 from retbench.report.content import open_line
 from retbench.report.frames import Row
 from retbench.report.tables import Column
+from retbench.training.config import TrainingConfig
 
 INTERVAL = "value [low, high]: 95% interval that takes seeds and test documents as random"
 SETTLED = "inconclusive (+2 seeds): two seeds more would settle it"
@@ -30,18 +31,54 @@ def quantity(title: str, key: str, unit: str = "", *, rank: int = 1, metric: str
     return Column(title, text, unit, rank, metric=metric)
 
 
-def learning_rate(rank: int, chosen_for: str) -> Column:
-    """A column of the rate that was chosen for each of ``chosen_for``."""
+def learning_rate(rank: int, chosen_for: str, meta: Mapping[str, Any]) -> Column:
+    """A column of the rate that was chosen for each of ``chosen_for``, and where in the grid."""
+    grid = meta["configuration"]["learning_rates"]
 
     def text(row: Row) -> str:
         rate = row.get("learning_rate")
-        return units.DASH if units.is_missing(rate) else f"{rate:g}"
+        if units.is_missing(rate):
+            return units.DASH
+        return f"{rate:g} {'inside' if min(grid) < rate < max(grid) else 'at the edge'}"
 
     note = (
-        "learning rate: the one of the grid that is lowest on a parabola through the dev losses, "
-        f"for each {chosen_for}"
+        f"learning rate: the one of the grid {', '.join(f'{rate:g}' for rate in grid)} that is "
+        f"lowest on a parabola through the dev losses, for each {chosen_for}; inside the grid, or "
+        "at its edge, where a better one may lie beyond"
     )
     return Column("Learning rate", text, rank=rank, metric="learning_rate", note=note)
+
+
+def untuned(meta: Mapping[str, Any]) -> str:
+    """What all trainings of a run have alike and nobody has tuned, as a note.
+
+    Args:
+        meta: ``run.json``.
+    """
+    asked = meta["configuration"]
+    given = asked.get("training", {})
+    how = TrainingConfig(
+        steps=asked["steps"], batch_size=asked["batch"][0], seq_len=asked["context"][0],
+        learning_rate=1.0, **given,
+    )  # fmt: skip
+    warmup = f"{how.warmup_steps} steps" if "warmup_steps" in given else "a twentieth of the steps"
+    configs = {model: described["config"] for model, described in meta["models"].items()}
+    tied = {config.get("tie_embeddings", True) for config in configs.values()}
+    own = (
+        f"{model}: decays {config['decay']}, init {config.get('init', 'normal')}"
+        for model, config in configs.items()
+        if "decay" in config
+    )
+    return "; ".join((
+        f"not tuned, equal for all: AdamW, betas {how.beta1:g} and {how.beta2:g}",
+        f"weight decay {how.weight_decay:g} on matrices alone",
+        f"warm-up of {warmup}, then a cosine to {how.final_ratio:g} of the rate",
+        f"gradients clipped at {how.grad_clip:g}" if how.grad_clip else "gradients not clipped",
+        "no dropout",
+        f"embeddings {'tied' if tied == {True} else 'tied or not, as set'}",
+        "weights from N(0, 0.02), into the residual stream over the root of twice the layers",
+        *own,
+    ))  # fmt: skip
 
 
 def seeds(row: Row) -> str:

@@ -42,7 +42,7 @@ PER_TOKEN = ("last_loss",)
 """Metrics of a part of a document's tokens: documents are weighed by all of theirs."""
 SCALARS = (
     "parameters", "learning_rate", "train_tokens", "train_flops", "train_tokens_per_s",
-    "final_dev_loss",
+    "final_dev_loss", "ar_hit_loss", "other_loss",
 )  # fmt: skip
 _NAN = float("nan")
 

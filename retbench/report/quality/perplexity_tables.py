@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from retbench.metrics import METRICS
 from retbench.report import stamp, units
 from retbench.report.content import filled
 from retbench.report.frames import Row, records
@@ -22,6 +23,7 @@ from retbench.report.quality.columns import (
     quantity,
     replicates,
     seeds,
+    untuned,
 )
 from retbench.report.quality.trained import EDGES, ending
 from retbench.report.tables import Column, Table, name
@@ -108,20 +110,34 @@ def _losses(found: Perplexity) -> Table:
         name("Model", "model"),
         Column("Parameters", lambda row: units.count(row["parameters"]), rank=3,
                metric="parameters"),
-        learning_rate(4, "model"), Column("Seeds", lambda row: seeds(row), rank=3),
+        learning_rate(4, "model", found.meta), Column("Seeds", seeds, rank=3),
         quantity("Perplexity", "perplexity", rank=0, metric="test_nats"),
         quantity("Bits per byte", "bits_per_byte", rank=1),
+        _median_loss("ar_hit_loss"), _median_loss("other_loss"),
         Column(title, lambda row: units.ratio(*(row[edge] for edge in EDGES)), rank=0),
         Column("Verdict", _verdict, rank=0, style="verdict", note=SETTLED),
         Column("Status", ending, style="name", rank=2),
     ]  # fmt: skip
     notes = (
         INTERVAL, protocol(found.protocol), *replicates(found.meta), f"{meaning}; {VERDICTS}",
+        untuned(found.meta),
     )  # fmt: skip
     return Table(
         "perplexity", "Perplexity", frame, columns, notes, above=True,
         cited={"perplexity": "perplexity", "bits_per_byte": "bits_per_byte",
                "value": "perplexity_ratio"}, ids=("model",),
+    )  # fmt: skip
+
+
+def _median_loss(metric: str) -> Column:
+    """A column of a loss that has one value a seed."""
+
+    def text(row: Row) -> str:
+        return units.DASH if units.is_missing(row[metric]) else f"{row[metric]:.3f}"
+
+    return Column(
+        METRICS[metric].title, text, "nat/token", rank=2, metric=metric,
+        note="AR-hit and other loss: medians over seeds, of all test documents together",
     )  # fmt: skip
 
 

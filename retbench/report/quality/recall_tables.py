@@ -12,7 +12,7 @@ from retbench.report import units
 from retbench.report.content import filled
 from retbench.report.frames import Row, records
 from retbench.report.quality import recall_frames as frames
-from retbench.report.quality.columns import SETTLED, learning_rate
+from retbench.report.quality.columns import SETTLED, learning_rate, untuned
 from retbench.report.quality.recall_figures import Recall
 from retbench.report.quality.trained import EDGES, ending
 from retbench.report.tables import Column, Table, name
@@ -126,13 +126,15 @@ def _trainings(recall: Recall, rates: pd.DataFrame) -> Table:
         return " to ".join(dict.fromkeys(sizes))
 
     columns = [
-        name("Task", "task"), name("Model", "model"), learning_rate(1, "model and task"),
+        name("Task", "task"), name("Model", "model"),
+        learning_rate(1, "model and task", recall.meta),
         Column("Seeds", lambda row: f"{row['ok_blocks']} of {row['blocks']}"),
         Column("Status", ending, style="name"),
         Column("State", state, metric="state_bytes",
                note="state: of one sequence, from the shortest evaluation length to the longest"),
     ]  # fmt: skip
-    return Table("training", "Trainings", frame, columns, grouped=True)
+    notes = (untuned(recall.meta),)
+    return Table("training", "Trainings", frame, columns, notes, grouped=True)
 
 
 def interval(row: Mapping[str, Any] | None) -> str:

@@ -16,6 +16,7 @@ from retbench.report.quality.columns import (
     quantity,
     replicates,
     seeds,
+    untuned,
 )
 from retbench.report.quality.scaling_figures import TITLES, Scaling
 from retbench.report.quality.scaling_frames import ALONG, Along
@@ -42,14 +43,14 @@ def _losses(scaling: Scaling) -> Table:
     columns = [
         name("Preset", "preset"), name("Model", "model"),
         Column("Parameters", lambda row: units.count(row["parameters"]), metric="parameters"),
-        learning_rate(4, "model and preset"), _SEEDS,
+        learning_rate(4, "model and preset", scaling.meta), _SEEDS,
         quantity("Test loss", "loss", "nat/token", rank=2, metric="test_nats"),
         quantity("Perplexity", "perplexity", rank=0),
         quantity("Bits per byte", "bits_per_byte", rank=1),
         Column("Status", ending, style="name", rank=2),
     ]  # fmt: skip
     protocols = ", ".join(dict.fromkeys(scaling.table["protocol"])) or "not measured"
-    notes = (INTERVAL, protocol(protocols), *replicates(scaling.meta))
+    notes = (INTERVAL, protocol(protocols), *replicates(scaling.meta), untuned(scaling.meta))
     cited = ("loss", "perplexity", "bits_per_byte")
     return Table(
         "scaling", "Test loss by size", frame, columns, notes, grouped=True, above=True,

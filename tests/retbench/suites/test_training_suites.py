@@ -291,6 +291,16 @@ def test_an_untrained_models_perplexity_is_that_of_guessing(runs: dict[str, Run]
         assert cell["bits_per_byte"] == pytest.approx(cell["loss"] / 0.6931, rel=0.01)
 
 
+def test_a_loss_lies_between_those_of_its_hits_and_of_its_other_tokens(
+    runs: dict[str, Run],
+) -> None:
+    frame = runs["perplexity"].frame()
+    frame = frame[(frame["phase"] == "test") & (frame["model"] == "retnet")]
+    sums = frame.groupby("metric", observed=True)["value"].sum()
+    low, high = sorted((sums["ar_hit_loss"], sums["other_loss"]))
+    assert low < sums["test_nats"] / sums["test_tokens"] < high
+
+
 def test_a_smoke_run_makes_no_claim(runs: dict[str, Run]) -> None:
     numbers = json.loads((runs["perplexity"].path / "numbers.json").read_text())
     assert [row["verdict"] for row in numbers["perplexity"]] == [None, "no claim"]

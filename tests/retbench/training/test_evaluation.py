@@ -11,7 +11,14 @@ import torch
 from torch.nn import functional as F
 
 from models.registry import config_for
-from retbench.training.evaluation import by_position, carried_nats, last_nats, mean_loss, token_nats
+from retbench.training.evaluation import (
+    by_position,
+    carried_nats,
+    last_nats,
+    mean_loss,
+    repeats_bigram,
+    token_nats,
+)
 
 TOKENS = np.random.default_rng(0).integers(40, size=101)
 
@@ -57,6 +64,17 @@ def test_the_last_tokens_of_a_window_are_the_same_at_any_context(models: Any) ->
         for window, end in enumerate(range(16, 97, 16)):
             expected = whole(model, TOKENS[end - context : end + 1])[-4:]
             assert np.allclose(found[window], expected, atol=1e-10)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(200, 200), (16, 16), (16, 5)])
+def test_a_hit_completes_a_bigram_that_its_window_has_shown(window: int, stride: int) -> None:
+    text = np.random.default_rng(1).integers(5, size=101)
+    found = repeats_bigram(text, window=window, stride=stride)
+    for i in range(100):
+        start = 0 if i < window else -(-(i - window + 1) // stride) * stride
+        seen = list(itertools.pairwise(text[start : i + 1].tolist()))
+        assert found[i] == ((text[i], text[i + 1]) in seen)
+    assert 10 < found.sum() < 100
 
 
 def test_more_context_is_never_less_than_asked_for(models: Any) -> None:
