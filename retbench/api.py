@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retbench.config import plugins
+from retbench.config import values as value
 from retbench.config.file import read_config_file
 from retbench.config.run import SPARED_CORES, RunConfig, TimedConfig
 from retbench.engine.resolve import check, explicit, resolve
-from retbench.errors import Interrupted, UserError
+from retbench.errors import Interrupted, NotDerived, UserError
 from retbench.machine import threads
 from retbench.store.results import new_folder, only_unfinished
 from retbench.workers.agent import ONE_NODE, Nodes
@@ -228,7 +229,9 @@ def _continued(
     if out is None and config_file is not None:
         out = read_config_file(config_file)[0].get("out")
     folder = (
-        Path(out) if out else only_unfinished("run", store.RUN_FILE, store.read_meta, ("finished",))
+        value.folder(out)
+        if out
+        else only_unfinished("run", store.RUN_FILE, store.read_meta, ("finished",))
     )
     config = stored_configuration(folder, store.read_meta(folder))
     asked = explicit(suite, config_file=config_file, otherwise=config.suite, **given).values
@@ -251,7 +254,7 @@ def _continued(
 
 @contextmanager
 def _written_or_explained(run: Run) -> Iterator[None]:
-    """Turn a disk that is full or read-only, and Ctrl-C, into the user's error."""
+    """Turn whatever keeps derived files from being written into one line that says how to go on."""
     remedy = f"the samples are kept; `retbench plot {run.path}` and `table` make the rest from them"
     try:
         yield
@@ -261,3 +264,8 @@ def _written_or_explained(run: Run) -> Iterator[None]:
         raise UserError(
             f"cannot write {error.filename or run.path}: {error.strerror or error}", remedy
         ) from error
+    except UserError:
+        raise
+    except Exception as error:
+        what = f"a bug: tables and plots could not be made: {type(error).__name__}: {error}"
+        raise NotDerived(what, f"{remedy}; add --debug to see where") from error

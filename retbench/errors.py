@@ -42,6 +42,12 @@ class Misfit(UserError):
         self.keys = tuple(keys)
 
 
+class NotDerived(UserError):
+    """Tables or figures could not be made; the samples that they are made of are whole."""
+
+    exit_status = EXIT_FAILED
+
+
 class Busy(UserError):
     """Another process writes to the run directory."""
 

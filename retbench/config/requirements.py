@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +93,7 @@ def check_threads(threads: int, here: bool) -> None:
     """More threads than processors only get in each other's way: no number would mean a thing."""
     if threads < 1:
         raise Misfit(f"threads: must be at least 1, not {threads}", keys=("threads",))
-    usable = len(os.sched_getaffinity(0))
+    usable = host.granted_cores()
     if here and threads > usable:
         problem = f"threads: {threads} are more than the {usable} processors one may use here"
         raise Misfit(problem, "use fewer", keys=("threads",))

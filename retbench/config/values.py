@@ -9,10 +9,14 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any
+
+from retbench.errors import UserError
 
 Reader = Callable[[Any], Any]
 Scalar = bool | int | float | str
@@ -39,8 +43,24 @@ def text(raw: Any) -> str:
 
 
 def path(raw: Any) -> str:
-    """A path, as text."""
-    return text(fspath(raw) if isinstance(raw, PathLike) else raw)
+    """A path, as text; ``~`` is the user's home."""
+    found = text(fspath(raw) if isinstance(raw, PathLike) else raw)
+    whole = os.path.expanduser(found)
+    if found.partition("/")[0] == "~" and whole == found:
+        raise ValueError(f"there is no home folder for {found!r}")
+    return whole
+
+
+def folder(raw: Any) -> Path:
+    """The folder that ``--out`` names.
+
+    Raises:
+        UserError: it names none.
+    """
+    try:
+        return Path(path(raw))
+    except ValueError as problem:
+        raise UserError(f"out: {problem}") from None
 
 
 @dataclass(frozen=True)

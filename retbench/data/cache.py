@@ -18,9 +18,11 @@ def cache_folder() -> Path:
         UserError: $RETBENCH_CACHE cannot be written.
     """
     named = os.environ.get("RETBENCH_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folder = Path(named) if named else Path(base) / "retbench"
     try:
+        if base.startswith("~") and not named:  # neither a HOME nor an entry among the users
+            raise OSError
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass

@@ -251,7 +251,11 @@ def _copy(buffer: torch.Tensor) -> Callable[[], object]:
 
 
 def _matmul_flop_per_s(device: str, dtype: str) -> float | None:
-    """The best rate of square products of random matrices; None where the dtype has no matmul."""
+    """The best rate of square products of random matrices; None where the dtype has no matmul.
+
+    A ceiling is that of the fastest kernel that a model could run: which of them a layer, a batch
+    of heads or a plain product takes differs by type and machine.
+    """
     import torch
 
     clock = Clock(device)
@@ -263,15 +267,33 @@ def _matmul_flop_per_s(device: str, dtype: str) -> float | None:
         left = torch.randn(n, n, device=device, generator=generator)
         try:
             left = left.to(getattr(torch, dtype))
-            right, out = left.clone(), torch.empty_like(left)
-            product = partial(torch.mm, left, right, out=out)
-            seconds = _fastest_s(clock, product, _MATMUL_BUDGET_S)
+            kernels = _products(left, on_cuda=device.startswith("cuda"))
+            seconds = min(
+                _fastest_s(clock, product, _MATMUL_BUDGET_S / len(kernels)) for product in kernels
+            )
         except (NotImplementedError, RuntimeError):
             return best or None
         best = max(best, 2.0 * n**3 / seconds)
         if seconds > _MATMUL_BUDGET_S:
             break
     return best
+
+
+def _products(left: torch.Tensor, *, on_cuda: bool) -> list[Callable[[], object]]:
+    """Kernels that do the work of the product of a square matrix with another."""
+    import torch
+
+    right, out = left.clone(), torch.empty_like(left)
+    kernels: list[Callable[[], object]] = [
+        partial(torch.mm, left, right, out=out),
+        partial(torch.nn.functional.linear, left, right),
+        partial(torch.bmm, left.view(2, -1, len(left)), right.expand(2, -1, -1)),
+    ]
+    if not on_cuda and left.dtype in (torch.float16, torch.bfloat16):
+        # As attention's kernels do on a processor that has no better for the type.
+        wide = left.float()
+        kernels.append(partial(torch.mm, wide, wide))
+    return kernels
 
 
 def _fastest_s(clock: Clock, operation: Callable[[], object], budget_s: float) -> float:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
@@ -24,15 +25,71 @@ def cuda_available() -> bool:
 
 def physical_cores() -> int:
     """Physical cores this process may use: hyperthreads share one, a container's quota caps it."""
-    allowed = os.sched_getaffinity(0)
-    siblings = {_siblings(cpu) for cpu in allowed}
+    siblings = {_siblings(cpu) for cpu in usable_cpus()}
     return max(1, min(len(siblings), int(quota_cores() or len(siblings))))
 
 
-def quota_cores() -> float | None:
-    """Cores that the control group grants (version 2); None where it sets no limit."""
-    quota, _, period = read("/sys/fs/cgroup/cpu.max").partition(" ")
-    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
+def granted_cores() -> int:
+    """Processors that this process is granted, the tightest limit counting: affinity or quota."""
+    usable = len(usable_cpus())
+    quota = quota_cores()
+    return usable if quota is None else max(1, min(usable, math.ceil(quota)))
+
+
+def usable_cpus() -> set[int]:
+    """The logical processors that this process may use: all, where the system does not say."""
+    if hasattr(os, "sched_getaffinity"):
+        return set(os.sched_getaffinity(0))
+    return set(range(os.cpu_count() or 1))
+
+
+def quota_cores(
+    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> float | None:
+    """Cores that the tightest of the process's control groups grants; None where none limits it.
+
+    Args:
+        root: where the control groups are mounted, version 1 or 2.
+        membership: the process's ``cgroup`` file.
+    """
+    quotas = [
+        _quota(group / "cpu.max") if version == 2 else _quota(
+            group / "cpu.cfs_quota_us", group / "cpu.cfs_period_us"
+        )
+        for version, group in control_groups("cpu", root, membership)
+    ]  # fmt: skip
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _quota(*files: Path) -> float | None:
+    quota, _, period = " ".join(map(read, files)).partition(" ")
+    usable = quota.isdigit() and period.isdigit() and int(period) > 0
+    return int(quota) / int(period) if usable else None
+
+
+def control_groups(controller: str, root: Path, membership: Path) -> Iterator[tuple[int, Path]]:
+    """The process's control groups, with the version of each: its own, and all above them.
+
+    A group is bound by its ancestors' limits too; inside a container they may be hidden.
+
+    Args:
+        controller: of version 1, such as ``cpu``.
+        root: where they are mounted.
+        membership: the process's ``cgroup`` file.
+    """
+    for line in read(membership).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            version, top = 2, root
+        elif controller in controllers.split(","):
+            version, top = 1, root / controller
+            top = top if top.is_dir() else root / controllers
+        else:
+            continue
+        group = top / path.lstrip("/")
+        while group.is_relative_to(top):
+            yield version, group
+            group = group.parent
 
 
 def read(file: Path | str) -> str:

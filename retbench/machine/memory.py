@@ -14,6 +14,8 @@ driver sees are figures of their own. Peaks are reset between phases.
 
 from __future__ import annotations
 
+import os
+import re
 import resource
 import sys
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from retbench.machine import host
 from retbench.machine.memory_probes import (
     PROC_SELF,
     field_bytes,
@@ -121,22 +124,12 @@ def cgroup_headroom_bytes(
         root: where the control groups are mounted, version 1 or 2.
         membership: the process's ``cgroup`` file.
     """
-    if not membership.exists():
-        return None
-    rooms = []
-    for line in membership.read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            top, limit, usage = root, "memory.max", "memory.current"
-        elif "memory" in controllers.split(","):
-            top, limit, usage = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
-        else:
-            continue
-        # A group is bound by its ancestors' limits too; inside a container they may be hidden.
-        group = top / path.lstrip("/")
-        while group.is_relative_to(top):
-            rooms.append(_group_headroom(group, limit, usage))
-            group = group.parent
+    files = {1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+             2: ("memory.max", "memory.current")}  # fmt: skip
+    rooms = [
+        _group_headroom(group, *files[version])
+        for version, group in host.control_groups("memory", root, membership)
+    ]
     return min((room for room in rooms if room is not None), default=None)
 
 
@@ -182,16 +175,34 @@ def is_out_of_memory(exception: BaseException) -> bool:
     kinds = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
     if isinstance(exception, kinds):
         return True
-    if isinstance(exception, RuntimeError):
-        text = str(exception).lower()
-        if any(phrase in text for phrase in _OUT_OF_MEMORY_PHRASES):
-            return True
+    told = isinstance(exception, (RuntimeError, ImportError, OSError))
+    if told and says_out_of_memory(str(exception)):
+        return True
     earlier = exception.__cause__ or exception.__context__
     return earlier is not None and is_out_of_memory(earlier)
 
 
-# How torch's CPU allocator, the C++ library, the CUDA driver and cuBLAS say it.
+def says_out_of_memory(text: str) -> bool:
+    """Whether a message is one that the allocator or the kernel ends with for want of memory.
+
+    All that is guessed from a message is here. A library that is not mapped has met a memory limit,
+    unless its file system lets nothing be executed; where that cannot be told it is no want of
+    memory.
+    """
+    unmapped = re.search(r"(/\S+): failed to map segment", text)
+    if unmapped is not None:
+        try:
+            if not os.statvfs(unmapped[1]).f_flag & os.ST_NOEXEC:
+                return True
+        except OSError:
+            pass
+    return any(phrase in text.lower() for phrase in _OUT_OF_MEMORY_PHRASES)
+
+
+# How Python, torch's CPU allocator, the C library and its loader, the C++ library, the CUDA driver
+# and cuBLAS say it.
 _OUT_OF_MEMORY_PHRASES = (
+    "memoryerror",
     "can't allocate memory",
     "cannot allocate memory",
     "not enough memory",

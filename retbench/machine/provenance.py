@@ -15,16 +15,24 @@ import platform
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from importlib import metadata
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 from retbench.machine import host
 from retbench.machine.threads import wait_policy
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = (
+    "MALLOC_*", "OMP_*", "GOMP_*", "KMP_*", "MKL_*", "LD_PRELOAD", "ATEN_CPU_CAPABILITY", "CUDA_*",
+    "NVIDIA_TF32_OVERRIDE", "TORCH*", "TRITON_*", "PYTORCH_*",
+)  # fmt: skip
+"""Variables of the environment that decide how fast something computes."""
+
 COMMIT_VARIABLE = "RETBENCH_COMMIT"
 
 PACKAGES = (
@@ -77,7 +85,9 @@ def provenance(
         "system": _system(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "versions": {name: _version(name) for name in PACKAGES},
-        "commit": _commit(),
+        "commit": (commit := _commit()),
+        "commit_unknown": None if commit else why_no_commit(),
+        "environment": environment(),
         "command": shlex.join(anonymous(word) for word in command),
         "threads": threads,
         "wait_policy": wait_policy(),
@@ -86,6 +96,15 @@ def provenance(
         "load_average": [round(load, 2) for load in os.getloadavg()],
     }
     return record | {"machine_id": machine_id(record)}
+
+
+def environment(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Those of :data:`ENVIRONMENT` that are set, by name; paths in them shortened."""
+    return {
+        name: anonymous(variables[name])
+        for name in sorted(variables)
+        if any(fnmatchcase(name, pattern) for pattern in ENVIRONMENT)
+    }
 
 
 def machine_id(record: dict[str, Any]) -> str:
@@ -128,17 +147,13 @@ def processor() -> dict[str, Any]:
         "name": fields.get("model name") or platform.processor() or platform.machine(),
         "physical_cores": len(set(cores)) or logical,
         "logical_cores": logical,
-        "usable_cores": _usable_cores(),
+        "usable_cores": len(host.usable_cpus()),
         "quota_cores": host.quota_cores(),
         "caches": _caches(),
         "flags": [flag for flag in _CPU_FLAGS if flag in flags],
         "max_mhz": _khz_to_mhz("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq"),
         "governor": host.read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
     }
-
-
-def _usable_cores() -> int | None:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _caches() -> dict[str, str]:
@@ -225,5 +240,15 @@ def _commit(root: Path = PROJECT_ROOT) -> dict[str, Any] | None:
     if not commit or Path(top) != root:
         told = os.environ.get(COMMIT_VARIABLE)
         return {"hash": told, "dirty": None} if told else None
-    changes = host.output([*git, "status", "--porcelain", "--", ".", ":!results"])
-    return {"hash": commit, "dirty": bool(changes)}
+    # The branch comes first, whatever was changed: nothing at all means that git has failed.
+    told = host.output([*git, "status", "--porcelain", "--branch", "--", ".", ":!results"])
+    return {"hash": commit, "dirty": len(told.splitlines()) > 1 if told else None}
+
+
+def why_no_commit(root: Path = PROJECT_ROOT) -> str:
+    """Why the commit of the code in a folder cannot be told, in a few words."""
+    if not (root / ".git").exists():
+        return "the code is in no checkout of its own"
+    if which("git") is None:
+        return "git is not installed"
+    return "git cannot read the checkout"

@@ -48,7 +48,7 @@ class CeilingsRecord(TypedDict):
 
     bandwidth: list[Bandwidth]
     matmul_flop_per_s: dict[str, Positive]
-    elapsed_s: Seconds
+    elapsed_s: NotRequired[Seconds]
 
 
 class Audit(TypedDict):
@@ -91,6 +91,8 @@ class Provenance(TypedDict, total=False):
     python: str
     versions: dict[str, str | None]
     commit: Commit | None
+    commit_unknown: str | None
+    environment: dict[str, str]
     command: str
     threads: Annotated[int, Gt(0)]
     wait_policy: dict[str, str]

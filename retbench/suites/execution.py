@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.protocol import LanguageModel, State
-from retbench.suites.limits import PREFILL_TOKENS
+from retbench.suites.limits import PREFILL_TOKENS, require_compiler
 
 STATE_ALIGNMENT = 16
 """States hold a multiple of so many tokens where the model can, for the kernels' sake."""
@@ -58,6 +58,7 @@ class Execution:
     def ready(self) -> None:
         """Compile or capture what the mode asks for, and leave the state empty."""
         if self._mode == "compile":
+            require_compiler()
             # Each cell has its own shapes; those of the last one would only fill the cache.
             torch.compiler.reset()
             self._prefill = torch.compile(self._prefill, dynamic=False)

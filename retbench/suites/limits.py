@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from retbench.metrics import Status
 
 PREFILL_TOKENS = 65536
@@ -10,6 +12,21 @@ the activations of its prefill, not its state, would decide how large a batch fi
 
 SLICE_S = 0.02
 """Seconds that a slice lasts at least, where its call is shorter and may be repeated."""
+
+
+COMPILER_OFF = ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE")
+"""Variables under which ``torch.compile`` returns what it was given."""
+
+
+def require_compiler() -> None:
+    """Refuse to call compiled what would run eagerly.
+
+    Raises:
+        CellFailure: a variable turns the compiler off.
+    """
+    for name in COMPILER_OFF:
+        if os.environ.get(name) == "1":
+            raise CellFailure("unsupported", f"{name}=1 turns torch.compile off")
 
 
 class CellFailure(Exception):

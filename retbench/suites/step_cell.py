@@ -22,7 +22,7 @@ from retbench.data.dataset import load_dataset
 from retbench.machine.ceilings import Ceilings, violates_matmul_rate
 from retbench.machine.clock import Timing
 from retbench.suites.cell import Cell, Phase
-from retbench.suites.limits import CellFailure
+from retbench.suites.limits import CellFailure, require_compiler
 from retbench.suites.session import Rows
 from retbench.training.block_transforms import changed_blocks
 from retbench.training.config import TrainingConfig
@@ -153,6 +153,7 @@ def _stage(rows: Rows) -> _Staged:
     )
     batch = inputs.to(session.device), targets.to(session.device)
     if config.compile:
+        require_compiler()
         torch.compiler.reset()  # each cell has its own shapes
     rows.closing.callback(model.eval)
     rows.closing.callback(optimizer.zero_grad, set_to_none=True)

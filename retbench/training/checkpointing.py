@@ -33,7 +33,7 @@ from models.checkpoint import CONFIG, WEIGHTS, seal
 from retbench.distributed.process_group import ALONE, Ranks
 from retbench.errors import UserError
 from retbench.store import documents
-from retbench.store.files import cannot_write
+from retbench.store.files import cannot_write, sync_folder
 from retbench.training.loop import Progress, Record
 
 MOMENTS = "training.safetensors"
@@ -137,7 +137,7 @@ class Checkpoints:
             _write_json(unfinished / CONFIG, values)
             self._write(unfinished, values, weights, moments, progress)
             os.rename(unfinished, path)
-            _sync(self._folder)
+            sync_folder(self._folder)
         except OSError as error:
             shutil.rmtree(unfinished, ignore_errors=True)
             cannot_write(path, error)
@@ -167,7 +167,7 @@ class Checkpoints:
             "records": [asdict(record) for record in progress.records],
         }  # fmt: skip
         _write_json(path / PROGRESS, documents.sealed(content))
-        _sync(path)
+        sync_folder(path)
 
 
 def latest(folder: Path) -> Path | None:
@@ -291,11 +291,3 @@ def _put_generators(tensors: Mapping[str, Tensor]) -> None:
     torch.set_rng_state(tensors["generator.cpu"].cpu())
     if "generator.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["generator.cuda"].cpu())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from models.generation import generate
-from retbench.config import plugins
+from retbench.config import plugins, requirements
+from retbench.config import values as value
 from retbench.distributed.process_group import ALONE, Ranks
 from retbench.errors import Interrupted, UserError
+from retbench.machine import host
 from retbench.machine.interrupts import Interrupts
 from retbench.store.results import new_folder, only_unfinished
 from retbench.training import model_folder, record_file
@@ -104,10 +106,10 @@ def prepare(*, out: Path | str | None = None, resume: bool = False, **given: Any
     """
     asked = TrainSettings.parse({key: raw for key, raw in given.items() if raw is not None})
     if resume:
-        job = _continued(Path(out) if out else _only_unfinished(), asked)
+        job = _continued(value.folder(out) if out else _only_unfinished(), asked)
     else:
         settings = settled(asked)
-        folder = Path(out) if out else new_folder("train", settings.model, settings.preset)
+        folder = value.folder(out) if out else new_folder("train", settings.model, settings.preset)
         job = TrainJob(settings, folder, resume=False)
         model_folder.require_empty(job.out)
     job.settings.model_config(vocab_size=1)  # whatever is wrong with it is known before the data
@@ -282,14 +284,17 @@ def _continued(out: Path, asked: dict[str, Any]) -> TrainJob:
     except UserError as error:
         raise UserError(f"{out / model_folder.RECORD}: damaged settings: {error}") from None
     # Where things are may differ: the content's hash tells whether they are the same.
-    if differing := settings.contradictions(asked, but=("data", "plugins")):
+    if differing := settings.contradictions(asked, but=("data", "plugins", "threads")):
         raise UserError(
             f"{out} was begun with other settings: {', '.join(differing)}",
             "continue it unchanged, or begin a new training with another --out",
         )
     sources = asked.get("plugins") or plugins.located(record["plugins"], out)
+    threads = asked.get("threads") or min(settings.threads, host.granted_cores())
+    requirements.check_threads(threads, here=True)
     data = asked.get("data", settings.data)
-    return TrainJob(replace(settings, plugins=tuple(sources), data=data), out, resume=True)
+    settings = replace(settings, plugins=tuple(sources), data=data, threads=threads)
+    return TrainJob(settings, out, resume=True)
 
 
 def _only_unfinished() -> Path:

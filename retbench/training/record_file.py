@@ -113,6 +113,5 @@ def identity(settings: TrainSettings, model: Mapping[str, Any], dataset: Dataset
     decides = {
         "model": model, "training": settings.training().to_json(), "data": dataset.sha256,
         "tokenizer": dataset.tokenizer.to_json(), "device": settings.device,
-        "threads": settings.threads,
     }  # fmt: skip
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

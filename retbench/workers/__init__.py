@@ -29,11 +29,14 @@ def variables(threads: int) -> Mapping[str, str]:
     Args:
         threads: that it computes on.
     """
-    paths = [str(provenance.PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]
+    # Our own code first: a module of the user's beside the command may be named like one of it.
+    here = os.getcwd() if {"", os.getcwd()} & set(sys.path) else ""
+    paths = [str(provenance.PROJECT_ROOT), os.environ.get("PYTHONPATH", ""), here]
     own = {
         "PYTHONHASHSEED": "0",  # the order of sets decides in which order memory is asked for
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
+        "PYTHONSAFEPATH": "1",
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
     }
     return os.environ | ALLOCATOR | spin_limits() | own

@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, Self
 
 from retbench.machine.interrupts import Wakes
+from retbench.machine.memory import says_out_of_memory
 from retbench.machine.provenance import anonymous
 from retbench.metrics import Status
 
@@ -39,7 +40,6 @@ _EXIT_GRACE_S = 5.0
 _LONGEST_POLL_S = 3600.0
 _PR_SET_PDEATHSIG = 1
 _LOG_TAIL_BYTES = 8192
-_OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "out of memory", "allocate memory")
 
 
 class WorkerFailure(Exception):
@@ -203,7 +203,7 @@ def failure_of(code: int, log: BinaryIO) -> WorkerFailure:
     if code == -signal.SIGKILL:
         cause = "killed by signal 9, most likely by the kernel for want of memory"
         return WorkerFailure("oom", cause, presumed=True)
-    status: Status = "oom" if any(mark in last for mark in _OUT_OF_MEMORY) else "error"
+    status: Status = "oom" if says_out_of_memory(last) else "error"
     how = f"exit status {code}" if code >= 0 else f"killed by signal {-code}"
     return WorkerFailure(status, f"{how}: {last}" if last else how)
 

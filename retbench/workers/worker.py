@@ -296,9 +296,7 @@ def _explain(error: Exception) -> tuple[Status, str]:
     traceback.print_exc()
     lines = str(error).strip().splitlines()
     cause = f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")
-    # A library that the memory limit keeps from being loaded is the last of these.
-    lacks_memory = is_out_of_memory(error) or "failed to map segment" in cause
-    return ("oom" if lacks_memory else "error"), cause[:300]
+    return ("oom" if is_out_of_memory(error) else "error"), cause[:300]
 
 
 def _give_up(error: Exception) -> NoReturn:

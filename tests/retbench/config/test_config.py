@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retbench import suites
+from retbench.config import values
 from retbench.config.run import DTYPES, MODES, PROFILES, RunConfig
 from retbench.engine.resolve import explicit, resolve
 from retbench.errors import UserError
@@ -336,3 +337,12 @@ def test_a_suite_that_is_not_timed_has_no_use_for_an_end(name: str) -> None:
 def test_a_configuration_goes_to_other_processes_as_it_is() -> None:
     config = resolve(device="cpu", overrides=["retnet.decay=paper"])
     assert pickle.loads(pickle.dumps(config)) == config
+
+
+def test_a_tilde_is_the_users_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert values.path("~/x") == "/home/me/x"
+    assert values.path("a~/x") == "a~/x"
+    monkeypatch.setattr("os.path.expanduser", str)
+    with pytest.raises(UserError, match="out: there is no home folder for '~/x'"):
+        values.folder("~/x")

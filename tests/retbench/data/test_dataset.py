@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +133,17 @@ def test_an_encoded_text_that_has_changed_is_encoded_anew(name: str) -> None:
     file.write_bytes(content)
     forget()
     assert load_dataset(None, "byte").train.tokens.tolist() == first
+
+
+def test_without_a_home_a_temporary_folder_is_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RETBENCH_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", str)  # neither HOME nor an entry among the users
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert cache.cache_folder() == tmp_path / f"retbench-{os.getuid()}"
+    forget()
 
 
 def test_another_text_or_another_tokenizer_is_another_data_set(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """Memory figures of this process, limits on it, and the exceptions that say it ran out."""
 
 import gc
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -246,6 +248,25 @@ def test_every_way_of_saying_out_of_memory_is_recognised():
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
     ):
         assert memory.is_out_of_memory(exception), exception
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "said"),
+    [
+        ("exit status 1: MemoryError", 0, True),
+        ("terminate called after throwing an instance of 'std::bad_alloc'", 0, True),
+        ("OSError: [Errno 12] Cannot allocate memory", 0, True),
+        ("ImportError: /tmp/x.so: failed to map segment from shared object", 0, True),
+        ("ImportError: /tmp/x.so: failed to map segment from shared object", os.ST_NOEXEC, False),
+        ("ImportError: x.so: failed to map segment from shared object", 0, False),
+        ("a room without memory of it", 0, False),
+    ],
+)
+def test_only_the_allocators_and_the_kernels_words_are_want_of_memory(
+    text, flags, said, monkeypatch
+):
+    monkeypatch.setattr(os, "statvfs", lambda file: SimpleNamespace(f_flag=flags))
+    assert memory.says_out_of_memory(text) == said
 
 
 def test_an_error_raised_from_want_of_memory_is_one():

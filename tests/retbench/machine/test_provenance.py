@@ -134,6 +134,25 @@ def test_the_commit_and_whether_the_tree_was_changed(tmp_path: Path) -> None:
     assert provenance._commit(tmp_path) == commit | {"dirty": True}
 
 
+def test_variables_that_decide_speed_are_recorded_without_paths() -> None:
+    found = provenance.environment({
+        "OMP_NUM_THREADS": "2", "HOME": "/home/me", "LD_PRELOAD": "/home/me/lib/libtcmalloc.so",
+        "TORCHDYNAMO_DISABLE": "1", "MY_OMP_": "no",
+    })  # fmt: skip
+    assert found == {
+        "LD_PRELOAD": "libtcmalloc.so", "OMP_NUM_THREADS": "2", "TORCHDYNAMO_DISABLE": "1",
+    }  # fmt: skip
+
+
+def test_a_commit_that_cannot_be_told_has_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert provenance.why_no_commit(tmp_path) == "the code is in no checkout of its own"
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr(provenance, "which", lambda name: None)
+    assert provenance.why_no_commit(tmp_path) == "git is not installed"
+
+
 def test_a_folder_inside_another_checkout_has_no_commit(tmp_path: Path) -> None:
     git(tmp_path, "init")
     git(tmp_path, "commit", "--allow-empty", "-m", "first")

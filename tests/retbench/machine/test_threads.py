@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +23,18 @@ def no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_worker_limits_spinning() -> None:
     found = workers.variables(2)
     assert {name: found[name] for name in threads.SPIN_LIMITS} == threads.SPIN_LIMITS
+
+
+def test_a_worker_finds_our_models_before_a_users_module_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models.py").write_text("raise SystemExit('not ours')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    ended = subprocess.run(
+        [sys.executable, "-m", "models.config"], env=workers.variables(1), capture_output=True
+    )
+    assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])

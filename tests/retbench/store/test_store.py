@@ -1,6 +1,9 @@
+import errno
 import json
+import os
 import random
 import shutil
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +147,21 @@ def test_a_cell_is_committed_once(tmp_path: Path, meta: dict[str, Any], batch: B
         with pytest.raises(ValueError, match="committed before"):
             writer.append(batch())
         assert writer.done == {(0, "retnet", "context=16,batch=1")}
+
+
+def test_a_file_system_that_syncs_no_folder_is_no_obstacle(
+    tmp_path: Path, meta: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def refused(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refused)
+    RunWriter.create(tmp_path / "run", meta).close()
+    assert open_run(tmp_path / "run").meta["state"] == "running"
 
 
 # Nothing is overwritten.

@@ -293,6 +293,16 @@ def test_a_step_of_each_sequence_is_that_of_a_prefill_of_one_token_more(family: 
     assert 0 <= error["value"] < 1e-5
 
 
+def test_a_step_is_not_called_compiled_where_the_compiler_is_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    run = Execution(small_model("retnet"), 1, 16, "compile", torch.device("cpu"))
+    with pytest.raises(CellFailure, match=r"TORCHDYNAMO_DISABLE=1 turns torch\.compile off") as off:
+        run.ready()
+    assert off.value.status == "unsupported"
+
+
 def test_one_wrong_sequence_among_many_is_not_within_the_others_rounding() -> None:
     exact = torch.ones(1000, 3, dtype=torch.float64)
     wrong = exact.index_fill(0, torch.tensor([7]), 0.0)

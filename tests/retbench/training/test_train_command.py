@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from retbench.errors import UserError
+from retbench.machine import host
 from retbench.training import job, model_folder
 
 Command = Callable[..., Any]
@@ -229,6 +230,18 @@ def test_a_training_is_not_continued_as_another(
     assert says in ended.err
 
 
+def test_a_training_goes_on_with_the_threads_that_there_are_now(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = model_folder.read_record(stopped)
+    record["settings"]["threads"] = 64
+    model_folder.write_record(stopped, record)
+    monkeypatch.setattr(host, "granted_cores", lambda: 1)
+    assert job.prepare(out=stopped, resume=True).settings.threads == 1
+    with pytest.raises(UserError, match="2 are more than the 1 processors"):
+        job.prepare(out=stopped, resume=True, threads=2)
+
+
 def test_other_data_are_refused(command: Command, text: Path, stopped: Path) -> None:
     Path("other.txt").write_text(text.read_text().replace("fox", "ox"))
     ended = command("train", "--resume", "--out", stopped, "--data", "other.txt")
@@ -290,7 +303,7 @@ def test_of_two_fresh_trainings_in_one_folder_the_first_is_left_alone(
 
 
 def test_what_ended_meanwhile_is_not_continued(command: Command, text: Path, stopped: Path) -> None:
-    late = job.prepare(out=stopped, resume=True)
+    late = job.job.prepare(out=stopped, resume=True)
     assert command("train", "--resume", "--out", stopped, "--quiet").status == 0
     with pytest.raises(UserError, match="has finished: there is nothing to continue"):
         job.carry_out(late)

@@ -1,0 +1,69 @@
+"""What this process is granted: the tightest limit counts, whichever says it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from retbench.config.requirements import check_threads
+from retbench.errors import Misfit
+from retbench.machine import host
+
+
+def write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def quota(folder: Path, membership: str, files: dict[str, str]) -> float | None:
+    write(folder / "membership", membership)
+    for name, text in files.items():
+        write(folder / "root" / name, text)
+    return host.quota_cores(folder / "root", folder / "membership")
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "cores"),
+    [
+        ("0::/a/b", {"a/cpu.max": "150000 100000", "a/b/cpu.max": "max 100000"}, 1.5),
+        ("0::/a/b", {"a/cpu.max": "400000 100000", "a/b/cpu.max": "200000 100000"}, 2.0),
+        ("0::/", {"cpu.max": "max 100000"}, None),
+        (
+            "4:cpu,cpuacct:/a",
+            {
+                "cpu,cpuacct/a/cpu.cfs_quota_us": "50000",
+                "cpu,cpuacct/a/cpu.cfs_period_us": "100000",
+            },
+            0.5,
+        ),
+        (
+            "4:cpu,cpuacct:/a",
+            {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"},
+            None,
+        ),
+        ("", {}, None),
+    ],
+)
+def test_the_tightest_of_nested_groups_of_either_version_counts(
+    tmp_path: Path, membership: str, files: dict[str, str], cores: float | None
+) -> None:
+    assert quota(tmp_path, membership, files) == cores
+
+
+def test_threads_beyond_the_quota_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "usable_cpus", lambda: {0, 1, 2, 3})
+    monkeypatch.setattr(host, "quota_cores", lambda: 1.5)
+    assert host.granted_cores() == 2
+    check_threads(2, here=True)
+    with pytest.raises(Misfit, match="3 are more than the 2 processors"):
+        check_threads(3, here=True)
+
+
+def test_a_system_that_does_not_say_which_processors_gives_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert len(host.usable_cpus()) == os.cpu_count()
+    assert host.physical_cores() >= 1
