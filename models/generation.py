@@ -22,7 +22,7 @@ def sample(
 
     Args:
         logits: (batch, vocab), of any float type.
-        temperature: divides the logits; 0 chooses greedily.
+        temperature: divides the logits; 0 chooses greedily, infinity evenly.
         top_k: keep only that many of the likeliest tokens.
         top_p: keep the smallest set of likeliest tokens whose probabilities reach this sum
             (nucleus sampling, Holtzman et al. 2020, arXiv 1904.09751).
@@ -32,9 +32,10 @@ def sample(
         int64 of shape (batch,).
 
     Raises:
-        ValueError: for a negative temperature, a ``top_k`` under 1, a ``top_p`` outside (0, 1].
+        ValueError: for a temperature that is negative or NaN, a ``top_k`` under 1, a ``top_p``
+            outside (0, 1].
     """
-    if temperature < 0:
+    if not temperature >= 0:  # nor is NaN
         raise ValueError(f"temperature must not be negative: {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1: {top_k}")
@@ -42,18 +43,20 @@ def sample(
         raise ValueError(f"top_p must be in (0, 1]: {top_p}")
     if temperature == 0:
         return logits.argmax(-1)
-    scaled = logits.float() / temperature
-    if top_k is not None and top_k < scaled.shape[-1]:
-        # By index: a threshold would keep every token that ties with the last, common in bfloat16.
-        kept = scaled.topk(top_k, dim=-1)
-        scaled = torch.full_like(scaled, float("-inf")).scatter(-1, kept.indices, kept.values)
+    # The likeliest first: the order is the logits' own, which a temperature may make equal.
+    ordered, order = logits.float().sort(dim=-1, descending=True, stable=True)
+    kept = min(top_k or order.shape[-1], order.shape[-1])
+    # Less than the first, no quotient overflows; an impossible token stays so at any temperature.
+    below = ordered[..., :kept].double() - ordered[..., :1].double()
+    scaled = torch.where(below.isneginf(), below, below / temperature).float()
     if top_p is not None:
-        ordered, order = scaled.sort(dim=-1, descending=True)
-        probabilities = ordered.softmax(-1)
-        # A token stays if those before it do not reach top_p yet, so the first always stays.
+        probabilities = scaled.softmax(-1)
+        # A token stays if those before it do not reach top_p yet, and the first always.
         dropped = probabilities.cumsum(-1) - probabilities >= top_p
-        scaled = scaled.masked_fill(dropped.scatter(-1, order, dropped), float("-inf"))
-    return torch.multinomial(scaled.softmax(-1), 1, generator=generator).squeeze(-1)
+        dropped[..., 0] = False
+        scaled = scaled.masked_fill(dropped, float("-inf"))
+    chosen = torch.full_like(ordered, float("-inf")).scatter(-1, order[..., :kept], scaled)
+    return torch.multinomial(chosen.softmax(-1), 1, generator=generator).squeeze(-1)
 
 
 @torch.inference_mode()

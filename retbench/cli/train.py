@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -123,6 +124,8 @@ def generate(
     from retbench.config import requirements
     from retbench.training import model_folder
 
+    if math.isnan(temperature):
+        raise UserError("temperature: must be a number from 0 on, not nan")
     if top_p is not None and not 0 < top_p <= 1:
         raise UserError(f"top-p: must be above 0 and at most 1, not {top_p:g}")
     device, threads = requirements.machine(given.get("device"), given.get("threads"))

@@ -101,7 +101,9 @@ def test_a_missing_or_damaged_file_is_named(
     assert str(tmp_path / name) in str(caught.value)
 
 
-@pytest.mark.parametrize("fields", [{"n_layers": 3}, {"n_layers": 10**6}, {"d_ff": 8}, {"tie_embeddings": False}])
+@pytest.mark.parametrize(
+    "fields", [{"n_layers": 3}, {"n_layers": 10**6}, {"d_ff": 8}, {"tie_embeddings": False}]
+)
 def test_weights_of_another_configuration_are_named(
     small: Any, tmp_path: Path, fields: dict[str, Any]
 ) -> None:

@@ -112,3 +112,29 @@ def test_text_up_to_the_models_context_and_no_further(small: Any, family: str) -
 def test_an_empty_prompt_is_an_error(small: Any) -> None:
     with pytest.raises(ValueError, match="prompt is empty"):
         list(generate(small.model("retnet"), small.tokens(1, 0), 3))
+
+
+EDGE = torch.tensor([[0.0, 3.0, 2.0, float("-inf")]])
+
+
+@pytest.mark.parametrize(
+    ("asked", "possible"),
+    [
+        ({"temperature": 5e-324}, {1}),
+        ({"temperature": 5e-324, "top_k": 2}, {1}),
+        ({"temperature": float("inf")}, {0, 1, 2}),
+        ({"temperature": float("inf"), "top_k": 2}, {1, 2}),
+        ({"temperature": float("inf"), "top_p": 0.5}, {1, 2}),
+        ({"top_p": 5e-324}, {1}),
+        ({"top_k": 10**9, "temperature": 100.0}, {0, 1, 2}),
+    ],
+)
+def test_at_its_limits_sampling_is_what_they_say(asked: Any, possible: set[int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    found = sample(EDGE.expand(200, -1), generator=generator, **asked)
+    assert set(found.tolist()) == possible
+
+
+def test_a_temperature_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="temperature"):
+        sample(EDGE, temperature=float("nan"))
