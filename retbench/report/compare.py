@@ -27,6 +27,7 @@ from retbench.report.axes import on_sweep
 from retbench.report.frames import Floats, Row, column, groups, records
 from retbench.stats import comparison
 from retbench.stats.crossover import Crossover, crossover
+from retbench.stats.estimate import exp
 
 # A run has those of its suite; the others do not show.
 TIMES, MEMORY = metrics.compared("time"), metrics.compared("memory")
@@ -140,9 +141,7 @@ def _centres(rounds: pd.DataFrame, subject: str, baseline: str) -> Mapping[tuple
         return {}
     both = rounds[[subject, baseline]].dropna()
     return {
-        key: math.exp(
-            comparison.paired_centre(np.log(column(own, subject) / column(own, baseline)))
-        )
+        key: exp(comparison.paired_centre(np.log(column(own, subject) / column(own, baseline))))
         for key, own in groups(both, ["metric", "point", "block"])
     }
 
@@ -245,8 +244,9 @@ def crossing(paired: pd.DataFrame, meta: Mapping[str, Any]) -> tuple[Any, ...] |
         meta: ``run.json``; a smoke run earns no claim (M2).
 
     Returns:
-        Status, value, low, high, direction, and the reason where it is unclear; then the shortest
-        and the longest context, and the number of blocks.
+        Status, value, low, high, direction, and the reason where it is unclear, or which contexts
+        between others have no value; then the shortest and the longest context, and the number of
+        blocks.
     """
     known = paired[np.isfinite(column(paired, "ratio"))].pivot_table(
         index="block", columns="seq_len", values="ratio"
@@ -257,10 +257,19 @@ def crossing(paired: pd.DataFrame, meta: Mapping[str, Any]) -> tuple[Any, ...] |
     status, reason = (found.status, found.reason) if not _is_smoke(meta) else (NO_CLAIM, "")
     if status == "reached" and (reason := _vagueness(found)):
         status = "unclear"
+    elif status not in (NO_CLAIM, "unclear"):
+        reason = _gaps(known.columns.to_numpy(), meta["configuration"]["context"])
     claim: tuple[Any, ...] = (None, None, None, None)
     if status not in (NO_CLAIM, "unclear"):
         claim = found.value, found.low, found.high, found.direction
     return status, *claim, reason, known.columns.min(), known.columns.max(), found.n
+
+
+def _gaps(known: Iterable[int], planned: Iterable[int]) -> str:
+    """At which planned contexts between known ones there is no value; empty where at none."""
+    lengths = sorted(known)
+    gaps = [size for size in planned if lengths[0] < size < lengths[-1] and size not in lengths]
+    return f"no value at {', '.join(map(units.tokens, gaps))}" if gaps else ""
 
 
 def _vagueness(found: Crossover) -> str:

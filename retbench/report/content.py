@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retbench.errors import UserError
 from retbench.metrics import METRICS
+from retbench.report import stamp
 from retbench.report.tables import Table
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def of(run: Run) -> Content:
             f"{run.path}: no report is known for the suite {suite!r}", "update Retbench"
         )
     made: Content = importlib.import_module(_MAKERS[suite]).content(run)
-    return made
+    variables = stamp.environment(run.meta)
+    return replace(made, stamp=(*made.stamp, variables)) if variables else made
 
 
 def title_of(meta: Mapping[str, Any], models: Sequence[str]) -> str:

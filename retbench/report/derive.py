@@ -6,6 +6,7 @@ from a time has the time's interval, through the same formula.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -78,7 +79,10 @@ def _row(metric: Metric, found: Mapping[str, Row], known: Mapping[str, Any]) -> 
 
     def computed(**changed: float) -> float:
         given = arguments | changed
-        return float(formula(**{name: given[name] for name in metric.needs}))
+        try:
+            return float(formula(**{name: given[name] for name in metric.needs}))
+        except ZeroDivisionError:
+            return math.nan
 
     row = (time or measured[0]) | _WITHOUT_INTERVAL
     row |= {"metric": metric.tag, "unit": metric.unit, "value": computed()}

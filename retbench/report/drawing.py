@@ -127,9 +127,11 @@ def _legend(drawing: Drawing, body: FigureBase, entries: Legend) -> float:
     """The legend over the panels, in as many columns as fit; returns its height in inches."""
     if not entries:
         return 0.0
+    # Matplotlib leaves out a label that begins with an underscore.
+    labels = [f" {name}" if name.startswith("_") else name for name in entries]
     for columns in range(len(entries), 0, -1):
         legend = body.legend(
-            handles=list(entries.values()), loc="outside upper left", ncols=columns,
+            handles=list(entries.values()), labels=labels, loc="outside upper left", ncols=columns,
             handlelength=2.6, columnspacing=1.6, borderaxespad=0.2,
         )  # fmt: skip
         extent = legend.get_window_extent()

@@ -184,7 +184,8 @@ class Figure:
         own = own.reindex(columns=list(dict.fromkeys([*COLUMNS, *own])))
         sizes, places = (panel.x, panel.y) if self.geometry == "rows" else (panel.y, panel.x)
         for name in ("value", "low", "high"):
-            own[name] = own[name].astype(float) / sizes.divisor
+            given = own[name].astype(float) / sizes.divisor
+            own[name] = given.where(np.isfinite(given))  # an infinite loss has no place
         own["x"] = own["x"].astype(float) / places.divisor
         values = (value if isinstance(value, tuple) else () for value in own["each"])
         return own.assign(each=tuples([np.array(each) / sizes.divisor for each in values], own))

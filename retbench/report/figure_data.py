@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from retbench.report import units
 from retbench.report.figure import Figure
 from retbench.report.frames import Row, groups, records
 
@@ -76,5 +77,4 @@ def _plain(value: Any) -> Any:
     """A value as JSON has it: None where there is none."""
     if isinstance(value, tuple):
         return list(value)
-    value = value.item() if hasattr(value, "item") else value
-    return None if value is None or value is pd.NA or value != value else value
+    return None if value is pd.NA else units.plain(value)

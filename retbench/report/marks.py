@@ -41,7 +41,8 @@ def draw_lines(ax: Axes, figure: Figure, panel: Panel, legend: Legend) -> list[s
     for place, name in enumerate(names):
         own = rows[rows["series"] == name].sort_values("x", kind="stable")
         aside = apart * (place - (len(names) - 1) / 2)
-        notes += _series(ax, own, figure, figure.styles[name], name, legend, aside)
+        failed = _failed(figure, panel, name)
+        notes += _series(ax, own, figure, figure.styles[name], name, legend, aside, failed)
     for curve in figure.curves:
         if curve.panel == panel.key:
             _curve(ax, figure, panel, curve, legend)
@@ -85,15 +86,17 @@ def draw_rows(ax: Axes, figure: Figure, panel: Panel, legend: Legend) -> list[st
 
 def _series(
     ax: Axes, rows: pd.DataFrame, figure: Figure, style: Style, name: str, legend: Legend,
-    aside_pt: float,
+    aside_pt: float, failed: Floats,
 ) -> list[str]:  # fmt: skip
-    """The line of one series, its marks, and their intervals."""
+    """The line of one series, interrupted where it failed, its marks, and their intervals."""
     x, value, low, high = (column(rows, key) for key in ("x", "value", "low", "high"))
     known = np.isfinite(low) & np.isfinite(high)
     banded = rows["n"].max() >= BAND_FROM and known.sum() > 1
     at = _moved(ax, 0.0 if banded else aside_pt, 0.0)
     # Ratios are joined thinly: it is their marks that say whether there is a verdict.
-    ax.plot(x, value, color=style.color, linestyle=style.line, transform=at, zorder=3)
+    gaps = np.searchsorted(x, failed[~np.isin(failed, x)])
+    line = np.insert(x, gaps, np.nan), np.insert(value, gaps, np.nan)
+    ax.plot(*line, color=style.color, linestyle=style.line, transform=at, zorder=3)
     notes = []
     hollow = (rows["open"] == True).to_numpy(bool)  # noqa: E712 (missing is no)
     for mask, open_ in ((~hollow, False), (hollow, True)):
@@ -103,8 +106,10 @@ def _series(
     entry = _marker(style, False) | {"linestyle": style.line}
     legend.setdefault(name, Line2D([], [], label=name, **entry))
     if banded:
-        ax.fill_between(x[known], low[known], high[known], color=style.color, alpha=0.16, lw=0,
-                        zorder=2)  # fmt: skip
+        first, last = (
+            np.insert(np.where(known, edge, np.nan), gaps, np.nan) for edge in (low, high)
+        )
+        ax.fill_between(line[0], first, last, color=style.color, alpha=0.16, lw=0, zorder=2)
         notes.append(f"band: {figure.interval}")
         return notes + _cut(ax, x[known], low[known], high[known], style, at, figure)
     notes += _whiskers(ax, x[known], low[known], high[known], style, at, figure)
@@ -120,6 +125,13 @@ def _series(
                     transform=_moved(ax, aside_pt + _EACH_PT, 0.0))  # fmt: skip
             notes.append(f"small dots: one {figure.each} each")
     return notes
+
+
+def _failed(figure: Figure, panel: Panel, name: str) -> Floats:
+    """Where on the x axis a series failed, ascending."""
+    rows = figure.failures
+    own = rows[(rows["panel"] == panel.key) & (rows["series"] == name)]
+    return np.unique(own["x"].dropna().to_numpy(dtype=np.float64)) / panel.x.divisor
 
 
 def _marker(style: Style, open_: bool) -> dict[str, Any]:

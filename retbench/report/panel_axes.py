@@ -25,6 +25,7 @@ from retbench.report.figure import Axis, Figure, Panel
 Legend = dict[str, Line2D]
 
 _REACH = 1.5  # how far beyond the values an interval may stretch an axis
+_DRAWABLE = (1e-290, 1e290)  # sizes beyond, at the edge of float64, have no room around them
 _PAD = 0.06  # free space at both ends of an axis, as a share of it
 _NARROW_IN = 4.0  # a panel of rows, its texts included
 _TICK_IN = 0.42  # least distance of labelled ticks
@@ -99,7 +100,7 @@ def _held(figure: Figure, panel: Panel) -> list[float]:
 
 def _around(values: Iterable[float]) -> tuple[float, float]:
     """Limits of a log axis: a factor of 1.2 at least, so that noise does not look like a trend."""
-    sizes = [value for value in values if math.isfinite(value) and value > 0] or [1.0]
+    sizes = [value for value in values if _DRAWABLE[0] < value < _DRAWABLE[1]] or [1.0]
     low, high = min(sizes), max(sizes)
     widen = math.sqrt(max(1.2 * low / high, 1.0))
     unit = math.log(high / low * widen**2) * _PAD / (1 - 2 * _PAD)

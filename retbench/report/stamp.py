@@ -80,6 +80,14 @@ def noise_floor(meta: Mapping[str, Any]) -> str:
     )
 
 
+def environment(meta: Mapping[str, Any]) -> str | None:
+    """The variables that decide how fast something computes; None where none was set."""
+    found = meta["provenance"].get("environment")
+    if not found:
+        return None
+    return "environment: " + " ".join(f"{name}={value}" for name, value in found.items())
+
+
 def _floors(meta: Mapping[str, Any]) -> str:
     """The floor of each metric, and whether the audit found what was planted."""
     audit = meta["audit"]

@@ -9,13 +9,21 @@ operations are tints of blue. Parts and settings, which are no models, are greys
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import matplotlib
-from matplotlib.colors import to_hex, to_rgb
+# A notebook names a backend to whatever it starts, installed there or not; figures here need none.
+_BACKEND = os.environ.pop("MPLBACKEND", None)
+import matplotlib  # noqa: E402
+from matplotlib.colors import to_hex, to_rgb  # noqa: E402
+
+if _BACKEND is not None:
+    os.environ["MPLBACKEND"] = _BACKEND
+    with suppress(ValueError):
+        matplotlib.rcParams["backend"] = _BACKEND
 
 LineStyle = Literal["-", ""] | tuple[float, Sequence[float]]
 
@@ -90,6 +98,7 @@ _RC: Any = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "lines.linewidth": 1.5,
+    "text.parse_math": False,  # a dollar in a label is a dollar
     "legend.frameon": False,
     "svg.fonttype": "none",  # text stays text: small files that can be searched and read aloud
     "svg.hashsalt": "retbench",  # identifiers derive from it instead of chance

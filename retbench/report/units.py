@@ -20,6 +20,8 @@ from typing import Any
 DASH = "–"  # what a table shows where there is no value
 
 KIB = 1024
+_LARGE = 1e12  # from here on a number is written with an exponent
+_SMALL = 1e-12  # and one with an interval up to here
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def significant(value: float | None, digits: int = 3) -> str:
         return DASH
     if value == 0:
         return "0"
-    if not 1e-4 <= abs(value) < 1e12:
+    if not 1e-4 <= abs(value) < _LARGE:
         return f"{value:.{digits - 1}e}"
     rounded = round(value, digits - 1 - _magnitude(value))
     # 9.996 becomes 10.0, which has one digit more before the point.
@@ -110,6 +112,9 @@ def with_interval(
     if value is None or low is None or high is None or is_missing(value + high - low):
         return significant(value if value is None else value / divisor, digits)
     edges = value / divisor, low / divisor, high / divisor
+    if not _SMALL < max(map(abs, edges)) < _LARGE:
+        texts = [significant(edge, digits) for edge in edges]
+        return f"{texts[0]} [{texts[1]}, {texts[2]}]"
     half = (edges[2] - edges[1]) / 2
     decimals = digits - 1 - _magnitude(edges[0])
     if half > 0:
@@ -138,9 +143,13 @@ def factor(row: Mapping[str, Any], lower: str = "faster", higher: str = "slower"
     """
     edges = row["value"], row["low"], row["high"]
     if row["value"] < 1:
-        edges = 1 / row["value"], 1 / row["high"], 1 / row["low"]
+        edges = _inverse(row["value"]), _inverse(row["high"]), _inverse(row["low"])
     value, bracket, interval = with_interval(*edges).partition(" [")
     return f"{value}x {lower if row['value'] < 1 else higher}{bracket}{interval}"
+
+
+def _inverse(value: float) -> float:
+    return 1 / value if value else math.inf
 
 
 def change(row: Mapping[str, Any]) -> str:
@@ -156,6 +165,8 @@ def rounded_tokens(count: float) -> str:
 
 def tokens(count: float) -> str:
     """A number of tokens as people write it: 512, 1k, 64k."""
+    if is_missing(count):
+        return DASH
     whole = round(count)
     if whole >= KIB and whole % KIB == 0:
         return f"{whole // KIB}k"
@@ -205,6 +216,8 @@ def scaled(value: float, unit: str) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds as people say them: ``40 s``, ``3 min``, ``2 h 05 min``."""
+    if is_missing(seconds):
+        return DASH
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

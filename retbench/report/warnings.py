@@ -115,9 +115,9 @@ def claims(meta: Mapping[str, Any], unit: str) -> Iterator[str]:
     nested = [value for value in provenance.values() if isinstance(value, Mapping)]
     if any(part.get("dirty") for part in (provenance, *nested)):
         yield "the source tree was dirty: the commit does not say what ran"
-    version = provenance.get("versions", {}).get("retbench")
-    if "commit" in provenance and not (provenance["commit"] or version):
-        yield "neither a commit nor an installed version says what source ran"
+    if "commit" in provenance and not provenance["commit"]:
+        why = provenance.get("commit_unknown") or "for an unknown reason"
+        yield f"no commit says what source ran: {why}"
 
 
 def few_blocks(ratios: pd.DataFrame) -> Iterator[str]:

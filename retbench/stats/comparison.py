@@ -64,7 +64,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import polygamma, psi, stdtrit
 
-from retbench.stats.estimate import Floats
+from retbench.stats.estimate import Floats, exp, expm1
 
 Verdict = Literal["faster", "slower", "equivalent", "inconclusive"]
 
@@ -172,7 +172,7 @@ def _judged(
     centre = float(row.mean()) if n else math.nan
     if n < 2:
         return Comparison(
-            math.exp(centre), math.nan, math.nan, n, 1 - alpha, "inconclusive", math.nan, None
+            exp(centre), math.nan, math.nan, n, 1 - alpha, "inconclusive", math.nan, None
         )
     df, error = n - 1 + prior, math.sqrt(variance / n)
     reach = float(stdtrit(df, 1 - alpha / 2)) * error
@@ -182,8 +182,8 @@ def _judged(
     if verdict == "inconclusive":
         needed = _blocks_needed(abs(centre), variance, prior / (n - 1), n, bounds, alpha)
     return Comparison(
-        math.exp(centre), math.exp(centre - reach), math.exp(centre + reach), n, 1 - alpha, verdict,
-        math.expm1(told), needed,
+        exp(centre), exp(centre - reach), exp(centre + reach), n, 1 - alpha, verdict, expm1(told),
+        needed,
     )  # fmt: skip
 
 

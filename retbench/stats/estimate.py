@@ -22,7 +22,18 @@ from scipy.special import stdtr, stdtrit
 Floats = NDArray[np.float64]
 Method = Literal["order", "t", "crossed", "documents", "seeds", "wilson", "answers", "none"]
 
+_OVERFLOWS = 709.0  # natural logarithm of the largest float64, rounded down
 _MOST_REPLICATES = 1000  # a row that needs more will not be settled by measuring longer
+
+
+def exp(value: float) -> float:
+    """``math.exp``, infinite where it overflows."""
+    return math.exp(value) if value < _OVERFLOWS else math.inf
+
+
+def expm1(value: float) -> float:
+    """``math.expm1``, infinite where it overflows."""
+    return math.expm1(value) if value < _OVERFLOWS else math.inf
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ class Estimate:
     def mapped(self, function: Callable[[float], float]) -> Estimate:
         """The estimate of ``function`` of the quantity; ``function`` must never decrease.
 
-        A loss in nats becomes a perplexity by ``estimate.mapped(math.exp)``.
+        A loss in nats becomes a perplexity by ``estimate.mapped(exp)``.
         """
         low, high = (None if edge is None else function(edge) for edge in (self.low, self.high))
         return replace(self, value=function(self.value), low=low, high=high)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
-from retbench.stats.estimate import Effect, Estimate, Floats
+from retbench.stats.estimate import Effect, Estimate, Floats, exp
 
 LEAST_SIZES = 2
 LEAST_SIZES_OFFSET = 4  # three numbers are fitted
@@ -98,7 +98,7 @@ def power_law(
     scales = _mean(lines[:, 0] - lines[:, 1] * middle, confidence)
     return PowerLaw(
         exponent=_mean(-lines[:, 1], confidence),
-        scale=scales.mapped(_exp),
+        scale=scales.mapped(exp),
         offset=_not_negative(_mean(offsets, confidence)) if offset else None,
         lines=lines, offsets=offsets, middle=middle,
         smallest=float(used.min()), largest=float(used.max()),
@@ -174,9 +174,9 @@ def crossing(subject: PowerLaw, baseline: PowerLaw, confidence: float = 0.95) ->
     status: Literal["within", "near", "far"] = "far"
     if reach <= math.log(NEAR):
         status = "near" if reach > 0 else "within"
-    low, high = (None, None) if edges is None else (_exp(edge + middle) for edge in edges)
+    low, high = (None, None) if edges is None else (exp(edge + middle) for edge in edges)
     beyond: Literal["better", "worse"] = "better" if slope < 0 else "worse"
-    return Crossing(status, _exp(place + middle), low, high, _exp(reach), beyond, n)
+    return Crossing(status, exp(place + middle), low, high, exp(reach), beyond, n)
 
 
 def _fieller(gaps: Floats, quantile: float) -> tuple[float, float] | None:
@@ -229,8 +229,3 @@ def _mean(values: Floats, confidence: float) -> Estimate:
 
 def _not_negative(estimate: Estimate) -> Estimate:
     return estimate.mapped(lambda value: max(value, 0.0))
-
-
-def _exp(value: float) -> float:
-    """``math.exp`` with infinity where it overflows."""
-    return math.exp(value) if value < 709 else math.inf

@@ -20,6 +20,7 @@ from retbench.report.frames import Floats, Row, groups, records
 from retbench.report.quality.trained import EDGES, Tested, difference, edges, final, planned
 from retbench.stats import quality
 from retbench.stats.crossed_effects import crossed
+from retbench.stats.estimate import exp
 
 if TYPE_CHECKING:
     from retbench.store import Run
@@ -85,7 +86,7 @@ def losses(tested: Mapping[Place, Tested], run: Run, models: Sequence[str]) -> p
         loss = crossed(test.nats / test.tokens, test.tokens)
         bits = crossed(test.nats / math.log(2) / test.bytes, test.bytes)
         rows.append((
-            *place, test.protocol, *edges(loss), *edges(loss.mapped(math.exp)), *edges(bits),
+            *place, test.protocol, *edges(loss), *edges(loss.mapped(exp)), *edges(bits),
             loss.n, test.nats.shape[1],
         ))  # fmt: skip
     table = pd.DataFrame(rows, columns=LOSS_COLUMNS)
@@ -127,7 +128,7 @@ def ratios(
             continue
         gaps = difference(sides[0], sides[1])
         found = crossed(gaps, sides[0].tokens)
-        row |= dict(zip(EDGES, edges(found.mapped(math.exp)), strict=True))
+        row |= dict(zip(EDGES, edges(found.mapped(exp)), strict=True))
         row |= {"n": found.n, "verdict": NO_CLAIM}
         if found.n:
             judged.append((len(rows) - 1, gaps, sides[0].tokens))

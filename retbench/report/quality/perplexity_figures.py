@@ -17,6 +17,7 @@ from retbench.report.quality import loss_frames
 from retbench.report.quality.perplexity_tables import Perplexity
 from retbench.report.quality.scaling_figures import CROSSED, MARGIN, PAIRED
 from retbench.report.quality.trained import EDGES, Tested, ending, final_point, seed_ratios
+from retbench.stats.estimate import exp
 
 if TYPE_CHECKING:
     from retbench.store import Run
@@ -157,7 +158,7 @@ def ratios(found: Perplexity, tested: Tests) -> Figure:
 
 
 def _perplexities(test: Tested | None) -> tuple[float, ...]:
-    return () if test is None else tuple(math.exp(loss) for loss in test.losses)
+    return () if test is None else tuple(exp(loss) for loss in test.losses)
 
 
 def _over_seeds(

@@ -131,4 +131,7 @@ def _crossing(subject: Curve, baseline: Curve) -> Crossing | None:
         fits.append(power_law.power_law(sizes[kept], losses.loc[seeds, shared].to_numpy(float)))
     if len(seeds) == 0 or fits[0] is None or fits[1] is None:
         return None
+    # A seed's losses may be none that a power law could have.
+    if len(fits[0].lines) != len(fits[1].lines):
+        return None
     return power_law.crossing(fits[0], fits[1])

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from retbench.report.frames import Floats
-from retbench.stats.estimate import Estimate
+from retbench.stats.estimate import Estimate, exp
 
 if TYPE_CHECKING:
     from retbench.store import Run
@@ -62,7 +62,7 @@ def seed_ratios(subject: Tested | None, baseline: Tested | None) -> tuple[float,
     if subject is None or baseline is None:
         return ()
     gaps = difference(subject, baseline) @ subject.tokens / subject.tokens.sum()
-    return tuple(np.exp(gaps))
+    return tuple(map(exp, gaps))
 
 
 def final_point(meta: Mapping[str, Any], setting: str = "", value: str = "") -> str:

@@ -204,11 +204,13 @@ def crossing(row: Mapping[str, Any]) -> str:
         value, low, high = (round(row[edge]) for edge in ("value", "low", "high"))
         at = str(value) if low == high else units.with_interval(value, low, high)
         direction = row.get("direction_beyond", row.get("direction"))
-        return f"{at} tokens, {lower if direction == 'better' else higher} beyond"
+        beyond = f"{at} tokens, {lower if direction == 'better' else higher} beyond"
+        return f"{beyond}; {row['reason']}" if row["reason"] else beyond
     if row["status"] == "unclear":
         return f"unclear: {row['reason']}"
     side = lower if row["status"] == "always below" else higher
-    return f"not reached: {side} at every context"
+    where = f"every context that has a value; {row['reason']}" if row["reason"] else "every context"
+    return f"not reached: {side} at {where}"
 
 
 def claimed(crossovers: pd.DataFrame) -> pd.DataFrame:

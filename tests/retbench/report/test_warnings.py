@@ -24,7 +24,10 @@ def test_a_fair_audited_complete_run_has_no_warning(make_run: MakeRun) -> None:
         ({"audit": AUDIT | {"false": 1}}, "found 1 difference between a model and itself"),
         ({"state": "interrupted"}, "not finished"),
         ({"provenance": {"commit": {"hash": "abc", "dirty": True}}}, "dirty"),
-        ({"provenance": {"commit": None, "versions": {"retbench": None}}}, "neither a commit"),
+        (
+            {"provenance": {"commit": None, "commit_unknown": "no git"}},
+            "source ran: no git",
+        ),
         ({"models": {"transformer": {"parameters": 10_100_000}}}, "+1.0% non-embedding"),
         ({"models": {"transformer": {"weights_dtype": "bfloat16"}}}, "unequal dtype of weights"),
         ({"models": {"retnet": {"state_dtype": "float64"}}}, "unequal dtype of the state"),
