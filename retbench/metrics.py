@@ -229,6 +229,11 @@ _DECLARED = (
            "cross-entropy of the last tokens of every training window of a document, 128 or an "
            "eighth of the window, predicted from at most so many tokens: the same ones at any "
            "context (arXiv 2307.08621, table 8)", "lower"),
+    Metric("ar_hit_loss", "nat/token", "AR-hit loss", "quality",
+           "cross-entropy of the tokens of a document that complete a bigram seen before in the "
+           "window, in training windows that stand alone (arXiv 2312.04927)", "lower"),
+    Metric("first_occur_loss", "nat/token", "First-occurrence loss", "quality",
+           "cross-entropy of a document's other tokens, in the same windows", "lower"),
     Metric("accuracy", "ratio", "Accuracy", "quality",
            "share of the answers whose likeliest token is right, at a length and a load", "higher"),
     Metric("answers", "1", "Answers", "input", "answers asked for at a length and a load"),

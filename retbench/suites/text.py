@@ -182,6 +182,8 @@ def add_lengths(
         progress(f"test at {length} tokens")
         nats = [token_nats(model, tokens, window=length) for tokens, _ in documents.parts]  # type: ignore[arg-type]
         _add_documents(rows, "length", nats, length, f"window={length},stride={length}")
+        if length == context:
+            _add_bigrams(rows, nats, documents, length)
         if length in (context, fitting[-1]):
             for edge, loss in by_position(nats, length).items():
                 rows.add("position", "position_loss", loss, trial=edge, seq_len=length)
@@ -189,6 +191,22 @@ def add_lengths(
         progress("test with the state carried on")
         carried = [carried_nats(model, tokens, window=context) for tokens, _ in documents.parts]
         _add_documents(rows, "carried", carried, context, f"carried,window={context}")
+
+
+def _add_bigrams(
+    rows: Rows, nats: list[NDArray[np.float64]], documents: Documents, window: int
+) -> None:
+    """Loss of the tokens that complete a bigram seen before in the window, and of the others."""
+    from retbench.training.evaluation import repeated_bigrams
+
+    for number, ((tokens, _), document) in enumerate(zip(documents.parts, nats, strict=True)):
+        hit = repeated_bigrams(tokens, window)
+        for phase, chosen in (("ar_hit", hit), ("first_occur", ~hit)):
+            if chosen.any():
+                rows.add(
+                    phase, f"{phase}_loss", float(document[chosen].mean()), trial=number,
+                    implementation=f"window={window},stride={window}",
+                )  # fmt: skip
 
 
 def _add_documents(

@@ -176,6 +176,28 @@ def by_position(nats: Iterable[Floats], window: int) -> dict[int, float]:
     return means
 
 
+def repeated_bigrams(tokens: NDArray[Any], window: int) -> NDArray[np.bool_]:
+    """Where a token completes a bigram that its window has seen before: an AR hit.
+
+    Arora et al. 2023, "Zoology", arXiv 2312.04927, section 3, who leave out bigrams that are
+    frequent in training; here none is.
+
+    Args:
+        tokens: of a document, shape (tokens,).
+        window: length of the windows, which stand alone.
+
+    Returns:
+        Of token i + 1 at entry i, shape (tokens - 1,).
+    """
+    ids = np.asarray(tokens).astype(np.int64)
+    bigrams = ids[:-1] * (ids.max() + 1) + ids[1:]
+    repeated = np.ones(len(bigrams), dtype=np.bool_)
+    for start in range(0, len(bigrams), window):
+        _, first = np.unique(bigrams[start : start + window], return_index=True)
+        repeated[start + first] = False
+    return repeated
+
+
 def _nats(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of every position, in float32 or wider: float64 (batch, time)."""
     wide = torch.promote_types(logits.dtype, torch.float32)

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from retbench.store import Run
 
 Place = tuple[str, str, int, str]
-"""Preset, phase (``test``, ``length``, ``carried``, ``last``), window or context in tokens, model.
+"""Preset, phase (``test``, ``length``, ``carried``, ``last``, ``ar_hit``,
+``first_occur``), window or context in tokens, model.
 
 With the state carried on the window changes nothing but rounding: it is the training's length.
 """
@@ -36,7 +37,7 @@ LOSS_COLUMNS = [
     "bits_per_byte_high", "n", "documents",
 ]  # fmt: skip
 RATIO_COLUMNS = ["preset", "subject", "baseline", *EDGES, "n", "verdict", "n_needed", "note"]
-PER_TOKEN = ("last_loss",)
+PER_TOKEN = ("last_loss", "ar_hit_loss", "first_occur_loss")
 """Metrics of a part of a document's tokens: documents are weighed by all of theirs."""
 SCALARS = (
     "parameters", "learning_rate", "train_tokens", "train_flops", "train_tokens_per_s",

@@ -31,6 +31,10 @@ _SLIDING = (
     "window to window; both have one value, however long the text is"
 )
 _WINDOWS = {"length": "alone", "test": "sliding", "carried": "state carried"}
+_BIGRAMS = (
+    "AR hit: tokens that complete a bigram seen before in the training window; first occurrence: "
+    "all others (Arora et al. 2023, arXiv 2312.04927; bigrams frequent in training are counted too)"
+)
 _LAST = (
     "the last tokens of every training window, the same at any context (as in the RetNet paper, "
     "arXiv 2307.08621, table 8)"
@@ -83,7 +87,7 @@ class Perplexity:
 
 def tables(found: Perplexity) -> tuple[Table, ...]:
     """Every table that has a row, in the order in which to read them."""
-    makers = (_losses, lengths, _contexts, _tuning, _trainings)
+    makers = (_losses, lengths, _contexts, _bigrams, _tuning, _trainings)
     return filled(*(table(found) for table in makers))
 
 
@@ -156,6 +160,25 @@ def lengths(found: Perplexity) -> Table:
     )  # fmt: skip
 
 
+def _bigrams(found: Perplexity) -> Table:
+    """One row per model: perplexity of what the window has shown before, and of the rest."""
+    phases = {"ar_hit": "AR hit", "first_occur": "First occurrence"}
+    frame = found.losses[found.losses["phase"].isin(phases)]
+    rows: dict[str, Row] = {}
+    for row in records(frame):
+        rows.setdefault(row["model"], {"model": row["model"]})[row["phase"]] = row
+    columns = [
+        name("Model", "model"),
+        *(Column(title, partial(_perplexity, key=phase), metric=f"{phase}_loss")
+          for phase, title in phases.items()),
+    ]  # fmt: skip
+    return Table(
+        "bigrams", "Perplexity by what the window has shown", frame, columns, (_BIGRAMS, INTERVAL),
+        [rows[model] for model in found.models if model in rows],
+        cited={"perplexity": "perplexity"}, ids=("model", "phase"),
+    )  # fmt: skip
+
+
 def _contexts(found: Perplexity) -> Table:
     """One row per model: perplexity of the same tokens at every context."""
     frame = found.at("last")
@@ -179,14 +202,14 @@ def _by_length(frame: pd.DataFrame) -> dict[tuple[str, str], Row]:
 def _length_columns(frame: pd.DataFrame, metric: str) -> list[Column]:
     """A column per length; the longest is the last to be left out."""
     return [
-        Column(units.tokens(n), partial(_perplexity, length=n),
+        Column(units.tokens(n), partial(_perplexity, key=str(n)),
                rank=int(n != frame["seq_len"].max()), metric=metric)
         for n in sorted({int(length) for length in frame["seq_len"]})
     ]  # fmt: skip
 
 
-def _perplexity(row: Row, length: int) -> str:
-    found = row.get(str(length))
+def _perplexity(row: Row, key: str) -> str:
+    found = row.get(key)
     return units.DASH if found is None else quantity("", "perplexity").cell(found)
 
 

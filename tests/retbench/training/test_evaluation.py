@@ -11,7 +11,14 @@ import torch
 from torch.nn import functional as F
 
 from models.registry import config_for
-from retbench.training.evaluation import by_position, carried_nats, last_nats, mean_loss, token_nats
+from retbench.training.evaluation import (
+    by_position,
+    carried_nats,
+    last_nats,
+    mean_loss,
+    repeated_bigrams,
+    token_nats,
+)
 
 TOKENS = np.random.default_rng(0).integers(40, size=101)
 
@@ -101,6 +108,12 @@ def test_the_mean_loss_is_that_of_the_tokens(models: Any) -> None:
     model = models["retnet"]
     expected = token_nats(model, TOKENS[:51], window=16).mean()
     assert mean_loss(model, TOKENS, window=16, at_most=50) == pytest.approx(expected)
+
+
+def test_a_repeated_bigram_is_one_that_its_window_has_seen_before() -> None:
+    tokens = np.array([1, 2, 1, 2, 1, 2, 3, 1, 2])  # bigrams 12 21 12 21 12 23 31 12
+    assert repeated_bigrams(tokens, 8).tolist() == [0, 0, 1, 1, 1, 0, 0, 1]
+    assert repeated_bigrams(tokens, 4).tolist() == [0, 0, 1, 1, 0, 0, 0, 1]
 
 
 def test_positions_fall_into_buckets_that_double() -> None:
