@@ -70,6 +70,33 @@ def replicates(meta: Mapping[str, Any]) -> tuple[str, ...]:
     return (f"test documents: {what}; as replicates {count - 1} degrees of freedom at most",)
 
 
+def untuned(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """What of model and training is not tuned: a note, where it is known.
+
+    Args:
+        meta: ``run.json`` of a run whose trainings are carried through.
+    """
+    models = meta["models"]
+    known = [model["training"] for model in models.values() if "training" in model]
+    if not known:
+        return ()
+    used, configs = known[0], {label: model["config"] for label, model in models.items()}
+    tied = {config.get("tie_embeddings") for config in configs.values()}
+    decays = [f"{label}: {config['decay']}" for label, config in configs.items()
+              if isinstance(config.get("decay"), str)]  # fmt: skip
+    said = [
+        f"AdamW with betas {used['beta1']:g} and {used['beta2']:g}",
+        f"weight decay {used['weight_decay']:g}",
+        f"gradients clipped to norm {used['grad_clip']:g}",
+        f"linear warm-up over {used['warmup_steps']} steps, then a cosine to "
+        f"{used['final_ratio']:g} of the peak",
+        *(["tied embeddings"] if tied == {True} else []),
+        "no dropout",
+        *([f"decays ({', '.join(decays)})"] if decays else []),
+    ]
+    return (f"not tuned, the same for all: {'; '.join(said)}",)
+
+
 def compared(row: Row) -> str:
     """A ratio of perplexities as the change that it is, with its verdict."""
     return f"perplexity {units.change(row)}, {units.verdict(row, 'seed')}"

@@ -22,6 +22,7 @@ from retbench.report.quality.columns import (
     quantity,
     replicates,
     seeds,
+    untuned,
 )
 from retbench.report.quality.trained import EDGES, ending
 from retbench.report.tables import Column, Table, name
@@ -120,7 +121,8 @@ def _losses(found: Perplexity) -> Table:
         Column("Status", ending, style="name", rank=2),
     ]  # fmt: skip
     notes = (
-        INTERVAL, protocol(found.protocol), *replicates(found.meta), f"{meaning}; {VERDICTS}",
+        INTERVAL, protocol(found.protocol), *replicates(found.meta), *untuned(found.meta),
+        f"{meaning}; {VERDICTS}",
     )  # fmt: skip
     return Table(
         "perplexity", "Perplexity", frame, columns, notes, above=True,

@@ -16,6 +16,7 @@ from retbench.report.quality.columns import (
     quantity,
     replicates,
     seeds,
+    untuned,
 )
 from retbench.report.quality.scaling_figures import TITLES, Scaling
 from retbench.report.quality.scaling_frames import ALONG, Along
@@ -49,7 +50,7 @@ def _losses(scaling: Scaling) -> Table:
         Column("Status", ending, style="name", rank=2),
     ]  # fmt: skip
     protocols = ", ".join(dict.fromkeys(scaling.table["protocol"])) or "not measured"
-    notes = (INTERVAL, protocol(protocols), *replicates(scaling.meta))
+    notes = (INTERVAL, protocol(protocols), *replicates(scaling.meta), *untuned(scaling.meta))
     cited = ("loss", "perplexity", "bits_per_byte")
     return Table(
         "scaling", "Test loss by size", frame, columns, notes, grouped=True, above=True,
