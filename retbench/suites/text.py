@@ -133,9 +133,9 @@ def add_test(rows: Rows, model: LanguageModel, documents: Documents) -> None:
     for number, (tokens, size) in enumerate(documents.parts):
         nats = token_nats(model, tokens, window=window, stride=stride)  # type: ignore[arg-type]
         how = f"window={window},stride={stride}"
-        rows.add("test", "test_nats", float(nats.sum()), trial=number, implementation=how)
-        rows.add("test", "test_tokens", len(nats), trial=number, implementation=how)
-        rows.add("test", "test_bytes", size, trial=number, implementation=how)
+        rows.add("test", "test_nats", float(nats.sum()), index=number, implementation=how)
+        rows.add("test", "test_tokens", len(nats), index=number, implementation=how)
+        rows.add("test", "test_bytes", size, index=number, implementation=how)
 
 
 def add_contexts(rows: Rows, model: LanguageModel, documents: Documents) -> None:
@@ -148,7 +148,7 @@ def add_contexts(rows: Rows, model: LanguageModel, documents: Documents) -> None
         for number, (tokens, _) in enumerate(documents.parts):
             nats = last_nats(model, tokens, window=window, context=context, last=last)  # type: ignore[arg-type]
             rows.add(
-                "last", "last_loss", float(nats.mean()), trial=number, seq_len=context,
+                "last", "last_loss", float(nats.mean()), index=number, seq_len=context,
                 implementation=f"last={last},window={window}",
             )  # fmt: skip
 
@@ -186,7 +186,7 @@ def add_lengths(
             _add_bigrams(rows, nats, documents, length)
         if length in (context, fitting[-1]):
             for edge, loss in by_position(nats, length).items():
-                rows.add("position", "position_loss", loss, trial=edge, seq_len=length)
+                rows.add("position", "position_loss", loss, index=edge, seq_len=length)
     if len(fitting) > 1 and _state_is_constant(config, context) and hasattr(model, "score"):
         progress("test with the state carried on")
         carried = [carried_nats(model, tokens, window=context) for tokens, _ in documents.parts]
@@ -204,7 +204,7 @@ def _add_bigrams(
         for phase, chosen in (("ar_hit", hit), ("first_occur", ~hit)):
             if chosen.any():
                 rows.add(
-                    phase, f"{phase}_loss", float(document[chosen].mean()), trial=number,
+                    phase, f"{phase}_loss", float(document[chosen].mean()), index=number,
                     implementation=f"window={window},stride={window}",
                 )  # fmt: skip
 
@@ -214,7 +214,7 @@ def _add_documents(
 ) -> None:
     for number, document in enumerate(nats):
         rows.add(
-            phase, "test_nats", float(document.sum()), trial=number, implementation=how,
+            phase, "test_nats", float(document.sum()), index=number, implementation=how,
             seq_len=length,
         )  # fmt: skip
 

@@ -227,7 +227,7 @@ def test_a_newer_schema_is_refused(run: Path, meta: dict[str, Any]) -> None:
         ('{"schema_version": 1,\n"suite": ', r"run\.json:2: damaged"),
         ('{"name": "package"}', r"run\.json:1: not written by Retbench"),
         ("[1, 2]", r"run\.json:1: not written by Retbench"),
-        ('{"schema_version": 2}', r"run\.json:1: damaged, it lacks 'started'"),
+        ('{"schema_version": 3}', r"run\.json:1: damaged, it lacks 'started'"),
         ("\x00\xff", r"run\.json:1: damaged"),
     ],
 )

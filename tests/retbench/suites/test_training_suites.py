@@ -253,7 +253,7 @@ def test_all_models_of_a_block_see_the_same_data_in_the_same_order(
 
 def test_the_final_training_has_the_rate_that_the_dev_split_chose(runs: dict[str, Run]) -> None:
     frame = runs["perplexity"].frame()
-    scalar = frame[frame["trial"].isna()].pivot_table(
+    scalar = frame[frame["index"].isna()].pivot_table(
         index=["model", "point"], columns="metric", values="value"
     )
     for model in ("retnet", "transformer"):
@@ -269,7 +269,7 @@ def test_every_protocol_scores_the_same_tokens_and_a_state_is_carried_where_it_i
 ) -> None:
     frame = runs["perplexity"].frame()
     nats = frame[frame["metric"] == "test_nats"]
-    documents = nats.groupby(["model", "phase", "seq_len"])["trial"].nunique()
+    documents = nats.groupby(["model", "phase", "seq_len"])["index"].nunique()
     assert documents.nunique() == 1
     carried = nats[nats["phase"] == "carried"]
     assert set(carried["model"]) == {"retnet"}
