@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, get_args
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Status = Literal["ok", "oom", "oom_implied", "unsupported", "timeout", "error", "invalid", "bound"]
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -22,9 +22,9 @@ class Sample(TypedDict):
     ``seq_len`` and ``batch_size`` count tokens and sequences; ``value`` is in ``unit``.
     ``block`` counts rounds from 0, ``process`` counts worker processes from 0 over the whole run,
     ``trial`` of a timed sample is the round of its block, which all contenders that take turns
-    share; it is None where a metric has one value a process. In a training suite ``trial`` is what
-    the metric runs over: the optimizer step of a curve, the document of a test, the last position
-    of a bucket, the load of a recall task.
+    share. ``index`` is what any other metric runs over: the optimizer step of a curve, the document
+    of a test, the position that a bucket ends before, the load of a recall task. Both are None
+    where a metric has one value a process.
     ``model`` is the contender's label. ``implementation`` names what really ran (the retention
     form, the attention backend, the source of a memory figure).
     """
@@ -45,6 +45,7 @@ class Sample(TypedDict):
     block: int
     process: int
     trial: int | None
+    index: int | None
     value: float | None
     status: Status
     cause: str | None
@@ -169,7 +170,7 @@ _DECLARED = (
            "higher"),
     Metric("largest_batch_tokens_per_s", "tokens/s", "Throughput at the largest batch", "analytic",
            "the largest batch over its TPOT bound", "higher"),
-    # What one training measures; ``trial`` is the optimizer step of a curve.
+    # What one training measures; ``index`` is the optimizer step of a curve.
     Metric("train_loss", "nat/token", "Train loss", "quality",
            "cross-entropy on the training split, mean over the steps since the record before",
            "lower"),
@@ -216,25 +217,24 @@ _DECLARED = (
     Metric("step_hardware_flops", "flop", "Step hardware FLOPs", "analytic",
            "analytic FLOPs of forward and backward of a batch in the form that runs, masked "
            "products and what is computed anew among them"),
-    # What the trained model is then tested on; ``trial`` is the document.
+    # What the trained model is then tested on; ``index`` is the document.
     Metric("test_nats", "nat", "Test loss", "quality",
            "negative log-likelihood of a test document, every token but its first scored once",
            "lower"),
     Metric("test_tokens", "1", "Test tokens", "input", "tokens scored in a test document"),
     Metric("test_bytes", "bytes", "Test bytes", "input", "UTF-8 bytes of a test document"),
-    Metric("ar_hit_loss", "nat/token", "AR-hit loss", "quality",
-           "cross-entropy of the test tokens that complete a bigram which their window has shown "
-           "before (arXiv 2312.04927): what can be recalled; of single characters that is most of "
-           "a text, so a tokenizer of words tells more", "lower"),
-    Metric("other_loss", "nat/token", "Other loss", "quality",
-           "cross-entropy of the test tokens that complete no such bigram", "lower"),
     Metric("position_loss", "nat/token", "Loss by position", "quality",
-           "cross-entropy over the positions of a bucket, that ends before position `trial` of "
+           "cross-entropy over the positions of a bucket, that ends before position `index` of "
            "the window", "lower"),
     Metric("last_loss", "nat/token", "Loss of the last tokens", "quality",
            "cross-entropy of the last tokens of every training window of a document, 128 or an "
            "eighth of the window, predicted from at most so many tokens: the same ones at any "
            "context (arXiv 2307.08621, table 8)", "lower"),
+    Metric("ar_hit_loss", "nat/token", "AR-hit loss", "quality",
+           "cross-entropy of the tokens of a document that complete a bigram seen before in the "
+           "window, in training windows that stand alone (arXiv 2312.04927)", "lower"),
+    Metric("first_occur_loss", "nat/token", "First-occurrence loss", "quality",
+           "cross-entropy of a document's other tokens, in the same windows", "lower"),
     Metric("accuracy", "ratio", "Accuracy", "quality",
            "share of the answers whose likeliest token is right, at a length and a load", "higher"),
     Metric("answers", "1", "Answers", "input", "answers asked for at a length and a load"),

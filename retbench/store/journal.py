@@ -33,7 +33,7 @@ STATUS_METRIC = "cell_s"
 
 _TYPES: dict[str, set[type[Any]]] = {column: {str} for column in COLUMNS} | {
     "seq_len": {int}, "batch_size": {int}, "block": {int}, "process": {int},
-    "trial": {int, NoneType}, "value": {int, float, NoneType},
+    "trial": {int, NoneType}, "index": {int, NoneType}, "value": {int, float, NoneType},
     "cause": {str, NoneType}, "flags": {list},
 }  # fmt: skip
 _LEAST = {"seq_len": 0, "batch_size": 1, "block": 0, "process": -1, "trial": 0}

@@ -82,7 +82,8 @@ class Run:
         """All samples, one row each.
 
         The columns are :data:`retbench.metrics.COLUMNS` and the settings of the points, see
-        :meth:`placed`. ``value`` is float64 with NaN for none, ``trial`` the nullable Int64.
+        :meth:`placed`. ``value`` is float64 with NaN for none, ``trial`` and ``index`` the nullable
+        Int64.
         """
         return self.placed(_frame(self.columns))
 
@@ -123,7 +124,7 @@ def _frame(columns: Columns) -> pd.DataFrame:
 
     whole = dict.fromkeys(("seq_len", "batch_size", "block", "process"), "int64")
     frame = pd.DataFrame(columns, columns=list(COLUMNS))
-    return frame.astype(whole | {"trial": "Int64", "value": "float64"})
+    return frame.astype(whole | dict.fromkeys(("trial", "index"), "Int64") | {"value": "float64"})
 
 
 def open_run(path: str | Path) -> Run:
@@ -268,10 +269,12 @@ class RunWriter:
 
     def _remember(self, columns: Columns) -> None:
         """Keep the scalars of committed samples."""
-        names = ("block", "model", "point", "metric", "trial", "value")
-        for *cell, metric, trial, value in zip(*(columns[name] for name in names), strict=True):
+        names = ("block", "model", "point", "metric", "trial", "index", "value")
+        rows = zip(*(columns[name] for name in names), strict=True)
+        for *cell, metric, trial, index, value in rows:
             key = (cell[0], cell[1], cell[2])
-            if trial is None and value is not None and self.statuses[key]["status"] == "ok":
+            is_scalar = trial is None and index is None and value is not None
+            if is_scalar and self.statuses[key]["status"] == "ok":
                 self.scalars[*key, metric] = value
 
     def append(self, *batches: Sequence[Sample]) -> None:

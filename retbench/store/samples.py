@@ -36,6 +36,7 @@ def new_sample(
         block=0,
         process=0,
         trial=None,
+        index=None,
         value=value,
         status="ok",
         cause=None,

@@ -60,6 +60,8 @@ class QualityConfig(ModelsConfig):
     )  # fmt: skip
 
 
+_UNTUNED = ("weight_decay", "beta1", "beta2", "grad_clip", "warmup_steps", "final_ratio")
+
 Quality = TypeVar("Quality", bound=QualityConfig)
 
 
@@ -120,6 +122,14 @@ class QualitySuite(Suite[Quality]):
     def cost(self, config: Quality, ceilings: Mapping[str, Any] | None) -> QualityCost:
         """FLOPs of forward and backward at the machine's rate."""
         return QualityCost(config, ceilings, partial(self.steps, config))
+
+    def describe(self, session: Session) -> dict[str, Any]:
+        """As any suite does, and what of the training is not tuned."""
+        config = session.config
+        first = final_point(config, ())
+        trained = training_config(config, first, config.steps, config.learning_rates[0], 0)
+        untuned = {name: getattr(trained, name) for name in _UNTUNED}
+        return super().describe(session) | {"training": untuned}
 
     def verify(self, session: Session) -> float:
         """No model may see the future: a changed last token moves no earlier logit."""

@@ -120,4 +120,4 @@ def _add_record(rows: Rows, record: Record) -> None:
         ("train_s", record.seconds),
     ):  # fmt: skip
         if value is not None and math.isfinite(value):
-            rows.add("train", metric, value, trial=record.step, implementation=implementation)
+            rows.add("train", metric, value, index=record.step, implementation=implementation)

@@ -153,8 +153,8 @@ def _add_tests(rows: Rows, model: LanguageModel, task: tasks.Task) -> None:
         for load in loads:
             sequences = tasks.test_set(task, length, load, session.config.seed, TEST_SEQUENCES)
             right, answers = _right(model, *sequences)
-            rows.add("recall", "accuracy", right / answers, trial=load, seq_len=length)
-            rows.add("recall", "answers", answers, trial=load, seq_len=length)
+            rows.add("recall", "accuracy", right / answers, index=load, seq_len=length)
+            rows.add("recall", "answers", answers, index=load, seq_len=length)
 
 
 def _right(model: LanguageModel, tokens: tasks.Ints, targets: tasks.Ints) -> tuple[int, int]:

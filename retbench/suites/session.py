@@ -188,6 +188,7 @@ class Rows:
         value: float,
         *,
         trial: int | None = None,
+        index: int | None = None,
         implementation: str = "",
         flags: Sequence[str] = (),
         seq_len: int | None = None,
@@ -200,7 +201,7 @@ class Rows:
         sample = new_sample(session.config, session.contender, self.point, phase, metric, value)
         sample |= {
             "implementation": implementation, "block": session.block, "process": session.process,
-            "trial": trial, "flags": list(flags),
+            "trial": trial, "index": index, "flags": list(flags),
         }  # fmt: skip
         if seq_len:
             sample["seq_len"] = seq_len

@@ -130,24 +130,16 @@ def add_test(rows: Rows, model: LanguageModel, documents: Documents) -> None:
     Besides, over all documents, the loss of the tokens that repeat a bigram of their window, and of
     the others.
     """
-    from retbench.training.evaluation import repeats_bigram, token_nats
+    from retbench.training.evaluation import token_nats
 
     window = rows.point.seq_len
     stride = max(1, window // 2)
-    hit_nats: list[NDArray[np.float64]] = []
-    other_nats: list[NDArray[np.float64]] = []
     for number, (tokens, size) in enumerate(documents.parts):
         nats = token_nats(model, tokens, window=window, stride=stride)  # type: ignore[arg-type]
         how = f"window={window},stride={stride}"
-        rows.add("test", "test_nats", float(nats.sum()), trial=number, implementation=how)
-        rows.add("test", "test_tokens", len(nats), trial=number, implementation=how)
-        rows.add("test", "test_bytes", size, trial=number, implementation=how)
-        is_hit = repeats_bigram(tokens, window=window, stride=stride)
-        hit_nats.append(nats[is_hit])
-        other_nats.append(nats[~is_hit])
-    for metric, parts in (("ar_hit_loss", hit_nats), ("other_loss", other_nats)):
-        if len(nats := np.concatenate(parts)):
-            rows.add("test", metric, float(nats.mean()))
+        rows.add("test", "test_nats", float(nats.sum()), index=number, implementation=how)
+        rows.add("test", "test_tokens", len(nats), index=number, implementation=how)
+        rows.add("test", "test_bytes", size, index=number, implementation=how)
 
 
 def add_contexts(rows: Rows, model: LanguageModel, documents: Documents) -> None:
@@ -160,7 +152,7 @@ def add_contexts(rows: Rows, model: LanguageModel, documents: Documents) -> None
         for number, (tokens, _) in enumerate(documents.parts):
             nats = last_nats(model, tokens, window=window, context=context, last=last)  # type: ignore[arg-type]
             rows.add(
-                "last", "last_loss", float(nats.mean()), trial=number, seq_len=context,
+                "last", "last_loss", float(nats.mean()), index=number, seq_len=context,
                 implementation=f"last={last},window={window}",
             )  # fmt: skip
 
@@ -194,13 +186,31 @@ def add_lengths(
         progress(f"test at {length} tokens")
         nats = [token_nats(model, tokens, window=length) for tokens, _ in documents.parts]  # type: ignore[arg-type]
         _add_documents(rows, "length", nats, length, f"window={length},stride={length}")
+        if length == context:
+            _add_bigrams(rows, nats, documents, length)
         if length in (context, fitting[-1]):
             for edge, loss in by_position(nats, length).items():
-                rows.add("position", "position_loss", loss, trial=edge, seq_len=length)
+                rows.add("position", "position_loss", loss, index=edge, seq_len=length)
     if len(fitting) > 1 and _state_is_constant(config, context) and hasattr(model, "score"):
         progress("test with the state carried on")
         carried = [carried_nats(model, tokens, window=context) for tokens, _ in documents.parts]
         _add_documents(rows, "carried", carried, context, f"carried,window={context}")
+
+
+def _add_bigrams(
+    rows: Rows, nats: list[NDArray[np.float64]], documents: Documents, window: int
+) -> None:
+    """Loss of the tokens that complete a bigram seen before in the window, and of the others."""
+    from retbench.training.evaluation import repeated_bigrams
+
+    for number, ((tokens, _), document) in enumerate(zip(documents.parts, nats, strict=True)):
+        hit = repeated_bigrams(tokens, window)
+        for phase, chosen in (("ar_hit", hit), ("first_occur", ~hit)):
+            if chosen.any():
+                rows.add(
+                    phase, f"{phase}_loss", float(document[chosen].mean()), index=number,
+                    implementation=f"window={window},stride={window}",
+                )  # fmt: skip
 
 
 def _add_documents(
@@ -208,7 +218,7 @@ def _add_documents(
 ) -> None:
     for number, document in enumerate(nats):
         rows.add(
-            phase, "test_nats", float(document.sum()), trial=number, implementation=how,
+            phase, "test_nats", float(document.sum()), index=number, implementation=how,
             seq_len=length,
         )  # fmt: skip
 

@@ -176,30 +176,26 @@ def by_position(nats: Iterable[Floats], window: int) -> dict[int, float]:
     return means
 
 
-def repeats_bigram(tokens: NDArray[Any], *, window: int, stride: int) -> NDArray[np.bool_]:
-    """Which tokens complete a bigram that stands earlier in the window they are predicted in.
+def repeated_bigrams(tokens: NDArray[Any], window: int) -> NDArray[np.bool_]:
+    """Where a token completes a bigram that its window has seen before: an AR hit.
 
-    A model that recalls what it has read predicts these "AR hits" better than others: Arora et al.
-    2023 (arXiv 2312.04927), section 3, here without leaving out the training text's most frequent.
+    Arora et al. 2023, "Zoology", arXiv 2312.04927, section 3, who leave out bigrams that are
+    frequent in training; here none is.
 
     Args:
-        tokens: shape (tokens,), integers.
-        window: as for :func:`token_nats`.
-        stride: as for :func:`token_nats`.
+        tokens: of a document, shape (tokens,).
+        window: length of the windows, which stand alone.
 
     Returns:
-        Shape (tokens - 1,): entry i is of token i + 1.
+        Of token i + 1 at entry i, shape (tokens - 1,).
     """
-    text = np.asarray(tokens).astype(np.int64)
-    pairs = text[:-1] * (text.max() + 1) + text[1:]
-    order = np.argsort(pairs, kind="stable")
-    before, after = order[:-1], order[1:]
-    alike = pairs[before] == pairs[after]
-    earlier = np.full(len(pairs), -1)
-    earlier[after[alike]] = before[alike]
-    # The first window that reaches an input is the one that scores its target.
-    starts = -(-np.maximum(np.arange(len(pairs)) - window + 1, 0) // stride) * stride
-    return np.asarray(earlier >= starts, dtype=np.bool_)
+    ids = np.asarray(tokens).astype(np.int64)
+    bigrams = ids[:-1] * (ids.max() + 1) + ids[1:]
+    repeated = np.ones(len(bigrams), dtype=np.bool_)
+    for start in range(0, len(bigrams), window):
+        _, first = np.unique(bigrams[start : start + window], return_index=True)
+        repeated[start + first] = False
+    return repeated
 
 
 def _nats(logits: Tensor, targets: Tensor) -> Tensor:

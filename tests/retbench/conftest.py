@@ -55,8 +55,8 @@ def _sample(**own: Any) -> dict[str, Any]:
         "suite": "inference", "point": "context=16,batch=1", "model": "retnet", "preset": "tiny",
         "implementation": "chunkwise", "mode": "eager", "phase": "decode", "metric": "tpot_s",
         "unit": "s", "seq_len": 16, "batch_size": 1, "dtype": "float32", "device": "cpu",
-        "block": 0, "process": 0, "trial": 0, "value": 0.25, "status": "ok", "cause": None,
-        "flags": [],
+        "block": 0, "process": 0, "trial": 0, "index": None, "value": 0.25, "status": "ok",
+        "cause": None, "flags": [],
     } | own  # fmt: skip
 
 

@@ -137,6 +137,7 @@ class Cell:
             "block": start["block"],
             "process": start["process"],
             "trial": None,
+            "index": None,
             "value": 0.001,
             "status": "ok",
             "cause": None,

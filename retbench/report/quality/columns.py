@@ -12,7 +12,6 @@ from retbench.report import units
 from retbench.report.content import open_line
 from retbench.report.frames import Row
 from retbench.report.tables import Column
-from retbench.training.config import TrainingConfig
 
 INTERVAL = "value [low, high]: 95% interval that takes seeds and test documents as random"
 SETTLED = "inconclusive (+2 seeds): two seeds more would settle it"
@@ -49,38 +48,6 @@ def learning_rate(rank: int, chosen_for: str, meta: Mapping[str, Any]) -> Column
     return Column("Learning rate", text, rank=rank, metric="learning_rate", note=note)
 
 
-def untuned(meta: Mapping[str, Any]) -> str:
-    """What all trainings of a run have alike and nobody has tuned, as a note.
-
-    Args:
-        meta: ``run.json``.
-    """
-    asked = meta["configuration"]
-    given = asked.get("training", {})
-    how = TrainingConfig(
-        steps=asked["steps"], batch_size=asked["batch"][0], seq_len=asked["context"][0],
-        learning_rate=1.0, **given,
-    )  # fmt: skip
-    warmup = f"{how.warmup_steps} steps" if "warmup_steps" in given else "a twentieth of the steps"
-    configs = {model: described["config"] for model, described in meta["models"].items()}
-    tied = {config.get("tie_embeddings", True) for config in configs.values()}
-    own = (
-        f"{model}: decays {config['decay']}, init {config.get('init', 'normal')}"
-        for model, config in configs.items()
-        if "decay" in config
-    )
-    return "; ".join((
-        f"not tuned, equal for all: AdamW, betas {how.beta1:g} and {how.beta2:g}",
-        f"weight decay {how.weight_decay:g} on matrices alone",
-        f"warm-up of {warmup}, then a cosine to {how.final_ratio:g} of the rate",
-        f"gradients clipped at {how.grad_clip:g}" if how.grad_clip else "gradients not clipped",
-        "no dropout",
-        f"embeddings {'tied' if tied == {True} else 'tied or not, as set'}",
-        "weights from N(0, 0.02), into the residual stream over the root of twice the layers",
-        *own,
-    ))  # fmt: skip
-
-
 def seeds(row: Row) -> str:
     """How many trainings a row rests on."""
     return units.DASH if units.is_missing(row["n"]) else f"{row['n']:.0f}"
@@ -108,6 +75,33 @@ def replicates(meta: Mapping[str, Any]) -> tuple[str, ...]:
     else:
         what = f"{count} documents of the same source, none of them trained on (in-domain)"
     return (f"test documents: {what}; as replicates {count - 1} degrees of freedom at most",)
+
+
+def untuned(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """What of model and training is not tuned: a note, where it is known.
+
+    Args:
+        meta: ``run.json`` of a run whose trainings are carried through.
+    """
+    models = meta["models"]
+    known = [model["training"] for model in models.values() if "training" in model]
+    if not known:
+        return ()
+    used, configs = known[0], {label: model["config"] for label, model in models.items()}
+    tied = {config.get("tie_embeddings") for config in configs.values()}
+    decays = [f"{label}: {config['decay']}" for label, config in configs.items()
+              if isinstance(config.get("decay"), str)]  # fmt: skip
+    said = [
+        f"AdamW with betas {used['beta1']:g} and {used['beta2']:g}",
+        f"weight decay {used['weight_decay']:g}",
+        f"gradients clipped to norm {used['grad_clip']:g}",
+        f"linear warm-up over {used['warmup_steps']} steps, then a cosine to "
+        f"{used['final_ratio']:g} of the peak",
+        *(["tied embeddings"] if tied == {True} else []),
+        "no dropout",
+        *([f"decays ({', '.join(decays)})"] if decays else []),
+    ]
+    return (f"not tuned, the same for all: {'; '.join(said)}",)
 
 
 def compared(row: Row) -> str:

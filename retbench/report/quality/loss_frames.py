@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from retbench.store import Run
 
 Place = tuple[str, str, int, str]
-"""Preset, phase (``test``, ``length``, ``carried``, ``last``), window or context in tokens, model.
+"""Preset, phase (``test``, ``length``, ``carried``, ``last``, ``ar_hit``,
+``first_occur``), window or context in tokens, model.
 
 With the state carried on the window changes nothing but rounding: it is the training's length.
 """
@@ -38,11 +39,11 @@ LOSS_COLUMNS = [
     "bits_per_byte_high", "n", "documents",
 ]  # fmt: skip
 RATIO_COLUMNS = ["preset", "subject", "baseline", *EDGES, "n", "verdict", "n_needed", "note"]
-PER_TOKEN = ("last_loss",)
+PER_TOKEN = ("last_loss", "ar_hit_loss", "first_occur_loss")
 """Metrics of a part of a document's tokens: documents are weighed by all of theirs."""
 SCALARS = (
     "parameters", "learning_rate", "train_tokens", "train_flops", "train_tokens_per_s",
-    "final_dev_loss", "ar_hit_loss", "other_loss",
+    "final_dev_loss",
 )  # fmt: skip
 _NAN = float("nan")
 
@@ -62,7 +63,7 @@ def tests(run: Run) -> dict[Place, Tested]:
     for (preset, phase, length, model), group in groups(rows, keys):
         if (preset, model) not in documents:
             continue
-        table = group.pivot_table(index="block", columns="trial", values="value")
+        table = group.pivot_table(index="block", columns="index", values="value")
         tokens, sizes = documents[preset, model]
         nats = table.to_numpy(dtype=np.float64)
         if group["metric"].iloc[0] in PER_TOKEN:
@@ -78,7 +79,7 @@ def _documents(frame: pd.DataFrame) -> dict[tuple[str, str], tuple[Floats, Float
     """Tokens and bytes of every document, by preset and model."""
     found = {}
     for key, group in groups(frame[frame["phase"] == "test"], ["preset", "model"]):
-        wide = group.pivot_table(index="metric", columns="trial", values="value")
+        wide = group.pivot_table(index="metric", columns="index", values="value")
         if {"test_tokens", "test_bytes"} <= set(wide.index):
             tokens, sizes = (wide.loc[tag].to_numpy(float) for tag in ("test_tokens", "test_bytes"))
             found[key[0], key[1]] = (tokens, sizes)
@@ -148,7 +149,7 @@ def ratios(
 def scalars(run: Run, models: Sequence[str]) -> pd.DataFrame:
     """One row per preset and model: its size, rate and training; medians over final trainings."""
     frame = final(run)
-    rows = frame[frame["metric"].isin(SCALARS) & frame["trial"].isna()]
+    rows = frame[frame["metric"].isin(SCALARS) & frame["index"].isna()]
     keys = ["preset", "model"]
     wide = rows.pivot_table(index=keys, columns="metric", values="value", aggfunc="median")
     every = pd.MultiIndex.from_product([presets(run), models], names=keys)
@@ -161,7 +162,7 @@ def tuning(run: Run) -> pd.DataFrame:
     The coordinate is what else the point names (a preset, a task), as text; empty for none.
     """
     frame, statuses = run.frame(), run.statuses()
-    scored = frame[(frame["metric"] == "final_dev_loss") & frame["trial"].isna()]
+    scored = frame[(frame["metric"] == "final_dev_loss") & frame["index"].isna()]
     loss = {
         (row["model"], row["point"]): row["value"]
         for row in records(scored[["model", "point", "value"]])
@@ -193,14 +194,14 @@ def tuning(run: Run) -> pd.DataFrame:
 def curves(run: Run) -> pd.DataFrame:
     """Dev loss of the final trainings: one row per model, block and step, with tokens and time."""
     frame = final(run)
-    rows = frame[(frame["phase"] == "train") & frame["trial"].notna()]
-    keys = ["model", "block", "trial"]
+    rows = frame[(frame["phase"] == "train") & frame["index"].notna()]
+    keys = ["model", "block", "index"]
     wide = rows.pivot_table(index=keys, columns="metric", values="value").reset_index()
     wide = wide.reindex(columns=[*keys, "train_loss", "dev_loss", "train_s"])
     per_step = run.config.context[0] * run.config.batch[0]
     table = scalars(run, tuple(dict.fromkeys(wide["model"]))).set_index("model")
     flops = (table["train_flops"] / table["train_tokens"]).to_dict()
-    tokens = wide["trial"].astype("float64") * per_step
+    tokens = wide["index"].astype("float64") * per_step
     return wide.assign(tokens=tokens, flops=tokens * wide["model"].map(flops).astype("float64"))
 
 
@@ -208,4 +209,4 @@ def positions(run: Run) -> pd.DataFrame:
     """Loss by position: one row per model, window, bucket and block."""
     frame = final(run)
     rows = frame[frame["phase"] == "position"]
-    return rows[["model", "seq_len", "trial", "block", "value"]].astype({"trial": "int64"})
+    return rows[["model", "seq_len", "index", "block", "value"]].astype({"index": "int64"})

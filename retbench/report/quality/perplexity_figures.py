@@ -59,7 +59,7 @@ def loss_curves(found: Perplexity) -> Figure:
         Panel("flops", "", Axis("TFLOP", divisor=1e12), _DEV_LOSS),
         Panel("train_s", "", Axis("seconds of training"), _DEV_LOSS),
     )
-    data = [_over_seeds(found, rows, "trial", "dev_loss", panel.key) for panel in panels]
+    data = [_over_seeds(found, rows, "index", "dev_loss", panel.key) for panel in panels]
     return _figure(
         found, "loss_curves", "Dev loss over tokens, FLOPs and time", panels,
         pd.concat([own.assign(panel=p.key) for own, p in zip(data, panels, strict=True)]),
@@ -125,10 +125,10 @@ def positions(found: Perplexity) -> Figure:
     """Loss by position in the window, a panel for each window."""
     panels, data = [], []
     for (window,), rows in groups(found.positions, ["seq_len"]):
-        ticks = tuple(sorted({int(edge) for edge in rows["trial"]}))
+        ticks = tuple(sorted({int(edge) for edge in rows["index"]}))
         x = Axis("position (tokens)", ticks, units.tokens)
         panels.append(Panel(str(window), f"Window of {units.tokens(window)} tokens", x, _LOSS))
-        data.append(_over_seeds(found, rows, "trial", "value", "trial").assign(panel=str(window)))
+        data.append(_over_seeds(found, rows, "index", "value", "index").assign(panel=str(window)))
     return _figure(
         found, "loss_position", "Loss by position in the window", tuple(panels), pd.concat(data),
         notes=("a mark: mean over the positions from the mark before up to it",), shared=True,

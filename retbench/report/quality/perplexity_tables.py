@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 
-from retbench.metrics import METRICS
 from retbench.report import stamp, units
 from retbench.report.content import filled
 from retbench.report.frames import Row, records
@@ -33,6 +32,10 @@ _SLIDING = (
     "window to window; both have one value, however long the text is"
 )
 _WINDOWS = {"length": "alone", "test": "sliding", "carried": "state carried"}
+_BIGRAMS = (
+    "AR hit: tokens that complete a bigram seen before in the training window; first occurrence: "
+    "all others (Arora et al. 2023, arXiv 2312.04927; bigrams frequent in training are counted too)"
+)
 _LAST = (
     "the last tokens of every training window, the same at any context (as in the RetNet paper, "
     "arXiv 2307.08621, table 8)"
@@ -85,7 +88,7 @@ class Perplexity:
 
 def tables(found: Perplexity) -> tuple[Table, ...]:
     """Every table that has a row, in the order in which to read them."""
-    makers = (_losses, lengths, _contexts, _tuning, _trainings)
+    makers = (_losses, lengths, _contexts, _bigrams, _tuning, _trainings)
     return filled(*(table(found) for table in makers))
 
 
@@ -113,31 +116,18 @@ def _losses(found: Perplexity) -> Table:
         learning_rate(4, "model", found.meta), Column("Seeds", seeds, rank=3),
         quantity("Perplexity", "perplexity", rank=0, metric="test_nats"),
         quantity("Bits per byte", "bits_per_byte", rank=1),
-        _median_loss("ar_hit_loss"), _median_loss("other_loss"),
         Column(title, lambda row: units.ratio(*(row[edge] for edge in EDGES)), rank=0),
         Column("Verdict", _verdict, rank=0, style="verdict", note=SETTLED),
         Column("Status", ending, style="name", rank=2),
     ]  # fmt: skip
     notes = (
-        INTERVAL, protocol(found.protocol), *replicates(found.meta), f"{meaning}; {VERDICTS}",
-        untuned(found.meta),
+        INTERVAL, protocol(found.protocol), *replicates(found.meta), *untuned(found.meta),
+        f"{meaning}; {VERDICTS}",
     )  # fmt: skip
     return Table(
         "perplexity", "Perplexity", frame, columns, notes, above=True,
         cited={"perplexity": "perplexity", "bits_per_byte": "bits_per_byte",
                "value": "perplexity_ratio"}, ids=("model",),
-    )  # fmt: skip
-
-
-def _median_loss(metric: str) -> Column:
-    """A column of a loss that has one value a seed."""
-
-    def text(row: Row) -> str:
-        return units.DASH if units.is_missing(row[metric]) else f"{row[metric]:.3f}"
-
-    return Column(
-        METRICS[metric].title, text, "nat/token", rank=2, metric=metric,
-        note="AR-hit and other loss: medians over seeds, of all test documents together",
     )  # fmt: skip
 
 
@@ -172,6 +162,25 @@ def lengths(found: Perplexity) -> Table:
     )  # fmt: skip
 
 
+def _bigrams(found: Perplexity) -> Table:
+    """One row per model: perplexity of what the window has shown before, and of the rest."""
+    phases = {"ar_hit": "AR hit", "first_occur": "First occurrence"}
+    frame = found.losses[found.losses["phase"].isin(phases)]
+    rows: dict[str, Row] = {}
+    for row in records(frame):
+        rows.setdefault(row["model"], {"model": row["model"]})[row["phase"]] = row
+    columns = [
+        name("Model", "model"),
+        *(Column(title, partial(_perplexity, key=phase), metric=f"{phase}_loss")
+          for phase, title in phases.items()),
+    ]  # fmt: skip
+    return Table(
+        "bigrams", "Perplexity by what the window has shown", frame, columns, (_BIGRAMS, INTERVAL),
+        [rows[model] for model in found.models if model in rows],
+        cited={"perplexity": "perplexity"}, ids=("model", "phase"),
+    )  # fmt: skip
+
+
 def _contexts(found: Perplexity) -> Table:
     """One row per model: perplexity of the same tokens at every context."""
     frame = found.at("last")
@@ -195,14 +204,14 @@ def _by_length(frame: pd.DataFrame) -> dict[tuple[str, str], Row]:
 def _length_columns(frame: pd.DataFrame, metric: str) -> list[Column]:
     """A column per length; the longest is the last to be left out."""
     return [
-        Column(units.tokens(n), partial(_perplexity, length=n),
+        Column(units.tokens(n), partial(_perplexity, key=str(n)),
                rank=int(n != frame["seq_len"].max()), metric=metric)
         for n in sorted({int(length) for length in frame["seq_len"]})
     ]  # fmt: skip
 
 
-def _perplexity(row: Row, length: int) -> str:
-    found = row.get(str(length))
+def _perplexity(row: Row, key: str) -> str:
+    found = row.get(key)
     return units.DASH if found is None else quantity("", "perplexity").cell(found)
 
 

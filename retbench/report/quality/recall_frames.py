@@ -70,7 +70,7 @@ def answers(run: Run) -> pd.DataFrame:
     """
     frame = final(run)
     keys = [*PLACE, "model", "block"]
-    rows = frame[frame["phase"] == "recall"].rename(columns={"trial": "load"})
+    rows = frame[frame["phase"] == "recall"].rename(columns={"index": "load"})
     wide = rows.pivot_table(index=keys, columns="metric", values="value", observed=True)
     for metric in ("accuracy", "answers"):
         if metric not in wide:

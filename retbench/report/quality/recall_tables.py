@@ -133,7 +133,7 @@ def _trainings(recall: Recall, rates: pd.DataFrame) -> Table:
         Column("State", state, metric="state_bytes",
                note="state: of one sequence, from the shortest evaluation length to the longest"),
     ]  # fmt: skip
-    notes = (untuned(recall.meta),)
+    notes = untuned(recall.meta)
     return Table("training", "Trainings", frame, columns, notes, grouped=True)
 
 

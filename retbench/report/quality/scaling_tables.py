@@ -50,7 +50,7 @@ def _losses(scaling: Scaling) -> Table:
         Column("Status", ending, style="name", rank=2),
     ]  # fmt: skip
     protocols = ", ".join(dict.fromkeys(scaling.table["protocol"])) or "not measured"
-    notes = (INTERVAL, protocol(protocols), *replicates(scaling.meta), untuned(scaling.meta))
+    notes = (INTERVAL, protocol(protocols), *replicates(scaling.meta), *untuned(scaling.meta))
     cited = ("loss", "perplexity", "bits_per_byte")
     return Table(
         "scaling", "Test loss by size", frame, columns, notes, grouped=True, above=True,

@@ -70,8 +70,8 @@ def write_recall(
                     continue
                 share = law(model, task, seq_len, load) + rng.uniform(-spread, spread)
                 right = round(min(max(share, 0), 1) * ANSWERS) / ANSWERS
-                add("recall", "accuracy", right, seq_len=seq_len, trial=load)
-                add("recall", "answers", float(ANSWERS), seq_len=seq_len, trial=load)
+                add("recall", "accuracy", right, seq_len=seq_len, index=load)
+                add("recall", "answers", float(ANSWERS), seq_len=seq_len, index=load)
         return status, None if status == "ok" else f"{status} of the test", []
 
     config = replace(config, **changes.pop("configuration", {}))

@@ -73,7 +73,7 @@ def write_scaling(
         add("analytic", "data_order", float(1000 + block))
         for document in range(DOCUMENTS if final and status == "ok" else 0):
             own = base + hard[document] - middle + rng.gauss(0, spread)
-            more = {"trial": document, "implementation": "window=256,stride=128"}
+            more = {"index": document, "implementation": "window=256,stride=128"}
             add("test", "test_nats", own * tokens[document], **more)
             add("test", "test_tokens", float(tokens[document]), **more)
             add("test", "test_bytes", float(tokens[document] + 1), **more)

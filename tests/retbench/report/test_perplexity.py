@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from retbench.config.plan import Contender, Plan
-from retbench.report.quality.columns import replicates
+from retbench.report.quality.columns import replicates, untuned
 from retbench.report.quality.loss_frames import LOSS_COLUMNS, RATIO_COLUMNS
 from retbench.report.quality.perplexity_figures import lengths
 from retbench.report.quality.perplexity_tables import Perplexity
@@ -81,3 +81,13 @@ def test_a_note_says_what_the_intervals_take_as_replicates(
     (note,) = replicates({"data": data})
     assert said in note
     assert "8 degrees of freedom" in note
+
+
+def test_a_note_says_what_is_not_tuned() -> None:
+    training = {"beta1": 0.9, "beta2": 0.98, "weight_decay": 0.1, "grad_clip": 1.0,
+                "warmup_steps": 27, "final_ratio": 0.1}  # fmt: skip
+    config = {"tie_embeddings": True, "decay": "paper"}
+    (note,) = untuned({"models": {"retnet": {"config": config, "training": training}}})
+    for said in ("betas 0.9 and 0.98", "weight decay 0.1", "norm 1", "warm-up over 27 steps",
+                 "tied embeddings", "decays (retnet: paper)"):  # fmt: skip
+        assert said in note

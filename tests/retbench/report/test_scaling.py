@@ -13,7 +13,6 @@ import pytest
 from retbench.report import export
 from retbench.report.quality import loss_frames, scaling, trained
 from retbench.report.quality import scaling_frames as frames
-from retbench.report.quality.columns import untuned
 from retbench.store import Run
 
 from .scaling_run import (
@@ -96,18 +95,6 @@ def test_a_rate_at_the_edge_of_the_grid_is_printed_so_and_warned_of(make: Make) 
     assert len(said) == 6 and all("no claim should rest on it" in line for line in said)
     inside = make(configuration={"learning_rates": (0.001, 0.003, 0.009)})
     assert "Learning rate 0.003 inside" in table(inside, "scaling").reading[-1]
-
-
-def test_what_nobody_tuned_is_one_note(make: Make) -> None:
-    meta = make().meta
-    meta["models"]["retnet"]["config"] |= {"decay": "language-model", "init": "normal"}
-    meta["configuration"]["training"] = {"weight_decay": 0.05}
-    assert untuned(meta) == (
-        "not tuned, equal for all: AdamW, betas 0.9 and 0.98; weight decay 0.05 on matrices alone; "
-        "warm-up of a twentieth of the steps, then a cosine to 0.1 of the rate; gradients clipped "
-        "at 1; no dropout; embeddings tied; weights from N(0, 0.02), into the residual stream over "
-        "the root of twice the layers; retnet: decays language-model, init normal"
-    )
 
 
 # Ratios
