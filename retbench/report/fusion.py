@@ -13,7 +13,7 @@ import pandas as pd
 
 from retbench.report.frames import records
 
-_FUSED = re.compile("triton|flash|efficient|cudnn|fla|compile", re.IGNORECASE)
+_FUSED = re.compile("triton|flash|efficient|cudnn|fa3|fla|compile", re.IGNORECASE)
 """In what a sample says that ran, or in its mode: a compiler fuses whatever it is given."""
 
 Unfused = Mapping[tuple[str, str, str], str]
