@@ -5,7 +5,7 @@ place as a whole, so that two processes may race, and a killed one leaves nothin
 
     >>> dataset = load_dataset(None, "char")                  # doctest: +SKIP
     >>> len(dataset.train.tokens), dataset.tokenizer.vocab_size    # doctest: +SKIP
-    (1082149, 63)
+    (1082338, 63)
 """
 
 from __future__ import annotations
