@@ -213,7 +213,7 @@ class MultiScaleRetention(Mixer):
         else:
             size = self.config.chunk_size
             mixed, matrices = retention_chunkwise(q, k, v, log_gamma, size, state)
-        return mixed, matrices[:, ::group]
+        return mixed, matrices if group == 1 else matrices[:, ::group]
 
     def _for_queries(self, x: Tensor, dim: int) -> Tensor:
         """What KV heads have along a dimension, repeated for the query heads of each."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import socket
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -241,6 +242,8 @@ class Sharded(Group):
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """See :meth:`Ranks.wrap`; the weights must be equal on all ranks, and are not checked."""
+        # Logits are a view of those of the padded head, and nothing changes them in place.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
         mesh = init_device_mesh(self._device.type, (self.size,))
         blocks = getattr(model, "blocks", None)
         for block in blocks if isinstance(blocks, nn.ModuleList) else ():

@@ -24,8 +24,6 @@ from retbench.metrics import COLUMNS
 
 from .conftest import DERIVED, ROOT, SMALL, Command, Outcome, files
 
-pytestmark = pytest.mark.xdist_group("cli")  # they share a run
-
 
 def test_the_version_is_printed(command: Command) -> None:
     assert command("--version").out == f"retbench {retbench.__version__}\n"

@@ -17,8 +17,6 @@ from retbench.store import read_meta, write_meta
 
 from .conftest import ROOT, SMALL, Command, Outcome, files
 
-pytestmark = pytest.mark.xdist_group("cli")  # they share a run
-
 
 @pytest.mark.parametrize(
     ("words", "says"),

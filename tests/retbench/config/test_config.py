@@ -338,7 +338,7 @@ def test_a_suite_that_is_not_timed_has_no_use_for_an_end(name: str) -> None:
 
 
 def test_a_configuration_goes_to_other_processes_as_it_is() -> None:
-    config = resolve(device="cpu", overrides=["retnet.decay=paper"])
+    config = resolve(device="cpu", overrides=["retnet.decay=eq8"])
     assert pickle.loads(pickle.dumps(config)) == config
 
 

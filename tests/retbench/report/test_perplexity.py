@@ -86,7 +86,7 @@ def test_a_note_says_what_the_intervals_take_as_replicates(
 def test_a_note_says_what_is_not_tuned() -> None:
     training = {"beta1": 0.9, "beta2": 0.98, "weight_decay": 0.1, "grad_clip": 1.0,
                 "warmup_steps": 27, "final_ratio": 0.1}  # fmt: skip
-    config = {"tie_embeddings": True, "decay": "paper"}
+    config = {"tie_embeddings": True, "decay": "eq8"}
     (note,) = untuned({"models": {"retnet": {"config": config, "training": training}}})
     for said in ("betas 0.9 and 0.98", "weight decay 0.1", "norm 1", "warm-up over 27 steps",
                  "tied embeddings", "decays (retnet: paper)"):  # fmt: skip

@@ -224,15 +224,15 @@ def test_the_gate_finds_a_gradient_that_is_not_the_formulas(monkeypatch: Any) ->
 
 
 def test_the_gate_finds_a_gradient_that_few_tokens_lose(monkeypatch: pytest.MonkeyPatch) -> None:
-    from models import retnet
+    from models import multiscale
 
-    exact = retnet.retention_chunkwise
+    exact = multiscale.retention_chunkwise
 
     def broken(q: Any, *others: Any) -> Any:
         held = torch.cat((q[:, :, :32], q[:, :, 32:48].detach(), q[:, :, 48:]), dim=2)
         return exact(held, *others)  # 5% of the tokens, and all of a part of them
 
-    monkeypatch.setattr(retnet, "retention_chunkwise", broken)
+    monkeypatch.setattr(multiscale, "retention_chunkwise", broken)
     with pytest.raises(CellFailure, match="gradients are not those of the formula"):
         suites.get("training").verify(session())
 

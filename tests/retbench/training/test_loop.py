@@ -157,7 +157,7 @@ def test_bfloat16_is_autocast(small: ModuleType) -> None:
     assert seen == {torch.bfloat16, "dev"}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     last = training.records[-1].train_loss
-    assert last == pytest.approx(reference.records[-1].train_loss, rel=0.02)
+    assert last == pytest.approx(reference.records[-1].train_loss, rel=0.06)
 
 
 def test_compiled_it_learns_alike(small: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -303,7 +303,7 @@ def test_of_two_fresh_trainings_in_one_folder_the_first_is_left_alone(
 
 
 def test_what_ended_meanwhile_is_not_continued(command: Command, text: Path, stopped: Path) -> None:
-    late = job.job.prepare(out=stopped, resume=True)
+    late = job.prepare(out=stopped, resume=True)
     assert command("train", "--resume", "--out", stopped, "--quiet").status == 0
     with pytest.raises(UserError, match="has finished: there is nothing to continue"):
         job.carry_out(late)
