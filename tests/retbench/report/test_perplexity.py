@@ -89,5 +89,5 @@ def test_a_note_says_what_is_not_tuned() -> None:
     config = {"tie_embeddings": True, "decay": "eq8"}
     (note,) = untuned({"models": {"retnet": {"config": config, "training": training}}})
     for said in ("betas 0.9 and 0.98", "weight decay 0.1", "norm 1", "warm-up over 27 steps",
-                 "tied embeddings", "decays (retnet: paper)"):  # fmt: skip
+                 "tied embeddings", "decays (retnet: eq8)"):  # fmt: skip
         assert said in note

@@ -65,6 +65,9 @@ def test_the_verdict_is_where_the_interval_lies(row, verdict):
 def test_the_verdict_follows_from_the_printed_interval_alone(rows, floor, alpha):
     beyond = math.exp(max(EDGE, floor))
     for row in judge(rows, 0.01, floor, [1, 4, 4, 1, 1, 4][: len(rows)], alpha):
+        bounds = (beyond, 1 / beyond, 1.01, 1 / 1.01)
+        if any(math.isclose(edge, b, rel_tol=1e-9) for edge in (row.low, row.high) for b in bounds):
+            continue  # on a bound to the last digit, where a logarithm rounds either way
         inside = row.low > 1 / 1.01 and row.high < 1.01
         expected = (
             "faster" if row.high < 1 / beyond
