@@ -42,6 +42,12 @@ class Misfit(UserError):
         self.keys = tuple(keys)
 
 
+class CheckFailed(UserError):
+    """What was asked to be checked is not as it should be."""
+
+    exit_status = EXIT_FAILED
+
+
 class NotDerived(UserError):
     """Tables or figures could not be made; the samples that they are made of are whole."""
 

@@ -385,7 +385,13 @@ IN_SUITE: dict[str, dict[str, str]] = {
         "formula's",
         "gate_error": "relative L2 distance of the loss's gradient at a token's embedding from the "
         "formula's in float64, exceeded by one token in ten, or by half the tokens of some part",
-    }
+    },
+    "projection": {
+        "tpot_bound_s": "of a decode step: its bytes over the data sheet's bandwidth, or its FLOPs "
+        "over the data sheet's dense rate, whichever is longer",
+        "ttft_bound_s": "of a prefill: the bytes of weights and state over the bandwidth, or its "
+        "FLOPs over the rate, whichever is longer",
+    },
 }
 """What words of every suite mean in one of them: definitions by suite and tag."""
 

@@ -22,15 +22,21 @@ import typer
 from typer.main import get_command
 
 from retbench import __version__, suites
-from retbench.cli import results, train
-from retbench.cli.options import AsJson, Quiet, RunCommand, of_all_suites, options, with_options
+from retbench.cli import machine, results, train
+from retbench.cli.options import (
+    AsJson,
+    Quiet,
+    RunCommand,
+    of_all_suites,
+    options,
+    suite_names,
+    with_options,
+)
 from retbench.config.run import WHERE, ModelsConfig
 from retbench.data.config import TextData
 from retbench.distributed.launch import leave_to_first, refuse_launch
 from retbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, UserError
 from retbench.machine.threads import limit_spinning
-from retbench.suites.inference import InferenceConfig
-from retbench.suites.projection import ProjectionConfig
 
 if TYPE_CHECKING:
     from retbench.cli.console import Console
@@ -59,10 +65,6 @@ Examples:
 """
 
 
-def _suites(incomplete: str) -> list[str]:
-    return [name for name in suites.names() if name.startswith(incomplete)]
-
-
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
@@ -80,10 +82,11 @@ def _root(
 def run(
     suite: Annotated[
         str | None,
-        typer.Argument(help="[default: inference]", metavar="SUITE", autocompletion=_suites),
+        typer.Argument(help="[default: inference]", metavar="SUITE", autocompletion=suite_names),
     ] = None,
     named: Annotated[
-        str | None, typer.Option("--suite", help="The same.", autocompletion=_suites, hidden=True)
+        str | None,
+        typer.Option("--suite", help="The same.", autocompletion=suite_names, hidden=True),
     ] = None,
     nodes: Annotated[
         int,
@@ -232,110 +235,7 @@ def models(as_json: AsJson = False, **given: Any) -> None:
         )
 
 
-@app.command()
-@with_options(
-    options(
-        ProjectionConfig, "models", "preset", "ffn", "overrides", "plugins", "context", "batch",
-        "batch_context", "dtype", "hardware", "out",
-    )
-)  # fmt: skip
-def project(quiet: Quiet = False, as_json: AsJson = False, **given: Any) -> None:
-    """Compute what no device can be better at: least memory and time, from data sheets."""
-    from retbench import report
-    from retbench.cli.console import Console
-    from retbench.engine.projection import project as projected
-
-    run = projected(given)
-    content = report.content_of(run)
-    Console(quiet=quiet, as_json=as_json).report(content, report.write_all(run, content))
-
-
-@app.command()
-@with_options(options(ModelsConfig, "device", "threads"))
-def doctor(as_json: AsJson = False, **given: Any) -> None:
-    """Say what here would spoil a run, and what to do; measure bandwidth and matmul rate."""
-    from retbench.cli.console import Console
-    from retbench.config.requirements import machine
-    from retbench.engine import audit as auditing
-    from retbench.engine.resolve import resolve
-    from retbench.machine import doctor as machine_doctor
-    from retbench.machine.provenance import provenance
-
-    device, threads = machine(given.get("device"), given.get("threads"))
-    usual = resolve(device=device, threads=threads)
-    found = provenance(device, threads, sys.orig_argv)
-    known = auditing.known(usual, found["machine_id"])
-    here = machine_doctor.Here(device, threads, audit=known)
-    checks = list(machine_doctor.checklist(here))
-    dtypes = ("float32", "bfloat16") + (("float16",) if device == "cuda" else ())
-    ceilings, plausible = machine_doctor.plausible_ceilings(here, dtypes)
-    checks.append(plausible)
-    Console(as_json=as_json).machine(checks, found, ceilings)
-    if failed := [check.name for check in checks if check.state == "fail"]:
-        _fail(f"this machine fails in {', '.join(failed)}")
-
-
-@app.command()
-@with_options(
-    options(
-        InferenceConfig, "preset", "profile", "mode", "dtype", "device", "threads",
-        context="2048", minutes="3, or those of another profile",
-    )
-)  # fmt: skip
-def audit(
-    suite: Annotated[
-        str | None,
-        typer.Option(
-            help="[default: inference]",
-            metavar="inference|training|kernels",
-            autocompletion=_suites,
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="The model, or operation, that is compared with itself.", metavar="NAME"),
-    ] = None,
-    slowdown: Annotated[
-        str,
-        typer.Option(help="By how much a copy of it is slowed down, to be found.", metavar="SHARE"),
-    ] = "5%",
-    out: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Keep the run here. [default: nowhere]")
-    ] = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-    **given: Any,
-) -> None:
-    """Compare a model with itself, and with a slowed copy. Can a difference be trusted here?"""
-    from retbench import api
-    from retbench.cli.console import Console
-    from retbench.config import values
-    from retbench.engine import audit as auditing
-    from retbench.engine.resolve import resolve
-
-    try:
-        planted = values.share(slowdown)
-    except ValueError as problem:
-        raise UserError(f"slowdown: {problem}") from None
-    if suite in suites.names() and not suites.get(suite).takes_turns:
-        raise UserError(f"suite: {suite} has nothing that is timed in turns")
-    if model is not None and len(values.names(model)) > 1:
-        raise UserError("model: one model is compared with itself", "name a single one")
-    brief = {} if given.get("profile", "quick") != "quick" else {"minutes": 3}
-    subject = {"operations" if suite == "kernels" else "models": model}
-    config = resolve(suite, **{"context": "2048", **brief, **given, **subject})
-    if "threads" not in given:
-        config = api.beside_others(config)
-    console = Console(quiet=quiet, as_json=as_json)
-    auditing.require_storable()
-    progress = console.progress(config)
-    try:
-        record = auditing.audit(config, slowdown=planted, out=out, observer=progress)
-    finally:
-        progress.close()
-    console.audit(record, auditing.remember(record))
-
-
+machine.register(app)
 results.register(app)
 train.register(app)
 

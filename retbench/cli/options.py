@@ -27,6 +27,11 @@ _TRAINING = "Training"
 _GROUPS = (WHAT, _TRAINING, SWEEP, HOW_SURE, WHERE, OUTPUT)
 
 
+def suite_names(incomplete: str) -> list[str]:
+    """The suites that a shell offers for the beginning of a name."""
+    return [name for name in suites.names() if name.startswith(incomplete)]
+
+
 def options(settings: type[Settings], *names: str, **shown: str) -> dict[str, Spec]:
     """A class's settings, each by the argument that takes it in a command.
 

@@ -13,22 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from retbench.metrics import IN_SUITE
 from retbench.report import units
 from retbench.report.content import Content, definitions, filled, title_of
 from retbench.report.figure import Axis, Curve, Figure, Panel
 from retbench.report.frames import Floats, Row, column, groups, records
 from retbench.report.tables import Column, Table
+from retbench.suites.projection import USABLE
 
 if TYPE_CHECKING:
     from retbench.store import Run
 
 IS = "bound, not a measurement"
-_HERE = {
-    "tpot_bound_s": "of a decode step: its bytes over the data sheet's bandwidth, or its FLOPs "
-                    "over the data sheet's dense rate, whichever is longer",
-    "ttft_bound_s": "of a prefill: the bytes of weights and state over the bandwidth, or its FLOPs "
-                    "over the rate, whichever is longer",
-}  # fmt: skip
 _KEY = ["hardware", "model", "batch_size", "seq_len", "point"]
 _SHOWN = (
     "held_bytes", "tpot_bound_s", "mean_tpot_bound_s", "ttft_bound_s", "largest_batch",
@@ -75,7 +71,7 @@ def content(run: Run) -> Content:
         tables=tables,
         figures=partial(_figures, wide, run.meta),
         warnings=(),
-        definitions=definitions(tables, _HERE),
+        definitions=definitions(tables, IN_SUITE["projection"]),
     )
 
 
@@ -197,7 +193,7 @@ def _cell_table(wide: pd.DataFrame, meta: Mapping[str, Any]) -> Table:
     room = {key: sheet["memory_bytes"] for key, sheet in meta["hardware"].items()}
 
     def fits(row: Row) -> str:
-        return "yes" if row["held_bytes"] <= 0.95 * room[row["hardware"]] else "no"
+        return "yes" if row["held_bytes"] <= USABLE * room[row["hardware"]] else "no"
 
     def bound_by(row: Row) -> str:
         sheet = meta["hardware"][row["hardware"]]
@@ -257,7 +253,7 @@ def _figures(wide: pd.DataFrame, meta: Mapping[str, Any]) -> Iterator[Figure]:
             "held_bytes": Panel("held_bytes", "", context, Axis("weights and state (GB)",
                                                                 divisor=1e9)),
             "mean_tokens_per_s": Panel("mean_tokens_per_s", "", context,
-                                       Axis("tokens/s, mean of a generation")),
+                                       Axis("mean tokens/s")),
         }  # fmt: skip
         yield _figure(meta, f"context_{device}", f"At best on {device}, batch {batch}", over,
                       panels, "seq_len", device)  # fmt: skip
@@ -279,18 +275,20 @@ def _figure(
         rows.assign(panel=metric, metric=metric, value=rows[metric]) for metric in panels
     )
     curves = list(_paper(meta, panels, device))
-    said = ("thin dashes: the paper's measured points",) if curves else ()
+    said = ["thin dashes: the paper's measured points"] if curves else []
+    if "mean_tokens_per_s" in panels:
+        said.append("mean: over a generation from nothing to the context")
     return _declared(meta, name, title, panels.values(), data.assign(x=data[along]), curves, said)
 
 
 def _declared(
     meta: Mapping[str, Any], name: str, title: str, panels: Any, data: pd.DataFrame,
-    curves: list[Curve], notes: tuple[str, ...],
+    curves: list[Curve], notes: Sequence[str],
 ) -> Figure:  # fmt: skip
     nothing: Mapping[str, Any] = dict.fromkeys(("low", "high", "each"))
     return Figure.of(
         meta, name, title, panels, data.assign(series=data["model"], **nothing), curves=curves,
-        caption=_conditions(meta), caveat=IS.upper(), notes=notes,
+        caption=_conditions(meta), caveat=IS.upper(), notes=tuple(notes),
     )  # fmt: skip
 
 

@@ -99,7 +99,8 @@ def over_sweep(
         if each.bound in measured:
             for (model,), own in groups(cells_of(summary, str(each.bound), sweep), ["model"]):
                 places = column(own, axes.COLUMN[sweep])
-                curves.append(Curve(each.metric, str(model), places, column(own, "value")))
+                if len(places) > 1:  # one is no line
+                    curves.append(Curve(each.metric, str(model), places, column(own, "value")))
     notes = [axes.held(summary.meta, sweep), *([BOUND] if curves else [])]
     if memory := kept[0].metric in compare.MEMORY:
         notes += [_source(cells) for cells in data if len(cells)]

@@ -108,7 +108,7 @@ def _panels(
     """A panel a head dimension and direction."""
     x = Axis(LABELS["context"], tuple(kernels.planned("seq_len")), units.tokens)
     return tuple(
-        Panel(f"{size} {direction}", f"{_DIRECTIONS[direction]}, $d_k$ = {size}", x, y, margin,
+        Panel(f"{size} {direction}", f"{_DIRECTIONS[direction]}, d_k = {size}", x, y, margin,
               sides, group=str(size))
         for size in kernels.planned("head_dim")
         for direction in kernels.planned("direction")

@@ -69,6 +69,18 @@ def write_tables_and_page(run: Run) -> None:
     html.write(content, [], run.path)
 
 
+BARE = """
+import sys
+sys.modules.update(pydantic=None, annotated_types=None)
+from retbench.store import open_run
+print(len(open_run(sys.argv[1]).plan.points))
+"""
+
+
+def test_a_checkout_beside_other_packages_reads_runs_by_their_seals(run: Run) -> None:
+    assert int(in_new_process(BARE, str(run.path))) == len(run.plan.points)
+
+
 def digests(folder: Path) -> dict[str, str]:
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
