@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
     app.command()(explain)
     app.command()(compare)
     app.command()(cite)
+    app.command()(claims)
     app.command()(bundle)
     app.command()(verify)
 
@@ -165,6 +166,35 @@ def cite(
         return
     wanted = citing.Wanted(metric, context, batch, model)
     typer.echo("\n".join(citing.sentences(content, wanted, form)))
+
+
+def claims(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[DIR]...", help="The evidence. [default: the runs in results/]"),
+    ] = None,
+    planned: Annotated[
+        bool, typer.Option("--plan", help="Print what would settle the open ones; write nothing.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder of CLAIMS.md. [default: results]")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge the paper's claims one by one, by runs and by the bound. Writes CLAIMS.md."""
+    from retbench.cli.console import Console
+    from retbench.report.claims import entries, ledger, page
+
+    sources, skipped = ledger.evidence_in(runs)
+    found = ledger.ledger(entries.claims(), sources)
+    console = Console(as_json=as_json)
+    if planned:
+        typer.echo("\n".join(page.plan(found)))
+        return
+    said = page.said(found, sources, skipped)
+    files = page.write(found, said, out)
+    console.show(*said, f"files: {', '.join(map(str, files))}")
+    console.emit(page.document(found, said))
 
 
 def bundle(

@@ -28,18 +28,25 @@ def write(figures: Iterable[Figure], run: Run, folder: Path) -> list[Path]:
     written = []
     for figure in figures:
         stem = folder / figure.name
-        with theme.fixed():
-            drawn, notes = drawing.draw(figure)
-            drawn.savefig(
-                stem.with_suffix(".png"), dpi=theme.DPI, metadata={"Software": None},
-                pil_kwargs={"compress_level": _COMPRESSION},
-            )  # fmt: skip
-            drawn.savefig(stem.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
+        drawn, notes = save(figure, stem)
         sidecar = figure_data.sidecar(figure, run, notes)
         text = json.dumps(sidecar, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
         stem.with_suffix(".json").write_text(text, encoding="utf-8")
-        written += [stem.with_suffix(suffix) for suffix in (".png", ".svg", ".json")]
+        written += [*drawn, stem.with_suffix(".json")]
     return written
+
+
+def save(figure: Figure, stem: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """Write a figure as PNG and SVG, the same bytes each time; the files, and how to read it."""
+    files = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
+    with theme.fixed():
+        drawn, notes = drawing.draw(figure)
+        drawn.savefig(
+            files[0], dpi=theme.DPI, metadata={"Software": None},
+            pil_kwargs={"compress_level": _COMPRESSION},
+        )  # fmt: skip
+        drawn.savefig(files[1], metadata={"Date": None, "Creator": None})
+    return files, notes
 
 
 def write_for_print(figures: Iterable[Figure], folder: Path, width_in: float) -> list[Path]:

@@ -1,0 +1,186 @@
+"""The ledger of the paper's claims: what is evidence, and which verdict follows from it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retbench import suites
+from retbench.config import plugins
+from retbench.errors import UserError
+from retbench.report.claims import page
+from retbench.report.claims.entries import Claim, Expectation, Number, claims
+from retbench.report.claims.ledger import (
+    PAPER_ONLY,
+    VERDICTS,
+    Entry,
+    Evidence,
+    evidence_in,
+    ledger,
+)
+from retbench.store import Run
+
+from .conftest import MakeRun
+
+BY_ID = {claim.id: claim for claim in claims()}
+ABLATED = {"retnet-no-gate", "retnet-no-group-norm", "retnet-no-decay", "retnet-one-decay",
+           "retnet-small-heads"}  # fmt: skip
+
+
+def of(expect: str, value: float, low: float, high: float) -> str:
+    return Expectation.of(expect).outcome(Number(value, low, high))
+
+
+def entry(claim: Claim, bounds: Any = None, **evidence: Evidence) -> Entry:
+    return Entry(claim, evidence, bounds or {})  # type: ignore[arg-type]
+
+
+def found(outcome: str, value: float = 0.5, *, exact: bool = False) -> Evidence:
+    number = Number(value, 0.9 * value, 1.1 * value)
+    return Evidence("run", "10m", "paper", "transformer", "", number, outcome, exact)  # type: ignore[arg-type]
+
+
+def test_every_claim_can_be_judged_or_says_why_not() -> None:
+    assert len(BY_ID) == len(claims()) >= 40
+    for claim in claims():
+        assert claim.says and claim.place and claim.figure, claim.id
+        assert bool(claim.settle) != bool(claim.why_not), claim.id
+        assert claim.test or claim.bound or claim.why_not, claim.id
+        if claim.test:
+            assert claim.test.suite in suites.names()
+            assert bool(claim.test.baseline) == bool(claim.test.paper), claim.id
+            if claim.test.suite not in ("kernels", "training"):
+                known = {*plugins.families(), *ABLATED}
+                named = {*claim.test.paper, *claim.test.strongest}
+                named |= {claim.test.where.get("model", "retnet")}
+                assert named <= known, claim.id
+
+
+@pytest.mark.parametrize(
+    ("expect", "number", "outcome"),
+    [
+        ("below 1", (0.8, 0.7, 0.9), "holds"),
+        ("below 1", (0.9, 0.7, 1.1), "open"),
+        ("below 1", (1.2, 1.1, 1.3), "fails"),
+        ("below 1", (1.0, 1.0, 1.0), "fails"),
+        ("above 1", (1.2, 1.1, 1.3), "holds"),
+        ("above 1", (0.9, 0.8, 0.99), "fails"),
+        ("at 0", (0.01, -0.05, 0.07), "holds"),
+        ("at 0", (0.01, -0.5, 0.5), "open"),
+        ("at 0", (0.5, 0.3, 0.7), "fails"),
+        ("below 1e-4", (1e-6, 1e-6, 1e-6), "holds"),
+    ],
+)
+def test_a_claim_holds_only_where_the_whole_interval_is(
+    expect: str, number: tuple[float, float, float], outcome: str
+) -> None:
+    assert of(expect, *number) == outcome
+
+
+def test_a_wrong_expectation_is_refused() -> None:
+    with pytest.raises(ValueError, match="'under 1' is no expectation"):
+        Expectation.of("under 1")
+
+
+def test_small_scale_is_at_most_consistent_and_the_strongest_baseline_counts() -> None:
+    claim = BY_ID["inf8"]
+    assert entry(claim).verdict == "not tested"
+    assert entry(claim, paper=found("holds")).verdict == "consistent at small scale"
+    assert entry(claim, paper=found("fails")).verdict == "inconsistent at small scale"
+    assert entry(claim, paper=found("open")).verdict == "open"
+    only = entry(claim, paper=found("holds"), strongest=found("fails"))
+    assert only.verdict == PAPER_ONLY
+    doubtful = entry(claim, paper=found("holds"), strongest=found("open"))
+    assert doubtful.verdict == "consistent at small scale"
+
+
+def test_at_its_size_a_claim_is_reproduced_where_its_figure_is_reached() -> None:
+    claim = BY_ID["inf8"]
+    assert claim.ratio == 0.0642
+    assert entry(claim, paper=found("holds", 0.06, exact=True)).verdict == "reproduced"
+    assert entry(claim, paper=found("holds", 0.5, exact=True)).verdict == "contradicted"
+    assert entry(claim, paper=found("fails", 1.5, exact=True)).verdict == "contradicted"
+
+
+def test_bytes_settle_memory_and_time_at_the_bound_settles_nothing() -> None:
+    judged = {each.claim.id: each for each in ledger(claims(), [])}
+    assert judged["inf8"].bounds["paper"].value == pytest.approx(0.369, abs=5e-4)
+    assert judged["inf8"].bounds["strongest"].value == pytest.approx(0.804, abs=5e-4)
+    assert judged["inf8"].verdict == "not tested"
+    assert judged["inf1"].bounds["paper"].value == pytest.approx(
+        (13.297 + 1.074) / (13.297 + 34.360), abs=1e-3
+    )
+    assert judged["inf1"].verdict == judged["eq3"].verdict == "reproduced"
+    assert judged["inf3"].verdict == "contradicted"  # 8 states in 16 bits are 8% of the weights
+    assert {each.verdict for each in judged.values()} <= set(VERDICTS)
+
+
+def test_a_run_is_evidence_at_its_longest_context(make_run: MakeRun) -> None:
+    run: Run = make_run(trials=4, steps=4, generation=True)
+    judged = {each.claim.id: each for each in ledger(claims(), [run])}
+    paper, strongest = (judged["inf8"].evidence[role] for role in ("paper", "strongest"))
+    assert (paper.baseline, paper.where) == ("transformer", "8k tokens")
+    assert paper.number.value == pytest.approx(4 / 10, rel=0.02)
+    assert (paper.outcome, paper.exact) == ("holds", False)
+    assert (strongest.baseline, strongest.outcome) == ("transformer-gqa", "open")
+    trend = judged["inf6"].evidence["paper"]
+    assert trend.where == "8k tokens over 512 tokens"
+    assert trend.number.value == pytest.approx((4 / 6) / (4 / 2.25), rel=0.03)
+    at_1k = judged["inf13"].evidence["paper"]
+    assert (at_1k.outcome, judged["inf13"].verdict) == ("fails", "inconsistent at small scale")
+    assert judged["eq1"].evidence["paper"].number.value == pytest.approx(1e-6, rel=0.05)
+    assert judged["trn1"].evidence == {}
+
+
+def test_at_the_papers_size_its_own_context_is_taken(make_run: MakeRun) -> None:
+    run: Run = make_run(trials=4, steps=4)
+    run.meta["configuration"] |= {"preset": "6.7b", "device": "cuda"}
+    claim = BY_ID["inf8"]
+    assert claim.test is not None
+    (elsewhere,) = ledger([claim], [run])  # batch 8 is not in the run
+    assert not elsewhere.evidence["paper"].exact
+    there = replace(claim, test=replace(claim.test, at={"seq_len": 4096, "batch_size": 1}))
+    (exact,) = ledger([there], [run])
+    assert exact.evidence["paper"].exact
+    assert exact.evidence["paper"].where == "4k tokens"
+
+
+def test_what_can_be_no_evidence_is_named(make_run: MakeRun, tmp_path: Path) -> None:
+    sound = make_run("sound", trials=4, steps=4).path
+    smoke = make_run("smoke", configuration={"profile": "smoke"}, steps=4).path
+    broken = Path(shutil.copytree(sound, tmp_path / "broken"))
+    (broken / "samples.jsonl").write_text("no\n")
+    runs, skipped = evidence_in([smoke, sound, broken])
+    assert [run.path for run in runs] == [sound]
+    assert skipped["smoke"] == "a SMOKE run" and str(broken) in skipped["broken"]
+    with pytest.raises(UserError, match="does not exist"):
+        evidence_in([tmp_path / "nothing"])
+
+
+def test_the_ledger_is_written_with_what_would_settle_the_rest(tmp_path: Path) -> None:
+    found = ledger(claims(), [])
+    said = page.said(found, [], {"old": "not finished"})
+    files = page.write(found, said, tmp_path / "new")
+    assert [file.name for file in files] == [
+        "CLAIMS.md", "CLAIMS.json", "CLAIMS.png", "CLAIMS.svg",
+    ]  # fmt: skip
+    text = files[0].read_text()
+    assert said[0] in text and "no evidence: old, not finished" in text
+    assert all(f"| {claim.id} |" in text for claim in claims())
+    kept = json.loads(files[1].read_text())
+    assert [each["id"] for each in kept["claims"]] == [claim.id for claim in claims()]
+    plan = page.plan(found)
+    assert plan[0].startswith("bash results/gpu.sh decode-6.7b")
+    assert plan[1].endswith("on one H100") and "inf8" in plan[1]
+    settled = " ".join(plan)
+    assert all(
+        each.claim.id in settled
+        for each in found if each.verdict == "not tested" and each.claim.settle
+    )  # fmt: skip
+    with pytest.raises(UserError, match="cannot write"):
+        page.write(found, said, files[0] / "below")
