@@ -25,6 +25,8 @@ from retbench.suites.quality import best_rate, final_point, tuning_points
 from retbench.suites.session import Session
 from retbench.suites.text import test_documents as text_documents
 
+from ...workers_here import workers_here
+
 SMALL = {
     "preset": "tiny", "context": 32, "batch": 2, "steps": 4, "lr": "1e-3,4e-3", "profile": "smoke",
     "threads": 1, "device": "cpu",
@@ -216,7 +218,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     folder = tmp_path_factory.mktemp("runs")
     text = short_documents(folder, 300, 80)
     made = {}
-    with pytest.MonkeyPatch.context() as patch:
+    with workers_here() as patch:
         patch.setenv("RETBENCH_CACHE", str(folder / "cache"))
         patch.setattr("retbench.engine.runner._Session._measure_ceilings", lambda self: None)
         one_part = {"no-gate": {"gate": False}}  # of the six, which differ in their options alone
