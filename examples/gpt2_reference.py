@@ -83,7 +83,7 @@ class GPT2Reference(nn.Module):
         self.model = GPT2LMHeadModel(sizes)
 
     @property
-    def blocks(self) -> nn.ModuleList:
+    def layers(self) -> nn.ModuleList:
         """The layers, whose activations may be checkpointed."""
         return self.model.transformer.h
 

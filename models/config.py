@@ -50,7 +50,7 @@ class ModelConfig(ABC):
 
     Attributes:
         d_model: width of the residual stream.
-        n_layers: number of blocks.
+        n_layers: number of layers.
         n_heads: heads of the mixer; must divide ``d_model``.
         d_ff: inner width of the feed-forward; 0 means as wide as the layer's budget allows.
         ffn: feed-forward kind, ``gelu`` (the paper) or ``swiglu`` (today's).

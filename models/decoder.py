@@ -1,6 +1,6 @@
 """The one decoder-only skeleton that all families share.
 
-Embedding, pre-norm blocks (x + mixer(norm(x)), then x + ffn(norm(x))), final norm, head. A family
+Embedding, pre-norm layers (x + mixer(norm(x)), then x + ffn(norm(x))), final norm, head. A family
 differs in its :class:`models.mixer.Mixer` alone. Three ways through the model:
 
 - ``forward``: all positions at once, for training and scoring;
@@ -25,7 +25,7 @@ from models.mixer import Mixer, Span
 from models.protocol import LayerState, State
 
 
-class Block(nn.Module):
+class Layer(nn.Module):
     """One pre-norm layer: mixer, then feed-forward, each with its residual."""
 
     def __init__(self, config: DecoderConfig, **factory: Any) -> None:
@@ -90,7 +90,7 @@ class Decoder(nn.Module):
         # Tied, it is the head's matrix too, and has the rows that pad it.
         rows = config.head_rows if config.tie_embeddings else config.vocab_size
         self.embedding = nn.Embedding(rows, config.d_model, **factory)
-        self.blocks = nn.ModuleList(Block(layer, **factory) for layer in config.layers)
+        self.layers = nn.ModuleList(Layer(layer, **factory) for layer in config.layers)
         # The first layer of each one's kind, which tells all of that kind about positions.
         self._kinds = [config.layers.index(layer) for layer in config.layers]
         self.norm = RMSNorm(config.d_model, config.norm_eps, **factory)
@@ -124,8 +124,8 @@ class Decoder(nn.Module):
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         x = self.embedding(tokens)
         prepared = self._prepare(Span(positions, 0, form))
-        for block, shared in zip(self.blocks, prepared, strict=True):
-            x = block(x, shared)
+        for layer, shared in zip(self.layers, prepared, strict=True):
+            x = layer(x, shared)
         return self._logits(x)
 
     def prefill(self, tokens: Tensor, state: State) -> Tensor:
@@ -148,15 +148,15 @@ class Decoder(nn.Module):
         return self._logits(self._taken_in(tokens, state))
 
     def _taken_in(self, tokens: Tensor, state: State) -> Tensor:
-        """Take tokens into the state; what the last block made of each, (batch, time, d_model)."""
+        """Take tokens into the state; what the last layer made of each, (batch, time, d_model)."""
         start, length = int(state.position), tokens.shape[1]
         if start + length > state.max_len:
             raise ValueError(f"{start} + {length} tokens into a state of {state.max_len}")
         positions = torch.arange(start, start + length, device=tokens.device)
         x: Tensor = self.embedding(tokens)
         prepared = self._prepare(Span(positions, start), state)
-        for block, shared, layer in zip(self.blocks, prepared, state.layers, strict=True):
-            x = block(x, shared, layer)
+        for layer, shared, own in zip(self.layers, prepared, state.layers, strict=True):
+            x = layer(x, shared, own)
         state.position += length
         return x
 
@@ -172,8 +172,8 @@ class Decoder(nn.Module):
         """
         x = self.embedding(token[:, None])
         prepared = self._prepare(Span(state.position, None), state)
-        for block, shared, layer in zip(self.blocks, prepared, state.layers, strict=True):
-            x = block(x, shared, layer, step=True)
+        for layer, shared, own in zip(self.layers, prepared, state.layers, strict=True):
+            x = layer(x, shared, own, step=True)
         state.position += 1
         return self._logits(x[:, -1])
 
@@ -195,8 +195,8 @@ class Decoder(nn.Module):
         weight = self.embedding.weight
         device = torch.device(device) if device is not None else weight.device
         layers = [
-            block.mixer.init_state(batch_size, max_len, device, dtype or weight.dtype)  # type: ignore[union-attr,operator]
-            for block in self.blocks
+            layer.mixer.init_state(batch_size, max_len, device, dtype or weight.dtype)  # type: ignore[union-attr,operator]
+            for layer in self.layers
         ]
         return State(layers, torch.zeros(1, dtype=torch.int64, device=device), max_len)
 
@@ -233,7 +233,7 @@ class Decoder(nn.Module):
         return self._mixer(0).forms
 
     def _mixer(self, layer: int) -> Mixer:
-        return self.blocks[layer].mixer  # type: ignore[return-value]
+        return self.layers[layer].mixer  # type: ignore[return-value]
 
     def _prepare(self, span: Span, state: State | None = None) -> list[Any]:
         """What each layer is told of the positions."""
@@ -266,5 +266,5 @@ class Decoder(nn.Module):
             std = 0.02 / math.sqrt(2 * self.config.n_layers) if into_residual else 0.02
             drawn = parameter[:vocab_size] if parameter is head else parameter
             drawn.normal_(0.0, std, generator=generator)
-        for block in self.blocks:
-            block.mixer.initialise(generator)  # type: ignore[union-attr,operator]
+        for layer in self.layers:
+            layer.mixer.initialise(generator)  # type: ignore[union-attr,operator]

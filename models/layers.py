@@ -103,7 +103,7 @@ class RMSNorm(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """The position-wise network of a block.
+    """The position-wise network of a layer.
 
     ``gelu`` is GELU(x W_1) W_2 (RetNet, arXiv 2307.08621, section 2), with GPT-2's tanh form of
     GELU (Hendrycks and Gimpel 2016, arXiv 1606.08415, section 2), the faster of the two on a CPU;

@@ -28,7 +28,7 @@ class Ranks(AbstractContextManager["Ranks"]):
         kind: ``ddp`` or ``fsdp``; None where the process is alone.
         rank: the number of this process; rank 0 alone writes and prints.
         size: how many processes there are.
-        compiles: what goes through ``torch.compile`` at once: the whole step, or each block, where
+        compiles: what goes through ``torch.compile`` at once: the whole step, or each layer, where
             something is to be sent while the next is computed.
         mates: process ids of the other ranks on this machine.
     """
@@ -36,7 +36,7 @@ class Ranks(AbstractContextManager["Ranks"]):
     kind: str | None = None
     rank: int = 0
     size: int = 1
-    compiles: Literal["step", "block"] = "step"
+    compiles: Literal["step", "layer"] = "step"
     mates: tuple[int, ...] = ()
 
     @property

@@ -53,7 +53,7 @@ class Group(Ranks):
         UserError: the others cannot be reached.
     """
 
-    compiles: Literal["step", "block"] = "block"
+    compiles: Literal["step", "layer"] = "layer"
 
     def __init__(self, launched: Launch, timeout_s: float) -> None:
         self.rank, self.size = launched.rank, launched.size
@@ -236,7 +236,7 @@ class Replicated(Group):
 
 
 class Sharded(Group):
-    """FSDP2: each block's parameters are spread over the processes, and collected for its use."""
+    """FSDP2: each layer's parameters are spread over the processes, and collected for its use."""
 
     kind = "fsdp"
 
@@ -245,9 +245,9 @@ class Sharded(Group):
         # Logits are a view of those of the padded head, and nothing changes them in place.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
         mesh = init_device_mesh(self._device.type, (self.size,))
-        blocks = getattr(model, "blocks", None)
-        for block in blocks if isinstance(blocks, nn.ModuleList) else ():
-            fully_shard(block, mesh=mesh)
+        layers = getattr(model, "layers", None)
+        for layer in layers if isinstance(layers, nn.ModuleList) else ():
+            fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
         return model
 

@@ -23,8 +23,8 @@ from retbench.machine.clock import Timing
 from retbench.suites.cell import Cell, Phase
 from retbench.suites.limits import CellFailure, require_compiler
 from retbench.suites.session import Rows
-from retbench.training.block_transforms import changed_blocks
 from retbench.training.config import TrainingConfig
+from retbench.training.layer_transforms import changed_layers
 from retbench.training.step import Step, make_optimizer
 
 Batch = tuple[Tensor, Tensor]
@@ -155,7 +155,7 @@ def _stage(rows: Rows) -> _Staged:
         torch.compiler.reset()  # each cell has its own shapes
     rows.closing.callback(model.eval)
     rows.closing.callback(optimizer.zero_grad, set_to_none=True)
-    rows.closing.enter_context(changed_blocks(model, config, session.ranks))
+    rows.closing.enter_context(changed_layers(model, config, session.ranks))
     model.train()
     step = Step(trained, optimizer, config, session.ranks)
     return _Staged(model, trained, optimizer, step, batch, implementation)
@@ -291,7 +291,7 @@ def _kept_for_backward(rows: Rows, staged: _Staged) -> tuple[int, Tensor]:
 def _is_weight(tensor: Tensor) -> bool:
     """Whether a tensor is a parameter, its cast to another type, or a view of either.
 
-    Weights that several ranks collect for a block's use lie elsewhere than this rank's share, and
+    Weights that several ranks collect for a layer's use lie elsewhere than this rank's share, and
     what an autocast makes of them elsewhere again.
     """
     whole = tensor if tensor._base is None else tensor._base

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from retbench.distributed.process_group import ALONE, Ranks
-from retbench.training.block_transforms import changed_blocks
 from retbench.training.config import Record, Training, TrainingConfig
+from retbench.training.layer_transforms import changed_layers
 from retbench.training.step import Step, autocast, make_optimizer
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def train(
         as it was then.
 
     Raises:
-        UserError: activations are to be checkpointed in a model without ``blocks``.
+        UserError: activations are to be checkpointed in a model without ``layers``.
     """
     wrapped = ranks.wrap(model)
     optimizer = make_optimizer(model, config)
@@ -154,7 +154,7 @@ class _Loop:
         config = self._config
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         with ExitStack() as stack:
-            stack.enter_context(changed_blocks(self._model, config, self._ranks))
+            stack.enter_context(changed_layers(self._model, config, self._ranks))
             steps = range(self.start, config.steps)
             share = self._ranks.share(source)
             if steps and (config.compile or self._device.type != "cpu"):

@@ -130,7 +130,7 @@ def test_the_kernel_that_ran_is_named(small: Any) -> None:
 def test_half_precision_rounds_no_position_or_angle(small: Any, dtype: torch.dtype) -> None:
     span = Span(torch.tensor([255, 100_003]), 0)
     exact, half = (
-        small.model("transformer", torch.float64).to(kind).blocks[0].mixer.prepare(span, None)
+        small.model("transformer", torch.float64).to(kind).layers[0].mixer.prepare(span, None)
         for kind in (torch.float64, dtype)
     )
     assert half.cos.dtype == half.sin.dtype == torch.float32

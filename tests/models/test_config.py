@@ -206,7 +206,7 @@ def test_a_step_moves_its_weights_once_and_its_state(family: str, tied: bool) ->
     state = model.init_state(3, 40)
     model.prefill(torch.zeros(3, 40, dtype=torch.int64), state)
     head = model.embedding if model.head is None else model.head
-    matrices = sum(t.nbytes for block in model.blocks for t in block.parameters())
+    matrices = sum(t.nbytes for layer in model.layers for t in layer.parameters())
     read = matrices + model.norm.weight.nbytes + head.weight.nbytes
     embedding_rows = 3 * 32 * 2
     moved = 0

@@ -347,12 +347,12 @@ def test_an_untied_head_has_weights_of_its_own(small: Any, family: str) -> None:
 
 @pytest.mark.parametrize("ffn", ["gelu", "swiglu"])
 def test_both_kinds_of_feed_forward_are_as_published(small: Any, ffn: str) -> None:
-    block = small.model("transformer", ffn=ffn).blocks[0].ffn
+    network = small.model("transformer", ffn=ffn).layers[0].ffn
     x = torch.randn(3, 32, dtype=torch.float64)
-    hidden = block.up(x)
+    hidden = network.up(x)
     if ffn == "gelu":
         inner = nn.functional.gelu(hidden, approximate="tanh")
     else:
         gate, up = hidden.chunk(2, -1)
         inner = gate * gate.sigmoid() * up
-    assert torch.allclose(block(x), inner @ block.down.weight.T)
+    assert torch.allclose(network(x), inner @ network.down.weight.T)

@@ -67,7 +67,7 @@ def test_a_step_is_one_token_of_the_recurrence() -> None:
 def test_gates_begin_close_to_one(small: Any) -> None:
     """sigmoid(0)^(1/16) = 0.958 with a bias of zero."""
     model = small.model("gla")
-    *_, log_decay, _ = model.blocks[0].mixer._project(torch.zeros(1, 1, 32, dtype=torch.float64))
+    *_, log_decay, _ = model.layers[0].mixer._project(torch.zeros(1, 1, 32, dtype=torch.float64))
     assert torch.allclose(log_decay.exp(), torch.tensor(0.5**0.0625, dtype=torch.float64))
 
 

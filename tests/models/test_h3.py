@@ -86,7 +86,7 @@ def test_lengths_of_transforms_are_little_longer_and_of_small_factors(least: int
 def test_the_output_is_the_products_as_published(small: Any) -> None:
     """q * diagonal(shift(k) * v), all sums written out (algorithm 1 of H3, one head of two)."""
     model = small.model("h3", n_heads=16, d_state=4)
-    mixer, time = model.blocks[0].mixer, 7
+    mixer, time = model.layers[0].mixer, 7
     x = torch.randn(1, time, 32, dtype=torch.float64)
     shared = mixer.prepare(Span(torch.arange(time), 0), None)
     parts = mixer._system(shared)
@@ -106,7 +106,7 @@ def test_the_output_is_the_products_as_published(small: Any) -> None:
 
 
 def test_a_new_model_has_the_published_taps_and_weights() -> None:
-    mixer: Any = build("h3", preset="1m", vocab_size=61).blocks[0].mixer  # type: ignore[attr-defined]
+    mixer: Any = build("h3", preset="1m", vocab_size=61).layers[0].mixer  # type: ignore[attr-defined]
     bound = 64**-0.5
     assert float(mixer.taps.abs().max()) <= bound
     assert float(mixer.taps.std()) == pytest.approx(bound / 3**0.5, rel=0.05)

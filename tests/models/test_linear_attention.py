@@ -28,7 +28,7 @@ def test_the_feature_map_stays_positive_far_below_zero() -> None:
 def test_outputs_are_weighted_means_as_published(small: Any) -> None:
     """Katharopoulos et al., eq. 7, with rotary positions in the numerator (Su et al., eq. 19)."""
     model = small.model("linear-attention")
-    mixer, config = model.blocks[0].mixer, model.config
+    mixer, config = model.layers[0].mixer, model.config
     x = torch.randn(2, 9, 32, dtype=torch.float64)
     q, k, v = mixer.qkv(x).view(2, 9, 3, 4, 8).permute(2, 0, 3, 1, 4)
     q, k = F.elu(q) + 1, F.elu(k) + 1

@@ -41,7 +41,7 @@ def renamed(weights: dict[str, Tensor], tied: bool) -> dict[str, Tensor]:
     if not tied:
         found["head.weight"] = head
     for i in range(2):
-        theirs, ours = f"model.layers.{i}", f"blocks.{i}"
+        theirs, ours = f"model.layers.{i}", f"layers.{i}"
         qkv = [weights[f"{theirs}.self_attn.{x}_proj.weight"] for x in "qkv"]
         up = [weights[f"{theirs}.mlp.{x}_proj.weight"] for x in ("gate", "up")]
         found |= {

@@ -18,7 +18,7 @@ from models.retnet import RetNetConfig
 
 
 def mixer_of(model: Any) -> MultiScaleRetention:
-    mixer = model.blocks[0].mixer
+    mixer = model.layers[0].mixer
     assert isinstance(mixer, MultiScaleRetention)
     return mixer
 
@@ -157,15 +157,15 @@ def test_a_norms_gain_multiplies_each_heads_dimensions_alike(small: Any) -> None
     gained.load_state_dict(plain.state_dict(), strict=False)
     tokens = small.tokens(2, 20)
     assert small.distance(plain(tokens), gained(tokens)) < 1e-12
-    for block in gained.blocks:
-        block.mixer.gain.data.fill_(0.0)
+    for layer in gained.layers:
+        layer.mixer.gain.data.fill_(0.0)
     assert small.distance(plain(tokens), gained(tokens)) > 1e-4
     assert plain.config.num_parameters() < gained.config.num_parameters() == gained.num_parameters()
 
 
 def test_torchscales_initialisation_has_its_spread() -> None:
     model = config_for("retnet", "125m", n_layers=1, init="torchscale").build(seed=1)
-    mixer = model.blocks[0].mixer
+    mixer = model.layers[0].mixer
     d = model.config.d_model
     q, _, v, _ = mixer.qkvg.weight.split([d, d, 2 * d, 2 * d])
     # Xavier's uniform: gain x sqrt(2 / (rows + columns)).
@@ -188,9 +188,9 @@ def test_query_heads_that_share_a_kv_head_are_heads_with_the_same_keys_and_value
             k, v = (x.unflatten(0, (2, -1)).repeat_interleave(2, 0).flatten(0, 1) for x in (k, v))
             weights[name] = torch.cat((q, k, v, *gate))
     whole.load_state_dict(weights)
-    for block in whole.blocks:
+    for layer in whole.layers:
         bits = log_decays(2, "language-model").repeat_interleave(2).view(torch.int64)
-        block.mixer.log_gamma_bits.copy_(bits)
+        layer.mixer.log_gamma_bits.copy_(bits)
     tokens = small.tokens(2, 13)
     assert small.distance(grouped(tokens, form=form), whole(tokens, form=form)) < 1e-10
     half, full = (m.init_state(2, 13).nbytes for m in (grouped, whole))

@@ -132,17 +132,17 @@ def test_checkpointed_activations_change_no_gradient(small: ModuleType, family: 
         nonlocal runs
         runs += 1
 
-    saving.blocks[0].mixer.register_forward_hook(count)
+    saving.layers[0].mixer.register_forward_hook(count)
     config = small.training(steps=4)
     train(whole, small.source(), config)
     train(saving, small.source(), small.training(steps=4, checkpoint_activations=True))
     assert runs == 2 * 4  # forward, and once more for the backward pass
     assert equal(weights(whole), weights(saving))
-    assert "forward" not in vars(saving.blocks[0])
+    assert "forward" not in vars(saving.layers[0])
 
 
-def test_activations_cannot_be_checkpointed_without_blocks(small: ModuleType) -> None:
-    with pytest.raises(UserError, match="no blocks"):
+def test_activations_cannot_be_checkpointed_without_layers(small: ModuleType) -> None:
+    with pytest.raises(UserError, match="no layers"):
         train(small.Table(), small.source(), small.training(checkpoint_activations=True))
 
 
@@ -150,7 +150,7 @@ def test_bfloat16_is_autocast(small: ModuleType) -> None:
     """Products in bfloat16; weights, loss and gradients in float32; the result nearly equal."""
     seen = set()
     model, exact = small.decoder(), small.decoder()
-    model.blocks[0].ffn.register_forward_hook(lambda _, __, out: seen.add(out.dtype))
+    model.layers[0].ffn.register_forward_hook(lambda _, __, out: seen.add(out.dtype))
     config = small.training(dtype="bfloat16")
     training = train(model, small.source(), config, dev=lambda: float(seen.add("dev") or 0))
     reference = train(exact, small.source(), small.training())

@@ -1,4 +1,4 @@
-"""Ways to compute a model's blocks in training: activations left out, or compiled one by one."""
+"""Ways to compute a model's layers in training: activations left out, or compiled one by one."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ Change = Callable[[Forward], Forward]
 
 
 @contextmanager
-def changed_blocks(
+def changed_layers(
     model: nn.Module, config: TrainingConfig, ranks: Ranks = ALONE
 ) -> Iterator[None]:
-    """Let every block of a model compute meanwhile as a training asks for.
+    """Let every layer of a model compute meanwhile as a training asks for.
 
     Args:
         model: not what ``ranks`` have made of it.
         config: may want activations computed anew, or compilation.
-        ranks: the processes that train it; they say whether blocks are what is compiled.
+        ranks: the processes that train it; they say whether layers are what is compiled.
 
     Raises:
-        UserError: the model has no ``blocks``.
+        UserError: the model has no ``layers``.
     """
     changes: dict[str, Change] = {}
     if config.checkpoint_activations:
         changes["checkpoint_activations"] = _recomputed
-    if config.compile and ranks.compiles == "block":
+    if config.compile and ranks.compiles == "layer":
         changes["compile"] = _compiled
-    blocks: Any = getattr(model, "blocks", None) if changes else ()
-    if changes and not isinstance(blocks, nn.ModuleList):
+    layers: Any = getattr(model, "layers", None) if changes else ()
+    if changes and not isinstance(layers, nn.ModuleList):
         raise UserError(
-            f"{' and '.join(changes)}: the model has no blocks to change", "train it without"
+            f"{' and '.join(changes)}: the model has no layers to change", "train it without"
         )
-    for block in blocks:
+    for layer in layers:
         for change in changes.values():  # what is compiled includes what is left out
-            block.forward = change(block.forward)
+            layer.forward = change(layer.forward)
     try:
         yield
     finally:
-        for block in blocks:
-            block.__dict__.pop("forward", None)  # the class's own shows again
+        for layer in layers:
+            layer.__dict__.pop("forward", None)  # the class's own shows again
 
 
 def _recomputed(forward: Forward) -> Forward:
     """Keep the inputs alone, and compute the rest anew in the backward pass.
 
-    Chen et al. 2016, arXiv 1604.06174. Without gradients a block runs as ever.
+    Chen et al. 2016, arXiv 1604.06174. Without gradients a layer runs as ever.
     """
     return partial(checkpoint, forward, use_reentrant=False)
 
