@@ -207,7 +207,8 @@ def says_out_of_memory(text: str) -> bool:
                 return True
         except OSError:
             pass
-    return any(phrase in text.lower() for phrase in _OUT_OF_MEMORY_PHRASES)
+    said = text.lower().replace(_FIXED_ROOM, "")
+    return any(phrase in said for phrase in _OUT_OF_MEMORY_PHRASES)
 
 
 # How Python, torch's CPU allocator, the C library and its loader, the C++ library, the CUDA driver
@@ -220,4 +221,6 @@ _OUT_OF_MEMORY_PHRASES = (
     "bad_alloc",
     "out of memory",
     "cublas_status_alloc_failed",
+    "cannot map zero-fill pages",
 )
+_FIXED_ROOM = "cannot allocate memory in static tls block"  # which is full, whatever memory is free

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -54,11 +58,24 @@ def command(
 
 @pytest.fixture(scope="package")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
-    """A finished run of the real suite at the smallest size, and what ``--json`` printed."""
-    folder = tmp_path_factory.mktemp("runs") / "small"
-    done = process("run", *SMALL, "--json", "--out", folder, cwd=folder.parent)
-    assert done.status == 0, done.err
-    return folder, done
+    """A finished run of the real suite at the smallest size, and what ``--json`` printed.
+
+    It is made once for all processes that test beside each other; each has a copy.
+    """
+    own = tmp_path_factory.mktemp("runs") / "small"
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder, printed = shared / "finished" / "small", shared / "finished" / "printed.json"
+    printed.parent.mkdir(exist_ok=True)
+    with open(printed.parent / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not printed.exists():
+            done = process("run", *SMALL, "--json", "--out", folder, cwd=folder.parent)
+            assert done.status == 0, done.err
+            printed.write_text(json.dumps(asdict(done)))
+    shutil.copytree(folder, own)
+    return own, Outcome(**json.loads(printed.read_text().replace(str(folder), str(own))))
 
 
 def process(*words: str | Path, cwd: Path) -> Outcome:

@@ -269,6 +269,8 @@ def test_every_way_of_saying_out_of_memory_is_recognised():
         ("ImportError: /tmp/x.so: failed to map segment from shared object", 0, True),
         ("ImportError: /tmp/x.so: failed to map segment from shared object", os.ST_NOEXEC, False),
         ("ImportError: x.so: failed to map segment from shared object", 0, False),
+        ("ImportError: /tmp/x.so: cannot map zero-fill pages", 0, True),
+        ("ImportError: /tmp/x.so: cannot allocate memory in static TLS block", 0, False),
         ("a room without memory of it", 0, False),
     ],
 )

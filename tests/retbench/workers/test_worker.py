@@ -58,7 +58,7 @@ def timed(phase: str, number: int) -> Message:
 
 def test_a_library_that_the_memory_limit_keeps_out_is_out_of_memory(worker: Worker) -> None:
     reply = answer(worker, start(configuration(memory_limit_gib=0.001)))
-    assert (reply["event"], reply["status"]) == ("failed", "oom")
+    assert (reply["event"], reply["status"]) == ("failed", "oom"), reply
 
 
 @linux
