@@ -188,9 +188,14 @@ def plot(
     width: Annotated[
         str | None, typer.Option(help="Of a figure on paper, e.g. 8.3cm. [default: 3.25in]")
     ] = None,
+    shown: Annotated[
+        bool, typer.Option("--open", help="Show the report in a browser when it is made.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Make a run's plots and HTML report anew from its samples."""
+    import webbrowser
+
     from retbench import api
     from retbench.cli.console import Console
     from retbench.machine.clock import garbage_collection_off
@@ -201,6 +206,8 @@ def plot(
         opened = api.open_run(folder)
         files = api.write_paper(opened, width or "3.25in") if paper else api.write_plots(opened)
     Console(quiet=quiet).files(folder, files)
+    for page in (file for file in files if shown and file.suffix == ".html"):
+        webbrowser.open(page.resolve().as_uri())
 
 
 @app.command()

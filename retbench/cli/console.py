@@ -23,6 +23,7 @@ from rich.text import Text
 
 from retbench.cli import render
 from retbench.report import units
+from retbench.report.frames import records
 
 if TYPE_CHECKING:
     from retbench.cli.model_sizes import ModelSize
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from retbench.metrics import Status
     from retbench.report.change import Change
     from retbench.report.content import Content
+    from retbench.report.tables import Table as Declared
     from retbench.store import Run
     from retbench.store.journal import Key
 
@@ -168,6 +170,11 @@ class Console:
         self._lines(change.said(found))
         self.show(Text(""), render.of_table(found.table, self._tables.width))
         self.emit(found.to_json())
+
+    def table(self, table: Declared) -> None:
+        """Print a table with its title and how to read it."""
+        self.show(render.of_table(table, self._tables.width))
+        self.emit({table.name: records(table.frame)})
 
     def inventory(self, found: Mapping[str, Sequence[tuple[str, str]]]) -> None:
         """Print names with a line about each, by kind."""

@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command("list")(list_)
     app.command()(explain)
     app.command()(compare)
+    app.command()(history)
     app.command()(cite)
     app.command()(claims)
     app.command()(bundle)
@@ -134,6 +135,32 @@ def compare(
     worse = [f"{found.counts[verdict]} {verdict}" for verdict in asked if verdict in found.counts]
     if worse:
         raise Regressed(f"{after} against {before}: {', '.join(worse)}")
+
+
+def history(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Runs of one suite.")],
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METRIC", help="Its tag. [default: the first that models are compared by]",
+            autocompletion=_metrics,
+        ),
+    ] = None,
+    form: Annotated[str, _format(*TEXT_OR_MARKDOWN)] = "text",
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Print a metric over several runs, in the order of their time. Each step has a verdict."""
+    from retbench import api
+    from retbench.cli.console import Console
+    from retbench.report import export
+    from retbench.report.history import history as history_of
+
+    form = _read("format", OneOf(TEXT_OR_MARKDOWN, "format"), form)
+    table = history_of([api.open_run(folder) for folder in folders], metric)
+    if form == "markdown":
+        typer.echo(export.markdown(table, ()).rstrip())
+        return
+    Console(as_json=as_json).table(table)
 
 
 def cite(

@@ -90,3 +90,30 @@ def test_a_bundled_run_is_verified_and_opened_elsewhere(
     checked = command("verify", tmp_path / "small.zip", "--out", tmp_path / "small")
     assert checked.out.startswith(f"{tmp_path / 'small.zip'} is sound: inference, finished; ")
     assert command("compare", finished[0], tmp_path / "small").status == 0
+
+
+def test_history_and_claims_are_printed(
+    command: Command, tmp_path: Path, finished: tuple[Path, Outcome]
+) -> None:
+    again = shutil.copytree(finished[0], tmp_path / "again")
+    said = command("history", finished[0], again, "--metric", "state_bytes")
+    assert said.status == 0 and "State over 2 runs" in said.out and "equivalent" in said.out
+    assert json.loads(command("history", finished[0], again, "--json").out)["history"]
+    assert command("history", finished[0], again, "--format", "markdown").out.startswith("## TPOT")
+    assert "a history needs two runs" in command("history", finished[0]).err
+    judged = command("claims", finished[0], "--out", tmp_path / "ledger")
+    assert judged.status == 0 and "no evidence: small, a SMOKE run" in judged.out
+    assert (tmp_path / "ledger" / "CLAIMS.md").exists()
+    assert command("claims", "--plan").out.startswith(
+        "bash results/gpu.sh decode-6.7b\n    settles"
+    )
+    assert "does not exist" in command("claims", tmp_path / "nothing").err
+
+
+def test_plot_opens_the_page_that_it_makes(
+    command: Command, finished: tuple[Path, Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    assert command("plot", finished[0], "--open").status == 0
+    assert opened == [(finished[0] / "report.html").resolve().as_uri()]

@@ -1,0 +1,59 @@
+"""A metric over several runs: their order, and a verdict where one run can be judged by another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from retbench.errors import UserError
+from retbench.report.history import history
+
+from .conftest import MakeRun
+
+SHORT = {"trials": 4, "steps": 6}
+MACHINE = {"machine_id": "m", "commit": {"hash": "0123456789", "dirty": False}}
+
+
+def later(made: MakeRun, name: str, day: int, **changes: Any) -> Any:
+    run = made(name, **({"provenance": MACHINE} | SHORT | changes))
+    run.meta["started"] = f"2026-01-{day:02d}T00:00:00+00:00"
+    return run
+
+
+def test_runs_stand_in_the_order_of_their_time_with_the_step_that_each_one_is(
+    make_run: MakeRun,
+) -> None:
+    def slower(row: dict[str, Any]) -> float:
+        return 1.5 if row["metric"] == "tpot_s" and row["model"] == "retnet" else 1.0
+
+    third = later(make_run, "third", 3, change=slower)
+    first, second = later(make_run, "first", 1), later(make_run, "second", 2)
+    table = history([third, first, second])
+    frame = table.frame
+    assert set(frame["metric"]) == {"tpot_s"}
+    own = frame[(frame["model"] == "retnet") & (frame["point"] == "context=8192,batch=1")]
+    assert list(own["run"]) == ["first", "second", "third"]
+    assert list(own["commit"]) == ["0123456"] * 3
+    assert list(own["verdict"])[::2] == ["", "slower"]
+    assert own["value"].iloc[2] == pytest.approx(1.5, rel=0.03)
+    other = frame[(frame["model"] == "transformer") & (frame["run"] == "third")]
+    assert "slower" not in set(other["verdict"])
+    (heading, *_), *_ = table.cells
+    assert heading == "retnet, context=512,batch=1"
+    assert set(history([first, second], "ttft_s").frame["metric"]) == {"ttft_s"}
+
+
+def test_there_is_no_verdict_between_machines(make_run: MakeRun) -> None:
+    first = later(make_run, "first", 1)
+    second = later(make_run, "second", 2, provenance={"machine_id": "n"})
+    steps = history([first, second]).frame
+    assert set(steps[steps["run"] == "second"]["verdict"]) == {"another machine"}
+
+
+def test_one_run_has_no_history_and_an_unknown_metric_none(make_run: MakeRun) -> None:
+    first, second = later(make_run, "first", 1), later(make_run, "second", 2)
+    with pytest.raises(UserError, match="a history needs two runs or more"):
+        history([first])
+    with pytest.raises(UserError, match="no two of the runs have 'tpot'; did you mean 'tpot_s'"):
+        history([first, second], "tpot")
