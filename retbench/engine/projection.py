@@ -8,16 +8,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from retbench import store
 from retbench.config import plugins
 from retbench.engine.resolve import model_configs
+from retbench.errors import UserError
+from retbench.machine import host
+from retbench.machine.devices import DataSheet
 from retbench.machine.provenance import provenance
 from retbench.store.results import new_folder
 from retbench.suites import projection
-from retbench.suites.projection import ProjectionConfig
+from retbench.suites.projection import HERE, ProjectionConfig
 
 
 def project(given: Mapping[str, Any]) -> store.Run:
@@ -31,7 +35,7 @@ def project(given: Mapping[str, Any]) -> store.Run:
         UserError: an unknown model, preset or device; a folder that cannot be written.
     """
     config = ProjectionConfig(**ProjectionConfig.parse(given))
-    sheets = config.sheets()
+    sheets = config.sheets(partial(measured_here, config.dtype))
     models = model_configs(config, config.preset)
     planned = projection.plan(config, sheets)
     out = Path(config.out) if config.out else new_folder(config.suite, config.preset)
@@ -53,6 +57,30 @@ def project(given: Mapping[str, Any]) -> store.Run:
         "warnings": [],
     }
     with store.RunWriter.create(out, meta) as writer:
-        writer.append(*projection.cells(config, planned, models))
+        writer.append(*projection.cells(config, planned, models, sheets))
         writer.finish("finished")
     return store.open_run(out)
+
+
+def measured_here(dtype: str) -> DataSheet:
+    """This machine's device as a data sheet: bandwidth and matmul rate as they are measured now.
+
+    The bandwidth is the best at any size, a cache's on a CPU, so that the bound stays one.
+
+    Raises:
+        UserError: nothing here computes in that dtype, or nothing tells how much memory there is.
+    """
+    import torch
+
+    from retbench.machine import ceilings
+
+    device, threads = host.default_device(), host.physical_cores()
+    measured = ceilings.measure(device, (dtype,), threads)
+    rate, bandwidth = ceilings.matmul_rate(measured, dtype), ceilings.peak_bandwidth(measured)
+    if device == "cuda":
+        memory: int | None = torch.cuda.mem_get_info()[1]
+    else:
+        memory = provenance(device, threads, sys.orig_argv)["memory"]["total_bytes"]
+    if rate is None or bandwidth is None or memory is None:
+        raise UserError(f"hardware: {HERE} cannot be measured in {dtype}", "name another --dtype")
+    return DataSheet(HERE, (), {dtype: rate}, memory, bandwidth, "measured on this machine")

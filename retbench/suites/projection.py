@@ -11,7 +11,7 @@ can be: real kernels take longer, by as much as a measured run says (*x bound*).
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from retbench.store.samples import NO_PROCESS, new_sample
 if TYPE_CHECKING:
     from models.config import ModelConfig
 
+HERE = "here"
 USABLE = 0.95
 """Share of a device's memory that weights and state may take; the rest is the runtime's."""
 
@@ -58,13 +59,17 @@ class ProjectionConfig(ModelsConfig):
         group=SWEEP, default=8192,
     )  # fmt: skip
     hardware: tuple[str, ...] = setting(
-        value.distinct_names, "Devices by name, commas between; or a TOML file of data sheets.",
+        value.distinct_names,
+        "Devices by name, commas between; a TOML file of data sheets; or here, to be measured.",
         metavar="NAMES", group=WHERE, default=("a100-80gb", "h100-sxm"),
-        choices=lambda: tuple(sheet.key for sheet in data_sheets()),
+        choices=lambda: (HERE, *(sheet.key for sheet in data_sheets())),
     )  # fmt: skip
 
-    def sheets(self) -> dict[str, DataSheet]:
+    def sheets(self, here: Callable[[], DataSheet]) -> dict[str, DataSheet]:
         """The data sheet of each device, in the order asked for.
+
+        Args:
+            here: measures that of this machine.
 
         Raises:
             UserError: an unknown device, or a file that is no list of data sheets.
@@ -72,7 +77,9 @@ class ProjectionConfig(ModelsConfig):
         known = {sheet.key: sheet for sheet in data_sheets()}
         found: dict[str, DataSheet] = {}
         for name in self.hardware:
-            if name.endswith(".toml"):
+            if name == HERE:
+                found[name] = here()
+            elif name.endswith(".toml"):
                 found |= {sheet.key: sheet for sheet in _read(Path(name))}
             elif name in known:
                 found[name] = known[name]
@@ -169,10 +176,10 @@ def plan(config: ProjectionConfig, hardware: Mapping[str, DataSheet]) -> Plan:
 
 
 def cells(
-    config: ProjectionConfig, planned: Plan, models: Mapping[str, ModelConfig]
-) -> Iterator[list[Sample]]:
+    config: ProjectionConfig, planned: Plan, models: Mapping[str, ModelConfig],
+    sheets: Mapping[str, DataSheet],
+) -> Iterator[list[Sample]]:  # fmt: skip
     """The samples of every cell; the last of each is its status row, which says ``bound``."""
-    sheets = config.sheets()
     for contender in planned.contenders:
         for point in planned.points:
             sheet = sheets[str(point.setting("hardware"))]

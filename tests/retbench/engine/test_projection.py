@@ -12,6 +12,7 @@ from models.registry import config_for
 from retbench import report
 from retbench.engine.projection import project
 from retbench.errors import UserError
+from retbench.machine import ceilings
 from retbench.machine.devices import data_sheets
 from retbench.suites.projection import USABLE, Bounds
 
@@ -121,3 +122,18 @@ def test_an_unknown_device_names_the_nearest(tmp_path: Path) -> None:
     assert "h100-sxm" in str(raised.value.hint)
     with pytest.raises(UserError, match="cannot read"):
         projected(tmp_path / "run", hardware="absent.toml")
+
+
+def test_this_machine_is_a_device_once_it_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = {"working_set_bytes": 2**20, "read_bytes_per_s": 3e10, "copy_bytes_per_s": 2e10}
+    measured = {"bandwidth": [size], "matmul_flop_per_s": {"bfloat16": 5e10}}
+    monkeypatch.setattr(ceilings, "measure", lambda device, dtypes, threads: measured)
+    run = projected(tmp_path / "run", hardware="here,l4")
+    sheet = run.meta["hardware"]["here"]
+    assert sheet["flop_per_s"] == {"bfloat16": 5e10}
+    assert sheet["bandwidth_bytes_per_s"] == pytest.approx(3e10)
+    assert sheet["source"] == "measured on this machine" and sheet["memory_bytes"] > 1e9
+    with pytest.raises(UserError, match="here cannot be measured in float16"):
+        projected(tmp_path / "other", hardware="here", dtype="float16")
