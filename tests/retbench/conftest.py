@@ -113,6 +113,7 @@ def requests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], li
     """``requests()``: all that the fake workers have been asked so far, in order."""
     log = tmp_path / "requests.jsonl"
     monkeypatch.setenv("FAKE_WORKER_LOG", str(log))
+    log.touch()
     return lambda: [json.loads(line) for line in log.read_text().splitlines()]
 
 

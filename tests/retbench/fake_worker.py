@@ -51,9 +51,11 @@ def misbehave(action):
     if action == "memory":
         sys.exit("MemoryError: 8 GiB")
     if action == "hang":
+        note(do="hang")
         time.sleep(HANG_S)
     if action == "hang with a child":
         note(do="spawn", child=os.spawnvp(os.P_NOWAIT, "sleep", ["sleep", str(HANG_S)]))
+        note(do="hang")
         time.sleep(HANG_S)
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
