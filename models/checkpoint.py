@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -96,7 +97,7 @@ def load(
         model.load_state_dict(weights)
     except RuntimeError as error:
         last = str(error).strip().splitlines()[-1].strip()
-        raise CheckpointError(f"{path / WEIGHTS} does not fit {CONFIG}: {last}") from None
+        raise CheckpointError(f"{path / WEIGHTS} does not fit {CONFIG}: {shorten(last, 160)}") from None
     if header != seal(values, weights):
         both = f"{path / WEIGHTS} or {path / CONFIG}"
         raise CheckpointError(f"{both} has changed since the model was saved")
