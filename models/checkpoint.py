@@ -96,8 +96,8 @@ def load(
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        last = str(error).strip().splitlines()[-1].strip()
-        raise CheckpointError(f"{path / WEIGHTS} does not fit {CONFIG}: {shorten(last, 160)}") from None
+        last = shorten(str(error).strip().splitlines()[-1], 160)
+        raise CheckpointError(f"{path / WEIGHTS} does not fit {CONFIG}: {last}") from None
     if header != seal(values, weights):
         both = f"{path / WEIGHTS} or {path / CONFIG}"
         raise CheckpointError(f"{both} has changed since the model was saved")
