@@ -77,7 +77,10 @@ def write(
     }  # fmt: skip
     with RunWriter.create(path, about) as writer:
         writer.append(*_cells(config, plan, law, change))
-        writer.update(**TIMES, state=meta.get("state", "finished"), elapsed_s=300.0)
+        state = meta.get("state", "finished")
+        if state != "running":
+            writer.finish(state)
+        writer.update(**TIMES, state=state, elapsed_s=300.0)
     return open_run(path)
 
 

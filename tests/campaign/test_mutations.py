@@ -1,0 +1,126 @@
+"""Run directories that something has changed: refused in one line, or read as before.
+
+    RETBENCH_CAMPAIGN=1000 pytest tests/campaign -s
+
+makes so many changes to a run of each suite, finished and not, and prints what became of them; by
+default it is few. Nothing may end in a traceback, and nothing may be read with other numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from retbench import report
+from retbench.errors import UserError
+from retbench.report import export
+from retbench.store import Run, open_run
+
+from ..retbench.report.conftest import write_run
+from ..retbench.report.kernels_run import write_kernels
+from ..retbench.report.recall_run import write_recall
+from ..retbench.report.scaling_run import write_scaling
+
+COUNT = int(os.environ.get("RETBENCH_CAMPAIGN", "12"))
+FILES = ("run.json", "samples.jsonl")
+Mutation = Callable[[bytes, random.Random], bytes]
+
+
+def flipped(data: bytes, rng: random.Random) -> bytes:
+    place = rng.randrange(len(data))
+    return data[:place] + bytes([data[place] ^ 1 << rng.randrange(8)]) + data[place + 1 :]
+
+
+def cut_out(data: bytes, rng: random.Random) -> bytes:
+    first, last = sorted(rng.randrange(len(data)) for _ in range(2))
+    return data[:first] + data[last + 1 :]
+
+
+def truncated(data: bytes, rng: random.Random) -> bytes:
+    return data[: rng.randrange(len(data))]
+
+
+def line_lost(data: bytes, rng: random.Random) -> bytes:
+    lines = data.splitlines(keepends=True)
+    del lines[rng.randrange(len(lines))]
+    return b"".join(lines)
+
+
+def line_doubled(data: bytes, rng: random.Random) -> bytes:
+    lines = data.splitlines(keepends=True)
+    place = rng.randrange(len(lines))
+    return b"".join([*lines[: place + 1], *lines[place:]])
+
+
+def lines_swapped(data: bytes, rng: random.Random) -> bytes:
+    lines = data.splitlines(keepends=True)
+    first, second = (rng.randrange(len(lines)) for _ in range(2))
+    lines[first], lines[second] = lines[second], lines[first]
+    return b"".join(lines)
+
+
+def number_changed(data: bytes, rng: random.Random) -> bytes:
+    digits = [place for place, byte in enumerate(data) if chr(byte).isdigit()]
+    place = rng.choice(digits)
+    other = rng.choice([b"-1", b"1e999", b"NaN", b"9" * 40, b"null", b'"x"', b"[]", b"7", b"0"])
+    return data[:place] + other + data[place + 1 :]
+
+
+def inserted(data: bytes, rng: random.Random) -> bytes:
+    place = rng.randrange(len(data))
+    what = rng.choice([b"\0", b"\\ud800", b"[" * 100_000, b"\xff", b"{}", b"\n", b'"', b" "])
+    return data[:place] + what + data[place:]
+
+
+MUTATIONS: tuple[Mutation, ...] = (
+    flipped, cut_out, truncated, line_lost, line_doubled, lines_swapped, number_changed, inserted,
+)  # fmt: skip
+RUNS: dict[str, Callable[..., Run]] = {
+    "inference": lambda path, **given: write_run(path, blocks=2, trials=2, steps=2, **given),
+    "kernels": write_kernels, "recall": write_recall, "scaling": write_scaling,
+}  # fmt: skip
+
+
+def numbers(run: Run) -> str:
+    """All that a report says of a run."""
+    return json.dumps(export.numbers(report.content_of(run)), default=str)
+
+
+def outcome(folder: Path, expected: str) -> str:
+    """What becomes of a changed run."""
+    try:
+        run = open_run(folder)
+        return "read as before" if numbers(run) == expected else "read with other numbers"
+    except UserError as problem:
+        return "refused" if "\n" not in str(problem) else "refused in several lines"
+
+
+@pytest.mark.parametrize("state", ["finished", "running"])
+@pytest.mark.parametrize("suite", RUNS)
+def test_a_changed_run_is_refused_or_read_as_before(tmp_path: Path, suite: str, state: str) -> None:
+    sound = RUNS[suite](tmp_path / "sound", state=state).path
+    expected = numbers(open_run(sound))
+    found: Counter[str] = Counter()
+    rng = random.Random(f"{suite} {state}")
+    for number in range(COUNT):
+        folder = Path(shutil.copytree(sound, tmp_path / "changed"))
+        mutation, file = rng.choice(MUTATIONS), rng.choice(FILES)
+        data = (folder / file).read_bytes()
+        changed = mutation(data, rng)
+        (folder / file).write_bytes(changed)
+        became = outcome(folder, expected)
+        # The end of a run that was killed may be lost, and its last cells with it.
+        if state == "running" and data.startswith(changed) and became.endswith("numbers"):
+            became = "read without its end"
+        found[became] += 1
+        allowed = {"refused", "read as before", "read without its end"}
+        assert became in allowed, (number, mutation.__name__, file)
+        shutil.rmtree(folder)
+    print(f"\n{suite}, {state}: {dict(found)}")
