@@ -50,6 +50,9 @@ class Outcome:
     err: str
 
 
+Command = Callable[..., Outcome]
+
+
 def _sample(**own: Any) -> dict[str, Any]:
     return {
         "suite": "inference", "point": "context=16,batch=1", "model": "retnet", "preset": "tiny",
@@ -120,12 +123,12 @@ def requests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], li
 @pytest.fixture
 def command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Outcome]:
+) -> Command:
     """Run a command line in this process, in an empty folder, with an empty cache."""
     from retbench.cli import app
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RETBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def invoke(*words: str | Path) -> Outcome:
         with pytest.raises(SystemExit) as ended:

@@ -8,13 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from retbench.cli.app import main
+from ..conftest import Command, Outcome
+
+__all__ = ["Command", "Outcome"]
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = (
@@ -23,37 +24,6 @@ SMALL = (
     "--profile", "smoke",
 )  # fmt: skip
 DERIVED = ("tables", "plots", "report.html", "numbers.tex", "numbers.json")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
-    """Run a command line in this process, in an empty folder, with an empty cache."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-    def invoke(*words: str | Path) -> Outcome:
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
-        printed = capsys.readouterr()
-        status = ended.value.code
-        assert isinstance(status, int)
-        return Outcome(status, printed.out, printed.err)
-
-    return invoke
 
 
 @pytest.fixture(scope="package")
