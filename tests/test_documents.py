@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+
+from retbench.report.claims import entries, ledger, page
+from retbench.store import RUN_FILE
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "results/CLAIMS.md"])
@@ -29,3 +33,14 @@ def test_every_link_leads_somewhere(document: Path) -> None:
         assert target.exists(), link
         if anchor:
             assert anchor in headings(target), link
+
+
+def test_the_ledger_is_that_of_the_published_runs_and_readme_quotes_it() -> None:
+    folders = sorted(file.parent for file in (ROOT / "results").glob(f"*/{RUN_FILE}"))
+    runs, skipped = ledger.evidence_in(folders)
+    found = ledger.ledger(entries.claims(), runs)
+    said = page.said(found, runs, skipped)
+    kept = json.loads((ROOT / "results/CLAIMS.json").read_text())
+    assert kept == json.loads(json.dumps(page.document(found, said)))
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert said[0] in readme

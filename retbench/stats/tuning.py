@@ -8,6 +8,7 @@ import numpy as np
 
 _EACH_SIDE = 2  # rates beside the lowest that its parabola goes through
 _LEAST = 4  # three points lie on a parabola as they are
+_NOISE = 0.01  # by how much of itself the loss of one training may be off by chance
 
 
 def best_rate(losses: Mapping[float, float]) -> float:
@@ -15,7 +16,8 @@ def best_rate(losses: Mapping[float, float]) -> float:
 
     Near its lowest point a loss is a parabola in the rate's logarithm: where the lowest loss and
     those of up to two rates on each side are four or more, the one lowest on the parabola through
-    them (least squares) is taken, of the rates that were tried.
+    them (least squares) is taken, of the rates whose own loss is within 1% of the lowest: beyond
+    the rates at which a training is stable a loss rises faster than any parabola.
 
     Args:
         losses: finite, by learning rate; at least one.
@@ -30,4 +32,5 @@ def best_rate(losses: Mapping[float, float]) -> float:
     parabola = np.polyfit(logs, [losses[rate] for rate in near], 2)
     if parabola[0] <= 0:
         return lowest
-    return near[int(np.argmin(np.polyval(parabola, logs)))]
+    likely = [rate for rate in near if losses[rate] <= losses[lowest] * (1 + _NOISE)]
+    return min(likely, key=lambda rate: float(np.polyval(parabola, np.log(rate))))

@@ -23,6 +23,11 @@ def test_a_lucky_neighbour_does_not_win() -> None:
     assert best_rate(losses) == 2e-3  # the lowest loss is that of 4e-3
 
 
+def test_a_training_that_has_become_unstable_does_not_bend_the_choice() -> None:
+    losses = dict(zip(RATES[1:], (1.8791, 1.8567, 1.7935, 1.9690), strict=True))
+    assert best_rate(losses) == 4e-3  # of the parabola alone 2e-3, whose loss is 3.5% higher
+
+
 @pytest.mark.parametrize(
     ("losses", "rate"),
     [
