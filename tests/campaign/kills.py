@@ -56,7 +56,8 @@ def main(suite: str, kills: int) -> None:
                 done += 1
             else:
                 process = command(suite, out)
-            wrong += process.wait() != 0 or record(suite, out) != expected
+            process.wait()  # which may be told that all was done already
+            wrong += record(suite, out) != expected
             chains += 1
     print(f"{suite}: {done} kills in {chains} chains, {wrong} chains wrong")
     sys.exit(wrong > 0)
