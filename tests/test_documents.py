@@ -39,7 +39,7 @@ def test_the_ledger_is_that_of_the_published_runs_and_readme_quotes_it() -> None
     folders = sorted(file.parent for file in (ROOT / "results").glob(f"*/{RUN_FILE}"))
     runs, skipped = ledger.evidence_in(folders)
     found = ledger.ledger(entries.claims(), runs)
-    said = page.said(found, runs, skipped)
+    said = page.said(found, skipped)
     kept = json.loads((ROOT / "results/CLAIMS.json").read_text())
     assert kept == json.loads(json.dumps(page.document(found, said)))
     readme = " ".join((ROOT / "README.md").read_text().split())

@@ -216,9 +216,13 @@ def claims(
     found = ledger.ledger(entries.claims(), sources)
     console = Console(as_json=as_json)
     if planned:
-        typer.echo("\n".join(page.plan(found)))
+        plan = page.plan(found)
+        console.show(*plan)
+        console.emit({"plan": plan})
         return
-    said = page.said(found, sources, skipped)
+    if runs and out is None:
+        raise UserError("out: the ledger of some runs alone has no place in results/", "name one")
+    said = page.said(found, skipped)
     files = page.write(found, said, out)
     console.show(*said, f"files: {', '.join(map(str, files))}")
     console.emit(page.document(found, said))

@@ -80,7 +80,11 @@ def measured_here(dtype: str) -> DataSheet:
     if device == "cuda":
         memory: int | None = torch.cuda.mem_get_info()[1]
     else:
-        memory = provenance(device, threads, sys.orig_argv)["memory"]["total_bytes"]
-    if rate is None or bandwidth is None or memory is None:
+        found = provenance(device, threads, sys.orig_argv)["memory"]
+        sizes = (found["total_bytes"], found["limit_bytes"])
+        memory = min((size for size in sizes if size is not None), default=None)
+    if memory is None:
+        raise UserError(f"hardware: nothing says how much memory {HERE} has", "write a data sheet")
+    if rate is None or bandwidth is None:
         raise UserError(f"hardware: {HERE} cannot be measured in {dtype}", "name another --dtype")
     return DataSheet(HERE, (), {dtype: rate}, memory, bandwidth, "measured on this machine")

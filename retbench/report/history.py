@@ -1,7 +1,8 @@
 """One metric over the runs of one suite in the order of their time, with every step that it took.
 
 A step is what :mod:`retbench.report.change` says of a run against the one before it, on the same
-machine and in the same configuration; between others there is no verdict.
+machine and in the same configuration; between others there is no verdict. A cell that failed in a
+run has no row there.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 NOTES = (
     "step: the run over the one before it, above 1 slower or larger; the verdicts of times of two "
     "neighbours hold together (Holm)",
-    "no verdict between runs of different machines, types or sizes",
+    "no verdict between runs that differ in machine, configuration or models",
 )
 _INCOMPARABLE = ("hardware", "configuration", "models")
 _CELL = ["metric", "model", "point"]
@@ -47,6 +48,8 @@ def history(runs: Sequence[Run], metric: str | None = None) -> Table:
     ordered = sorted(runs, key=lambda run: str(run.meta["started"]))
     steps = [change.between(*pair) for pair in pairwise(ordered)]
     frame = pd.DataFrame(list(_rows(ordered, steps)))
+    if frame.empty:
+        raise UserError("no two neighbours among the runs have a cell in common", "name others")
     known = list(dict.fromkeys(frame["metric"]))
     wanted = metric or known[0]
     if wanted not in known:
@@ -70,9 +73,9 @@ def _rows(ordered: Sequence[Run], steps: Sequence[Change]) -> Iterator[Row]:
             if not row["metric"]:
                 continue
             cell = tuple(row[key] for key in _CELL)
-            if cell not in seen:
+            if (before.path, cell) not in seen:  # the first, or the first after a gap
                 yield _row(before, row, row["before"])
-            seen.add(cell)
+            seen.add((after.path, cell))
             verdict = row["note"] or row["verdict"]
             if apart is not None:
                 verdict = f"another {'machine' if apart == 'hardware' else apart}"

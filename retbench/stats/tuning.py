@@ -17,7 +17,8 @@ def best_rate(losses: Mapping[float, float]) -> float:
     Near its lowest point a loss is a parabola in the rate's logarithm: where the lowest loss and
     those of up to two rates on each side are four or more, the one lowest on the parabola through
     them (least squares) is taken, of the rates whose own loss is within 1% of the lowest: beyond
-    the rates at which a training is stable a loss rises faster than any parabola.
+    the rates at which a training is stable a loss rises faster than any parabola. Where the fitted
+    one has no lowest point, the lowest loss decides.
 
     Args:
         losses: finite, by learning rate; at least one.

@@ -37,35 +37,37 @@ class Expectation:
 
     relation: Literal["below", "above", "at"]
     than: float
+    by: float = AT
 
     @classmethod
     def of(cls, text: str) -> Expectation:
-        """Read ``below 1``, ``above 1`` or ``at 0``.
+        """Read ``below 1``, ``above 1``, ``at 0`` or ``at 1 by 0.01``.
 
         Raises:
             ValueError: it is none of these.
         """
-        found = re.fullmatch(r"(below|above|at) ([0-9.e-]+)", text)
+        found = re.fullmatch(r"(below|above|at) ([0-9.e-]+)(?: by ([0-9.]+))?", text)
         if found is None:
             raise ValueError(f"{text!r} is no expectation such as 'below 1'")
-        return cls(found[1], float(found[2]))  # type: ignore[arg-type]
+        return cls(found[1], float(found[2]), float(found[3] or AT))  # type: ignore[arg-type]
 
     def outcome(self, number: Number) -> Outcome:
         """Whether the whole interval lies where it is expected, nowhere there, or both."""
         low, high = {
             "below": (-math.inf, self.than),
             "above": (self.than, math.inf),
-            "at": (self.than - AT, self.than + AT),
+            "at": (self.than - self.by, self.than + self.by),
         }[self.relation]
         if low <= number.low and number.high <= high and low < number.value < high:
             return "holds"
         return "fails" if number.low >= high or number.high <= low else "open"
 
     def reaches(self, number: Number, figure: float) -> bool:
-        """Whether a number is as far to the expected side as a figure, but for 5% of it."""
-        if self.relation == "below":
-            return number.low <= figure * 1.05
-        return self.relation == "at" or number.high >= figure * 0.95
+        """Whether a number lies as far from 1 as a figure, but for 5% of that way (logarithms)."""
+        if self.relation == "at":
+            return True
+        edge = number.low if self.relation == "below" else number.high
+        return abs(math.log(edge)) >= 0.95 * abs(math.log(figure))
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Bound:
     strongest: tuple[str, int, int] | None = None
     over_metric: str = ""
     settles: bool = False
+    batches: tuple[int, ...] = ()
     expect: Expectation = field(default_factory=lambda: Expectation("below", 1.0))
 
 
@@ -122,6 +125,7 @@ class Claim:
         ratio: that figure as a ratio; None where it is none.
         test: what measures it; None where nothing does.
         bound: what arithmetic says of it; None where it says nothing.
+        note: what that takes for granted.
         settle: what would test it at its size, or at all; None where nothing here would.
         why_not: the reason then.
     """
@@ -135,8 +139,14 @@ class Claim:
     ratio: float | None = None
     test: Test | None = None
     bound: Bound | None = None
+    note: str = ""
     settle: Command | None = None
     why_not: str = ""
+
+    @property
+    def of_one_device(self) -> bool:
+        """Whether it was made on a single device, so that a run here can be its equal."""
+        return not self.hardware[:1].isdigit()
 
     @property
     def is_comparison(self) -> bool:
@@ -160,7 +170,9 @@ def _claim(given: dict[str, Any], commands: Mapping[str, Command]) -> Claim:
         models = {role: tuple(test[role]) for role in ("paper", "strongest") if role in test}
         made["test"] = Test(**test | models | {"expect": Expectation.of(test["expect"])})
     if bound := given.get("bound"):
-        cells = {key: tuple(bound[key]) for key in ("of", "over", "strongest") if key in bound}
+        cells = {
+            key: tuple(bound[key]) for key in ("of", "over", "strongest", "batches") if key in bound
+        }
         expect = Expectation.of(bound.get("expect", "below 1"))
         made["bound"] = Bound(**bound | cells | {"expect": expect})
     made["settle"] = commands[given["settle"]] if "settle" in given else None

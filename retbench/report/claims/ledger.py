@@ -31,8 +31,9 @@ DEVICE, DTYPE = "a100-80gb", "bfloat16"
 """What the bounds are of: the paper's device, and the type that its memory fits."""
 
 PAPER_ONLY = "holds against the paper's baseline only"
+LESS = "holds by less than stated"
 VERDICTS = (
-    "reproduced", "contradicted", PAPER_ONLY, "consistent at small scale",
+    "reproduced", LESS, "contradicted", PAPER_ONLY, "consistent at small scale",
     "inconsistent at small scale", "open", "not tested",
 )  # fmt: skip
 """*Open* is a claim whose evidence excludes neither side."""
@@ -82,15 +83,19 @@ class Entry:
     @cached_property
     def verdict(self) -> str:
         """One of :data:`VERDICTS`."""
-        claim = self.claim
-        if claim.bound is not None and claim.bound.settles:
+        claim, paper = self.claim, self.evidence.get("paper")
+        if not (paper and paper.exact) and claim.bound is not None and claim.bound.settles:
             expect = claim.bound.expect
             outcomes = {role: expect.outcome(number) for role, number in self.bounds.items()}
             return self._of(outcomes, expect, self.bounds["paper"], exact=True)
         if claim.test is None or not self.evidence:
             return "not tested"
-        outcomes = {role: found.outcome for role, found in self.evidence.items()}
-        first = self.evidence.get("paper") or self.evidence["strongest"]
+        outcomes = {
+            role: found.outcome
+            for role, found in self.evidence.items()
+            if found.exact or not (paper and paper.exact)
+        }
+        first = paper or self.evidence["strongest"]
         return self._of(outcomes, claim.test.expect, first.number, exact=first.exact)
 
     def _of(
@@ -106,7 +111,7 @@ class Entry:
         if not exact:
             return "consistent at small scale"
         figure = self.claim.ratio
-        return "reproduced" if figure is None or expect.reaches(number, figure) else "contradicted"
+        return "reproduced" if figure is None or expect.reaches(number, figure) else LESS
 
 
 class Source:
@@ -115,9 +120,8 @@ class Source:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.suite = str(run.meta["suite"])
-        configuration = run.meta["configuration"]
-        self.preset = str(configuration.get("preset") or "")
-        self.device = str(configuration.get("device"))
+        self.configuration = run.meta["configuration"]
+        self.preset = str(self.configuration.get("preset") or "")
 
     @cached_property
     def _tables(self) -> dict[str, pd.DataFrame]:
@@ -160,6 +164,11 @@ def _unusable(run: Run) -> str:
     """Why a run can be evidence of nothing; empty where it can."""
     if run.meta["configuration"]["profile"] == "smoke":
         return "a SMOKE run"
+    labels = {
+        contender["label"]: contender["family"] for contender in run.meta["plan"]["contenders"]
+    }
+    if len(set(labels.values())) < len(labels) and set(labels) & {"A", "B"}:
+        return "an audit"
     return "" if run.meta["state"] == "finished" else "not finished"
 
 
@@ -182,11 +191,18 @@ def bounds(claim: Claim) -> dict[Role, Number]:
     others: dict[Role, tuple[str, int, int] | None] = {
         "paper": bound.over, "strongest": bound.strongest,
     }  # fmt: skip
-    upper = _figures(claim, *bound.of)[bound.metric]
+    below = bound.over_metric or bound.metric
     return {
-        role: Number.exact(upper / _figures(claim, *cell)[bound.over_metric or bound.metric])
+        role: Number(ratios[0], min(ratios), max(ratios))
         for role, cell in others.items()
         if cell is not None
+        for ratios in [
+            [
+                _figures(claim, *bound.of[:2], own)[bound.metric]
+                / _figures(claim, *cell[:2], other)[below]
+                for own, other in [(bound.of[2], cell[2]), *((n, n) for n in bound.batches)]
+            ]
+        ]
     }
 
 
@@ -204,7 +220,6 @@ def _evidence(claim: Claim, sources: Sequence[Source]) -> dict[Role, Evidence]:
     if test is None:
         return {}
     own = [source for source in sources if source.suite == test.suite]
-    own.sort(key=lambda source: not _is_exact(claim, source))
     if not (test.paper or test.strongest):
         roles: dict[Role, tuple[str, ...]] = {"paper": ("",)}
     else:
@@ -219,22 +234,36 @@ def _evidence(claim: Claim, sources: Sequence[Source]) -> dict[Role, Evidence]:
 def _search(
     claim: Claim, test: Test, sources: Sequence[Source], role: Role, baselines: Sequence[str]
 ) -> Iterator[Evidence]:
-    """The first evidence against the first of the baselines that has any."""
-    for baseline in baselines:
-        for source in sources:
-            found = _number(source.frame(test.table), test, baseline)
-            if found is not None:
-                number, where, is_there = found
-                yield Evidence(
-                    source.run.path.name, source.preset, role, baseline, where, number,
-                    test.expect.outcome(number), exact=is_there and _is_exact(claim, source),
-                )  # fmt: skip
-                return
+    """The first evidence, of runs at the claim's size if any, against the first baseline in it.
+
+    At its size a claim is tested by the paper's own kind of baseline alone, the first of its list.
+    """
+    alike = [source for source in sources if _is_exact(claim, source)]
+    for group in (alike, [source for source in sources if source not in alike]):
+        for baseline in baselines:
+            for source in group:
+                found = _number(source.frame(test.table), test, baseline)
+                if found is not None:
+                    number, where, is_there = found
+                    own_kind = role == "strongest" or baseline == baselines[0]
+                    yield Evidence(
+                        source.run.path.name, source.preset, role, baseline, where, number,
+                        test.expect.outcome(number), group is alike and is_there and own_kind,
+                    )  # fmt: skip
+                    return
 
 
 def _is_exact(claim: Claim, source: Source) -> bool:
-    """Whether a run is of the claim's size, on a device of the kind that it was made on."""
-    return claim.size == "any" or (source.preset == claim.size and source.device == "cuda")
+    """Whether a run is of the claim's size and type, on a device of the kind it was made on."""
+    given = source.configuration
+    if claim.size == "any":
+        return True
+    return (
+        claim.of_one_device
+        and (source.preset, given.get("device")) == (claim.size, "cuda")
+        and given.get("dtype") in ("bfloat16", "float16")
+        and not given.get("overrides")
+    )
 
 
 _Found = tuple[Number, str, bool]
@@ -246,11 +275,13 @@ def _number(frame: pd.DataFrame, test: Test, baseline: str) -> _Found | None:
     if test.compare:
         return _compared(frame, test, baseline)
     if baseline:
-        frame = _where(frame, {test.baseline: baseline})
+        subject = {} if "subject" in test.where or "subject" not in frame else {"subject": SUBJECT}
+        frame = _where(frame, {test.baseline: baseline} | subject)
     rows = _known(_where(frame, test.where), test)
     if not rows:
         return None
     if test.take == "trend":
+        rows = [row for row in rows if row.get("batch_size") == rows[-1].get("batch_size")]
         if len({row[test.along] for row in rows}) < 2:
             return None
         first, last = rows[0], rows[-1]
@@ -313,4 +344,7 @@ def _place(row: Row, test: Test) -> str:
     from retbench.report import units
 
     size = row[test.along]
-    return f"{units.tokens(size)} tokens" if test.along == "seq_len" else units.count(size)
+    if test.along != "seq_len":
+        return units.count(size)
+    batch = f", batch {row['batch_size']:g}" if row.get("batch_size") else ""
+    return f"{units.tokens(size)} tokens{batch}"

@@ -17,18 +17,19 @@ from retbench.report.figure import Axis, Figure, Panel
 from retbench.report.frames import Row
 from retbench.report.tables import Column, Table, name
 from retbench.report.theme import Style
-from retbench.store import Run
 from retbench.store.files import cannot_write
 from retbench.store.results import RESULTS
 
 PAGE = "CLAIMS"
 _NOTES = (
+    "the paper's baseline is transformer-paper, whose cache is copied at each step, or the nearest to "
+    "it that was run; the one that was is named",
     "numbers are RetNet over the baseline, below 1 where RetNet is faster, smaller or better; of a "
     "part that is left out, without over with it; growth and errors as they are",
-    "[low, high]: the 95% interval of the run's report; of two models with a row each the widest "
-    "that their intervals allow",
-    f"bound: data sheet and bytes at the claim's size, in {DTYPE} on {DEVICE}, against the paper's "
-    "baseline and today's strongest; no measurement",
+    "[low, high]: the interval of the run's report, of times and losses 95% or more, of memory the "
+    "range over processes; of two rows divided here the widest that theirs allow",
+    f"bound: data sheet and bytes at the claim's size, 6.7b where it is no preset, in {DTYPE} on "
+    f"{DEVICE}, against the paper's baseline and today's strongest; no measurement",
     "only a run at the claim's size, or bytes where bytes decide, can reproduce or contradict it",
 )
 _MEASURED: Mapping[Role, str] = {
@@ -81,12 +82,14 @@ def _measured(row: Row, role: Role) -> str:
     found: Evidence | None = row["entry"].evidence.get(role)
     if found is None:
         return units.DASH
-    where = (found.baseline, found.where, found.preset)
-    return f"{_text(found.number)} ({', '.join(filter(None, where))})"
+    where = ", ".join(filter(None, (found.baseline, found.where, found.preset)))
+    return f"{_text(found.number)} ({where})" if where else _text(found.number)
 
 
 def _bounds(entry: Entry) -> str:
-    return "; ".join(_text(number) for number in entry.bounds.values()) or units.DASH
+    said = "; ".join(_text(number) for number in entry.bounds.values())
+    note = entry.claim.note
+    return f"{said} ({note})" if said and note else said or units.DASH
 
 
 def _text(number: Number) -> str:
@@ -121,7 +124,7 @@ def figure(entries: Sequence[Entry]) -> Figure:
     return Figure(
         PAGE, "The paper's claims, the bound, and what was measured", (panel,), rows, _SERIES,
         "each claim at its own size; measured at the sizes that the table names",
-        geometry="rows", interval="95% interval",
+        geometry="rows", interval="interval, see the table",
         notes=("below 1 RetNet is better", "above 1 a part helps (abl, rew7)",
                "claims that are no ratio stand in the table alone"),
     )  # fmt: skip
@@ -145,20 +148,24 @@ def _marks(entry: Entry) -> Iterator[Row]:
         }  # fmt: skip
 
 
-def said(entries: Sequence[Entry], runs: Sequence[Run], skipped: Mapping[str, str]) -> list[str]:
+def _used(entries: Sequence[Entry]) -> list[str]:
+    """The names of the runs that some evidence is from."""
+    return sorted({found.run for entry in entries for found in entry.evidence.values()})
+
+
+def said(entries: Sequence[Entry], skipped: Mapping[str, str]) -> list[str]:
     """How many claims there are of which verdict, by what evidence, a line each.
 
     Args:
         entries: the claims, judged.
-        runs: the evidence.
-        skipped: why other runs are none, by name.
+        skipped: why runs are no evidence, by name.
     """
     counts = Counter(entry.verdict for entry in entries)
     known = sum(1 for entry in entries if entry.evidence or entry.bounds)
     of_each = [f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]]
     return [
         f"{len(entries)} claims, {known} with evidence or a bound: {', '.join(of_each)}",
-        f"evidence: {', '.join(run.path.name for run in runs) or 'none'}",
+        f"evidence: {', '.join(_used(entries)) or 'none'}",
         *(f"no evidence: {run}, {why}" for run, why in skipped.items()),
     ]
 

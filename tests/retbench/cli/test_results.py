@@ -108,6 +108,7 @@ def test_history_and_claims_are_printed(
         "bash results/gpu.sh decode-6.7b\n    settles"
     )
     assert "does not exist" in command("claims", tmp_path / "nothing").err
+    assert "no place in results/" in command("claims", finished[0]).err
 
 
 def test_plot_opens_the_page_that_it_makes(
