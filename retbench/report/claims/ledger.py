@@ -244,11 +244,12 @@ def _search(
             for source in group:
                 found = _number(source.frame(test.table), test, baseline)
                 if found is not None:
-                    number, where, is_there = found
+                    number, where, is_there, said = found
+                    outcome = "open" if said == "inconclusive" else test.expect.outcome(number)
                     own_kind = role == "strongest" or baseline == baselines[0]
                     yield Evidence(
                         source.run.path.name, source.preset, role, baseline, where, number,
-                        test.expect.outcome(number), group is alike and is_there and own_kind,
+                        outcome, group is alike and is_there and own_kind,
                     )  # fmt: skip
                     return
 
@@ -266,8 +267,8 @@ def _is_exact(claim: Claim, source: Source) -> bool:
     )
 
 
-_Found = tuple[Number, str, bool]
-"""A number, where it stands, and whether that is where the paper has it."""
+_Found = tuple[Number, str, bool, str]
+"""A number, where it stands, whether that is where the paper has it, and the report's verdict."""
 
 
 def _number(frame: pd.DataFrame, test: Test, baseline: str) -> _Found | None:
@@ -286,13 +287,17 @@ def _number(frame: pd.DataFrame, test: Test, baseline: str) -> _Found | None:
             return None
         first, last = rows[0], rows[-1]
         said = f"{_place(last, test)} over {_place(first, test)}"
-        return _over(_as_number(last, test), _as_number(first, test)), said, not test.at
+        return _over(_as_number(last, test), _as_number(first, test)), said, not test.at, ""
     there = [row for row in rows if all(row.get(key) == size for key, size in test.at.items())]
     if test.at and there:
-        return _as_number(there[0], test), _place(there[0], test), True
+        return _as_number(there[0], test), _place(there[0], test), True, _verdict(there[0])
     row = max(rows, key=lambda row: row[test.value]) if test.take == "largest" else rows[-1]
     said = _place(row, test) if test.take == "longest" else ""
-    return _as_number(row, test), said, not test.at
+    return _as_number(row, test), said, not test.at, _verdict(row)
+
+
+def _verdict(row: Row) -> str:
+    return str(row.get("verdict") or "")
 
 
 def _compared(frame: pd.DataFrame, test: Test, baseline: str) -> _Found | None:
@@ -305,7 +310,7 @@ def _compared(frame: pd.DataFrame, test: Test, baseline: str) -> _Found | None:
         return None
     subject, other = (_as_number(rows[-1], test) for rows in sides)
     said = _place(sides[0][-1], test) if test.take else ""
-    return _over(subject, other), said, not test.at
+    return _over(subject, other), said, not test.at, ""
 
 
 def _where(frame: pd.DataFrame, wanted: Mapping[str, Any]) -> pd.DataFrame:

@@ -22,8 +22,8 @@ from retbench.store.results import RESULTS
 
 PAGE = "CLAIMS"
 _NOTES = (
-    "the paper's baseline is transformer-paper, whose cache is copied at each step, or the nearest to "
-    "it that was run; the one that was is named",
+    "the paper's baseline is transformer-paper, whose cache is copied at each step, or the nearest "
+    "to it that was run; the one that was is named",
     "numbers are RetNet over the baseline, below 1 where RetNet is faster, smaller or better; of a "
     "part that is left out, without over with it; growth and errors as they are",
     "[low, high]: the interval of the run's report, of times and losses 95% or more, of memory the "
@@ -120,7 +120,8 @@ def _plain_evidence(found: Evidence) -> dict[str, Any]:
 def figure(entries: Sequence[Entry]) -> Figure:
     """The claims that are ratios: the paper's figure, the bound, and what was measured."""
     rows = pd.DataFrame([row for entry in entries for row in _marks(entry)])
-    panel = Panel("", "", Axis("RetNet / baseline; without a part / with it"), margin=0.0)
+    panel = Panel("", "", Axis("RetNet / baseline; without a part / with it"), margin=0.0,
+                  sides=("below 1", "above 1"))  # fmt: skip
     return Figure(
         PAGE, "The paper's claims, the bound, and what was measured", (panel,), rows, _SERIES,
         "each claim at its own size; measured at the sizes that the table names",
