@@ -116,8 +116,12 @@ def requests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], li
     """``requests()``: all that the fake workers have been asked so far, in order."""
     log = tmp_path / "requests.jsonl"
     monkeypatch.setenv("FAKE_WORKER_LOG", str(log))
-    log.touch()
-    return lambda: [json.loads(line) for line in log.read_text().splitlines()]
+
+    def read() -> list[dict[str, Any]]:
+        lines = log.read_text().splitlines() if log.exists() else []
+        return [json.loads(line) for line in lines]
+
+    return read
 
 
 @pytest.fixture

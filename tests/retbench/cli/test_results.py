@@ -105,7 +105,7 @@ def test_history_and_claims_are_printed(
     assert judged.status == 0 and "no evidence: small, a SMOKE run" in judged.out
     assert (tmp_path / "ledger" / "CLAIMS.md").exists()
     assert command("claims", "--plan").out.startswith(
-        "bash results/gpu.sh decode-6.7b\n    settles"
+        "bash results/gpu.sh results decode-6.7b\n    settles"
     )
     assert "does not exist" in command("claims", tmp_path / "nothing").err
     assert "no place in results/" in command("claims", finished[0]).err

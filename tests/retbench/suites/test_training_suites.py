@@ -225,7 +225,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
         patch.setattr("models.retnet.RetNetConfig.ablations", lambda self: one_part)
         for suite in (*TEXT, "recall"):
             options = given(suite)
-            if suite in ("scaling", "ablation"):  # whose text matters less than their many cells
+            if suite != "recall":
                 options |= {"data": text, "tokenizer": "byte", "overrides": {"n_layers": 1}}
             if suite == "recall":
                 options["tasks"] = "copy"
@@ -285,11 +285,11 @@ def test_every_protocol_scores_the_same_tokens_and_a_state_is_carried_where_it_i
 
 
 def test_an_untrained_models_perplexity_is_that_of_guessing(runs: dict[str, Run]) -> None:
-    """After four steps of warm-up the models know little: about 63 characters are as likely."""
+    """After four steps of warm-up the models know little: most of 256 bytes are as likely."""
     numbers = json.loads((runs["perplexity"].path / "numbers.json").read_text())
     for model in ("retnet", "transformer"):
         (cell,) = (row for row in numbers["perplexity"] if row["model"] == model)
-        assert 20 < cell["perplexity"] < 90
+        assert 60 < cell["perplexity"] < 300
         assert cell["bits_per_byte"] == pytest.approx(cell["loss"] / 0.6931, rel=0.01)
 
 
