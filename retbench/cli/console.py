@@ -23,7 +23,6 @@ from rich.text import Text
 
 from retbench.cli import render
 from retbench.report import units
-from retbench.report.frames import records
 
 if TYPE_CHECKING:
     from retbench.cli.model_sizes import ModelSize
@@ -174,7 +173,7 @@ class Console:
     def table(self, table: Declared) -> None:
         """Print a table with its title and how to read it."""
         self.show(render.of_table(table, self._tables.width))
-        self.emit({table.name: records(table.frame)})
+        self.emit({table.name: table.frame.to_dict("records")})
 
     def inventory(self, found: Mapping[str, Sequence[tuple[str, str]]]) -> None:
         """Print names with a line about each, by kind."""

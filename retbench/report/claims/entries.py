@@ -108,7 +108,6 @@ class Command:
 
     command: str
     hardware: str
-    minutes: float | None = None
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ import pandas as pd
 
 from retbench.errors import UserError
 from retbench.machine.devices import data_sheets
-from retbench.report import content
-from retbench.report.claims.entries import SUBJECT, Claim, Expectation, Number, Outcome, Test
+from retbench.report import content, units
+from retbench.report.claims.entries import SUBJECT, Bound, Claim, Expectation, Number, Outcome, Test
 from retbench.report.frames import Row, records
 from retbench.store import RUN_FILE, Run, open_run, read_meta
 from retbench.store.results import RESULTS
@@ -38,7 +38,7 @@ VERDICTS = (
 )  # fmt: skip
 """*Open* is a claim whose evidence excludes neither side."""
 
-_CAPABLE = "6.7b"  # the largest preset: stands for sizes that have none
+_LARGEST = "6.7b"  # preset, for sizes that have none
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,8 @@ class Evidence:
     Attributes:
         run: the name of its folder.
         preset: of its models.
-        role: which baseline it is against; the paper's, too, where a model is its own.
         baseline: its label; empty where a model is its own.
-        where: the row of the report, e.g. ``4096 tokens``.
+        where: the row of the report, e.g. ``4k tokens, batch 1``.
         number: what was measured.
         outcome: what it says of the claim.
         exact: whether it was measured at the claim's size.
@@ -58,7 +57,6 @@ class Evidence:
 
     run: str
     preset: str
-    role: Role
     baseline: str
     where: str
     number: Number
@@ -72,7 +70,7 @@ class Entry:
 
     Attributes:
         claim: the claim.
-        evidence: by the role of its baseline.
+        evidence: by the role of its baseline; the paper's, too, where a model is its own.
         bounds: what arithmetic says, by role.
     """
 
@@ -133,6 +131,14 @@ class Source:
             return self.run.frame()
         return self._tables.get(name, pd.DataFrame())
 
+    def is_at_edge(self, model: str) -> bool:
+        """Whether a model was trained at an end of the grid of learning rates."""
+        tried = _where(self.frame("tuning"), {"model": model})
+        if tried.empty:
+            return False
+        chosen = tried.loc[tried["chosen"].astype(bool), "learning_rate"]
+        return bool(chosen.isin([tried["learning_rate"].min(), tried["learning_rate"].max()]).any())
+
 
 def evidence_in(folders: Sequence[Path] | None = None) -> tuple[list[Run], dict[str, str]]:
     """The runs that can be evidence, newest first, and why others cannot, by the folder's name.
@@ -164,10 +170,8 @@ def _unusable(run: Run) -> str:
     """Why a run can be evidence of nothing; empty where it can."""
     if run.meta["configuration"]["profile"] == "smoke":
         return "a SMOKE run"
-    labels = {
-        contender["label"]: contender["family"] for contender in run.meta["plan"]["contenders"]
-    }
-    if len(set(labels.values())) < len(labels) and set(labels) & {"A", "B"}:
+    labels = {contender["label"] for contender in run.meta["plan"]["contenders"]}
+    if {"A", "B"} <= labels:
         return "an audit"
     return "" if run.meta["state"] == "finished" else "not finished"
 
@@ -191,26 +195,25 @@ def bounds(claim: Claim) -> dict[Role, Number]:
     others: dict[Role, tuple[str, int, int] | None] = {
         "paper": bound.over, "strongest": bound.strongest,
     }  # fmt: skip
-    below = bound.over_metric or bound.metric
-    return {
-        role: Number(ratios[0], min(ratios), max(ratios))
-        for role, cell in others.items()
-        if cell is not None
-        for ratios in [
-            [
-                _figures(claim, *bound.of[:2], own)[bound.metric]
-                / _figures(claim, *cell[:2], other)[below]
-                for own, other in [(bound.of[2], cell[2]), *((n, n) for n in bound.batches)]
-            ]
-        ]
-    }
+    return {role: _ratio(claim, bound, cell) for role, cell in others.items() if cell is not None}
+
+
+def _ratio(claim: Claim, bound: Bound, over: tuple[str, int, int]) -> Number:
+    """One cell's figure over another's; its range over the batch sizes that are left open."""
+    family, context, batch = bound.of
+    ratios = [
+        _figures(claim, family, context, own)[bound.metric]
+        / _figures(claim, over[0], over[1], other)[bound.over_metric or bound.metric]
+        for own, other in [(batch, over[2]), *((size, size) for size in bound.batches)]
+    ]
+    return Number(ratios[0], min(ratios), max(ratios))
 
 
 def _figures(claim: Claim, family: str, context: int, batch: int) -> dict[str, float]:
     from models.presets import PRESETS
     from models.registry import config_for
 
-    preset = claim.size if claim.size in PRESETS else _CAPABLE
+    preset = claim.size if claim.size in PRESETS else _LARGEST
     sheet = next(sheet for sheet in data_sheets() if sheet.key == DEVICE)
     return Bounds(config_for(family, preset), sheet, DTYPE).figures(batch, context)
 
@@ -245,13 +248,28 @@ def _search(
                 found = _number(source.frame(test.table), test, baseline)
                 if found is not None:
                     number, where, is_there, said = found
-                    outcome = "open" if said == "inconclusive" else test.expect.outcome(number)
+                    outcome = test.expect.outcome(number)
+                    if said == "inconclusive" or _may_turn(outcome, test, source, baseline):
+                        outcome = "open"
                     own_kind = role == "strongest" or baseline == baselines[0]
                     yield Evidence(
-                        source.run.path.name, source.preset, role, baseline, where, number,
-                        outcome, group is alike and is_there and own_kind,
+                        source.run.path.name, source.preset, baseline, where, number, outcome,
+                        group is alike and is_there and own_kind,
                     )  # fmt: skip
                     return
+
+
+def _may_turn(outcome: Outcome, test: Test, source: Source, baseline: str) -> bool:
+    """Whether a better learning rate could turn the outcome.
+
+    It could make a model's loss lower whose rate is the grid's smallest or largest: so what a ratio
+    of losses says of the upper model's being worse, or of the lower one's, does not stand then.
+    """
+    sides = (SUBJECT, baseline) if baseline else (str(test.where.get("model")), SUBJECT)
+    if sides[0] == sides[1] or test.expect.relation == "at":
+        return False
+    is_above_wanted = (outcome == "holds") == (test.expect.relation == "above")
+    return source.is_at_edge(sides[0] if is_above_wanted else sides[1])
 
 
 def _is_exact(claim: Claim, source: Source) -> bool:
@@ -346,8 +364,6 @@ def _over(upper: Number, lower: Number) -> Number:
 
 
 def _place(row: Row, test: Test) -> str:
-    from retbench.report import units
-
     size = row[test.along]
     if test.along != "seq_len":
         return units.count(size)

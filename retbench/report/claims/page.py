@@ -30,6 +30,7 @@ _NOTES = (
     "range over processes; of two rows divided here the widest that theirs allow",
     f"bound: data sheet and bytes at the claim's size, 6.7b where it is no preset, in {DTYPE} on "
     f"{DEVICE}, against the paper's baseline and today's strongest; no measurement",
+    "what a better learning rate could turn, beyond the end of a grid, is open",
     "only a run at the claim's size, or bytes where bytes decide, can reproduce or contradict it",
 )
 _MEASURED: Mapping[Role, str] = {
@@ -213,7 +214,7 @@ def plan(entries: Sequence[Entry]) -> list[str]:
             wanted.setdefault(entry.claim.settle, []).append(entry.claim.id)
     lines = []
     for command, ids in sorted(wanted.items(), key=lambda each: -len(each[1])):
-        minutes = f"{command.minutes:g} minutes " if command.minutes else ""
-        takes = f"{minutes}{'here' if command.hardware == 'here' else f'on {command.hardware}'}"
+        here = command.hardware == "here"
+        takes = "here, --dry-run says how long" if here else f"on {command.hardware}"
         lines += [command.command, f"    settles {', '.join(ids)}; {takes}"]
     return lines

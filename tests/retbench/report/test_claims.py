@@ -6,8 +6,10 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from models.registry import config_for
@@ -22,6 +24,8 @@ from retbench.report.claims.ledger import (
     VERDICTS,
     Entry,
     Evidence,
+    Source,
+    _may_turn,
     evidence_in,
     ledger,
 )
@@ -43,7 +47,7 @@ def entry(claim: Claim, bounds: Any = None, **evidence: Evidence) -> Entry:
 
 def found(outcome: str, value: float = 0.5, *, exact: bool = False) -> Evidence:
     number = Number(value, 0.9 * value, 1.1 * value)
-    return Evidence("run", "10m", "paper", "transformer", "", number, outcome, exact)  # type: ignore[arg-type]
+    return Evidence("run", "10m", "transformer", "", number, outcome, exact)  # type: ignore[arg-type]
 
 
 def test_every_claim_can_be_judged_or_says_why_not() -> None:
@@ -203,3 +207,30 @@ def test_the_ledger_is_written_with_what_would_settle_the_rest(tmp_path: Path) -
     )  # fmt: skip
     with pytest.raises(UserError, match="cannot write"):
         page.write(found, said, files[0] / "below")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "edge", "turns"),
+    [
+        ("holds", "transformer", True),  # whose loss may be lower than it was found to be
+        ("holds", "retnet", False),
+        ("fails", "retnet", True),
+        ("fails", "transformer", False),
+    ],
+)
+def test_a_rate_at_the_end_of_its_grid_leaves_open_what_a_better_one_could_turn(
+    outcome: Any, edge: str, turns: bool
+) -> None:
+    source = SimpleNamespace(is_at_edge=lambda model: model == edge)
+    test = BY_ID["qua3"].test
+    assert test is not None and test.expect.relation == "below"
+    assert _may_turn(outcome, test, source, "transformer") is turns  # type: ignore[arg-type]
+
+
+def test_the_end_of_a_grid_is_read_from_the_reports_table(make_run: MakeRun) -> None:
+    source = Source(make_run(trials=4, steps=4))
+    assert not source.is_at_edge("retnet")  # nothing was tuned
+    rates = {"learning_rate": [1e-3, 2e-3, 4e-3], "model": "retnet"}
+    for chosen, is_edge in (([False, True, False], False), ([False, False, True], True)):
+        source._tables["tuning"] = pd.DataFrame(rates | {"chosen": chosen})
+        assert source.is_at_edge("retnet") is is_edge
