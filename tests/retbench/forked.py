@@ -33,12 +33,6 @@ def environment(rank, count, port):
     }  # fmt: skip
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 def child(words, changes, out, err):
     """Be one process of a program; does not return."""
     status = 1
@@ -61,16 +55,26 @@ def child(words, changes, out, err):
 
 
 def main(programs):
-    running, stopped, ports, outcomes = {}, set(), [], [[None] * count for count, _, _ in programs]
+    running, stopped, outcomes = {}, set(), [[None] * count for count, _, _ in programs]
+    # Listened on from the beginning: a port that is only looked for may be another's when needed.
+    meetings = [socket.create_server(("127.0.0.1", 0)) for _ in programs]
+    ports = [meeting.getsockname()[1] for meeting in meetings]
     for number, (count, limit_s, words) in enumerate(programs):
-        ports.append(port := free_port())
         for rank in range(count):
             files = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115 (to the end)
             if (pid := os.fork()) == 0:
-                child(words, environment(rank, count, port), *files)
+                for meeting in meetings:
+                    meeting.close()
+                child(words, environment(rank, count, ports[number]), *files)
             running[pid] = (number, rank, time.monotonic() + limit_s, files)
     # Where the ranks meet; made after the forks, for it has threads, and kept as torchrun does.
-    stores = [TCPStore("127.0.0.1", p, is_master=True, wait_for_workers=False) for p in ports]
+    stores = [
+        TCPStore(
+            "127.0.0.1", port, is_master=True, wait_for_workers=False,
+            master_listen_fd=meeting.detach(),
+        )
+        for port, meeting in zip(ports, meetings, strict=True)
+    ]  # fmt: skip
     while running:
         for pid, (number, rank, until, files) in list(running.items()):
             changed, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)

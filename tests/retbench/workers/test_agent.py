@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -120,12 +121,19 @@ def left(folder: Path) -> list[int]:
     return found
 
 
+def unused_port() -> int:
+    """One that nobody listens on, and that the kernel gives to no connection meanwhile."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("every port is taken")
+
+
 @pytest.fixture(scope="module")
 def ended(folder: Path) -> dict[str, Ended]:
     """Runs side by side, in which ranks misbehave: one of one machine, one of two."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{unused_port()}"
     machines = [
         ["--nodes", "2", "--node-rank", str(rank), "--rendezvous", address] for rank in range(2)
     ]
