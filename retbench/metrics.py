@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, TypedDict, get_args
 
 SCHEMA_VERSION = 3
@@ -93,7 +94,7 @@ class Metric:
         """What of the values of all processes is a cell's: memory is the largest's (M14)."""
         return "max" if self.kind == "memory" else "median"
 
-    @property
+    @cached_property
     def needs(self) -> tuple[str, ...]:
         """The arguments of the formula, by name: metrics, and what is known of the cell.
 

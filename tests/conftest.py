@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -34,3 +35,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The slow files first: with ``--dist loadfile`` none is left over for one process."""
     order = {name: place for place, name in enumerate(SLOW)}
     items.sort(key=lambda item: order.get(item.path.stem, len(SLOW)))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector what is imported: a measurement collects before it, hundreds of times."""
+    gc.freeze()

@@ -18,7 +18,7 @@ import pandas as pd
 from retbench.errors import UserError
 from retbench.metrics import METRICS, compared
 from retbench.report import compare, export, units, warnings
-from retbench.report.frames import Floats, Row, column, groups, records
+from retbench.report.frames import Floats, Row, arrays, records
 from retbench.report.summary import Reduced, reduced
 from retbench.report.tables import Column, Table, name
 from retbench.stats import unpaired
@@ -178,9 +178,11 @@ def _by_cell(found: Reduced) -> _Cells:
     """The value of each block, by metric, model and point, of what models are compared by."""
     rows = found.processes[found.processes["metric"].isin(compared())]
     cells = {
-        (metric, model, point): column(group, "value")
-        for (metric, model, point), group in groups(rows, ["metric", "model", "point"])
-        if (column(group, "value") > 0).all()
+        (metric, model, point): values
+        for (metric, model, point), values in arrays(
+            rows, ["metric", "model", "point"], "value"
+        ).items()
+        if (values > 0).all()
     }
     at = {(row["model"], row["point"]): i for i, row in enumerate(records(found.statuses))}
     order = {tag: i for i, tag in enumerate(compared())}

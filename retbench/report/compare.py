@@ -23,7 +23,7 @@ from retbench import metrics
 from retbench.config.plan import Point
 from retbench.config.run import TimedConfig
 from retbench.report import axes, fusion, units
-from retbench.report.frames import Floats, Row, column, groups, records
+from retbench.report.frames import Floats, Row, arrays, by_block, column, groups, records
 from retbench.stats import comparison
 from retbench.stats.crossover import Crossover, crossover
 from retbench.stats.estimate import exp
@@ -142,9 +142,10 @@ def _centres(rounds: pd.DataFrame, subject: str, baseline: str) -> Mapping[tuple
     if not {subject, baseline} <= set(rounds.columns):
         return {}
     both = rounds[[subject, baseline]].dropna()
+    logs = pd.DataFrame({"value": np.log(both[subject] / both[baseline])}).reset_index()
     return {
-        key: exp(comparison.paired_centre(np.log(column(own, subject) / column(own, baseline))))
-        for key, own in groups(both, ["metric", "point", "block"])
+        key: exp(comparison.paired_centre(own))
+        for key, own in arrays(logs, ["metric", "point", "block"], "value").items()
     }
 
 
@@ -261,9 +262,7 @@ def crossing(paired: pd.DataFrame, meta: Mapping[str, Any]) -> tuple[Any, ...] |
         between others have no value; then the shortest and the longest context, and the number of
         blocks.
     """
-    known = paired[np.isfinite(column(paired, "ratio"))].pivot_table(
-        index="block", columns="seq_len", values="ratio"
-    )
+    known = by_block(paired[np.isfinite(column(paired, "ratio"))], "seq_len", "ratio")
     if known.shape[1] < 2:
         return None
     found = crossover(known.columns.to_numpy(), known.to_numpy(), 1 - alpha(meta))

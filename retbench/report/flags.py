@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from retbench.report.compare import TIMES
-from retbench.report.frames import Floats, column, groups, records
+from retbench.report.frames import Floats, arrays, column, groups, records
 
 NOISY = 0.10  # largest relative gap between the processes of a cell
 DRIFT = 0.05  # least relative change from the first block to the last
@@ -85,8 +85,9 @@ def is_drift(by_block: Floats) -> bool:
 def _outliers(times: pd.DataFrame) -> dict[Cell, int]:
     """How many samples of a cell lie far outside their own process's quartiles."""
     counts: dict[Cell, int] = {}
-    for (model, point, _, _), group in groups(times, ["model", "point", "metric", "block"]):
-        if count := count_outliers(column(group, "value")):
+    by_process = arrays(times, ["model", "point", "metric", "block"], "value")
+    for (model, point, _, _), samples in by_process.items():
+        if count := count_outliers(samples):
             counts[model, point] = counts.get((model, point), 0) + count
     return counts
 

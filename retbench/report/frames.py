@@ -32,6 +32,31 @@ def groups(table: pd.DataFrame, keys: list[str]) -> Iterator[tuple[tuple[Any, ..
         yield cast(tuple[Any, ...], key), group
 
 
+def positions(table: pd.DataFrame, keys: list[str]) -> dict[tuple[Any, ...], NDArray[np.intp]]:
+    """Where the rows with equal ``keys`` stand, in the order of the keys; for many small groups.
+
+    Args:
+        table: with any index, which is not looked at.
+        keys: two columns or more.
+    """
+    found: Any = table.groupby(keys, sort=True, observed=True).indices
+    return cast(dict[tuple[Any, ...], NDArray[np.intp]], found)
+
+
+def arrays(table: pd.DataFrame, keys: list[str], name: str) -> dict[tuple[Any, ...], Floats]:
+    """The numbers of a column, each of shape (rows,), by ``keys`` as :func:`positions` has them."""
+    values = column(table, name)
+    return {key: values[rows] for key, rows in positions(table, keys).items()}
+
+
+def by_block(table: pd.DataFrame, columns: str, values: str = "value") -> pd.DataFrame:
+    """A row a block and a column for each of what stands in ``columns``; NaN where there is none.
+
+    A block has one row of each.
+    """
+    return table.set_index(["block", columns])[values].unstack(columns)
+
+
 def column(table: pd.DataFrame, name: str) -> Floats:
     """A column of numbers, shape (rows,)."""
     return table[name].to_numpy(dtype=np.float64)

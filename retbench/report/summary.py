@@ -25,7 +25,7 @@ from retbench.config.plan import Point
 from retbench.metrics import METRICS
 from retbench.report import capacity, compare, derive, efficiency, warnings
 from retbench.report import flags as flagging
-from retbench.report.frames import Floats, column, groups
+from retbench.report.frames import Floats, arrays, column, groups, positions
 from retbench.stats import intervals
 
 if TYPE_CHECKING:
@@ -213,18 +213,20 @@ def _statuses(
 
 
 def _cells(kept: pd.DataFrame, processes: pd.DataFrame) -> pd.DataFrame:
-    raw = {key: column(group, "value") for key, group in groups(kept, [*CELL, "metric"])}
+    raw = arrays(kept, [*CELL, "metric"], "value")
+    by_process, trials = column(processes, "value"), processes["trials"].to_numpy()
+    sources = processes["source"].to_numpy()
     rows = []
-    for key, group in groups(processes, [*CELL, "phase", "metric", "unit"]):
+    for key, places in positions(processes, [*CELL, "phase", "metric", "unit"]).items():
         *cell, phase, metric, unit = key
-        values = column(group, "value")
+        values = by_process[places]
         samples = raw[(*cell, metric)]
         centre = _range(values) if METRICS[metric].centre == "max" else _estimate(values, metric)
         rows.append((
-            *cell, metric, unit, *centre, len(values), int(group["trials"].sum()), len(samples),
+            *cell, metric, unit, *centre, len(values), int(trials[places].sum()), len(samples),
             _spread(values),
             *(_percentiles(samples) if phase in ("prefill", "decode") else _NO_PERCENTILES),
-            group["source"].iloc[0],
+            sources[places[0]],
         ))  # fmt: skip
     return pd.DataFrame(rows, columns=CELL_COLUMNS)
 

@@ -11,7 +11,7 @@ import pandas as pd
 from retbench.config.plan import Axis
 from retbench.metrics import METRICS
 from retbench.report import axes, units
-from retbench.report.frames import Row, groups
+from retbench.report.frames import Row, by_block, groups
 from retbench.report.summary import Summary
 from retbench.report.tables import Column, Table, name
 from retbench.stats.power_law import power_law
@@ -90,20 +90,18 @@ def _exponent(row: Row) -> str:
 
 
 def _fit(rows: pd.DataFrame, axis: Axis) -> Row | None:
-    by_block = rows.pivot_table(
-        index="block", columns=axes.COLUMN[axis], values="value", observed=True
-    )
-    if by_block.shape[1] < LEAST_SIZES:
+    if rows[axes.COLUMN[axis]].nunique() < LEAST_SIZES:
         return None
-    sizes = by_block.columns.to_numpy(dtype=float)
-    law = power_law(sizes, by_block.to_numpy(dtype=float))
+    found = by_block(rows, axes.COLUMN[axis])
+    sizes = found.columns.to_numpy(dtype=float)
+    law = power_law(sizes, found.to_numpy(dtype=float))
     if law is None:
         return None
-    found = law.exponent  # of a law that falls
-    low, high = (math.nan if edge is None else -edge for edge in (found.high, found.low))
+    exponent = law.exponent  # of a law that falls
+    low, high = (math.nan if edge is None else -edge for edge in (exponent.high, exponent.low))
     return {
-        "smallest": int(sizes.min()), "largest": int(sizes.max()), "value": -found.value,
-        "low": low, "high": high, "n": found.n, "word": _word(low, high),
+        "smallest": int(sizes.min()), "largest": int(sizes.max()), "value": -exponent.value,
+        "low": low, "high": high, "n": exponent.n, "word": _word(low, high),
     }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from retbench.config.plan import Axis as Sweep
 from retbench.metrics import METRICS
 from retbench.report import axes, compare, units
 from retbench.report.figure import DECIDED, FAILURES, Axis, Crossing, Curve, Figure, Panel, tuples
-from retbench.report.frames import Row, column, groups, records
+from retbench.report.frames import Row, arrays, column, groups, records
 from retbench.report.summary import Summary
 
 INTERVAL = "95% interval over processes"
@@ -158,8 +158,8 @@ def is_of_the_sweep(summary: Summary, crossing: Row) -> bool:
 def as_ratios(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     """Ratios with the columns of a figure; in ``each`` those of the blocks."""
     by_block = {
-        key: tuple(column(own, "ratio"))
-        for key, own in groups(pairs, ["metric", "baseline", "point"])
+        key: tuple(ratios)
+        for key, ratios in arrays(pairs, ["metric", "baseline", "point"], "ratio").items()
     }
     each = [by_block.get((r["metric"], r["baseline"], r["point"]), ()) for r in records(rows)]
     return rows.assign(
@@ -239,9 +239,7 @@ def cells_of(summary: Summary, metric: str, sweep: Sweep) -> pd.DataFrame:
 
 def as_data(cells: pd.DataFrame, processes: pd.DataFrame, along: str) -> pd.DataFrame:
     """Cells with the columns of a figure, and in ``each`` the values of their processes."""
-    by_process = {
-        key: column(own, "value") for key, own in groups(processes, ["model", "point", "metric"])
-    }
+    by_process = arrays(processes, ["model", "point", "metric"], "value")
     each: list[tuple[float, ...]] = []
     for row in records(cells):
         metric = str(row["metric"])
