@@ -21,6 +21,7 @@ from retbench.suites.limits import CellFailure
 from retbench.suites.session import Rows, Session
 from retbench.workers.worker import open_session
 
+from ...workers_here import workers_here
 from ..conftest import measure
 
 SMALL: dict[str, Any] = {
@@ -248,7 +249,7 @@ def test_a_forecast_counts_every_cell() -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("runs") / "training"
-    with pytest.MonkeyPatch.context() as patch:
+    with workers_here() as patch:
         patch.setattr("retbench.engine.runner._Session._measure_ceilings", lambda self: None)
         patch.setattr("retbench.report.write_plots", lambda run, content=None: [])
         retbench.run("training", out=str(out), **SMALL)
