@@ -56,7 +56,7 @@ class Sample(TypedDict):
 COLUMNS: tuple[str, ...] = tuple(Sample.__annotations__)
 
 
-Kind = Literal["time", "memory", "rate", "analytic", "quality", "input"]
+Kind = Literal["time", "memory", "energy", "rate", "analytic", "quality", "input"]
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,15 @@ _DECLARED = (
            "the GPU allocator's reserved bytes at the prefill peak", "lower"),
     Metric("device_used_bytes", "bytes", "Device", "memory",
            "memory in use on the device as the driver reports it, all processes", "lower"),
+    # What the device's own counter says, of calls that follow each other for a while.
+    Metric("token_j", "J", "Energy per token", "energy",
+           "energy of the whole device per output token: of a decode step at the context, over its "
+           "sequences; idle power included", "lower", compared=11, crosses=False, cited=True),
+    Metric("prefill_j", "J", "Prefill energy", "energy",
+           "energy of the whole device per prefill of the batch, idle power included",
+           "lower", compared=12, crosses=False, cited=True),
+    Metric("idle_w", "W", "Idle power", "energy",
+           "power of the whole device while the process that holds the model waits"),
     # Analytic.
     Metric("prefill_flops", "flop", "Prefill FLOPs", "analytic",
            "analytic FLOPs that one prefill of the batch needs, whichever form runs"),
@@ -212,6 +221,9 @@ _DECLARED = (
     Metric("step_peak_bytes", "bytes", "Step peak", "memory",
            "peak memory over whole steps; resident set above the import baseline on a CPU, "
            "allocated bytes on a GPU", "lower", compared=9, cited=True),
+    Metric("step_j", "J", "Step energy", "energy",
+           "energy of the whole device per optimizer step, idle power included",
+           "lower", compared=13, crosses=False, cited=True),
     Metric("step_flops", "flop", "Step FLOPs", "analytic",
            "analytic FLOPs that forward and backward (three times the forward) of a batch need, "
            "whichever form runs"),

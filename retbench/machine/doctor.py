@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from retbench.machine import ceilings, host, interference
+from retbench.machine import ceilings, energy, host, interference, nvml
 from retbench.machine.memory import available_memory_bytes
 from retbench.machine.threads import SPIN_LIMITS, mean_cores, wait_policy
 from retbench.metrics import METRICS
@@ -219,8 +219,11 @@ def audit(here: Here) -> Check:
 
 def gpu(here: Here) -> Check:
     """Whether there is a GPU, and torch was built for it."""
-    answer = host.smi("--query-gpu=name,driver_version")
-    if not host.cuda_available():
+    usable = host.cuda_available()
+    known = nvml.computing_gpu() if usable else nvml.gpu()
+    driver = {} if known is None else known.described()
+    answer = ", ".join(str(driver[key]) for key in ("name", "driver_version") if driver.get(key))
+    if not usable:
         if not answer:
             return Check("gpu", "ok", "none: runs are on the CPU")
         return Check("gpu", "warn", f"{answer}, which torch cannot use", "install a CUDA build")
@@ -247,6 +250,19 @@ def gpu_quiet(here: Here) -> Check | None:
     if flags:
         return Check("gpu clock", "warn", "other processes compute on the GPU", "stop them")
     return Check("gpu clock", "ok", "not held back, and nobody else computes")
+
+
+def energy_counter(here: Here) -> Check:
+    """Whether the energy of what is measured is counted."""
+    if energy.counter(here.device, here.sys / "class/powercap") is not None:
+        source = "NVML" if here.device == "cuda" else "RAPL"
+        return Check("energy", "ok", f"counted by {source}")
+    if here.device == "cuda" and importlib.util.find_spec("pynvml") is None:
+        return Check("energy", "warn", "not available", "pip install nvidia-ml-py")
+    if here.device == "cpu" and energy.rapl_zones(here.sys / "class/powercap"):
+        remedy = "sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj"
+        return Check("energy", "warn", "counted, for root alone", remedy)
+    return Check("energy", "ok", "not available: this machine shows no counter")
 
 
 def compiler(here: Here) -> Check:
@@ -280,8 +296,8 @@ def packages(here: Here) -> Check:
 
 
 CHECKS: tuple[Callable[[Here], Check | None], ...] = (
-    load, steal, spinning, threads, frequency, memory, disk, audit, gpu, gpu_quiet, compiler,
-    packages,
+    load, steal, spinning, threads, frequency, memory, disk, audit, gpu, gpu_quiet,
+    energy_counter, compiler, packages,
 )  # fmt: skip
 """All checks, in the order in which they are made; one that does not apply gives None."""
 

@@ -112,12 +112,6 @@ def output(command: Sequence[str], timeout_s: float = 20.0) -> str:
     return done.stdout.strip()
 
 
-def smi(query: str) -> str:
-    """nvidia-smi's bare answer to a query about the first GPU that CUDA shows to this process."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
-    return output(["nvidia-smi", query, "--format=csv,noheader", f"--id={first}"], timeout_s=10.0)
-
-
 def _siblings(cpu: int) -> str:
     """A name of the core that a logical processor is on."""
     folder = f"/sys/devices/system/cpu/cpu{cpu}/topology"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from retbench.machine import host
+from retbench.machine import nvml
 
 FOREIGN_PROCESS = "foreign_process"
 THREADS_WAIT = "threads_wait"
@@ -136,17 +136,15 @@ def cpu_s(pid: int) -> float:
     return (int(user) + int(system)) / _CLOCK_TICKS_PER_S
 
 
-def throttle_flags(reasons: str) -> list[str]:
-    """The flag for a mask of clock event reasons, as nvidia-smi prints it (``0x...``)."""
-    try:
-        active = int(reasons.strip(), 16)
-    except ValueError:
-        return []
-    return [THROTTLED] if active & _THROTTLE_REASONS else []
-
-
 def gpu_flags(own: int) -> list[str]:
-    """What nvidia-smi says: more than our own processes on the GPU, and a clock held back."""
-    processes = host.smi("--query-compute-apps=pid").split()
-    flags = [FOREIGN_PROCESS] if len(processes) > own else []
-    return flags + throttle_flags(host.smi("--query-gpu=clocks_event_reasons.active"))
+    """What the driver says: more than our own processes on the GPU, and a clock held back."""
+    gpu = nvml.computing_gpu()
+    if gpu is None:
+        return []
+    flags = [FOREIGN_PROCESS] if (gpu.processes() or 0) > own else []
+    return flags + throttle_flags(gpu.clock_reasons())
+
+
+def throttle_flags(reasons: int) -> list[str]:
+    """The flag for a mask of nvmlClocksEventReasons."""
+    return [THROTTLED] if reasons & _THROTTLE_REASONS else []

@@ -23,7 +23,7 @@ from pathlib import Path
 from shutil import which
 from typing import Any
 
-from retbench.machine import host
+from retbench.machine import energy, host, nvml
 from retbench.machine.threads import wait_policy
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
@@ -47,16 +47,10 @@ _CPU_FLAGS = (
     "constant_tsc", "nonstop_tsc", "hypervisor",
 )  # fmt: skip
 
-_GPU_FIELDS = (
-    "name", "driver_version", "memory.total", "compute_cap", "clocks.max.sm", "clocks.max.mem",
-    "clocks.sm", "clocks.mem", "power.limit", "temperature.gpu", "persistence_mode",
-    "ecc.mode.current", "mig.mode.current",
-)  # fmt: skip
-
 _ASK_TORCH = """
 import json, torch
 p = torch.cuda.get_device_properties(0)
-print(json.dumps({"name": p.name, "memory_bytes": p.total_memory,
+print(json.dumps({"uuid": str(p.uuid), "name": p.name, "memory_bytes": p.total_memory,
     "multiprocessors": p.multi_processor_count, "compute_capability": f"{p.major}.{p.minor}",
     "l2_bytes": p.L2_cache_size, "l2_at_each_call": "warm",
     "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}))
@@ -79,9 +73,11 @@ def provenance(
     Returns:
         A dictionary that JSON can hold. What could not be found out is None.
     """
+    graphics = gpu() if device == "cuda" else None
     record: dict[str, Any] = {
         "processor": processor(),
-        "gpu": gpu() if device == "cuda" else None,
+        "gpu": graphics,
+        "energy_counter": _energy_counter(device, graphics),
         "memory": _memory(),
         "system": _system(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
@@ -174,21 +170,29 @@ def _khz_to_mhz(file: str) -> float | None:
 
 
 def gpu() -> dict[str, Any] | None:
-    """What torch and ``nvidia-smi`` say of the first visible GPU; None where there is none.
+    """What torch and the driver say of the GPU that torch takes first; None where there is none.
 
-    torch is asked in a child process: a CUDA context in this one would hold device memory.
+    torch is asked in a child process: a CUDA context in this one would hold device memory. The
+    uuid, by which the driver is asked for the same GPU, is not kept, for it names the machine.
     """
     described: dict[str, Any] = {}
     with contextlib.suppress(ValueError):
         described.update(
             json.loads(host.output([sys.executable, "-c", _ASK_TORCH], timeout_s=120.0))
         )
-    query = f"--query-gpu={','.join(_GPU_FIELDS)}"
-    values = [value.strip() for value in host.smi(query).split(",")]
-    if len(values) == len(_GPU_FIELDS):
-        described = {"name": values[0]} | described
-        described["nvidia_smi"] = dict(zip(_GPU_FIELDS, values, strict=True))
+    known = nvml.gpu(described.pop("uuid", None))
+    if known is not None:
+        driver = known.described()
+        described = {"name": driver["name"]} | described | {"driver": driver}
     return described or None
+
+
+def _energy_counter(device: str, graphics: Mapping[str, Any] | None) -> str | None:
+    """What counts the energy of the device, ``nvml`` or ``rapl``; None where nothing does."""
+    if device == "cuda":
+        return "nvml" if (graphics or {}).get("driver", {}).get("counts_energy") else None
+    counter = energy.counter(device)
+    return None if counter is None else counter.source
 
 
 def _memory() -> dict[str, int | None]:

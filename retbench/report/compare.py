@@ -30,9 +30,11 @@ from retbench.stats.estimate import exp
 
 # A run has those of its suite; the others do not show.
 TIMES, MEMORY = metrics.compared("time"), metrics.compared("memory")
+ENERGY = metrics.compared("energy")
 WIDEST = 1.5  # factor from low to high beyond which a crossover's interval says too little
 ALONE = "alone"  # the flag of a cell that was not measured in turns
 NO_CLAIM = "no claim"
+_OF_ENERGY = {"faster": "smaller", "slower": "larger"}
 
 PAIR_COLUMNS = [
     "metric", "baseline", "seq_len", "batch_size", "point", "block", "ratio", "alone", "unfused",
@@ -99,7 +101,7 @@ def pairs(
         :mod:`retbench.report.fusion`.
     """
     place = ["metric", "seq_len", "batch_size", "point", "block"]
-    compared = processes[processes["metric"].isin((*TIMES, *MEMORY))]
+    compared = processes[processes["metric"].isin(metrics.compared())]
     values = compared.pivot_table(index=place, columns="model", values="value", observed=True)
     alone, rounds = _alone(frame), _rounds(kept)
     unfused = fusion.unfused(kept, models, meta)
@@ -113,7 +115,7 @@ def pairs(
             both.index, both.to_numpy(dtype=float), strict=True
         ):
             apart = tuple(m for m in (models[0], baseline) if (block, m, point) in alone)
-            if metric in MEMORY or len(apart) == 2:
+            if metric not in TIMES or len(apart) == 2:
                 ratio = pair[0] / pair[1] if pair[1] else _NAN
             else:
                 ratio = _NAN if apart else centres.get((metric, point, block), _NAN)
@@ -182,7 +184,7 @@ def ratios(
     table: list[Row] = []
     in_blocks: list[Floats] = []
     for metric, baseline, at in itertools.product(
-        (tag for tag in (*TIMES, *MEMORY) if tag in measured),
+        (tag for tag in (*TIMES, *MEMORY, *ENERGY) if tag in measured),
         models[1:],
         records(points.sort_values(["batch_size", "seq_len"])),
     ):
@@ -317,13 +319,13 @@ def memory_verdict(value: float, by_block: Floats, margin_: float) -> Row:
 def _judge(
     table: list[Row], in_blocks: list[Floats], baselines: int, meta: Mapping[str, Any]
 ) -> None:
-    """Fill in what the blocks say of times, metric by metric; a smoke run earns no verdict (M2).
+    """Fill in what blocks say of times and energy, by metric; a smoke run earns no verdict (M2).
 
     The rows of the primary family hold together; however many of them were measured, it is as large
     as was planned.
     """
     family = baselines * sum(metric in TIMES for metric, _ in meta["primary"])
-    for metric in TIMES:
+    for metric in (*TIMES, *ENERGY):
         places = [i for i, row in enumerate(table) if row["metric"] == metric and row["n"]]
         found = comparison.judge(
             [np.log(in_blocks[i]) for i in places],
@@ -334,6 +336,8 @@ def _judge(
         )
         for i, said in zip(places, found, strict=True):
             table[i] |= asdict(said) | {"minutes_needed": _minutes(said.n_needed, said.n, meta)}
+            if metric in ENERGY:
+                table[i]["verdict"] = _OF_ENERGY.get(said.verdict, said.verdict)
     if _is_smoke(meta):
         for row in table:
             row |= {"verdict": NO_CLAIM if row["n"] else ""} | _NOTHING_NEEDED

@@ -20,8 +20,9 @@ CENTRE = "median over processes of their medians"
 LARGEST = "the largest over processes"
 
 _KINDS: dict[Kind, str] = {
-    "time": "Times", "memory": "Memory", "rate": "Rates", "analytic": "Analytic figures",
-    "quality": "Quality", "input": "What a training or a test was given",
+    "time": "Times", "memory": "Memory", "energy": "Energy", "rate": "Rates",
+    "analytic": "Analytic figures", "quality": "Quality",
+    "input": "What a training or a test was given",
 }  # fmt: skip
 _HEAD = """# Metrics
 

@@ -90,6 +90,7 @@ class Provenance(TypedDict, total=False):
 
     processor: dict[str, Any]
     gpu: dict[str, Any] | None
+    energy_counter: Literal["nvml", "rapl"] | None
     memory: dict[str, int | None]
     system: dict[str, str | None]
     python: str

@@ -4,21 +4,26 @@ A suite prepares a cell: it builds what is measured, reads the memory of its fir
 its phases. A phase is then timed in slices, each when it is this contender's turn (rule M6): first
 a call that is not counted, for the other contenders have had the processor and its caches; then
 calls for some 20 ms, as one sample. What is true of every suite stands here once: warm-up, the
-length of a slice, the check against physics, flags.
+length of a slice, the check against physics, the energy of calls, flags.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
 from retbench.machine.ceilings import Ceilings
 from retbench.machine.clock import LAUNCH_BOUND, Timing
+from retbench.machine.energy import used
 from retbench.machine.interference import Disturbances
 from retbench.suites.limits import SLICE_S, CellFailure
 from retbench.suites.session import Rows
+
+ENERGY_S = 0.5
+"""For how long calls follow each other while their energy is counted: five ticks of a GPU's."""
 
 Violation = Callable[[float, Ceilings], str | None]
 """Why a call of so many seconds cannot be, under some ceilings; None where it can."""
@@ -42,6 +47,9 @@ class Phase:
         parts: further calls, by metric, that are timed one by one in place of ``call``, in this
             order.
         check: asked once after the last slice; what it raises fails the cell.
+        energy: the metric of the energy that a call takes, in joules over ``energy_per``; empty
+            where that is not measured.
+        energy_per: things of one call that share its energy, such as sequences.
         compiles: whether a first call is slow for another reason than its work.
     """
 
@@ -56,6 +64,8 @@ class Phase:
     violation: Violation | None = None
     parts: Mapping[str, Callable[[], object]] = field(default_factory=dict)
     check: Callable[[], None] | None = None
+    energy: str = ""
+    energy_per: int = 1
     compiles: bool = False
 
 
@@ -132,7 +142,7 @@ class Cell:
             )  # fmt: skip
 
     def finish(self) -> list[str]:
-        """Check what was measured, and say what disturbed it.
+        """Measure the energy, check what was measured, and say what disturbed it.
 
         Returns:
             The flags of the cell.
@@ -140,12 +150,29 @@ class Cell:
         Raises:
             CellFailure: a phase's own check fails, or its fastest call is beyond physics (M15).
         """
+        self._add_energy()
         for name, phase in self.phases.items():
             if phase.check is not None:
                 phase.check()
             if phase.violation is not None and math.isfinite(self._call_s[name]):
                 self.rows.session.require_physical(partial(phase.violation, self._call_s[name]))
         return self.rows.flags() + self._disturbances.flags()
+
+    def _add_energy(self) -> None:
+        """What the calls of each phase use, and the device in idleness, where it is counted."""
+        session = self.rows.session
+        phases = {name: phase for name, phase in self.phases.items() if phase.energy}
+        if session.energy_counter is None or not phases:
+            return
+        source = session.energy_counter.source
+        for name, phase in phases.items():
+            repeats = self._repeats[name]
+            call = partial(self._sample, phase, repeats)
+            if found := used(session.energy_counter, call, ENERGY_S):
+                joules = found.joules / (found.calls * repeats * phase.energy_per)
+                self.rows.add("energy", phase.energy, joules, implementation=source)
+        if idle := used(session.energy_counter, partial(time.sleep, 0.01), ENERGY_S):
+            self.rows.add("energy", "idle_w", idle.joules / idle.seconds, implementation=source)
 
     def _trial(self, phase: Phase, repeats: int) -> list[Timing]:
         return list(self._sample(phase, repeats).values())

@@ -161,6 +161,7 @@ def _prefill(rows: Rows, run: Execution, prompt: torch.Tensor) -> Phase:
         before=run.reset,
         implementation=session.model.implementation("prefill"),
         violation=_violation(rows, "prefill"),
+        energy="prefill_j",
         compiles=session.config.mode != "eager",
     )
 
@@ -175,6 +176,8 @@ def _decode(rows: Rows, run: Execution) -> Phase:
         most_calls=rows.session.config.new_tokens,
         implementation=rows.session.model.implementation("decode"),
         violation=_violation(rows, "decode"),
+        energy="token_j",
+        energy_per=rows.point.batch_size,
         check=require_finite(
             "the logits of the last decode step", lambda: bool(run.step_logits.isfinite().all())
         ),

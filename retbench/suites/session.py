@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from retbench.config.plan import Contender, Point
 from retbench.config.run import PROFILES, Profile
 from retbench.distributed.process_group import ALONE, Ranks
-from retbench.machine import ceilings
+from retbench.machine import ceilings, energy
 from retbench.machine.ceilings import Ceilings
 from retbench.machine.clock import slowed, warm_up
 from retbench.metrics import Sample
@@ -79,6 +79,11 @@ class Session:
         From then on the model may hold a share of its parameters only.
         """
         return self.ranks.wrap(self.subject)
+
+    @cached_property
+    def energy_counter(self) -> energy.Counter | None:
+        """What counts the energy of the device; None where nothing does, or several ranks work."""
+        return energy.counter(self.config.device) if self.ranks.size == 1 else None
 
     @property
     def model(self) -> LanguageModel:

@@ -221,6 +221,7 @@ def _steps(rows: Rows, staged: _Staged) -> Phase:
         lambda: staged.step(*staged.batch),
         implementation=staged.implementation,
         violation=violation,
+        energy="step_j",
         compiles=_compiles(rows),
     )
 

@@ -29,7 +29,7 @@ def test_a_rate_has_the_interval_of_one_time() -> None:
 def test_the_compared_metrics_have_places_of_their_own() -> None:
     places = [METRICS[tag].compared for tag in compared()]
     assert places == list(range(1, len(places) + 1))
-    assert compared() == (*compared("time"), *compared("memory"))
+    assert compared() == (*compared("time"), *compared("memory"), *compared("energy"))
 
 
 def test_every_formula_is_shown_as_it_is_declared() -> None:

@@ -24,6 +24,7 @@ _COLUMNS = (
     ("mean_tpot_s", "", True, 3), ("decode_tokens_per_s", "", False, 2),
     ("state_bytes", "", False, 1),
     ("prefill_peak_bytes", "", False, 2), ("decode_peak_bytes", "", False, 1),
+    ("token_j", "", False, 3), ("prefill_j", "", False, 5), ("idle_w", "", False, 8),
     ("prefill_above_weights_bytes", "", False, 6), ("decode_above_weights_bytes", "", False, 6),
     ("prefill_mfu", "", False, 7), ("prefill_matmul_share", "", False, 7),
     ("prefill_hfu", "", False, 8), ("prefill_hardware_share", "", False, 8),
@@ -33,7 +34,7 @@ _TAILS = (
     "p90 and p99 describe the time per step of slices, each of several decode steps where one is "
     f"short, of all processes together; {units.DASH}: too few of them (p90 needs 29, p99 299)"
 )
-_COMPARED = (*compare.TIMES, *compare.MEMORY)
+_COMPARED = (*compare.TIMES, *compare.MEMORY, *compare.ENERGY)
 _GROWING = ("tpot_s", "mean_tpot_s", "ttft_s", "state_bytes", "decode_peak_bytes",
             "prefill_peak_bytes")  # fmt: skip
 _ANSWERED = ("tpot_s", "ttft_s", "state_bytes")
@@ -76,4 +77,4 @@ def _cells(summary: Summary) -> Table:
         if tables.shown(summary.cells, tag)
     )
     first = (name("Model", "model"), CONTEXT, BATCH, STATUS)
-    return tables.cells(summary, [*first, *columns, FLAGS], (tables.CELLS_ARE,))
+    return tables.cells(summary, [*first, *columns, FLAGS], tables.cell_notes(summary.meta))

@@ -60,6 +60,8 @@ SWEEPS: tuple[tuple[str, str, Sweep, tuple[Shown, ...]], ...] = (
     ("throughput_context", "Throughput over context", "context", _RATES),
     ("memory_context", "Memory over context", "context",
      (Shown("prefill_peak_bytes"), Shown("decode_peak_bytes"), Shown("state_bytes"))),
+    ("energy_context", "Energy over context", "context",
+     (Shown("token_j", optional=True), Shown("prefill_j", optional=True))),
     ("throughput_batch", "Throughput over batch size", "batch", _RATES),
     ("latency_batch", "Latency over batch size", "batch", (_TTFT, _TPOT)),
 )  # fmt: skip
@@ -67,8 +69,10 @@ SWEEPS: tuple[tuple[str, str, Sweep, tuple[Shown, ...]], ...] = (
 
 def figures(summary: Summary) -> Iterator[Figure]:
     """Each figure that this run has data for."""
+    measured = set(summary.cells["metric"])
     for name, title, sweep, shown in SWEEPS:
-        if len(planned(summary, sweep)) > (1 if sweep == "batch" else 0):
+        has_data = any(each.metric in measured or not each.optional for each in shown)
+        if has_data and len(planned(summary, sweep)) > (1 if sweep == "batch" else 0):
             yield over_sweep(summary, name, title, sweep, shown)
     if len(planned(summary, "batch")) > 1:
         yield front(summary)

@@ -17,6 +17,7 @@ from retbench.report.summary import CELL, Summary
 from retbench.report.tables import Column, Table, name, wide
 
 CELLS_ARE = f"value [low, high]: {CENTRE}, with its 95% interval; memory: {LARGEST}"
+NO_ENERGY = "energy: not available, for this machine shows this user no counter of it"
 SETTLED = (
     "inconclusive (+4 min): blocks of 4 minutes more would settle it, were centre and spread to "
     "stay"
@@ -33,7 +34,8 @@ STATUS = Column("Status", lambda row: ending(row), rank=0, style="name")
 FLAGS = Column("Flags", "flags", rank=9, style="sentence")
 # In which order ratios are left out where there is no room; the first time stays.
 _RANKS = {"mean_tpot_s": 4, "prefill_peak_bytes": 3, "decode_peak_bytes": 2, "state_bytes": 1,
-          "step_peak_bytes": 2, "activations_bytes": 1}  # fmt: skip
+          "step_peak_bytes": 2, "activations_bytes": 1, "token_j": 2, "prefill_j": 4,
+          "step_j": 2}  # fmt: skip
 _INTENSITIES = ("decode_intensity", "prefill_intensity")
 # What stands in a table only where the run's device has no peak that its maker states.
 _IN_PLACE_OF = {
@@ -71,6 +73,12 @@ def metric(
 
     title = f"{METRICS[tag].title} {percentile}".rstrip()
     return Column(title, text, scale.symbol, rank, metric=tag, note=note)
+
+
+def cell_notes(meta: Mapping[str, Any]) -> list[str]:
+    """How to read a table of cells, and what it lacks."""
+    counted = meta["provenance"].get("energy_counter", "as it was not asked for")
+    return [CELLS_ARE] if counted else [CELLS_ARE, NO_ENERGY]
 
 
 def peak_note(meta: Mapping[str, Any], tag: str) -> str:
@@ -133,10 +141,10 @@ def ratios(summary: Summary, frame: pd.DataFrame, tags: Sequence[str], *more: Co
 
 
 def _ratio_columns(ratios: pd.DataFrame, tags: Sequence[str]) -> Iterator[Column]:
-    """Two columns for each time, its ratio and its verdict; one for each figure of memory."""
+    """Two columns for each time or energy, ratio and verdict; one for each figure of memory."""
     said: list[str] = []  # times whose verdicts stand to the left
     for tag in (tag for tag in tags if tag in set(ratios["metric"])):
-        timed = tag in compare.TIMES
+        timed = tag not in compare.MEMORY
         yield Column(
             METRICS[tag].title, partial(_ratio, tag=tag, timed=timed),
             rank=_RANKS.get(tag, bool(said)), metric=tag,

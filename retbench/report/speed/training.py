@@ -32,9 +32,11 @@ _COLUMNS = (
     ("step_s", 0), ("step_tokens_per_s", 1), ("process_tokens_per_s", 2), ("step_mfu", 2),
     ("step_matmul_share", 2), ("step_hfu", 3), ("step_hardware_share", 3),
     ("forward_s", 4), ("backward_s", 4), ("optimizer_s", 4), ("step_peak_bytes", 1),
-    ("activations_bytes", 1), ("weights_bytes", 5), ("gradients_bytes", 5), ("optimizer_bytes", 5),
+    ("activations_bytes", 1), ("step_j", 3), ("idle_w", 6), ("weights_bytes", 5),
+    ("gradients_bytes", 5), ("optimizer_bytes", 5),
 )  # fmt: skip
-_COMPARED = ("step_s", "step_peak_bytes", "activations_bytes")
+_GROWING = ("step_s", "step_peak_bytes", "activations_bytes")
+_COMPARED = (*_GROWING, "step_j")
 
 
 def content(run: Run) -> Content:
@@ -48,7 +50,7 @@ def content(run: Run) -> Content:
             summary,
             f"{tables.CROSSOVER_IS}, at {held(summary.meta, 'context')}",
         ),
-        tables.batches(summary), exponents.table(summary, _COMPARED), _processes(summary),
+        tables.batches(summary), exponents.table(summary, _GROWING), _processes(summary),
         _steps(summary), _loader(summary),
         tables.setup(summary),
     )  # fmt: skip
@@ -109,7 +111,7 @@ def _steps(summary: Summary) -> Table:
         for tag, rank in _COLUMNS
         if tables.shown(summary.cells, tag)
     )
-    notes = [tables.CELLS_ARE]
+    notes = tables.cell_notes(summary.meta)
     if processes_of(summary.meta) > 1:
         notes.append("bytes: of one process, a peak the largest of all")
     columns = [name("Model", "model"), CONTEXT, BATCH, _settings(summary), STATUS, *shown, FLAGS]

@@ -17,6 +17,7 @@ from retbench.machine import ceilings, doctor, host, interference, threads
 from retbench.machine.doctor import GIB, Here
 
 Write = Callable[[str, object], None]
+Driver = Callable[..., None]
 CACHED = {
     "bandwidth": [
         {"working_set_bytes": 4 << 20, "read_bytes_per_s": 9e10, "copy_bytes_per_s": 8e10},
@@ -177,48 +178,55 @@ def test_an_audit_that_is_old_or_found_noise_is_to_be_made_again(
     assert doctor.audit(here).remedy == "retbench audit"
 
 
-def graphics(
-    monkeypatch: pytest.MonkeyPatch, answers: dict[str, str], usable: bool, built: str = "sm_90"
-) -> None:
+def graphics(monkeypatch: pytest.MonkeyPatch, usable: bool, built: str = "sm_90") -> None:
     """A made-up NVIDIA GPU, of compute capability 9.0."""
-    monkeypatch.setattr(
-        host, "smi", lambda query: next((a for q, a in answers.items() if q in query), "")
-    )
     monkeypatch.setattr(host, "cuda_available", lambda: usable)
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: [built])
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
 
 
 @pytest.mark.parametrize(
-    ("answer", "usable", "built", "state"),
+    ("there", "usable", "built", "state"),
     [
-        ("", False, "", "ok"),
-        ("H100, 550.54", False, "", "warn"),
-        ("H100, 550.54", True, "sm_90a", "ok"),
-        ("H100, 550.54", True, "sm_120", "fail"),
+        (False, False, "", "ok"),
+        (True, False, "", "warn"),
+        (True, True, "sm_90a", "ok"),
+        (True, True, "sm_120", "fail"),
     ],
 )
 def test_a_gpu_is_of_use_to_a_torch_that_was_built_for_it(
-    here: Here, monkeypatch: pytest.MonkeyPatch, answer: str, usable: bool, built: str, state: str
-) -> None:
-    graphics(monkeypatch, {"name,driver": answer}, usable, built)
-    assert doctor.gpu(here).state == state
+    here: Here, monkeypatch: pytest.MonkeyPatch, driver: Driver, there: bool, usable: bool,
+    built: str, state: str,
+) -> None:  # fmt: skip
+    driver(uuids=("GPU-a-1",) * there)
+    graphics(monkeypatch, usable, built)
+    check = doctor.gpu(here)
+    assert check.state == state
+    assert not there or "GPU 0, 550.54" in check.found
 
 
 @pytest.mark.parametrize(
-    ("answers", "state"),
-    [
-        ({"pid": "1"}, "ok"),
-        ({"pid": "1\n2"}, "warn"),
-        ({"clocks_event": "0x0000000000000040"}, "warn"),
-    ],
+    ("told", "state"),
+    [({"processes": 1}, "ok"), ({"processes": 2}, "warn"), ({"reasons": 0x40}, "warn")],
 )
 def test_a_gpu_that_others_use_or_that_is_throttled_is_noticed(
-    monkeypatch: pytest.MonkeyPatch, answers: dict[str, str], state: str
+    driver: Driver, told: dict[str, int], state: str
 ) -> None:
-    graphics(monkeypatch, answers, True)
+    driver(**told)
     check = doctor.gpu_quiet(Here("cuda", 2))
     assert check is not None and check.state == state
+
+
+def test_it_says_whether_energy_is_counted_and_how_to_be_told(
+    here: Here, write: Write, driver: Driver
+) -> None:
+    assert doctor.energy_counter(here).found.startswith("not available")
+    write("sys/class/powercap/intel-rapl:0/name", "package-0")
+    assert doctor.energy_counter(here).remedy.startswith("sudo chmod a+r")
+    write("sys/class/powercap/intel-rapl:0/energy_uj", 17)
+    assert doctor.energy_counter(here).found == "counted by RAPL"
+    driver()
+    assert doctor.energy_counter(Here("cuda", 1)).found == "counted by NVML"
 
 
 def test_compiling_needs_a_compiler_or_triton(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,14 +93,12 @@ def test_a_system_that_does_not_tell_flags_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reasons", "flags"),
     [
-        ("0x0000000000000000", []),
-        ("0x0000000000000001", []),  # idle
-        ("0x0000000000000004", []),  # software power cap
-        ("0x0000000000000040", [THROTTLED]),  # hardware thermal slowdown
-        ("0x0000000000000024", [THROTTLED]),  # software thermal slowdown beside a power cap
-        ("[N/A]", []),
-        ("", []),
+        (0x00, []),
+        (0x01, []),  # idle
+        (0x04, []),  # software power cap
+        (0x40, [THROTTLED]),  # hardware thermal slowdown
+        (0x24, [THROTTLED]),  # software thermal slowdown beside a power cap
     ],
 )
-def test_a_clock_held_back_is_flagged(reasons: str, flags: list[str]) -> None:
+def test_a_clock_held_back_is_flagged(reasons: int, flags: list[str]) -> None:
     assert throttle_flags(reasons) == flags

@@ -3,6 +3,7 @@ import json
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,18 +79,16 @@ def test_a_machine_without_the_gpu_asked_for_has_none(monkeypatch: pytest.Monkey
     assert provenance.provenance("cuda", 1, [])["gpu"] is None
 
 
-def test_a_gpu_is_described_by_torch_and_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    def output(command: list[str], timeout_s: float = 0) -> str:
-        if command[0] == "nvidia-smi":
-            return ", ".join(["NVIDIA H100", "550.54", *["-"] * (len(provenance._GPU_FIELDS) - 2)])
-        return json.dumps({"name": "H100", "memory_bytes": 2**36})
-
-    monkeypatch.setattr(host, "output", output)
+def test_a_gpu_is_described_by_torch_and_by_the_driver_of_the_same_one(
+    monkeypatch: pytest.MonkeyPatch, driver: Callable[..., None]
+) -> None:
+    told = {"uuid": "b-2", "name": "H100", "memory_bytes": 2**36}
+    monkeypatch.setattr(host, "output", lambda *_, **__: json.dumps(told))
+    driver(uuids=("GPU-a-1", "GPU-b-2"))
     gpu = provenance.gpu()
-    assert gpu is not None
-    assert gpu["name"] == "H100"
-    assert gpu["memory_bytes"] == 2**36
-    assert gpu["nvidia_smi"]["driver_version"] == "550.54"
+    assert gpu is not None and "uuid" not in json.dumps(gpu)
+    assert (gpu["name"], gpu["memory_bytes"]) == ("H100", 2**36)
+    assert gpu["driver"]["name"] == "GPU 1" and gpu["driver"]["power_limit_w"] == 700.0
 
 
 @pytest.mark.parametrize(

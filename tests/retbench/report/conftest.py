@@ -51,7 +51,7 @@ def machine(block: int, point: tuple[int, int], metric: str, trial: int) -> floa
 
 def _cell(
     add: Add, model: str, point: Point, block: int, trials: int, steps: int, rng: random.Random,
-    implementation: str, mode: str, memory: float, generation: bool, ok: bool,
+    implementation: str, mode: str, memory: float, generation: bool, ok: bool, energy: bool,
 ) -> None:  # fmt: skip
     seq_len, batch = point.seq_len, point.batch_size
     place = seq_len, batch
@@ -92,6 +92,11 @@ def _cell(
         ("steady_bytes", weights + state + MIB, "resident_set"),
     ):  # fmt: skip
         add("memory", metric, float(size), implementation=source)
+    if energy:
+        watts = 50 * rng.uniform(0.99, 1.01)
+        add("energy", "token_j", watts * step_s(model, seq_len, batch) / batch)
+        add("energy", "prefill_j", watts * 1.5e-4 * seq_len * batch * (1 + quadratic))
+        add("energy", "idle_w", 20.0)
 
 
 Failures = dict[tuple[str, int, int], "str | dict[int, str]"]
@@ -101,7 +106,7 @@ def write_run(
     path: Path, *, blocks: int = 3, trials: int = 10, steps: int = 12,
     failures: Failures | None = None, flags: dict[str, list[str]] | None = None,
     implementations: dict[str, str] | None = None, modes: dict[str, str] | None = None,
-    memory: float = 0.002, generation: bool = False,
+    memory: float = 0.002, generation: bool = False, energy: bool = False,
     alone: Callable[[str, int, int], bool] = lambda model, context, block: False,
     change: Callable[[dict[str, Any]], float] | None = None, **changes: Any,
 ) -> Run:  # fmt: skip
@@ -118,6 +123,7 @@ def write_run(
         modes: the execution mode that a model's samples name.
         memory: by how much memory peaks vary over processes.
         generation: whether the mean TPOT of a whole generation was measured too.
+        energy: whether the machine counted its energy: 50 W while it works, 20 W else.
         alone: whether a model was measured by itself at a context in a block.
         change: a factor on the value of each row that has one.
         changes: keys of run.json to replace; ``configuration`` and ``models`` are merged.
@@ -139,7 +145,7 @@ def write_run(
         _cell(
             add, model, point, block, trials, steps, rng,
             (implementations or {}).get(model, "fused"), (modes or {}).get(model, "eager"),
-            memory, generation, status == "ok",
+            memory, generation, status == "ok", energy,
         )  # fmt: skip
         noted = [*(flags or {}).get(model, []), *["alone"] * alone(model, place[0], block)]
         return status, None if status == "ok" else f"{status} of the test", noted

@@ -15,7 +15,7 @@ from retbench.report.summary import Summary
 from retbench.stats import intervals
 from retbench.stats.comparison import paired_centre
 
-from .conftest import AUDIT, FAILURES, MIB, PARAMETERS, MakeRun
+from .conftest import AUDIT, FAILURES, MIB, PARAMETERS, MakeRun, step_s
 from .samples import CEILINGS, PROVENANCE
 
 
@@ -419,3 +419,13 @@ def test_models_stand_in_the_order_of_the_plan(make_run: MakeRun) -> None:
     summary = summarise(make_run())
     assert summary.models == ("retnet", "transformer", "transformer-gqa")
     assert tuple(dict.fromkeys(summary.cells["model"])) == summary.models
+
+
+def test_energy_is_compared_by_block_and_is_larger_or_smaller(make_run: MakeRun) -> None:
+    ratios = summarise(make_run(energy=True, blocks=5)).ratios
+    own = ratios[(ratios["baseline"] == "transformer") & (ratios["seq_len"] == 8192)]
+    row = own.set_index("metric").loc["token_j"]
+    expected = step_s("retnet", 8192, 1) / step_s("transformer", 8192, 1)
+    assert row["value"] == pytest.approx(expected, rel=0.02)
+    assert row["low"] < expected < row["high"]
+    assert (row["verdict"], row["n"]) == ("smaller", 5)

@@ -208,6 +208,38 @@ def test_a_mean_step_of_a_generation_is_the_time_of_one_token() -> None:
     assert (phase.metric, phase.per_call) == ("mean_tpot_s", Generation.POSITIONS)
 
 
+class Meter:
+    """Counts a joule each time that it is read."""
+
+    source = "nvml"
+
+    def __init__(self) -> None:
+        self._joules = count(1)
+
+    def read_j(self) -> float:
+        return float(next(self._joules))
+
+
+def test_where_energy_is_counted_a_cell_has_that_of_a_token_and_of_a_prefill(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("retbench.machine.energy.counter", lambda device: Meter())
+    monkeypatch.setattr("retbench.suites.cell.ENERGY_S", 0.01)
+    found = cell(session(), Point(64, 2))
+    (token,), (prefill,), (idle,) = (found[tag] for tag in ("token_j", "prefill_j", "idle_w"))
+    assert {row["implementation"] for row in (token, prefill, idle)} == {"nvml"}
+    assert prefill["value"] == 1.0  # the meter ticks once a sample, of one prefill
+    steps = round(1 / (2 * token["value"]))  # of a sample, of two sequences each
+    assert steps >= 1 and token["value"] == pytest.approx(1 / (2 * steps))
+    assert idle["value"] > 0
+
+
+def test_where_energy_is_not_counted_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retbench.machine.energy.counter", lambda device: None)
+    found = cell(session(), Point(64, 1))
+    assert not {"token_j", "prefill_j", "idle_w"} & set(found)
+
+
 def test_exactly_the_prompt_is_prefilled_from_an_empty_state() -> None:
     one = session()
     seen: set[tuple[int, int]] = set()
