@@ -6,10 +6,10 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from retbench.errors import UserError
-from retbench.report import drawing, figure_data, theme
+from retbench.report import drawing, figure_data, pointing, theme
 from retbench.report.export import escape
 from retbench.report.figure import Figure
 
@@ -28,25 +28,30 @@ def write(figures: Iterable[Figure], run: Run, folder: Path) -> list[Path]:
     written = []
     for figure in figures:
         stem = folder / figure.name
-        drawn, notes = save(figure, stem)
-        sidecar = figure_data.sidecar(figure, run, notes)
+        drawn, notes, marks = save(figure, stem)
+        sidecar = figure_data.sidecar(figure, run, notes) | {"marks": marks}
         text = json.dumps(sidecar, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
         stem.with_suffix(".json").write_text(text, encoding="utf-8")
         written += [*drawn, stem.with_suffix(".json")]
     return written
 
 
-def save(figure: Figure, stem: Path) -> tuple[list[Path], tuple[str, ...]]:
-    """Write a figure as PNG and SVG, the same bytes each time; the files, and how to read it."""
+def save(figure: Figure, stem: Path) -> tuple[list[Path], tuple[str, ...], list[dict[str, Any]]]:
+    """Write a figure as PNG and SVG, the same bytes each time.
+
+    Returns:
+        The files, how to read it, and its marks, see :func:`retbench.report.pointing.marks`.
+    """
     files = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
     with theme.fixed():
         drawn, notes = drawing.draw(figure)
+        marks = pointing.marks(figure, drawn)
         drawn.savefig(
             files[0], dpi=theme.DPI, metadata={"Software": None},
             pil_kwargs={"compress_level": _COMPRESSION},
         )  # fmt: skip
         drawn.savefig(files[1], metadata={"Date": None, "Creator": None})
-    return files, notes
+    return files, notes, marks
 
 
 def write_for_print(figures: Iterable[Figure], folder: Path, width_in: float) -> list[Path]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -55,7 +56,8 @@ def page(content: Content, figures: Sequence[Path]) -> str:
 
 def _figure(path: Path) -> dict[str, object]:
     """What the page needs of a figure: its name, its title, its drawing and whether it is broad."""
-    title = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["title"]
+    sidecar = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    title = sidecar["title"]
     drawing = path.read_text(encoding="utf-8")
     drawing = drawing[drawing.index("<svg") :].strip()
     drawing = re.sub(r"<metadata>.*?</metadata>\s*", "", drawing, flags=re.DOTALL)
@@ -63,7 +65,22 @@ def _figure(path: Path) -> dict[str, object]:
     drawing = re.sub(r'\bid="', f'id="{path.stem}-', drawing)
     drawing = re.sub(r'(url\(|href=")#', rf"\1#{path.stem}-", drawing)
     label = escape(title, quote=True)
-    drawing = drawing.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    drawing = drawing.replace("<svg ", f'<svg role="group" aria-label="{label}" ', 1)
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawing)
-    broad = box is not None and float(box[1]) > _BROAD * float(box[2])
+    assert box is not None  # Matplotlib gives every drawing one
+    width, height = float(box[1]), float(box[2])
+    marks = "\n".join(_mark(mark, width, height) for mark in sidecar["marks"])
+    drawing = f"{drawing.removesuffix('</svg>')}{marks}\n</svg>"
+    broad = width > _BROAD * height
     return {"name": path.stem, "title": title, "drawing": Markup(drawing), "broad": broad}
+
+
+def _mark(mark: dict[str, Any], width: float, height: float) -> str:
+    """What shows the value of a mark when it is pointed at, or reached with the tabulator."""
+    x, y, text = width * mark["x"], height * mark["y"], escape(mark["text"], quote=True)
+    anchor = "start" if mark["x"] < 0.5 else "end"  # away from the edge
+    return (
+        f'<g class="mark" tabindex="0" role="img" aria-label="{text}">'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6"/>'
+        f'<text x="{x:.1f}" y="{max(y - 9, 9):.1f}" text-anchor="{anchor}">{text}</text></g>'
+    )

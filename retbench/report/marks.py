@@ -1,6 +1,7 @@
 """The geometries: lines over a sweep, and rows with numbers; and the lanes of failures.
 
-Each draws one panel from its rows, adds what it drew to the legend, and returns how to read it.
+Each draws one panel from its rows, adds what it drew to the legend, and returns how to read it. The
+marks of values are labelled with their series, for :mod:`retbench.report.pointing`.
 """
 
 from __future__ import annotations
@@ -71,8 +72,9 @@ def draw_rows(ax: Axes, figure: Figure, panel: Panel, legend: Legend) -> list[st
             at = _moved(ax, 0.0, -up)
             low, high = np.array([row["low"]]), np.array([row["high"]])
             notes += _whiskers(ax, np.array([place]), low, high, style, at, figure, upright=False)
-            ax.plot([row["value"]], [place], transform=at, **_marker(style, row["open"] is True))
-            notes += [figure.opened] if row["open"] is True else []
+            hollow = row["open"] is True
+            ax.plot([row["value"]], [place], label=name, transform=at, **_marker(style, hollow))
+            notes += [figure.opened] if hollow else []
             if crowded:
                 legend.setdefault(name, Line2D([], [], label=name, **_marker(style, False)))
         text = next((text for text in own["text"] if isinstance(text, str)), "")
@@ -101,7 +103,7 @@ def _series(
     hollow = (rows["open"] == True).to_numpy(bool)  # noqa: E712 (missing is no)
     for mask, open_ in ((~hollow, False), (hollow, True)):
         if mask.any() and style.marker:
-            ax.plot(x[mask], value[mask], transform=at, **_marker(style, open_))
+            ax.plot(x[mask], value[mask], label=name, transform=at, **_marker(style, open_))
             notes += [figure.opened] if open_ else []
     entry = _marker(style, False) | {"linestyle": style.line}
     legend.setdefault(name, Line2D([], [], label=name, **entry))

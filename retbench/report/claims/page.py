@@ -200,7 +200,7 @@ def write(entries: Sequence[Entry], said: Sequence[str], folder: Path | None = N
         stem.parent.mkdir(parents=True, exist_ok=True)
         for suffix, content in texts.items():
             stem.with_suffix(suffix).write_text(content + "\n", encoding="utf-8", newline="\n")
-        files, _ = figures.save(drawn, stem)
+        files, *_ = figures.save(drawn, stem)
     except OSError as error:
         cannot_write(stem.parent, error)
     return [*(stem.with_suffix(suffix) for suffix in texts), *files]

@@ -16,7 +16,7 @@ from matplotlib.colors import same_color
 from matplotlib.figure import Figure as Drawing
 
 from retbench.errors import UserError
-from retbench.report import content_of, drawing, figure_data, figures, theme
+from retbench.report import content_of, drawing, figure_data, figures, pointing, theme, units
 from retbench.report.figure import Axis, Crossing, Curve, Figure, Panel
 from retbench.report.marks import statuses
 from retbench.store import Run
@@ -80,6 +80,29 @@ def test_every_cell_of_the_plan_is_shown_or_left_out_with_its_reason(
         for cell, end in plan.items():
             if end["why"] not in (figure_data.ELSEWHERE, "ok"):  # it failed, if in one block only
                 assert left_out[cell]["why"] == end["why"] and left_out[cell]["cause"]
+
+
+def test_every_mark_can_be_pointed_at_and_says_its_value(
+    drawings: list[tuple[Figure, Drawing, str]],
+) -> None:
+    for figure, picture, _ in drawings:
+        found = pointing.marks(figure, picture)
+        rows = [figure.rows(panel).dropna(subset=["value"]) for panel in figure.panels]
+        with_marker = [name for name, style in figure.styles.items() if style.marker]
+        marked = [own[own["series"].isin(with_marker)] for own in rows]
+        assert len(found) == sum(map(len, marked)), figure.name
+        assert all(0 < mark["x"] < 1 and 0 < mark["y"] < 1 for mark in found)
+        names = {name for own in marked for name in own["series"]}
+        assert {name for name in names if any(name in mark["text"] for mark in found)} == names
+
+
+def test_a_mark_says_what_its_row_says(make_run: MakeRun) -> None:
+    figure = named(make_run(), "tpot_context")
+    texts_ = {mark["text"] for mark in pointing.marks(figure, drawn(figure)[0])}
+    rows = figure.rows(figure.panels[0])
+    row = rows[(rows["series"] == "retnet") & (rows["x"] == 8192)].iloc[0]
+    value = units.with_interval(row["value"], row["low"], row["high"])
+    assert f"retnet at 8k: TPOT (ms) {value}" in texts_
 
 
 def test_every_failure_that_a_figure_could_show_has_its_mark(

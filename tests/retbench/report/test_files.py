@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -327,6 +328,10 @@ def test_the_page_loads_nothing_and_its_identifiers_are_unique(run: Run) -> None
     assert {"ratios", "figures", "cells", "provenance"} <= within <= set(page.ids)
     assert all((run.path / link).exists() for link in page.links if not link.startswith("#"))
     assert text.count("<svg ") == len(FIGURES)
+    sidecars = (run.path / "plots" / f"{name}.json" for name in FIGURES)
+    marks = [mark for path in sidecars for mark in json.loads(path.read_text())["marks"]]
+    assert text.count('<g class="mark" tabindex="0"') == len(marks) > 0
+    assert all(f'aria-label="{escape(mark["text"])}"' in text for mark in marks)
     assert "transformer oom at context 8k" in text
     assert "Example CPU" in text
     assert len(text) < 1_000_000
