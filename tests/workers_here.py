@@ -2,7 +2,8 @@
 
 For tests of what a run measures, keeps and says: a process spends three seconds of the processor on
 its imports, which most runs in tests would spend again and again. Tests of how a worker starts, is
-watched, fails and ends have real ones.
+watched, fails and ends have real ones, and so have runs in turns: what several models set for a
+whole process, such as which attention may run, they would set for each other.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,8 +109,7 @@ class Console:
         if tables:
             warnings = (f"warning: {line}" for line in content.warnings)
             self._lines([*content.findings, *unsettled, *warnings])
-            for table in content.tables:
-                self.show(Text(""), render.of_table(table, width))
+            self.tables(content.tables)
         else:
             after = [*unsettled, *render.gravest(content.warnings, width)]
             around = render.height([title, stamp, *after, "tables", "files"], width)
@@ -121,6 +120,11 @@ class Console:
             from retbench.report import export
 
             self.emit(export.document(content, files))
+
+    def tables(self, tables: Iterable[Declared]) -> None:
+        """Print tables whole, or less the columns that they name."""
+        for table in tables:
+            self.show(Text(""), render.of_table(table, self._tables.width))
 
     def _lines(self, lines: Sequence[str]) -> None:
         """Print some lines, each indented where it goes on."""

@@ -29,15 +29,26 @@ def register(app: typer.Typer) -> None:
         "batch_context", "dtype", "hardware", "out",
     )
 )  # fmt: skip
-def project(quiet: Quiet = False, as_json: AsJson = False, **given: Any) -> None:
+def project(
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print how the bounds of one cell come about.")
+    ] = False,
+    **given: Any,
+) -> None:
     """Compute what no device can be better at: least memory and time, from data sheets."""
     from retbench import report
     from retbench.cli.console import Console
     from retbench.engine.projection import project as projected
+    from retbench.report import derivation
 
     run = projected(given)
     content = report.content_of(run)
-    Console(quiet=quiet, as_json=as_json).report(content, report.write_all(run, content))
+    console = Console(quiet=quiet, as_json=as_json)
+    console.report(content, report.write_all(run, content))
+    if explain:
+        console.tables(table for table in content.tables if table.name == derivation.NAME)
 
 
 @with_options(options(ModelsConfig, "device", "threads"))

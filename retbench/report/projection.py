@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from retbench.metrics import IN_SUITE
-from retbench.report import units
+from retbench.report import derivation, units
 from retbench.report.content import Content, definitions, filled, title_of
 from retbench.report.figure import Axis, Curve, Figure, Panel
 from retbench.report.frames import Floats, Row, column, groups, records
@@ -59,7 +59,7 @@ def content(run: Run) -> Content:
     compared = _ratios(wide, labels)
     tables = filled(
         _ratio_table(compared), _break_even(wide, labels), _cell_table(wide, run.meta),
-        _devices(run.meta),
+        derivation.table(wide, run.meta, _batch(run.meta)), _devices(run.meta),
     )  # fmt: skip
     return Content(
         path=run.path,

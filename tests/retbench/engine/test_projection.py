@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from retbench.errors import UserError
 from retbench.machine import ceilings
 from retbench.machine.devices import data_sheets
 from retbench.suites.projection import USABLE, Bounds
+
+from ..conftest import Command
 
 SHEETS = {sheet.key: sheet for sheet in data_sheets()}
 OTHER = """
@@ -89,6 +92,33 @@ def test_a_projection_is_a_run_that_says_bound_everywhere(tmp_path: Path) -> Non
         assert json.loads(file.read_text())["caveat"] == "BOUND, NOT A MEASUREMENT"
     words = (run.path / "report.html").read_text()
     assert "faster" not in words and "equivalent" not in words
+
+
+def test_each_bound_is_derived_from_numbers_that_come_to_it(tmp_path: Path) -> None:
+    run = projected(tmp_path / "run", preset="6.7b", batch_context=8192, hardware="a100-80gb")
+    derived = next(t for t in report.content_of(run).tables if t.name == "derivation")
+    rows = {(model, figure): (how, value) for model, figure, how, value in derived.cells}
+    how, value = rows["transformer", "state"]
+    # Keys and values of 32 layers, 4,096 numbers each, in 16 bits.
+    assert (how, value) == ("4.29 GB a sequence x 8", "34.4 GB")
+    assert pytest.approx(4.29e9, rel=2e-3) == 2 * 32 * 8192 * 4096 * 2
+    how, value = rows["retnet", "bytes of a step"]
+    matrices, moved = map(float, re.findall(r"([\d.]+) GB of", how))
+    assert how.endswith("which is read and written")
+    assert matrices + moved == pytest.approx(float(value.removesuffix(" GB")), rel=0.01)
+    how, value = rows["transformer", "step at least"]
+    assert how.startswith("bytes / 2.04 TB/s = ") and how.endswith("the bytes take longer")
+    assert f"= {value};" in how
+
+
+def test_the_derivation_is_printed_where_it_is_asked_for(command: Command, tmp_path: Path) -> None:
+    asked = ["project", "--preset", "tiny", "--context", "64", "--batch-context", "64",
+             "--hardware", "l4", "--out"]  # fmt: skip
+    short, long = (
+        command(*asked, tmp_path / name, *more) for name, more in (("a", ()), ("b", ("--explain",)))
+    )
+    assert "How the bounds come about" in long.out and "largest batch" in long.out
+    assert "How the bounds come about" not in short.out
 
 
 def test_devices_of_ones_own_come_from_a_file(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from retbench.suites.limits import CellFailure
 from retbench.suites.session import Rows, Session
 from retbench.workers.worker import open_session
 
-from ...workers_here import workers_here
 from ..conftest import measure
 
 SMALL: dict[str, Any] = {
@@ -249,7 +248,9 @@ def test_a_forecast_counts_every_cell() -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("runs") / "training"
-    with workers_here() as patch:
+    # Workers of their own: which attention may run is a setting of a whole process, and several
+    # workers that verify their models at the same time would set it for each other.
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("retbench.engine.runner._Session._measure_ceilings", lambda self: None)
         patch.setattr("retbench.report.write_plots", lambda run, content=None: [])
         retbench.run("training", out=str(out), **SMALL)

@@ -1,0 +1,95 @@
+"""How the bounds of a projection come about, at one cell: every factor of every figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from retbench.config.run import DTYPE_BYTES
+from retbench.report import units
+from retbench.report.frames import Row, records
+from retbench.report.tables import Column, Table
+from retbench.suites.projection import USABLE
+
+NAME = "derivation"
+_WRITTEN = 1.5  # times its state that a step moves, from which on it writes it too
+
+
+def table(cells: pd.DataFrame, meta: Mapping[str, Any], batch_size: int) -> Table:
+    """The bounds of each model on the first device, at the context of the figures over the batch.
+
+    Args:
+        cells: one row per device, model, batch size and context, a column a metric.
+        meta: ``run.json`` of the projection.
+        batch_size: of the cell.
+    """
+    device, context = next(iter(meta["hardware"])), meta["configuration"]["batch_context"]
+    at = (cells["hardware"] == device) & (cells["batch_size"] == batch_size)
+    rows = [
+        {"model": row["model"], "figure": figure, "how": how, "value": value}
+        for row in records(cells[at & (cells["seq_len"] == context)])
+        for figure, how, value in _derived(row, meta, meta["hardware"][device])
+    ]
+    columns = [
+        Column("Model", "model", rank=0, style="name"),
+        Column("Figure", "figure", rank=0, style="name"),
+        Column("Derivation", "how", rank=0, style="sentence"),
+        Column("Value", "value", rank=0),
+    ]
+    notes = (
+        f"{device}, {units.tokens(context)} tokens, batch {batch_size}; GB are 10^9 bytes",
+        "a step must read every matrix and the state once; of the embedding one row a sequence",
+    )
+    frame = pd.DataFrame(rows, columns=["model", "figure", "how", "value"])
+    return Table(NAME, "How the bounds come about", frame, columns, notes, grouped=True)
+
+
+def _derived(
+    row: Row, meta: Mapping[str, Any], sheet: Mapping[str, Any]
+) -> Iterator[tuple[str, str, str]]:
+    """Each figure of one model: its name, its factors, and what they come to."""
+    model, dtype = meta["models"][row["model"]], meta["configuration"]["dtype"]
+    size, batch = DTYPE_BYTES[dtype], row["batch_size"]
+    body, embedding = model["parameters"], model["parameters_embedding"]
+    yield (
+        "weights", f"({body:,} + {embedding:,} of embedding) parameters x {size} bytes",
+        _gb(row["weights_bytes"]),
+    )  # fmt: skip
+    sequence = row["state_bytes"] / batch
+    yield "state", f"{_gb(sequence)} a sequence x {batch}", _gb(row["state_bytes"])
+    d_model, vocabulary = (model["config"][name] for name in ("d_model", "vocab_size"))
+    matrices = (body + vocabulary * d_model + batch * d_model) * size
+    moved = row["decode_bytes"] - matrices
+    written = moved > _WRITTEN * row["state_bytes"]
+    yield (
+        "bytes of a step",
+        f"{_gb(matrices)} of matrices + {_gb(moved)} of state, "
+        + ("which is read and written" if written else "which is read, and a token's written"),
+        _gb(row["decode_bytes"]),
+    )
+    moving = row["decode_bytes"] / sheet["bandwidth_bytes_per_s"]
+    computing = row["decode_flops"] / sheet["flop_per_s"][dtype]
+    yield (
+        "step at least",
+        f"bytes / {units.scaled(sheet['bandwidth_bytes_per_s'], 'bytes/s')} = {_ms(moving)}; "
+        f"{units.scaled(row['decode_flops'], 'flop')} / "
+        f"{units.scaled(sheet['flop_per_s'][dtype], 'flop/s')} = {_ms(computing)}: "
+        f"the {'bytes' if moving >= computing else 'FLOPs'} take longer",
+        _ms(row["tpot_bound_s"]),
+    )
+    yield (
+        "largest batch",
+        f"({USABLE:g} x {_gb(sheet['memory_bytes'])} - {_gb(row['weights_bytes'])}) / "
+        f"{_gb(sequence)} a sequence",
+        f"{row['largest_batch']:.0f}",
+    )
+
+
+def _gb(count: float) -> str:
+    return f"{units.significant(count / 1e9)} GB"
+
+
+def _ms(seconds: float) -> str:
+    return f"{units.significant(1e3 * seconds)} ms"
