@@ -153,9 +153,13 @@ _DECLARED = (
     Metric("token_j", "J", "Energy per token", "energy",
            "energy of the whole device per output token: of a decode step at the context, over its "
            "sequences; idle power included", "lower", compared=11, crosses=False, cited=True),
+    Metric("mean_token_j", "J", "Mean energy per token", "energy",
+           "energy of the whole device per output token over a whole generation, at the positions "
+           "of the mean TPOT; idle power included",
+           "lower", compared=12, crosses=False, cited=True),
     Metric("prefill_j", "J", "Prefill energy", "energy",
            "energy of the whole device per prefill of the batch, idle power included",
-           "lower", compared=12, crosses=False, cited=True),
+           "lower", compared=13, crosses=False, cited=True),
     Metric("idle_w", "W", "Idle power", "energy",
            "power of the whole device while the process that holds the model waits"),
     # Analytic.
@@ -223,7 +227,7 @@ _DECLARED = (
            "allocated bytes on a GPU", "lower", compared=9, cited=True),
     Metric("step_j", "J", "Step energy", "energy",
            "energy of the whole device per optimizer step, idle power included",
-           "lower", compared=13, crosses=False, cited=True),
+           "lower", compared=14, crosses=False, cited=True),
     Metric("step_flops", "flop", "Step FLOPs", "analytic",
            "analytic FLOPs that forward and backward (three times the forward) of a batch need, "
            "whichever form runs"),

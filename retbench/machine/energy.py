@@ -12,12 +12,14 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from retbench.machine import nvml
 
 POWERCAP = Path("/sys/class/powercap")
+POLL_S = 1e-3
 LONGEST_TICK_S = 1.0
 """A counter that stands still for so long while work is done does not count that work."""
 
@@ -107,7 +109,7 @@ def used(
     least_s: float,
     now: Callable[[], float] = time.perf_counter,
 ) -> Used | None:
-    """Repeat a call until the counter has ticked, and then for so long and up to another tick.
+    """Wait for a tick of the counter, then repeat a call for so long and up to another tick.
 
     Args:
         counter: of the device that the call keeps busy.
@@ -118,7 +120,7 @@ def used(
     Returns:
         None where the counter cannot be read, or stands still.
     """
-    begin = _tick(counter, counter.read_j(), call, now)
+    begin = _tick(counter, counter.read_j(), partial(time.sleep, POLL_S), now)
     if begin is None:
         return None
     end, calls = begin, 0

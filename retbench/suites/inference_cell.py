@@ -207,6 +207,8 @@ def _generation(rows: Rows, run: Execution) -> Phase:
         generation,
         wake=generation.first,
         per_call=len(generation),
+        energy="mean_token_j",
+        energy_per=len(generation) * rows.point.batch_size,
         implementation=rows.session.model.implementation("decode"),
     )
 

@@ -61,7 +61,8 @@ SWEEPS: tuple[tuple[str, str, Sweep, tuple[Shown, ...]], ...] = (
     ("memory_context", "Memory over context", "context",
      (Shown("prefill_peak_bytes"), Shown("decode_peak_bytes"), Shown("state_bytes"))),
     ("energy_context", "Energy over context", "context",
-     (Shown("token_j", optional=True), Shown("prefill_j", optional=True))),
+     (Shown("token_j", optional=True), Shown("mean_token_j", optional=True),
+      Shown("prefill_j", optional=True))),
     ("throughput_batch", "Throughput over batch size", "batch", _RATES),
     ("latency_batch", "Latency over batch size", "batch", (_TTFT, _TPOT)),
 )  # fmt: skip

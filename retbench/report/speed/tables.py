@@ -34,8 +34,8 @@ STATUS = Column("Status", lambda row: ending(row), rank=0, style="name")
 FLAGS = Column("Flags", "flags", rank=9, style="sentence")
 # In which order ratios are left out where there is no room; the first time stays.
 _RANKS = {"mean_tpot_s": 4, "prefill_peak_bytes": 3, "decode_peak_bytes": 2, "state_bytes": 1,
-          "step_peak_bytes": 2, "activations_bytes": 1, "token_j": 2, "prefill_j": 4,
-          "step_j": 2}  # fmt: skip
+          "step_peak_bytes": 2, "activations_bytes": 1, "token_j": 2, "mean_token_j": 5,
+          "prefill_j": 4, "step_j": 2}  # fmt: skip
 _INTENSITIES = ("decode_intensity", "prefill_intensity")
 # What stands in a table only where the run's device has no peak that its maker states.
 _IN_PLACE_OF = {

@@ -226,7 +226,10 @@ def test_where_energy_is_counted_a_cell_has_that_of_a_token_and_of_a_prefill(
     monkeypatch.setattr("retbench.machine.energy.counter", lambda device: Meter())
     monkeypatch.setattr("retbench.suites.cell.ENERGY_S", 0.01)
     found = cell(session(), Point(64, 2))
-    (token,), (prefill,), (idle,) = (found[tag] for tag in ("token_j", "prefill_j", "idle_w"))
+    tags = ("token_j", "prefill_j", "idle_w")
+    (token,), (prefill,), (idle,) = (found[tag] for tag in tags)
+    (mean,) = found["mean_token_j"]
+    assert 1 / mean["value"] == pytest.approx(round(1 / mean["value"]))  # of so many tokens
     assert {row["implementation"] for row in (token, prefill, idle)} == {"nvml"}
     assert prefill["value"] == 1.0  # the meter ticks once a sample, of one prefill
     steps = round(1 / (2 * token["value"]))  # of a sample, of two sequences each
@@ -237,7 +240,7 @@ def test_where_energy_is_counted_a_cell_has_that_of_a_token_and_of_a_prefill(
 def test_where_energy_is_not_counted_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("retbench.machine.energy.counter", lambda device: None)
     found = cell(session(), Point(64, 1))
-    assert not {"token_j", "prefill_j", "idle_w"} & set(found)
+    assert not {"token_j", "mean_token_j", "prefill_j", "idle_w"} & set(found)
 
 
 def test_exactly_the_prompt_is_prefilled_from_an_empty_state() -> None:
