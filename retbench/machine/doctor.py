@@ -254,9 +254,9 @@ def gpu_quiet(here: Here) -> Check | None:
 
 def energy_counter(here: Here) -> Check:
     """Whether the energy of what is measured is counted."""
-    if energy.counter(here.device, here.sys / "class/powercap") is not None:
-        source = "NVML" if here.device == "cuda" else "RAPL"
-        return Check("energy", "ok", f"counted by {source}")
+    counter = energy.counter(here.device, here.sys / "class/powercap")
+    if counter is not None:
+        return Check("energy", "ok", f"counted by {counter.source.upper()}")
     if here.device == "cuda" and importlib.util.find_spec("pynvml") is None:
         return Check("energy", "warn", "not available", "pip install nvidia-ml-py")
     if here.device == "cpu" and energy.rapl_zones(here.sys / "class/powercap"):

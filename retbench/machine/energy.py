@@ -20,6 +20,7 @@ from retbench.machine import nvml
 
 POWERCAP = Path("/sys/class/powercap")
 POLL_S = 1e-3
+"""Between two looks at a counter whose tick is waited for; RAPL's are as far apart."""
 LONGEST_TICK_S = 1.0
 """A counter that stands still for so long while work is done does not count that work."""
 

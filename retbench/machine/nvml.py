@@ -93,11 +93,13 @@ def gpu(uuid: str | None = None) -> Gpu | None:
 
 
 def computing_gpu() -> Gpu | None:
-    """The GPU that torch computes on in this process; see :func:`gpu`."""
+    """The GPU that torch computes on in this process; None as of :func:`gpu`, or without CUDA."""
     if _library() is None:
         return None
     import torch
 
+    if not torch.cuda.is_available():
+        return None
     return gpu(str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid))
 
 

@@ -184,7 +184,7 @@ def ratios(
     table: list[Row] = []
     in_blocks: list[Floats] = []
     for metric, baseline, at in itertools.product(
-        (tag for tag in (*TIMES, *MEMORY, *ENERGY) if tag in measured),
+        (tag for tag in metrics.compared() if tag in measured),
         models[1:],
         records(points.sort_values(["batch_size", "seq_len"])),
     ):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from retbench.report import compare, units
+from retbench import metrics
+from retbench.report import units
 from retbench.report.content import Content, definitions, filled, title_of
 from retbench.report.speed import exponents, grid_figures, inference_figures, tables
 from retbench.report.speed.answers import answers, still_open
@@ -35,7 +36,6 @@ _TAILS = (
     "p90 and p99 describe the time per step of slices, each of several decode steps where one is "
     f"short, of all processes together; {units.DASH}: too few of them (p90 needs 29, p99 299)"
 )
-_COMPARED = (*compare.TIMES, *compare.MEMORY, *compare.ENERGY)
 _GROWING = ("tpot_s", "mean_tpot_s", "ttft_s", "state_bytes", "decode_peak_bytes",
             "prefill_peak_bytes")  # fmt: skip
 _ANSWERED = ("tpot_s", "ttft_s", "state_bytes")
@@ -45,7 +45,7 @@ def content(run: Run) -> Content:
     """All that the report says of an inference run."""
     summary = summarise(run)
     tables_ = filled(
-        tables.ratios(summary, summary.ratios, _COMPARED), tables.crossovers(summary),
+        tables.ratios(summary, summary.ratios, metrics.compared()), tables.crossovers(summary),
         tables.batches(summary), exponents.table(summary, _GROWING), _cells(summary),
         tables.setup(summary),
     )  # fmt: skip

@@ -77,8 +77,8 @@ def metric(
 
 def cell_notes(meta: Mapping[str, Any]) -> list[str]:
     """How to read a table of cells, and what it lacks."""
-    counted = meta["provenance"].get("energy_counter", "as it was not asked for")
-    return [CELLS_ARE] if counted else [CELLS_ARE, NO_ENERGY]
+    is_uncounted = meta["provenance"].get("energy_counter", "not looked for") is None
+    return [CELLS_ARE, NO_ENERGY] if is_uncounted else [CELLS_ARE]
 
 
 def peak_note(meta: Mapping[str, Any], tag: str) -> str:

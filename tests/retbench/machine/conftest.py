@@ -54,6 +54,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         uuids: tuple[str, ...] = ("GPU-a-1",), processes: int = 1, reasons: int = 0
     ) -> None:
         monkeypatch.setattr(nvml, "_library", lambda: binding(uuids, processes, reasons))
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
         last = uuids[-1].removeprefix("GPU-") if uuids else "none"
         monkeypatch.setattr(

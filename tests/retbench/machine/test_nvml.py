@@ -5,6 +5,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from retbench.machine import nvml
 
@@ -31,6 +32,14 @@ def test_the_gpu_that_computes_is_torchs_and_not_the_drivers_first(driver: Drive
     computing, first = nvml.computing_gpu(), nvml.gpu()
     assert computing is not None and first is not None
     assert (computing.energy_j(), first.energy_j()) == (10.0, 5.0)
+
+
+def test_where_torch_cannot_compute_no_gpu_does(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert nvml.computing_gpu() is None and nvml.gpu() is not None
 
 
 def test_what_the_driver_does_not_tell_is_none(driver: Driver) -> None:

@@ -76,7 +76,8 @@ def test_the_machine_id_tells_machines_apart(found: dict[str, Any], change: Any)
 
 def test_a_machine_without_the_gpu_asked_for_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "output", lambda *_, **__: "")
-    assert provenance.provenance("cuda", 1, [])["gpu"] is None
+    found = provenance.provenance("cuda", 1, [])
+    assert found["gpu"] is None and found["energy_counter"] is None
 
 
 def test_a_gpu_is_described_by_torch_and_by_the_driver_of_the_same_one(
@@ -89,6 +90,7 @@ def test_a_gpu_is_described_by_torch_and_by_the_driver_of_the_same_one(
     assert gpu is not None and "uuid" not in json.dumps(gpu)
     assert (gpu["name"], gpu["memory_bytes"]) == ("H100", 2**36)
     assert gpu["driver"]["name"] == "GPU 1" and gpu["driver"]["power_limit_w"] == 700.0
+    assert provenance.provenance("cuda", 1, [])["energy_counter"] == "nvml"
 
 
 @pytest.mark.parametrize(

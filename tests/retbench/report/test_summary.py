@@ -429,3 +429,14 @@ def test_energy_is_compared_by_block_and_is_larger_or_smaller(make_run: MakeRun)
     assert row["value"] == pytest.approx(expected, rel=0.02)
     assert row["low"] < expected < row["high"]
     assert (row["verdict"], row["n"]) == ("smaller", 5)
+
+
+@pytest.mark.parametrize(("counter", "said"), [(None, 1), ("rapl", 0)])
+def test_a_machine_that_counts_no_energy_says_so(
+    make_run: MakeRun, counter: str | None, said: int
+) -> None:
+    run = make_run(energy=counter is not None, provenance=PROVENANCE | {"energy_counter": counter})
+    found = content(run)
+    (cells,) = (table for table in found.tables if table.name == "cells")
+    assert sum("energy: not available" in note for note in cells.notes) == said
+    assert ("energy_context" in {figure.name for figure in found.figures()}) is (not said)

@@ -223,6 +223,22 @@ def test_the_gate_finds_a_gradient_that_is_not_the_formulas(monkeypatch: Any) ->
         suites.get("training").verify(session())
 
 
+def test_where_energy_is_counted_a_step_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Meter:
+        source = "rapl"
+        joules = 0.0
+
+        def read_j(self) -> float:
+            self.joules += 1
+            return self.joules
+
+    monkeypatch.setattr("retbench.machine.energy.counter", lambda device: Meter())
+    monkeypatch.setattr("retbench.suites.cell.ENERGY_S", 0.01)
+    found = measured(Point(32, 2))
+    assert 1 / found["step_j"] == pytest.approx(round(1 / found["step_j"]))  # steps a sample
+    assert found["idle_w"] > 0
+
+
 def test_the_gate_finds_a_gradient_that_few_tokens_lose(monkeypatch: pytest.MonkeyPatch) -> None:
     from models import multiscale
 
