@@ -118,8 +118,9 @@ def requests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], li
     monkeypatch.setenv("FAKE_WORKER_LOG", str(log))
 
     def read() -> list[dict[str, Any]]:
-        lines = log.read_text().splitlines() if log.exists() else []
-        return [json.loads(line) for line in lines]
+        lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+        # The last one may be read while it is written.
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     return read
 
