@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.config import ConfigError, ModelConfig
-from models.decoder import Decoder, DecoderConfig
+from models.decoder import Decoder
+from models.families.decoder import DecoderConfig
 from models.registry import config_from_dict
 
 WEIGHTS = "model.safetensors"

@@ -9,8 +9,9 @@ analytic, exact, and need no torch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from models.presets import PRESETS, Preset
@@ -191,6 +192,11 @@ class ModelConfig(ABC):
         """The configuration of each layer; of all by default this one."""
         return (self,) * self.n_layers
 
+    @cached_property
+    def layer_counts(self) -> Mapping[ModelConfig, int]:
+        """How many of the layers have which configuration."""
+        return {self: self.n_layers}
+
     @classmethod
     def from_preset(cls, preset: str, **overrides: Any) -> Self:
         """The family's configuration at a preset, with any field overridden.
@@ -231,7 +237,7 @@ class ModelConfig(ABC):
         Rows that pad the head are no parameters: nothing depends on them.
         """
         norms = (2 * self.n_layers + 1) * self.d_model
-        count = sum(c.mixer_parameters() + c._ffn_parameters() for c in self.layers) + norms
+        count = norms + self._over_layers(lambda c: c.mixer_parameters() + c._ffn_parameters())
         if embeddings:
             count += self.vocab_size * self.d_model * (1 if self.tie_embeddings else 2)
         return count
@@ -250,9 +256,9 @@ class ModelConfig(ABC):
                 times the forward: Kaplan et al. 2020, arXiv 2001.08361, section 2.1).
         """
         if phase == "decode":
-            mixing: float = sum(c.mixer_flops(1, context=seq_len) for c in self.layers)
+            mixing: float = self._over_layers(lambda c: c.mixer_flops(1, context=seq_len))
         else:
-            mixing = sum(c.mixer_flops(seq_len) for c in self.layers) / seq_len
+            mixing = self._over_layers(lambda c: c.mixer_flops(seq_len)) / seq_len
         layers = self._matrix_flops() + mixing
         return (layers + self._head_flops(seq_len, phase)) * _passes(phase)
 
@@ -268,14 +274,13 @@ class ModelConfig(ABC):
         """
         if phase == "decode":
             return self.flops_per_token(seq_len, phase)
-        mixing = sum(c.mixer_hardware_flops(seq_len) for c in self.layers) / seq_len
+        mixing = self._over_layers(lambda c: c.mixer_hardware_flops(seq_len)) / seq_len
         layers, passes = self._matrix_flops() + mixing, _passes(phase)
         return layers * (passes + recomputed) + self._head_flops(seq_len, phase) * passes
 
     def state_bytes(self, batch_size: int, context: int, dtype_bytes: int = 4) -> int:
         """Bytes of the state (KV cache or retention state) that holds ``context`` tokens."""
-        kept = (c.mixer_state_bytes(batch_size, context, dtype_bytes) for c in self.layers)
-        return sum(kept)
+        return self._over_layers(lambda c: c.mixer_state_bytes(batch_size, context, dtype_bytes))
 
     def decode_bytes(self, batch_size: int, context: int, dtype_bytes: int = 4) -> int:
         """Bytes that one decode step must move: the weights once, and the state.
@@ -284,8 +289,8 @@ class ModelConfig(ABC):
         """
         matrices = self.num_parameters() + self.vocab_size * self.d_model
         rows = batch_size * self.d_model
-        moved = (c.mixer_step_bytes(batch_size, context, dtype_bytes) for c in self.layers)
-        return (matrices + rows) * dtype_bytes + sum(moved)
+        moved = self._over_layers(lambda c: c.mixer_step_bytes(batch_size, context, dtype_bytes))
+        return (matrices + rows) * dtype_bytes + moved
 
     def prefill_bytes(self, batch_size: int, context: int, dtype_bytes: int = 4) -> int:
         """Bytes that one prefill must move: every weight read once, the state written once.
@@ -309,10 +314,14 @@ class ModelConfig(ABC):
             if not abs(given) < 2**31:  # nor is NaN
                 raise ConfigError(f"{field.name} must be below 2**31, not {given!r:.25}")
 
+    def _over_layers(self, of_one: Callable[[ModelConfig], int]) -> int:
+        """The sum over all layers of what one has."""
+        return sum(count * of_one(layer) for layer, count in self.layer_counts.items())
+
     def _matrix_flops(self) -> int:
         """Of all layers' matrices a token."""
-        return 2 * sum(
-            c.mixer_parameters() - c.mixer_vectors() + c._ffn_parameters() for c in self.layers
+        return 2 * self._over_layers(
+            lambda c: c.mixer_parameters() - c.mixer_vectors() + c._ffn_parameters()
         )
 
     def _head_flops(self, seq_len: int, phase: Phase) -> float:

@@ -1,7 +1,7 @@
 """The one decoder-only skeleton that all families share.
 
 Embedding, pre-norm layers (x + mixer(norm(x)), then x + ffn(norm(x))), final norm, head. A family
-differs in its :class:`models.mixer.Mixer` alone. Three ways through the model:
+differs in its :class:`models.mixers.base.Mixer` alone. Three ways through the model:
 
 - ``forward``: all positions at once, for training and scoring;
 - ``prefill``: a prompt into a state, logits of its last position only;
@@ -12,17 +12,19 @@ differs in its :class:`models.mixer.Mixer` alone. Three ways through the model:
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import ModelConfig, Phase
+from models.config import Phase
 from models.layers import FeedForward, RMSNorm
-from models.mixer import Mixer, Span
+from models.mixers.base import Mixer, Span
 from models.protocol import LayerState, State
+
+if TYPE_CHECKING:
+    from models.families.decoder import DecoderConfig
 
 
 class Layer(nn.Module):
@@ -49,24 +51,6 @@ class Layer(nn.Module):
             mixed = self.mixer.prefill(normed, shared, state)
         x = x + mixed
         return x + self.ffn(self.ffn_norm(x))  # type: ignore[no-any-return]
-
-
-class DecoderConfig(ModelConfig):
-    """The configuration of a model that is this skeleton; a family says what its mixer is."""
-
-    @abstractmethod
-    def mixer(self) -> Mixer:
-        """A new, uninitialised mixer for one layer."""
-
-    def build(
-        self,
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype | None = None,
-        seed: int = 0,
-    ) -> Decoder:
-        """Build the model; see :meth:`models.config.ModelConfig.build`."""
-        return Decoder(self, device=device, dtype=dtype, seed=seed)
 
 
 class Decoder(nn.Module):

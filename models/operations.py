@@ -23,7 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from models.retention import pair_flops, retention_flops
+from models.costs import pair_flops, retention_flops
 
 Kind = Literal["retention", "attention"]
 Direction = Literal["forward", "train"]
@@ -64,7 +64,7 @@ class Case:
         """Analytic FLOPs that the function needs, two for a multiplication and its addition.
 
         Attention: every pair of a query and a key that it sees, twice. Retention: the cheapest
-        form's, see :func:`models.retention.retention_flops`.
+        form's, see :func:`models.costs.retention_flops`.
         """
         needed = (
             retention_flops(self.time, self.d_k, self.d_v)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+from models.families.retnet import RetNetConfig
 from models.kernels import chunk_op
 from models.operations import Case, Kind, Mix, Operation, register
 from models.retention import (
@@ -27,7 +28,6 @@ from models.retention import (
     retention_parallel,
     retention_recurrent,
 )
-from models.retnet import RetNetConfig
 from models.sdpa import no_kernel
 
 # Most tokens of the recurrence in PyTorch, a few small calls a token: more only wait for them,

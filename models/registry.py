@@ -29,14 +29,12 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "retbench.models"
 _BUILTIN = (
-    "models.retnet",
-    "models.transformer",
-    "models.window",
-    "models.paper",
-    "models.hybrid",
-    "models.linear_attention",
-    "models.gla",
-    "models.h3",
+    "models.families.retnet",
+    "models.families.transformer",
+    "models.families.hybrid",
+    "models.families.linear_attention",
+    "models.families.gla",
+    "models.families.h3",
 )
 _FAMILIES: dict[str, type[ModelConfig]] = {}
 

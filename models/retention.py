@@ -14,13 +14,14 @@ bfloat16; float16 inputs are computed in float32, for an unnormalised row can le
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-DecayKind = Literal["language-model", "eq8", "single", "none"]
+if TYPE_CHECKING:
+    from models.families.retnet import DecayKind
 
 SINGLE_DECAY = 127 / 128
 """The one decay of all heads in the paper's ablation (section 3.5)."""
@@ -144,34 +145,6 @@ def retention_step(q: Tensor, k: Tensor, v: Tensor, gamma: Tensor, state: Tensor
     if new is not state:
         state.copy_(new)
     return q @ new
-
-
-def pair_flops(tokens: int, d_k: int, d_v: int) -> int:
-    """FLOPs of one head's scores and weighted sum over the pairs that a causal mask leaves."""
-    return tokens * (tokens + 1) * (d_k + d_v)
-
-
-def retention_flops(tokens: int, d_k: int, d_v: int, group: int = 1) -> int:
-    """The fewest FLOPs that a KV head's retention needs: of the pairs, or of the recurrence.
-
-    The recurrence takes 2 d_k d_v a token to update the state, and as many for each of the
-    ``group`` query heads to read it, as does a decode step: one token. A cut into n equal chunks
-    costs recurrence + (pairs - recurrence) / n, so no chunk size needs less than both.
-    """
-    recurrence = tokens * 2 * (1 + group) * d_k * d_v
-    return recurrence if tokens == 1 else min(group * pair_flops(tokens, d_k, d_v), recurrence)
-
-
-def chunk_pairs(tokens: int, chunk_size: int) -> int:
-    """Pairs of tokens in one chunk, masked ones too; a last chunk may be shorter."""
-    whole, tail = divmod(tokens, chunk_size)
-    return whole * chunk_size**2 + tail**2
-
-
-def chunkwise_flops(tokens: int, chunk_size: int, d_k: int, d_v: int, group: int = 1) -> int:
-    """FLOPs of a KV head's retention in chunks: all pairs inside, and the states across."""
-    pairs = group * chunk_pairs(tokens, chunk_size) * 2 * (d_k + d_v)
-    return pairs + tokens * 2 * (1 + group) * d_k * d_v
 
 
 def decay_sums(log_gamma: Tensor, positions: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.costs import fft_length
+
 
 def discretise(damping: Tensor, frequency: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
     """Zero-order hold of s' = A s + u with A = -damping + i frequency (section 3.1 of S4D).
@@ -86,12 +88,6 @@ def fft_convolve(u: Tensor, kernel: Tensor) -> Tensor:
     n = fft_length(time + kernel.shape[-1] - 1)
     spectrum = torch.fft.rfft(u, n) * torch.fft.rfft(kernel, n)
     return torch.fft.irfft(spectrum, n)[..., :time]  # type: ignore[no-any-return]
-
-
-def fft_length(least: int) -> int:
-    """A length of at least that many that has no prime factor beyond 7, at most a quarter more."""
-    unit = 1 << max(0, least.bit_length() - 3)
-    return -(-least // unit) * unit
 
 
 def _powers(log_pole: Tensor, length: int) -> tuple[Tensor, Tensor]:

@@ -25,9 +25,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from models.kernels.limits import MAX_GROUP
 from models.kernels.plan import gpu_at, split_count
 from models.kernels.rotary import load_rotated
-from models.kernels.support import MAX_GROUP
 
 RESIDENT = {1: 4, MAX_GROUP: 2}
 """Programs of :func:`_attend` in 16 bits that a multiprocessor holds at least, by their rows."""

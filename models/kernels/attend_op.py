@@ -10,9 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.kernels.support import MAX_GROUP, unavailable
-
-MAX_HEAD_DIM = 256
+from models.kernels.limits import too_large
+from models.kernels.support import unavailable
 
 
 @torch.library.custom_op("attention::step", mutates_args=("keys", "values"))
@@ -82,12 +81,3 @@ def unsupported(head_dim: int, group: int, dtype: torch.dtype, device: torch.dev
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"{str(dtype).removeprefix('torch.')} is none of bfloat16, float16, float32"
     return unavailable(device)
-
-
-def too_large(head_dim: int, group: int) -> str | None:
-    """Why the kernels can run such heads nowhere; None where they can."""
-    if head_dim > MAX_HEAD_DIM:
-        return f"head_dim = {head_dim} is beyond {MAX_HEAD_DIM}"
-    if group > MAX_GROUP:
-        return f"{group} heads for a KV head are beyond {MAX_GROUP}"
-    return None

@@ -13,10 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.kernels.limits import too_wide
 from models.kernels.support import CHUNKS, unavailable
-
-MAX_D_K = 256
-MAX_D_V = 512
 
 
 def retention_chunk(
@@ -64,13 +62,6 @@ def unsupported(d_k: int, d_v: int, dtype: torch.dtype, device: torch.device) ->
     if dtype not in CHUNKS:
         return f"{str(dtype).removeprefix('torch.')} is none of bfloat16, float16, float32"
     return unavailable(device)
-
-
-def too_wide(d_k: int, d_v: int) -> str | None:
-    """Why the kernels can run heads of these dimensions nowhere; None where they can."""
-    if d_k > MAX_D_K or d_v > MAX_D_V:
-        return f"d_k = {d_k}, d_v = {d_v} is beyond {MAX_D_K}, {MAX_D_V}"
-    return None
 
 
 # --- the ops -------------------------------------------------------------------------------------

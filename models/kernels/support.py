@@ -10,9 +10,6 @@ import torch
 CHUNKS = {torch.bfloat16: 128, torch.float16: 64, torch.float32: 64}
 """Tokens of a chunk of retention, by the type of the inputs."""
 
-MAX_GROUP = 16
-"""Query heads of one KV head in attention: the rows of a tensor core's operand."""
-
 _TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 
 

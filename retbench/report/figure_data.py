@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from retbench.report import units
 from retbench.report.figure import Figure
-from retbench.report.frames import Row, groups, records
+from retbench.report.frames import Row, records
 
 if TYPE_CHECKING:
     from retbench.store import Run
@@ -19,12 +19,12 @@ ELSEWHERE, UNMEASURED = "not in this figure", "not measured"
 _HIDDEN = ("panel", "x", "each", "row", "text", "note", "cause", "point", "model")
 
 
-def sidecar(figure: Figure, run: Run, notes: Iterable[str]) -> dict[str, Any]:
+def sidecar(figure: Figure, ends: Sequence[Row], notes: Iterable[str]) -> dict[str, Any]:
     """What is kept beside a figure: its texts, its marks, and the cells that it does not show.
 
     Args:
         figure: the declaration.
-        run: whose plan names the cells: a model at a point, for each of the figure's metrics.
+        ends: of the run's cells, see :func:`cells`: each counts for each of the figure's metrics.
         notes: how to read it.
 
     Returns:
@@ -44,7 +44,7 @@ def sidecar(figure: Figure, run: Run, notes: Iterable[str]) -> dict[str, Any]:
     }  # fmt: skip
     left_out = [
         end | ({} if metric is None else {"metric": metric})
-        for end in cells(run)
+        for end in ends
         for metric in metrics or [None]
         if (end["model"], end["point"], metric) not in present or end["why"] != ELSEWHERE
     ]
@@ -56,19 +56,21 @@ def sidecar(figure: Figure, run: Run, notes: Iterable[str]) -> dict[str, Any]:
 
 def cells(run: Run) -> list[Row]:
     """Every cell of the plan, and how it ended: ``why`` is its status, or that it is elsewhere."""
-    ended = {key: own for key, own in groups(run.statuses(), ["model", "point"])}
+    ended: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in records(run.statuses()[["model", "point", "status", "cause"]]):
+        ended[row["model"], row["point"]].append(row)
     found = []
     for contender in run.meta["plan"]["contenders"]:
         for point in run.meta["plan"]["points"]:
             at = point.get("point") or f"context={point['seq_len']},batch={point['batch_size']}"
-            own = ended.get((contender["label"], at), pd.DataFrame(columns=["status", "cause"]))
-            failed = own[own["status"] != "ok"]
-            worst = Counter(failed["status"]).most_common(1)
-            why = worst[0][0] if worst else ELSEWHERE if len(own) else UNMEASURED
-            causes = failed["cause"].dropna()
+            own = ended.get((contender["label"], at), [])
+            failed = [row for row in own if row["status"] != "ok"]
+            worst = Counter(row["status"] for row in failed).most_common(1)
+            why = worst[0][0] if worst else ELSEWHERE if own else UNMEASURED
+            causes = (row["cause"] for row in failed if not pd.isna(row["cause"]))
             found.append({
                 "model": contender["label"], "point": at, "why": why,
-                "cause": causes.iloc[0] if len(causes) else None, "blocks": len(failed) or len(own),
+                "cause": next(causes, None), "blocks": len(failed) or len(own),
             })  # fmt: skip
     return found
 

@@ -25,11 +25,11 @@ _COMPRESSION = 4  # of PNG files: half the time of the default, a few percent la
 def write(figures: Iterable[Figure], run: Run, folder: Path) -> list[Path]:
     """Write every figure as PNG and SVG, and its sidecar as JSON; the same bytes each time."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    written, ends = [], figure_data.cells(run)
     for figure in figures:
         stem = folder / figure.name
         drawn, notes, marks = save(figure, stem)
-        sidecar = figure_data.sidecar(figure, run, notes) | {"marks": marks}
+        sidecar = figure_data.sidecar(figure, ends, notes) | {"marks": marks}
         text = json.dumps(sidecar, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
         stem.with_suffix(".json").write_text(text, encoding="utf-8")
         written += [*drawn, stem.with_suffix(".json")]

@@ -18,7 +18,7 @@ from models.attention import (
     split_decode,
     step_bias,
 )
-from models.mixer import Span
+from models.mixers.base import Span
 
 
 def cached(keys: int, kv_heads: int, dtype: torch.dtype = torch.float64) -> KVCache:

@@ -12,12 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models import PRESETS, ConfigError, ModelConfig, build, config_for
 from models.decoder import Decoder
-from models.gla import GatedLinearAttentionConfig
-from models.h3 import H3Config
-from models.linear_attention import LinearAttentionConfig
+from models.families.gla import GatedLinearAttentionConfig
+from models.families.h3 import H3Config
+from models.families.linear_attention import LinearAttentionConfig
+from models.families.retnet import RetNetConfig
+from models.families.transformer import TransformerConfig
 from models.registry import config_from_dict
-from models.retnet import RetNetConfig
-from models.transformer import TransformerConfig
 
 from .conftest import FAMILIES
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from models import ConfigError, config_for
-from models.gla import GatedLinearAttentionConfig, gated_chunkwise, gated_recurrent, gated_step
+from models.families.gla import GatedLinearAttentionConfig
+from models.mixers.gla import gated_chunkwise, gated_recurrent, gated_step
 
 
 def inputs(time: int, *, closed: float = 0.0, dtype: torch.dtype = torch.float64) -> list[Tensor]:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from models import ConfigError, build, config_for
-from models.mixer import Span
-from models.statespace import discretise, fft_convolve, fft_length, final_states, response
+from models.costs import fft_length
+from models.mixers.base import Span
+from models.statespace import discretise, fft_convolve, final_states, response
 
 
 def system(pairs: int = 3) -> tuple[Tensor, Tensor, Tensor]:

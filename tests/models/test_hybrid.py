@@ -8,7 +8,7 @@ import pytest
 
 from models import ConfigError, config_for
 from models.attention import KVCache
-from models.multiscale import RetentionState
+from models.mixers.multiscale import RetentionState
 
 
 def test_the_middle_layer_of_three_is_attention(small: Any) -> None:

@@ -52,7 +52,7 @@ def test_the_math_kernel_is_what_runs_where_it_is_asked_for(
         )
         return v
 
-    monkeypatch.setattr("models.transformer.causal_attention", spy)
+    monkeypatch.setattr("models.mixers.multihead.causal_attention", spy)
     small.model("transformer", implementation="math")(small.tokens(1, 4))
     assert set(used) == {(False, True)}
 
@@ -80,7 +80,7 @@ def test_the_flash_kernel_alone_may_run_where_it_is_asked_for(
         used.append(_cur_sdpa_kernel_backends())
         return v
 
-    monkeypatch.setattr("models.transformer.causal_attention", spy)
+    monkeypatch.setattr("models.mixers.multihead.causal_attention", spy)
     model(small.tokens(1, 4))
     assert used == 2 * [[SDPBackend.FLASH_ATTENTION]]
 

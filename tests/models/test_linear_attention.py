@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from models.linear_attention import LinearAttentionState, feature_map
-from models.mixer import Span
+from models.mixers.base import Span
+from models.mixers.linear_attention import LinearAttentionState, feature_map
 
 
 def test_the_feature_map_is_elu_plus_one_in_value_and_gradient() -> None:

@@ -16,9 +16,9 @@ import torch
 from models import ConfigError, build, config_for, families, register, registry
 from models.checkpoint import load, save
 from models.decoder import Decoder
+from models.families.retnet import RetNetConfig
 from models.protocol import LanguageModel
 from models.registry import load_plugin
-from models.retnet import RetNetConfig
 
 GUIDE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
 PLUGIN = GUIDE[GUIDE.index("# moving_average.py") :].partition("\n```\n")[0]
@@ -155,7 +155,7 @@ def test_not_even_a_class_of_the_same_name_replaces_a_family(tmp_path: Path) -> 
     file = tmp_path / "impostor.py"
     file.write_text(
         "from models import register\n"
-        "from models.retnet import RetNetConfig as Base\n"
+        "from models.families.retnet import RetNetConfig as Base\n"
         "@register('retnet')\n"
         "class RetNetConfig(Base): pass\n"
     )

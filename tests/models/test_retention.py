@@ -12,9 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from models.families.retnet import DecayKind
 from models.retention import (
     SCAN_RADIX,
-    DecayKind,
     decay_powers,
     log_decays,
     retention_chunkwise,

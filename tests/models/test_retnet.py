@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from models.families.retnet import RetNetConfig
 from models.layers import Rotary, rotate
-from models.mixer import Span
-from models.multiscale import MultiScaleRetention
+from models.mixers.base import Span
+from models.mixers.multiscale import MultiScaleRetention
 from models.registry import config_for
 from models.retention import log_decays, retention_recurrent, retention_step
-from models.retnet import RetNetConfig
 
 
 def mixer_of(model: Any) -> MultiScaleRetention:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from models import ConfigError, config_for
-from models.transformer import TransformerConfig
-from models.window import WindowConfig, window_attention
+from models.families.transformer import TransformerConfig, WindowConfig
+from models.mixers.window import window_attention
 
 
 @pytest.mark.parametrize("window", [1, 4, 8, 64])

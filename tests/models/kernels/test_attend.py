@@ -10,8 +10,8 @@ from torch import Tensor
 
 from models.kernels.attend import RESIDENT
 from models.kernels.attend_op import fused_attention
+from models.kernels.limits import MAX_GROUP
 from models.kernels.plan import split_count
-from models.kernels.support import MAX_GROUP
 from models.layers import Rotary, rotate
 
 

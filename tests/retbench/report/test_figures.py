@@ -69,9 +69,10 @@ def texts(picture: Drawing) -> set[str]:
 def test_every_cell_of_the_plan_is_shown_or_left_out_with_its_reason(
     run: Run, drawings: list[tuple[Figure, Drawing, str]]
 ) -> None:
-    plan = {(end["model"], end["point"]): end for end in figure_data.cells(run)}
+    ends = figure_data.cells(run)
+    plan = {(end["model"], end["point"]): end for end in ends}
     for figure, _, note in drawings:
-        sidecar = json.loads(json.dumps(figure_data.sidecar(figure, run, [note]), allow_nan=False))
+        sidecar = json.loads(json.dumps(figure_data.sidecar(figure, ends, [note]), allow_nan=False))
         shown = {(row[side], row["point"]) for row in sidecar["shown"]
                  for side in ("model", "subject") if side in row}  # fmt: skip
         left_out = {(row["model"], row["point"]): row for row in sidecar["left_out"]}
@@ -149,7 +150,7 @@ def test_a_run_in_which_nothing_succeeded_has_figures_all_the_same(
         models = ("retnet", "transformer", "transformer-gqa")
         run = make_run(failures={(m, *place): "error" for m in models for place in places})
     for figure in content_of(run).figures():
-        sidecar = figure_data.sidecar(figure, run, [drawn(figure)[1]])
+        sidecar = figure_data.sidecar(figure, figure_data.cells(run), [drawn(figure)[1]])
         assert not sidecar["shown"] and all(r["why"] == "error" for r in sidecar["left_out"])
 
 

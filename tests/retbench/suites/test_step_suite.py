@@ -155,7 +155,7 @@ def test_the_casts_of_the_weights_are_no_activations() -> None:
 def test_the_kernel_is_the_one_that_runs_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[torch.dtype] = []
     monkeypatch.setattr(
-        "models.transformer.sdpa_backend", lambda q, k, v: asked.append(q.dtype) or "flash"
+        "models.mixers.multihead.sdpa_backend", lambda q, k, v: asked.append(q.dtype) or "flash"
     )
     for dtype in ("float32", "bfloat16"):
         assert session("transformer", dtype=dtype).training_implementation == "sdpa-flash"
@@ -192,7 +192,7 @@ def test_the_gate_passes_a_retention_in_bfloat16_at_a_depth_where_the_first_toke
 def test_the_gate_finds_a_function_that_is_not_the_formulas(
     monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    from models import multiscale
+    from models.mixers import multiscale
 
     exact = multiscale.retention_chunkwise
 
@@ -211,7 +211,7 @@ def test_the_gate_finds_a_function_that_is_not_the_formulas(
 
 
 def test_the_gate_finds_a_gradient_that_is_not_the_formulas(monkeypatch: Any) -> None:
-    from models import multiscale
+    from models.mixers import multiscale
 
     exact = multiscale.retention_chunkwise
 
@@ -240,7 +240,7 @@ def test_where_energy_is_counted_a_step_has_its_own(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_gate_finds_a_gradient_that_few_tokens_lose(monkeypatch: pytest.MonkeyPatch) -> None:
-    from models import multiscale
+    from models.mixers import multiscale
 
     exact = multiscale.retention_chunkwise
 

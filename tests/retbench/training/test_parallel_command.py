@@ -41,7 +41,8 @@ import os
 import signal
 from dataclasses import dataclass
 from models.registry import register
-from models.transformer import Attention, TransformerConfig
+from models.families.transformer import TransformerConfig
+from models.mixers.multihead import Attention
 
 class Mortal(Attention):
     calls = 0

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from models.config import ConfigError
-from models.decoder import DecoderConfig
-from models.kernels.chunk_op import too_wide
-from models.multiscale import MultiScaleRetention
+from models.costs import chunkwise_flops, retention_flops
+from models.families.decoder import DecoderConfig
+from models.kernels.limits import too_wide
 from models.presets import Preset
 from models.registry import register
-from models.retention import DecayKind, chunkwise_flops, retention_flops
 
+if TYPE_CHECKING:
+    from models.mixers.multiscale import MultiScaleRetention
+
+DecayKind = Literal["language-model", "eq8", "single", "none"]
 Form = Literal["chunkwise", "parallel"]
 StateDtype = Literal["float32", "model"]
 Init = Literal["normal", "torchscale"]
@@ -120,6 +123,8 @@ class RetNetConfig(DecoderConfig):
 
     def mixer(self) -> MultiScaleRetention:
         """A new mixer."""
+        from models.mixers.multiscale import MultiScaleRetention
+
         return MultiScaleRetention(self)
 
     def mixer_parameters(self) -> int:

@@ -9,55 +9,19 @@ were measured so is likely, and nowhere said. It shows what part of a ratio the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from models.attention import KVCache, offset_bias
-from models.config import ConfigError, Phase
-from models.mixer import Span
+from models.config import Phase
+from models.mixers.base import Span
+from models.mixers.multihead import Attention, Positions
 from models.protocol import LayerState
-from models.registry import register
-from models.transformer import Attention, Positions, TransformerConfig
 
-
-@register("transformer-paper")
-@dataclass(frozen=True)
-class PaperConfig(TransformerConfig):
-    """Multi-head attention, unfused, over a cache that grows by concatenation."""
-
-    implementations: ClassVar[tuple[str, ...]] = ("auto",)
-    static_state: ClassVar[bool] = False
-
-    def check(self) -> None:
-        """As any Transformer; raise ConfigError for queries that share a KV head."""
-        super().check()
-        if self.group != 1:
-            raise ConfigError(f"{self.family} has as many n_kv_heads as n_heads, {self.n_heads}")
-        if self.cache_dtype != "model":
-            raise ConfigError(f"{self.family} has no cache_dtype {self.cache_dtype}")
-
-    def variants(self) -> dict[str, dict[str, Any]]:
-        """None: it is one itself."""
-        return {}
-
-    def reference(self) -> dict[str, Any]:
-        """None: it computes as its formula says."""
-        return {}
-
-    def mixer(self) -> PaperAttention:
-        """A new mixer."""
-        return PaperAttention(self)
-
-    def mixer_hardware_flops(self, tokens: int) -> int:
-        """All pairs, masked ones too: the scores are a whole product."""
-        return tokens**2 * 4 * self.d_model
-
-    def mixer_step_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
-        """The old cache is read, the new one written, and read by the attention."""
-        return 3 * self.mixer_state_bytes(batch_size, context, dtype_bytes)
+if TYPE_CHECKING:
+    from models.families.transformer import PaperConfig
 
 
 class GrowingCache(KVCache):

@@ -13,7 +13,7 @@ from models.config import ConfigError, Phase
 from models.kernels.chunk_op import retention_chunk, unsupported
 from models.kernels.step_op import fused_retention
 from models.layers import Rotary, rms_norm, rotate
-from models.mixer import Mixer, Span
+from models.mixers.base import Mixer, Span
 from models.protocol import LayerState
 from models.retention import (
     decay_sums,
@@ -25,7 +25,7 @@ from models.retention import (
 )
 
 if TYPE_CHECKING:
-    from models.retnet import RetNetConfig
+    from models.families.retnet import RetNetConfig
 
 
 @dataclass

@@ -10,10 +10,10 @@ from functools import cached_property
 from typing import Any, Self
 
 from models.config import ConfigError, ModelConfig
+from models.families.retnet import RetNetConfig
+from models.families.transformer import TransformerConfig
 from models.presets import PRESETS
 from models.registry import register
-from models.retnet import RetNetConfig
-from models.transformer import TransformerConfig
 
 
 @register("retnet-hybrid")
@@ -51,13 +51,20 @@ class HybridConfig(RetNetConfig):
         self._attention()
 
     @cached_property
-    def layers(self) -> tuple[ModelConfig, ...]:  # type: ignore[override]
-        """Retention but for the middle layer of every ``attention_every``."""
+    def layer_counts(self) -> dict[ModelConfig, int]:
+        """Retention, and attention in the middle layer of every ``attention_every``."""
         retention = RetNetConfig(**_values(self, RetNetConfig))
-        attention, every = self._attention(), self.attention_every
-        middle = every // 2
+        middle = len(range(self.attention_every // 2, self.n_layers, self.attention_every))
+        return {retention: self.n_layers - middle, self._attention(): middle}
+
+    @property
+    def layers(self) -> tuple[ModelConfig, ...]:  # type: ignore[override]
+        """Each layer's configuration in its place."""
+        retention, attention = self.layer_counts
+        middle = self.attention_every // 2
         return tuple(
-            attention if layer % every == middle else retention for layer in range(self.n_layers)
+            attention if layer % self.attention_every == middle else retention
+            for layer in range(self.n_layers)
         )
 
     def ablations(self) -> dict[str, dict[str, Any]]:

@@ -1,9 +1,9 @@
-"""The Transformer baselines: multi-head attention, and grouped-query attention as served today."""
+"""Multi-head attention with rotary positions and a static cache, grouped queries included."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,149 +17,14 @@ from models.attention import (
     step_bias,
 )
 from models.config import ConfigError, Phase
-from models.decoder import DecoderConfig
-from models.kernels.attend_op import fused_attention, too_large, unsupported
+from models.kernels.attend_op import fused_attention, unsupported
 from models.layers import Rotary, rotate
-from models.mixer import Mixer, Span
-from models.presets import Preset
+from models.mixers.base import Mixer, Span
 from models.protocol import LayerState
-from models.registry import register
 from models.sdpa import CHOSEN, by_kernel, kernel_unsupported, product_dtype, sdpa_backend
 
-CacheDtype = Literal["model", "int8"]
-
-
-@register("transformer")
-@dataclass(frozen=True)
-class TransformerConfig(DecoderConfig):
-    """Rotary positions, RMSNorm, multi-head attention, no biases: Llama's architecture.
-
-    Sequences are mixed by PyTorch's attention, with implementation ``math`` by its unfused kernel,
-    with ``flash``, ``cudnn`` and ``fa3`` by that one (:mod:`models.sdpa`). A decode step is
-    computed by PyTorch with ``torch`` and ``math``, by Triton kernels with ``triton``, and with all
-    others by these on a GPU where they can run.
-
-    Attributes:
-        n_kv_heads: heads of keys and values; 0 means as many as query heads.
-        cache_dtype: the type of the KV cache: the ``model``'s, or ``int8`` with a float32 scale for
-            each token and head. PyTorch's steps alone read that, and widen it first: it saves
-            memory and no time. It rounds by up to 1/254: too much for a run in float32.
-    """
-
-    implementations: ClassVar[tuple[str, ...]] = ("auto", "torch", "triton", "math", *CHOSEN)
-
-    n_kv_heads: int = 0
-    cache_dtype: CacheDtype = "model"
-
-    @classmethod
-    def preset_heads(cls, preset: Preset, d_model: int) -> int:
-        """As many heads of the preset's ``head_dim`` as fit."""
-        return max(1, d_model // preset.head_dim)
-
-    def check(self) -> None:
-        """Settle ``n_kv_heads``; raise ConfigError for heads that cannot be."""
-        if self.n_kv_heads == 0:
-            object.__setattr__(self, "n_kv_heads", self.default_kv_heads())
-        if self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
-            raise ConfigError(
-                f"n_kv_heads = {self.n_kv_heads} does not divide n_heads = {self.n_heads}"
-            )
-        if self.head_dim % 2:
-            raise ConfigError(f"{self.family} needs an even d_model / n_heads, not {self.head_dim}")
-        if self.cache_dtype not in get_args(CacheDtype):
-            known = ", ".join(get_args(CacheDtype))
-            raise ConfigError(f"cache_dtype must be one of {known}, not {self.cache_dtype!r}")
-        reason = too_large(self.head_dim, self.group)
-        if self.cache_dtype == "int8":
-            reason = "its step reads no int8 cache"
-        if self.implementation == "triton" and reason:
-            raise ConfigError(f"implementation triton: {reason}")
-
-    def default_kv_heads(self) -> int:
-        """A KV head for each query head."""
-        return self.n_heads
-
-    @property
-    def head_dim(self) -> int:
-        """Dimension of a head."""
-        return self.d_model // self.n_heads
-
-    @property
-    def group(self) -> int:
-        """Query heads of one KV head."""
-        return self.n_heads // self.n_kv_heads
-
-    @property
-    def kv_dim(self) -> int:
-        """Width of all keys of one token."""
-        return self.n_kv_heads * self.head_dim
-
-    def mixer(self) -> Attention:
-        """A new mixer."""
-        return Attention(self)
-
-    def mixer_parameters(self) -> int:
-        """q, out: d^2 each; k, v: d kv_dim each."""
-        return 2 * self.d_model**2 + 2 * self.d_model * self.kv_dim
-
-    def mixer_flops(self, tokens: int, *, context: int = 0) -> int:
-        """Scores and weighted sum over the pairs a causal mask leaves."""
-        pairs = tokens * context + tokens * (tokens + 1) // 2
-        return pairs * 4 * self.d_model
-
-    def mixer_hardware_flops(self, tokens: int) -> int:
-        """Those needed, for fused kernels skip what is masked; the unfused one takes all pairs."""
-        if self.implementation == "math":
-            return tokens**2 * 4 * self.d_model
-        return self.mixer_flops(tokens)
-
-    def variants(self) -> dict[str, dict[str, Any]]:
-        """The fused kernels by name, and the scores kept: the paper's slower baseline."""
-        return {"math": self.reference()} | {name: {"implementation": name} for name in CHOSEN}
-
-    def reference(self) -> dict[str, Any]:
-        """The scores as a matrix, their softmax, and its product with the values."""
-        return {"implementation": "math"}
-
-    def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
-        """Keys and values of every token; in 8 bits their scales too."""
-        numbers = 2 * batch_size * context * self.kv_dim
-        if self.cache_dtype == "int8":
-            return numbers + 4 * numbers // self.head_dim
-        return numbers * dtype_bytes
-
-
-@register("transformer-gqa")
-@dataclass(frozen=True)
-class GroupedQueryConfig(TransformerConfig):
-    """Four query heads a KV head (Ainslie et al. 2023, arXiv 2305.13245).
-
-    The parameters that keys and values save go to the feed-forward.
-    """
-
-    def variants(self) -> dict[str, dict[str, Any]]:
-        """The fused kernels by name; the paper's baseline is the multi-head model."""
-        return {name: {"implementation": name} for name in CHOSEN}
-
-    def default_kv_heads(self) -> int:
-        """A KV head for four query heads."""
-        if self.n_heads % 4:
-            raise ConfigError(f"transformer-gqa needs n_heads in fours, not {self.n_heads}")
-        return self.n_heads // 4
-
-
-@register("transformer-modern")
-@dataclass(frozen=True)
-class ModernConfig(GroupedQueryConfig):
-    """What is trained and served today: grouped queries, and SwiGLU whatever the run's kind is.
-
-    The layer of Llama 3 (Grattafiori et al. 2024, arXiv 2407.21783, section 3.2) and its like.
-    """
-
-    def check(self) -> None:
-        """Settle the feed-forward, then as any Transformer."""
-        object.__setattr__(self, "ffn", "swiglu")
-        super().check()
+if TYPE_CHECKING:
+    from models.families.transformer import TransformerConfig
 
 
 @dataclass(frozen=True)

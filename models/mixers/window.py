@@ -7,75 +7,20 @@ section 2). Through the layers a token still learns of ``n_layers * window`` tok
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from models.attention import KVCache, causal_attention, decode_attention, step_bias
-from models.config import ConfigError
-from models.mixer import Span
-from models.presets import PRESETS
+from models.mixers.base import Span
+from models.mixers.multihead import Attention, Positions
 from models.protocol import LayerState
-from models.registry import register
 from models.sdpa import by_kernel
-from models.transformer import Attention, Positions, TransformerConfig
 
-
-@register("transformer-window")
-@dataclass(frozen=True)
-class WindowConfig(TransformerConfig):
-    """Multi-head attention over a window.
-
-    Attributes:
-        window: tokens that a token sees, itself included; 0 means twice the preset's d_k of
-            retention: a 16-bit cache of them is as large as a RetNet's float32 state.
-    """
-
-    implementations: ClassVar[tuple[str, ...]] = ("auto", "torch", "math")
-
-    window: int = 0
-
-    @classmethod
-    def from_preset(cls, preset: str, **overrides: Any) -> Self:
-        """As any family's; the window follows from the preset unless it is given."""
-        if preset in PRESETS and not overrides.get("window"):
-            overrides["window"] = 2 * PRESETS[preset].retention_dim
-        return super().from_preset(preset, **overrides)
-
-    def check(self) -> None:
-        """Check the window."""
-        super().check()
-        if self.window < 1:
-            raise ConfigError(f"window must be at least 1, not {self.window}")
-
-    def variants(self) -> dict[str, dict[str, Any]]:
-        """None: the paper's baseline is the multi-head model."""
-        return {}
-
-    def mixer(self) -> WindowAttention:
-        """A new mixer."""
-        return WindowAttention(self)
-
-    def mixer_flops(self, tokens: int, *, context: int = 0) -> int:
-        """Scores and weighted sum over the pairs that lie within the window."""
-        growing = max(0, min(tokens, self.window - context))  # tokens that still see all before
-        pairs = growing * context + growing * (growing + 1) // 2
-        return (pairs + (tokens - growing) * self.window) * 4 * self.d_model
-
-    def mixer_hardware_flops(self, tokens: int) -> int:
-        """The first window as a whole, then two windows of keys for each run of queries."""
-        if tokens <= self.window:
-            return super().mixer_hardware_flops(tokens)
-        runs = -(-tokens // self.window) - 1
-        first = super().mixer_hardware_flops(self.window)
-        return first + runs * 2 * self.window**2 * 4 * self.d_model
-
-    def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
-        """Keys and values of the window."""
-        return super().mixer_state_bytes(batch_size, min(context, self.window), dtype_bytes)
+if TYPE_CHECKING:
+    from models.families.transformer import WindowConfig
 
 
 class WindowAttention(Attention):
