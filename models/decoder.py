@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import Phase
+from models.footprint import Phase
 from models.layers import FeedForward, RMSNorm
 from models.mixers.base import Mixer, Span
 from models.protocol import LayerState, State

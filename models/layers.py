@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import FeedForwardKind
+from models.footprint import FeedForwardKind
 
 
 class Rotary(nn.Module):

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from models.config import ModelConfig, Phase
+    from models.config import ModelConfig
+    from models.footprint import Phase
 
 
 class LayerState(ABC):

@@ -177,6 +177,16 @@ _DECLARED = (
     # Of a projection: arithmetic alone.
     Metric("held_bytes", "bytes", "Weights and state", "analytic",
            "bytes of all weights and of the state: the least memory that decoding needs", "lower"),
+    Metric("prefill_working_bytes", "bytes", "Prefill in passing", "analytic",
+           "the least that a prefill of whole prompts holds beside weights and state: the residual "
+           "stream, and the widest that one operation of a layer reads", "lower"),
+    Metric("training_bytes", "bytes", "Training memory", "analytic",
+           "the least memory of an optimizer step: weights, gradients and AdamW's moments in "
+           "float32, and the input of every layer, from which the backward pass computes anew "
+           "what else it needs", "lower"),
+    Metric("step_bytes", "bytes", "Step bytes", "analytic",
+           "analytic bytes an optimizer step must move: 28 a parameter by AdamW in float32, and "
+           "every matrix read forward and backward"),
     Metric("mean_tpot_bound_s", "s", "Mean TPOT bound", "analytic",
            "mean of the TPOT bound over a generation from nothing to the context", "lower"),
     Metric("largest_batch", "1", "Largest batch", "analytic",
@@ -408,6 +418,8 @@ IN_SUITE: dict[str, dict[str, str]] = {
         "over the data sheet's dense rate, whichever is longer",
         "ttft_bound_s": "of a prefill: the bytes of weights and state over the bandwidth, or its "
         "FLOPs over the rate, whichever is longer",
+        "step_bound_s": "of an optimizer step on one device: three forwards' FLOPs over the rate, "
+        "or its bytes over the bandwidth, whichever is longer; nothing is computed anew",
     },
 }
 """What words of every suite mean in one of them: definitions by suite and tag."""

@@ -81,6 +81,10 @@ class GatedLinearAttentionConfig(DecoderConfig):
         dense = chunkwise_flops(tokens, self.chunk_size, self.d_k, self.d_v)
         return self.n_heads * (dense - masked * 2 * self.d_k)
 
+    def mixer_operands(self) -> int:
+        """q, k and decays: d / 2 each; v: d."""
+        return 5 * self.d_model // 2
+
     def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
         """Heads x d_k x d_v numbers in float32 (float64 in a float64 model), at any context."""
         return batch_size * self.n_heads * self.d_k * self.d_v * max(4, dtype_bytes)

@@ -51,7 +51,7 @@ class HybridConfig(RetNetConfig):
         self._attention()
 
     @cached_property
-    def layer_counts(self) -> dict[ModelConfig, int]:
+    def layer_counts(self) -> dict[Any, int]:
         """Retention, and attention in the middle layer of every ``attention_every``."""
         retention = RetNetConfig(**_values(self, RetNetConfig))
         middle = len(range(self.attention_every // 2, self.n_layers, self.attention_every))

@@ -176,6 +176,10 @@ class RetNetConfig(DecoderConfig):
         sizes = self.chunk_size, self.d_k, self.d_v, self.group
         return self.n_kv_heads * chunkwise_flops(tokens, *sizes)
 
+    def mixer_operands(self) -> int:
+        """q: d; k: kv_dim; v: twice that."""
+        return self.d_model + 3 * self.kv_dim
+
     def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
         """KV heads x d_k x d_v numbers in the state's type, at any context."""
         size = dtype_bytes if self.state_dtype == "model" else max(4, dtype_bytes)

@@ -116,6 +116,10 @@ class TransformerConfig(DecoderConfig):
         """The scores as a matrix, their softmax, and its product with the values."""
         return {"implementation": "math"}
 
+    def mixer_operands(self) -> int:
+        """Queries: keys and values are the state."""
+        return self.d_model
+
     def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
         """Keys and values of every token; in 8 bits their scales too."""
         numbers = 2 * batch_size * context * self.kv_dim
@@ -141,6 +145,14 @@ class GroupedQueryConfig(TransformerConfig):
         if self.n_heads % 4:
             raise ConfigError(f"transformer-gqa needs n_heads in fours, not {self.n_heads}")
         return self.n_heads // 4
+
+
+@register("transformer-gqa-8bit-cache")
+@dataclass(frozen=True)
+class NarrowCacheConfig(GroupedQueryConfig):
+    """Grouped queries over a cache in 8 bits, a float32 scale for each token and head."""
+
+    cache_dtype: CacheDtype = "int8"
 
 
 @register("transformer-modern")
@@ -207,6 +219,10 @@ class WindowConfig(TransformerConfig):
         runs = -(-tokens // self.window) - 1
         first = super().mixer_hardware_flops(self.window)
         return first + runs * 2 * self.window**2 * 4 * self.d_model
+
+    def mixer_operands(self) -> int:
+        """Queries, keys and values: the state holds those of the window alone."""
+        return self.d_model + 2 * self.kv_dim
 
     def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
         """Keys and values of the window."""

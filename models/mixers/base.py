@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.config import Phase
+from models.footprint import Phase
 from models.protocol import LayerState
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from models.config import Phase
+from models.footprint import Phase
 from models.mixers.base import Mixer, Span
 from models.protocol import LayerState
 from models.statespace import discretise, fft_convolve, final_states, response

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from models.config import Phase
+from models.footprint import Phase
 from models.layers import Rotary, rotate
 from models.mixers.base import Mixer, Span
 from models.protocol import LayerState

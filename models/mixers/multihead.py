@@ -16,7 +16,8 @@ from models.attention import (
     offset_bias,
     step_bias,
 )
-from models.config import ConfigError, Phase
+from models.config import ConfigError
+from models.footprint import Phase
 from models.kernels.attend_op import fused_attention, unsupported
 from models.layers import Rotary, rotate
 from models.mixers.base import Mixer, Span

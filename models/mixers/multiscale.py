@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import ConfigError, Phase
+from models.config import ConfigError
+from models.footprint import Phase
 from models.kernels.chunk_op import retention_chunk, unsupported
 from models.kernels.step_op import fused_retention
 from models.layers import Rotary, rms_norm, rotate

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from models.attention import KVCache, offset_bias
-from models.config import Phase
+from models.footprint import Phase
 from models.mixers.base import Span
 from models.mixers.multihead import Attention, Positions
 from models.protocol import LayerState

@@ -41,6 +41,8 @@ def table(cells: pd.DataFrame, meta: Mapping[str, Any], batch_size: int) -> Tabl
         f"{device}, {units.tokens(context)} tokens, batch {batch_size}; GB are 10^9 bytes",
         "a step must read every matrix and the state once; of the embedding one row a sequence; "
         "what a cache gains by its new token is too little to count",
+        "a training step has as many tokens as the prefill; AdamW reads weight, gradient and two "
+        "moments in float32 and writes all but the gradient, 28 bytes a parameter",
     )
     frame = pd.DataFrame(rows, columns=["model", "figure", "how", "value"])
     return Table(NAME, "How the bounds come about", frame, columns, notes, grouped=True)
@@ -68,21 +70,44 @@ def _derived(
         "of it written",
         _gb(row["decode_bytes"]),
     )
-    moving = row["decode_bytes"] / sheet["bandwidth_bytes_per_s"]
-    computing = row["decode_flops"] / sheet["flop_per_s"][dtype]
-    yield (
-        "step at least",
-        f"bytes / {units.scaled(sheet['bandwidth_bytes_per_s'], 'bytes/s')} = {_ms(moving)}; "
-        f"{units.scaled(row['decode_flops'], 'flop')} / "
-        f"{units.scaled(sheet['flop_per_s'][dtype], 'flop/s')} = {_ms(computing)}: "
-        f"the {'bytes' if moving >= computing else 'FLOPs'} take longer",
-        _ms(row["tpot_bound_s"]),
-    )
+    yield "step at least", _longer(row, "decode", dtype, sheet), _ms(row["tpot_bound_s"])
     yield (
         "largest batch",
         f"({USABLE:g} x {_gb(sheet['memory_bytes'])} - {_gb(row['weights_bytes'])}) / "
         f"{_gb(sequence)} a sequence",
         f"{row['largest_batch']:.0f}",
+    )
+    yield (
+        "prefill at least", _longer(row, "prefill", dtype, sheet), _ms(row["ttft_bound_s"]),
+    )  # fmt: skip
+    tokens = batch * row["seq_len"]
+    width = row["prefill_working_bytes"] / tokens / size
+    yield (
+        "prefill in passing",
+        f"{tokens:,.0f} tokens x ({d_model:,} of residual + {width - d_model:,.0f} of the widest "
+        f"operation) x {size} bytes",
+        _gb(row["prefill_working_bytes"]),
+    )
+    layers = model["config"]["n_layers"]
+    yield (
+        "training memory",
+        f"{body + embedding:,} parameters x 16 bytes + {tokens:,.0f} tokens x {layers} layers x "
+        f"{d_model:,} x {size} bytes",
+        _gb(row["training_bytes"]),
+    )
+    yield (
+        "training step at least", _longer(row, "step", dtype, sheet), _ms(row["step_bound_s"]),
+    )  # fmt: skip
+
+
+def _longer(row: Row, work: str, dtype: str, sheet: Mapping[str, Any]) -> str:
+    """The times of a piece of work's bytes and FLOPs, and which of them is the bound."""
+    bandwidth, rate = sheet["bandwidth_bytes_per_s"], sheet["flop_per_s"][dtype]
+    moving, computing = row[f"{work}_bytes"] / bandwidth, row[f"{work}_flops"] / rate
+    return (
+        f"{_gb(row[f'{work}_bytes'])} / {units.scaled(bandwidth, 'bytes/s')} = {_ms(moving)}; "
+        f"{units.scaled(row[f'{work}_flops'], 'flop')} / {units.scaled(rate, 'flop/s')} = "
+        f"{_ms(computing)}: the {'bytes' if moving >= computing else 'FLOPs'} take longer"
     )
 
 

@@ -56,7 +56,7 @@ def sidecar(figure: Figure, ends: Sequence[Row], notes: Iterable[str]) -> dict[s
 
 def cells(run: Run) -> list[Row]:
     """Every cell of the plan, and how it ended: ``why`` is its status, or that it is elsewhere."""
-    ended: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    ended: dict[tuple[Any, Any], list[Row]] = defaultdict(list)
     for row in records(run.statuses()[["model", "point", "status", "cause"]]):
         ended[row["model"], row["point"]].append(row)
     found = []

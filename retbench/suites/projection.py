@@ -1,11 +1,13 @@
-"""What arithmetic says of decoding and prefill on devices that are not here: lower bounds.
+"""What arithmetic says of decoding, prefill and training on devices that are not here: bounds.
 
 A decode step must read every weight and the state once (a recurrent state is also written), and
 compute its FLOPs: it takes at least the longer of bytes over bandwidth and FLOPs over the matmul
 rate (Williams et al. 2009, "Roofline"). The same holds of a prefill, which must read the weights
-and leave the state. Bytes and FLOPs are the models' own analytic figures, exact; bandwidth, rate
-and memory are the makers' (:mod:`retbench.machine.devices`). No time here was measured, and none
-can be: real kernels take longer, by as much as a measured run says (*x bound*).
+and leave the state, and of an optimizer step, whose AdamW reads and writes every weight and moment.
+Bytes and FLOPs are the models' own analytic figures, exact; bandwidth, rate and memory are the
+makers' (:mod:`retbench.machine.devices`). No time here was measured, and none can be: real kernels
+take longer, by as much as a measured run says (*x bound*). Importing this module does not import
+torch.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +32,11 @@ from retbench.store.journal import STATUS_METRIC, STATUS_PHASE
 from retbench.store.samples import NO_PROCESS, new_sample
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from models.config import ModelConfig
+
+    Floats = NDArray[np.float64]
 
 HERE = "here"
 USABLE = 0.95
@@ -46,7 +52,10 @@ class ProjectionConfig(ModelsConfig):
     suite = "projection"
     models: tuple[str, ...] = changed(
         ModelsConfig, "models",
-        default=("retnet", "retnet-16bit-state", "transformer", "transformer-gqa"),
+        default=(
+            "retnet", "transformer", "transformer-gqa", "transformer-gqa-8bit-cache",
+            "retnet-16bit-state",
+        ),
     )  # fmt: skip
     preset: str = changed(ModelsConfig, "preset", default="6.7b")
     dtype: str = changed(ModelsConfig, "dtype", default="bfloat16")
@@ -102,6 +111,21 @@ def _read(file: Path) -> tuple[DataSheet, ...]:
         raise UserError(f"{file}: {problem}", "write it as retbench/machine/devices.toml") from None
 
 
+@cache
+def step_needs(model: ModelConfig, dtype_bytes: int, batch: int, context: int) -> Floats:
+    """Bytes and FLOPs of a decode step on any device, shape (2,)."""
+    flops = batch * model.flops_per_token(context, "decode")
+    return np.array([model.decode_bytes(batch, context, dtype_bytes), flops], dtype=np.float64)
+
+
+@cache
+def generation_needs(model: ModelConfig, dtype_bytes: int, batch: int, context: int) -> Floats:
+    """Those of steps at positions spread evenly from nothing to a context, (positions, 2)."""
+    middles = (np.arange(_POSITIONS) + 0.5) * context / _POSITIONS
+    steps = [step_needs(model, dtype_bytes, batch, max(1, round(at))) for at in middles]
+    return np.array(steps)
+
+
 @dataclass(frozen=True)
 class Bounds:
     """The bounds of one model on one device.
@@ -109,7 +133,7 @@ class Bounds:
     Attributes:
         model: its configuration.
         sheet: of the device.
-        dtype: of weights, cache and activations.
+        dtype: of weights, cache and activations; of what training multiplies.
     """
 
     model: ModelConfig
@@ -122,19 +146,21 @@ class Bounds:
 
     def time_s(self, moved_bytes: float, flops: float) -> float:
         """Seconds in which so many bytes can move and, meanwhile, so many FLOPs be computed."""
-        rate = self.sheet.flop_per_s[self.dtype]
-        return max(moved_bytes / self.sheet.bandwidth_bytes_per_s, flops / rate)
+        return float(self._times_s(np.array([moved_bytes, flops])))
 
-    def step_s(self, batch: int, context: float) -> float:
+    def _times_s(self, needs: Floats) -> Floats:
+        """Of bytes and FLOPs, shape (..., 2)."""
+        rates = self.sheet.bandwidth_bytes_per_s, self.sheet.flop_per_s[self.dtype]
+        return np.max(needs / rates, axis=-1)  # type: ignore[no-any-return]
+
+    def step_s(self, batch: int, context: int) -> float:
         """Least seconds of a decode step of ``batch`` sequences at a context, in tokens."""
-        at = round(context)
-        flops = batch * self.model.flops_per_token(at, "decode")
-        return self.time_s(self.model.decode_bytes(batch, at, self._bytes), flops)
+        return float(self._times_s(step_needs(self.model, self._bytes, batch, context)))
 
     def generation_s(self, batch: int, context: int) -> float:
         """Least seconds a step, on average over a generation from nothing to a context."""
-        middles = (np.arange(_POSITIONS) + 0.5) * context / _POSITIONS
-        return float(np.mean([self.step_s(batch, max(1, middle)) for middle in middles]))
+        needs = generation_needs(self.model, self._bytes, batch, context)
+        return float(np.mean(self._times_s(needs)))
 
     def largest_batch(self, context: int) -> int:
         """The most sequences of a context whose state fits beside the weights; 0 where none."""
@@ -143,22 +169,42 @@ class Bounds:
 
     def figures(self, batch: int, context: int) -> dict[str, float]:
         """Every figure of one cell, by metric, in the metrics' units."""
+        return self._decoding(batch, context) | self._sequences(batch, context)
+
+    def _decoding(self, batch: int, context: int) -> dict[str, float]:
+        """Of decode steps, and of the memory that they need."""
         model, size = self.model, self._bytes
-        prefill_flops = batch * context * model.flops_per_token(context, "prefill")
         weights, state = model.weight_bytes(size), model.state_bytes(batch, context, size)
+        moved, flops = step_needs(model, size, batch, context)
         most = self.largest_batch(context)
         return {
             "weights_bytes": weights,
             "state_bytes": state,
             "held_bytes": weights + state,
-            "decode_bytes": model.decode_bytes(batch, context, size),
-            "decode_flops": batch * model.flops_per_token(context, "decode"),
-            "prefill_flops": prefill_flops,
+            "decode_bytes": moved,
+            "decode_flops": flops,
             "tpot_bound_s": self.step_s(batch, context),
             "mean_tpot_bound_s": self.generation_s(batch, context),
-            "ttft_bound_s": self.time_s(model.prefill_bytes(batch, context, size), prefill_flops),
             "largest_batch": most,
             "largest_batch_tokens_per_s": most / self.step_s(most, context) if most else 0.0,
+        }
+
+    def _sequences(self, batch: int, context: int) -> dict[str, float]:
+        """Of whole sequences: a prefill, and an optimizer step on as many tokens."""
+        model, size, tokens = self.model, self._bytes, batch * context
+        prefill_flops = tokens * model.flops_per_token(context, "prefill")
+        prefill_bytes = model.prefill_bytes(batch, context, size)
+        step_flops = tokens * model.flops_per_token(context, "train")
+        step_bytes = model.step_bytes(size)
+        return {
+            "prefill_bytes": prefill_bytes,
+            "prefill_flops": prefill_flops,
+            "prefill_working_bytes": model.prefill_working_bytes(batch, context, size),
+            "ttft_bound_s": self.time_s(prefill_bytes, prefill_flops),
+            "training_bytes": model.training_bytes(batch, context, size),
+            "step_bytes": step_bytes,
+            "step_flops": step_flops,
+            "step_bound_s": self.time_s(step_bytes, step_flops),
         }
 
 

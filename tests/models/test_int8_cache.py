@@ -13,6 +13,12 @@ from models.attention import Int8Cache
 FAMILIES = ("transformer-modern", "transformer-window")
 
 
+def test_a_contender_has_one_by_name() -> None:
+    narrow, usual = (config_for(f"transformer-gqa{tail}", "1m") for tail in ("-8bit-cache", ""))
+    # A byte a number, and 4 a head of 32: 36 bytes for each 128 of float32.
+    assert narrow.state_bytes(1, 64) * 128 == usual.state_bytes(1, 64) * 36
+
+
 def test_each_token_and_head_is_rounded_to_its_own_range() -> None:
     cache = Int8Cache.empty((1, 2, 6, 8), torch.device("cpu"))
     new = torch.randn(2, 1, 2, 3, 8) * torch.tensor([1e-3, 1.0, 1e3])[:, None]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from models.registry import config_for
+from models.decoder import Decoder
+from models.registry import config_for, families
 from retbench import report
 from retbench.engine.projection import project
 from retbench.errors import UserError
@@ -67,11 +71,47 @@ def test_the_largest_batch_fits_and_one_more_does_not() -> None:
     assert bounds("transformer", "l4").figures(64, 65536)["largest_batch_tokens_per_s"] == 0
 
 
-def test_counted_bytes_of_weights_and_state_are_those_of_a_built_model() -> None:
-    config = config_for("retnet", "tiny")
-    model = config.build()
-    assert 4 * model.num_parameters(embeddings=True) == config.weight_bytes(4)
-    assert model.init_state(3, 64).nbytes == config.state_bytes(3, 64, 4)
+@pytest.mark.parametrize("preset", ["tiny", "1m", "10m", "125m"])
+@pytest.mark.parametrize("family", families())
+def test_counted_bytes_of_weights_and_state_are_those_of_a_built_model(
+    family: str, preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Decoder, "_initialise", lambda self, seed: None)  # sizes alone
+    for name in ("normal_", "kaiming_uniform_"):
+        monkeypatch.setattr(f"torch.nn.init.{name}", lambda tensor, *_, **__: tensor)
+    config = config_for(family, preset)
+    model = config.build(dtype=torch.bfloat16)
+    assert 2 * model.num_parameters(embeddings=True) == config.weight_bytes(2)
+    if config.static_state:  # else it grows with what is written
+        assert model.init_state(3, 64).nbytes == config.state_bytes(3, 64, 2)
+
+
+def test_a_prefill_holds_the_residual_stream_and_its_widest_operands_in_passing() -> None:
+    # 4,096 of residual, and 4 x 4,096: a Transformer's feed-forward, q, k, v of a RetNet.
+    for family in ("retnet", "transformer"):
+        found = bounds(family).figures(8, 8192)["prefill_working_bytes"]
+        assert found == 8 * 8192 * (4096 + 4 * 4096) * 2
+
+
+def test_a_training_step_is_bound_by_its_flops_or_by_adamws_bytes() -> None:
+    own = bounds("transformer")
+    parameters = own.model.num_parameters(embeddings=True)
+    long, short = own.figures(8, 8192), own.figures(1, 512)
+    flops = 8 * 8192 * own.model.flops_per_token(8192, "train")
+    assert long["step_bound_s"] == pytest.approx(flops / 312e12)
+    # 28 bytes a parameter, and the 16-bit matrices forward and backward.
+    assert short["step_bound_s"] == pytest.approx(32 * parameters / 2.039e12, rel=1e-3)
+    inputs = 8 * 8192 * 32 * 4096 * 2
+    assert long["training_bytes"] == 16 * parameters + inputs
+
+
+def test_no_torch_is_needed_to_project_or_to_list(tmp_path: Path) -> None:
+    asked = ["project", "--preset", "tiny", "--context", "64", "--hardware", "l4", "--quiet"]
+    for words in ([*asked, "--out", str(tmp_path / "run")], ["list"]):
+        code = f"import sys; sys.modules['torch'] = None; sys.argv[1:] = {words}\n"
+        code += "from retbench.cli.app import main; main()"
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
 
 
 def projected(path: Path, **given: Any) -> Any:
@@ -85,7 +125,8 @@ def test_a_projection_is_a_run_that_says_bound_everywhere(tmp_path: Path) -> Non
     assert set(run.statuses()["status"]) == {"bound"}
     content = report.content_of(run)
     assert content.stamp[0] == "bound, not a measurement"
-    assert {table.name for table in content.tables} >= {"ratios", "break_even", "cells"}
+    names = {table.name for table in content.tables}
+    assert names >= {"ratios", "break_even", "cells", "training"}
     assert "retnet / transformer at the bound of l4, 128 tokens, batch 8: " in content.findings[0]
     report.write_plots(run, content)
     for file in (run.path / "plots").glob("*.json"):
@@ -109,8 +150,13 @@ def test_each_bound_is_derived_from_numbers_that_come_to_it(tmp_path: Path) -> N
     how, _ = rows["transformer", "bytes of a step"]
     assert "34.4 GB of state read + 0 GB of it written" in how
     how, value = rows["transformer", "step at least"]
-    assert how.startswith("bytes / 2.04 TB/s = ") and how.endswith("the bytes take longer")
+    assert how.startswith("47.7 GB / 2.04 TB/s = ") and how.endswith("the bytes take longer")
     assert f"= {value};" in how
+    how, value = rows["transformer", "training step at least"]
+    assert how.endswith(f"= {value}: the FLOPs take longer")
+    how, value = rows["retnet", "prefill in passing"]
+    tokens, residual, widest, size = (float(n.replace(",", "")) for n in re.findall(r"[\d,]+", how))
+    assert f"{tokens * (residual + widest) * size / 1e9:.2f} GB" == value
 
 
 def test_the_derivation_is_printed_where_it_is_asked_for(command: Command, tmp_path: Path) -> None:

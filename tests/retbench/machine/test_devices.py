@@ -6,7 +6,7 @@ import pytest
 
 from retbench.machine.devices import DataSheet, data_sheet, data_sheets
 
-SHEETS = [pytest.param(sheet, id=sheet.names[0]) for sheet in data_sheets()]
+SHEETS = [pytest.param(sheet, id=sheet.key) for sheet in data_sheets()]
 
 
 def test_a_device_is_found_by_the_name_that_torch_gives_it() -> None:
@@ -31,8 +31,10 @@ def test_no_two_devices_share_a_name() -> None:
 def test_figures_are_in_flop_per_second_and_bytes(sheet: DataSheet) -> None:
     """A slip of a unit, or a rate with sparsity, falls out of the range of its neighbours."""
     rates = sheet.flop_per_s
-    assert rates["bfloat16"] == rates["float16"] > rates.get("float32", 0)
-    assert 100 < rates["bfloat16"] / sheet.bandwidth_bytes_per_s < 450
-    assert 16e9 <= sheet.memory_bytes < 400e9
+    narrow = {rates[dtype] for dtype in ("bfloat16", "float16") if dtype in rates}
+    assert len(narrow) <= 1 and all(rate > rates.get("float32", 0) for rate in narrow)
+    least = 100 if sheet.names else 10  # a host's processor, or a chip that shares its memory
+    assert least < max(rates.values()) / sheet.bandwidth_bytes_per_s < 600
+    assert 16e9 <= sheet.memory_bytes <= 480e9
     assert sheet.l2_bytes is None or 4e6 < sheet.l2_bytes < 200e6
     assert sheet.source
