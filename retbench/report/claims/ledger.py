@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from models.presets import PRESETS
+from models.registry import config_for
 from retbench.errors import UserError
 from retbench.machine.devices import data_sheets
 from retbench.report import content, units
@@ -24,6 +26,7 @@ from retbench.report.claims.entries import SUBJECT, Bound, Claim, Expectation, N
 from retbench.report.frames import Row, records
 from retbench.store import RUN_FILE, Run, open_run, read_meta
 from retbench.store.results import RESULTS
+from retbench.suites.identities import IDENTITIES
 from retbench.suites.projection import Bounds
 
 Role = Literal["paper", "strongest"]
@@ -38,6 +41,9 @@ VERDICTS = (
 )  # fmt: skip
 """*Open* is a claim whose evidence excludes neither side."""
 
+COMPUTED = "identities"
+"""In place of a suite: the test is computed here, see :mod:`retbench.suites.identities`."""
+
 _LARGEST = "6.7b"  # preset, for sizes that have none
 
 
@@ -46,7 +52,7 @@ class Evidence:
     """A number of a run that speaks for or against a claim.
 
     Attributes:
-        run: the name of its folder.
+        run: the name of its folder; empty where it is computed.
         preset: of its models.
         baseline: its label; empty where a model is its own.
         where: the row of the report, e.g. ``4k tokens, batch 1``.
@@ -141,7 +147,10 @@ class Source:
 
 
 def evidence_in(folders: Sequence[Path] | None = None) -> tuple[list[Run], dict[str, str]]:
-    """The runs that can be evidence, newest first, and why others cannot, by the folder's name.
+    """The runs that can be evidence, and why others cannot, by the folder's name.
+
+    Those of the largest models come first, for they are the nearest to the paper's, and of equal
+    ones the newest.
 
     Args:
         folders: of the runs; those in :data:`retbench.store.results.RESULTS` where there are none.
@@ -163,7 +172,13 @@ def evidence_in(folders: Sequence[Path] | None = None) -> tuple[list[Run], dict[
             skipped[folder.name] = why
         else:
             usable.append(run)
-    return sorted(usable, key=lambda run: str(run.meta["started"]), reverse=True), skipped
+    return sorted(usable, key=_rank, reverse=True), skipped
+
+
+def _rank(run: Run) -> tuple[int, str]:
+    """Greater for larger models, and for a newer run."""
+    sizes, preset = list(PRESETS), run.meta["configuration"].get("preset")
+    return sizes.index(preset) if preset in sizes else -1, str(run.meta["started"])
 
 
 def _unusable(run: Run) -> str:
@@ -210,9 +225,6 @@ def _ratio(claim: Claim, bound: Bound, over: tuple[str, int, int]) -> Number:
 
 
 def _figures(claim: Claim, family: str, context: int, batch: int) -> dict[str, float]:
-    from models.presets import PRESETS
-    from models.registry import config_for
-
     preset = claim.size if claim.size in PRESETS else _LARGEST
     sheet = next(sheet for sheet in data_sheets() if sheet.key == DEVICE)
     return Bounds(config_for(family, preset), sheet, DTYPE).figures(batch, context)
@@ -222,6 +234,10 @@ def _evidence(claim: Claim, sources: Sequence[Source]) -> dict[Role, Evidence]:
     test = claim.test
     if test is None:
         return {}
+    if test.suite == COMPUTED:
+        number = Number.exact(IDENTITIES[test.table]())
+        outcome = test.expect.outcome(number)
+        return {"paper": Evidence("", "", "", "computed, float64", number, outcome, exact=True)}
     own = [source for source in sources if source.suite == test.suite]
     if not (test.paper or test.strongest):
         roles: dict[Role, tuple[str, ...]] = {"paper": ("",)}

@@ -152,7 +152,7 @@ def _marks(entry: Entry) -> Iterator[Row]:
 
 def _used(entries: Sequence[Entry]) -> list[str]:
     """The names of the runs that some evidence is from."""
-    return sorted({found.run for entry in entries for found in entry.evidence.values()})
+    return sorted({f.run for entry in entries for f in entry.evidence.values() if f.run})
 
 
 def said(entries: Sequence[Entry], skipped: Mapping[str, str]) -> list[str]:

@@ -6,23 +6,27 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from models.config import ModelConfig
 from models.decoder import Decoder
-from models.registry import config_for, families
+from models.registry import config_for, config_from_dict, families
 from retbench import report
 from retbench.engine.projection import project
 from retbench.errors import UserError
 from retbench.machine import ceilings
 from retbench.machine.devices import data_sheets
+from retbench.store import open_run
 from retbench.suites.projection import USABLE, Bounds
 
 from ..conftest import Command
 
+RESULTS = Path(__file__).parents[3] / "results"
 SHEETS = {sheet.key: sheet for sheet in data_sheets()}
 OTHER = """
 [[device]]
@@ -215,3 +219,34 @@ def test_this_machine_is_a_device_once_it_is_measured(
     assert sheet["source"] == "measured on this machine" and sheet["memory_bytes"] > 1e9
     with pytest.raises(UserError, match="here cannot be measured in float16"):
         projected(tmp_path / "other", hardware="here", dtype="float16")
+
+
+def measured(name: str) -> Iterator[tuple[ModelConfig, Any, dict[str, float]]]:
+    """Configuration, cell and the medians of what a published run measured, of each cell."""
+    run = open_run(RESULTS / name)
+    frame = run.frame().query("status == 'ok' and preset != ''")
+    keys = ["model", "seq_len", "batch_size", "point"]
+    for (label, context, batch, _), own in frame.groupby(keys):
+        config = config_from_dict(run.meta["models"][label]["config"])
+        yield config, (batch, context), own.groupby("metric")["value"].median().to_dict()
+
+
+def test_memory_measured_on_this_kind_of_machine_is_the_projected_within_5_percent() -> None:
+    cells = list(measured("cpu-10m-inference"))
+    assert len(cells) >= 12
+    for config, size, found in cells:
+        assert found["weights_bytes"] == pytest.approx(config.weight_bytes(4), rel=0.05)
+        assert found["state_bytes"] == pytest.approx(config.state_bytes(*size, 4), rel=0.05)
+        assert found["prefill_peak_bytes"] > config.prefill_working_bytes(*size, 4)
+    for config, size, found in measured("cpu-1m-training"):
+        if "optimizer_bytes" in found:
+            kept = sum(found[f"{part}_bytes"] for part in ("weights", "gradients", "optimizer"))
+            assert kept == pytest.approx(16 * config.num_parameters(embeddings=True), rel=0.05)
+            assert found["step_peak_bytes"] > config.training_bytes(*size, 4)
+
+
+def test_no_time_measured_is_below_its_bound() -> None:
+    content = report.content_of(open_run(RESULTS / "cpu-10m-inference"))
+    cells = next(table for table in content.tables if table.name == "cells").frame
+    shares = cells.loc[cells["metric"] == "tpot_over_bound", "value"]
+    assert len(shares) >= 12 and (shares >= 1).all()

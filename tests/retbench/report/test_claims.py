@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from models.layers import rms_norm
 from models.registry import config_for
 from retbench import suites
 from retbench.config import plugins
@@ -19,6 +20,7 @@ from retbench.errors import UserError
 from retbench.report.claims import page
 from retbench.report.claims.entries import Claim, Expectation, Number, claims
 from retbench.report.claims.ledger import (
+    COMPUTED,
     LESS,
     PAPER_ONLY,
     VERDICTS,
@@ -26,6 +28,7 @@ from retbench.report.claims.ledger import (
     Evidence,
     Source,
     _may_turn,
+    _rank,
     evidence_in,
     ledger,
 )
@@ -57,7 +60,7 @@ def test_every_claim_can_be_judged_or_says_why_not() -> None:
         assert bool(claim.settle) != bool(claim.why_not), claim.id
         assert claim.test or claim.bound or claim.why_not, claim.id
         if claim.test:
-            assert claim.test.suite in suites.names()
+            assert claim.test.suite in (*suites.names(), COMPUTED)
             assert bool(claim.test.baseline) == bool(claim.test.paper), claim.id
             if claim.test.suite not in ("kernels", "training"):
                 known = {*plugins.families(), *ABLATED}
@@ -171,6 +174,26 @@ def test_only_what_is_over_a_baseline_is_retnets(make_run: MakeRun) -> None:
         contender["label"] = names.get(contender["label"], contender["label"])
     (judged,) = ledger([BY_ID["inf8"]], [run])
     assert judged.evidence == {}
+
+
+def test_the_largest_models_are_looked_at_first_and_then_the_newest(make_run: MakeRun) -> None:
+    runs = []
+    for name, preset, started in (("a", "tiny", "9"), ("b", "10m", "1"), ("c", "10m", "2")):
+        run: Run = make_run(name, trials=4, steps=4)
+        run.meta["configuration"] |= {"preset": preset}
+        run.meta["started"] = started
+        runs.append(run)
+    assert [run.path.name for run in sorted(runs, key=_rank, reverse=True)] == ["c", "b", "a"]
+
+
+def test_the_scalings_of_section_2_2_are_taken_back_by_a_norm_without_an_epsilon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (judged,) = ledger([BY_ID["eq2"]], [])
+    assert judged.verdict == "reproduced" and judged.evidence["paper"].number.value < 1e-12
+    monkeypatch.setattr("models.layers.rms_norm", lambda x, eps: rms_norm(x, 1e-6))
+    (judged,) = ledger([BY_ID["eq2"]], [])
+    assert judged.verdict == "contradicted"
 
 
 def test_what_can_be_no_evidence_is_named(make_run: MakeRun, tmp_path: Path) -> None:
