@@ -76,7 +76,7 @@ def draw(figure: Figure, paper_in: float | None = None) -> tuple[Drawing, tuple[
         taken += footer.get_window_extent().height / theme.DPI
     drawing.set_size_inches(size[0], size[1] + taken)
     drawing.draw_without_rendering()
-    drawing.set_layout_engine("none")  # laid out once, for every format alike
+    drawing.set_layout_engine(None)  # laid out once, for every format alike
     return drawing, tuple(notes)
 
 
