@@ -144,7 +144,7 @@ def _roofline(
         bend = rate / bandwidth
         reach = np.array([min(x.min() / 2, bend / 10), bend, max(4 * bend, 2 * x.max())])
         curves.append(Curve(key, "", reach, np.minimum(rate, bandwidth * reach), "roof"))
-        axes = Axis("FLOPs a byte"), Axis("TFLOP/s at best", divisor=1e12)
+        axes = Axis("FLOPs a byte", text=units.count), Axis("TFLOP/s at best", divisor=1e12)
         panels.append(Panel(key, title, *axes))
     return _declared(
         meta, f"roofline_{device}", f"Steps and prefills under the roof of {device}", panels,
