@@ -25,11 +25,12 @@ class Rotary(nn.Module):
     Args:
         dim: the even head dimension that is rotated.
         base: base of the geometric series of frequencies.
+        rotates: whether they are turned at all; without, every angle is 0.
     """
 
-    def __init__(self, dim: int, base: float) -> None:
+    def __init__(self, dim: int, base: float, *, rotates: bool = True) -> None:
         super().__init__()
-        series = base ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+        series = base ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim) * rotates
         # One row for the cosines and one for the sines, whose first half :func:`rotate` subtracts.
         frequencies = torch.stack((series.repeat(2), torch.cat((-series, series))))
         turns = torch.tensor([math.pi / 2, 0.0], dtype=torch.float64)[:, None].expand(2, dim)

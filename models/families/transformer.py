@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from models.mixers.window import WindowAttention
 
 CacheDtype = Literal["model", "int8"]
+Positions = Literal["rotary", "none"]
 
 FUSED = ("flash", "cudnn", "fa3")
 """PyTorch's fused attention kernels that a configuration may insist on, see :mod:`models.sdpa`."""
@@ -37,12 +38,15 @@ class TransformerConfig(DecoderConfig):
         cache_dtype: the type of the KV cache: the ``model``'s, or ``int8`` with a float32 scale for
             each token and head. PyTorch's steps alone read that, and widen it first: it saves
             memory and no time. It rounds by up to 1/254: too much for a run in float32.
+        positions: ``rotary``, or ``none``: the causal mask alone tells the order then (Haviv et al.
+            2022, arXiv 2203.16634). The paper does not say what its Transformer has.
     """
 
     implementations: ClassVar[tuple[str, ...]] = ("auto", "torch", "triton", "math", *FUSED)
 
     n_kv_heads: int = 0
     cache_dtype: CacheDtype = "model"
+    positions: Positions = "rotary"
 
     @classmethod
     def preset_heads(cls, preset: Preset, d_model: int) -> int:
@@ -59,9 +63,10 @@ class TransformerConfig(DecoderConfig):
             )
         if self.head_dim % 2:
             raise ConfigError(f"{self.family} needs an even d_model / n_heads, not {self.head_dim}")
-        if self.cache_dtype not in get_args(CacheDtype):
-            known = ", ".join(get_args(CacheDtype))
-            raise ConfigError(f"cache_dtype must be one of {known}, not {self.cache_dtype!r}")
+        for name, kind in {"cache_dtype": CacheDtype, "positions": Positions}.items():
+            if getattr(self, name) not in get_args(kind):
+                known = ", ".join(get_args(kind))
+                raise ConfigError(f"{name} must be one of {known}, not {getattr(self, name)!r}")
         reason = too_large(self.head_dim, self.group)
         if self.cache_dtype == "int8":
             reason = "its step reads no int8 cache"

@@ -47,7 +47,8 @@ class Attention(Mixer):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.rotary = Rotary(config.head_dim, config.rope_base)
+        rotates = config.positions == "rotary"
+        self.rotary = Rotary(config.head_dim, config.rope_base, rotates=rotates)
         # One matrix for queries, keys and values: one product over the same input.
         self.qkv = nn.Linear(config.d_model, config.d_model + 2 * config.kv_dim, bias=False)
         self.out = nn.Linear(config.d_model, config.d_model, bias=False)

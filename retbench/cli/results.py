@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -216,9 +217,10 @@ def claims(
     found = ledger.ledger(entries.claims(), sources)
     console = Console(as_json=as_json)
     if planned:
-        plan = page.plan(found)
-        console.show(*plan)
+        plan = page.plan(found, _minutes)
         console.emit({"plan": plan})
+        if not as_json:
+            typer.echo("\n".join(plan))  # a command is one line, to be copied
         return
     if runs and out is None:
         raise UserError("out: the ledger of some runs alone has no place in results/", "name one")
@@ -226,6 +228,19 @@ def claims(
     files = page.write(found, said, out)
     console.show(*said, f"files: {', '.join(map(str, files))}")
     console.emit(page.document(found, said))
+
+
+def _minutes(command: str) -> float:
+    """What a command ``retbench run --flag value ...`` is likely to take here."""
+    from retbench import suites
+    from retbench.engine.forecast import forecast
+    from retbench.engine.resolve import resolve
+
+    _, _, *words = shlex.split(command)
+    flags = zip(words[::2], words[1::2], strict=True)
+    given: dict[str, Any] = {flag[2:]: value for flag, value in flags}
+    config = resolve(given.pop("suite"), **given)
+    return forecast(config, suites.get(config.suite).plan(config)).total_s / 60
 
 
 def bundle(

@@ -160,3 +160,18 @@ def test_a_cache_within_another_is_its_first_part_in_the_same_memory() -> None:
     part.keys.zero_()
     assert part.keys.shape[2] == part.values.shape[2] == 4
     assert not cache.keys[:, :, :4].any() and cache.keys[:, :, 4:].all()
+
+
+@pytest.mark.parametrize("family", ["transformer", "transformer-gqa", "transformer-paper"])
+def test_without_positions_a_layer_sees_what_stands_before_in_no_order(
+    small: Any, family: str
+) -> None:
+    tokens = small.tokens(2, 12)
+    moved = tokens[:, [*range(10, -1, -1), 11]]
+    for positions, alike in (("none", True), ("rotary", False)):
+        model = small.model(family, n_layers=1, positions=positions)
+        last, other = (model(each)[:, -1] for each in (tokens, moved))
+        assert (small.distance(last, other) < 1e-5) == alike
+        state = model.init_state(2, 12)
+        model.prefill(tokens[:, :-1], state)
+        assert small.distance(model.step(tokens[:, -1], state), last) < 1e-5

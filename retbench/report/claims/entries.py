@@ -104,10 +104,17 @@ class Bound:
 
 @dataclass(frozen=True)
 class Command:
-    """What would settle a claim, and what it takes."""
+    """What would settle a claim, and what it takes.
+
+    Attributes:
+        command: the command line.
+        hardware: ``here``, where any machine will do.
+        minutes: that it takes there; 0 where that depends on the machine.
+    """
 
     command: str
     hardware: str
+    minutes: int = 0
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -206,8 +206,13 @@ def write(entries: Sequence[Entry], said: Sequence[str], folder: Path | None = N
     return [*(stem.with_suffix(suffix) for suffix in texts), *files]
 
 
-def plan(entries: Sequence[Entry]) -> list[str]:
-    """What would settle the claims that are open or not tested: lines, what settles most first."""
+def plan(entries: Sequence[Entry], minutes_here: Callable[[str], float]) -> list[str]:
+    """What would settle the claims that are open or not tested: lines, what settles most first.
+
+    Args:
+        entries: the claims, judged.
+        minutes_here: how long a command is likely to take on this machine.
+    """
     wanted: dict[Command, list[str]] = {}
     for entry in entries:
         if entry.verdict in ("open", "not tested") and entry.claim.settle:
@@ -215,6 +220,7 @@ def plan(entries: Sequence[Entry]) -> list[str]:
     lines = []
     for command, ids in sorted(wanted.items(), key=lambda each: -len(each[1])):
         here = command.hardware == "here"
-        takes = "here, --dry-run says how long" if here else f"on {command.hardware}"
+        minutes = minutes_here(command.command) if here else command.minutes
+        takes = f"about {minutes:.0f} minutes {'' if here else 'on '}{command.hardware}"
         lines += [command.command, f"    settles {', '.join(ids)}; {takes}"]
     return lines

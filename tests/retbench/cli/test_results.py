@@ -104,8 +104,10 @@ def test_history_and_claims_are_printed(
     judged = command("claims", finished[0], "--out", tmp_path / "ledger")
     assert judged.status == 0 and "no evidence: small, a SMOKE run" in judged.out
     assert (tmp_path / "ledger" / "CLAIMS.md").exists()
-    assert command("claims", "--plan").out.startswith(
-        "bash results/gpu.sh results decode-6.7b\n    settles"
+    plan = command("claims", "--plan").out
+    assert "bash results/gpu.sh results decode-6.7b\n    settles" in plan
+    assert re.search(
+        r"retbench run .*--profile report\n    settles .* about \d+ minutes here\n", plan
     )
     assert "does not exist" in command("claims", tmp_path / "nothing").err
     assert "no place in results/" in command("claims", finished[0]).err

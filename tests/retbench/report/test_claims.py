@@ -220,9 +220,10 @@ def test_the_ledger_is_written_with_what_would_settle_the_rest(tmp_path: Path) -
     assert all(f"| {claim.id} |" in text for claim in claims())
     kept = json.loads(files[1].read_text())
     assert [each["id"] for each in kept["claims"]] == [claim.id for claim in claims()]
-    plan = page.plan(found)
+    plan = page.plan(found, lambda command: 7.2)
     assert plan[0].startswith("bash results/gpu.sh results decode-6.7b")
-    assert plan[1].endswith("on one H100") and "inf8" in plan[1]
+    assert plan[1].endswith("about 9 minutes on one H100") and "inf8" in plan[1]
+    assert any(line.endswith("; about 7 minutes here") for line in plan)
     settled = " ".join(plan)
     assert all(
         each.claim.id in settled
