@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -78,14 +79,15 @@ def _findings(compared: pd.DataFrame, meta: Mapping[str, Any]) -> Iterator[str]:
     context, batch = asked["batch_context"], usual_batch(meta)
     for row in records(compared):
         if (row["hardware"], row["seq_len"], row["batch_size"]) == (device, context, batch):
-            step, held, most = (
-                units.significant(row[metric])
-                for metric in ("tpot_bound_s", "held_bytes", "largest_batch_tokens_per_s")
-            )
+            step, held = (units.significant(row[name]) for name in ("tpot_bound_s", "held_bytes"))
+            most = row["largest_batch_tokens_per_s"]
             yield (
                 f"{row['subject']} / {row['baseline']} at the bound of {device}, "
-                f"{units.tokens(context)} tokens, batch {batch}: step {step}, memory {held}; at "
-                f"the largest batches that fit {most} times the tokens/s"
+                f"{units.tokens(context)} tokens, batch {batch}: step {step}, memory {held}; "
+            ) + (
+                f"at the largest batches that fit {units.significant(most)} times the tokens/s"
+                if math.isfinite(most) and most > 0
+                else "at that context not one sequence of both fits"
             )
 
 
