@@ -44,6 +44,8 @@ def read_config_file(path: Path | str) -> tuple[dict[str, Any], dict[str, int]]:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(_located(path, text, str(error))) from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply") from None
     values: dict[str, Any] = {}
     lines: dict[str, int] = {}
     for written, value in document.items():

@@ -139,7 +139,10 @@ def contents_of(file: Path) -> Iterator[Content]:
     """
     plain = Content(str(file), file.suffix.lower(), lambda: file.open("rb"))
     head = plain.head()
-    if _ZIP.match(head):
+    packed = plain.suffix == ".zip" or any(plain.suffix == suffix for suffix, _, _ in _PACKED)
+    if packed and not head:
+        raise UserError(f"data: {file} is damaged: it is empty", "restore it from a copy")
+    if _ZIP.match(head) or plain.suffix == ".zip":
         found = _members(file)
     else:
         found = [plain]

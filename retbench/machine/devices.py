@@ -50,7 +50,13 @@ def read_sheets(text: str) -> tuple[DataSheet, ...]:
         tomllib.TOMLDecodeError: it is no TOML.
         ValueError: an entry lacks a figure, has one too many, or one that is no positive number.
     """
-    return tuple(map(_sheet, tomllib.loads(text).get("device", ())))
+    try:
+        devices = tomllib.loads(text).get("device", [])
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(devices, list) or not all(isinstance(each, dict) for each in devices):
+        raise ValueError("device must be a list of tables, each begun by [[device]]")
+    return tuple(map(_sheet, devices))
 
 
 def _sheet(given: Mapping[str, Any]) -> DataSheet:

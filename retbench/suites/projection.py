@@ -102,13 +102,19 @@ class ProjectionConfig(ModelsConfig):
         return found
 
 
+_LIKE = "write it as retbench/machine/devices.toml"
+
+
 def _read(file: Path) -> tuple[DataSheet, ...]:
     try:
-        return read_sheets(file.read_text(encoding="utf-8"))
+        sheets = read_sheets(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"hardware: cannot read {file}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError) as problem:
-        raise UserError(f"{file}: {problem}", "write it as retbench/machine/devices.toml") from None
+        raise UserError(f"{file}: {problem}", _LIKE) from None
+    if not sheets:
+        raise UserError(f"{file} holds no [[device]]", _LIKE)
+    return sheets
 
 
 @cache

@@ -164,8 +164,10 @@ def read_encoded(folder: Path) -> object:
 
 READERS = {
     "text": Reader(lambda to: (to / "a.txt").write_text(TEXT), texts, sealed=False),
-    "gzip": Reader(lambda to: (to / "a.txt.gz").write_bytes(gzip.compress(TEXT.encode())), texts),
-    "zip": Reader(write_zip, texts),
+    "gzip": Reader(
+        lambda to: (to / "a.txt.gz").write_bytes(gzip.compress(TEXT.encode())), texts, sealed=False
+    ),
+    "zip": Reader(write_zip, texts, sealed=False),
     "rows": Reader(write_rows, texts, sealed=False),
     "configuration": Reader(
         lambda to: (to / "run.toml").write_text(RUN),

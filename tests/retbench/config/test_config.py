@@ -259,6 +259,7 @@ def test_a_table_in_the_file_overrides_one_family(tmp_path: Path) -> None:
         ('preset = "tiny"\nseed = "one"\n', ":2: seed: must be a whole number, not 'one'"),
         ("timeout = true\n", ":1: timeout: must be a number"),
         ("seed = 1\n[set]\nsizes = [1]\n", ":2: set: sizes must be a number"),
+        ("context = " + "[" * 10_000, ": nested too deeply"),
         ("batch-context = 1\nbatch_context = 2\n", ":2: batch_context is given twice"),
         ("timeout = 1\ntimeout_s = 2\n", ":2: timeout_s: timeout_s is given twice"),
         ('\npreset = "tinny"\n', ":2: unknown preset 'tinny'; did you mean 'tiny'?"),

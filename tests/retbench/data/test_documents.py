@@ -161,6 +161,8 @@ def _corrupt(packed: bytes) -> bytes:
         ("a.jsonl", b'{"text": "x"}\n{"body": "y"}\n', "a.jsonl:2: it has no text in the field"),
         ("a.jsonl", b'{"text": "x"}\nnot json\n', "a.jsonl:2: not JSON"),
         ("a.txt.gz", b"not gzip", "a.txt.gz is damaged"),
+        ("a.txt.gz", b"", "a.txt.gz is damaged: it is empty"),
+        ("a.zip", b"not zip", "a.zip is damaged"),
         ("a.txt.gz", gzip.compress(b"x" * 5000, mtime=0)[:-12], "a.txt.gz is damaged"),
         (
             "a.txt.gz",

@@ -188,6 +188,9 @@ def test_devices_of_ones_own_come_from_a_file(tmp_path: Path) -> None:
         ("1e11", "-1", "bandwidth_bytes_per_s must be a positive number, not -1"),
         ("1e12", "nan", "bfloat16 must be a positive number, not nan"),
         ("[[device]]", "[[device]", "line 2"),
+        ("[[device]]", "[device]", "device must be a list of tables"),
+        (OTHER, "", "holds no"),
+        ("[[device]]", "x = " + "[" * 10_000, "nested too deeply"),
         ("bfloat16", "float64", "no bfloat16 rate of slow is known"),
     ],
 )
