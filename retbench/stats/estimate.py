@@ -143,8 +143,14 @@ def satterthwaite(parts: Sequence[tuple[float, float]], variance: float | None =
         parts: variance and degrees of freedom of each; a part of 0 does not count.
         variance: the whole, where it is not the sum of the parts.
     """
-    known = [(part, df) for part, df in parts if part > 0]
-    total = sum(part for part, _ in known) if variance is None else variance
+    largest = max((part for part, _ in parts), default=0.0)
+    if not 0 < largest < math.inf:
+        return math.inf
+    # By a power of two, which rounds nothing: squares of large variances leave a float's range.
+    exponent = math.frexp(largest)[1]
+    known = [(math.ldexp(part, -exponent), df) for part, df in parts if part > 0]
+    whole = None if variance is None else math.ldexp(variance, -exponent)
+    total = sum(part for part, _ in known) if whole is None else whole
     spread = sum(part**2 / df for part, df in known)
     if spread == 0:
         return math.inf

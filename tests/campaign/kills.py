@@ -63,7 +63,7 @@ def main(suite: str, kills: int) -> None:
     sys.exit(wrong > 0)
 
 
-def command(suite: str, out: Path) -> subprocess.Popen[bytes]:
+def command(suite: str, out: Path, stderr: int | None = None) -> subprocess.Popen[bytes]:
     """The run begun, or continued where there is one, in a process group of its own."""
     known = (out / "run.json").exists() or (out / "training.json").exists()
     words = RUNS[suite] if not known else [RUNS[suite][0]]
@@ -71,7 +71,7 @@ def command(suite: str, out: Path) -> subprocess.Popen[bytes]:
     line += ["--resume"] if known else ["--device", "cpu", "--threads", "1"]
     return subprocess.Popen(
         line, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
-        start_new_session=True,
+        stderr=stderr, start_new_session=True,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import stdtrit
 
 from retbench.stats.crossed_effects import crossed, crossed_effect
-from retbench.stats.estimate import Estimate
+from retbench.stats.estimate import Estimate, satterthwaite
 
 TABLE = np.array([[1.0, 2.0, 4.0], [1.2, 2.1, 4.5]])  # 2 seeds, 3 documents
 
@@ -167,3 +167,10 @@ def test_pooling_what_is_crossed_would_not_cover_it():
         reach = 1.96 * table.std(ddof=1) / math.sqrt(table.size)
         hits.append(abs(table.mean()) <= reach)
     assert np.mean(hits) < 0.75
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-150, 1e150, 1e300])
+def test_degrees_of_freedom_have_no_scale(size: float) -> None:
+    parts = [(2.0, 3.0), (0.5, 7.0), (0.0, 1.0)]
+    expected = satterthwaite(parts)
+    assert satterthwaite([(size * part, df) for part, df in parts]) == pytest.approx(expected)
