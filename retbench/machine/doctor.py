@@ -206,7 +206,8 @@ def audit(here: Here) -> Check:
     """Whether it is known what this machine finds between a model and itself."""
     if here.audit is None:
         return Check("audit", "warn", "none of this machine", "retbench audit")
-    days = (datetime.now(UTC) - datetime.fromisoformat(here.audit["time"])).days
+    age = datetime.now(UTC) - datetime.fromisoformat(here.audit["time"])
+    days = max(0, age.days)  # a clock can have been set back
     floors = {METRICS[tag].title: math.expm1(log) for tag, log in here.audit["floor"].items()}
     shown = ", ".join(f"{title} {floor:.1%}" for title, floor in floors.items())
     found = f"{days} days old, noise floor {shown}"

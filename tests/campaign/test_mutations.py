@@ -13,7 +13,6 @@ import os
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,18 +22,11 @@ from retbench.errors import UserError
 from retbench.report import export
 from retbench.store import Run, open_run
 
-from ..retbench.report.conftest import write_run
-from ..retbench.report.kernels_run import write_kernels
-from ..retbench.report.recall_run import write_recall
-from ..retbench.report.scaling_run import write_scaling
+from ..retbench.report.every_suite import SUITES
 from .mutations import MUTATIONS
 
-COUNT = int(os.environ.get("RETBENCH_CAMPAIGN", "12"))
+COUNT = int(os.environ.get("RETBENCH_CAMPAIGN", "6"))
 FILES = ("run.json", "samples.jsonl")
-RUNS: dict[str, Callable[..., Run]] = {
-    "inference": lambda path, **given: write_run(path, blocks=2, trials=2, steps=2, **given),
-    "kernels": write_kernels, "recall": write_recall, "scaling": write_scaling,
-}  # fmt: skip
 
 
 def numbers(run: Run) -> str:
@@ -51,10 +43,10 @@ def outcome(folder: Path, expected: str) -> str:
         return "refused" if "\n" not in str(problem) else "refused in several lines"
 
 
-@pytest.mark.parametrize("state", ["finished", "running"])
-@pytest.mark.parametrize("suite", RUNS)
+@pytest.mark.parametrize("state", ["finished", "interrupted", "running"])
+@pytest.mark.parametrize("suite", SUITES)
 def test_a_changed_run_is_refused_or_read_as_before(tmp_path: Path, suite: str, state: str) -> None:
-    sound = RUNS[suite](tmp_path / "sound", state=state).path
+    sound = SUITES[suite](tmp_path / "sound", state=state).path
     expected = numbers(open_run(sound))
     found: Counter[str] = Counter()
     rng = random.Random(f"{suite} {state}")

@@ -5,6 +5,8 @@ Time stands still but for what operations take; `benchmarks/test_harness.py` has
 
 import gc
 import itertools
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +22,8 @@ from retbench.machine.clock import (
     slowed,
     warm_up,
 )
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -282,3 +286,15 @@ def test_a_slowed_call_takes_longer_by_what_was_planted(monkeypatch, by):
     before = now[0]
     operation()
     assert now[0] - before == pytest.approx(10_000_000 * (1 + by), rel=1e-4)
+
+
+def test_a_clock_that_can_be_set_gives_stamps_and_no_durations():
+    found = {
+        str(path.relative_to(ROOT))
+        for package in ("retbench", "models")
+        for path in (ROOT / package).rglob("*.py")
+        if re.search(r"\btime\.time\(|datetime\.now\(", path.read_text())
+    }
+    stamps = ("machine/provenance", "engine/audit", "store/results", "store/run_directory",
+              "workers/worker", "machine/doctor")  # fmt: skip
+    assert found == {f"retbench/{name}.py" for name in stamps}
