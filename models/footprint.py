@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 FeedForwardKind = Literal["gelu", "swiglu"]
 Phase = Literal["prefill", "decode", "forward", "train"]
@@ -26,6 +26,9 @@ class Footprint(ABC):
     ffn: FeedForwardKind
     vocab_size: int
     tie_embeddings: bool
+
+    rewrites_state: ClassVar[bool] = False
+    """Whether a decode step writes all of a layer's state, as a recurrence does."""
 
     # What a family says of its mixer.
 
@@ -59,8 +62,9 @@ class Footprint(ABC):
         """Bytes that one layer carries from token to token at a context of that many tokens."""
 
     def mixer_step_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
-        """Bytes of state that one decode step must move in one layer; by default, read once."""
-        return self.mixer_state_bytes(batch_size, context, dtype_bytes)
+        """Bytes of state that one decode step must move in one layer: read, and maybe written."""
+        state = self.mixer_state_bytes(batch_size, context, dtype_bytes)
+        return 2 * state if self.rewrites_state else state
 
     def mixer_operands(self) -> int:
         """Numbers a token that the mixing of a whole sequence reads beside what the state holds.

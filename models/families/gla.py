@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from models.config import ConfigError
 from models.costs import chunk_pairs, chunkwise_flops, retention_flops
@@ -29,6 +29,8 @@ class GatedLinearAttentionConfig(DecoderConfig):
     chunk_size: int = 64
     gate_rank: int = 16
     gate_temperature: float = 16.0
+
+    rewrites_state: ClassVar[bool] = True
 
     @classmethod
     def preset_heads(cls, preset: Preset, d_model: int) -> int:
@@ -88,7 +90,3 @@ class GatedLinearAttentionConfig(DecoderConfig):
     def mixer_state_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
         """Heads x d_k x d_v numbers in float32 (float64 in a float64 model), at any context."""
         return batch_size * self.n_heads * self.d_k * self.d_v * max(4, dtype_bytes)
-
-    def mixer_step_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
-        """The state is read and written in each step."""
-        return 2 * self.mixer_state_bytes(batch_size, context, dtype_bytes)

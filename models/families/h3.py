@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from models.config import ConfigError
 from models.costs import fft_length
@@ -29,6 +29,8 @@ class H3Config(DecoderConfig):
     """
 
     d_state: int = 64
+
+    rewrites_state: ClassVar[bool] = True
 
     @classmethod
     def preset_heads(cls, preset: Preset, d_model: int) -> int:
@@ -77,10 +79,6 @@ class H3Config(DecoderConfig):
         """``d_state`` numbers a channel and a series in float32 (or float64), at any context."""
         series = self.d_model * (1 + self.head_dim)
         return batch_size * series * self.d_state * max(4, dtype_bytes)
-
-    def mixer_step_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
-        """The state is read and written in each step."""
-        return 2 * self.mixer_state_bytes(batch_size, context, dtype_bytes)
 
 
 def _convolution_flops(n: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from models.config import ConfigError
 from models.costs import chunkwise_flops, retention_flops
@@ -25,6 +25,8 @@ class LinearAttentionConfig(DecoderConfig):
     """
 
     chunk_size: int = 128
+
+    rewrites_state: ClassVar[bool] = True
 
     @classmethod
     def preset_heads(cls, preset: Preset, d_model: int) -> int:
@@ -66,7 +68,3 @@ class LinearAttentionConfig(DecoderConfig):
         """A matrix and a vector a head in float32 (float64 in a float64 model), at any context."""
         numbers = self.n_heads * self.head_dim * (self.head_dim + 1)
         return batch_size * numbers * max(4, dtype_bytes)
-
-    def mixer_step_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
-        """The state is read and written in each step."""
-        return 2 * self.mixer_state_bytes(batch_size, context, dtype_bytes)

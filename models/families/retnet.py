@@ -68,6 +68,8 @@ class RetNetConfig(DecoderConfig):
     state_dtype: StateDtype = "float32"
     n_kv_heads: int = 0
 
+    rewrites_state: ClassVar[bool] = True
+
     @classmethod
     def preset_heads(cls, preset: Preset, d_model: int) -> int:
         """As many heads of the preset's ``retention_dim`` as fit."""
@@ -184,10 +186,6 @@ class RetNetConfig(DecoderConfig):
         """KV heads x d_k x d_v numbers in the state's type, at any context."""
         size = dtype_bytes if self.state_dtype == "model" else max(4, dtype_bytes)
         return batch_size * self.n_kv_heads * self.d_k * self.d_v * size
-
-    def mixer_step_bytes(self, batch_size: int, context: int, dtype_bytes: int) -> int:
-        """The state is read and written in each step."""
-        return 2 * self.mixer_state_bytes(batch_size, context, dtype_bytes)
 
 
 @register("retnet-gq")
