@@ -8,7 +8,7 @@ Imports nothing of :mod:`retbench`, and nothing heavy until a model is asked for
 """
 
 from models.config import ConfigError, ModelConfig
-from models.families.decoder import DecoderConfig
+from models.family.decoder import DecoderConfig
 from models.presets import PRESETS, Preset
 from models.registry import build, config_for, families, register
 

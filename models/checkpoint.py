@@ -21,7 +21,7 @@ from torch import Tensor
 
 from models.config import ConfigError, ModelConfig
 from models.decoder import Decoder
-from models.families.decoder import DecoderConfig
+from models.family.decoder import DecoderConfig
 from models.registry import config_from_dict
 
 WEIGHTS = "model.safetensors"

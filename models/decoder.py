@@ -24,7 +24,7 @@ from models.mixers.base import Mixer, Span
 from models.protocol import LayerState, State
 
 if TYPE_CHECKING:
-    from models.families.decoder import DecoderConfig
+    from models.family.decoder import DecoderConfig
 
 
 class Layer(nn.Module):

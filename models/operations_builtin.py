@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from models.families.retnet import RetNetConfig
+from models.family.retnet import RetNetConfig
 from models.kernels import chunk_op
 from models.operations import Case, Kind, Mix, Operation, register
 from models.retention import (

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "retbench.models"
 _BUILTIN = (
-    "models.families.retnet",
-    "models.families.transformer",
-    "models.families.hybrid",
-    "models.families.linear_attention",
-    "models.families.gla",
-    "models.families.h3",
+    "models.family.retnet",
+    "models.family.transformer",
+    "models.family.hybrid",
+    "models.family.linear_attention",
+    "models.family.gla",
+    "models.family.h3",
 )
 _FAMILIES: dict[str, type[ModelConfig]] = {}
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from models.families.retnet import DecayKind
+    from models.family.retnet import DecayKind
 
 SINGLE_DECAY = 127 / 128
 """The one decay of all heads in the paper's ablation (section 3.5)."""

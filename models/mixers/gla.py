@@ -15,7 +15,7 @@ from models.mixers.base import Mixer, Span
 from models.protocol import LayerState
 
 if TYPE_CHECKING:
-    from models.families.gla import GatedLinearAttentionConfig
+    from models.family.gla import GatedLinearAttentionConfig
 
 
 @dataclass

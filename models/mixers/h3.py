@@ -15,7 +15,7 @@ from models.protocol import LayerState
 from models.statespace import discretise, fft_convolve, final_states, response
 
 if TYPE_CHECKING:
-    from models.families.h3 import H3Config
+    from models.family.h3 import H3Config
 
 FASTEST, SLOWEST = 0.1, 0.001
 """Step sizes that the heads begin with, spread evenly in their logarithm (S4D, section 4.3)."""

@@ -20,7 +20,7 @@ from models.retention import (
 )
 
 if TYPE_CHECKING:
-    from models.families.linear_attention import LinearAttentionConfig
+    from models.family.linear_attention import LinearAttentionConfig
 
 
 @dataclass

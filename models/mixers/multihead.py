@@ -25,7 +25,7 @@ from models.protocol import LayerState
 from models.sdpa import CHOSEN, by_kernel, kernel_unsupported, product_dtype, sdpa_backend
 
 if TYPE_CHECKING:
-    from models.families.transformer import TransformerConfig
+    from models.family.transformer import TransformerConfig
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from models.retention import (
 )
 
 if TYPE_CHECKING:
-    from models.families.retnet import RetNetConfig
+    from models.family.retnet import RetNetConfig
 
 
 @dataclass

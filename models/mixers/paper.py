@@ -21,7 +21,7 @@ from models.mixers.multihead import Attention, Positions
 from models.protocol import LayerState
 
 if TYPE_CHECKING:
-    from models.families.transformer import PaperConfig
+    from models.family.transformer import PaperConfig
 
 
 class GrowingCache(KVCache):

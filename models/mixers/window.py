@@ -20,7 +20,7 @@ from models.protocol import LayerState
 from models.sdpa import by_kernel
 
 if TYPE_CHECKING:
-    from models.families.transformer import WindowConfig
+    from models.family.transformer import WindowConfig
 
 
 class WindowAttention(Attention):

@@ -12,11 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models import PRESETS, ConfigError, ModelConfig, build, config_for
 from models.decoder import Decoder
-from models.families.gla import GatedLinearAttentionConfig
-from models.families.h3 import H3Config
-from models.families.linear_attention import LinearAttentionConfig
-from models.families.retnet import RetNetConfig
-from models.families.transformer import TransformerConfig
+from models.family.gla import GatedLinearAttentionConfig
+from models.family.h3 import H3Config
+from models.family.linear_attention import LinearAttentionConfig
+from models.family.retnet import RetNetConfig
+from models.family.transformer import TransformerConfig
 from models.registry import config_from_dict
 
 from .conftest import FAMILIES

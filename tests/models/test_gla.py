@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models import ConfigError, config_for
-from models.families.gla import GatedLinearAttentionConfig
+from models.family.gla import GatedLinearAttentionConfig
 from models.mixers.gla import gated_chunkwise, gated_recurrent, gated_step
 
 

@@ -16,7 +16,7 @@ import torch
 from models import ConfigError, build, config_for, families, register, registry
 from models.checkpoint import load, save
 from models.decoder import Decoder
-from models.families.retnet import RetNetConfig
+from models.family.retnet import RetNetConfig
 from models.protocol import LanguageModel
 from models.registry import load_plugin
 
@@ -155,7 +155,7 @@ def test_not_even_a_class_of_the_same_name_replaces_a_family(tmp_path: Path) -> 
     file = tmp_path / "impostor.py"
     file.write_text(
         "from models import register\n"
-        "from models.families.retnet import RetNetConfig as Base\n"
+        "from models.family.retnet import RetNetConfig as Base\n"
         "@register('retnet')\n"
         "class RetNetConfig(Base): pass\n"
     )

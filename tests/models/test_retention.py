@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.families.retnet import DecayKind
+from models.family.retnet import DecayKind
 from models.retention import (
     SCAN_RADIX,
     decay_powers,

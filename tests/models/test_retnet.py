@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.families.retnet import RetNetConfig
+from models.family.retnet import RetNetConfig
 from models.layers import Rotary, rotate
 from models.mixers.base import Span
 from models.mixers.multiscale import MultiScaleRetention

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models import ConfigError, config_for
-from models.families.transformer import TransformerConfig, WindowConfig
+from models.family.transformer import TransformerConfig, WindowConfig
 from models.mixers.window import window_attention
 
 

@@ -19,7 +19,7 @@ from ..conftest import META
 MIXER = """
 from dataclasses import dataclass
 from models.registry import register
-from models.families.retnet import RetNetConfig
+from models.family.retnet import RetNetConfig
 
 @register("{name}")
 @dataclass(frozen=True)

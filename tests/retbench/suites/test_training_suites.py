@@ -223,7 +223,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
         patch.setattr("retbench.engine.runner._Session._measure_ceilings", lambda self: None)
         patch.setattr("retbench.report.write_plots", lambda run, content=None: [])
         one_part = {"no-gate": {"gate": False}}  # of the six, which differ in their options alone
-        patch.setattr("models.families.retnet.RetNetConfig.ablations", lambda self: one_part)
+        patch.setattr("models.family.retnet.RetNetConfig.ablations", lambda self: one_part)
         for suite in (*TEXT, "recall"):
             options = given(suite)
             if suite != "recall":

@@ -41,7 +41,7 @@ import os
 import signal
 from dataclasses import dataclass
 from models.registry import register
-from models.families.transformer import TransformerConfig
+from models.family.transformer import TransformerConfig
 from models.mixers.multihead import Attention
 
 class Mortal(Attention):

@@ -30,7 +30,7 @@ FILES = {"config.json", "model.safetensors", "tokenizer.json", "training.json"}
 MIXER = """
 from dataclasses import dataclass
 from models.registry import register
-from models.families.retnet import RetNetConfig
+from models.family.retnet import RetNetConfig
 
 @register("mine-{name}")
 @dataclass(frozen=True)

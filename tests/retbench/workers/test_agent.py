@@ -41,7 +41,7 @@ import signal
 import sys
 from dataclasses import dataclass
 from models.registry import register
-from models.families.transformer import TransformerConfig
+from models.family.transformer import TransformerConfig
 from models.mixers.multihead import Attention
 
 HOW = dict(item.split(":") for item in os.environ.get("DIES", "").split(",") if item)

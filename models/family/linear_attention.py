@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from models.config import ConfigError
 from models.costs import chunkwise_flops, retention_flops
-from models.families.decoder import DecoderConfig
+from models.family.decoder import DecoderConfig
 from models.presets import Preset
 from models.registry import register
 

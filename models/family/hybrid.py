@@ -10,8 +10,8 @@ from functools import cached_property
 from typing import Any, Self
 
 from models.config import ConfigError, ModelConfig
-from models.families.retnet import RetNetConfig
-from models.families.transformer import TransformerConfig
+from models.family.retnet import RetNetConfig
+from models.family.transformer import TransformerConfig
 from models.presets import PRESETS
 from models.registry import register
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from models.config import ConfigError
 from models.costs import chunkwise_flops, retention_flops
-from models.families.decoder import DecoderConfig
+from models.family.decoder import DecoderConfig
 from models.kernels.limits import too_wide
 from models.presets import Preset
 from models.registry import register

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 from models.config import ConfigError
-from models.families.decoder import DecoderConfig
+from models.family.decoder import DecoderConfig
 from models.kernels.limits import too_large
 from models.presets import PRESETS, Preset
 from models.registry import register
