@@ -6,8 +6,7 @@ A family says what its mixer costs (``mixer_...``); what a whole model does foll
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from functools import cached_property
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 FeedForwardKind = Literal["gelu", "swiglu"]
@@ -73,10 +72,10 @@ class Footprint(ABC):
         """
         return 3 * self.d_model
 
-    @cached_property
-    def layer_counts(self) -> Mapping[Any, int]:
-        """How many of the layers have which configuration."""
-        return {self: self.n_layers}
+    @property
+    def layer_counts(self) -> tuple[tuple[Any, int], ...]:
+        """Each configuration that layers have, and how many have it."""
+        return ((self, self.n_layers),)
 
     @property
     def ffn_matrices(self) -> int:
@@ -163,7 +162,7 @@ class Footprint(ABC):
         The residual stream, and the widest that one operation of a layer reads; a prompt that is
         taken in by parts needs less.
         """
-        widest: int = max(max(c.d_ff, c.mixer_operands()) for c in self.layer_counts)
+        widest: int = max(max(c.d_ff, c.mixer_operands()) for c, _ in self.layer_counts)
         return batch_size * context * (self.d_model + widest) * dtype_bytes
 
     def training_bytes(self, batch_size: int, context: int, dtype_bytes: int = 4) -> int:
@@ -186,7 +185,7 @@ class Footprint(ABC):
 
     def _over_layers(self, of_one: Callable[[Footprint], int]) -> int:
         """The sum over all layers of what one has."""
-        return sum(count * of_one(layer) for layer, count in self.layer_counts.items())
+        return sum(count * of_one(layer) for layer, count in self.layer_counts)
 
     def _matrix_flops(self) -> int:
         """Of all layers' matrices a token."""

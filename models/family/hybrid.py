@@ -51,16 +51,16 @@ class HybridConfig(RetNetConfig):
         self._attention()
 
     @cached_property
-    def layer_counts(self) -> dict[Any, int]:
+    def layer_counts(self) -> tuple[tuple[Any, int], ...]:
         """Retention, and attention in the middle layer of every ``attention_every``."""
         retention = RetNetConfig(**_values(self, RetNetConfig))
         middle = len(range(self.attention_every // 2, self.n_layers, self.attention_every))
-        return {retention: self.n_layers - middle, self._attention(): middle}
+        return (retention, self.n_layers - middle), (self._attention(), middle)
 
     @property
     def layers(self) -> tuple[ModelConfig, ...]:  # type: ignore[override]
         """Each layer's configuration in its place."""
-        retention, attention = self.layer_counts
+        retention, attention = (layer for layer, _ in self.layer_counts)
         middle = self.attention_every // 2
         return tuple(
             attention if layer % self.attention_every == middle else retention

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import PRESETS, ConfigError, ModelConfig, build, config_for
+from models import PRESETS, ConfigError, ModelConfig, build, config_for, families
 from models.decoder import Decoder
 from models.family.gla import GatedLinearAttentionConfig
 from models.family.h3 import H3Config
@@ -382,3 +384,10 @@ def test_only_attentions_work_per_token_grows_with_the_context() -> None:
     assert retnet.flops_per_token(100, "decode") == retnet.flops_per_token(99_999, "decode")
     grown = [transformer.flops_per_token(n, "decode") for n in (100, 200, 300)]
     assert grown[2] - grown[1] == grown[1] - grown[0] == 100 * 4 * 384 * 6
+
+
+@pytest.mark.parametrize("family", families())
+def test_a_configuration_can_be_copied_and_sent(family: str) -> None:
+    config = config_for(family, "tiny")
+    config.num_parameters()  # whatever it keeps of that
+    assert copy.deepcopy(config) == pickle.loads(pickle.dumps(config)) == config
