@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from models.mixers.window import WindowAttention
 
 CacheDtype = Literal["model", "int8"]
-Positions = Literal["rotary", "none"]
+PositionKind = Literal["rotary", "none"]
 
 FUSED = ("flash", "cudnn", "fa3")
 """PyTorch's fused attention kernels that a configuration may insist on, see :mod:`models.sdpa`."""
@@ -46,7 +46,7 @@ class TransformerConfig(DecoderConfig):
 
     n_kv_heads: int = 0
     cache_dtype: CacheDtype = "model"
-    positions: Positions = "rotary"
+    positions: PositionKind = "rotary"
 
     @classmethod
     def preset_heads(cls, preset: Preset, d_model: int) -> int:
@@ -63,7 +63,7 @@ class TransformerConfig(DecoderConfig):
             )
         if self.head_dim % 2:
             raise ConfigError(f"{self.family} needs an even d_model / n_heads, not {self.head_dim}")
-        for name, kind in {"cache_dtype": CacheDtype, "positions": Positions}.items():
+        for name, kind in {"cache_dtype": CacheDtype, "positions": PositionKind}.items():
             if getattr(self, name) not in get_args(kind):
                 known = ", ".join(get_args(kind))
                 raise ConfigError(f"{name} must be one of {known}, not {getattr(self, name)!r}")

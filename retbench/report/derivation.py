@@ -100,10 +100,23 @@ def _derived(
     )  # fmt: skip
 
 
+def times_s(row: Row, work: str, dtype: str, sheet: Mapping[str, Any]) -> tuple[float, float]:
+    """Seconds in which a device moves the bytes of a piece of work, and computes its FLOPs.
+
+    Args:
+        row: of a cell, with ``{work}_bytes`` and ``{work}_flops``.
+        work: ``decode``, ``prefill`` or ``step``.
+        dtype: whose rate counts.
+        sheet: the device's data sheet, as ``run.json`` has it.
+    """
+    moving = row[f"{work}_bytes"] / sheet["bandwidth_bytes_per_s"]
+    return moving, row[f"{work}_flops"] / sheet["flop_per_s"][dtype]
+
+
 def _longer(row: Row, work: str, dtype: str, sheet: Mapping[str, Any]) -> str:
     """The times of a piece of work's bytes and FLOPs, and which of them is the bound."""
     bandwidth, rate = sheet["bandwidth_bytes_per_s"], sheet["flop_per_s"][dtype]
-    moving, computing = row[f"{work}_bytes"] / bandwidth, row[f"{work}_flops"] / rate
+    moving, computing = times_s(row, work, dtype, sheet)
     return (
         f"{_gb(row[f'{work}_bytes'])} / {units.scaled(bandwidth, 'bytes/s')} = {_ms(moving)}; "
         f"{units.scaled(row[f'{work}_flops'], 'flop')} / {units.scaled(rate, 'flop/s')} = "

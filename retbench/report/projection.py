@@ -233,8 +233,8 @@ def _bound_by(work: str, meta: Mapping[str, Any]) -> Column:
 
     def text(row: Row) -> str:
         sheet = meta["hardware"][row["hardware"]]
-        moving = row[f"{work}_bytes"] / sheet["bandwidth_bytes_per_s"]
-        return "bytes" if moving >= row[f"{work}_flops"] / sheet["flop_per_s"][dtype] else "FLOPs"
+        moving, computing = derivation.times_s(row, work, dtype, sheet)
+        return "bytes" if moving >= computing else "FLOPs"
 
     return Column("Bound by", text, rank=4, style="name")
 

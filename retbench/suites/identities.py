@@ -24,7 +24,7 @@ def normalisers() -> float:
     import torch
 
     from models.layers import rms_norm
-    from models.retention import log_decays
+    from models.retention import log_decays, retention_parallel
 
     generator = torch.Generator().manual_seed(0)
     heads, time, d_k = 4, 96, 16
@@ -34,19 +34,18 @@ def normalisers() -> float:
     ]
     weight = torch.randn(2, heads, time, 2 * d_k, dtype=torch.float64, generator=generator)
     ahead = torch.arange(time)[:, None] - torch.arange(time)
-    decays = torch.exp(log_decays(heads, "eq8")[:, None, None] * ahead).tril()
+    log_gamma = log_decays(heads, "eq8")
+    decays = torch.exp(log_gamma[:, None, None] * ahead).tril()
+    decays = decays / decays.sum(-1, keepdim=True).sqrt()
 
     def mixed(*, scaled: bool) -> tuple[Tensor, ...]:
         q, k, v = (x.clone().requires_grad_() for x in inputs)
-        rows = decays
-        scores = q @ k.mT
         if scaled:
-            scores = scores / d_k**0.5
-            rows = decays / decays.sum(-1, keepdim=True).sqrt()
-        scores = scores * rows
-        if scaled:
-            scores = scores / scores.sum(-1, keepdim=True).abs().clamp(min=1)
-        out = rms_norm(scores @ v, 0.0)
+            scores = q @ k.mT / d_k**0.5 * decays
+            retained = scores / scores.sum(-1, keepdim=True).abs().clamp(min=1) @ v
+        else:
+            retained, _ = retention_parallel(q, k, v, log_gamma)
+        out = rms_norm(retained, 0.0)
         (out * weight).sum().backward()
         return tuple(x.detach() for x in (out, *(x.grad for x in (q, k, v) if x.grad is not None)))
 

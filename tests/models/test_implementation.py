@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, _cur_sdpa_kernel_backends
 
 from models import build
 from models.config import ConfigError
+from models.family.transformer import FUSED
 from models.registry import config_for
 from models.sdpa import CHOSEN, by_kernel
 
@@ -107,3 +108,7 @@ def test_an_unknown_way_is_an_error_that_names_the_known_ones(
 ) -> None:
     with pytest.raises(ConfigError, match=f"{field} must be one of {known}, not '{value}'"):
         config_for(family, "tiny", **{field: value})
+
+
+def test_the_fused_kernels_that_may_be_asked_for_are_those_that_there_are() -> None:
+    assert tuple(CHOSEN) == FUSED

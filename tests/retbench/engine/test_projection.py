@@ -135,8 +135,23 @@ def test_a_projection_is_a_run_that_says_bound_everywhere(tmp_path: Path) -> Non
     report.write_plots(run, content)
     for file in (run.path / "plots").glob("*.json"):
         assert json.loads(file.read_text())["caveat"] == "BOUND, NOT A MEASUREMENT"
+    roofline = json.loads((run.path / "plots" / "roofline_l4.json").read_text())["shown"]
+    assert {row["metric"] for row in roofline} == {"decode_flops", "prefill_flops"}
+    cells = next(table for table in content.tables if table.name == "cells")
+    row = cells.frame.iloc[0]
+    rate = row["batch_size"] / row["tpot_bound_s"] / (row["held_bytes"] / 1e9)
+    titles = [column.title for column in cells.columns]
+    assert float(cells.cells[0][titles.index("Tokens/s a GB")]) == pytest.approx(rate, rel=0.01)
     words = (run.path / "report.html").read_text()
     assert "faster" not in words and "equivalent" not in words
+
+
+def test_where_not_one_sequence_fits_no_factor_is_named(tmp_path: Path) -> None:
+    run = projected(
+        tmp_path / "run", preset="6.7b", context="65536", batch_context=65536, batch="1"
+    )
+    (said,) = report.content_of(run).findings
+    assert said.endswith("not one sequence of both fits")
 
 
 def test_each_bound_is_derived_from_numbers_that_come_to_it(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -194,6 +195,18 @@ def test_the_scalings_of_section_2_2_are_taken_back_by_a_norm_without_an_epsilon
     monkeypatch.setattr("models.layers.rms_norm", lambda x, eps: rms_norm(x, 1e-6))
     (judged,) = ledger([BY_ID["eq2"]], [])
     assert judged.verdict == "contradicted"
+
+
+def test_minutes_on_a_gpu_are_the_limits_of_its_script() -> None:
+    script = (Path(__file__).parents[3] / "results" / "gpu.sh").read_text()
+    limits = {
+        name: int(s) for name, s in re.findall(r"^measure (\S+) (\d+) ", script, re.MULTILINE)
+    }
+    on_gpu = {claim.settle for claim in claims() if claim.settle and claim.settle.minutes}
+    assert len(on_gpu) >= 5
+    for command in on_gpu:
+        steps = command.command.split()[3:]
+        assert abs(60 * command.minutes - sum(limits[step] for step in steps)) <= 40, command
 
 
 def test_what_can_be_no_evidence_is_named(make_run: MakeRun, tmp_path: Path) -> None:
