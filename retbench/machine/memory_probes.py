@@ -11,13 +11,18 @@ import gc
 import os
 import resource
 import sys
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 PROC_SELF = Path("/proc/self")
 # malloc.h of glibc: options of mallopt, and its own limit of blocks that are mapped.
-_M_MMAP_THRESHOLD, _M_MMAP_MAX, _MMAPS = -3, -4, 65536
-_LARGE_BLOCK_BYTES = 2**18
+_M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -2, -3, -4
+_USUAL_MMAPS, _USUAL_TOP_PAD = 65536, 2**17
+_LARGE_BLOCK_BYTES, _LARGEST_HOLE_BYTES, _MOST_HOLES = 2**15, 2**32, 2**14
+# malloc.c of glibc: the word before a block holds its size, and this bit where it has a map.
+_WORD_BYTES, _IS_MMAPPED = ctypes.sizeof(ctypes.c_size_t), 2
 _RESET_PEAK = "5"  # proc(5): written to clear_refs, sets VmHWM to VmRSS
 
 
@@ -173,13 +178,48 @@ def field_bytes(path: Path, field: str) -> int:
     raise KeyError(f"{path} has no field {field}")
 
 
-def map_large_blocks(every: bool) -> None:
-    """Have glibc map every block from 256 KiB on by itself, or as many as it was started with."""
-    usual = os.environ.get("MALLOC_MMAP_MAX_", _MMAPS)
-    with contextlib.suppress(AttributeError, OSError, ValueError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_MAX, int(_MMAPS if every else usual))
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+@contextlib.contextmanager
+def large_blocks_mapped() -> Iterator[None]:
+    """Inside, glibc maps every block from 32 KiB on by itself, and unmaps it when it is freed.
+
+    It would rather take a hole of its heap that is large enough, and keep that resident afterwards:
+    so the holes are first taken, and not touched. Other C libraries have none of these calls.
+    """
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):
+        yield
+        return
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    libc.mallopt(_M_MMAP_MAX, _USUAL_MMAPS)
+    libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+    libc.mallopt(_M_TOP_PAD, 0)  # or a small block makes room for large ones
+    holes = list(islice(_holes(libc), _MOST_HOLES))
+    try:
+        yield
+    finally:
+        for hole in holes:
+            libc.free(hole)
+        _restore(libc, _M_MMAP_MAX, "MALLOC_MMAP_MAX_", _USUAL_MMAPS)
+        _restore(libc, _M_TOP_PAD, "MALLOC_TOP_PAD_", _USUAL_TOP_PAD)
+
+
+def _restore(libc: Any, option: int, variable: str, usual: int) -> None:
+    """Set an option of malloc's as the process was started with it."""
+    with contextlib.suppress(ValueError):
+        libc.mallopt(option, int(os.environ.get(variable, usual)))
+
+
+def _holes(libc: Any) -> Iterator[int]:
+    """Take every free part of glibc's heap of at least a large block's size; their addresses."""
+    size = _LARGEST_HOLE_BYTES
+    while size >= _LARGE_BLOCK_BYTES:
+        block = libc.malloc(size)
+        if block and not ctypes.c_size_t.from_address(block - _WORD_BYTES).value & _IS_MMAPPED:
+            yield block
+            continue
+        libc.free(block)
+        size = size * 3 // 4
 
 
 def _free_mkl_buffers() -> None:

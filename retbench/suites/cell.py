@@ -25,6 +25,9 @@ from retbench.suites.session import Rows
 ENERGY_S = 0.5
 """For how long calls follow each other while their energy is counted: five ticks of a GPU's."""
 
+LONG_CALL = 0.2
+"""Share of a phase's budget that a first call takes whose like is not repeated to warm up."""
+
 Violation = Callable[[float, Ceilings], str | None]
 """Why a call of so many seconds cannot be, under some ceilings; None where it can."""
 
@@ -75,8 +78,8 @@ class Cell:
     Args:
         rows: take the samples.
         phases: what is timed in turns, in this order.
-        first_s: seconds that the first call of each phase took when the cell was prepared; a call
-            as long as a phase's whole budget is not warmed up again.
+        first_s: seconds that the first call of each phase took when the cell was prepared; what
+            takes a good part of a phase's budget is called but once more before it is timed.
 
     Attributes:
         phases: the phases by name.
@@ -100,11 +103,11 @@ class Cell:
         session = self.rows.session
         for name, phase in self.phases.items():
             first_s = self._first_s.get(name, 0.0)
-            is_warm = not phase.compiles and first_s > session.profile.phase_budget_s / 2
-            if is_warm:
-                self._slice_s[name] = first_s
-                continue
             timing = self._sample(phase, 1)[phase.metric]
+            if not phase.compiles and first_s > session.profile.phase_budget_s * LONG_CALL:
+                # Once: memory was given back to be measured, and is now had again.
+                self._slice_s[name] = timing.host_s
+                continue
             if timing.seconds < SLICE_S:  # the first call filled caches, and says too much
                 timing = self._sample(phase, 1)[phase.metric]
             enough = max(

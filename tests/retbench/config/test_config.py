@@ -110,7 +110,7 @@ def test_the_cpu_default_reaches_4k_tokens_in_float32() -> None:
     assert (config.preset, config.dtype, config.mode) == ("10m", "float32", "eager")
     assert config.models == ("retnet", "transformer", "transformer-gqa")
     assert config.context == (1024, 2048, 4096)
-    assert config.batch == (1, 4)
+    assert config.batch == (1, 2)
     assert config.profile == "quick"
 
 

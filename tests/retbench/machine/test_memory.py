@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from retbench import workers
 from retbench.machine import memory, memory_probes
 from retbench.machine.memory import MemoryMeter
 
@@ -48,6 +49,44 @@ def test_a_reset_gives_back_what_mkl_keeps():
     kept = meter.current_bytes()
     meter.reset()
     assert meter.current_bytes() < kept - MIB
+
+
+FRAGMENTED = """
+import sys
+from retbench.machine.memory import MemoryMeter
+
+MIB = 2**20
+
+def blocks(count):
+    return [bytes([1]) * MIB for _ in range(count)]
+
+if sys.argv[1] == "used":
+    holes, kept = [], []
+    for _ in range(64):
+        holes += blocks(1)
+        kept.append(bytes([1]) * 4096)
+    del holes
+meter = MemoryMeter("cpu")
+meter.reset()
+with meter.exact():
+    held = blocks(32)
+    del held
+    held = blocks(16)
+    print(meter.peak_bytes() // MIB, meter.current_bytes() // MIB)
+del held
+print(meter.current_bytes() // MIB)
+"""
+
+
+@linux
+@pytest.mark.parametrize("heap", ["fresh", "used"])
+def test_exact_memory_does_not_depend_on_what_the_heap_has_been_used_for(heap):
+    done = subprocess.run(
+        [sys.executable, "-c", FRAGMENTED, heap],
+        env=os.environ | workers.ALLOCATOR, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    peak, held, left = (int(word) for word in done.stdout.split())
+    assert (peak, held, left) == (pytest.approx(32, abs=1), pytest.approx(16, abs=1), 0)
 
 
 @linux

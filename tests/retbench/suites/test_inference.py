@@ -20,6 +20,7 @@ from retbench.engine.resolve import resolve
 from retbench.errors import Misfit
 from retbench.machine import ceilings, interference
 from retbench.metrics import METRICS
+from retbench.suites.cell import Cell, Phase
 from retbench.suites.execution import Execution, Generation, worst_distance
 from retbench.suites.inference import SUITE
 from retbench.suites.limits import CellFailure
@@ -182,6 +183,17 @@ def test_decoding_is_timed_at_the_context_that_was_prefilled() -> None:
     seen.clear()
     ready.slice("decode", 0)
     assert 64 in {position for position, _ in seen} <= {64, 65, 66, 67}
+
+
+@pytest.mark.parametrize(("first_s", "calls"), [(10.0, 1), (0.0, 5)])
+def test_a_long_call_is_made_once_more_before_it_is_timed(first_s: float, calls: int) -> None:
+    """Its first one is no warm-up: the memory that it took has been given back meanwhile."""
+    made: list[int] = []
+    phase = Phase("prefill", "ttft_s", lambda: made.append(0))
+    one = session()
+    slices = Cell(Rows(one, Point(64, 1)), phase, first_s={"prefill": first_s}).warm_up()
+    assert (len(made) == 1) == (first_s > 0) and len(made) >= calls
+    assert slices["prefill"] < 1.0  # of the call that was made, not of the first one
 
 
 @pytest.mark.parametrize("family", WITH_PAPER)
