@@ -9,6 +9,7 @@ import pandas as pd
 
 from retbench.config.plan import Axis, Point
 from retbench.report import units
+from retbench.report.frames import Row
 
 COLUMN: Mapping[Axis, str] = {"context": "seq_len", "batch": "batch_size"}
 """The column that varies along an axis."""
@@ -53,3 +54,8 @@ def held(meta: Mapping[str, Any], axis: Axis) -> str:
     if tokens := configuration.get("tokens_per_step"):
         return f"{tokens:,} tokens a step"
     return f"batch size {configuration['batch'][0]}"
+
+
+def settings(points: Mapping[str, Point], row: Row) -> str:
+    """What a row's point has besides a context and a batch size; a dash where that is nothing."""
+    return ", ".join(points[row["point"]].texts.values()) or units.DASH

@@ -14,7 +14,7 @@ import pandas as pd
 
 from retbench.config.plan import Point
 from retbench.report import axes, units
-from retbench.report.frames import Floats, Row, groups
+from retbench.report.frames import Floats, Row, in_blocks
 from retbench.stats import intervals
 
 COLUMNS = [
@@ -73,24 +73,18 @@ def largest_batches(
 def _rates(processes: pd.DataFrame, rows: Sequence[Row]) -> dict[tuple[str, int], Floats]:
     """Tokens a second in each block, NaN where there is none, by model and context."""
     times = processes[processes["metric"].isin(["tpot_s", "step_s"])]
-    blocks = pd.Index(sorted(times["block"].unique()))
-    by_block = {
-        key: own.set_index("block")["value"].reindex(blocks).to_numpy(dtype=float)
-        for key, own in groups(times, ["metric", "model", "point"])
-    }
-    none = np.full(len(blocks), np.nan)
+    by_cell = in_blocks(times)
+    none = np.full(times["block"].nunique(), np.nan)
     found: dict[tuple[str, int], Floats] = {}
     for row in rows:
-        batch = row["batch_size"]
-        if units.is_missing(batch):
-            found[row["model"], row["seq_len"]] = none
-            continue
-        point = Point(row["seq_len"], int(batch))
-        steps = by_block.get(("step_s", row["model"], point.id))
-        tokens = point.tokens
-        if steps is None:  # a decode step makes a token a sequence
-            steps, tokens = by_block.get(("tpot_s", row["model"], point.id), none), point.batch_size
-        found[row["model"], row["seq_len"]] = tokens / steps
+        model, batch, rate = row["model"], row["batch_size"], none
+        if not units.is_missing(batch):
+            point = Point(row["seq_len"], int(batch))
+            # Of training a step makes all tokens of the batch, of decoding one a sequence.
+            for metric, tokens in (("tpot_s", point.batch_size), ("step_s", point.tokens)):
+                if (metric, model, point.id) in by_cell:
+                    rate = tokens / by_cell[metric, model, point.id]
+        found[model, row["seq_len"]] = rate
     return found
 
 

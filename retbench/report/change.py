@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,10 @@ import pandas as pd
 
 from retbench.errors import UserError
 from retbench.metrics import METRICS, compared
-from retbench.report import compare, export, units, warnings
-from retbench.report.frames import Floats, Row, arrays, records
+from retbench.report import axes, compare, export, terms, units, warnings
+from retbench.report.frames import Floats, Row, arrays, lookup, records
 from retbench.report.summary import Reduced, reduced
-from retbench.report.tables import Column, Table, name
+from retbench.report.tables import BATCH, CONTEXT, Column, Table, name
 from retbench.stats import unpaired
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ NOTES = (
     "the blocks of a run share its hour: what other programs did meanwhile shows as a difference",
 )
 _NAN = float("nan")
+_CELL = ["metric", "model", "point"]
 # Where run.json says it; what is another at every moment of a machine is left out.
 _SAID = {
     "hardware": ("processor", "gpu", "memory.total_bytes", "memory.limit_bytes", "machine_id"),
@@ -95,7 +97,7 @@ def between(before: Run, after: Run, margin: float | None = None) -> Change:
     if len(set(suites)) > 1:
         raise UserError(f"{before.path} is of the suite {suites[0]}, {after.path} of {suites[1]}")
     metas = before.meta, after.meta
-    margin = margin or max(map(compare.margin, metas))
+    margin = margin or max(map(terms.margin, metas))
     rows = _rows(reduced(before), reduced(after), margin, metas)
     if not rows:
         raise UserError(
@@ -130,42 +132,41 @@ def markdown(found: Change) -> str:
 def _rows(
     before: Reduced, after: Reduced, margin: float, metas: tuple[Mapping[str, Any], ...]
 ) -> list[Row]:
-    sides = _by_cell(before), _by_cell(after)
-    shared = [key for key in sides[1] if key in sides[0]]
-    values = [_centres(side) for side in (before, after)]
+    old, new = _by_cell(before), _by_cell(after)
+    centres = [lookup(side.cells, _CELL, "value") for side in (before, after)]
     places = {(row["model"], row["point"]): row for row in records(after.statuses)}
-    rows = [
-        _row(places[key[1:]], key[0]) | {
-            "before": values[0][key], "after": values[1][key],
-            "n_before": len(sides[0][key]), "n_after": len(sides[1][key]),
+    rows = {
+        key: _row(places[key[1:]], key[0]) | {
+            "before": centres[0][key], "after": centres[1][key],
+            "n_before": len(old[key]), "n_after": len(new[key]),
         }
-        for key in shared
-    ]  # fmt: skip
-    times = [i for i, key in enumerate(shared) if METRICS[key[0]].kind == "time"]
+        for key in new if key in old
+    }  # fmt: skip
     alone = [_alone(side) for side in (before, after)]
-    apart = [i for i in times if len({shared[i][1:] in cells for cells in alone}) > 1]
-    timed = [i for i in times if i not in apart]
+    timed = []
+    for key, row in rows.items():
+        if METRICS[key[0]].kind != "time":
+            edges = np.array([new[key].min() / old[key].max(), new[key].max() / old[key].min()])
+            row |= compare.memory_verdict(row["after"] / row["before"], edges, margin)
+        elif len({key[1:] in cells for cells in alone}) > 1:
+            row["note"] = f"{compare.ALONE} in one run"
+        else:
+            timed.append(key)
     judged = unpaired.judge(
-        [(np.log(sides[0][shared[i]]), np.log(sides[1][shared[i]])) for i in timed],
+        [(np.log(old[key]), np.log(new[key])) for key in timed],
         margin,
-        [max(compare.floors(meta).get(shared[i][0], 0.0) for meta in metas) for i in timed],
+        [max(terms.floors(meta).get(metric, 0.0) for meta in metas) for metric, *_ in timed],
     )
-    smoke = any(meta["configuration"]["profile"] == "smoke" for meta in metas)
-    for i, one in zip(timed, judged, strict=True):
-        rows[i] |= asdict(one) | ({"verdict": compare.NO_CLAIM} if smoke else {})
-    for i in apart:
-        rows[i]["note"] = f"{compare.ALONE} in one run"
-    for i in sorted(set(range(len(rows))) - set(times)):
-        old, new = (side[shared[i]] for side in sides)
-        edges = np.array([new.min() / old.max(), new.max() / old.min()])
-        rows[i] |= compare.memory_verdict(rows[i]["after"] / rows[i]["before"], edges, margin)
-    ended = {(row["model"], row["point"]): row["status"] for row in records(before.statuses)}
-    rows += [
+    no_claim = {"verdict": compare.NO_CLAIM} if any(map(terms.is_smoke, metas)) else {}
+    for key, one in zip(timed, judged, strict=True):
+        rows[key] |= asdict(one) | no_claim
+    ended = lookup(before.statuses, ["model", "point"], "status")
+    failed = [
         _row(place, "") | {"verdict": "failed", "note": f"failed: {place['status']}"}
         for key, place in places.items()
         if ended.get(key) == "ok" and place["status"] != "ok"
     ]
-    return rows
+    return [*rows.values(), *failed]
 
 
 def _row(place: Row, metric: str) -> Row:
@@ -178,13 +179,9 @@ def _by_cell(found: Reduced) -> _Cells:
     """The value of each block, by metric, model and point, of what models are compared by."""
     rows = found.processes[found.processes["metric"].isin(compared())]
     cells = {
-        (metric, model, point): values
-        for (metric, model, point), values in arrays(
-            rows, ["metric", "model", "point"], "value"
-        ).items()
-        if (values > 0).all()
+        key: values for key, values in arrays(rows, _CELL, "value").items() if (values > 0).all()
     }
-    at = {(row["model"], row["point"]): i for i, row in enumerate(records(found.statuses))}
+    at = {key: i for i, key in enumerate(lookup(found.statuses, ["model", "point"], "status"))}
     order = {tag: i for i, tag in enumerate(compared())}
     return dict(sorted(cells.items(), key=lambda cell: (order[cell[0][0]], at[cell[0][1:]])))
 
@@ -195,12 +192,6 @@ def _alone(found: Reduced) -> set[tuple[str, str]]:
         (row["model"], row["point"])
         for row in records(found.statuses)
         if compare.ALONE in row["flags"]
-    }
-
-
-def _centres(found: Reduced) -> dict[tuple[str, str, str], float]:
-    return {
-        (row["metric"], row["model"], row["point"]): row["value"] for row in records(found.cells)
     }
 
 
@@ -255,21 +246,18 @@ def _warnings(before: Run, after: Run) -> Iterator[str]:
 
 
 def _table(frame: pd.DataFrame, run: Run) -> Table:
-    def settings(row: Row) -> str:
-        return ", ".join(run.points[row["point"]].texts.values()) or units.DASH
-
     def metric(row: Row) -> str:
         return METRICS[row["metric"]].title if row["metric"] else "Status"
 
     columns = [
-        Column("Metric", metric, rank=0, style="name"),
+        name("Metric", metric),
         name("Model", "model"),
-        Column("Context", lambda row: units.tokens(row["seq_len"]), rank=0),
-        Column("Batch", "batch_size", rank=0),
-        Column("Settings", settings, rank=0, style="name"),
+        CONTEXT,
+        BATCH,
+        name("Settings", partial(axes.settings, run.points)),
         Column("Before", lambda row: units.scaled(row["before"], row["unit"]), rank=0),
         Column("After", lambda row: units.scaled(row["after"], row["unit"]), rank=0),
-        Column("Ratio", lambda row: units.ratio(row["value"], row["low"], row["high"]), rank=0),
+        Column("Ratio", units.ratio_of, rank=0),
         Column("Verdict", lambda row: row["note"] or row["verdict"], rank=0, style="verdict"),
     ]
     return Table(

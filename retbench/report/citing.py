@@ -13,10 +13,10 @@ import pandas as pd
 
 from retbench.errors import UserError
 from retbench.metrics import METRICS
-from retbench.report import compare, export, stamp, units
+from retbench.report import compare, export, stamp, terms, units
 from retbench.report.content import Content
 from retbench.report.flags import MEANING
-from retbench.report.frames import Row, records
+from retbench.report.frames import Row, edges_of, records
 
 FORMATS: dict[str, Callable[[str], str]] = {
     "text": str, "markdown": lambda said: f"- {said}", "latex": export.escape,
@@ -78,9 +78,7 @@ class _Number:
     @property
     def edges(self) -> tuple[float | None, float | None, float | None]:
         """The number and the ends of its interval."""
-        low, high = ("low", "high") if self.name == "value" else (
-            f"{self.name}_low", f"{self.name}_high",
-        )  # fmt: skip
+        low, high = edges_of(self.name)
         return self.given(self.name), self.given(low), self.given(high)
 
     @property
@@ -159,7 +157,7 @@ def _numbers(content: Content) -> Iterator[_Number]:
                 named = quantity or number.given("metric") or number.given("quantity")
                 known = named and not units.is_missing(row[name])
                 is_of_one = number.given("model") and not number.given("baseline")
-                has_interval = ("low" if name == "value" else f"{name}_low") in row
+                has_interval = edges_of(name)[0] in row
                 if known and has_interval and (number.is_ratio or is_of_one):
                     yield _Number(str(named), name, row, tuple(table.ids))
 
@@ -238,7 +236,7 @@ def _verdict(number: _Number) -> str:
 
 def _weaknesses(number: _Number, meta: Mapping[str, Any], flags: _Flags) -> Iterator[str]:
     """What forbids or weakens a claim from this number."""
-    if meta["configuration"]["profile"] == "smoke":
+    if terms.is_smoke(meta):
         yield "a SMOKE run: no claim can be made from it"
     if number.given("alone"):
         yield f"measured {compare.ALONE}, not in turns"

@@ -1,4 +1,4 @@
-"""The comparison: ratios with their verdicts, and the context at which two models are equal.
+"""The comparison: ratios of the subject and each baseline, with their verdicts.
 
 The subject is the first model of the run; each other model is a baseline. A ratio is subject over
 baseline: below 1 the subject is faster, or needs less memory. A block's ratio of times is a robust
@@ -11,27 +11,25 @@ interval is the range over blocks, its verdict takes the margin alone and no sta
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from retbench import metrics
-from retbench.config.plan import Point
-from retbench.config.run import TimedConfig
-from retbench.report import axes, fusion, units
-from retbench.report.frames import Floats, Row, arrays, by_block, column, groups, records
+from retbench.report import fusion, terms
+from retbench.report.frames import Floats, Row, arrays, column, groups, lookup, records
 from retbench.stats import comparison
-from retbench.stats.crossover import Crossover, crossover
 from retbench.stats.estimate import exp
+
+if TYPE_CHECKING:
+    from retbench.report.summary import Reduced
 
 # A run has those of its suite; the others do not show.
 TIMES, MEMORY = metrics.compared("time"), metrics.compared("memory")
 ENERGY = metrics.compared("energy")
-WIDEST = 1.5  # factor from low to high beyond which a crossover's interval says too little
 ALONE = "alone"  # the flag of a cell that was not measured in turns
 NO_CLAIM = "no claim"
 _OF_ENERGY = {"faster": "smaller", "slower": "larger"}
@@ -44,10 +42,6 @@ RATIO_COLUMNS = [
     "confidence", "verdict", "resolution", "n_needed", "minutes_needed", "primary", "alone",
     "unfused", "note",
 ]  # fmt: skip
-CROSSOVER_COLUMNS = [
-    "metric", "subject", "baseline", "batch_size", "status", "value", "low", "high", "direction",
-    "reason", "shortest", "longest", "n",
-]  # fmt: skip
 
 _NAN = float("nan")
 _UNKNOWN: Row = {
@@ -57,26 +51,6 @@ _UNKNOWN: Row = {
 }  # fmt: skip
 _NOTHING_NEEDED: Row = {"n_needed": None, "minutes_needed": _NAN}
 _CELL = ["block", "model", "point"]
-
-
-def margin(meta: Mapping[str, Any]) -> float:
-    """The relative difference that matters, as the run was asked."""
-    return float(meta["configuration"].get("margin", TimedConfig.margin))
-
-
-def floors(meta: Mapping[str, Any]) -> dict[str, float]:
-    """The machine's noise floors by metric of times, log ratios; empty where none is known."""
-    return {} if meta["audit"] is None else dict(meta["audit"]["floor"])
-
-
-def threshold(meta: Mapping[str, Any], metric: str) -> float:
-    """The relative difference beyond which *faster* and *slower* lie: margin or floor (M11)."""
-    return max(margin(meta), math.expm1(floors(meta).get(metric, 0.0)))
-
-
-def alpha(meta: Mapping[str, Any]) -> float:
-    """Share of a run's intervals that may miss the truth, by how often it was looked at."""
-    return float((meta["stopped"] or {}).get("alpha", comparison.ALPHA))
 
 
 def pairs(
@@ -151,20 +125,11 @@ def _centres(rounds: pd.DataFrame, subject: str, baseline: str) -> Mapping[tuple
     }
 
 
-def ratios(
-    paired: pd.DataFrame,
-    cells: pd.DataFrame,
-    statuses: pd.DataFrame,
-    models: Sequence[str],
-    meta: Mapping[str, Any],
-) -> pd.DataFrame:
+def ratios(found: Reduced, meta: Mapping[str, Any]) -> pd.DataFrame:
     """One row per metric, planned point and baseline; where there is none, ``note`` says why.
 
     Args:
-        paired: the ratio of each block, see :func:`pairs`.
-        cells: one value per cell and metric.
-        statuses: how each cell ended.
-        models: the subject, then the baselines.
+        found: the run's blocks, cells and endings.
         meta: ``run.json``.
 
     Returns:
@@ -175,12 +140,13 @@ def ratios(
         whether it comes from processes that took no turns; ``unfused``: which side runs unfused
         where the other does not, for which a time has no verdict unless the run was asked.
     """
-    by_row = {key: group for key, group in groups(paired, ["metric", "baseline", "point"])}
-    value_of = {(row["metric"], row["model"], row["point"]): row["value"] for row in records(cells)}
-    ended = {(row["model"], row["point"]): row["status"] for row in records(statuses)}
+    paired, statuses, models = found.pairs, found.statuses, found.models
+    by_row = dict(groups(paired, ["metric", "baseline", "point"]))
+    value_of = lookup(found.cells, ["metric", "model", "point"], "value")
+    ended = lookup(statuses, ["model", "point"], "status")
     points = statuses[["batch_size", "seq_len", "point"]].drop_duplicates()
     primary = {(metric, point) for metric, point in meta["primary"]}
-    measured = set(cells["metric"])
+    measured = set(found.cells["metric"])
     table: list[Row] = []
     in_blocks: list[Floats] = []
     for metric, baseline, at in itertools.product(
@@ -193,19 +159,19 @@ def ratios(
         if len(missing) == 2 and all(ended.get((model, at["point"])) == "ok" for model in sides):
             continue  # the point has no such metric
         own = by_row.get((metric, baseline, at["point"]), paired.iloc[:0])
-        found = column(own, "ratio")
-        found = found[np.isfinite(found)]
+        known = column(own, "ratio")
+        known = known[np.isfinite(known)]
         row: Row = {"metric": metric} | at | {"subject": models[0], "baseline": baseline}
-        row |= {"n": len(found), "primary": (metric, at["point"]) in primary}
+        row |= {"n": len(known), "primary": (metric, at["point"]) in primary}
         row["unfused"] = own["unfused"].max() if len(own) else ""
         row["alone"] = metric in TIMES and any(len(apart) == 2 for apart in own["alone"])
-        if missing or not len(found):
+        if missing or not len(known):
             row["note"] = _why(at["point"], sides, ended, own["alone"])
         elif metric in MEMORY:
             whole, part = (value_of[metric, model, at["point"]] for model in sides)
-            row |= memory_verdict(whole / part, found, margin(meta))
+            row |= memory_verdict(whole / part, known, terms.margin(meta))
         table.append(_UNKNOWN | row)
-        in_blocks.append(found)
+        in_blocks.append(known)
     _judge(table, in_blocks, len(models) - 1, meta)
     if not meta["configuration"].get("compare_unfused"):
         for row in table:
@@ -214,102 +180,20 @@ def ratios(
     return pd.DataFrame(table, columns=RATIO_COLUMNS)
 
 
-def crossovers(
-    paired: pd.DataFrame,
-    points: Mapping[str, Point],
-    models: Sequence[str],
-    meta: Mapping[str, Any],
-) -> pd.DataFrame:
-    """The context from which on the ratio has changed sides, per metric, baseline and sweep.
-
-    A smoke run earns none (M2): its rows have the status "no claim".
-
-    Args:
-        paired: the ratio of each block, see :func:`pairs`.
-        points: of the plan, by id.
-        models: the subject, then the baselines.
-        meta: ``run.json``.
-
-    Returns:
-        No row for a time of which one side alone runs fused, unless the run was asked;
-        ``batch_size`` is None where it is another at each context.
-    """
-    along = paired[axes.is_plain(points, paired)]
-    if not meta["configuration"].get("compare_unfused"):
-        along = along[along["unfused"] == ""]
-    table = []
-    crossable = [tag for tag in metrics.compared() if metrics.METRICS[tag].crosses]
-    for metric, baseline in itertools.product(crossable, models[1:]):
-        own = along[(along["metric"] == metric) & (along["baseline"] == baseline)]
-        held = axes.held_at(own, "context", meta["configuration"])
-        for _, sweep in groups(own.assign(held=held), ["held"]):
-            sizes = sweep["batch_size"].unique()
-            crossed = crossing(sweep, meta)
-            if crossed is not None:
-                batch_size = sizes[0] if len(sizes) == 1 else None
-                table.append((metric, models[0], baseline, batch_size, *crossed))
-    numbers = dict.fromkeys(("value", "low", "high"), "float64")
-    return pd.DataFrame(table, columns=CROSSOVER_COLUMNS).astype(numbers)
-
-
-def crossing(paired: pd.DataFrame, meta: Mapping[str, Any]) -> tuple[Any, ...] | None:
-    """Where a ratio crosses 1; None where it is known at fewer than two contexts.
-
-    Args:
-        paired: the ratio of each block and context, of one metric and baseline.
-        meta: ``run.json``; a smoke run earns no claim (M2).
-
-    Returns:
-        Status, value, low, high, direction, and the reason where it is unclear, or which contexts
-        between others have no value; then the shortest and the longest context, and the number of
-        blocks.
-    """
-    known = by_block(paired[np.isfinite(column(paired, "ratio"))], "seq_len", "ratio")
-    if known.shape[1] < 2:
-        return None
-    found = crossover(known.columns.to_numpy(), known.to_numpy(), 1 - alpha(meta))
-    status, reason = (found.status, found.reason) if not _is_smoke(meta) else (NO_CLAIM, "")
-    if status == "reached" and (reason := _vagueness(found)):
-        status = "unclear"
-    elif status not in (NO_CLAIM, "unclear"):
-        reason = _gaps(known.columns.to_numpy(), meta["configuration"]["context"])
-    claim: tuple[Any, ...] = (None, None, None, None)
-    if status not in (NO_CLAIM, "unclear"):
-        claim = found.value, found.low, found.high, found.direction
-    return status, *claim, reason, known.columns.min(), known.columns.max(), found.n
-
-
-def _gaps(known: Iterable[int], planned: Iterable[int]) -> str:
-    """At which planned contexts between known ones there is no value; empty where at none."""
-    lengths = sorted(known)
-    gaps = [size for size in planned if lengths[0] < size < lengths[-1] and size not in lengths]
-    return f"no value at {', '.join(map(units.tokens, gaps))}" if gaps else ""
-
-
-def _vagueness(found: Crossover) -> str:
-    """Why a crossover that all blocks have says too little; empty where it does not."""
-    if found.low is None or found.high is None:
-        return "one block gives no interval"
-    if found.high <= WIDEST * found.low:
-        return ""
-    low, high = (units.rounded_tokens(edge) for edge in (found.low, found.high))
-    return f"interval {low} to {high} is wider than a factor of {WIDEST:g}"
-
-
-def memory_verdict(value: float, by_block: Floats, margin_: float) -> Row:
+def memory_verdict(value: float, by_block: Floats, margin: float) -> Row:
     """Value, range and verdict of a ratio of memory, which takes no statistics (M14).
 
     Args:
         value: the ratio.
         by_block: those of the blocks.
-        margin_: relative difference that matters.
+        margin: relative difference that matters.
     """
     low, high = min(value, float(by_block.min())), max(value, float(by_block.max()))
-    if high < 1 / (1 + margin_):
+    if high < 1 / (1 + margin):
         verdict = "smaller"
-    elif low > 1 + margin_:
+    elif low > 1 + margin:
         verdict = "larger"
-    elif low >= 1 / (1 + margin_) and high <= 1 + margin_:
+    elif low >= 1 / (1 + margin) and high <= 1 + margin:
         verdict = "equivalent"
     else:
         verdict = "inconclusive"
@@ -329,16 +213,16 @@ def _judge(
         places = [i for i, row in enumerate(table) if row["metric"] == metric and row["n"]]
         found = comparison.judge(
             [np.log(in_blocks[i]) for i in places],
-            margin(meta),
-            floors(meta).get(metric, 0.0),
+            terms.margin(meta),
+            terms.floors(meta).get(metric, 0.0),
             [family if table[i]["primary"] else 1 for i in places],
-            alpha(meta),
+            terms.alpha(meta),
         )
         for i, said in zip(places, found, strict=True):
             table[i] |= asdict(said) | {"minutes_needed": _minutes(said.n_needed, said.n, meta)}
             if metric in ENERGY:
                 table[i]["verdict"] = _OF_ENERGY.get(said.verdict, said.verdict)
-    if _is_smoke(meta):
+    if terms.is_smoke(meta):
         for row in table:
             row |= {"verdict": NO_CLAIM if row["n"] else ""} | _NOTHING_NEEDED
 
@@ -349,10 +233,6 @@ def _minutes(n_needed: int | None, n: int, meta: Mapping[str, Any]) -> float:
     if n_needed is None or not taken:
         return _NAN
     return (n_needed - n) * float(np.mean(taken)) / 60
-
-
-def _is_smoke(meta: Mapping[str, Any]) -> bool:
-    return bool(meta["configuration"]["profile"] == "smoke")
 
 
 def _why(

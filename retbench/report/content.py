@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retbench.errors import UserError
-from retbench.metrics import METRICS
-from retbench.report import stamp
+from retbench.metrics import IN_SUITE, METRICS
+from retbench.report.stamp import environment
 from retbench.report.tables import Table
 
 if TYPE_CHECKING:
@@ -73,23 +73,56 @@ def of(run: Run) -> Content:
         raise UserError(
             f"{run.path}: no report is known for the suite {suite!r}", "update Retbench"
         )
-    made: Content = importlib.import_module(_MAKERS[suite]).content(run)
-    variables = stamp.environment(run.meta)
-    return replace(made, stamp=(*made.stamp, variables)) if variables else made
+    found: Content = importlib.import_module(_MAKERS[suite]).content(run)
+    return found
 
 
-def title_of(meta: Mapping[str, Any], models: Sequence[str]) -> str:
+def made(
+    run: Run,
+    models: Sequence[str],
+    tables: Iterable[Table],
+    figures: Callable[[], Iterable[Figure]],
+    *,
+    stamp: Sequence[str],
+    findings: Iterable[str],
+    unsettled: str = "",
+    warnings: Iterable[str] = (),
+) -> Content:
+    """The content of a run's report, from what its suite has to say.
+
+    Args:
+        run: the run.
+        models: the subject, then the baselines.
+        tables: those that have no row are left out, and columns that say the same in all rows.
+        figures: as :class:`Content` has them, and so all that follows.
+        stamp: what goes before the variables of the environment.
+        findings: see there.
+        unsettled: see there.
+        warnings: see there.
+    """
+    meta = run.meta
+    shown = tuple(table.condensed() for table in tables if table.cells)
+    return Content(
+        path=run.path,
+        meta=meta,
+        title=_title(meta, models),
+        stamp=tuple(filter(None, (*stamp, environment(meta)))),
+        findings=tuple(findings),
+        unsettled=unsettled,
+        tables=shown,
+        figures=figures,
+        warnings=tuple(warnings),
+        definitions=_definitions(shown, IN_SUITE.get(meta["suite"], {})),
+    )
+
+
+def _title(meta: Mapping[str, Any], models: Sequence[str]) -> str:
     """The suite, the subject, and its baselines or how many there are."""
     subject, *baselines = models
     if not baselines:
         return f"{meta['suite']}, {subject}"
     named = " and ".join(baselines) if len(baselines) < 3 else f"{len(baselines)} others"
     return f"{meta['suite']}, {subject} against {named}"
-
-
-def filled(*tables: Table) -> tuple[Table, ...]:
-    """The tables that have a row, without the columns that say the same in all."""
-    return tuple(table.condensed() for table in tables if table.cells)
 
 
 def open_line(count: int, of: str, settled: int, option: str) -> str:
@@ -108,9 +141,7 @@ def open_line(count: int, of: str, settled: int, option: str) -> str:
     return f"{said}; to settle {which} repeat the run with {option}" if settled else said
 
 
-def definitions(
-    tables: Sequence[Table], here: Mapping[str, str] | None = None
-) -> tuple[tuple[str, str], ...]:
+def _definitions(tables: Sequence[Table], here: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Title and definition of every metric that the tables show.
 
     Args:
@@ -119,8 +150,7 @@ def definitions(
     """
     shown = [column.metric for table in tables for column in table.columns]
     shown += [tag for table in tables for tag in table.noted]
-    meanings = here or {}
     return tuple(
-        (METRICS[tag].title, meanings.get(tag, METRICS[tag].definition))
+        (METRICS[tag].title, here.get(tag, METRICS[tag].definition))
         for tag in dict.fromkeys(filter(None, shown))
     )

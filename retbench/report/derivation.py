@@ -10,7 +10,7 @@ import pandas as pd
 from retbench.config.run import DTYPE_BYTES
 from retbench.report import units
 from retbench.report.frames import Row, records
-from retbench.report.tables import Column, Table
+from retbench.report.tables import Column, Table, name
 from retbench.suites.projection import USABLE
 
 NAME = "derivation"
@@ -32,8 +32,8 @@ def table(cells: pd.DataFrame, meta: Mapping[str, Any], batch_size: int) -> Tabl
         for figure, how, value in _derived(row, meta, meta["hardware"][device])
     ]
     columns = [
-        Column("Model", "model", rank=0, style="name"),
-        Column("Figure", "figure", rank=0, style="name"),
+        name("Model", "model"),
+        name("Figure", "figure"),
         Column("Derivation", "how", rank=0, style="sentence"),
         Column("Value", "value", rank=0),
     ]

@@ -22,9 +22,9 @@ from typing import Any
 
 import pandas as pd
 
-from retbench.report import compare, units
+from retbench.report import terms, units
 from retbench.report.content import Content
-from retbench.report.frames import Row
+from retbench.report.frames import Row, edges_of
 from retbench.report.tables import Table
 
 _ESCAPED = {
@@ -98,7 +98,7 @@ def document(content: Content, files: Sequence[Path]) -> dict[str, Any]:
 
 def csv(frame: pd.DataFrame, meta: Mapping[str, Any]) -> str:
     """Full precision: floats as their shortest exact decimal."""
-    floors = compare.floors(meta)
+    floors = terms.floors(meta)
     metrics = frame["metric"] if "metric" in frame else pd.Series(None, frame.index, dtype=object)
     stamped = frame.assign(
         profile=meta["configuration"]["profile"],
@@ -189,9 +189,8 @@ def _cited(key: str, name: str, row: Mapping[Any, Any]) -> dict[str, str]:
         return {}
     if isinstance(row[name], int):
         return {key: str(row[name])}
-    edges = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
     scale = units.scale_for(str(row.get("unit", "")), [row[name]])
-    low, high = (row.get(edge) for edge in edges)
+    low, high = (row.get(edge) for edge in edges_of(name))
     text = units.with_interval(row[name], low, high, scale.divisor)
     value, bracket, interval = text.partition(" [")
     found = {key: f"{value} {scale.symbol}".rstrip()}

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from retbench.report import stamp, theme
+from retbench.report import stamp, terms, theme, units
 from retbench.report.frames import Floats
 from retbench.report.theme import BOUND, LineStyle, Style
 
@@ -45,6 +45,13 @@ class Axis:
     text: Callable[[float], str] = plain
     divisor: float = 1.0
     share: bool = False
+
+    @classmethod
+    def scaled(cls, title: str, unit: str, values: Iterable[float]) -> Axis:
+        """An axis in the scale that suits its values, which are in ``unit``."""
+        scale = units.scale_for(unit, values)
+        label = f"{title} ({scale.symbol})" if scale.symbol else title
+        return cls(label, divisor=scale.divisor)
 
 
 @dataclass(frozen=True)
@@ -156,7 +163,7 @@ class Figure:
         data: pd.DataFrame, **more: Any,
     ) -> Figure:  # fmt: skip
         """A figure of a run, whose models, conditions and profile it takes from ``run.json``."""
-        smoke = meta["configuration"]["profile"] == "smoke"
+        smoke = terms.is_smoke(meta)
         given = {
             "styles": theme.of_plan(meta), "caption": stamp.conditions(meta),
             "caveat": "SMOKE: no claims" if smoke else "",

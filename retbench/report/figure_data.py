@@ -34,7 +34,7 @@ def sidecar(figure: Figure, ends: Sequence[Row], notes: Iterable[str]) -> dict[s
     drawn = figure.data[figure.data["value"].notna()]
     kept = [str(name) for name in drawn if name not in _HIDDEN]
     shown = [
-        {"model": row["model"], "point": row["point"]} | {name: _plain(row[name]) for name in kept}
+        units.plain({name: row[name] for name in ("model", "point", *kept)})
         for row in records(drawn)
     ]
     metrics = list(dict.fromkeys(drawn["metric"])) if "metric" in drawn else [None]
@@ -73,10 +73,3 @@ def cells(run: Run) -> list[Row]:
                 "cause": next(causes, None), "blocks": len(failed) or len(own),
             })  # fmt: skip
     return found
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON has it: None where there is none."""
-    if isinstance(value, tuple):
-        return list(value)
-    return None if value is pd.NA else units.plain(value)

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from retbench.stats.estimate import Estimate
+
 Floats = NDArray[np.float64]
 Row = dict[str, Any]
+
+EDGES = ("value", "low", "high")
+"""The columns of a number and its interval."""
+
+
+def edges_of(name: str) -> tuple[str, str]:
+    """The columns of the interval of a column: ``low`` and ``high`` where it is ``value``."""
+    prefix = "" if name == "value" else f"{name}_"
+    return f"{prefix}low", f"{prefix}high"
+
+
+def edges(found: Estimate) -> tuple[float, float, float]:
+    """Value, low and high; NaN where there is none."""
+    low, high = (math.nan if edge is None else edge for edge in (found.low, found.high))
+    return found.value, low, high
 
 
 def records(table: pd.DataFrame) -> list[Row]:
@@ -19,11 +36,36 @@ def records(table: pd.DataFrame) -> list[Row]:
     return cast(list[Row], table.to_dict("records"))
 
 
-def plain(row: Row, *names: str) -> Row:
-    """Named values of a row as JSON has them: None where there is no number."""
-    values = {name: row[name] for name in names}
-    nothing = (None, math.inf, -math.inf)
-    return {name: None if v in nothing or pd.isna(v) else v for name, v in values.items()}
+def lookup(table: pd.DataFrame, keys: Sequence[str], name: str) -> dict[Any, Any]:
+    """The values of a column by those of two or more others, the last of equal ones."""
+    places = zip(*(table[key] for key in keys), strict=True)
+    return dict(zip(places, table[name], strict=True))
+
+
+def where(table: pd.DataFrame, wanted: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows whose columns hold what is wanted; none where a column is missing."""
+    for name, value in wanted.items():
+        if name not in table:
+            return table.iloc[:0]
+        table = table[table[name] == value]
+    return table
+
+
+def ordered(table: pd.DataFrame, keys: Sequence[str], **orders: Sequence[Any]) -> pd.DataFrame:
+    """The rows sorted by some columns, and numbered anew; equal ones stay as they are.
+
+    Args:
+        table: the rows.
+        keys: the columns, the first of which decides first.
+        orders: of the values of columns that are not sorted by size.
+    """
+    places = {name: {each: n for n, each in enumerate(order)} for name, order in orders.items()}
+
+    def key(values: pd.Series[Any]) -> pd.Series[Any]:
+        order = places.get(str(values.name))
+        return values if order is None else values.astype(object).map(order)
+
+    return table.sort_values(list(keys), kind="stable", key=key, ignore_index=True)
 
 
 def groups(table: pd.DataFrame, keys: list[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
@@ -55,6 +97,14 @@ def by_block(table: pd.DataFrame, columns: str, values: str = "value") -> pd.Dat
     A block has one row of each.
     """
     return table.set_index(["block", columns])[values].unstack(columns)
+
+
+def in_blocks(processes: pd.DataFrame) -> dict[tuple[str, str, str], Floats]:
+    """The value in each block, NaN where there is none, by metric, model and point."""
+    found = processes.pivot_table(
+        index=["metric", "model", "point"], columns="block", values="value", observed=True
+    )
+    return dict(zip(found.index.to_list(), found.to_numpy(dtype=np.float64), strict=True))
 
 
 def column(table: pd.DataFrame, name: str) -> Floats:

@@ -57,8 +57,7 @@ def history(runs: Sequence[Run], metric: str | None = None) -> Table:
             f"no two of the runs have {wanted!r}", nearest(wanted, known) or f"name {known[0]}"
         )
     own = frame[frame["metric"] == wanted]
-    order = dict.fromkeys(zip(own["model"], own["point"], strict=True))
-    place = [list(order).index(key) for key in zip(own["model"], own["point"], strict=True)]
+    place = own.groupby(["model", "point"], sort=False).ngroup()
     own = own.assign(place=place).sort_values(["place", "started"], kind="stable")
     title = f"{METRICS[wanted].title} over {len(ordered)} runs"
     return Table("history", title, own.drop(columns="place"), _COLUMNS, NOTES, grouped=True)
@@ -103,7 +102,7 @@ def _step(row: Row) -> str:
 
 
 _COLUMNS = (
-    Column("Cell", _cell, rank=0, style="name"),
+    name("Cell", _cell),
     name("Run", "run"),
     Column("Begun", lambda row: row["started"][:16].replace("T", " "), rank=1, style="name"),
     Column("Commit", "commit", rank=2, style="name"),

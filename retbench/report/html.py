@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from retbench.report import units
+from retbench.report import terms, units
 from retbench.report.content import Content
 
 _BROAD = 2.5  # ratio of width to height from which a figure takes a row of its own
@@ -46,7 +46,7 @@ def page(content: Content, figures: Sequence[Path]) -> str:
     return environment.get_template("template.html").render(
         content=content,
         title=f"Retbench: {content.title}",
-        smoke=meta["configuration"]["profile"] == "smoke",
+        smoke=terms.is_smoke(meta),
         origin=" · ".join(filter(None, origin)),
         figures=[_figure(path) for path in figures],
         provenance=json.dumps(meta, indent=1, ensure_ascii=False),

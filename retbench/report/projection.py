@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from retbench.metrics import IN_SUITE
 from retbench.report import derivation, units
-from retbench.report.content import Content, definitions, filled, title_of
-from retbench.report.frames import Floats, Row, column, groups, records
+from retbench.report.content import Content, made
+from retbench.report.frames import Floats, Row, column, groups, ordered, records
 from retbench.report.projection_figures import IS, conditions, figures, usual_batch
-from retbench.report.tables import Column, Table
+from retbench.report.tables import BATCH, CONTEXT, Column, Table, name
 from retbench.suites.projection import USABLE
 
 if TYPE_CHECKING:
@@ -42,23 +41,15 @@ def content(run: Run) -> Content:
     )
     labels = [contender["label"] for contender in run.meta["plan"]["contenders"]]
     compared = _ratios(wide, labels)
-    tables = filled(
+    tables = (
         _ratio_table(compared), _break_even(wide, labels), _cell_table(wide, run.meta),
         _training_table(wide, run.meta),
         derivation.table(wide, run.meta, usual_batch(run.meta)), _devices(run.meta),
     )  # fmt: skip
-    return Content(
-        path=run.path,
-        meta=run.meta,
-        title=title_of(run.meta, labels),
-        stamp=(IS, conditions(run.meta)),
-        findings=tuple(_findings(compared, run.meta)),
-        unsettled="",
-        tables=tables,
-        figures=partial(figures, wide, run.meta),
-        warnings=(),
-        definitions=definitions(tables, IN_SUITE["projection"]),
-    )
+    return made(
+        run, labels, tables, partial(figures, wide, run.meta), stamp=(IS, conditions(run.meta)),
+        findings=_findings(compared, run.meta),
+    )  # fmt: skip
 
 
 def _ratios(wide: pd.DataFrame, labels: list[str]) -> pd.DataFrame:
@@ -98,16 +89,12 @@ def _number(metric: str, title: str, unit: str, divisor: float, rank: int = 1) -
     return Column(title, text, unit, rank, metric=metric if metric in _SHOWN else "")
 
 
-_AT = (
-    Column("Device", "hardware", rank=0, style="name"),
-    Column("Batch", "batch_size", rank=0),
-    Column("Context", lambda row: units.tokens(row["seq_len"]), rank=0),
-)
+_AT = (name("Device", "hardware"), BATCH, CONTEXT)
 
 
 def _ratio_table(compared: pd.DataFrame) -> Table:
     columns = [
-        Column("Baseline", "baseline", rank=0, style="name"), *_AT,
+        name("Baseline", "baseline"), *_AT,
         _number("tpot_bound_s", "Step", "", 1, 0),
         _number("mean_tpot_bound_s", "Step, mean of a generation", "", 1, 3),
         _number("ttft_bound_s", "Prefill", "", 1, 2),
@@ -143,9 +130,9 @@ def _break_even(wide: pd.DataFrame, labels: list[str]) -> Table:
             row[metric] = _crossing(column(by_model[baseline], "seq_len"), *sides)
         rows.append(row)
     columns = [
-        Column("Baseline", "baseline", rank=0, style="name"),
-        Column("Memory", "state_bytes", rank=0, style="name"),
-        Column("Time of a step", "decode_bytes", rank=0, style="name"),
+        name("Baseline", "baseline"),
+        name("Memory", "state_bytes"),
+        name("Time of a step", "decode_bytes"),
     ]
     return Table(
         "break_even", f"Context from which on {labels[0]} needs less", pd.DataFrame(rows), columns,
@@ -169,7 +156,7 @@ def _crossing(contexts: Floats, subject: Floats, baseline: Floats) -> str:
 
 def _cell_table(wide: pd.DataFrame, meta: Mapping[str, Any]) -> Table:
     columns = [
-        Column("Model", "model", rank=0, style="name"), *_AT,
+        name("Model", "model"), *_AT,
         _number("held_bytes", "Weights and state", "GB", 1e9, 0),
         _fits("held_bytes", meta),
         _number("tpot_bound_s", "Step", "ms", 1e-3, 0),
@@ -194,7 +181,7 @@ def _cell_table(wide: pd.DataFrame, meta: Mapping[str, Any]) -> Table:
 
 def _training_table(wide: pd.DataFrame, meta: Mapping[str, Any]) -> Table:
     columns = [
-        Column("Model", "model", rank=0, style="name"), *_AT,
+        name("Model", "model"), *_AT,
         _number("training_bytes", "Memory", "GB", 1e9, 0),
         _fits("training_bytes", meta),
         _number("step_bound_s", "Step", "s", 1, 0),
@@ -211,11 +198,8 @@ def _training_table(wide: pd.DataFrame, meta: Mapping[str, Any]) -> Table:
 
 def _in_order(wide: pd.DataFrame) -> pd.DataFrame:
     """The cells by model, as these were asked for, device and size."""
-    order = {label: place for place, label in enumerate(dict.fromkeys(wide["model"]))}
-    return wide.sort_values(
-        ["model", "hardware", "batch_size", "seq_len"], kind="stable",
-        key=lambda values: values.map(order) if values.name == "model" else values,
-    )  # fmt: skip
+    keys = ["model", "hardware", "batch_size", "seq_len"]
+    return ordered(wide, keys, model=tuple(dict.fromkeys(wide["model"])))
 
 
 def _fits(metric: str, meta: Mapping[str, Any]) -> Column:
@@ -224,7 +208,7 @@ def _fits(metric: str, meta: Mapping[str, Any]) -> Column:
     def text(row: Row) -> str:
         return "yes" if row[metric] <= room[row["hardware"]] else "no"
 
-    return Column("Fits", text, rank=0, style="name")
+    return name("Fits", text)
 
 
 def _bound_by(work: str, meta: Mapping[str, Any]) -> Column:
@@ -256,7 +240,7 @@ def _devices(meta: Mapping[str, Any]) -> Table:
         for key, sheet in meta["hardware"].items()
     ])  # fmt: skip
     columns = [
-        Column("Device", "device", rank=0, style="name"),
+        name("Device", "device"),
         _number("memory_bytes", "Memory", "GB", 1e9, 0),
         _number("bandwidth_bytes_per_s", "Bandwidth", "TB/s", 1e12, 0),
         _number("flop_per_s", f"{dtype}, dense", "TFLOP/s", 1e12, 0),

@@ -27,7 +27,7 @@ def still_open(run: Run, alpha: float) -> list[str]:
     """
     meta = cast("RunMeta", {**run.meta, "stopped": {"alpha": alpha}})
     found = reduced(run)
-    table = compare.ratios(found.pairs, found.cells, found.statuses, found.models, meta)
+    table = compare.ratios(found, meta)
     timed = table[table["metric"].isin(compare.TIMES) & (table["n"] > 0)]
     precision = math.log1p(run.config.precision)
     narrow = np.log(column(timed, "high") / column(timed, "low")) / 2 <= precision

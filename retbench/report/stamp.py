@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from retbench.metrics import METRICS
-from retbench.report.compare import floors, margin
+from retbench.report import terms
 from retbench.report.efficiency import processes_of
 from retbench.report.units import rough
 
@@ -77,7 +77,7 @@ def profile(meta: Mapping[str, Any]) -> str:
 def noise_floor(meta: Mapping[str, Any]) -> str:
     """What this machine was found to tell from nothing, and the margin that verdicts use."""
     return "; ".join(
-        (f"noise floor: {_floors(meta)}", f"margin of verdicts: {rough(margin(meta))}")
+        (f"noise floor: {_floors(meta)}", f"margin of verdicts: {rough(terms.margin(meta))}")
     )
 
 
@@ -95,7 +95,7 @@ def _floors(meta: Mapping[str, Any]) -> str:
     if audit:
         by_metric = ", ".join(
             f"{METRICS[metric].title} {rough(math.expm1(floor))}"
-            for metric, floor in floors(meta).items()
+            for metric, floor in terms.floors(meta).items()
         )
         return (
             f"{by_metric} (audit of {str(audit['time'])[:10]}: {audit['found']} of "

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,9 +23,9 @@ import pandas as pd
 
 from retbench.config.plan import Point
 from retbench.metrics import METRICS
-from retbench.report import capacity, compare, derive, efficiency, warnings
+from retbench.report import capacity, compare, crossovers, derive, efficiency, warnings
 from retbench.report import flags as flagging
-from retbench.report.frames import Floats, arrays, column, groups, positions
+from retbench.report.frames import Floats, arrays, column, groups, ordered, positions
 from retbench.stats import intervals
 
 if TYPE_CHECKING:
@@ -140,30 +140,30 @@ def summarise(run: Run) -> Summary:
     Args:
         run: a handle with ``path``, ``meta``, ``points`` and ``frame()``; only these are read.
     """
-    found = reduced(run)
-    frame, meta, models, statuses = found.frame, run.meta, found.models, found.statuses
-    processes, cells = found.processes, _in_order(found.cells, run.points, models, meta)
-    modes = {
-        str(model): mode
-        for model, mode in frame.groupby("model", observed=True)["mode"].first().items()
-    }
-    ratios = compare.ratios(found.pairs, cells, statuses, models, meta)
-    return Summary(
+    found, meta = reduced(run), run.meta
+    order = ["model", "batch_size", "seq_len", "metric"]
+    cells = derive.with_derived(found.cells, run.points, meta)
+    summary = Summary(
         path=run.path,
         meta=meta,
-        models=models,
+        models=found.models,
         points=run.points,
-        cells=cells,
-        statuses=statuses,
-        setup=_setup(frame, models),
-        ratios=ratios,
-        crossovers=compare.crossovers(found.pairs, run.points, models, meta),
-        batches=capacity.largest_batches(statuses, processes, run.points, models),
-        efficiencies=efficiency.efficiencies(processes, statuses, run.points, models, meta),
-        warnings=warnings.of_times(meta, run.points, models, modes, cells, statuses, ratios),
-        processes=processes,
+        cells=ordered(cells, order, model=found.models, metric=tuple(METRICS)),
+        statuses=found.statuses,
+        setup=_setup(found.frame, found.models),
+        ratios=compare.ratios(found, meta),
+        crossovers=crossovers.crossovers(found, run.points, meta),
+        batches=capacity.largest_batches(found.statuses, found.processes, run.points, found.models),
+        efficiencies=efficiency.efficiencies(found, run.points, meta),
+        warnings=(),
+        processes=found.processes,
         pairs=found.pairs,
     )
+    modes = {
+        str(model): mode
+        for model, mode in found.frame.groupby("model", observed=True)["mode"].first().items()
+    }
+    return replace(summary, warnings=warnings.of_times(summary, modes))
 
 
 def model_order(meta: Mapping[str, Any], measured: Iterable[str] = ()) -> tuple[str, ...]:
@@ -209,7 +209,8 @@ def _statuses(
             None if causes.empty else causes.iloc[0],
             ", ".join([*flags, *(f"{flag} x{count}" for flag, count in sorted(counts.items()))]),
         ))  # fmt: skip
-    return _by_model(pd.DataFrame(rows, columns=STATUS_COLUMNS), models)
+    table = pd.DataFrame(rows, columns=STATUS_COLUMNS)
+    return ordered(table, ["model", "batch_size", "seq_len"], model=models)
 
 
 def _cells(kept: pd.DataFrame, processes: pd.DataFrame) -> pd.DataFrame:
@@ -231,18 +232,6 @@ def _cells(kept: pd.DataFrame, processes: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=CELL_COLUMNS)
 
 
-def _in_order(
-    cells: pd.DataFrame,
-    points: Mapping[str, Point],
-    models: tuple[str, ...],
-    meta: Mapping[str, Any],
-) -> pd.DataFrame:
-    """The measured metrics with the derived ones, by model, point and declared metric order."""
-    cells = derive.with_derived(cells, points, meta)
-    places = cells["metric"].map({tag: place for place, tag in enumerate(METRICS)})
-    return _by_model(cells.assign(_place=places), models, "_place", "metric").drop(columns="_place")
-
-
 def _setup(frame: pd.DataFrame, models: tuple[str, ...]) -> pd.DataFrame:
     """Setup figures belong to a process, not to the cell whose batch carries them."""
     rows = frame[(frame["phase"] == "setup") & frame["value"].notna()]
@@ -253,14 +242,7 @@ def _setup(frame: pd.DataFrame, models: tuple[str, ...]) -> pd.DataFrame:
         for key, group in groups(first, ["model", "metric", "unit"])
     ]
     columns = ["model", "metric", "unit", "value", "low", "high", "method", "n"]
-    return _by_model(pd.DataFrame(table, columns=columns), models, "metric")
-
-
-def _by_model(table: pd.DataFrame, models: tuple[str, ...], *then: str) -> pd.DataFrame:
-    place = table["model"].map({model: index for index, model in enumerate(models)})
-    keys = ["_model", *(k for k in ("batch_size", "seq_len") if k in table), *then]
-    ordered = table.assign(_model=place).sort_values(keys, kind="stable")
-    return ordered.drop(columns="_model").reset_index(drop=True)
+    return ordered(pd.DataFrame(table, columns=columns), ["model", "metric"], model=models)
 
 
 _NO_PERCENTILES = tuple(float("nan") for _ in PERCENTILES)

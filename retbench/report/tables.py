@@ -204,18 +204,27 @@ def _short(column: Column) -> Column:
     return replace(column, text=lambda row: column.cell(row).partition(" (")[0], note="")
 
 
-def name(title: str, key: str) -> Column:
+def name(title: str, text: str | Callable[[Row], str]) -> Column:
     """A column of names, which always stays."""
-    return Column(title, key, rank=0, style="name")
+    return Column(title, text, rank=0, style="name")
 
 
-def wide(frame: pd.DataFrame, keys: Sequence[str]) -> list[Row]:
-    """One row for all rows of a frame with equal ``keys``, each of them under its metric's tag.
+CONTEXT = Column("Context", lambda row: units.tokens(row["seq_len"]), rank=0)
+BATCH = Column("Batch", "batch_size", rank=0)
+
+
+def within(key: Any, text: Callable[[Row], str]) -> Callable[[Row], str]:
+    """The text of a row that stands in a row of :func:`wide` under ``key``; a dash for none."""
+    return lambda row: text(row[key]) if key in row else units.DASH
+
+
+def wide(frame: pd.DataFrame, keys: Sequence[str], columns: str = "metric") -> list[Row]:
+    """One row for all rows of a frame with equal ``keys``, each under its value in ``columns``.
 
     The first gives the other columns; the order is that of the first ones.
     """
     found: dict[tuple[Any, ...], Row] = {}
     for row in records(frame):
         place = tuple(row[key] for key in keys)
-        found.setdefault(place, dict(row))[row["metric"]] = row
+        found.setdefault(place, dict(row))[row[columns]] = row
     return list(found.values())

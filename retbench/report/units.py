@@ -135,6 +135,11 @@ def ratio(value: float, low: float | None = None, high: float | None = None) -> 
     return with_interval(value, low, high, digits=4 if 1 <= value < 2 else 3)
 
 
+def ratio_of(row: Mapping[str, Any]) -> str:
+    """A row's ratio, with its interval where it has one."""
+    return ratio(row["value"], row["low"], row["high"])
+
+
 def factor(row: Mapping[str, Any], lower: str = "faster", higher: str = "slower") -> str:
     """A ratio as people say it: 2.65x faster [2.57, 2.74].
 
@@ -247,6 +252,19 @@ def verdict(row: Mapping[str, Any], replicate: str = "block") -> str:
         return said
     more = int(needed) - int(row["n"])
     return f"{said} (+{more} {replicate}{'s' * (more != 1)})"
+
+
+def ending(row: Mapping[str, Any], replicates: str = "") -> str:
+    """How a cell or a training ended, with the share that failed where only some did.
+
+    Args:
+        row: with ``status``, ``ok_blocks`` and ``blocks``.
+        replicates: what these count, as it is to be named.
+    """
+    said = str(row["status"]).replace("_", " ")
+    if row["status"] == "ok" or not row["ok_blocks"]:
+        return said
+    return f"{said} in {row['blocks'] - row['ok_blocks']} of {row['blocks']} {replicates}".rstrip()
 
 
 def rough(share: float) -> str:

@@ -13,92 +13,39 @@ import pandas as pd
 
 from retbench.config.plan import Point
 from retbench.machine.ceilings import TOLERANCE
-from retbench.report import flags, units
-from retbench.report.compare import TIMES, floors, margin
-from retbench.report.frames import Row, groups, records
-from retbench.report.quality.trained import ending
+from retbench.report import flags, terms, units
+from retbench.report.compare import TIMES
+from retbench.report.frames import Row, lookup, records
 
 if TYPE_CHECKING:
-    from retbench.store import Run
+    from retbench.report.summary import Summary
 
 PARAMETERS = 0.005  # of the subject's non-embedding parameters
 MATH_BACKEND_FROM = 512  # tokens, on a GPU
 LEAST_BLOCKS = 3
-LEAST_SEEDS, SEEDS_TO_CLAIM = 3, 5
 
 
-def of_times(
-    meta: Mapping[str, Any],
-    points: Mapping[str, Point],
-    models: Sequence[str],
-    modes: Mapping[str, str],
-    cells: pd.DataFrame,
-    statuses: pd.DataFrame,
-    ratios: pd.DataFrame,
-) -> tuple[str, ...]:
+def of_times(summary: Summary, modes: Mapping[str, str]) -> tuple[str, ...]:
     """Every warning that applies to a run of timed models, the gravest first.
 
     Args:
-        meta: ``run.json``.
-        points: of the plan, by id.
-        models: the subject, then the baselines.
+        summary: of the run, all but its warnings.
         modes: the execution mode that the samples of each model name.
-        cells: one value per cell and metric.
-        statuses: how each cell ended.
-        ratios: the comparison.
     """
+    meta, cells, ratios = summary.meta, summary.cells, summary.ratios
     return (
         *claims(meta, "process"),
         *audited(meta),
         *few_blocks(ratios),
-        *_unequal_models(meta, models, modes),
+        *_unequal_models(meta, summary.models, modes),
         *_unfused(meta, cells, ratios),
         *_attention(meta, cells),
         *_physics(cells),
         *flags.varying_memory(cells),
-        *flags.flagged(statuses),
-        *_failures(statuses, points),
+        *flags.flagged(summary.statuses),
+        *_failures(summary.statuses, summary.points),
         *recorded(meta),
     )
-
-
-def of_trainings(
-    run: Run, models: Sequence[str], tried: pd.DataFrame, endings: pd.DataFrame
-) -> tuple[str, ...]:
-    """Every warning that applies to a run of trained models, the gravest first.
-
-    Args:
-        run: the run.
-        models: the subject, then the baselines.
-        tried: the learning rates, see :func:`retbench.report.quality.loss_frames.tuning`.
-        endings: of final trainings, see :func:`retbench.report.quality.trained.endings`.
-    """
-    frame = run.frame()
-    return (
-        *claims(run.meta, "training"),
-        *_few_seeds(run.plan.blocks),
-        *_unequal_sizes(frame, models),
-        *_order(frame),
-        *_epochs(run.meta, frame),
-        *edge_of_grid(tried),
-        *_failed_trainings(endings),
-        *recorded(run.meta),
-    )
-
-
-def caveat(run: Run, tried: pd.DataFrame) -> str:
-    """What forbids or weakens claims from trainings, for the header of a figure; else empty.
-
-    Args:
-        run: whose trainings they are.
-        tried: the learning rates, see :func:`retbench.report.quality.loss_frames.tuning`.
-    """
-    if run.config.profile == "smoke":
-        return "SMOKE: no claims"
-    seeds = run.plan.blocks
-    few = [f"{seeds} seed{'s' * (seeds > 1)}"] if seeds < SEEDS_TO_CLAIM else []
-    edge = ["learning rates at the grid's end"] if any(edge_of_grid(tried)) else []
-    return ", ".join([*few, *edge]) + (": no claim" if few or edge else "")
 
 
 def claims(meta: Mapping[str, Any], unit: str) -> Iterator[str]:
@@ -108,7 +55,7 @@ def claims(meta: Mapping[str, Any], unit: str) -> Iterator[str]:
         meta: ``run.json``.
         unit: what a block has one of for each model: a process or a training.
     """
-    if meta["configuration"]["profile"] == "smoke":
+    if terms.is_smoke(meta):
         yield f"SMOKE profile: one short {unit} a model; no claim can be made from these numbers"
     if meta["state"] != "finished":
         yield f"the run is {meta.get('state')}, not finished: cells may be missing"
@@ -141,10 +88,10 @@ def recorded(meta: Mapping[str, Any]) -> Iterator[str]:
 
 def audited(meta: Mapping[str, Any]) -> Iterator[str]:
     """What is not known of this machine, or what its audit found amiss."""
-    if not floors(meta):
+    if not terms.floors(meta):
         yield (
             "the noise floor of this machine is unknown: not audited (`retbench audit`); the "
-            f"margin of verdicts is {margin(meta):.2%}"
+            f"margin of verdicts is {terms.margin(meta):.2%}"
         )
     audit = meta["audit"] or {}
     if missed := audit.get("planted", 0) - audit.get("found", 0):
@@ -193,7 +140,7 @@ def _unequal(what: str, by_model: Mapping[str, Any]) -> Iterator[str]:
 def _unfused(meta: Mapping[str, Any], cells: pd.DataFrame, ratios: pd.DataFrame) -> Iterator[str]:
     """Contenders of which one runs a fused kernel, the other PyTorch operation by operation."""
     asked = meta["configuration"].get("compare_unfused")
-    ran = {(row["metric"], row["point"], row["model"]): row["source"] for row in records(cells)}
+    ran = lookup(cells, ["metric", "point", "model"], "source")
     apart = ratios[ratios["unfused"] != ""].drop_duplicates(["baseline", "unfused"])
     for row in records(apart):
         sides = [row["subject"], row["baseline"]]
@@ -263,69 +210,3 @@ def _share(row: Row) -> str:
         if row["ok_blocks"]
         else ""
     )
-
-
-def _few_seeds(seeds: int) -> Iterator[str]:
-    if seeds < LEAST_SEEDS:
-        plural = "s" if seeds > 1 else ""
-        yield f"{seeds} training seed{plural}: at least {LEAST_SEEDS} are needed for any claim"
-    elif seeds < SEEDS_TO_CLAIM:
-        yield f"{seeds} training seeds: to say that one model beats another takes {SEEDS_TO_CLAIM}"
-
-
-def _unequal_sizes(frame: pd.DataFrame, models: Sequence[str]) -> Iterator[str]:
-    rows = frame[frame["metric"] == "parameters"]
-    for (preset,), group in groups(rows, ["preset"]):
-        sizes = group.groupby("model", observed=True)["value"].first()
-        first = sizes.get(models[0])
-        for model in models:
-            excess = sizes.get(model, first) / first - 1 if first else 0.0
-            if abs(excess) > PARAMETERS:
-                yield (
-                    f"{model} at preset {preset} has {excess:+.1%} non-embedding parameters "
-                    f"compared with {models[0]}"
-                )
-
-
-def _order(frame: pd.DataFrame) -> Iterator[str]:
-    rows = frame[frame["metric"] == "data_order"]
-    orders = rows.groupby(["block", "point"], observed=True)["value"].nunique()
-    if (orders > 1).any():
-        yield "the models of a block were not trained on the same data in the same order"
-
-
-def _epochs(meta: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[str]:
-    data = meta["data"] or {}
-    size = data.get("splits", {}).get("train", {}).get("tokens")
-    trained = frame.loc[frame["metric"] == "train_tokens", "value"].max()
-    if size and not units.is_missing(trained) and trained > size:
-        times = units.significant(trained / size, 2)
-        yield (
-            f"the training text was gone through {times} times: a larger model may have learned "
-            "it by heart"
-        )
-
-
-def edge_of_grid(tried: pd.DataFrame) -> Iterator[str]:
-    """Models whose best learning rate is the grid's smallest or largest, so may lie beyond it."""
-    for (model, at), group in groups(tried, ["model", "at"]):
-        known = group[group["final_dev_loss"].notna()]
-        chosen = known.loc[known["chosen"], "learning_rate"]
-        if chosen.empty or len(group) < 2:
-            continue
-        rate, rates = float(chosen.iloc[0]), group["learning_rate"]
-        for end, name in ((rates.min(), "smallest"), (rates.max(), "largest")):
-            if rate == end:
-                where = f" at {at}" if at else ""
-                yield (
-                    f"{model}{where}: the best learning rate is the {name} of the grid, {rate:g}: "
-                    "a better one may lie beyond, so no claim should rest on it"
-                )
-
-
-def _failed_trainings(endings: pd.DataFrame) -> Iterator[str]:
-    for row in records(endings[endings["status"] != "ok"]):
-        place = f"preset {row['preset']}: " if "preset" in row else ""
-        place += f"{row['task']}: " if "task" in row else ""
-        cause = f": {row['cause']}" if isinstance(row["cause"], str) else ""
-        yield f"{place}{row['model']} {ending(row)}{cause}"

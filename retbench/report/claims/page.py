@@ -12,7 +12,8 @@ import pandas as pd
 
 from retbench.report import export, figures, units
 from retbench.report.claims.entries import SUBJECT, Command, Number
-from retbench.report.claims.ledger import DEVICE, DTYPE, VERDICTS, Entry, Evidence, Role
+from retbench.report.claims.evidence import Evidence, Role
+from retbench.report.claims.ledger import DEVICE, DTYPE, VERDICTS, Entry
 from retbench.report.figure import Axis, Figure, Panel
 from retbench.report.frames import Row
 from retbench.report.tables import Column, Table, name

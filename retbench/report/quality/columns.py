@@ -10,7 +10,7 @@ import pandas as pd
 from retbench.config.run import PROFILES
 from retbench.report import units
 from retbench.report.content import open_line
-from retbench.report.frames import Row
+from retbench.report.frames import Row, edges_of
 from retbench.report.tables import Column
 
 INTERVAL = "value [low, high]: 95% interval that takes seeds and test documents as random"
@@ -25,7 +25,7 @@ def quantity(title: str, key: str, unit: str = "", *, rank: int = 1, metric: str
     """A column of a quantity with its interval: ``key``, ``key_low`` and ``key_high`` of a row."""
 
     def text(row: Row) -> str:
-        return units.with_interval(row[key], row[f"{key}_low"], row[f"{key}_high"])
+        return units.with_interval(row[key], *(row[edge] for edge in edges_of(key)))
 
     return Column(title, text, unit, rank, metric=metric)
 

@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 
 from retbench.report.compare import NO_CLAIM
-from retbench.report.frames import Floats, Row, groups, records
-from retbench.report.quality.trained import EDGES, Tested, difference, edges, final, planned
+from retbench.report.frames import EDGES, Floats, Row, edges, groups, lookup, ordered, records
+from retbench.report.quality.trained import Tested, difference, final, planned
+from retbench.report.terms import is_smoke
 from retbench.stats import quality
 from retbench.stats.crossed_effects import crossed
 from retbench.stats.estimate import exp
@@ -97,17 +98,12 @@ def losses(tested: Mapping[Place, Tested], run: Run, models: Sequence[str]) -> p
             loss.n, test.nats.shape[1],
         ))  # fmt: skip
     table = pd.DataFrame(rows, columns=LOSS_COLUMNS)
-    order = {
-        name: table[name].map({value: place for place, value in enumerate(values)})
-        for name, values in (("preset", presets(run)), ("model", models))
-    }
-    keys = ["_preset", "_model", "phase", "seq_len"]
-    ordered = table.assign(_preset=order["preset"], _model=order["model"]).sort_values(keys)
-    return ordered[LOSS_COLUMNS].reset_index(drop=True)
+    keys = ["preset", "model", "phase", "seq_len"]
+    return ordered(table, keys, preset=presets(run), model=models)
 
 
 def ratios(
-    tested: Mapping[Place, Tested], run: Run, pairs: Sequence[tuple[str, str]], *, smoke: bool
+    tested: Mapping[Place, Tested], run: Run, pairs: Sequence[tuple[str, str]]
 ) -> pd.DataFrame:
     """One row per preset and pair of models: perplexity of the first over the second's.
 
@@ -115,10 +111,9 @@ def ratios(
         tested: at which place.
         run: whose presets and window of the test count.
         pairs: subject and baseline of each row.
-        smoke: whether the run is a smoke run, which makes no claims.
 
     Returns:
-        The ratio paired by seed and document, with its verdict.
+        The ratio paired by seed and document, with its verdict; a smoke run makes no claims (M2).
     """
     window = run.config.context[0]
     rows: list[Row] = []
@@ -139,7 +134,7 @@ def ratios(
         row |= {"n": found.n, "verdict": NO_CLAIM}
         if found.n:
             judged.append((len(rows) - 1, gaps, sides[0].tokens))
-    if not smoke:
+    if not is_smoke(run.meta):
         verdicts = quality.loss_verdicts([(gaps, tokens) for _, gaps, tokens in judged])
         for (place, *_), verdict in zip(judged, verdicts, strict=True):
             rows[place] |= {"verdict": verdict.word, "n_needed": verdict.n_needed}
@@ -163,10 +158,7 @@ def tuning(run: Run) -> pd.DataFrame:
     """
     frame, statuses = run.frame(), run.statuses()
     scored = frame[(frame["metric"] == "final_dev_loss") & frame["index"].isna()]
-    loss = {
-        (row["model"], row["point"]): row["value"]
-        for row in records(scored[["model", "point", "value"]])
-    }
+    loss = lookup(scored, ["model", "point"], "value")
     ended = {(row["model"], row["point"]): row for row in records(statuses)}
     rows = []
     for point in run.plan.points:

@@ -4,51 +4,91 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from retbench.report import theme, units, warnings
+from retbench.report import theme, units
 from retbench.report.figure import DECIDED, FAILURES, Axis, Curve, Figure, Panel, tuples
-from retbench.report.frames import column, groups, records
-from retbench.report.quality import loss_frames
-from retbench.report.quality.perplexity_tables import Perplexity
-from retbench.report.quality.scaling_figures import CROSSED, MARGIN, PAIRED
-from retbench.report.quality.trained import EDGES, Tested, ending, final_point, seed_ratios
+from retbench.report.frames import EDGES, column, groups, records
+from retbench.report.quality.trained import (
+    CROSSED,
+    MARGIN,
+    PAIRED,
+    Tested,
+    Tests,
+    ending,
+    final_point,
+    seed_ratios,
+)
 from retbench.stats.estimate import exp
-
-if TYPE_CHECKING:
-    from retbench.store import Run
-
-_SIDES = ("subject", "baseline")
 
 _LOSS = Axis("loss (nats per token)")
 _DEV_LOSS = Axis("dev loss (nats per token)")
 
 
-Tests = Mapping[tuple[object, ...], Tested]
-"""What was tested, by phase, window and model."""
+@dataclass(frozen=True)
+class Perplexity:
+    """What tables and figures are made from; see ``loss_frames`` for the frames.
+
+    Attributes:
+        meta: ``run.json``.
+        models: in the order of the plan.
+        is_ablation: whether the models are a whole and its variants.
+        tested: what was tested, by phase, window and model.
+        losses: one row per phase, window and model.
+        ratios: one row per pair of models.
+        scalars: one row per model.
+        tuning: one row per model and learning rate.
+        curves: one row per model, block and step.
+        positions: one row per model, window, bucket and block.
+        endings: one row per model.
+        caveat: what forbids or weakens claims; empty where nothing does.
+    """
+
+    meta: Mapping[str, Any]
+    models: tuple[str, ...]
+    is_ablation: bool
+    tested: Tests
+    losses: pd.DataFrame
+    ratios: pd.DataFrame
+    scalars: pd.DataFrame
+    tuning: pd.DataFrame
+    curves: pd.DataFrame
+    positions: pd.DataFrame
+    endings: pd.DataFrame
+    caveat: str
+
+    @property
+    def context(self) -> int:
+        """Tokens of a training sequence."""
+        return int(self.meta["configuration"]["context"][0])
+
+    @property
+    def protocol(self) -> str:
+        """Window and stride of the test."""
+        tested = self.losses.loc[self.losses["phase"] == "test", "protocol"]
+        return ", ".join(dict.fromkeys(tested)) or "not measured"
+
+    def at(self, phase: str) -> pd.DataFrame:
+        """The losses of one phase."""
+        return self.losses[self.losses["phase"] == phase]
 
 
-def figures(found: Perplexity, run: Run) -> Iterator[Figure]:
+def figures(found: Perplexity) -> Iterator[Figure]:
     """Each figure that there is data for."""
-    caveat = warnings.caveat(run, found.tuning)
-    tested = {tuple(place): test for (_, *place), test in loss_frames.tests(run).items()}
-    made = []
     if found.curves["dev_loss"].notna().any():
-        made.append(loss_curves(found))
+        yield loss_curves(found)
     if found.tuning["final_dev_loss"].notna().any():
-        made.append(tuning(found))
+        yield tuning(found)
     if found.at("length")["seq_len"].nunique() > 1:
-        made.append(lengths(found, tested))
+        yield lengths(found)
     if len(found.positions):
-        made.append(positions(found))
+        yield positions(found)
     if found.ratios["value"].notna().any():
-        made.append(ratios(found, tested))
-    for figure in made:
-        yield replace(figure, caveat=caveat)
+        yield ratios(found)
 
 
 def loss_curves(found: Perplexity) -> Figure:
@@ -83,7 +123,7 @@ def tuning(found: Perplexity) -> Figure:
     )  # fmt: skip
 
 
-def lengths(found: Perplexity, tested: Tests) -> Figure:
+def lengths(found: Perplexity) -> Figure:
     """Perplexity over the length: in windows alone, and as a model would read a longer text.
 
     That is with the state carried on, or in sliding windows of the training's length.
@@ -94,7 +134,7 @@ def lengths(found: Perplexity, tested: Tests) -> Figure:
         panel="", series=rows["model"], x=rows["seq_len"], value=rows["perplexity"],
         low=rows["perplexity_low"], high=rows["perplexity_high"], point=final_point(found.meta),
         each=tuples(
-            (_perplexities(tested.get(("length", r["seq_len"], r["model"])))
+            (_perplexities(found.tested.get(("length", r["seq_len"], r["model"])))
              for r in records(rows)), rows,
         ),
     )  # fmt: skip
@@ -135,7 +175,7 @@ def positions(found: Perplexity) -> Figure:
     )  # fmt: skip
 
 
-def ratios(found: Perplexity, tested: Tests) -> Figure:
+def ratios(found: Perplexity) -> Figure:
     """The ratios of perplexities with their intervals, a row a pair, the largest first."""
     table = found.ratios.sort_values("value", ascending=False, na_position="last")
     named = "subject" if found.is_ablation else "baseline"
@@ -144,11 +184,11 @@ def ratios(found: Perplexity, tested: Tests) -> Figure:
         open=~table["verdict"].isin(DECIDED),
         row=table[named],
         text=[
-            r["note"] or f"{units.ratio(*(r[edge] for edge in EDGES))}  {units.verdict(r, 'seed')}"
+            r["note"] or f"{units.ratio_of(r)}  {units.verdict(r, 'seed')}"
             for r in records(table)
         ],
         each=tuples(
-            (seed_ratios(*(tested.get(("test", found.context, r[side])) for side in _SIDES))
+            (seed_ratios(found.tested, ("test", found.context), r)
              for r in records(table)), table,
         ),
     )  # fmt: skip
@@ -197,5 +237,14 @@ def _figure(
     # A pair that is missing has a row of its own, a rate that failed its place on the axis.
     more.setdefault("failures", endings.iloc[:0] if geometry == "rows" else endings)
     return Figure.of(
-        found.meta, name, title, panels, data, geometry=geometry, notes=notes, each="seed", **more
+        found.meta,
+        name,
+        title,
+        panels,
+        data,
+        geometry=geometry,
+        notes=notes,
+        each="seed",
+        caveat=found.caveat,
+        **more,
     )

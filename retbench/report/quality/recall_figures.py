@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from retbench.report import units, warnings
+from retbench.report import units
 from retbench.report.figure import FAILURES, Axis, Curve, Figure, Panel, tuples
 from retbench.report.frames import groups, records
-from retbench.report.quality.loss_frames import tuning
-from retbench.report.quality.recall_frames import PLACE, answers, guess, load_name
+from retbench.report.quality.recall_frames import PLACE, guess, load_name
 from retbench.report.quality.trained import ending, final_point
-
-if TYPE_CHECKING:
-    from retbench.store import Run
 
 _ACCURACY = Axis("accuracy", share=True)
 _INTERVAL = "95% interval over seeds and sequences"
@@ -32,31 +28,34 @@ class Recall:
         meta: ``run.json``.
         models: in the order of the plan.
         tasks: in the order of the plan.
+        answers: right ones by task, length, load, model and seed.
         accuracy: one row per task, length, load and model.
         states: state bytes per task, model and length.
         endings: how the final trainings ended, per task and model.
         length: the training length.
         chance: the accuracy of guessing among all answers, by task; see ``recall_frames.guess``.
+        caveat: what forbids or weakens claims; empty where nothing does.
     """
 
     meta: Mapping[str, Any]
     models: tuple[str, ...]
     tasks: tuple[str, ...]
+    answers: pd.DataFrame
     accuracy: pd.DataFrame
     states: pd.DataFrame
     endings: pd.DataFrame
     length: int
     chance: Mapping[str, float]
+    caveat: str
 
 
-def figures(recall: Recall, run: Run) -> Iterator[Figure]:
+def figures(recall: Recall) -> Iterator[Figure]:
     """Each figure that there is data for."""
     if recall.accuracy.empty:
         return
-    caveat = warnings.caveat(run, tuning(run))
     by_seed = {
         key: tuple(own["correct"] / own["answers"])
-        for key, own in groups(answers(run), [*PLACE, "model"])
+        for key, own in groups(recall.answers, [*PLACE, "model"])
     }
     cells = recall.accuracy.assign(
         series=recall.accuracy["model"],
@@ -66,9 +65,9 @@ def figures(recall: Recall, run: Run) -> Iterator[Figure]:
              for row in records(recall.accuracy)), recall.accuracy,
         ),
     )  # fmt: skip
-    yield replace(over_length(recall, cells), caveat=caveat)
+    yield over_length(recall, cells)
     if not recall.states.empty:
-        yield replace(over_state(recall, cells), caveat=caveat)
+        yield over_state(recall, cells)
 
 
 def over_length(recall: Recall, cells: pd.DataFrame) -> Figure:
@@ -129,6 +128,7 @@ def _figure(
     return Figure.of(
         recall.meta, name, title, panels, data, notes=(*notes, *grey), interval=_INTERVAL,
         each="seed", failures=pd.DataFrame(lost, columns=FAILURES), curves=curves, columns=4,
+        caveat=recall.caveat,
         shared=True,
     )  # fmt: skip
 

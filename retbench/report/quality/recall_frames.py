@@ -15,8 +15,8 @@ import pandas as pd
 
 from retbench.data.recall import TASKS
 from retbench.report.compare import NO_CLAIM
-from retbench.report.frames import Floats, Row, column, groups, records
-from retbench.report.quality.trained import edges, final, planned
+from retbench.report.frames import Floats, Row, column, edges, groups, ordered, records
+from retbench.report.quality.trained import final, planned
 from retbench.stats import quality
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ def cells(counted: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
     for key, group in groups(counted, [*PLACE, "model"]):
         found = quality.accuracy(column(group, "correct"), column(group, "answers"))
         rows.append((*key, *edges(found), found.n, int(group["answers"].sum())))
-    return _by_model(pd.DataFrame(rows, columns=CELL_COLUMNS), "model", models)
+    table = pd.DataFrame(rows, columns=CELL_COLUMNS)
+    return ordered(table, [*PLACE, "model"], model=models)
 
 
 def differences(counted: pd.DataFrame, models: Sequence[str], *, smoke: bool) -> pd.DataFrame:
@@ -127,7 +128,7 @@ def differences(counted: pd.DataFrame, models: Sequence[str], *, smoke: bool) ->
         for row, verdict in zip(rows, quality.accuracy_verdicts(pairs), strict=True):
             row |= {"verdict": verdict.word, "n_needed": verdict.n_needed}
     table = pd.DataFrame(rows, columns=DIFFERENCE_COLUMNS).astype({"n_needed": "Int64"})
-    return _by_model(table, "baseline", models)
+    return ordered(table, [*PLACE, "baseline"], baseline=models)
 
 
 def limits(accuracy: pd.DataFrame, length: int, order: Sequence[str]) -> pd.DataFrame:
@@ -176,11 +177,3 @@ def rates(run: Run) -> pd.DataFrame:
     rows = frame[frame["metric"] == "learning_rate"]
     grouped = rows.groupby(["task", "model"], observed=True, sort=True)["value"].first()
     return grouped.rename("learning_rate").reset_index()
-
-
-def _by_model(table: pd.DataFrame, name: str, models: Sequence[str]) -> pd.DataFrame:
-    """The rows by task, length and load, then in the order of the models."""
-    order = table[name].map({model: place for place, model in enumerate(models)})
-    keys = [key for key in PLACE if key in table]
-    ordered = table.assign(_model=order).sort_values([*keys, "_model"], kind="stable")
-    return ordered.drop(columns="_model").reset_index(drop=True)

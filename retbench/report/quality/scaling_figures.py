@@ -8,25 +8,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import EngFormatter
 
-from retbench.report import stamp, theme, units, warnings
+from retbench.report import stamp, theme, units
 from retbench.report.figure import DECIDED, FAILURES, Axis, Curve, Figure, Panel, tuples
-from retbench.report.frames import records
-from retbench.report.quality import loss_frames
+from retbench.report.frames import EDGES, records
 from retbench.report.quality.scaling_frames import ALONG, Along, Laws
-from retbench.report.quality.trained import EDGES, Tested, ending, final_point, seed_ratios
-
-if TYPE_CHECKING:
-    from retbench.store import Run
-
-MARGIN = 0.01  # of perplexity
-CROSSED = "95% interval over seeds and documents"
-PAIRED = "95% interval, paired by seed and document"
+from retbench.report.quality.trained import (
+    CROSSED,
+    MARGIN,
+    PAIRED,
+    Tests,
+    ending,
+    final_point,
+    seed_ratios,
+)
 
 TITLES: dict[Along, str] = {"parameters": "parameters", "train_flops": "training FLOPs"}
 _NAMES: dict[Along, str] = {"parameters": "loss_parameters", "train_flops": "loss_flops"}
@@ -46,38 +46,35 @@ class Scaling:
         meta: ``run.json``.
         models: the subject, then the baselines.
         presets: in the order of the plan.
+        tested: what was tested, by preset and model.
         table: one row per preset and model.
         ratios: one row per preset and baseline.
         endings: how the final trainings ended, per preset and model.
         laws: the fits over each size.
+        caveat: what forbids or weakens claims; empty where nothing does.
     """
 
     meta: Mapping[str, Any]
     models: tuple[str, ...]
     presets: tuple[str, ...]
+    tested: Tests
     table: pd.DataFrame
     ratios: pd.DataFrame
     endings: pd.DataFrame
     laws: Mapping[Along, Laws]
+    caveat: str
 
 
-Tests = Mapping[tuple[str, str], Tested]
-"""What was tested, by preset and model."""
-
-
-def figures(scaling: Scaling, run: Run) -> Iterator[Figure]:
+def figures(scaling: Scaling) -> Iterator[Figure]:
     """Each figure that there is data for."""
-    caveat = warnings.caveat(run, loss_frames.tuning(run))
-    found = loss_frames.tests(run).items()
-    tested = {(preset, m): test for (preset, phase, _, m), test in found if phase == "test"}
     for along in ALONG:
         if scaling.table[along].notna().any():
-            yield replace(loss(scaling, tested, along), caveat=caveat)
+            yield loss(scaling, along)
     if scaling.ratios["value"].notna().any():
-        yield replace(ratio(scaling, tested), caveat=caveat)
+        yield ratio(scaling)
 
 
-def loss(scaling: Scaling, tested: Tests, along: Along) -> Figure:
+def loss(scaling: Scaling, along: Along) -> Figure:
     """Test loss over a size, both logarithmic, with the fitted power laws."""
     fits = scaling.laws[along].plain
     table = scaling.table[scaling.table[along].notna()].sort_values(along)
@@ -85,7 +82,9 @@ def loss(scaling: Scaling, tested: Tests, along: Along) -> Figure:
         panel="", series=table["model"], x=table[along], value=table["loss"],
         low=table["loss_low"], high=table["loss_high"],
         point=[final_point(scaling.meta, "preset", preset) for preset in table["preset"]],
-        each=tuples([tested[r["preset"], r["model"]].losses for r in records(table)], table),
+        each=tuples(
+            (scaling.tested[r["preset"], r["model"]].losses for r in records(table)), table,
+        ),
     )  # fmt: skip
     curves = []
     for model, law in fits.items():
@@ -102,12 +101,12 @@ def loss(scaling: Scaling, tested: Tests, along: Along) -> Figure:
         scaling, _NAMES[along], f"Test loss over {TITLES[along]}",
         Panel("", "", Axis(_AXES[along], text=_TEXTS[along]),
               Axis("test loss (nats per token)")),
-        data[keys], lost, unjoined, ("thin dashes: fitted power law",) if curves else (),
-        interval=CROSSED, curves=curves,
+        data[keys], lost, ("thin dashes: fitted power law",) if curves else (),
+        styles=unjoined, interval=CROSSED, curves=curves,
     )  # fmt: skip
 
 
-def ratio(scaling: Scaling, tested: Tests) -> Figure:
+def ratio(scaling: Scaling) -> Figure:
     """Perplexity of the subject over each baseline's, over parameters."""
     subject = scaling.models[0]
     table = scaling.ratios.sort_values("parameters")
@@ -115,10 +114,9 @@ def ratio(scaling: Scaling, tested: Tests) -> Figure:
         panel="", series=table["baseline"], model=table["baseline"], x=table["parameters"],
         point=[final_point(scaling.meta, "preset", preset) for preset in table["preset"]],
         open=~table["verdict"].isin(DECIDED),
-        each=tuples([
-            seed_ratios(*(tested.get((row["preset"], row[end])) for end in ("subject", "baseline")))
-            for row in records(table)
-        ], table),
+        each=tuples(
+            (seed_ratios(scaling.tested, (r["preset"],), r) for r in records(table)), table,
+        ),
     )  # fmt: skip
     missing = records(data[data["value"].isna()])
     lost = [("", row["model"], math.nan, f"{row['preset']} no pair") for row in missing]
@@ -128,34 +126,19 @@ def ratio(scaling: Scaling, tested: Tests) -> Figure:
     )  # fmt: skip
     return _figure(
         scaling, "ratio_parameters", f"Perplexity of {subject} over each baseline's", panel,
-        data[data["value"].notna()], lost, theme.of_plan(scaling.meta),
-        (f"grey: margin ±{MARGIN:.0%}",), interval=PAIRED,
+        data[data["value"].notna()], lost, (f"grey: margin ±{MARGIN:.0%}",), interval=PAIRED,
     )  # fmt: skip
 
 
 def _figure(
     scaling: Scaling, name: str, title: str, panel: Panel, data: pd.DataFrame,
-    lost: Sequence[tuple[str, str, float, str]], styles: Mapping[str, theme.Style],
-    notes: tuple[str, ...], **more: Any,
+    lost: Sequence[tuple[str, str, float, str]], notes: tuple[str, ...], **more: Any,
 ) -> Figure:  # fmt: skip
     return Figure.of(
-        scaling.meta, name, title, (panel,), data, styles=styles, notes=notes, each="seed",
-        caption=conditions(scaling.meta, scaling.presets),
+        scaling.meta, name, title, (panel,), data, notes=notes, each="seed",
+        caption=conditions(scaling.meta, scaling.presets), caveat=scaling.caveat,
         failures=pd.DataFrame(lost, columns=FAILURES), **more,
     )  # fmt: skip
-
-
-def count(number: float, along: Along = "parameters") -> str:
-    """A number of parameters (1.05M, 1.3B) or of FLOPs (2.46 TFLOP) as people write it."""
-    if along == "train_flops":
-        scale = units.scale_for("flop", [number])
-        return f"{units.significant(number / scale.divisor)} {scale.symbol}"
-    if number >= 1e15:
-        return units.significant(number)
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{units.significant(number / size)}{letter}"
-    return f"{number:.0f}"
 
 
 def conditions(meta: Mapping[str, Any], presets: Sequence[str]) -> str:

@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from retbench.report.frames import Floats
+from retbench.report.frames import EDGES, Floats
 from retbench.report.quality.loss_frames import Place
-from retbench.report.quality.trained import EDGES, Tested
+from retbench.report.quality.trained import Tested, Tests
 from retbench.stats import power_law
 from retbench.stats.power_law import Crossing, PowerLaw
 
@@ -45,6 +45,15 @@ def with_sizes(ratios: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """The ratios with the parameters of their baselines; ``table`` as :func:`cells` gives it."""
     sizes = table[["preset", "model", "parameters"]].rename(columns={"model": "baseline"})
     return ratios.merge(sizes, on=["preset", "baseline"], how="left", sort=False)[RATIO_COLUMNS]
+
+
+def at_test(tested: Mapping[Place, Tested]) -> Tests:
+    """What was tested in windows of the training's length, by preset and model."""
+    return {
+        (preset, model): test
+        for (preset, phase, _, model), test in tested.items()
+        if phase == "test"
+    }
 
 
 @dataclass(frozen=True)
@@ -83,11 +92,11 @@ def laws(
         along: which size.
         smoke: whether the run is a smoke run, which claims no crossing.
     """
-    at_test = {(place[0], place[3]): test for place, test in tested.items() if place[1] == "test"}
+    windows = at_test(tested)
     curves = {
         model: curve
         for model in models
-        if (curve := _curve(at_test, table, model, along)) is not None
+        if (curve := _curve(windows, table, model, along)) is not None
     }
     plain, bent, crossings = {}, {}, {}
     for model, (sizes, losses) in curves.items():
@@ -107,9 +116,7 @@ def laws(
 Curve = tuple[Floats, pd.DataFrame]
 
 
-def _curve(
-    tested: Mapping[tuple[str, str], Tested], table: pd.DataFrame, model: str, along: Along
-) -> Curve | None:
+def _curve(tested: Tests, table: pd.DataFrame, model: str, along: Along) -> Curve | None:
     """Sizes, and losses with a row a seed and a column a preset, NaN where there is none."""
     own = table[(table["model"] == model) & table[along].notna()]
     if own.empty:

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from retbench.report.frames import Floats
-from retbench.stats.estimate import Estimate, exp
+from retbench.report import units
+from retbench.report.frames import Floats, Row
+from retbench.stats.estimate import exp
 
 if TYPE_CHECKING:
     from retbench.store import Run
 
-EDGES = ("value", "low", "high")
-_NAN = float("nan")
+MARGIN = 0.01  # of perplexity
+CROSSED = "95% interval over seeds and documents"
+PAIRED = "95% interval, paired by seed and document"
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,10 @@ class Tested:
         return np.asarray(self.nats.sum(axis=1) / self.tokens.sum(), dtype=np.float64)
 
 
+Tests = Mapping[tuple[Any, ...], Tested]
+"""What was tested, by its place and model."""
+
+
 def difference(subject: Tested, baseline: Tested) -> Floats:
     """Differences of losses paired by seed and document, shape (seeds, documents), nats/token.
 
@@ -57,8 +63,15 @@ def difference(subject: Tested, baseline: Tested) -> Floats:
     return np.asarray((above - below) / subject.tokens, dtype=np.float64)
 
 
-def seed_ratios(subject: Tested | None, baseline: Tested | None) -> tuple[float, ...]:
-    """The ratio of perplexities of each seed that both have; empty where a side is missing."""
+def seed_ratios(tested: Tests, place: tuple[Any, ...], row: Row) -> tuple[float, ...]:
+    """The ratio of perplexities of each seed that both sides have; empty where one is missing.
+
+    Args:
+        tested: by place and model.
+        place: of the ratio.
+        row: of the ratio, with its ``subject`` and ``baseline``.
+    """
+    subject, baseline = (tested.get((*place, row[side])) for side in ("subject", "baseline"))
     if subject is None or baseline is None:
         return ()
     gaps = difference(subject, baseline) @ subject.tokens / subject.tokens.sum()
@@ -72,12 +85,6 @@ def final_point(meta: Mapping[str, Any], setting: str = "", value: str = "") -> 
         if own.get("stage") == "final" and (not setting or str(own[setting]) == value):
             return str(point["point"])
     raise LookupError(f"the plan has no final training with {setting}={value}")
-
-
-def edges(found: Estimate) -> tuple[float, float, float]:
-    """Value, low and high; NaN where there is none."""
-    low, high = (_NAN if edge is None else edge for edge in (found.low, found.high))
-    return found.value, low, high
 
 
 def planned(run: Run, setting: str) -> tuple[str, ...]:
@@ -122,8 +129,5 @@ def endings(run: Run, models: Sequence[str], setting: str | None = None) -> pd.D
 
 
 def ending(row: Mapping[str, Any]) -> str:
-    """How a row of :func:`endings` ended, with the share where some seeds were ok."""
-    if row["status"] == "ok":
-        return "ok"
-    share = f" in {row['blocks'] - row['ok_blocks']} of {row['blocks']} seeds"
-    return str(row["status"]).replace("_", " ") + (share if row["ok_blocks"] else "")
+    """How a row of :func:`endings` ended, with the share of seeds that failed where some did."""
+    return units.ending(row, "seeds")

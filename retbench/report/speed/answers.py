@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 
 from retbench.metrics import METRICS
-from retbench.report import axes, compare, units
+from retbench.report import axes, compare, terms, units
 from retbench.report.content import open_line
 from retbench.report.frames import Row, records
-from retbench.report.speed.tables import crossing
+from retbench.report.speed.ratio_tables import crossing
 from retbench.report.summary import Summary
 
 
@@ -23,7 +23,7 @@ def answers(summary: Summary, tags: Sequence[str]) -> Iterator[str]:
         summary: of the run; a smoke run has no answers (M2).
         tags: the metrics to speak of, the most important first.
     """
-    if summary.configuration["profile"] == "smoke":
+    if terms.is_smoke(summary.meta):
         return
     subject, *_ = summary.models
     on_sweep = summary.ratios[axes.on_sweep(summary.points, summary.ratios, "context")]
@@ -59,7 +59,7 @@ def said_of(row: Row) -> str:
         return f"{title} not compared ({row['note']})"
     if row["verdict"] in ("inconclusive", "equivalent"):
         word = "open" if row["verdict"] == "inconclusive" else "the same"
-        return f"{title} {word} ({units.ratio(row['value'], row['low'], row['high'])})"
+        return f"{title} {word} ({units.ratio_of(row)})"
     words = ("faster", "slower") if timed else ("smaller", "larger")
     return f"{title} {units.factor(row, *words)}"
 

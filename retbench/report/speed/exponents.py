@@ -10,7 +10,7 @@ import pandas as pd
 
 from retbench.config.plan import Axis
 from retbench.metrics import METRICS
-from retbench.report import axes, units
+from retbench.report import axes, terms, units
 from retbench.report.frames import Row, by_block, groups
 from retbench.report.summary import Summary
 from retbench.report.tables import Column, Table, name
@@ -38,12 +38,12 @@ def table(summary: Summary, tags: Sequence[str]) -> Table:
     """
     frame = pd.DataFrame(fitted(summary, tags), columns=COLUMNS)
     columns = [
-        Column("Metric", lambda row: METRICS[row["metric"]].title, rank=0, style="name"),
+        name("Metric", lambda row: METRICS[row["metric"]].title),
         name("Model", "model"),
-        Column("Along", _along, rank=0, style="name"),
+        name("Along", _along),
         Column("At", partial(_at, summary), style="name"),
         Column("Exponent", _exponent, rank=0),
-        Column("Growth", "word", rank=0, style="name"),
+        name("Growth", "word"),
     ]  # fmt: skip
     notes = (
         "exponent: slope of the metric's logarithm over that of the size, by least squares in each "
@@ -58,7 +58,7 @@ def table(summary: Summary, tags: Sequence[str]) -> Table:
 
 def fitted(summary: Summary, tags: Sequence[str]) -> Iterator[Row]:
     """The fits, by metric, model, sweep and what it holds; a smoke run earns none (M2)."""
-    if summary.configuration["profile"] == "smoke":
+    if terms.is_smoke(summary.meta):
         return
     plain = summary.processes[axes.is_plain(summary.points, summary.processes)]
     for tag in tags:

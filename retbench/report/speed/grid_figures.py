@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
 from retbench.metrics import METRICS
-from retbench.report import compare, theme, units
+from retbench.report import terms, theme, units
 from retbench.report.figure import FAILURES, Axis, Figure, Panel
 from retbench.report.frames import records
-from retbench.report.speed.inference_figures import (
+from retbench.report.speed.sweep_figures import (
     INTERVAL,
     LABELS,
     PAIRED,
@@ -18,7 +19,7 @@ from retbench.report.speed.inference_figures import (
     as_ratios,
     ended,
     margin_note,
-    mark,
+    without_ratio,
 )
 from retbench.report.summary import Summary
 
@@ -42,19 +43,18 @@ def _over_context(summary: Summary, name: str, metric: str) -> Figure:
     """A metric over the context, of each model at each batch size."""
     cells = _of(summary.cells, metric)
     data = as_data(cells, summary.processes, "seq_len")
-    scale = units.scale_for(METRICS[metric].unit, data["value"])
-    y = Axis(f"{METRICS[metric].title} ({scale.symbol})", divisor=scale.divisor)
+    title = METRICS[metric].title
+    y = Axis.scaled(title, METRICS[metric].unit, data["value"])
     lost = summary.statuses[summary.statuses["status"] != "ok"]
     failures = [
         (row["model"], _label(row["batch_size"]), row["seq_len"], ended(row))
         for row in records(lost)
     ]
-    return Figure.of(
-        summary.meta, name, f"{METRICS[metric].title} over context, by batch size",
+    return _figure(
+        summary, name, f"{title} over context, by batch size",
         [Panel(model, model, _x(summary), y) for model in summary.models],
         data.assign(panel=cells["model"], series=cells["batch_size"].map(_label)),
-        styles=_styles(summary), interval=INTERVAL, shared=True,
-        failures=pd.DataFrame(failures, columns=FAILURES),
+        pd.DataFrame(failures, columns=FAILURES), interval=INTERVAL,
     )  # fmt: skip
 
 
@@ -65,19 +65,29 @@ def _ratios(summary: Summary, name: str, metric: str) -> Figure:
     data = as_ratios(rows, summary.pairs).assign(
         panel=rows["baseline"], series=rows["batch_size"].map(_label)
     )
-    lost = data[data["value"].isna()]
     panels = [
         Panel(
             baseline, f"over {baseline}'s", _x(summary), Axis("ratio of times"),
-            compare.threshold(summary.meta, metric), (f"{subject} faster", "slower"),
+            terms.threshold(summary.meta, metric), (f"{subject} faster", "slower"),
         )
         for baseline in baselines
     ]  # fmt: skip
+    title = f"{METRICS[metric].title} of {subject} over each baseline's, by batch size"
+    return _figure(
+        summary, name, title, panels, data[data["value"].notna()], without_ratio(data),
+        interval=PAIRED, each="block", notes=(margin_note(summary.meta, [metric]),),
+    )  # fmt: skip
+
+
+def _figure(
+    summary: Summary, name: str, title: str, panels: Sequence[Panel], data: pd.DataFrame,
+    failures: pd.DataFrame, **more: Any,
+) -> Figure:  # fmt: skip
+    """A line a batch size in every panel, from dark to light."""
+    styles = theme.ordered([_label(batch) for batch in summary.configuration["batch"]])
     return Figure.of(
-        summary.meta, name, f"{METRICS[metric].title} of {subject} over each baseline's, by batch "
-        "size", panels, data[data["value"].notna()], styles=_styles(summary), interval=PAIRED,
-        each="block", shared=True, notes=(margin_note(summary.meta, [metric]),),
-        failures=lost.assign(status=[mark(note) for note in lost["note"]])[FAILURES],
+        summary.meta, name, title, panels, data, styles=styles, failures=failures, shared=True,
+        **more,
     )  # fmt: skip
 
 
@@ -93,7 +103,3 @@ def _x(summary: Summary) -> Axis:
 
 def _label(batch_size: int) -> str:
     return f"batch {batch_size}"
-
-
-def _styles(summary: Summary) -> Mapping[str, theme.Style]:
-    return theme.ordered([_label(batch) for batch in summary.configuration["batch"]])

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from retbench.report import flags, units, warnings
-from retbench.report.content import Content, definitions, filled, title_of
-from retbench.report.frames import Row, groups, records
+from retbench.report import flags, terms, units, warnings
+from retbench.report.content import Content, made
+from retbench.report.frames import Row, groups, lookup, ordered, records, where
 from retbench.report.glossary import CENTRE
 from retbench.report.speed import kernels_figures as figures
 from retbench.report.speed import kernels_frames as frames
-from retbench.report.speed import tables
+from retbench.report.speed import ratio_tables, tables
 from retbench.report.speed.answers import still_open
-from retbench.report.speed.kernels_frames import SETTING, Kernels, at
-from retbench.report.speed.tables import CONTEXT, STATUS
-from retbench.report.tables import Column, Table, name, wide
+from retbench.report.speed.kernels_frames import SETTING, Kernels
+from retbench.report.speed.tables import STATUS
+from retbench.report.tables import CONTEXT, Column, Table, name, wide
 
 if TYPE_CHECKING:
     from retbench.store import Run
@@ -35,19 +35,13 @@ _FAILURE = ["model", "status", "cause"]
 def content(run: Run) -> Content:
     """All that the report says of a kernels run; the same samples give the same content."""
     kernels = frames.kernels(run)
-    tables_ = filled(_times(kernels), _ratios(kernels), _crossovers(kernels), _cells(kernels))
-    return Content(
-        path=run.path,
-        meta=run.meta,
-        title=title_of(run.meta, kernels.models),
-        stamp=tables.stamped(run.meta),
-        findings=tuple(_findings(kernels)),
-        unsettled=still_open(kernels.ratios, kernels.meta),
-        tables=tables_,
-        figures=partial(figures.figures, kernels),
-        warnings=tuple(_warnings(kernels)),
-        definitions=definitions(tables_),
-    )
+    return made(
+        run, kernels.models,
+        (_times(kernels), _ratios(kernels), _crossovers(kernels), _cells(kernels)),
+        partial(figures.figures, kernels),
+        stamp=tables.stamped(run.meta), findings=_findings(kernels),
+        unsettled=still_open(kernels.ratios, kernels.meta), warnings=_warnings(kernels),
+    )  # fmt: skip
 
 
 def _warnings(kernels: Kernels) -> Iterator[str]:
@@ -60,9 +54,9 @@ def _warnings(kernels: Kernels) -> Iterator[str]:
     for (model, status, cause), group in groups(failed.fillna({"cause": ""}), _FAILURE):
         points = group["point"].tolist()
         planned = (kernels.statuses["model"] == model).sum()
-        where = f"all {planned} points" if len(points) == planned else f"{len(points)} points"
+        at = f"all {planned} points" if len(points) == planned else f"{len(points)} points"
         first = f", the first {points[0]}" if len(points) < planned else ""
-        yield f"{model} {status} at {where}{first}" + (f": {cause}" if cause else "")
+        yield f"{model} {status} at {at}{first}" + (f": {cause}" if cause else "")
     yield from warnings.recorded(kernels.meta)
 
 
@@ -77,14 +71,14 @@ def _setting(kernels: Kernels) -> Column:
             words.append(f"batch {row['batch_size']}")
         return ", ".join(words)
 
-    return Column("Setting", text, rank=0, style="name")
+    return name("Setting", text)
 
 
 def _times(kernels: Kernels) -> Table:
     """One row per setting and operation: the time at each context, or how the cell failed."""
     timed = kernels.cells[kernels.cells["metric"] == "kernel_s"]
     scale = units.scale_for("s", timed["value"])
-    seconds = {(row["model"], row["point"]): row["value"] for row in records(timed)}
+    seconds = lookup(timed, ["model", "point"], "value")
     ended = {
         tuple(row[key] for key in (*SETTING, "model", "seq_len")): row
         for row in records(kernels.statuses)
@@ -111,19 +105,13 @@ def _times(kernels: Kernels) -> Table:
 
 def _cells(kernels: Kernels) -> Table:
     """One row per point and operation: every figure, or how the cell failed and why."""
-    present = set(kernels.cells["metric"])
-    shown = (
-        tables.metric(kernels.cells, tag, interval=tag == "kernel_s", rank=rank)
-        for tag, rank in _COLUMNS
-        if tag in present
-    )
+    shown = tables.metrics(kernels.cells, _COLUMNS, kernels.meta)
     why = Column(
         "Flags or cause", lambda row: row["flags"] if row["status"] == "ok" else row["cause"] or "",
         rank=9, style="sentence",
     )  # fmt: skip
-    frame = tables.cells_with_status(
-        kernels.statuses, kernels.cells, ["model", "point", *SETTING, "seq_len"]
-    )
+    keys = ["model", "point", *SETTING, "seq_len"]
+    frame = kernels.statuses.merge(kernels.cells, on=keys, how="left", sort=False)
     columns = [_setting(kernels), CONTEXT, name("Operation", "model"), STATUS, *shown, why]
     return Table(
         "cells", "Measurements", frame, columns,
@@ -135,49 +123,46 @@ def _cells(kernels: Kernels) -> Table:
 
 def _in_order(kernels: Kernels, frame: pd.DataFrame) -> list[Row]:
     """The rows of a comparison by setting and baseline."""
-    return [
-        row
-        for setting in kernels.settings()
-        for baseline in kernels.models[1:]
-        for row in records(at(frame[frame["baseline"] == baseline], setting))
-    ]
+    planned = {name: kernels.planned(name) for name in SETTING}
+    keys = [*SETTING, "baseline", "seq_len"]
+    return records(ordered(frame, keys, baseline=kernels.models, **planned))
 
 
 def _ratios(kernels: Kernels) -> Table:
     """The subject's time over each other operation's, with the verdict."""
     columns = [
         _setting(kernels), name("Baseline", "baseline"), CONTEXT, Column("Blocks", "n", rank=3),
-        Column("Time", lambda row: units.ratio(row["value"], row["low"], row["high"]),
+        Column("Time", units.ratio_of,
                rank=0, metric="kernel_s"),
-        Column("Verdict", units.verdict, rank=0, style="verdict", note=tables.SETTLED),
+        Column("Verdict", units.verdict, rank=0, style="verdict", note=ratio_tables.SETTLED),
     ]  # fmt: skip
-    rows = _in_order(kernels, kernels.ratios.sort_values("seq_len", kind="stable"))
+    rows = _in_order(kernels, kernels.ratios)
     return Table(
         "ratios", f"Ratios of times: {kernels.models[0]} / baseline", kernels.ratios, columns,
-        tables.ratio_notes(kernels.ratios, kernels.meta), rows, grouped=True, above=True,
+        ratio_tables.ratio_notes(kernels.ratios, kernels.meta), rows, grouped=True, above=True,
         cited={"value": ""}, ids=_IDS,
     )  # fmt: skip
 
 
 def _crossovers(kernels: Kernels) -> Table:
     """From which context on the subject is faster or slower."""
-    columns = [_setting(kernels), name("Baseline", "baseline"), *tables.CROSSING_COLUMNS]
+    columns = [_setting(kernels), name("Baseline", "baseline"), *ratio_tables.CROSSING_COLUMNS]
     return Table(
-        "crossover", f"Crossover of {kernels.models[0]}", tables.claimed(kernels.crossovers),
+        "crossover", f"Crossover of {kernels.models[0]}", ratio_tables.claimed(kernels.crossovers),
         columns,
-        (tables.CROSSOVER_IS,), grouped=True, above=True, cited={"value": "crossover"},
+        (ratio_tables.CROSSOVER_IS,), grouped=True, above=True, cited={"value": "crossover"},
         ids=("baseline", *SETTING),
     )  # fmt: skip
 
 
 def _findings(kernels: Kernels) -> Iterator[str]:
     """Who is fastest in each setting, from which context on; a smoke run earns no claim (M2)."""
-    if kernels.meta["configuration"]["profile"] == "smoke":
+    if terms.is_smoke(kernels.meta):
         return
     times = kernels.cells[kernels.cells["metric"] == "kernel_s"]
     for setting in kernels.settings():
         fastest: list[tuple[str, int]] = []
-        for (context,), group in groups(at(times, setting), ["seq_len"]):
+        for (context,), group in groups(where(times, setting), ["seq_len"]):
             best = min(records(group), key=lambda row: float(row["value"]))["model"]
             if not fastest or fastest[-1][0] != best:
                 fastest.append((str(best), int(context)))

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from retbench.machine import ceilings as ceiling
 from retbench.metrics import METRICS
-from retbench.report import compare, units
-from retbench.report.figure import FAILURES, Axis, Crossing, Curve, Figure, Panel
-from retbench.report.frames import Row, records
-from retbench.report.speed.inference_figures import (
+from retbench.report import terms, units
+from retbench.report.figure import FAILURES, Axis, Curve, Figure, Panel
+from retbench.report.frames import Row, records, where
+from retbench.report.speed.kernels_frames import Kernels
+from retbench.report.speed.sweep_figures import (
     INTERVAL,
     LABELS,
     PAIRED,
@@ -26,7 +29,6 @@ from retbench.report.speed.inference_figures import (
     located,
     margin_note,
 )
-from retbench.report.speed.kernels_frames import Kernels, at
 
 _DIRECTIONS = {"forward": "Forward", "train": "Forward and backward"}
 
@@ -43,10 +45,9 @@ def figures(kernels: Kernels) -> Iterator[Figure]:
 
 def over_context(kernels: Kernels, sheet: Row, name: str, metric: str, title: str) -> Figure:
     """A metric over the context; the rate under the machine's matmul rate."""
-    cells = at(kernels.cells[kernels.cells["metric"] == metric], sheet).sort_values("seq_len")
+    cells = where(kernels.cells[kernels.cells["metric"] == metric], sheet).sort_values("seq_len")
     data = as_data(cells, kernels.processes, "seq_len").assign(panel=_keys(cells))
-    scale = units.scale_for(METRICS[metric].unit, cells["value"])
-    y = Axis(f"{METRICS[metric].title.lower()} ({scale.symbol})", divisor=scale.divisor)
+    y = Axis.scaled(METRICS[metric].title.lower(), METRICS[metric].unit, cells["value"])
     panels = _panels(kernels, y)
     peak = ceiling.matmul_rate(kernels.meta.get("ceilings"), sheet["dtype"])
     curves, notes = [], []
@@ -56,63 +57,62 @@ def over_context(kernels: Kernels, sheet: Row, name: str, metric: str, title: st
             notes.append("thin dashes: measured matmul rate")
             ends = np.array([min(panels[0].x.ticks), max(panels[0].x.ticks)], dtype=float)
             curves = [Curve(panel.key, "", ends, np.full(2, peak)) for panel in panels]
-    return _figure(kernels, sheet, name, title, panels, data, notes, INTERVAL, curves)
+    return _figure(
+        kernels, sheet, name, title, panels, data, notes, interval=INTERVAL, curves=curves
+    )
 
 
 def ratio(kernels: Kernels, sheet: Row) -> Figure:
     """The subject's time over each other operation's, along the context."""
-    subject = kernels.models[0]
-    rows = at(kernels.ratios, sheet).sort_values("seq_len", kind="stable")
+    rows = where(kernels.ratios, sheet).sort_values("seq_len", kind="stable")
     rows = rows[rows["metric"] == "kernel_s"]
     data = as_ratios(rows, kernels.pairs).assign(panel=_keys(rows))[rows["value"].notna()]
-    panels = _panels(
-        kernels, Axis("ratio of times"), compare.threshold(kernels.meta, "kernel_s"),
-        ("faster", "slower"),
-    )  # fmt: skip
-    crossed = at(kernels.crossovers, sheet)
+    margin = terms.threshold(kernels.meta, "kernel_s")
+    panels = [
+        replace(panel, margin=margin, sides=("faster", "slower"))
+        for panel in _panels(kernels, Axis("ratio of times"))
+    ]
+    crossed = where(kernels.crossovers, sheet)
     crossings = [
         crossing
         for row, key in zip(records(crossed), _keys(crossed), strict=True)
         for crossing in located(key, row, data[data["panel"] == key])
     ]
+    title = f"Time of {kernels.models[0]} over each other operation's"
     notes = [margin_note(kernels.meta, ["kernel_s"])]
-    title = f"Time of {subject} over each other operation's"
     return _figure(
-        kernels, sheet, "ratio", title, panels, data, notes, PAIRED, (), "block", crossings
-    )
+        kernels, sheet, "ratio", title, panels, data, notes, interval=PAIRED, each="block",
+        crossings=crossings,
+    )  # fmt: skip
 
 
 def _figure(
-    kernels: Kernels, sheet: Row, name: str, title: str, panels: tuple[Panel, ...],
-    data: pd.DataFrame, notes: list[str], interval: str, curves: Sequence[Curve],
-    each: str = "process", crossings: Sequence[Crossing] = (),
+    kernels: Kernels, sheet: Row, name: str, title: str, panels: Sequence[Panel],
+    data: pd.DataFrame, notes: Sequence[str], **more: Any,
 ) -> Figure:  # fmt: skip
     several = len(kernels.planned("batch_size")) > 1
     file = f"{name}_{sheet['dtype']}" + (f"_b{sheet['batch_size']}" if several else "")
     batch = f", batch {sheet['batch_size']}" if several else ""
-    alive = set(at(kernels.cells[kernels.cells["metric"] == "kernel_s"], sheet)["model"])
+    alive = set(where(kernels.cells[kernels.cells["metric"] == "kernel_s"], sheet)["model"])
     lost = [model for model in kernels.models if model not in alive]
     absent = [f"no cell succeeded: {', '.join(lost)}"] if lost else []
     configuration = {**kernels.meta["configuration"], "dtypes": [sheet["dtype"]]}
     return Figure.of(
         {**kernels.meta, "configuration": configuration}, file,
         f"{title}, {sheet['dtype']}{batch}", panels, data, notes=(*notes, *absent),
-        interval=interval, each=each, failures=_failures(kernels, sheet, alive), curves=curves,
-        crossings=crossings, columns=len(kernels.planned("direction")), shared=True,
+        failures=_failures(kernels, sheet, alive), columns=len(kernels.planned("direction")),
+        shared=True, **more,
     )  # fmt: skip
 
 
-def _panels(
-    kernels: Kernels, y: Axis, margin: float | None = None, sides: tuple[str, str] = ("", "")
-) -> tuple[Panel, ...]:
+def _panels(kernels: Kernels, y: Axis) -> list[Panel]:
     """A panel a head dimension and direction."""
     x = Axis(LABELS["context"], tuple(kernels.planned("seq_len")), units.tokens)
-    return tuple(
-        Panel(f"{size} {direction}", f"{_DIRECTIONS[direction]}, d_k = {size}", x, y, margin,
-              sides, group=str(size))
+    return [
+        Panel(f"{size} {way}", f"{_DIRECTIONS[way]}, d_k = {size}", x, y, group=str(size))
         for size in kernels.planned("head_dim")
-        for direction in kernels.planned("direction")
-    )  # fmt: skip
+        for way in kernels.planned("direction")
+    ]
 
 
 def _keys(rows: pd.DataFrame) -> list[str]:
@@ -122,6 +122,6 @@ def _keys(rows: pd.DataFrame) -> list[str]:
 
 def _failures(kernels: Kernels, sheet: Row, alive: set[str]) -> pd.DataFrame:
     """The failed cells of the operations that are drawn."""
-    rows = at(kernels.statuses, sheet)
+    rows = where(kernels.statuses, sheet)
     rows = rows[(rows["status"] != "ok") & rows["model"].isin(list(alive))].sort_values("seq_len")
     return rows.assign(panel=_keys(rows), series=rows["model"], x=rows["seq_len"])[FAILURES]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from retbench.report import compare, derive
-from retbench.report.frames import Row, groups
+from retbench.report import compare, crossovers, derive
+from retbench.report.frames import Row, groups, ordered
 from retbench.report.summary import reduced
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ CROSSOVER_COLUMNS = [
     *SETTING, "baseline", "status", "value", "low", "high", "direction_beyond", "reason",
     "shortest", "longest", "n",
 ]  # fmt: skip
-_NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -68,38 +67,21 @@ class Kernels:
 def kernels(run: Run) -> Kernels:
     """Reduce a run to what its report says; the same samples give the same numbers."""
     meta, found = run.meta, reduced(run)
-    ratios = compare.ratios(found.pairs, found.cells, found.statuses, found.models, meta)
+    # By setting and context, the operations of a point side by side.
+    keys = ["direction", "dtype", "head_dim", "batch_size", "seq_len", "model"]
+    orders = {"dtype": meta["configuration"]["dtypes"], "model": found.models}
+    ratios = compare.ratios(found, meta)
     cells = derive.with_derived(found.cells, run.points, meta)
     return Kernels(
         meta=meta,
         models=found.models,
-        cells=_sorted(run.placed(cells), found.models, meta),
-        statuses=_sorted(run.placed(found.statuses), found.models, meta),
+        cells=ordered(run.placed(cells), keys, **orders),
+        statuses=ordered(run.placed(found.statuses), keys, **orders),
         ratios=run.placed(ratios),
         crossovers=_crossovers(run.placed(found.pairs), found.models, meta),
         processes=found.processes,
         pairs=found.pairs[found.pairs["metric"] == "kernel_s"],
     )
-
-
-def at(frame: pd.DataFrame, setting: Row) -> pd.DataFrame:
-    """The rows of one setting."""
-    here = pd.Series(True, index=frame.index)
-    for name, value in setting.items():
-        here &= frame[name] == value
-    return frame[here]
-
-
-def _sorted(frame: pd.DataFrame, models: Sequence[str], meta: Mapping[str, Any]) -> pd.DataFrame:
-    """By setting and context, the operations of a point side by side; names in the plan's order."""
-    dtypes = meta["configuration"]["dtypes"]
-    ordered = frame.assign(
-        _dtype=frame["dtype"].map({dtype: n for n, dtype in enumerate(dtypes)}),
-        _model=frame["model"].astype(str).map({model: n for n, model in enumerate(models)}),
-    ).sort_values(
-        ["direction", "_dtype", "head_dim", "batch_size", "seq_len", "_model"], kind="stable"
-    )
-    return ordered.drop(columns=["_dtype", "_model"]).reset_index(drop=True)
 
 
 def _crossovers(
@@ -109,8 +91,7 @@ def _crossovers(
     rows = []
     for setting, group in groups(paired[paired["metric"] == "kernel_s"], SETTING):
         for baseline in models[1:]:
-            crossed = compare.crossing(group[group["baseline"] == baseline], meta)
+            crossed = crossovers.crossing(group[group["baseline"] == baseline], meta)
             if crossed is not None:
                 rows.append((*setting, baseline, *crossed))
-    numbers = dict.fromkeys(("value", "low", "high"), "float64")
-    return pd.DataFrame(rows, columns=CROSSOVER_COLUMNS).astype(numbers)
+    return crossovers.table(rows, CROSSOVER_COLUMNS)

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from retbench.metrics import IN_SUITE
 from retbench.report import units
-from retbench.report.axes import held
-from retbench.report.content import Content, definitions, filled, title_of
+from retbench.report.axes import held, is_plain, settings
+from retbench.report.content import Content, made
 from retbench.report.efficiency import APART, is_unshared, processes_of
-from retbench.report.frames import records
-from retbench.report.speed import exponents, tables, training_figures
+from retbench.report.frames import lookup, records
+from retbench.report.speed import exponents, ratio_tables, tables, training_figures
 from retbench.report.speed.answers import answers, still_open
-from retbench.report.speed.tables import BATCH, CONTEXT, FLAGS, STATUS
+from retbench.report.speed.tables import FLAGS, STATUS
 from retbench.report.summary import Summary, summarise
-from retbench.report.tables import Column, Table, name, wide
+from retbench.report.tables import BATCH, CONTEXT, Column, Table, name, wide
 
 if TYPE_CHECKING:
     from retbench.store import Run
@@ -42,30 +41,21 @@ _COMPARED = (*_GROWING, "step_j")
 def content(run: Run) -> Content:
     """All that the report says of a training run; the same samples give the same content."""
     summary = summarise(run)
-    tables_ = filled(
-        tables.ratios(
+    crossover_is = f"{ratio_tables.CROSSOVER_IS}, at {held(summary.meta, 'context')}"
+    shown = (
+        ratio_tables.ratios(
             summary, _of_steps(summary, summary.ratios), _COMPARED, _settings(summary)
         ),
-        tables.crossovers(
-            summary,
-            f"{tables.CROSSOVER_IS}, at {held(summary.meta, 'context')}",
-        ),
-        tables.batches(summary), exponents.table(summary, _GROWING), _processes(summary),
-        _steps(summary), _loader(summary),
+        ratio_tables.crossovers(summary, crossover_is), tables.batches(summary),
+        exponents.table(summary, _GROWING), _processes(summary), _steps(summary), _loader(summary),
         tables.setup(summary),
     )  # fmt: skip
-    return Content(
-        path=summary.path,
-        meta=summary.meta,
-        title=title_of(summary.meta, summary.models),
+    return made(
+        run, summary.models, shown, partial(training_figures.figures, summary),
         stamp=tables.stamped(summary.meta),
         findings=(*_gains(summary), *answers(summary, ("step_s", "activations_bytes"))),
-        unsettled=still_open(summary.ratios, summary.meta),
-        tables=tables_,
-        figures=partial(training_figures.figures, summary),
-        warnings=summary.warnings,
-        definitions=definitions(tables_, IN_SUITE["training"]),
-    )
+        unsettled=still_open(summary.ratios, summary.meta), warnings=summary.warnings,
+    )  # fmt: skip
 
 
 def _gains(summary: Summary) -> Iterator[str]:
@@ -82,14 +72,10 @@ def _gains(summary: Summary) -> Iterator[str]:
 
 def _settings(summary: Summary) -> Column:
     """How a point differs from the run's first mode and treatment of activations."""
-
-    def texts(row: dict[str, Any]) -> str:
-        return ", ".join(summary.points[row["point"]].texts.values()) or units.DASH
-
-    return Column(
-        "Settings", texts, rank=0, style="name",
+    return replace(
+        name("Settings", partial(settings, summary.points)),
         note="settings: what differs from the run's first mode and treatment of activations",
-    )  # fmt: skip
+    )
 
 
 def _of_steps(summary: Summary, table: pd.DataFrame) -> pd.DataFrame:
@@ -100,17 +86,7 @@ def _of_steps(summary: Summary, table: pd.DataFrame) -> pd.DataFrame:
 
 def _steps(summary: Summary) -> Table:
     """One row per model and point: every figure, or how the cell failed, and its flags."""
-    shown = (
-        tables.metric(
-            summary.cells,
-            tag,
-            interval=tag == "step_s",
-            rank=rank,
-            note=tables.peak_note(summary.meta, tag),
-        )
-        for tag, rank in _COLUMNS
-        if tables.shown(summary.cells, tag)
-    )
+    shown = tables.metrics(summary.cells, _COLUMNS, summary.meta)
     notes = tables.cell_notes(summary.meta)
     if processes_of(summary.meta) > 1:
         notes.append("bytes: of one process, a peak the largest of all")
@@ -162,11 +138,8 @@ def _efficiency(row: dict[str, Any]) -> str:
 def _loader(summary: Summary) -> Table:
     """What the data loader takes, beside the step that waits for it."""
     cells = summary.cells
-    steps = {
-        (row["model"], row["seq_len"], row["batch_size"]): row["value"]
-        for row in records(cells[cells["metric"] == "step_s"])
-        if not summary.points[row["point"]].settings
-    }
+    of_steps = cells[(cells["metric"] == "step_s") & is_plain(summary.points, cells)]
+    steps = lookup(of_steps, ["model", "seq_len", "batch_size"], "value")
 
     def share(row: dict[str, Any]) -> str:
         step_s = steps.get((row["model"], row["seq_len"], row["batch_size"]))

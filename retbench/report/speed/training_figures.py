@@ -9,12 +9,11 @@ import pandas as pd
 
 from retbench.config.plan import Axis as Sweep
 from retbench.metrics import METRICS
-from retbench.report import theme, units
-from retbench.report.axes import held
+from retbench.report import axes, theme, units
 from retbench.report.efficiency import APART
 from retbench.report.figure import Axis, Figure, Panel
-from retbench.report.frames import groups, records
-from retbench.report.speed.inference_figures import (
+from retbench.report.frames import groups, lookup, records
+from retbench.report.speed.sweep_figures import (
     INTERVAL,
     Shown,
     as_data,
@@ -63,13 +62,12 @@ def memory_parts(summary: Summary) -> Figure:
     others = [model for model in families if families[model] != families[subject]]
     sides = (subject, *others[:1])
     data = named.assign(text=_factors(named, "row", "model", sides))
-    scale = units.scale_for("bytes", data["value"])
     factor = [f"at the right: {sides[0]} over {sides[1]}"] if len(sides) > 1 else []
     return Figure.of(
         summary.meta, "memory_parts", f"What a training step keeps at {longest} tokens",
-        (Panel("", "", Axis(f"bytes ({scale.symbol})", divisor=scale.divisor)),), data,
+        (Panel("", "", Axis.scaled("bytes", "bytes", data["value"])),), data,
         geometry="rows", notes=("summed over tensors, without what is used in passing", *factor,
-                                held(summary.meta, "context")),
+                                axes.held(summary.meta, "context")),
     )  # fmt: skip
 
 
@@ -88,13 +86,11 @@ def settings(summary: Summary) -> Figure:
         own.assign(text=_factors(own, "row", "series", sides))
         for _, own in groups(data, ["metric"])
     ])  # fmt: skip
-    panels = []
-    for tag in metrics:
-        metric = METRICS[tag]
-        scale = units.scale_for(metric.unit, data.loc[data["metric"] == tag, "value"])
-        panels.append(
-            Panel(tag, "", Axis(f"{metric.title} ({scale.symbol})", divisor=scale.divisor))
-        )
+    sizes = {tag: data.loc[data["metric"] == tag, "value"] for tag in metrics}
+    panels = [
+        Panel(tag, "", Axis.scaled(METRICS[tag].title, METRICS[tag].unit, values))
+        for tag, values in sizes.items()
+    ]
     at = records(summary.statuses[summary.statuses["point"] == points[0]])[0]
     return Figure.of(
         summary.meta, "settings", "A training step by mode and treatment of activations", panels,
@@ -107,7 +103,7 @@ def settings(summary: Summary) -> Figure:
 
 def _factors(data: pd.DataFrame, row: str, series: str, sides: tuple[str, ...]) -> list[str]:
     """For each mark the factor between two series of its row; empty where one is missing."""
-    values = {(own[row], own[series]): own["value"] for own in records(data)}
+    values = lookup(data, [row, series], "value")
     texts = []
     for own in records(data):
         pair = [values.get((own[row], side), 0.0) for side in sides]

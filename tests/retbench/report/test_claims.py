@@ -20,15 +20,12 @@ from retbench.config import plugins
 from retbench.errors import UserError
 from retbench.report.claims import page
 from retbench.report.claims.entries import Claim, Expectation, Number, claims
+from retbench.report.claims.evidence import COMPUTED, Evidence, Source, _may_turn
 from retbench.report.claims.ledger import (
-    COMPUTED,
     LESS,
     PAPER_ONLY,
     VERDICTS,
     Entry,
-    Evidence,
-    Source,
-    _may_turn,
     _rank,
     evidence_in,
     ledger,

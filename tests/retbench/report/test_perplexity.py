@@ -8,9 +8,8 @@ import pytest
 from retbench.config.plan import Contender, Plan
 from retbench.report.quality.columns import replicates, untuned
 from retbench.report.quality.loss_frames import LOSS_COLUMNS, RATIO_COLUMNS
-from retbench.report.quality.perplexity_figures import lengths
-from retbench.report.quality.perplexity_tables import Perplexity
-from retbench.report.quality.perplexity_tables import lengths as length_table
+from retbench.report.quality.perplexity import lengths as length_table
+from retbench.report.quality.perplexity_figures import Perplexity, lengths
 from retbench.report.units import DASH
 from retbench.suites.quality import final_point
 
@@ -38,7 +37,7 @@ def found(**ways: float) -> Perplexity:
     nothing = pd.DataFrame()
     ended = pd.DataFrame([{"model": "retnet", "status": "ok", "ok_blocks": 3, "blocks": 3}])
     return Perplexity(
-        meta=META, models=("retnet",), is_ablation=False,
+        meta=META, models=("retnet",), is_ablation=False, tested={}, caveat="",
         losses=pd.DataFrame(rows), ratios=pd.DataFrame(columns=RATIO_COLUMNS), scalars=nothing,
         tuning=nothing, curves=nothing, positions=nothing, endings=ended,
     )  # fmt: skip
@@ -61,7 +60,7 @@ def test_beyond_the_training_length_the_table_has_sliding_windows_and_the_carrie
 def test_the_figure_draws_how_a_model_would_read_a_longer_text(
     ways: dict[str, float], label: str, value: float, drawn: list[int]
 ) -> None:
-    (across,) = lengths(found(**ways), {}).curves
+    (across,) = lengths(found(**ways)).curves
     assert across.label == label
     assert list(across.x) == drawn and set(across.value) == {value}
 

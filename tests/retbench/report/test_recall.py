@@ -129,19 +129,19 @@ def test_the_length_at_which_the_accuracy_falls_under_90_percent(make: Make) -> 
     run = make()
     assert limit(run, "transformer", "seq_len", 16)["fails_at"] == 512
     found = limit(run, "retnet", "seq_len", 16)
-    assert recall.tables.falls(found.to_dict()) == "not up to 1k"
+    assert recall.falls(found.to_dict()) == "not up to 1k"
 
 
 def test_the_load_at_which_the_accuracy_falls_under_90_percent(make: Make) -> None:
     run = make()
     assert limit(run, "retnet", "load", TRAINED)["fails_at"] == 32
     found = limit(run, "transformer", "load", TRAINED)
-    assert recall.tables.falls(found.to_dict()) == "not up to 32"
+    assert recall.falls(found.to_dict()) == "not up to 32"
 
 
 def test_a_model_that_fails_from_the_start_says_so(make: Make) -> None:
     found = limit(make(), "retnet", "seq_len", 32)
-    assert recall.tables.falls(found.to_dict()).startswith("128, the smallest: ")
+    assert recall.falls(found.to_dict()).startswith("128, the smallest: ")
 
 
 def test_tasks_stand_in_the_order_of_the_plan(make: Make) -> None:

@@ -47,7 +47,7 @@ def sizes(run: Run) -> Any:
 
 
 def ratios(run: Run) -> Any:
-    found = loss_frames.ratios(loss_frames.tests(run), run, [MODELS], smoke=False)
+    found = loss_frames.ratios(loss_frames.tests(run), run, [MODELS])
     return found.set_index("preset")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from retbench.report import compare, summarise, units
 from retbench.report.speed.inference import content
-from retbench.report.speed.tables import crossing
+from retbench.report.speed.ratio_tables import crossing
 from retbench.report.summary import Summary
 from retbench.stats import intervals
 from retbench.stats.comparison import paired_centre

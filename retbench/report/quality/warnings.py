@@ -1,0 +1,124 @@
+"""What a reader must know before believing the numbers of trained models; printed beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from retbench.report import units
+from retbench.report.frames import groups, records
+from retbench.report.quality.trained import ending
+from retbench.report.terms import is_smoke
+from retbench.report.warnings import PARAMETERS, claims, recorded
+
+if TYPE_CHECKING:
+    from retbench.store import Run
+
+LEAST_SEEDS, SEEDS_TO_CLAIM = 3, 5
+
+
+def of_trainings(
+    run: Run, models: Sequence[str], tried: pd.DataFrame, endings: pd.DataFrame
+) -> tuple[str, ...]:
+    """Every warning that applies to a run of trained models, the gravest first.
+
+    Args:
+        run: the run.
+        models: the subject, then the baselines.
+        tried: the learning rates, see :func:`retbench.report.quality.loss_frames.tuning`.
+        endings: of final trainings, see :func:`retbench.report.quality.trained.endings`.
+    """
+    frame = run.frame()
+    return (
+        *claims(run.meta, "training"),
+        *_few_seeds(run.plan.blocks),
+        *_unequal_sizes(frame, models),
+        *_order(frame),
+        *_epochs(run.meta, frame),
+        *edge_of_grid(tried),
+        *_failed_trainings(endings),
+        *recorded(run.meta),
+    )
+
+
+def caveat(run: Run, tried: pd.DataFrame) -> str:
+    """What forbids or weakens claims from trainings, for the header of a figure; else empty.
+
+    Args:
+        run: whose trainings they are.
+        tried: the learning rates, see :func:`retbench.report.quality.loss_frames.tuning`.
+    """
+    if is_smoke(run.meta):
+        return "SMOKE: no claims"
+    seeds = run.plan.blocks
+    few = [f"{seeds} seed{'s' * (seeds > 1)}"] if seeds < SEEDS_TO_CLAIM else []
+    edge = ["learning rates at the grid's end"] if any(edge_of_grid(tried)) else []
+    return ", ".join([*few, *edge]) + (": no claim" if few or edge else "")
+
+
+def _few_seeds(seeds: int) -> Iterator[str]:
+    if seeds < LEAST_SEEDS:
+        plural = "s" if seeds > 1 else ""
+        yield f"{seeds} training seed{plural}: at least {LEAST_SEEDS} are needed for any claim"
+    elif seeds < SEEDS_TO_CLAIM:
+        yield f"{seeds} training seeds: to say that one model beats another takes {SEEDS_TO_CLAIM}"
+
+
+def _unequal_sizes(frame: pd.DataFrame, models: Sequence[str]) -> Iterator[str]:
+    rows = frame[frame["metric"] == "parameters"]
+    for (preset,), group in groups(rows, ["preset"]):
+        sizes = group.groupby("model", observed=True)["value"].first()
+        first = sizes.get(models[0])
+        for model in models:
+            excess = sizes.get(model, first) / first - 1 if first else 0.0
+            if abs(excess) > PARAMETERS:
+                yield (
+                    f"{model} at preset {preset} has {excess:+.1%} non-embedding parameters "
+                    f"compared with {models[0]}"
+                )
+
+
+def _order(frame: pd.DataFrame) -> Iterator[str]:
+    rows = frame[frame["metric"] == "data_order"]
+    orders = rows.groupby(["block", "point"], observed=True)["value"].nunique()
+    if (orders > 1).any():
+        yield "the models of a block were not trained on the same data in the same order"
+
+
+def _epochs(meta: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[str]:
+    data = meta["data"] or {}
+    size = data.get("splits", {}).get("train", {}).get("tokens")
+    trained = frame.loc[frame["metric"] == "train_tokens", "value"].max()
+    if size and not units.is_missing(trained) and trained > size:
+        times = units.significant(trained / size, 2)
+        yield (
+            f"the training text was gone through {times} times: a larger model may have learned "
+            "it by heart"
+        )
+
+
+def edge_of_grid(tried: pd.DataFrame) -> Iterator[str]:
+    """Models whose best learning rate is the grid's smallest or largest, so may lie beyond it."""
+    for (model, at), group in groups(tried, ["model", "at"]):
+        known = group[group["final_dev_loss"].notna()]
+        chosen = known.loc[known["chosen"], "learning_rate"]
+        if chosen.empty or len(group) < 2:
+            continue
+        rate, rates = float(chosen.iloc[0]), group["learning_rate"]
+        for end, name in ((rates.min(), "smallest"), (rates.max(), "largest")):
+            if rate == end:
+                where = f" at {at}" if at else ""
+                yield (
+                    f"{model}{where}: the best learning rate is the {name} of the grid, {rate:g}: "
+                    "a better one may lie beyond, so no claim should rest on it"
+                )
+
+
+def _failed_trainings(endings: pd.DataFrame) -> Iterator[str]:
+    for row in records(endings[endings["status"] != "ok"]):
+        place = f"preset {row['preset']}: " if "preset" in row else ""
+        place += f"{row['task']}: " if "task" in row else ""
+        cause = f": {row['cause']}" if isinstance(row["cause"], str) else ""
+        yield f"{place}{row['model']} {ending(row)}{cause}"

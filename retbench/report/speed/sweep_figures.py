@@ -1,0 +1,215 @@
+"""How the suites on speed draw metrics, and ratios of times, over context or batch size.
+
+A cell that cannot be drawn has a mark below the axis; :mod:`retbench.report.figure_data` lists
+every cell of the run as shown or as left out, and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from retbench.config.plan import Axis as Sweep
+from retbench.metrics import METRICS
+from retbench.report import axes, compare, terms, units
+from retbench.report.figure import DECIDED, FAILURES, Axis, Crossing, Curve, Figure, Panel, tuples
+from retbench.report.frames import EDGES, Floats, Row, arrays, column, groups, records
+from retbench.report.summary import Summary
+
+INTERVAL = "95% interval over processes"
+RANGE = "range over processes, the value is the largest"
+PAIRED = "the verdict's interval, paired by block"
+BOUND = "thin dashes: analytic bound from measured ceilings"
+LABELS = {"context": "context (tokens)", "batch": "batch size (sequences)"}
+# The time that a rate is made from, the work over it.
+_TIME_OF = {
+    "prefill_tokens_per_s": "ttft_s", "decode_tokens_per_s": "tpot_s",
+    "step_tokens_per_s": "step_s", "step_mfu": "step_s", "step_matmul_share": "step_s",
+    "kernel_flop_per_s": "kernel_s",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A metric of a sweep, and the metric that bounds it.
+
+    Attributes:
+        metric: its tag.
+        bound: the tag of its bound.
+        optional: whether a run may lack it, and its panel.
+        otherwise: the tag of what is shown where a run lacks it.
+    """
+
+    metric: str
+    bound: str | None = None
+    optional: bool = False
+    otherwise: str = ""
+
+
+def over_sweep(
+    summary: Summary, name: str, title: str, sweep: Sweep, shown: Sequence[Shown]
+) -> Figure:
+    """Metrics over the context or the batch size, a panel each."""
+    measured = set(summary.cells["metric"])
+    kept = [
+        each if each.metric in measured or not each.otherwise
+        else replace(each, metric=each.otherwise)
+        for each in shown if each.metric in measured or not each.optional
+    ]  # fmt: skip
+    data = [cells_of(summary, each.metric, sweep) for each in kept]
+    x = Axis(LABELS[sweep], tuple(planned(summary, sweep)), units.tokens)
+    panels, curves = [], []
+    for each, cells in zip(kept, data, strict=True):
+        metric = METRICS[each.metric]
+        panels.append(
+            Panel(each.metric, "", x, Axis.scaled(metric.title, metric.unit, cells["value"]))
+        )
+        if each.bound in measured:
+            for (model,), own in groups(cells_of(summary, str(each.bound), sweep), ["model"]):
+                places = column(own, axes.COLUMN[sweep])
+                if len(places) > 1:  # one is no line
+                    curves.append(Curve(each.metric, str(model), places, column(own, "value")))
+    notes = [axes.held(summary.meta, sweep), *([BOUND] if curves else [])]
+    if memory := kept[0].metric in compare.MEMORY:
+        notes += [_source(cells) for cells in data if len(cells)]
+    return Figure.of(
+        summary.meta, name, title, panels, pd.concat(data), notes=tuple(notes), curves=curves,
+        interval=RANGE if memory else INTERVAL,
+        failures=failures(summary, sweep, [each.metric for each in kept]),
+    )  # fmt: skip
+
+
+def _source(cells: pd.DataFrame) -> str:
+    """What a memory figure was read from."""
+    sources = sorted({source.replace("_", " ") for source in cells["source"]})
+    return f"{METRICS[cells['metric'].iloc[0]].title}: {' / '.join(sources)}"
+
+
+def ratios(summary: Summary, metrics: Sequence[str]) -> Figure:
+    """Times of the subject over each baseline's along the context, a panel a metric."""
+    subject = summary.models[0]
+    rows = summary.ratios[axes.on_sweep(summary.points, summary.ratios, "context")]
+    rows = rows[rows["metric"].isin(metrics)].sort_values("seq_len")
+    data = as_ratios(rows, summary.pairs).assign(panel=rows["metric"])
+    lost = without_ratio(data)
+    x = Axis(LABELS["context"], tuple(planned(summary, "context")), units.tokens)
+    panels = [
+        Panel(
+            metric, METRICS[metric].title if len(metrics) > 1 else "", x, Axis("ratio of times"),
+            terms.threshold(summary.meta, metric), (f"{subject} faster", "slower"),
+        )
+        for metric in metrics
+    ]  # fmt: skip
+    crossings = [
+        crossing
+        for row in records(summary.crossovers)
+        if row["metric"] in metrics and _is_of_the_sweep(summary, row)
+        for crossing in located(row["metric"], row, data[data["metric"] == row["metric"]])
+    ]
+    alone = ["alone: only one of the two took turns"] * (compare.ALONE in set(lost["status"]))
+    held = axes.held(summary.meta, "context")
+    return Figure.of(
+        summary.meta, "ratio_context", f"Time of {subject} over each baseline's", panels,
+        data[data["value"].notna()], interval=PAIRED, each="block",
+        notes=(margin_note(summary.meta, metrics), held, *alone), crossings=crossings,
+        failures=lost,
+    )  # fmt: skip
+
+
+def _is_of_the_sweep(summary: Summary, crossing: Row) -> bool:
+    """Whether a crossover is of the sweep over contexts: a grid has one at each batch size."""
+    first = summary.configuration["batch"][0]
+    return not summary.configuration.get("grid") or bool(crossing["batch_size"] == first)
+
+
+def as_ratios(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
+    """Ratios with the columns of a figure; in ``each`` those of the blocks."""
+    by_block = arrays(pairs, ["metric", "baseline", "point"], "ratio")
+    each = [by_block.get((r["metric"], r["baseline"], r["point"]), ()) for r in records(rows)]
+    return rows.assign(
+        series=rows["baseline"], model=rows["baseline"], x=rows["seq_len"],
+        open=~rows["verdict"].isin(DECIDED), each=tuples(each, rows),
+    )  # fmt: skip
+
+
+def without_ratio(data: pd.DataFrame) -> pd.DataFrame:
+    """The failures of a figure of ratios: where there is none, and in a word why."""
+    lost = data[data["value"].isna()]
+    return lost.assign(status=[_mark(note) for note in lost["note"]])[FAILURES]
+
+
+def _mark(note: str) -> str:
+    """A short word for why there is no ratio."""
+    return compare.ALONE if note.startswith(f"measured {compare.ALONE}") else note.split(": ")[-1]
+
+
+def margin_note(meta: Mapping[str, Any], metrics: Sequence[str]) -> str:
+    """How large the grey margin of ratios is."""
+    sizes = dict.fromkeys(f"±{terms.threshold(meta, metric):.1%}" for metric in metrics)
+    return f"grey: margin or noise floor, {', '.join(sizes)}"
+
+
+def located(panel: str, crossing: Row, rows: pd.DataFrame) -> Iterator[Crossing]:
+    """A crossover as drawn: only where ratios on both of its sides have opposite verdicts."""
+    own = rows[(rows["baseline"] == crossing["baseline"]) & rows["verdict"].isin(DECIDED)]
+    if crossing["status"] != "reached":
+        return
+    sides = [
+        set(own.loc[at, "verdict"])
+        for at in (own["seq_len"] <= crossing["value"], own["seq_len"] > crossing["value"])
+    ]
+    if any({"faster"} <= one and {"slower"} <= two for one, two in (sides, sides[::-1])):
+        yield Crossing(panel, crossing["baseline"], *(float(crossing[edge]) for edge in EDGES))
+
+
+def planned(summary: Summary, sweep: Sweep) -> list[int]:
+    """The planned values of a sweep, those that failed included."""
+    on_sweep = axes.on_sweep(summary.points, summary.statuses, sweep)
+    return sorted({int(value) for value in summary.statuses.loc[on_sweep, axes.COLUMN[sweep]]})
+
+
+def cells_of(summary: Summary, metric: str, sweep: Sweep) -> pd.DataFrame:
+    """A metric's cells along a sweep, ascending, as a figure has them."""
+    cells = summary.cells[summary.cells["metric"] == metric]
+    cells = cells[axes.on_sweep(summary.points, cells, sweep)]
+    return as_data(cells.sort_values(axes.COLUMN[sweep], kind="stable"), summary.processes,
+                   axes.COLUMN[sweep])  # fmt: skip
+
+
+def as_data(cells: pd.DataFrame, processes: pd.DataFrame, along: str) -> pd.DataFrame:
+    """Cells with the columns of a figure, and in ``each`` the values of their processes."""
+    by_process = arrays(processes, ["model", "point", "metric"], "value")
+    each: list[Sequence[float] | Floats] = []
+    for row in records(cells):
+        metric = str(row["metric"])
+        values = by_process.get((row["model"], row["point"], _TIME_OF.get(metric, metric)))
+        if values is None or metric in compare.MEMORY:
+            each.append(())
+        elif metric in _TIME_OF:
+            each.append(row["value"] * np.median(values) / values)
+        else:
+            each.append(values)
+    return cells.assign(panel=cells["metric"], series=cells["model"], x=cells[along],
+                        each=tuples(each, cells))  # fmt: skip
+
+
+def failures(summary: Summary, sweep: Sweep, panels: Sequence[str]) -> pd.DataFrame:
+    """The cells of a sweep that failed, in every panel; with a share where some blocks were ok."""
+    on_sweep = axes.on_sweep(summary.points, summary.statuses, sweep)
+    rows = summary.statuses[on_sweep & (summary.statuses["status"] != "ok")]
+    found = [
+        (panel, row["model"], row[axes.COLUMN[sweep]], ended(row))
+        for panel in panels
+        for row in records(rows.sort_values(axes.COLUMN[sweep], kind="stable"))
+    ]
+    return pd.DataFrame(found, columns=FAILURES)
+
+
+def ended(row: Row) -> str:
+    """How a cell ended, with the share of blocks where some were ok."""
+    share = f" {row['blocks'] - row['ok_blocks']}/{row['blocks']}" if row["ok_blocks"] else ""
+    return f"{row['status']}{share}"

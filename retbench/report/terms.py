@@ -1,0 +1,38 @@
+"""On what terms a run compares: its margin, noise floors and confidence, and whether it may claim.
+
+All of it is read in ``run.json``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from retbench.config.run import TimedConfig
+from retbench.stats import comparison
+
+
+def is_smoke(meta: Mapping[str, Any]) -> bool:
+    """Whether it is a smoke run, which earns no claim (M2)."""
+    return bool(meta["configuration"]["profile"] == "smoke")
+
+
+def margin(meta: Mapping[str, Any]) -> float:
+    """The relative difference that matters, as the run was asked."""
+    return float(meta["configuration"].get("margin", TimedConfig.margin))
+
+
+def floors(meta: Mapping[str, Any]) -> dict[str, float]:
+    """The machine's noise floors by metric of times, log ratios; empty where none is known."""
+    return {} if meta["audit"] is None else dict(meta["audit"]["floor"])
+
+
+def threshold(meta: Mapping[str, Any], metric: str) -> float:
+    """The relative difference beyond which *faster* and *slower* lie: margin or floor (M11)."""
+    return max(margin(meta), math.expm1(floors(meta).get(metric, 0.0)))
+
+
+def alpha(meta: Mapping[str, Any]) -> float:
+    """Share of a run's intervals that may miss the truth, by how often it was looked at."""
+    return float((meta["stopped"] or {}).get("alpha", comparison.ALPHA))
