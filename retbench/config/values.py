@@ -51,16 +51,25 @@ def path(raw: Any) -> str:
     return whole
 
 
+def read(name: str, reader: Reader, raw: Any) -> Any:
+    """A value by its reader.
+
+    Raises:
+        UserError: it cannot be; begins with the name.
+    """
+    try:
+        return reader(raw)
+    except ValueError as problem:
+        raise UserError(f"{name}: {problem}") from None
+
+
 def folder(raw: Any) -> Path:
     """The folder that ``--out`` names.
 
     Raises:
         UserError: it names none.
     """
-    try:
-        return Path(path(raw))
-    except ValueError as problem:
-        raise UserError(f"out: {problem}") from None
+    return Path(read("out", path, raw))
 
 
 @dataclass(frozen=True)
