@@ -132,7 +132,6 @@ not_negative = Number(int, "not be negative", lambda given: given >= 0)
 seed = Number(int, "be at least 0 and less than 2**63", lambda given: 0 <= given < 2**63)
 positive_float = Number(float, "be above 0", lambda given: given > 0)
 not_negative_float = Number(float, "not be negative", lambda given: given >= 0)
-minutes = Number(float, "be above 0", lambda given: given >= 0)
 
 
 def boolean(raw: Any) -> bool:

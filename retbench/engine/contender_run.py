@@ -78,11 +78,11 @@ class ContenderRun(ContenderWorker):
                 "companions": companions,
             }  # fmt: skip
             reply = self._asked(request, "prepared")
+            return reply if isinstance(reply, Outcome) else _slices_of(reply)
         except CellFailure as failure:  # what an earlier cell should have found is not there
             return self._ended(failure.status, failure.cause, process=NO_PROCESS)
         except WorkerFailure as failure:
             return self._failed(failure)
-        return reply if isinstance(reply, Outcome) else _slices_of(reply)
 
     def slice(self, phase: str, number: int) -> Outcome | None:
         """Have one slice of a phase timed, in a round of that number; how the cell ended, if so."""
@@ -218,8 +218,14 @@ class ContenderRun(ContenderWorker):
 
 
 def _slices_of(reply: Message) -> dict[str, float]:
-    """Seconds of a slice by phase, as a worker has told them."""
+    """Seconds of a slice by phase, as a worker has told them.
+
+    Raises:
+        WorkerFailure: it has told something else.
+    """
     slices = reply.get("slices")
     if not isinstance(slices, Mapping):
         raise WorkerFailure("error", f"the worker's reply names no phases: {slices!r:.60}")
+    if not all(isinstance(seconds, int | float) for seconds in slices.values()):
+        raise WorkerFailure("error", f"the worker's phases have no length: {slices!r:.60}")
     return {str(name): float(seconds) for name, seconds in slices.items()}
