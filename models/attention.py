@@ -26,10 +26,6 @@ class KVCache(LayerState):
     keys: Tensor
     values: Tensor
 
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Keys and values."""
-        return self.keys, self.values
-
     def within(self, max_len: int) -> Self:
         """The first ``max_len`` keys and values, in the same memory."""
         return type(self)(*(tensor[:, :, :max_len] for tensor in self.tensors()))
@@ -63,10 +59,6 @@ class Int8Cache(KVCache):
         scales = (torch.zeros(*shape[:-1], 1, device=device) for _ in range(2))
         return cls(*numbers, *scales)
 
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Keys, values and the scales of each."""
-        return self.keys, self.values, self.key_scales, self.value_scales
-
     def write(self, positions: Tensor, keys: Tensor, values: Tensor) -> None:
         """Round keys and values (batch, kv_heads, time, head_dim), and put them at positions."""
         for cached, scales, new in (
@@ -80,7 +72,8 @@ class Int8Cache(KVCache):
 
     def read(self, dtype: torch.dtype, length: int | None = None) -> tuple[Tensor, Tensor]:
         """Keys and values in a type; of the first ``length`` tokens, or of all."""
-        keys, values, key_scales, value_scales = (x[:, :, :length] for x in self.tensors())
+        tensors = self.keys, self.values, self.key_scales, self.value_scales
+        keys, values, key_scales, value_scales = (x[:, :, :length] for x in tensors)
         return (keys * key_scales).to(dtype), (values * value_scales).to(dtype)
 
 
@@ -160,5 +153,5 @@ def split_decode(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     weights = torch.softmax(scores + bias, dim=-1)
     weights = torch.unflatten(weights, -1, (parts, -1)).transpose(-2, -3)
     partial = weights @ torch.unflatten(v, -2, (parts, -1))
-    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    wide = torch.promote_types(q.dtype, torch.float32)
     return partial.sum(dim=2, dtype=wide).to(q.dtype)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 
 from models.footprint import FeedForwardKind, Footprint
 from models.presets import PRESETS, Preset
@@ -184,6 +184,13 @@ class ModelConfig(Footprint):
                 raise ConfigError(f"{field.name} must be {kind}, not {given!r}")
             if not abs(given) < 2**31:  # nor is NaN
                 raise ConfigError(f"{field.name} must be below 2**31, not {given!r:.25}")
+
+    def _check_choices(self, **kinds: Any) -> None:
+        """Raise ConfigError for a field that is none of the literals of its kind."""
+        for name, kind in kinds.items():
+            if getattr(self, name) not in get_args(kind):
+                known = ", ".join(get_args(kind))
+                raise ConfigError(f"{name} must be one of {known}, not {getattr(self, name)!r}")
 
     def _matched_d_ff(self) -> int:
         """The width that fills the layer's budget, rounded for the hardware where that is cheap.

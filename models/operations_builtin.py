@@ -21,7 +21,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from models.family.retnet import RetNetConfig
 from models.kernels import chunk_op
-from models.operations import Case, Kind, Mix, Operation, register
+from models.operations import Case, Mix, Operation, register
 from models.retention import (
     log_decays,
     retention_chunkwise,
@@ -43,23 +43,17 @@ def _anywhere(case: Case) -> str | None:
     return None
 
 
-def _chunkwise_mix(case: Case) -> Mix:
-    log_gamma, chunk = _log_gamma(case), RetNetConfig.chunk_size
-    return lambda q, k, v: retention_chunkwise(q, k, v, log_gamma, chunk)[0]
+def _mix(function: Callable[..., tuple[Tensor, Tensor]], case: Case) -> Mix:
+    """Retention by a function of this project, with the paper's decays."""
+    log_gamma = log_decays(case.heads, "eq8").to(case.device)
+    return lambda q, k, v: function(q, k, v, log_gamma)[0]
 
 
-def _chunkwise(case: Case) -> AbstractContextManager[Mix]:
-    return nullcontext(_chunkwise_mix(case))
-
-
-def _parallel(case: Case) -> AbstractContextManager[Mix]:
-    log_gamma = _log_gamma(case)
-    return nullcontext(lambda q, k, v: retention_parallel(q, k, v, log_gamma)[0])
-
-
-def _recurrent(case: Case) -> AbstractContextManager[Mix]:
-    log_gamma = _log_gamma(case)
-    return nullcontext(lambda q, k, v: retention_recurrent(q, k, v, log_gamma)[0])
+def _ready(
+    function: Callable[..., tuple[Tensor, Tensor]],
+) -> Callable[[Case], AbstractContextManager[Mix]]:
+    """What an operation is ready by that calls :func:`_mix` as it is."""
+    return lambda case: nullcontext(_mix(function, case))
 
 
 def _too_long(case: Case) -> str | None:
@@ -76,11 +70,6 @@ def _compiled(function: Callable[..., Tensor]) -> Iterator[Callable[..., Tensor]
     """Compiled for one case: from the eighth on, torch would run a function uncompiled."""
     torch.compiler.reset()
     yield torch.compile(function, dynamic=False, fullgraph=True)
-
-
-def _triton(case: Case) -> AbstractContextManager[Mix]:
-    log_gamma = _log_gamma(case)
-    return nullcontext(lambda q, k, v: chunk_op.retention_chunk(q, k, v, log_gamma)[0])
 
 
 def _no_triton(case: Case) -> str | None:
@@ -145,23 +134,31 @@ def _no_flex(case: Case) -> str | None:
     return None
 
 
-def _log_gamma(case: Case) -> Tensor:
-    return log_decays(case.heads, "eq8").to(case.device)
+_CHUNKWISE = partial(retention_chunkwise, chunk_size=RetNetConfig.chunk_size)
 
-
-_RETENTION: Kind = "retention"
-_ATTENTION: Kind = "attention"
-
-register(Operation("retention-triton", _RETENTION, _no_triton, _triton, ("torch", "triton")))
-register(Operation("retention-chunkwise", _RETENTION, _anywhere, _chunkwise))
 register(
     Operation(
-        "retention-compiled", _RETENTION, _anywhere,
-        lambda case: _compiled(_chunkwise_mix(case)), ("torch", "triton"), compiles=True,
+        "retention-triton", "retention", _no_triton, _ready(chunk_op.retention_chunk),
+        ("torch", "triton"),
     )
 )  # fmt: skip
-register(Operation("retention-parallel", _RETENTION, _anywhere, _parallel, memory="quadratic"))
-register(Operation("retention-recurrent", _RETENTION, _too_long, _recurrent, recurrent=True))
+register(Operation("retention-chunkwise", "retention", _anywhere, _ready(_CHUNKWISE)))
+register(
+    Operation(
+        "retention-compiled", "retention", _anywhere,
+        lambda case: _compiled(_mix(_CHUNKWISE, case)), ("torch", "triton"), compiles=True,
+    )
+)  # fmt: skip
+register(
+    Operation(
+        "retention-parallel", "retention", _anywhere, _ready(retention_parallel), memory="quadratic"
+    )
+)
+register(
+    Operation(
+        "retention-recurrent", "retention", _too_long, _ready(retention_recurrent), recurrent=True
+    )
+)
 for _name, _function in (
     ("fla-chunk", "chunk_retention"),
     ("fla-parallel", "parallel_retention"),
@@ -169,7 +166,7 @@ for _name, _function in (
 ):
     register(
         Operation(
-            _name, _RETENTION, _no_fla, partial(_fla, _function),
+            _name, "retention", _no_fla, partial(_fla, _function),
             ("torch", "triton", "flash-linear-attention", "fla-core"),
         )
     )  # fmt: skip
@@ -181,10 +178,10 @@ for _name, _backend in (
 ):
     register(
         Operation(
-            _name, _ATTENTION, partial(_no_sdpa, _backend), partial(_sdpa, _backend),
+            _name, "attention", partial(_no_sdpa, _backend), partial(_sdpa, _backend),
             memory="quadratic" if _backend is SDPBackend.MATH else "linear",
         )
     )  # fmt: skip
 register(
-    Operation("flex-attention", _ATTENTION, _no_flex, _flex, ("torch", "triton"), compiles=True)
+    Operation("flex-attention", "attention", _no_flex, _flex, ("torch", "triton"), compiles=True)
 )

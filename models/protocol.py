@@ -6,9 +6,9 @@ A model of any origin can be measured if it keeps to :class:`LanguageModel`; tho
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from models.footprint import Phase
 
 
-class LayerState(ABC):
-    """The tensors that one mixer carries from token to token; updated in place.
+class LayerState:
+    """The tensors that one mixer carries from token to token, a dataclass; updated in place.
 
     The first dimension of each tensor is the batch, and a state is made of its tensors alone:
     ``type(state)(*state.tensors())`` is the same one. Shapes and addresses never change, so that
@@ -27,9 +27,9 @@ class LayerState(ABC):
     that they do.
     """
 
-    @abstractmethod
     def tensors(self) -> tuple[Tensor, ...]:
-        """Every tensor of the state."""
+        """Every tensor of the state: by default the fields of the dataclass."""
+        return tuple(getattr(self, field.name) for field in fields(cast(Any, self)))
 
     def clone(self) -> Self:
         """A copy that shares no memory."""
@@ -43,10 +43,10 @@ class LayerState(ABC):
         """The same memory, for at most so many tokens; a state of constant size as it is."""
         return self
 
-    def seek(self, position: int) -> None:  # noqa: B027  (most need do nothing)
+    def seek(self, position: int) -> None:
         """Make ready for a step at an earlier position, where the shapes depend on it."""
 
-    def join(self, parts: Sequence[Self]) -> None:  # noqa: B027
+    def join(self, parts: Sequence[Self]) -> None:
         """Take over what was made of :meth:`rows`, where it is not in the same memory by now."""
 
     def reset(self) -> None:

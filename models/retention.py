@@ -244,4 +244,4 @@ def _operands(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, 
     """The inputs in the type their products run in, and the type that results are kept in."""
     if q.dtype == torch.float16:
         q, k, v = q.float(), k.float(), v.float()
-    return q, k, v, torch.float64 if q.dtype == torch.float64 else torch.float32
+    return q, k, v, torch.promote_types(q.dtype, torch.float32)

@@ -26,8 +26,7 @@ from retbench.workers.agent import ONE_NODE, Nodes
 
 if TYPE_CHECKING:
     from retbench.engine.observer import Observer
-    from retbench.engine.runner import Launcher
-    from retbench.report.content import Content
+    from retbench.engine.slurm import Launcher
     from retbench.store import Run
 
 
@@ -56,11 +55,6 @@ def run(
     suite: str | None = "inference",
     *,
     observer: Observer | None = None,
-    out: Path | str | None = None,
-    resume: bool = False,
-    config_file: Path | str | None = None,
-    launcher: str = "local",
-    slurm: Mapping[str, Any] | Sequence[str] = (),
     **given: Any,
 ) -> Run:
     """Measure a suite, write its tables and plots, and return the run.
@@ -68,12 +62,7 @@ def run(
     Args:
         suite: name of the suite; None for the configuration file's.
         observer: told of the progress; nothing is printed without one.
-        out: the run directory; by default ``results/SUITE-PRESET-DEVICE-TIME``.
-        resume: continue the run in ``out``, or the only unfinished one in ``results/``.
-        config_file: a TOML file with the same keys as the flags.
-        launcher: ``local`` to measure here, ``slurm`` for jobs of a cluster, one a block.
-        slurm: what to ask Slurm for, see :data:`retbench.engine.slurm.OPTIONS`.
-        given: fields of the suite's configuration, see :class:`retbench.config.run.RunConfig`.
+        given: further arguments of :func:`prepare`, fields of the configuration among them.
 
     Returns:
         The run; its :meth:`~retbench.store.Run.frame` holds all samples.
@@ -82,11 +71,7 @@ def run(
         UserError: for anything the configuration, the machine or the disk does not allow.
         Interrupted: the user stopped it; what was finished is kept.
     """
-    job = prepare(
-        suite, out=out, resume=resume, config_file=config_file, launcher=launcher, slurm=slurm,
-        **given,
-    )  # fmt: skip
-    return carry_out(job, observer)[0]
+    return carry_out(prepare(suite, **given), observer)[0]
 
 
 def prepare(
@@ -100,10 +85,21 @@ def prepare(
     nodes: Nodes = ONE_NODE,
     **given: Any,
 ) -> Job:
-    """Settle what to run and where; writes nothing. Arguments and errors as :func:`run`.
+    """Settle what to run and where; writes nothing.
 
-    ``nodes`` are the machines whose processes measure together; the first prepares and carries out,
-    the others prepare and serve (:func:`retbench.workers.agent.serve`).
+    Args:
+        suite: name of the suite; None for the configuration file's.
+        out: the run directory; by default ``results/SUITE-PRESET-DEVICE-TIME``.
+        resume: continue the run in ``out``, or the only unfinished one in ``results/``.
+        config_file: a TOML file with the same keys as the flags.
+        launcher: ``local`` to measure here, ``slurm`` for jobs of a cluster, one a block.
+        slurm: what to ask Slurm for, see :data:`retbench.engine.slurm.OPTIONS`.
+        nodes: the machines whose processes measure together; the first prepares and carries out,
+            the others prepare and serve (:func:`retbench.workers.agent.serve`).
+        given: fields of the suite's configuration, see :class:`retbench.config.run.RunConfig`.
+
+    Raises:
+        UserError: for anything the configuration or the machine does not allow.
     """
     from retbench.engine.slurm import launcher as launcher_named
 
@@ -157,38 +153,33 @@ def write_derived(run: Run) -> list[Path]:
     """
     from retbench import report
 
-    with _written_or_explained(run):
+    with explained(run):
         return list(report.write_all(run))
 
 
-def write_tables(run: Run, content: Content) -> list[Path]:
-    """Write the tables alone; see :func:`write_derived`."""
-    from retbench import report
-
-    with _written_or_explained(run):
-        return list(report.write_tables(run, content))
-
-
-def write_plots(run: Run) -> list[Path]:
-    """Write the plots and the HTML report alone; see :func:`write_derived`."""
-    from retbench import report
-
-    with _written_or_explained(run):
-        return list(report.write_plots(run))
-
-
-def write_paper(run: Run, width: str) -> list[Path]:
-    """Write the plots for print, as wide as ``width`` says (``3.25in``); see :func:`write_derived`.
+@contextmanager
+def explained(run: Run) -> Iterator[None]:
+    """Turn whatever keeps derived files from being written into one line that says how to go on.
 
     Raises:
-        UserError: there is no such width.
+        UserError: they could not be written.
+        NotDerived: of a bug.
+        Interrupted: the user stopped it.
     """
-    from retbench import report
-    from retbench.report.figures import inches
-
-    width_in = inches(width)
-    with _written_or_explained(run):
-        return list(report.write_paper(run, width_in))
+    remedy = f"the samples are kept; `retbench plot {run.path}` and `table` make the rest from them"
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted while tables and plots were written", remedy) from None
+    except OSError as error:
+        raise UserError(
+            f"cannot write {error.filename or run.path}: {error.strerror or error}", remedy
+        ) from error
+    except UserError:
+        raise
+    except Exception as error:
+        what = f"a bug: tables and plots could not be made: {type(error).__name__}: {error}"
+        raise NotDerived(what, f"{remedy}; add --debug to see where") from error
 
 
 def stored_configuration(path: Path, meta: Mapping[str, Any]) -> RunConfig:
@@ -250,22 +241,3 @@ def _continued(
     config = replace(config, plugins=sources or plugins.located(config.plugins, folder))
     check(config, here=here)
     return config, folder
-
-
-@contextmanager
-def _written_or_explained(run: Run) -> Iterator[None]:
-    """Turn whatever keeps derived files from being written into one line that says how to go on."""
-    remedy = f"the samples are kept; `retbench plot {run.path}` and `table` make the rest from them"
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted while tables and plots were written", remedy) from None
-    except OSError as error:
-        raise UserError(
-            f"cannot write {error.filename or run.path}: {error.strerror or error}", remedy
-        ) from error
-    except UserError:
-        raise
-    except Exception as error:
-        what = f"a bug: tables and plots could not be made: {type(error).__name__}: {error}"
-        raise NotDerived(what, f"{remedy}; add --debug to see where") from error

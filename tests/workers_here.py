@@ -59,5 +59,5 @@ def workers_here() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("retbench.engine.runner.Worker", WorkerHere)
         # This process goes on when the run has ended.
-        patch.setattr(worker_process, "_bound_memory", lambda config: None)
+        patch.setattr(worker_process, "bound_memory", lambda config: None)
         yield patch

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from models.config import ConfigError
 from models.costs import chunkwise_flops, retention_flops
-from models.family.decoder import DecoderConfig
+from models.family.grouped import GroupedHeadsConfig
 from models.kernels.limits import too_wide
 from models.presets import Preset
 from models.registry import register
@@ -26,7 +26,7 @@ CHUNK_SIZES = (32, 64, 128, 256, 512)
 
 @register("retnet")
 @dataclass(frozen=True)
-class RetNetConfig(DecoderConfig):
+class RetNetConfig(GroupedHeadsConfig):
     """The paper's RetNet: d_k = d_model / heads, d_v = 2 d_k, so a mixer holds 8 d_model^2.
 
     The chunkwise form and the decode step are computed by PyTorch with implementation ``torch``,
@@ -77,21 +77,12 @@ class RetNetConfig(DecoderConfig):
 
     def check(self) -> None:
         """Raise ConfigError for a head dimension, decay, form or chunk that cannot be."""
-        if self.n_kv_heads == 0:
-            object.__setattr__(self, "n_kv_heads", self.default_kv_heads())
-        if self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
-            raise ConfigError(
-                f"n_kv_heads = {self.n_kv_heads} does not divide n_heads = {self.n_heads}"
-            )
+        self._check_kv_heads()
         if self.group > 1 and self.implementation == "triton":
             raise ConfigError("implementation triton: its step has a KV head for each query head")
         if self.d_k % 2:
             raise ConfigError(f"retnet needs an even d_model / n_heads, not {self.d_k}")
-        choices = {"decay": DecayKind, "form": Form, "init": Init, "state_dtype": StateDtype}
-        for name, kind in choices.items():
-            if getattr(self, name) not in get_args(kind):
-                known = ", ".join(get_args(kind))
-                raise ConfigError(f"{name} must be one of {known}, not {getattr(self, name)!r}")
+        self._check_choices(decay=DecayKind, form=Form, init=Init, state_dtype=StateDtype)
         if self.norm_gain and not self.group_norm:
             raise ConfigError("norm_gain needs group_norm: there is no norm to scale")
         if self.chunk_size < 1:
@@ -99,24 +90,10 @@ class RetNetConfig(DecoderConfig):
         if self.implementation == "triton" and (reason := too_wide(self.d_k, self.d_v)):
             raise ConfigError(f"implementation triton: {reason}")
 
-    def default_kv_heads(self) -> int:
-        """A KV head for each query head."""
-        return self.n_heads
-
-    @property
-    def group(self) -> int:
-        """Query heads of one KV head."""
-        return self.n_heads // self.n_kv_heads
-
-    @property
-    def kv_dim(self) -> int:
-        """Width of all keys of one token; all values are twice as wide."""
-        return self.n_kv_heads * self.d_k
-
     @property
     def d_k(self) -> int:
         """Dimension of a head's queries and keys."""
-        return self.d_model // self.n_heads
+        return self.head_dim
 
     @property
     def d_v(self) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from models.config import ConfigError
-from models.family.decoder import DecoderConfig
+from models.family.grouped import GroupedHeadsConfig
 from models.kernels.limits import too_large
 from models.presets import PRESETS, Preset
 from models.registry import register
@@ -25,7 +25,7 @@ FUSED = ("flash", "cudnn", "fa3")
 
 @register("transformer")
 @dataclass(frozen=True)
-class TransformerConfig(DecoderConfig):
+class TransformerConfig(GroupedHeadsConfig):
     """Rotary positions, RMSNorm, multi-head attention, no biases: Llama's architecture.
 
     Sequences are mixed by PyTorch's attention, with implementation ``math`` by its unfused kernel,
@@ -55,42 +55,15 @@ class TransformerConfig(DecoderConfig):
 
     def check(self) -> None:
         """Settle ``n_kv_heads``; raise ConfigError for heads that cannot be."""
-        if self.n_kv_heads == 0:
-            object.__setattr__(self, "n_kv_heads", self.default_kv_heads())
-        if self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
-            raise ConfigError(
-                f"n_kv_heads = {self.n_kv_heads} does not divide n_heads = {self.n_heads}"
-            )
+        self._check_kv_heads()
         if self.head_dim % 2:
             raise ConfigError(f"{self.family} needs an even d_model / n_heads, not {self.head_dim}")
-        for name, kind in {"cache_dtype": CacheDtype, "positions": PositionKind}.items():
-            if getattr(self, name) not in get_args(kind):
-                known = ", ".join(get_args(kind))
-                raise ConfigError(f"{name} must be one of {known}, not {getattr(self, name)!r}")
+        self._check_choices(cache_dtype=CacheDtype, positions=PositionKind)
         reason = too_large(self.head_dim, self.group)
         if self.cache_dtype == "int8":
             reason = "its step reads no int8 cache"
         if self.implementation == "triton" and reason:
             raise ConfigError(f"implementation triton: {reason}")
-
-    def default_kv_heads(self) -> int:
-        """A KV head for each query head."""
-        return self.n_heads
-
-    @property
-    def head_dim(self) -> int:
-        """Dimension of a head."""
-        return self.d_model // self.n_heads
-
-    @property
-    def group(self) -> int:
-        """Query heads of one KV head."""
-        return self.n_heads // self.n_kv_heads
-
-    @property
-    def kv_dim(self) -> int:
-        """Width of all keys of one token."""
-        return self.n_kv_heads * self.head_dim
 
     def mixer(self) -> Attention:
         """A new mixer."""

@@ -26,7 +26,7 @@ import triton.language as tl
 from torch import Tensor
 
 from models.kernels.limits import MAX_GROUP
-from models.kernels.plan import gpu_at, split_count
+from models.kernels.plan import gpu_at, product_type, split_count
 from models.kernels.rotary import load_rotated
 
 RESIDENT = {1: 4, MAX_GROUP: 2}
@@ -226,7 +226,7 @@ def launch(
             qkv, cos, sin, position, keys, values, partial, log_sums, *keys.stride()[:2], max_len,
             splits,
             KV_HEADS=kv_heads, GROUP=group, DIM=dim, SCALE=dim**-0.5 * math.log2(math.e),
-            PRODUCT=_product_type(qkv.dtype),
+            PRODUCT=product_type(qkv.dtype),
             BLOCK_ROWS=rows, BLOCK_KEYS=block_keys, BLOCK_DIM=max(16, block_dim),
             num_warps=4, num_stages=2,
         )  # fmt: skip
@@ -236,9 +236,3 @@ def launch(
             DIM=dim, ALL_SPLITS=triton.next_power_of_2(splits),
             BLOCK_SPLITS=min(64, triton.next_power_of_2(splits)), BLOCK_DIM=columns, num_warps=4,
         )  # fmt: skip
-
-
-def _product_type(dtype: torch.dtype) -> tl.dtype:
-    if dtype == torch.bfloat16 and triton.knobs.runtime.interpret:
-        return tl.float32
-    return getattr(tl, str(dtype).removeprefix("torch."))

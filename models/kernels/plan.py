@@ -60,8 +60,7 @@ class Plan:
     Attributes:
         chunk: tokens of a chunk.
         operand: type that states, scores and the products' operands are rounded to.
-        product: Triton's name of the type that products take; as ``operand`` but for the
-            interpreter, which multiplies bfloat16 by its bits and so gets it as float32.
+        product: Triton's name of the type that products take, see :func:`product_type`.
         precision: Triton's ``input_precision`` of float32 products.
         rows: rows of a state that one program holds; the more, the less often values are read.
         columns: columns of a state or an output that one program holds.
@@ -81,11 +80,22 @@ class Plan:
     stages: int
 
 
+def product_type(dtype: torch.dtype) -> tl.dtype:
+    """Triton's name of the type that products of operands of a type take.
+
+    It is the same but for the interpreter, which multiplies bfloat16 by its bits and so gets it as
+    float32.
+    """
+    if dtype == torch.bfloat16 and triton.knobs.runtime.interpret:
+        return tl.float32
+    return getattr(tl, str(dtype).removeprefix("torch."))
+
+
 def plan_for(dtype: torch.dtype, device: torch.device) -> Plan:
     """The plan of inputs of a type there."""
     chunk = CHUNKS[dtype]
     if dtype == torch.bfloat16:
-        product = tl.float32 if triton.knobs.runtime.interpret else tl.bfloat16
+        product = product_type(dtype)
         if gpu_at(device).shared_bytes >= LARGE_BLOCKS:
             return Plan(chunk, dtype, product, "ieee", 128, 128, inner=64, warps=8, stages=3)
         return Plan(chunk, dtype, product, "ieee", 64, 128, inner=64, warps=8, stages=2)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from models.config import ConfigError
 from models.footprint import Phase
 from models.protocol import LayerState
 
@@ -26,6 +28,13 @@ class Span:
     positions: Tensor
     start: int | None
     form: str | None = None
+
+
+@dataclass
+class MatrixState(LayerState):
+    """A matrix of each head, (batch, heads, d_k, d_v), in the type that it is kept in."""
+
+    matrices: Tensor
 
 
 class Mixer(nn.Module, ABC):
@@ -74,3 +83,29 @@ class Mixer(nn.Module, ABC):
         Raises:
             ConfigError: if what the configuration asks for cannot run on this device or dtype.
         """
+
+
+def in_triton(
+    implementation: str,
+    weight: Tensor,
+    unsupported: Callable[[torch.dtype, torch.device], str | None],
+    chosen: Collection[str] = ("auto",),
+) -> bool:
+    """Whether Triton's kernels compute a mixer: where asked for, else on a GPU where they can run.
+
+    Args:
+        implementation: that the configuration names.
+        weight: of the mixer, in whose type and on whose device they would run.
+        unsupported: says why they cannot, or None.
+        chosen: the other names for which they are taken on a GPU.
+
+    Raises:
+        ConfigError: where they are asked for and cannot run.
+    """
+    insisted = implementation == "triton"
+    if not (insisted or (weight.is_cuda and implementation in chosen)):
+        return False
+    reason = unsupported(weight.dtype, weight.device)
+    if insisted and reason:
+        raise ConfigError(f"implementation triton: {reason}")
+    return reason is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,22 +10,11 @@ from torch.nn import functional as F
 
 from models.footprint import Phase
 from models.gated_norm import gated_rms_norm
-from models.mixers.base import Mixer, Span
+from models.mixers.base import MatrixState, Mixer, Span
 from models.protocol import LayerState
 
 if TYPE_CHECKING:
     from models.family.gla import GatedLinearAttentionConfig
-
-
-@dataclass
-class GatedState(LayerState):
-    """The state matrices of one layer: (batch, heads, d_k, d_v), float32 or float64."""
-
-    matrices: Tensor
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The state matrices."""
-        return (self.matrices,)
 
 
 class GatedLinearAttention(Mixer):
@@ -65,16 +53,16 @@ class GatedLinearAttention(Mixer):
 
     def init_state(
         self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype
-    ) -> GatedState:
+    ) -> MatrixState:
         """Zeros; the same size for any ``max_len``."""
         c = self.config
-        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        wide = torch.promote_types(dtype, torch.float32)
         shape = (batch_size, c.n_heads, c.d_k, c.d_v)
-        return GatedState(torch.zeros(shape, device=device, dtype=wide))
+        return MatrixState(torch.zeros(shape, device=device, dtype=wide))
 
     def prefill(self, x: Tensor, shared: str, state: LayerState) -> Tensor:
         """Mix tokens after those in the state, chunk by chunk."""
-        assert isinstance(state, GatedState)
+        assert isinstance(state, MatrixState)
         q, k, v, log_decay, gate = self._project(x)
         before = state.matrices.to(log_decay.dtype)
         mixed, after = gated_chunkwise(q, k, v, log_decay, self.config.chunk_size, before)
@@ -83,7 +71,7 @@ class GatedLinearAttention(Mixer):
 
     def step(self, x: Tensor, shared: str, state: LayerState) -> Tensor:
         """Mix one token by the recurrence."""
-        assert isinstance(state, GatedState)
+        assert isinstance(state, MatrixState)
         q, k, v, log_decay, gate = self._project(x)
         return self._output(gated_step(q, k, v, log_decay, state.matrices), gate)
 
@@ -96,7 +84,7 @@ class GatedLinearAttention(Mixer):
         c = self.config
         q, k, v, gate, thin = self.qkvg(x).split_with_sizes(self.sizes, -1)
         logits = self.decay(thin)
-        wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        wide = torch.promote_types(logits.dtype, torch.float32)
         log_decay = F.logsigmoid(logits.to(wide)) / c.gate_temperature
         q, k, v, log_decay = (
             torch.unflatten(y, -1, (c.n_heads, -1)).transpose(1, 2)

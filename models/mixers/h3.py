@@ -34,10 +34,6 @@ class H3State(LayerState):
     recent: Tensor
     pairs: Tensor
 
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Recent inputs and pairs."""
-        return self.recent, self.pairs
-
 
 @dataclass(frozen=True)
 class _Shared:
@@ -96,7 +92,7 @@ class H3(Mixer):
     def prepare(self, span: Span, state: LayerState | None) -> _Shared:
         """The initial poles in the type that the state is kept in, and the form."""
         c, weight = self.config, self.out.weight
-        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        wide = torch.promote_types(weight.dtype, torch.float32)
         ends = math.log(SLOWEST), math.log(FASTEST)
         log_step = torch.linspace(*ends, c.n_heads, dtype=wide, device=weight.device)
         frequency = math.pi * torch.arange(c.d_state // 2, dtype=wide, device=weight.device)
@@ -117,7 +113,7 @@ class H3(Mixer):
     ) -> H3State:
         """Zeros; the same size for any ``max_len``."""
         c = self.config
-        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        wide = torch.promote_types(dtype, torch.float32)
         recent = torch.zeros(batch_size, c.d_model, c.d_state, device=device, dtype=wide)
         shape = (batch_size, c.n_heads, c.head_dim, c.head_dim, c.d_state // 2, 2)
         return H3State(recent, torch.zeros(shape, device=device, dtype=wide))

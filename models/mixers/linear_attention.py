@@ -35,10 +35,6 @@ class LinearAttentionState(LayerState):
     matrices: Tensor
     normalisers: Tensor
 
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Matrices and normalisers."""
-        return self.matrices, self.normalisers
-
 
 @dataclass(frozen=True)
 class _Shared:
@@ -82,7 +78,7 @@ class LinearAttention(Mixer):
     def prepare(self, span: Span, state: LayerState | None) -> _Shared:
         """Rotary angles in the type that the state is kept in."""
         weight = self.out.weight
-        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        wide = torch.promote_types(weight.dtype, torch.float32)
         cos, sin = self.rotary(span.positions, wide)
         no_decay = torch.zeros(self.config.n_heads, dtype=torch.float64, device=weight.device)
         return _Shared(cos, sin, no_decay, span.form or self.forms[0])
@@ -98,7 +94,7 @@ class LinearAttention(Mixer):
     ) -> LinearAttentionState:
         """Zeros; the same size for any ``max_len``."""
         c = self.config
-        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        wide = torch.promote_types(dtype, torch.float32)
         vectors = torch.zeros(batch_size, c.n_heads, c.head_dim, device=device, dtype=wide)
         return LinearAttentionState(vectors[..., None].repeat(1, 1, 1, c.head_dim), vectors)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +21,7 @@ from models.config import ConfigError
 from models.footprint import Phase
 from models.kernels.attend_op import fused_attention, unsupported
 from models.layers import Rotary, rotate
-from models.mixers.base import Mixer, Span
+from models.mixers.base import Mixer, Span, in_triton
 from models.protocol import LayerState
 from models.sdpa import CHOSEN, by_kernel, kernel_unsupported, product_dtype, sdpa_backend
 
@@ -59,18 +60,26 @@ class Attention(Mixer):
         Raises:
             ConfigError: for a decode step by Triton where it cannot run.
         """
-        weight = self.out.weight
-        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        bias = None
         if span.start is None:
-            if not self._in_triton():
-                assert isinstance(state, KVCache)
-                slots = torch.arange(state.keys.shape[2], device=weight.device)
-                bias = step_bias(slots <= span.positions, weight)
-        elif span.start > 0:
-            bias = offset_bias(span.start, span.positions.shape[0], weight)
+            bias = self._step_bias(span, state)
+        else:
+            bias = self._sequence_bias(span.start, span.positions.shape[0])
+        wide = torch.promote_types(self.out.weight.dtype, torch.float32)
         cos, sin = self.rotary(span.positions, wide)
         return Positions(cos, sin, span, bias)
+
+    def _step_bias(self, span: Span, state: LayerState | None) -> Tensor | None:
+        """The mask of the slots that are filled; None where Triton's kernels step."""
+        if self._in_triton():
+            return None
+        assert isinstance(state, KVCache)
+        weight = self.out.weight
+        slots = torch.arange(state.keys.shape[2], device=weight.device)
+        return step_bias(slots <= span.positions, weight)
+
+    def _sequence_bias(self, start: int, time: int) -> Tensor | None:
+        """The mask of ``time`` tokens behind ``start``; None where there are none before them."""
+        return offset_bias(start, time, self.out.weight) if start > 0 else None
 
     def forward(self, x: Tensor, shared: Positions) -> Tensor:
         """Mix a whole sequence."""
@@ -133,21 +142,12 @@ class Attention(Mixer):
         return f"sdpa-{sdpa_backend(q, k, k)}"
 
     def _in_triton(self) -> bool:
-        """Whether Triton's kernels step: where asked for, else on a GPU where they can run.
-
-        Raises:
-            ConfigError: where they are asked for and cannot run.
-        """
-        c, weight = self.config, self.out.weight
+        """Whether Triton's kernels step; see :func:`models.mixers.base.in_triton`."""
+        c = self.config
         if c.cache_dtype == "int8":
             return False
-        insisted = c.implementation == "triton"
-        if not (insisted or (weight.is_cuda and c.implementation in ("auto", *CHOSEN))):
-            return False
-        reason = unsupported(c.head_dim, c.group, weight.dtype, weight.device)
-        if insisted and reason:
-            raise ConfigError(f"implementation triton: {reason}")
-        return reason is None
+        reason = partial(unsupported, c.head_dim, c.group)
+        return in_triton(c.implementation, self.out.weight, reason, ("auto", *CHOSEN))
 
     def _project(self, x: Tensor, shared: Positions) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries (batch, heads, time, head_dim) and keys, values of the KV heads."""

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import ConfigError
 from models.footprint import Phase
 from models.gated_norm import gated_rms_norm
 from models.kernels.chunk_op import retention_chunk, unsupported
 from models.kernels.step_op import fused_retention
 from models.layers import Rotary, rms_norm, rotate
-from models.mixers.base import Mixer, Span
+from models.mixers.base import MatrixState, Mixer, Span, in_triton
 from models.protocol import LayerState
 from models.retention import (
     decay_sums,
@@ -28,17 +28,6 @@ from models.retention import (
 
 if TYPE_CHECKING:
     from models.family.retnet import RetNetConfig
-
-
-@dataclass
-class RetentionState(LayerState):
-    """State matrices of one layer, (batch, KV heads, d_k, d_v), in the type they are kept in."""
-
-    matrices: Tensor
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The state matrices."""
-        return (self.matrices,)
 
 
 @dataclass(frozen=True)
@@ -105,7 +94,7 @@ class MultiScaleRetention(Mixer):
 
     def prepare(self, span: Span, state: LayerState | None) -> _Shared:
         """Rotary angles and decays in the type that the state is kept in."""
-        wide = torch.float64 if self.out.weight.dtype == torch.float64 else torch.float32
+        wide = torch.promote_types(self.out.weight.dtype, torch.float32)
         angles = self.rotary(span.positions, wide)
         # Queries in the first row; keys in the second, with their scale.
         cos, sin = torch.stack((angles, angles * self.config.d_k**-0.5), dim=1)[:, :, None]
@@ -125,17 +114,17 @@ class MultiScaleRetention(Mixer):
 
     def init_state(
         self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype
-    ) -> RetentionState:
+    ) -> MatrixState:
         """Zeros; the same size for any ``max_len``."""
         c = self.config
         if c.state_dtype == "float32" and dtype != torch.float64:
             dtype = torch.float32
         shape = (batch_size, c.n_kv_heads, c.d_k, c.d_v)
-        return RetentionState(torch.zeros(shape, device=device, dtype=dtype))
+        return MatrixState(torch.zeros(shape, device=device, dtype=dtype))
 
     def prefill(self, x: Tensor, shared: _Shared, state: LayerState) -> Tensor:
         """Mix tokens after those in the state, chunk by chunk."""
-        assert isinstance(state, RetentionState)
+        assert isinstance(state, MatrixState)
         q, k, v, gate = self._project(x, shared)
         wide = state.matrices.to(shared.gamma.dtype)
         mixed, matrices = self._retain(q, k, v, shared, wide)
@@ -144,7 +133,7 @@ class MultiScaleRetention(Mixer):
 
     def step(self, x: Tensor, shared: _Shared, state: LayerState) -> Tensor:
         """Mix one token by the recurrence."""
-        assert isinstance(state, RetentionState)
+        assert isinstance(state, MatrixState)
         if shared.in_triton and self.config.group == 1:
             mixed = fused_retention(
                 self.qkvg(x).flatten(1), shared.cos, shared.sin, shared.gamma, shared.scale,
@@ -170,19 +159,9 @@ class MultiScaleRetention(Mixer):
         return f"chunkwise-{self.config.chunk_size}"
 
     def _in_triton(self) -> bool:
-        """Whether Triton's kernels are used: where asked for, else on a GPU where they can run.
-
-        Raises:
-            ConfigError: where they are asked for and cannot run.
-        """
-        c, weight = self.config, self.out.weight
-        insisted = c.implementation == "triton"
-        if not (insisted or (weight.is_cuda and c.implementation == "auto")):
-            return False
-        reason = unsupported(c.d_k, c.d_v, weight.dtype, weight.device)
-        if insisted and reason:
-            raise ConfigError(f"implementation triton: {reason}")
-        return reason is None
+        """Whether Triton's kernels are used; see :func:`models.mixers.base.in_triton`."""
+        c = self.config
+        return in_triton(c.implementation, self.out.weight, partial(unsupported, c.d_k, c.d_v))
 
     def _project(self, x: Tensor, shared: _Shared) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Queries (batch, heads, time, d_k); of KV heads keys, values; gate (batch, time, 2 d)."""

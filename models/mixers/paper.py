@@ -53,15 +53,12 @@ class PaperAttention(Attention):
 
     config: PaperConfig
 
-    def prepare(self, span: Span, state: LayerState | None) -> Positions:
-        """Rotary angles, and the causal mask of a sequence; a step sees all that is cached."""
-        weight = self.out.weight
-        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        bias = None
-        if span.start is not None:
-            bias = offset_bias(span.start, span.positions.shape[0], weight)
-        cos, sin = self.rotary(span.positions, wide)
-        return Positions(cos, sin, span, bias)
+    def _step_bias(self, span: Span, state: LayerState | None) -> None:
+        """None: a step sees all that is cached."""
+
+    def _sequence_bias(self, start: int, time: int) -> Tensor:
+        """The causal mask of ``time`` tokens behind ``start``."""
+        return offset_bias(start, time, self.out.weight)
 
     def forward(self, x: Tensor, shared: Positions) -> Tensor:
         """Mix a whole sequence."""
@@ -91,10 +88,6 @@ class PaperAttention(Attention):
         """Unfused; a step concatenates besides."""
         return "unfused-concatenated" if phase == "decode" else "unfused"
 
-    def _in_triton(self) -> bool:
-        """Never: the kernels are fused and write into a static cache."""
-        return False
-
 
 def unfused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """softmax(q k^T / sqrt(head_dim) + bias) v, the scores of all pairs in memory.
@@ -111,5 +104,5 @@ def unfused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> T
     scores = q @ k.mT * q.shape[-1] ** -0.5
     if bias is not None:
         scores = scores + bias.to(scores.dtype)
-    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    wide = torch.promote_types(q.dtype, torch.float32)
     return torch.softmax(scores, dim=-1, dtype=wide).to(v.dtype) @ v

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.attention import KVCache, causal_attention, decode_attention, step_bias
-from models.mixers.base import Span
 from models.mixers.multihead import Attention, Positions
 from models.protocol import LayerState
 from models.sdpa import by_kernel
@@ -28,17 +27,8 @@ class WindowAttention(Attention):
 
     config: WindowConfig
 
-    def prepare(self, span: Span, state: LayerState | None) -> Positions:
-        """Rotary angles, and in a step the mask of the ring's slots that are not filled yet."""
-        weight = self.out.weight
-        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        bias = None
-        if span.start is None:
-            assert isinstance(state, KVCache)
-            slots = torch.arange(state.keys.shape[2], device=weight.device)
-            bias = step_bias(slots <= span.positions, weight)
-        cos, sin = self.rotary(span.positions, wide)
-        return Positions(cos, sin, span, bias)
+    def _sequence_bias(self, start: int, time: int) -> None:
+        """None: what each token sees follows from the window."""
 
     def init_state(
         self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype

@@ -1,8 +1,4 @@
-"""All that Retbench prints: live progress, the final summary, tables, one-line errors.
-
-The parent must stay idle while a worker measures (rule M5), so the progress has no refresh thread:
-it is redrawn when something happens, which is always between measurements.
-"""
+"""What Retbench prints of results: summaries, tables, forecasts, and one JSON document."""
 
 from __future__ import annotations
 
@@ -10,32 +6,26 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
-from rich.console import Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.console import RenderableType
 from rich.text import Text
 
 from retbench.cli import render
+from retbench.cli.progress import Progress
 from retbench.report import units
 
 if TYPE_CHECKING:
     from retbench.cli.model_sizes import ModelSize
-    from retbench.config.plan import Contender, Plan, Point
     from retbench.config.run import RunConfig
-    from retbench.engine.forecast import Forecast, TimeLeft
+    from retbench.engine.forecast import Forecast
     from retbench.machine.doctor import Check
-    from retbench.metrics import Status
     from retbench.report.change import Change
     from retbench.report.content import Content
     from retbench.report.tables import Table as Declared
-    from retbench.store import Run
-    from retbench.store.journal import Key
 
 PIPED_COLUMNS = 100
 # A narrower terminal breaks the lines of a table; a narrower table would lose digits.
@@ -44,10 +34,22 @@ _READING_S = 5.0  # between two lines on how far a text has been read
 _MOST_LINES = 12  # that are printed where the tables are not
 
 
-def error(message: str) -> None:
-    """Print one line to stderr."""
-    line = " ".join(str(message).split())
-    print(f"retbench: error: {line}", file=sys.stderr)
+def rich_console(*, as_json: bool, quiet: bool = False, least: int = 0) -> RichConsole:
+    """Prints to stdout, or beside a JSON document to stderr.
+
+    Args:
+        as_json: whether stdout is for a document.
+        quiet: print nothing.
+        least: characters of a line, though a terminal has fewer.
+    """
+    stream = sys.stderr if as_json else sys.stdout
+    made = RichConsole(
+        file=stream, width=None if stream.isatty() else PIPED_COLUMNS,
+        highlight=False, emoji=False, markup=False, quiet=quiet,
+    )  # fmt: skip
+    if least:
+        made.width = max(made.width, least)
+    return made
 
 
 class Console:
@@ -62,15 +64,8 @@ class Console:
         self.quiet = quiet
         self._told_s = time.monotonic()
         self.as_json = as_json
-        stream = sys.stderr if as_json else sys.stdout
-        width = None if stream.isatty() else PIPED_COLUMNS
-        self._out = RichConsole(
-            file=stream, width=width, highlight=False, emoji=False, markup=False
-        )
-        self._tables = RichConsole(
-            file=stream, width=max(self._out.width, _FEWEST_COLUMNS),
-            highlight=False, emoji=False, markup=False,
-        )  # fmt: skip
+        self._out = rich_console(as_json=as_json)
+        self._tables = rich_console(as_json=as_json, least=_FEWEST_COLUMNS)
 
     def show(self, *what: RenderableType) -> None:
         """Print renderables, unless quiet."""
@@ -203,102 +198,3 @@ class Console:
         """Print what an audit has found, and where it was stored."""
         self.show(*render.audit(record), f"stored for this machine in {file}")
         self.emit({**record, "file": str(file)})
-
-
-class Progress:
-    """The observer of a run: a bar on a terminal, a line a cell elsewhere, nothing when quiet."""
-
-    def __init__(
-        self, out: RichConsole, config: RunConfig, *, quiet: bool, side_by_side: bool = False
-    ) -> None:
-        self._out = out
-        self._config = config
-        self._quiet = quiet
-        self._side_by_side = side_by_side
-        self._live: Live | None = None
-        self._left: TimeLeft | None = None
-        self._doing = ""
-        self._worker = ""
-
-    def started(self, plan: Plan, done: set[Key]) -> None:
-        """Show how many cells there are, and how many an earlier session finished."""
-        from retbench.engine.forecast import TimeLeft, forecast
-
-        certain = plan.certain
-        self._left = TimeLeft(
-            certain, forecast(self._config, certain), done, side_by_side=self._side_by_side
-        )
-        self._begun_s = time.monotonic()
-        if self._quiet:
-            return
-        least = "" if plan.least is None else "at least "
-        earlier = f", {len(done)} of them done earlier" if done else ""
-        self._out.print(f"{least}{self._total} cells in {certain.blocks} blocks{earlier}")
-        if self._out.is_terminal:
-            self._live = Live(console=self._out, auto_refresh=False, transient=True)
-            self._live.start()
-
-    def worker(self, contender: Contender, block: int) -> None:
-        """Say whose worker is being started."""
-        self._worker = f"{self._place(block)}  {contender.label}"
-        self.phase("start")
-
-    def phase(self, text: str) -> None:
-        """Say what the worker is about to do."""
-        self._doing = text
-        self._redraw()
-
-    def cell(
-        self, block: int, contender: Contender, point: Point, status: Status, elapsed_s: float
-    ) -> None:
-        """Count a committed cell; on a terminal only a failed one leaves a line behind."""
-        assert self._left is not None
-        self._left.observe(block, contender.label, point.id, elapsed_s)
-        place = self._place(block)
-        if self._quiet:
-            return
-        if self._live is None or status != "ok":
-            line = (
-                f"[{self._left.cells_done}/{self._total}] {place} "
-                f"{contender.label} {point.id}: {status}, {elapsed_s:.1f} s{self._remaining()}"
-            )
-            self._out.print(Text(line, style="" if status == "ok" else "red"))
-        self._redraw()
-
-    def finished(self, run: Run) -> None:
-        """All cells are committed."""
-        self.close()
-
-    def close(self) -> None:
-        """Give the terminal back; harmless when repeated."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
-
-    @property
-    def _total(self) -> int:
-        """Cells of the blocks that are known to be measured."""
-        return len(list(self._left.plan.cells())) if self._left else 0
-
-    def _place(self, block: int) -> str:
-        """Which of the known blocks it is; one that the run has added is known from now on."""
-        assert self._left is not None
-        if block >= self._left.plan.blocks:
-            self._left.plan = replace(self._left.plan, blocks=block + 1)
-        return f"block {block + 1}/{self._left.plan.blocks}"
-
-    def _remaining(self) -> str:
-        left_s = self._left.seconds() if self._left else None
-        return "" if left_s is None else f", about {units.duration(left_s)} left"
-
-    def _redraw(self) -> None:
-        if self._live is None or self._left is None:
-            return
-        elapsed_s = time.monotonic() - self._begun_s
-        bar = Table.grid(padding=(0, 1))
-        bar.add_row(
-            ProgressBar(total=self._total, completed=self._left.cells_done, width=30),
-            f"{self._left.cells_done}/{self._total} cells, {units.duration(elapsed_s)}"
-            f"{self._remaining()}",
-        )
-        self._live.update(Group(bar, Text(f"{self._worker}  {self._doing}")), refresh=True)

@@ -112,10 +112,7 @@ def audit(
     from retbench.engine import audit as auditing
     from retbench.engine.resolve import resolve
 
-    try:
-        planted = values.share(slowdown)
-    except ValueError as problem:
-        raise UserError(f"slowdown: {problem}") from None
+    planted = values.read("slowdown", values.share, slowdown)
     if suite in suites.names() and not suites.get(suite).takes_turns:
         raise UserError(f"suite: {suite} has nothing that is timed in turns")
     if model is not None and len(values.names(model)) > 1:

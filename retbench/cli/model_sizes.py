@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from retbench.config import plugins as registered
+from retbench.config import plugins
 from retbench.config.requirements import require_known
 from retbench.errors import UserError
 
@@ -53,15 +52,12 @@ class ModelSize:
         return asdict(self) | {"matches": self.matches}
 
 
-def model_sizes(
-    preset: str | None = None, ffn: str = "gelu", plugins: Sequence[str] = ()
-) -> list[ModelSize]:
+def model_sizes(preset: str | None = None, ffn: str = "gelu") -> list[ModelSize]:
     """Sizes of every registered model.
 
     Args:
         preset: one preset; all of them where None.
         ffn: feed-forward kind of all models.
-        plugins: files or modules that register further models.
 
     Raises:
         UserError: unknown preset or feed-forward kind, or a model that cannot be that size.
@@ -71,11 +67,10 @@ def model_sizes(
     from models.registry import config_for
     from retbench.config.run import FEED_FORWARDS
 
-    registered.load(plugins)
     require_known("feed-forward", ffn, FEED_FORWARDS)
     if preset is not None:
         require_known("preset", preset, PRESETS)
-    families = registered.families()
+    families = plugins.families()
     found: list[ModelSize] = []
     for name in [preset] if preset else PRESETS:
         first = None

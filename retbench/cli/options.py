@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +17,7 @@ from retbench.config import values as value
 from retbench.config.run import HOW_SURE, OUTPUT, SWEEP, WHAT, WHERE, ModelsConfig, TimedConfig
 from retbench.config.settings import ByDevice, Settings, Spec
 
+Folder = Annotated[Path, typer.Argument(help="A run directory.", metavar="DIR")]
 Quiet = Annotated[
     bool,
     typer.Option("--quiet", help="Print no progress and no summary.", rich_help_panel=OUTPUT),
@@ -27,9 +29,16 @@ _TRAINING = "Training"
 _GROUPS = (WHAT, _TRAINING, SWEEP, HOW_SURE, WHERE, OUTPUT)
 
 
-def suite_names(incomplete: str) -> list[str]:
-    """The suites that a shell offers for the beginning of a name."""
-    return [name for name in suites.names() if name.startswith(incomplete)]
+def completing(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """What a shell offers for the beginning of one of some names."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names() if name.startswith(incomplete)]
+
+    return complete
+
+
+suite_names = completing(suites.names)
 
 
 def options(settings: type[Settings], *names: str, **shown: str) -> dict[str, Spec]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from retbench.cli.options import AsJson
-from retbench.config.values import OneOf, SomeOf, share
+from retbench.cli.options import AsJson, Folder, completing
+from retbench.config.values import OneOf, SomeOf, read, share
 from retbench.errors import UserError
-
-Folder = Annotated[Path, typer.Argument(help="A run directory.", metavar="DIR")]
-
+from retbench.metrics import METRICS
 
 TEXT_OR_MARKDOWN = ("text", "markdown")
 
@@ -38,28 +36,22 @@ def register(app: typer.Typer) -> None:
     app.command()(verify)
 
 
-def _metrics(incomplete: str) -> list[str]:
-    from retbench.metrics import METRICS
-
-    return [tag for tag in METRICS if tag.startswith(incomplete)]
-
-
-def _kinds(incomplete: str) -> list[str]:
+def _kinds() -> Iterable[str]:
     from retbench.report.inventory import KINDS
 
-    return [kind for kind in KINDS if kind.startswith(incomplete)]
+    return KINDS
+
+
+_METRICS = completing(METRICS.keys)
 
 
 def _format(*known: str) -> Any:
-    return typer.Option("--format", help="Of what is printed.", metavar="|".join(known))
+    def one_of_them(given: str) -> str:
+        return str(read("format", OneOf(known, "format"), given))
 
-
-def _read(flag: str, read: Callable[[Any], Any], given: str) -> Any:
-    """A flag's value, read."""
-    try:
-        return read(given)
-    except ValueError as problem:
-        raise UserError(f"{flag}: {problem}") from None
+    return typer.Option(
+        "--format", help="Of what is printed.", metavar="|".join(known), callback=one_of_them
+    )
 
 
 def show(folder: Folder, as_json: AsJson = False) -> None:
@@ -76,7 +68,7 @@ def list_(
         str | None,
         typer.Argument(
             metavar="[suites|models|presets|metrics|runs]", help="One kind alone.",
-            autocompletion=_kinds,
+            autocompletion=completing(_kinds),
         ),
     ] = None,
     as_json: AsJson = False,
@@ -91,14 +83,13 @@ def list_(
 def explain(
     metric: Annotated[
         str | None,
-        typer.Argument(metavar="[METRIC]", help="Its tag or title.", autocompletion=_metrics),
+        typer.Argument(metavar="[METRIC]", help="Its tag or title.", autocompletion=_METRICS),
     ] = None,
     form: Annotated[str, _format(*TEXT_OR_MARKDOWN)] = "text",
 ) -> None:
     """Say what a metric is: definition, unit, formula and centre. Of all where none is named."""
     from retbench.report import glossary
 
-    form = _read("format", OneOf(TEXT_OR_MARKDOWN, "format"), form)
     typer.echo(glossary.markdown(metric) if form == "markdown" else glossary.described(metric))
 
 
@@ -125,9 +116,8 @@ def compare(
     from retbench.cli.console import Console
     from retbench.report import change
 
-    form = _read("format", OneOf(TEXT_OR_MARKDOWN, "format"), form)
-    asked = _read("fail-on", SomeOf(change.REGRESSIONS, "verdict"), fail_on) if fail_on else ()
-    least = _read("margin", share, margin) if margin else None
+    asked = read("fail-on", SomeOf(change.REGRESSIONS, "verdict"), fail_on) if fail_on else ()
+    least = read("margin", share, margin) if margin else None
     found = change.between(api.open_run(before), api.open_run(after), least)
     if form == "markdown":
         typer.echo(change.markdown(found))
@@ -144,7 +134,7 @@ def history(
         str | None,
         typer.Option(
             metavar="METRIC", help="Its tag. [default: the first that models are compared by]",
-            autocompletion=_metrics,
+            autocompletion=_METRICS,
         ),
     ] = None,
     form: Annotated[str, _format(*TEXT_OR_MARKDOWN)] = "text",
@@ -156,7 +146,6 @@ def history(
     from retbench.report import export
     from retbench.report.history import history as history_of
 
-    form = _read("format", OneOf(TEXT_OR_MARKDOWN, "format"), form)
     table = history_of([api.open_run(folder) for folder in folders], metric)
     if form == "markdown":
         typer.echo(export.markdown(table, ()).rstrip())
@@ -170,7 +159,7 @@ def cite(
         str | None,
         typer.Option(
             metavar="METRIC", help="Its tag or title. [default: what was named before the run]",
-            autocompletion=_metrics,
+            autocompletion=_METRICS,
         ),
     ] = None,
     context: Annotated[int | None, typer.Option(metavar="N", help="At this context.")] = None,
@@ -187,7 +176,6 @@ def cite(
     from retbench import api, report
     from retbench.report import citing
 
-    form = _read("format", OneOf(tuple(citing.FORMATS), "format"), form)
     content = report.content_of(api.open_run(folder))
     if bibtex:
         typer.echo(citing.bibtex(content.meta))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,10 +18,8 @@ from retbench.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from models.decoder import Decoder
-    from retbench.cli.training_display import TrainingDisplay
     from retbench.data.vocabulary import Tokenizer
     from retbench.distributed.process_group import Ranks
-    from retbench.training.config import Record
 
 
 class Diverged(UserError):
@@ -86,11 +84,10 @@ def _train(
     with ExitStack() as stack:
         watcher = None
         if ranks.first:
-            also: list[Callable[[Record], None]] = []
-            if tensorboard:
-                also.append(stack.enter_context(TensorBoard(tensorboard)).record)
-            display = stack.enter_context(TrainingDisplay(quiet=quiet, as_json=as_json))
-            watcher = _Both(display, also)
+            also = stack.enter_context(TensorBoard(tensorboard)) if tensorboard else None
+            watcher = stack.enter_context(
+                TrainingDisplay(quiet=quiet, as_json=as_json, tensorboard=also)
+            )
         trained = carry_out(job, watcher, ranks)
     if trained.training.status == "diverged":
         raise Diverged(
@@ -141,19 +138,6 @@ def generate(
             "ask for fewer --tokens",
         )
     stream_text(_continuation(model, start, tokens, temperature, top_k, top_p, seed), known)
-
-
-class _Both:
-    """The display, and whoever else wants the records."""
-
-    def __init__(self, display: TrainingDisplay, also: list[Callable[[Record], None]]) -> None:
-        self.data, self.started = display.data, display.started
-        self._told = [display.record, *also]
-
-    def record(self, record: Record) -> None:
-        """Tell everyone."""
-        for tell in self._told:
-            tell(record)
 
 
 def _encoded(prompt: str, tokenizer: Tokenizer) -> list[int]:

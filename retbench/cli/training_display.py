@@ -10,13 +10,12 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from rich.console import Console as RichConsole
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from retbench.cli.console import PIPED_COLUMNS, Console
+from retbench.cli.console import Console, rich_console
 from retbench.errors import UserError
 from retbench.report import units
 
@@ -37,14 +36,18 @@ class TrainingDisplay:
 
     The bar has no refresh thread, which would take the interpreter from the training's steps; it
     is redrawn at the records.
+
+    Args:
+        quiet: print nothing.
+        as_json: stdout is for a document.
+        tensorboard: gets every record too.
     """
 
-    def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
-        stream = sys.stderr if as_json else sys.stdout
-        width = None if stream.isatty() else PIPED_COLUMNS
-        self._out = RichConsole(
-            file=stream, width=width, highlight=False, emoji=False, markup=False, quiet=quiet
-        )
+    def __init__(
+        self, *, quiet: bool = False, as_json: bool = False, tensorboard: TensorBoard | None = None
+    ) -> None:
+        self._tensorboard = tensorboard
+        self._out = rich_console(as_json=as_json, quiet=quiet)
         self._live: Live | None = None
         self._config: TrainingConfig | None = None
         self._last_line_s = time.monotonic()
@@ -101,6 +104,8 @@ class TrainingDisplay:
             self._update(row)
         elif self._due() or record.step == self._config.steps:
             self._out.print(line)
+        if self._tensorboard is not None:
+            self._tensorboard.record(record)
 
     def _line(self, record: Record, speed: float | None) -> str:
         assert self._config is not None

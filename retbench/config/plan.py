@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from retbench.errors import UserError
@@ -63,13 +63,7 @@ class Point:
 
     def to_json(self) -> dict[str, Any]:
         """Every field as JSON-able values; :meth:`from_json` gives back an equal point."""
-        return {
-            "seq_len": self.seq_len,
-            "batch_size": self.batch_size,
-            "settings": dict(self.settings),
-            "once": self.once,
-            "sweeps": list(self.sweeps),
-        }
+        return {**asdict(self), "settings": dict(self.settings), "sweeps": list(self.sweeps)}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Point:
@@ -183,6 +177,11 @@ class Plan:
             for point in self.ascending(block):
                 for contender in self.order(block):
                     yield block, contender, point
+
+    def keys(self, block: int) -> set[tuple[int, str, str]]:
+        """The ``(block, model, point)`` of all cells of a block."""
+        points = self.ascending(block)
+        return {(block, c.label, point.id) for c in self.contenders for point in points}
 
     def to_json(self) -> dict[str, Any]:
         """The plan as ``run.json`` keeps it, the order of every block included."""

@@ -69,8 +69,7 @@ def machine(device: str | None, threads: int | None) -> tuple[str, int]:
     """
     device = device or host.default_device()
     require_known("device", device, DEVICES)
-    if device == "cuda" and not host.cuda_available():
-        raise _no_gpu()
+    _require_gpu(device)
     if threads is not None:
         check_threads(threads, here=True)
     launched = launch()
@@ -79,8 +78,8 @@ def machine(device: str | None, threads: int | None) -> tuple[str, int]:
 
 def check_device(config: RunConfig, here: bool) -> None:
     """Check that the device is there, where ``here``, and can do the mode."""
-    if here and config.device == "cuda" and not host.cuda_available():
-        raise _no_gpu()
+    if here:
+        _require_gpu(config.device)
     if config.mode in CAPTURED_MODES and config.device != "cuda":
         raise Misfit(
             f"mode {config.mode} is impossible on device {config.device}: CUDA graphs need a GPU",
@@ -109,9 +108,10 @@ def check_processes(config: RunConfig) -> None:
         )
 
 
-def _no_gpu() -> Misfit:
-    return Misfit(
-        "device cuda: there is no GPU that torch can use",
-        "use --device cpu, or install a driver and a CUDA build of torch",
-        keys=("device",),
-    )
+def _require_gpu(device: str) -> None:
+    if device == "cuda" and not host.cuda_available():
+        raise Misfit(
+            "device cuda: there is no GPU that torch can use",
+            "use --device cpu, or install a driver and a CUDA build of torch",
+            keys=("device",),
+        )

@@ -159,7 +159,8 @@ class TimedConfig(RunConfig):
         shown="the physical cores but one",
     )  # fmt: skip
     minutes: float = setting(
-        value.minutes, "Add blocks until all ratios are settled, for so long at most; 0 adds none.",
+        value.not_negative_float,
+        "Add blocks until all ratios are settled, for so long at most; 0 adds none.",
         metavar="MINUTES", group=HOW_SURE,
         default=lambda known: PROFILES[known["profile"]].minutes, shown="the profile's",
     )  # fmt: skip

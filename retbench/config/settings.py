@@ -192,10 +192,8 @@ class Settings:
                 raise UserError(f"{where}unknown key {key!r}", value.nearest(key, keys))
             if keys[key] in parsed:
                 raise UserError(f"{where}{key}: {keys[key]} is given twice")
-            try:
-                parsed[keys[key]] = cls.settings()[keys[key]].read(raw)
-            except ValueError as problem:
-                raise UserError(f"{where}{cls.flag(keys[key])}: {problem}") from None
+            spec = cls.settings()[keys[key]]
+            parsed[keys[key]] = value.read(f"{where}{cls.flag(keys[key])}", spec.read, raw)
         return parsed
 
     def to_json(self) -> dict[str, Any]:

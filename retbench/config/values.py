@@ -51,16 +51,25 @@ def path(raw: Any) -> str:
     return whole
 
 
+def read(name: str, reader: Reader, raw: Any) -> Any:
+    """A value by its reader.
+
+    Raises:
+        UserError: it cannot be; begins with the name.
+    """
+    try:
+        return reader(raw)
+    except ValueError as problem:
+        raise UserError(f"{name}: {problem}") from None
+
+
 def folder(raw: Any) -> Path:
     """The folder that ``--out`` names.
 
     Raises:
         UserError: it names none.
     """
-    try:
-        return Path(path(raw))
-    except ValueError as problem:
-        raise UserError(f"out: {problem}") from None
+    return Path(read("out", path, raw))
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,6 @@ not_negative = Number(int, "not be negative", lambda given: given >= 0)
 seed = Number(int, "be at least 0 and less than 2**63", lambda given: 0 <= given < 2**63)
 positive_float = Number(float, "be above 0", lambda given: given > 0)
 not_negative_float = Number(float, "not be negative", lambda given: given >= 0)
-minutes = Number(float, "be above 0", lambda given: given >= 0)
 
 
 def boolean(raw: Any) -> bool:

@@ -123,7 +123,7 @@ class Ranks(AbstractContextManager["Ranks"]):
 
         As many on every rank, for a sharded model is only run by all together.
         """
-        return range(count)
+        return range(self.rank, -(-count // self.size) * self.size, self.size)
 
     # What ranks tell each other. All call these together.
 
@@ -137,7 +137,7 @@ class Ranks(AbstractContextManager["Ranks"]):
 
     def all_reduce_any(self, flag: bool) -> bool:
         """Whether the flag is up on any rank."""
-        return flag
+        return bool(self.all_reduce_max(float(flag)))
 
     def all_reduce_max(self, value: float) -> float:
         """The largest of the ranks' values: of times that of the slowest."""
@@ -149,6 +149,7 @@ class Ranks(AbstractContextManager["Ranks"]):
 
     def barrier(self) -> None:
         """Wait for all others."""
+        self.all_reduce_max(0.0)
 
     def broadcast(self, make: Callable[[], T]) -> T:
         """What ``make`` gives on rank 0, where alone it is called; must be picklable."""
@@ -176,6 +177,12 @@ class Ranks(AbstractContextManager["Ranks"]):
             value: to be compared.
             what: it is, for the message.
         """
+        values = self.all_gather(value)
+        if others := [rank for rank, found in enumerate(values) if found != values[0]]:
+            raise UserError(
+                f"rank {', '.join(map(str, others))} has another {what} than rank 0",
+                "give all machines the same",
+            )
 
 
 _NOTHING = nullcontext()

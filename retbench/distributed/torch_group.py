@@ -151,10 +151,6 @@ class Group(Ranks):
         """See :meth:`Ranks.share`."""
         return _Share(source, self.rank, self.size)
 
-    def shard_indices(self, count: int) -> range:
-        """See :meth:`Ranks.shard_indices`."""
-        return range(self.rank, -(-count // self.size) * self.size, self.size)
-
     # What ranks tell each other.
 
     def all_reduce_mean(self, value: Tensor) -> Tensor:
@@ -167,34 +163,17 @@ class Group(Ranks):
         dist.all_reduce(total)
         return total
 
-    def all_reduce_any(self, flag: bool) -> bool:
-        """See :meth:`Ranks.all_reduce_any`."""
-        return bool(self.all_reduce_max(float(flag)))
-
     def all_reduce_max(self, value: float) -> float:
         """See :meth:`Ranks.all_reduce_max`."""
         most = torch.tensor(value, dtype=torch.float64)
         dist.all_reduce(most, dist.ReduceOp.MAX)
         return float(most)
 
-    def barrier(self) -> None:
-        """See :meth:`Ranks.barrier`."""
-        self.all_reduce_max(0.0)
-
     def broadcast(self, make: Callable[[], T]) -> T:
         """See :meth:`Ranks.broadcast`."""
         found: list[Any] = [make() if self.first else None]
         dist.broadcast_object_list(found, 0, device=torch.device("cpu"))
         return found[0]  # type: ignore[no-any-return]
-
-    def require_same(self, value: str, what: str) -> None:
-        """See :meth:`Ranks.require_same`."""
-        values = self.all_gather(value)
-        if others := [rank for rank, found in enumerate(values) if found != values[0]]:
-            raise UserError(
-                f"rank {', '.join(map(str, others))} has another {what} than rank 0",
-                "give all machines the same",
-            )
 
     def all_gather(self, value: T) -> list[T]:
         """See :meth:`Ranks.all_gather`."""

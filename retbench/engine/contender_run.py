@@ -1,4 +1,4 @@
-"""One contender in one block: its worker, and what becomes of its cells.
+"""One contender in one block, and what becomes of its cells.
 
 A cell is prepared, timed slice by slice when it is this contender's turn, and finished; see
 :mod:`retbench.engine.turns`. A worker that dies, hangs or runs out of memory costs the cell it was
@@ -8,28 +8,23 @@ at; a fresh one takes what is left.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
-from retbench import store, suites
-from retbench.config.plan import Contender, Point
-from retbench.config.run import RunConfig
-from retbench.engine.observer import Observer
+from retbench import suites
+from retbench.config.plan import Point
+from retbench.engine.contender_worker import ContenderWorker, reported
 from retbench.machine.provenance import anonymous
 from retbench.metrics import STATUSES, Sample, Status
 from retbench.store.journal import STATUS_METRIC, STATUS_PHASE, problem_of_batch
 from retbench.store.samples import NO_PROCESS, new_sample
 from retbench.suites.limits import CellFailure
-from retbench.workers.process import Message, Worker, WorkerFailure
+from retbench.workers.process import Message, WorkerFailure
 
 # Figures of the ready event that become samples of the process's first cell.
 _SETUP_METRICS = ("import_s", "build_s", "gate_s", "gate_error")
 _SETUP_PHASE = "setup"
-
-ALONE = "alone"
-"""Flags a cell that was measured while no other contender's was."""
 
 # Flags a cell whose worker was killed: that it ran out of memory is then presumed, not known.
 _KILLED = "killed"
@@ -56,67 +51,11 @@ class Outcome:
         return replace(self, rows=[*rows, ending])
 
 
-class ContenderRun:
-    """The worker of one contender in one block; a context manager that leaves none behind.
+class ContenderRun(ContenderWorker):
+    """The cells of one contender in one block, measured one by one by its worker."""
 
-    Args:
-        config: of the run.
-        contender: whose cells.
-        block: of the run.
-        writer: knows how earlier cells ended, and keeps what a worker says of its model.
-        observer: told of worker starts and phases.
-        start_worker: gives a fresh worker and its process number.
-    """
-
-    def __init__(
-        self,
-        config: RunConfig,
-        contender: Contender,
-        block: int,
-        writer: store.RunWriter,
-        observer: Observer,
-        start_worker: Callable[[], tuple[Worker, int]],
-    ) -> None:
-        self.contender = contender
-        self._config = config
-        self._block = block
-        self._writer = writer
-        self._observer = observer
-        self._start_worker = start_worker
-        self._worker: Worker | None = None
-        self._is_ready = False
-        self._process = NO_PROCESS
-        self._setup: Message = {}
-        self._failed_starts = 0
-        self._refusal: WorkerFailure | None = None
-        self._point: Point | None = None
-        self._spent_s = 0.0
-
-    def __enter__(self) -> ContenderRun:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._discard_worker()
-
-    def begin(self) -> None:
-        """Start a worker, and do not wait for it: several may be started at the same time."""
-        # What fails here is found, and told, when the first cell asks for the worker.
-        with suppress(WorkerFailure):
-            if self._worker is None and self._refusal is None:
-                self._spawn()
-
-    def wait(self) -> None:
-        """Wait for the worker that :meth:`begin` has started; the first cell has another try."""
-        try:
-            self._get_ready()
-        except WorkerFailure:
-            self._discard_worker()
-
-    def end(self) -> None:
-        """Let the worker end by itself, so that the next one has the machine to itself."""
-        if self._worker is not None:
-            self._worker.stop()
-            self._discard_worker()
+    _point: Point | None = None
+    _spent_s = 0.0
 
     def prepare(self, point: Point, companions: int) -> dict[str, float] | Outcome:
         """Have a cell made ready, or say why it is not measured.
@@ -139,11 +78,11 @@ class ContenderRun:
                 "companions": companions,
             }  # fmt: skip
             reply = self._asked(request, "prepared")
+            return reply if isinstance(reply, Outcome) else _slices_of(reply)
         except CellFailure as failure:  # what an earlier cell should have found is not there
             return self._ended(failure.status, failure.cause, process=NO_PROCESS)
         except WorkerFailure as failure:
             return self._failed(failure)
-        return reply if isinstance(reply, Outcome) else _slices_of(reply)
 
     def slice(self, phase: str, number: int) -> Outcome | None:
         """Have one slice of a phase timed, in a round of that number; how the cell ended, if so."""
@@ -161,44 +100,6 @@ class ContenderRun:
             return self._failed(failure)
         assert isinstance(reply, Outcome)
         return reply
-
-    def release(self) -> None:
-        """Give up the prepared cell, which is to be measured in another way, and its worker."""
-        self._discard_worker()
-
-    def _get_ready(self) -> None:
-        """A worker that has built and verified its model.
-
-        Raises:
-            WorkerFailure: there is none.
-        """
-        if self._refusal is not None:
-            raise self._refusal
-        if self._worker is None:
-            self._spawn()
-        if not self._is_ready:
-            self._wait_until_ready()
-
-    def _spawn(self) -> None:
-        self._observer.worker(self.contender, self._block)
-        self._worker, self._process = self._start_worker()
-        self._worker.send(self._introduction(), self._config.timeout_s)
-
-    def _wait_until_ready(self) -> None:
-        assert self._worker is not None
-        try:
-            ready = self._receive(self._worker)
-        except WorkerFailure as failure:
-            self._failed_starts += 1
-            if self._failed_starts > 1:  # once may be an accident
-                self._refusal = failure
-            raise
-        if ready["event"] != "ready":
-            self._refusal = _reported(ready)
-            raise self._refusal
-        self._is_ready, self._failed_starts = True, 0
-        self._setup = ready
-        self._record_model(ready["model"])
 
     def _asked(self, request: Message, expected: str) -> Message | Outcome:
         """The reply to a request about the prepared cell; how the cell ended where it says so.
@@ -222,14 +123,7 @@ class ContenderRun:
         if reply["event"] == "cell" and reply.get("status") in STATUSES:
             return self._told(reply)
         if reply["event"] != expected:
-            raise _reported(reply)
-        return reply
-
-    def _receive(self, worker: Worker) -> Message:
-        reply = worker.receive()
-        while reply["event"] == "phase":
-            self._observer.phase(str(reply.get("phase", "")))
-            reply = worker.receive()
+            raise reported(reply)
         return reply
 
     def _told(self, reply: Message) -> Outcome:
@@ -241,7 +135,7 @@ class ContenderRun:
             raise WorkerFailure("error", f"the worker's samples make no sense: {problem}")
         status, cause = cast(Status, reply["status"]), reply.get("cause")
         if status in ("oom", "error"):
-            self._discard_worker()  # it lives, but what failed may have left it changed
+            self.discard()  # it lives, but what failed may have left it changed
         return self._ended(
             status,
             None if cause is None else str(cause),
@@ -251,7 +145,7 @@ class ContenderRun:
 
     def _failed(self, failure: WorkerFailure) -> Outcome:
         # Dead, or in a state that no later cell should inherit.
-        self._discard_worker()
+        self.discard()
         return self._ended(
             failure.status, failure.cause, flags=[_KILLED] if failure.presumed else []
         )
@@ -281,23 +175,6 @@ class ContenderRun:
     def _named(point_id: str) -> str:
         """The part of a point's id that more tokens do not change: its settings."""
         return point_id.partition("context=")[0]
-
-    def _introduction(self) -> Message:
-        return {
-            "do": "start",
-            "configuration": self._config.to_json(),
-            "contender": self.contender.to_json(),
-            "block": self._block,
-            "process": self._process,
-            "ceilings": self._writer.meta["ceilings"],
-        }
-
-    def _record_model(self, model: dict[str, Any]) -> None:
-        models, label = self._writer.meta["models"], self.contender.label
-        if label not in models:
-            self._writer.update(models=models | {label: model})
-        elif models[label] != model:
-            self._writer.warn(f"{label} was not the same model in every process")
 
     def _brief(self, point: Point) -> Message:
         """What the suite says of a cell, from the committed figures of the first block."""
@@ -339,22 +216,16 @@ class ContenderRun:
         sample |= {"block": self._block, "process": self._process}
         return sample
 
-    def _discard_worker(self) -> None:
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker, self._is_ready = None, False
-
 
 def _slices_of(reply: Message) -> dict[str, float]:
-    """Seconds of a slice by phase, as a worker has told them."""
+    """Seconds of a slice by phase, as a worker has told them.
+
+    Raises:
+        WorkerFailure: it has told something else.
+    """
     slices = reply.get("slices")
     if not isinstance(slices, Mapping):
         raise WorkerFailure("error", f"the worker's reply names no phases: {slices!r:.60}")
+    if not all(isinstance(seconds, int | float) for seconds in slices.values()):
+        raise WorkerFailure("error", f"the worker's phases have no length: {slices!r:.60}")
     return {str(name): float(seconds) for name, seconds in slices.items()}
-
-
-def _reported(reply: Message) -> WorkerFailure:
-    """The failure that a worker reports of itself; any other reply is one out of turn."""
-    if reply["event"] == "failed" and reply.get("status") in STATUSES:
-        return WorkerFailure(reply["status"], str(reply.get("cause")))
-    return WorkerFailure("error", f"the worker's reply {reply['event']!r} is out of turn")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from retbench import store
-from retbench.config import plugins
+from retbench.engine.opening import begin
 from retbench.engine.resolve import model_configs
 from retbench.errors import UserError
 from retbench.machine import host
@@ -39,24 +39,12 @@ def project(given: Mapping[str, Any]) -> store.Run:
     models = model_configs(config, config.preset)
     planned = projection.plan(config, sheets)
     out = Path(config.out) if config.out else new_folder(config.suite, config.preset)
-    known = plugins.published(config.plugins, out)
-    meta: dict[str, Any] = {
-        "suite": config.suite,
-        "configuration": config.to_json() | {"out": None, "plugins": known},
-        "plan": planned.to_json(),
-        "data": None,
-        "models": projection.describe(config, models),
-        "provenance": provenance("cpu", config.threads, sys.orig_argv, seed=config.seed),
-        "resumed": [],
-        "hardware": {key: asdict(sheet) for key, sheet in sheets.items()},
-        "ceilings": None,
-        "audit": None,
-        "primary": [],
-        "block_s": {},
-        "stopped": None,
-        "warnings": [],
-    }
-    with store.RunWriter.create(out, meta) as writer:
+    writer = begin(
+        config, planned, out, models=projection.describe(config, models),
+        provenance=provenance("cpu", config.threads, sys.orig_argv, seed=config.seed),
+        hardware={key: asdict(sheet) for key, sheet in sheets.items()},
+    )  # fmt: skip
+    with writer:
         writer.append(*projection.cells(config, planned, models, sheets))
         writer.finish("finished")
     return store.open_run(out)

@@ -33,19 +33,13 @@ def _words(raw: Any) -> str:
     return value.text(str(raw) if type(raw) is int else raw)
 
 
-def _flag(raw: Any) -> bool:
-    if not isinstance(raw, bool):
-        raise ValueError(f"must be true or false, not {raw!r}")
-    return raw
-
-
 OPTIONS: dict[str, tuple[str, value.Reader]] = {
     "account": ("slurm_account", _words),
     "array_parallelism": ("slurm_array_parallelism", value.positive),
     "constraint": ("slurm_constraint", _words),
     "cpus_per_task": ("cpus_per_task", value.positive),
     "exclude": ("slurm_exclude", _words),
-    "exclusive": ("slurm_exclusive", _flag),
+    "exclusive": ("slurm_exclusive", value.boolean),
     "gpus_per_node": ("gpus_per_node", value.positive),
     "gres": ("slurm_gres", _words),
     "mem_gb": ("mem_gb", value.positive_float),
@@ -90,18 +84,12 @@ def read_options(given: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: an unknown key, or a value that cannot be.
     """
-    try:
-        asked = value.overrides(given)
-    except ValueError as problem:
-        raise UserError(f"slurm: {problem}") from None
+    asked = value.read("slurm", value.overrides, given)
     found = {}
     for key, raw in asked.items():
         if key not in OPTIONS:
             raise UserError(f"slurm: unknown key {key!r}", value.nearest(key, OPTIONS))
-        try:
-            found[key] = OPTIONS[key][1](raw)
-        except ValueError as problem:
-            raise UserError(f"slurm: {key}: {problem}") from None
+        found[key] = value.read(f"slurm: {key}", OPTIONS[key][1], raw)
     return found
 
 
@@ -134,7 +122,12 @@ class Launcher:
             )
 
     def measure(self, call: Call) -> None:
-        """Have the run's cells measured by jobs; see :class:`retbench.engine.runner.Launcher`."""
+        """Commit every cell of the run that its writer lacks, as jobs measure it.
+
+        Raises:
+            UserError: it cannot be measured; what was finished is kept.
+            KeyboardInterrupt: the user asked to stop.
+        """
         Jobs(self, call).run()
 
     def parameters(self, config: RunConfig, time_min: int) -> dict[str, Any]:

@@ -13,11 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from retbench import store, suites
 from retbench.config.plan import Plan
-from retbench.config.run import RunConfig
 from retbench.engine import audit, runner
 from retbench.engine.forecast import forecast
 from retbench.engine.resolve import check
@@ -30,6 +29,8 @@ from retbench.store.journal import Key
 
 if TYPE_CHECKING:
     from submitit import Job
+
+    from retbench.engine.slurm import Launcher
 
 # A forecast is good to a factor of two on a machine that it knows, which a node is not yet.
 _TIME_MARGIN = 4
@@ -44,21 +45,6 @@ _ALIVE = (
 
 # What Slurm calls it, and what submitit does where it has been warned in time.
 _TIMED_OUT = ("TIMEOUT", "TIME LIMIT", "timed-out")
-
-
-class Terms(Protocol):
-    """How jobs are submitted and looked after: :class:`retbench.engine.slurm.Launcher`."""
-
-    @property
-    def cluster(self) -> str:
-        """What submitit calls the kind of cluster."""
-
-    @property
-    def poll_s(self) -> float:
-        """How often to look after the jobs, in seconds."""
-
-    def parameters(self, config: RunConfig, time_min: int) -> dict[str, Any]:
-        """What submitit's executor is asked for."""
 
 
 def load_submitit() -> ModuleType:
@@ -118,8 +104,8 @@ def carry_out(task: Task) -> None:
 class Jobs:
     """The jobs of one call, from their submission until all cells are committed."""
 
-    def __init__(self, terms: Terms, call: Call) -> None:
-        self._terms = terms
+    def __init__(self, launcher: Launcher, call: Call) -> None:
+        self._launcher = launcher
         self._call = call
         self._writer = call.writer
         self._parts = {
@@ -140,7 +126,7 @@ class Jobs:
             for blocks in _waves(plan):
                 self._start([block for block in blocks if self._lacks(block)])
                 while self._jobs:
-                    self._call.interrupts.wait(self._terms.poll_s)
+                    self._call.interrupts.wait(self._launcher.poll_s)
                     self._look_after()
         except BaseException:
             self._give_up()
@@ -178,7 +164,7 @@ class Jobs:
     def _lacks(self, block: int) -> bool:
         """Whether a cell of the block has not been measured."""
         there = self._writer.statuses.keys() | self._parts[block].batches.keys()
-        return any(key not in there for key in _keys(self._call.plan, block))
+        return not self._call.plan.keys(block) <= there
 
     def _start(self, blocks: Sequence[int]) -> None:
         """See that there is a job for each block: one of an earlier session, or a new one."""
@@ -190,7 +176,7 @@ class Jobs:
 
     def _of_an_earlier_session(self, block: int) -> Job[None] | None:
         known = self._job_ids(block)
-        if not known or self._terms.cluster != "slurm":
+        if not known or self._launcher.cluster != "slurm":
             return None
         job: Job[None] = load_submitit().SlurmJob(self._made_folder(), known[-1])
         return job if job.state in _ALIVE else None
@@ -198,11 +184,11 @@ class Jobs:
     def _submit(self, blocks: Sequence[int]) -> None:
         if not blocks:
             return
-        executor = load_submitit().AutoExecutor(self._made_folder(), cluster=self._terms.cluster)
+        executor = load_submitit().AutoExecutor(self._made_folder(), cluster=self._launcher.cluster)
         tasks = [self._task(block) for block in blocks]
         try:
             executor.update_parameters(
-                **self._terms.parameters(self._call.config, self._time_min(blocks))
+                **self._launcher.parameters(self._call.config, self._time_min(blocks))
             )
             jobs = executor.map_array(carry_out, tasks)
         except (RuntimeError, OSError) as problem:  # what sbatch has against it comes last
@@ -261,14 +247,6 @@ def _waves(plan: Plan) -> list[list[int]]:
     if others and any(point.once for point in plan.points):
         return [[first], others]
     return [[first, *others]]
-
-
-def _keys(plan: Plan, block: int) -> Iterable[Key]:
-    return (
-        (block, contender.label, point.id)
-        for contender in plan.contenders
-        for point in plan.ascending(block)
-    )
 
 
 def _cause(job: Job[None]) -> str:

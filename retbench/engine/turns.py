@@ -18,7 +18,8 @@ from typing import Any
 
 from retbench.config.plan import Contender, Plan, Point
 from retbench.config.run import PROFILES, Profile, RunConfig
-from retbench.engine.contender_run import ALONE, ContenderRun, Outcome
+from retbench.engine.contender_run import ContenderRun, Outcome
+from retbench.store.journal import ALONE, Key
 from retbench.suites.base import Cost, Suite
 
 SHARE_OF_MEMORY = 0.8
@@ -40,7 +41,7 @@ class Block:
         suite: of the run.
         plan: of the run.
         block: its number.
-        done: labels and point ids of its cells that are committed.
+        done: the ``(block, model, point)`` of cells that are committed.
         contender_run: makes a contender's run of this block.
         cost: of cells, to predict their memory.
         available_bytes: memory that there is for them; None where it is unknown.
@@ -52,7 +53,7 @@ class Block:
         suite: Suite[Any],
         plan: Plan,
         block: int,
-        done: set[tuple[str, str]],
+        done: set[Key],
         contender_run: Callable[[Contender], ContenderRun],
         cost: Cost,
         available_bytes: int | None,
@@ -62,7 +63,7 @@ class Block:
         self._available_bytes = available_bytes
         self._order = plan.order(block)
         self._left = {
-            point: [c for c in self._order if (c.label, point.id) not in done]
+            point: [c for c in self._order if (block, c.label, point.id) not in done]
             for point in plan.ascending(block)
         }
 
@@ -108,40 +109,35 @@ class Block:
     def _turns(
         self, point: Point, runs: Sequence[ContenderRun]
     ) -> dict[ContenderRun, Outcome] | None:
-        """How each run's cell ended; None where they do not fit into memory side by side."""
+        """How each run's cell ended; None where several do not fit into memory side by side."""
         outcomes: dict[ContenderRun, Outcome] = {}
         slices: dict[ContenderRun, dict[str, float]] = {}
-        by_label = {run.contender.label: run for run in runs}
-        for run in (by_label[c.label] for c in self._plan.order(self._block, point.id)):
+        order = [c.label for c in self._plan.order(self._block, point.id)]
+        for run in sorted(runs, key=lambda run: order.index(run.contender.label)):
             prepared = run.prepare(point, companions=len(runs) - 1)
             if not isinstance(prepared, Outcome):
                 slices[run] = prepared
-            elif prepared.status == "oom":  # perhaps for what the others' workers hold
+            elif prepared.status == "oom" and len(runs) > 1:
+                # Perhaps for what the others' workers hold: it is to be tried alone.
                 for other in slices:
-                    other.release()
+                    other.discard()
                 return None
             else:
                 outcomes[run] = prepared
         draw = self._plan.shuffler(self._block, point.id)
         outcomes |= Rounds(slices, PROFILES[self._config.profile], draw).run()
         left = [run for run in slices if run not in outcomes]
-        flags = (ALONE,) if len(left) == 1 else ()
+        flags = (ALONE,) if len(left) == 1 < len(runs) else ()
         return outcomes | {run: run.finish().flagged(*flags) for run in left}
 
     def _one_by_one(self, contender: Contender, points: Sequence[Point]) -> Iterator[list[Ended]]:
         """Points that one contender is measured at while no other one's worker is alive."""
-        profile = PROFILES[self._config.profile]
         flags = (ALONE,) if self._suite.takes_turns else ()
         with self._contender_run(contender) as run:
             for point in points:
-                prepared = run.prepare(point, companions=0)
-                if isinstance(prepared, Outcome):
-                    outcome = prepared
-                else:
-                    draw = self._plan.shuffler(self._block, point.id)
-                    failed = Rounds({run: prepared}, profile, draw).run()
-                    outcome = failed.get(run) or run.finish()
-                yield [(contender, point, outcome.flagged(*flags))]
+                outcomes = self._turns(point, [run])
+                assert outcomes is not None
+                yield [(contender, point, outcomes[run].flagged(*flags))]
             run.end()
 
 

@@ -1,14 +1,8 @@
 """The run directory: written cell by cell, read and checked as a whole."""
 
 from retbench.store.meta import RUN_FILE, RunMeta, read_meta, write_meta
-from retbench.store.run_directory import (
-    SAMPLES_FILE,
-    Known,
-    Run,
-    RunWriter,
-    continue_command,
-    open_run,
-)
+from retbench.store.run import SAMPLES_FILE, Run, continue_command, open_run
+from retbench.store.writer import Known, RunWriter
 
 __all__ = [
     "RUN_FILE",

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from retbench.errors import UserError
-from retbench.store.run_directory import Run, open_run
+from retbench.store.run import Run, open_run
 
 SUMS = "SHA256SUMS"
 _FORMATS = {".tar.gz": "gztar", ".zip": "zip"}

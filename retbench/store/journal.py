@@ -13,10 +13,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -30,6 +29,9 @@ Columns = dict[str, list[Any]]
 
 STATUS_PHASE = "cell"
 STATUS_METRIC = "cell_s"
+
+ALONE = "alone"
+"""Flags a cell that was measured while no other contender's was."""
 
 _TYPES: dict[str, set[type[Any]]] = {column: {str} for column in COLUMNS} | {
     "seq_len": {int}, "batch_size": {int}, "block": {int}, "process": {int},
@@ -76,7 +78,7 @@ class Journal:
             return 0
         block, _, point = keys[-1]
         last = [key for key in keys if (key[0], key[2]) == (block, point)]
-        alone = any("alone" in self.statuses[key]["flags"] for key in last)
+        alone = any(ALONE in self.statuses[key]["flags"] for key in last)
         torn = 0 if alone or len(last) >= together else len(last)
         ends = [0, *self.batch_bytes]
         return ends[len(ends) - 1 - torn]
@@ -94,33 +96,38 @@ def problem_of(row: object) -> str | None:
     lacking = [column for column in COLUMNS if column not in row]
     if lacking:
         return f"lacks the column {lacking[0]!r}"
+    return _problem_in(_transpose([row]))
+
+
+def _problem_in(columns: Columns) -> str | None:
+    """What keeps rows from being samples; of several it is asked whether there is anything.
+
+    Whole columns are tested many times faster than rows one by one, which are asked about to find
+    the one that is wrong: what is said names the values of the first.
+    """
     for column, types in _TYPES.items():
-        if type(row[column]) not in types:
-            return f"column {column!r} holds {row[column]!r}"
-    if row["value"] is not None and not -_MOST <= row["value"] <= _MOST:  # nor is NaN
-        return f"column 'value' holds {row['value']!r:.60}"
+        if not set(map(type, columns[column])) <= types:
+            return f"column {column!r} holds {columns[column][0]!r}"
+    values = (value for value in columns["value"] if value is not None)
+    if not all(-_MOST <= value <= _MOST for value in values):  # nor is NaN
+        return f"column 'value' holds {columns['value'][0]!r:.60}"
     for column, least in _LEAST.items():
-        if row[column] is not None and not least <= row[column] < 2**63:
-            return f"column {column!r} holds {row[column]!r:.60}"
-    if not all(isinstance(flag, str) for flag in row["flags"]):
-        return f"column 'flags' holds {row['flags']!r:.60}"
-    if row["status"] not in STATUSES:
-        return f"column 'status' holds {row['status']!r}"
-    metric = METRICS.get(row["metric"])
-    if metric is None or metric.unit != row["unit"]:
-        return f"no metric {row['metric']!r} in {row['unit']!r} is declared"
-    if not _encodable(value for value in row.values() if isinstance(value, str)):
+        known = [value for value in columns[column] if value is not None]
+        if known and not (least <= min(known) and max(known) < 2**63):
+            return f"column {column!r} holds {columns[column][0]!r:.60}"
+    if not all(isinstance(flag, str) for flags in columns["flags"] for flag in flags):
+        return f"column 'flags' holds {columns['flags'][0]!r:.60}"
+    if not set(columns["status"]) <= set(STATUSES):
+        return f"column 'status' holds {columns['status'][0]!r}"
+    for tag, unit in set(zip(columns["metric"], columns["unit"], strict=True)):
+        if tag not in METRICS or METRICS[tag].unit != unit:
+            return f"no metric {tag!r} in {unit!r} is declared"
+    texts = {text for name, types in _TYPES.items() if str in types for text in columns[name]}
+    try:  # JSON has escapes for halves of surrogate pairs, which cannot be written anywhere
+        "".join(text for text in texts if text is not None).encode()
+    except UnicodeEncodeError:
         return "it holds half a surrogate pair"
     return None
-
-
-def _encodable(texts: Iterable[str]) -> bool:
-    """Whether texts can be written anywhere: JSON has escapes for halves of surrogate pairs."""
-    try:
-        "".join(texts).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def encode(rows: Sequence[Sample]) -> bytes:
@@ -199,7 +206,7 @@ def _decode(path: Path, lines: list[bytes]) -> Columns:
     try:
         rows = json.loads(b"[" + b",".join(lines) + b"]")
         columns = _transpose(rows)
-        intact = len(rows) == len(lines) and _all_samples(columns)
+        intact = len(rows) == len(lines) and _problem_in(columns) is None
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         intact = False
     return columns if intact else _transpose(_decode_one_by_one(path, lines))
@@ -207,26 +214,6 @@ def _decode(path: Path, lines: list[bytes]) -> Columns:
 
 def _transpose(rows: list[dict[str, Any]]) -> Columns:
     return {name: [row[name] for row in rows] for name in COLUMNS}
-
-
-def _all_samples(columns: Columns) -> bool:
-    """The test of :func:`problem_of` on whole columns, which is many times faster."""
-    typed = all(set(map(type, columns[name])) <= types for name, types in _TYPES.items())
-    if not (typed and all(map(math.isfinite, (v for v in columns["value"] if v is not None)))):
-        return False
-    for name, least in _LEAST.items():
-        known = [value for value in columns[name] if value is not None]
-        if known and not (least <= min(known) and max(known) < 2**63):
-            return False
-    if not all(isinstance(flag, str) for flags in columns["flags"] for flag in flags):
-        return False
-    metrics = set(zip(columns["metric"], columns["unit"], strict=True))
-    texts = {text for name, types in _TYPES.items() if str in types for text in columns[name]}
-    return (
-        set(columns["status"]) <= set(STATUSES)
-        and metrics <= {(metric.tag, metric.unit) for metric in METRICS.values()}
-        and _encodable(text for text in texts if text is not None)
-    )
 
 
 def _decode_one_by_one(path: Path, lines: list[bytes]) -> list[dict[str, Any]]:

@@ -19,31 +19,29 @@ import signal  # noqa: E402
 import socket  # noqa: E402
 import traceback  # noqa: E402
 from collections.abc import Iterator, Sequence  # noqa: E402
-from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any, NoReturn, TextIO  # noqa: E402
 
 from retbench import suites  # noqa: E402
 from retbench.config.plan import Contender, Point  # noqa: E402
-from retbench.config.run import RunConfig  # noqa: E402
 from retbench.distributed import connect  # noqa: E402
 from retbench.distributed.process_group import ALONE, Ranks  # noqa: E402
 from retbench.errors import EXIT_FAILED  # noqa: E402
-from retbench.machine.memory import (  # noqa: E402
-    available_memory_bytes,
-    is_out_of_memory,
-    limit_further_memory,
-)
+from retbench.machine.memory import is_out_of_memory  # noqa: E402
 from retbench.metrics import Status  # noqa: E402
 from retbench.suites.cell import Cell  # noqa: E402
 from retbench.suites.limits import CellFailure  # noqa: E402
 from retbench.suites.session import Rows, Session  # noqa: E402
+from retbench.workers.preparation import (  # noqa: E402
+    bound_memory,
+    open_session,
+    prepare_process,
+    volunteer_for_the_oom_killer,
+)
 from retbench.workers.process import Message, die_with_parent  # noqa: E402
 
 LOST_S = 3.0
 """How long a rank that has lost another stays: the agent is to see first which has ended before."""
-
-_MEMORY_KEPT_FREE = 0.05
 
 
 def main(arguments: Sequence[str] = ()) -> None:
@@ -55,7 +53,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     die_with_parent()
-    _volunteer_for_the_oom_killer()
+    volunteer_for_the_oom_killer()
     with contextlib.ExitStack() as stack:
         parent = stack.enter_context(_taken_stdin())
         ranks = ALONE
@@ -149,10 +147,10 @@ class _Worker:
         """Import, build and verify the model."""
         config = suites.configuration(message["configuration"])
         contender = Contender(**message["contender"])
-        _prepare_process(config)
+        prepare_process(config)
         import_s = time.perf_counter() - STARTED
         self._ranks.device(config.device)  # before anything else asks for a GPU
-        _bound_memory(config)
+        bound_memory(config)
         started = time.perf_counter()
         session = open_session(
             config, contender, message["block"], message["process"], message.get("ceilings"),
@@ -179,8 +177,9 @@ class _Worker:
         session.companions = message["companions"]
         self._rows = Rows(session, Point.from_json(message["point"]), message["brief"])
         suite = suites.get(session.config.suite)
-        progress = partial(self._say, "phase")
-        self._cell = suite.prepare(session, self._rows, lambda phase: progress(phase=phase))
+        self._cell = suite.prepare(
+            session, self._rows, lambda phase: self._say("phase", phase=phase)
+        )
         self._reply("prepared", slices=self._cell.warm_up())
 
     def _slice(self, message: Message) -> None:
@@ -211,78 +210,10 @@ class _Worker:
         from retbench.machine import ceilings
 
         config = suites.configuration(message["configuration"])
-        _prepare_process(config)
-        _bound_memory(config)
+        prepare_process(config)
+        bound_memory(config)
         dtypes = list(dict.fromkeys(("float32", *config.computed_dtypes)))
         self._reply("ceilings", ceilings=ceilings.measure(config.device, dtypes, config.threads))
-
-
-def open_session(
-    config: RunConfig,
-    contender: Contender,
-    block: int,
-    process: int,
-    ceilings: dict[str, Any] | None = None,
-    ranks: Ranks = ALONE,
-) -> Session:
-    """Build what a contender is measured by and what measures it, in this process.
-
-    On a machine of several ranks each takes a GPU of its own.
-
-    Raises:
-        CellFailure: if it cannot be had on this machine.
-    """
-    import torch
-
-    from retbench.machine.clock import Clock
-    from retbench.machine.memory import MemoryMeter
-
-    suite = suites.get(config.suite)
-    suite.data(config)  # read the text now: it belongs to the meter's baseline
-    options = suite.model_options(config)
-    suite.load(config)
-    device = torch.device(ranks.device(config.device))
-    meter = MemoryMeter(config.device)
-    with meter.exact():
-        subject = suite.build(config, contender, options, device)
-    clock = Clock(config.device)
-    return Session(
-        config, contender, block, process, subject, device, clock, meter, ceilings, options, ranks
-    )
-
-
-def _prepare_process(config: RunConfig) -> None:
-    """Import torch and third parties' models, and set the threads."""
-    import torch
-
-    from models.registry import families, load_plugin
-
-    torch.set_num_threads(config.threads)
-    families()
-    for plugin in config.plugins:
-        load_plugin(plugin)
-
-
-def _bound_memory(config: RunConfig) -> None:
-    """Make allocations beyond the run's limit fail."""
-    import torch
-
-    if config.device == "cpu":
-        _bound_host_memory(config.memory_limit_gib)
-    elif config.memory_limit_gib is not None:
-        _, total = torch.cuda.mem_get_info()
-        share = min(1.0, config.memory_limit_gib * 2**30 / total)
-        torch.cuda.set_per_process_memory_fraction(share)
-
-
-def _bound_host_memory(limit_gib: float | None) -> None:
-    """Make allocations beyond the limit, or beyond what is free, fail rather than kill."""
-    available = available_memory_bytes("cpu")
-    limits = [] if available is None else [int(available * (1 - _MEMORY_KEPT_FREE))]
-    if limit_gib is not None:
-        limits.append(int(limit_gib * 2**30))
-    if limits:
-        limit_further_memory(min(limits))
 
 
 def _explain(error: Exception) -> tuple[Status, str]:
@@ -310,9 +241,3 @@ def _give_up(error: Exception) -> NoReturn:
     told = {"message": cause, "status": status, "extraInfo": {"timestamp": int(time.time())}}
     Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps({"message": told}))
     os._exit(EXIT_FAILED)
-
-
-def _volunteer_for_the_oom_killer() -> None:
-    """If the machine runs out of memory, let it be this process that goes, not the parent."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")

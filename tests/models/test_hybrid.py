@@ -8,13 +8,13 @@ import pytest
 
 from models import ConfigError, config_for
 from models.attention import KVCache
-from models.mixers.multiscale import RetentionState
+from models.mixers.base import MatrixState
 
 
 def test_the_middle_layer_of_three_is_attention(small: Any) -> None:
     model = small.model("retnet-hybrid", n_layers=7)
     kinds = [type(layer) for layer in model.init_state(1, 8).layers]
-    R, A = RetentionState, KVCache
+    R, A = MatrixState, KVCache
     assert kinds == [R, A, R, R, A, R, R]
     assert model.implementation("decode") == "recurrent+sdpa"
 

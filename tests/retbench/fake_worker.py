@@ -101,6 +101,8 @@ class Cell:
             "path": {"rows": [], "status": "error", "cause": "no /home/ada/secret/file.py"},
             "foreign rows": {"rows": [row | {"block": 99}], "status": "ok", "cause": None},
             "nan": {"rows": [row | {"value": float("nan")}], "status": "ok", "cause": None},
+            "no phases": {"event": "prepared"},
+            "phases without length": {"event": "prepared", "slices": {"decode": None}},
         }
         if action in bad and not (action.endswith("others") and self.companions == 0):
             return {"event": "cell", "flags": [], **bad[action]}

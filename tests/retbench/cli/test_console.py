@@ -10,7 +10,9 @@ import pytest
 from rich.console import Console as RichConsole
 
 from retbench import suites
-from retbench.cli.console import Console, Progress, error
+from retbench.cli.console import Console
+from retbench.cli.exits import fail
+from retbench.cli.progress import Progress
 from retbench.config.plan import Plan
 from retbench.config.run import RunConfig
 from retbench.engine.resolve import resolve
@@ -82,7 +84,8 @@ def test_quiet_prints_no_progress(small: tuple[RunConfig, Plan]) -> None:
 def test_an_error_is_one_line_whatever_its_message_holds(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    error("two\n  lines")
+    with pytest.raises(SystemExit, match="1"):
+        fail("two\n  lines")
     assert capsys.readouterr().err == "retbench: error: two lines\n"
 
 

@@ -57,7 +57,7 @@ from .conftest import ROOT, SMALL, Command, Outcome, files
         (["models", "--preset", "12m"], "unknown preset '12m'"),
         (["models", "--ffn", "relu"], "unknown feed-forward 'relu'"),
         (["doctor", "--device", "gpu"], "unknown device 'gpu'"),
-        (["run", "--minutes", "-1"], "minutes: must be above 0, not -1"),
+        (["run", "--minutes", "-1"], "minutes: must not be negative, not -1"),
         (["run", "--precision", "2"], "precision: must be below 1 (100%), not 2"),
         (["run", "--margin", "some"], "margin: 'some' is no relative difference"),
         (["run", "--suite", "perplexity", "--minutes", "5"], "perplexity has no use for it"),
@@ -66,7 +66,7 @@ from .conftest import ROOT, SMALL, Command, Outcome, files
         (["audit", "--slowdown", "0"], "slowdown: must be above 0"),
         (["audit", "--slowdown", "100%"], "slowdown: must be below 1 (100%)"),
         (["audit", "--slowdown", "much"], "slowdown: 'much' is no relative difference"),
-        (["audit", "--minutes", "-1"], "minutes: must be above 0, not -1"),
+        (["audit", "--minutes", "-1"], "minutes: must not be negative, not -1"),
         (["audit", "--suite", "perplexity"], "perplexity has nothing that is timed in turns"),
     ],
 )

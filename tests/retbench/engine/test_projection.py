@@ -251,7 +251,7 @@ def measured(name: str) -> Iterator[tuple[ModelConfig, Any, dict[str, float]]]:
 
 def test_memory_measured_on_this_kind_of_machine_is_the_projected_within_5_percent() -> None:
     cells = list(measured("cpu-10m-inference"))
-    assert len(cells) >= 12
+    assert len(cells) >= 9
     for config, size, found in cells:
         assert found["weights_bytes"] == pytest.approx(config.weight_bytes(4), rel=0.05)
         assert found["state_bytes"] == pytest.approx(config.state_bytes(*size, 4), rel=0.05)
@@ -267,4 +267,4 @@ def test_no_time_measured_is_below_its_bound() -> None:
     content = report.content_of(open_run(RESULTS / "cpu-10m-inference"))
     cells = next(table for table in content.tables if table.name == "cells").frame
     shares = cells.loc[cells["metric"] == "tpot_over_bound", "value"]
-    assert len(shares) >= 12 and (shares >= 1).all()
+    assert len(shares) >= 9 and (shares >= 1).all()

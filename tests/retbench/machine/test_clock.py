@@ -295,6 +295,6 @@ def test_a_clock_that_can_be_set_gives_stamps_and_no_durations():
         for path in (ROOT / package).rglob("*.py")
         if re.search(r"\btime\.time\(|datetime\.now\(", path.read_text())
     }
-    stamps = ("machine/provenance", "engine/audit", "store/results", "store/run_directory",
+    stamps = ("machine/provenance", "engine/audit", "store/results", "store/writer",
               "workers/worker", "machine/doctor")  # fmt: skip
     assert found == {f"retbench/{name}.py" for name in stamps}

@@ -121,6 +121,7 @@ def test_whatever_keeps_a_figure_from_being_drawn_is_one_line_that_says_how_to_g
 
     run = make_run(blocks=1, trials=1, steps=1)
     monkeypatch.setattr(figures, "write", broken)
-    with pytest.raises(UserError, match=r"ZeroDivisionError: of the test; the samples are") as told:
-        api.write_plots(run)
+    message = r"ZeroDivisionError: of the test; the samples are"
+    with pytest.raises(UserError, match=message) as told, api.explained(run):
+        report.write_plots(run)
     assert told.value.exit_status == EXIT_FAILED

@@ -25,7 +25,7 @@ from retbench.suites.execution import Execution, Generation, worst_distance
 from retbench.suites.inference import SUITE
 from retbench.suites.limits import CellFailure
 from retbench.suites.session import Rows, Session
-from retbench.workers.worker import open_session
+from retbench.workers.preparation import open_session
 
 from ..conftest import measure
 from .conftest import FakeGraph

@@ -1,109 +1,33 @@
-"""The run directory: what is kept of a run, whatever kills it, fills the disk or damages a file.
+"""Writes a run directory: what is kept of a run, whatever kills it, fills the disk or damages it.
 
 ``run.json`` says what was run, where and in which state; it is replaced as a whole, by a rename.
 ``samples.jsonl`` is only ever appended to, one batch of lines a cell, each flushed to the disk
 before the next cell starts. Whatever moment a run is killed at, :meth:`RunWriter.resume` finds the
 committed batches, sets an unfinished one aside in ``samples.jsonl.cut`` and goes on behind them.
-
-    >>> run = open_run("results/cpu-quick")            # doctest: +SKIP
-    >>> run.frame().groupby("metric")["value"].median()  # doctest: +SKIP
 """
 
 from __future__ import annotations
 
 import hashlib
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Any, Self, cast
 
-from retbench.config.plan import Plan, Point
-from retbench.config.run import RunConfig
 from retbench.config.settings import contradictions
 from retbench.errors import UserError
 from retbench.metrics import COLUMNS, SCHEMA_VERSION, Sample, sample_key
 from retbench.store import journal
 from retbench.store.files import CommitLog, cannot_write
-from retbench.store.journal import Columns, Journal, Key
+from retbench.store.journal import Columns, Key
 from retbench.store.meta import RUN_FILE, TEMPORARY, RunMeta, State, read_meta, write_meta
+from retbench.store.run import SAMPLES_FILE, check_samples, continue_command
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-SAMPLES_FILE = "samples.jsonl"
 CUT_FILE = "samples.jsonl.cut"
 # A run's folder, or a plugin's, may be moved or named otherwise when it is resumed.
 _FREE_KEYS = {"out", "plugins"}
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run directory, read and checked; nothing here writes.
-
-    Attributes:
-        path: the directory.
-        meta: the content of ``run.json``.
-        columns: the samples in the order of measurement, a list for each column; committed cells
-            only. :meth:`frame` is the same as a DataFrame.
-        endings: the status row of each ``(block, model, point)``.
-    """
-
-    path: Path
-    meta: RunMeta
-    columns: Columns
-    endings: dict[Key, dict[str, Any]]
-
-    @cached_property
-    def config(self) -> Any:
-        """What was asked for, as attributes; what the suite has no setting for as all suites do."""
-        absent = ("preset", "mode", "minutes", "parallel", "world_size")
-        stored = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in self.meta["configuration"].items()
-        }
-        return SimpleNamespace(**({name: getattr(RunConfig, name) for name in absent} | stored))
-
-    @cached_property
-    def plan(self) -> Plan:
-        """What was to be measured."""
-        return Plan.from_json(cast("dict[str, Any]", self.meta["plan"]))
-
-    @cached_property
-    def points(self) -> dict[str, Point]:
-        """The planned points by their ids, in the order of the plan."""
-        return {point.id: point for point in self.plan.points}
-
-    def frame(self) -> pd.DataFrame:
-        """All samples, one row each.
-
-        The columns are :data:`retbench.metrics.COLUMNS` and the settings of the points, see
-        :meth:`placed`. ``value`` is float64 with NaN for none, ``trial`` and ``index`` the nullable
-        Int64.
-        """
-        return self.placed(_frame(self.columns))
-
-    def statuses(self) -> pd.DataFrame:
-        """The status rows alone, as those of :meth:`frame`: how each cell ended in each block."""
-        rows = self.endings.values()
-        return self.placed(_frame({name: [row[name] for row in rows] for name in COLUMNS}))
-
-    def placed(self, table: pd.DataFrame) -> pd.DataFrame:
-        """A table that has a column ``point``, with a column for each setting of the plan's points.
-
-        A column that the table has already stays; where a point lacks a setting nothing stands.
-        """
-        names = dict.fromkeys(name for point in self.plan.points for name, _ in point.settings)
-        points = table["point"].astype(object)
-        return table.assign(**{
-            name: points.map({key: point.setting(name) for key, point in self.points.items()})
-            for name in names
-            if name not in table
-        })  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -117,58 +41,6 @@ class Known:
 
     statuses: dict[Key, dict[str, Any]]
     scalars: dict[tuple[int, str, str, str], float]
-
-
-def _frame(columns: Columns) -> pd.DataFrame:
-    import pandas as pd  # heavy, and of no use to a process that only writes
-
-    whole = dict.fromkeys(("seq_len", "batch_size", "block", "process"), "int64")
-    frame = pd.DataFrame(columns, columns=list(COLUMNS))
-    return frame.astype(whole | dict.fromkeys(("trial", "index"), "Int64") | {"value": "float64"})
-
-
-def open_run(path: str | Path) -> Run:
-    """Open a run directory for reading.
-
-    A run that is not finished opens too, as long as its last cell is complete.
-
-    Raises:
-        UserError: missing, foreign or of a newer schema; a damaged line; a file cut short, or
-            changed since the run finished. Names the file and the line.
-    """
-    path = Path(path)
-    meta = read_meta(path)
-    content = journal.read(path / SAMPLES_FILE)
-    if content.cut and meta["state"] != "finished":
-        raise UserError(
-            f"{path / SAMPLES_FILE}:{content.committed_lines + 1}: the last cell is cut off: the "
-            "run was killed, or is still being written",
-            f"`{continue_command(path)}` finishes it",
-        )
-    _check_samples(path, meta, content)
-    return Run(path, meta, content.columns, content.statuses)
-
-
-def continue_command(path: str | Path) -> str:
-    """The command line that continues the run in ``path``."""
-    return f"python -m retbench run --resume --out {shlex.quote(str(path))}"
-
-
-def _check_samples(path: Path, meta: RunMeta, content: Journal) -> None:
-    """Compare the file with what ``run.json`` recorded when the run ended."""
-    recorded, file = meta["samples"], path / SAMPLES_FILE
-    if recorded is None:
-        return
-    if content.cut or content.committed_lines < recorded["lines"]:
-        line = content.committed_lines + 1
-        problem = f"{file}:{line}: cut short, the run had {recorded['lines']} lines"
-    elif recorded != {"lines": content.committed_lines, "sha256": content.sha256}:
-        problem = f"{file}: changed since the run ended (its SHA-256 differs)"
-    else:
-        return
-    if meta["state"] == "finished":
-        raise UserError(problem, "restore it from a copy; nothing was changed")
-    raise UserError(problem, f"`{continue_command(path)}` measures what is lacking")
 
 
 class RunWriter:
@@ -255,7 +127,7 @@ class RunWriter:
             # Only now is the content certain: another writer may have been at it before the lock.
             meta, content = read_meta(path), journal.read(path / SAMPLES_FILE)
             if meta["state"] == "finished":
-                _check_samples(path, meta, content)
+                check_samples(path, meta, content)
             log.set_aside(path / CUT_FILE, content.kept_bytes(together))
             content = journal.read(path / SAMPLES_FILE)
         except BaseException:

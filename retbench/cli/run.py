@@ -1,0 +1,168 @@
+"""The command ``run``; see :mod:`retbench.cli`, which registers it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from retbench import suites
+from retbench.cli.exits import fail
+from retbench.cli.options import (
+    AsJson,
+    Quiet,
+    RunCommand,
+    of_all_suites,
+    suite_names,
+    with_options,
+)
+from retbench.config.run import WHERE
+from retbench.data.config import TextData
+from retbench.distributed.launch import refuse_launch
+from retbench.errors import UserError
+
+if TYPE_CHECKING:
+    from retbench.cli.console import Console
+    from retbench.config.run import RunConfig
+    from retbench.store import Run
+    from retbench.workers.agent import Nodes
+
+_EXAMPLES = """\b
+Examples:
+  retbench run inference
+  retbench run perplexity --data 'books/*.txt' --tokenizer bpe:4096 --preset 10m
+  retbench run inference --context 512:32768 --batch 1,8,32 --profile report --dry-run
+  retbench run --resume --out results/mine
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command(cls=RunCommand, epilog=_EXAMPLES)(run)
+
+
+@with_options(of_all_suites())
+def run(
+    suite: Annotated[
+        str | None,
+        typer.Argument(help="[default: inference]", metavar="SUITE", autocompletion=suite_names),
+    ] = None,
+    named: Annotated[
+        str | None,
+        typer.Option("--suite", help="The same.", autocompletion=suite_names, hidden=True),
+    ] = None,
+    nodes: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Machines that --processes run on, equally many on each.",
+            rich_help_panel=WHERE,
+        ),
+    ] = 1,
+    node_rank: Annotated[
+        int,
+        typer.Option(
+            metavar="K", help="Of this machine; the first, 0, writes.", rich_help_panel=WHERE
+        ),
+    ] = 0,
+    rendezvous: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Of the first machine, where all meet.",
+            rich_help_panel=WHERE,
+        ),
+    ] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show cells, minutes and memory; write nothing.")
+    ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML file with the same keys; flags win.", metavar="FILE"),
+    ] = None,
+    launcher: Annotated[
+        str,
+        typer.Option(
+            help="slurm: each block as a job of a cluster. [default: local]",
+            metavar="local|slurm",
+            show_default=False,
+            rich_help_panel=WHERE,
+        ),
+    ] = "local",
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Ask for a partition, a time in minutes... Repeatable.",
+            rich_help_panel=WHERE,
+        ),
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    **given: Any,
+) -> None:
+    """Measure a suite; write samples, tables and plots. Without a name, it is inference."""
+    from retbench.cli.console import Console
+    from retbench.workers.agent import Nodes
+
+    refuse_launch()
+    if suite is not None and named is not None and suite != named:
+        raise UserError(f"two suites are named, {suite} and {named}", "name one")
+    console = Console(quiet=quiet, as_json=as_json)
+    given |= {"resume": resume, "config_file": config, "launcher": launcher, "slurm": slurm or ()}
+    _run(console, suite or named, given, Nodes(nodes, node_rank, rendezvous), dry_run=dry_run)
+
+
+def _run(
+    console: Console, suite: str | None, given: Mapping[str, Any], nodes: Nodes, *, dry_run: bool
+) -> None:
+    """Measure, or say what would be; on a machine that is not the first do what that asks."""
+    from retbench import api, report
+    from retbench.workers import agent
+
+    job = api.prepare(suite, nodes=nodes, **given)
+    here = job.launcher is None
+    if dry_run:
+        _show_forecast(console, job.config, here=here)
+        return
+    if nodes.rank > 0:
+        agent.serve(job.config, nodes, console.show)
+        return
+    if here and isinstance(job.config, TextData):
+        job.config.dataset(console.reading)  # once: the run finds it encoded
+    progress = console.progress(job.config, side_by_side=not here)
+    try:
+        done, files = api.carry_out(job, progress)
+    finally:
+        progress.close()
+        agent.release(job.config, nodes)
+    console.report(report.content_of(done), files)
+    _require_a_number(done)
+
+
+def _require_a_number(run: Run) -> None:
+    """A run of which nothing came is a failure to whatever started it."""
+    statuses = run.statuses()
+    if not len(statuses) or (statuses["status"] == "ok").any():
+        return
+    first = statuses.iloc[0]
+    fail(f"no cell of {run.path} succeeded; the first, of {first['model']}: {first['cause']}")
+
+
+def _show_forecast(console: Console, config: RunConfig, *, here: bool) -> None:
+    """Print what a run would need; of a machine that is not here nothing is known."""
+    from retbench.engine.forecast import forecast
+    from retbench.machine import ceilings, memory
+
+    plan = suites.get(config.suite).plan(config)
+    measured = available = None
+    if here:
+        measured = ceilings.measure(config.device, config.computed_dtypes, config.threads)
+        available = memory.available_memory_bytes(config.device)
+    if config.memory_limit_gib is not None:
+        limit = int(config.memory_limit_gib * 2**30)
+        available = limit if available is None else min(limit, available)
+    console.forecast(forecast(config, plan, measured), available)

@@ -1,0 +1,152 @@
+"""The worker of one contender in one block: started, made ready, given up, and ended.
+
+A worker that dies or hangs is given up; a fresh one is started when the next cell asks for it. One
+that reports that its model cannot be measured is not started again, nor one that twice did not
+become ready: every further cell ends with that failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Self
+
+from retbench import store
+from retbench.config.plan import Contender
+from retbench.config.run import RunConfig
+from retbench.engine.observer import Observer
+from retbench.metrics import STATUSES
+from retbench.store.samples import NO_PROCESS
+from retbench.workers.process import Message, Worker, WorkerFailure
+
+
+class ContenderWorker:
+    """The worker of one contender in one block; a context manager that leaves none behind.
+
+    Args:
+        config: of the run.
+        contender: whose cells.
+        block: of the run.
+        writer: knows how earlier cells ended, and keeps what a worker says of its model.
+        observer: told of worker starts and phases.
+        start_worker: gives a fresh worker and its process number.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        contender: Contender,
+        block: int,
+        writer: store.RunWriter,
+        observer: Observer,
+        start_worker: Callable[[], tuple[Worker, int]],
+    ) -> None:
+        self.contender = contender
+        self._config = config
+        self._block = block
+        self._writer = writer
+        self._observer = observer
+        self._start_worker = start_worker
+        self._worker: Worker | None = None
+        self._is_ready = False
+        self._process = NO_PROCESS
+        self._setup: Message = {}
+        self._failed_starts = 0
+        self._refusal: WorkerFailure | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+    def begin(self) -> None:
+        """Start a worker, and do not wait for it: several may be started at the same time."""
+        # What fails here is found, and told, when the first cell asks for the worker.
+        with suppress(WorkerFailure):
+            if self._worker is None and self._refusal is None:
+                self._spawn()
+
+    def wait(self) -> None:
+        """Wait for the worker that :meth:`begin` has started; the first cell has another try."""
+        try:
+            self._get_ready()
+        except WorkerFailure:
+            self.discard()
+
+    def end(self) -> None:
+        """Let the worker end by itself, so that the next one has the machine to itself."""
+        if self._worker is not None:
+            self._worker.stop()
+            self.discard()
+
+    def _get_ready(self) -> None:
+        """A worker that has built and verified its model.
+
+        Raises:
+            WorkerFailure: there is none.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+        if self._worker is None:
+            self._spawn()
+        if not self._is_ready:
+            self._wait_until_ready()
+
+    def _spawn(self) -> None:
+        self._observer.worker(self.contender, self._block)
+        self._worker, self._process = self._start_worker()
+        self._worker.send(self._introduction(), self._config.timeout_s)
+
+    def _wait_until_ready(self) -> None:
+        assert self._worker is not None
+        try:
+            ready = self._receive(self._worker)
+        except WorkerFailure as failure:
+            self._failed_starts += 1
+            if self._failed_starts > 1:  # once may be an accident
+                self._refusal = failure
+            raise
+        if ready["event"] != "ready":
+            self._refusal = reported(ready)
+            raise self._refusal
+        self._is_ready, self._failed_starts = True, 0
+        self._setup = ready
+        self._record_model(ready["model"])
+
+    def _receive(self, worker: Worker) -> Message:
+        reply = worker.receive()
+        while reply["event"] == "phase":
+            self._observer.phase(str(reply.get("phase", "")))
+            reply = worker.receive()
+        return reply
+
+    def _introduction(self) -> Message:
+        return {
+            "do": "start",
+            "configuration": self._config.to_json(),
+            "contender": self.contender.to_json(),
+            "block": self._block,
+            "process": self._process,
+            "ceilings": self._writer.meta["ceilings"],
+        }
+
+    def _record_model(self, model: dict[str, Any]) -> None:
+        models, label = self._writer.meta["models"], self.contender.label
+        if label not in models:
+            self._writer.update(models=models | {label: model})
+        elif models[label] != model:
+            self._writer.warn(f"{label} was not the same model in every process")
+
+    def discard(self) -> None:
+        """Give up the worker, and the cell that it is at."""
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker, self._is_ready = None, False
+
+
+def reported(reply: Message) -> WorkerFailure:
+    """The failure that a worker reports of itself; any other reply is one out of turn."""
+    if reply["event"] == "failed" and reply.get("status") in STATUSES:
+        return WorkerFailure(reply["status"], str(reply.get("cause")))
+    return WorkerFailure("error", f"the worker's reply {reply['event']!r} is out of turn")

@@ -1,0 +1,131 @@
+"""The run directory that a run is written to: begun, or continued where it was begun alike."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from retbench import store, suites
+from retbench.config import plugins
+from retbench.config.plan import Plan
+from retbench.config.run import RunConfig
+from retbench.engine.turns import in_turns
+from retbench.errors import UserError
+from retbench.machine.provenance import provenance
+
+
+def begin(
+    config: RunConfig,
+    plan: Plan,
+    out: Path,
+    *,
+    models: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    data: Mapping[str, Any] | None = None,
+    **further: Any,
+) -> store.RunWriter:
+    """Begin a run directory; ``run.json`` says what is known before anything is measured.
+
+    Args:
+        config: what is asked for.
+        plan: its cells.
+        out: the directory.
+        models: what each contender is, by label.
+        provenance: the machine and the software.
+        data: the text or the tasks; None for a suite without.
+        further: keys of ``run.json`` that not every run has.
+
+    Raises:
+        UserError: the directory holds something already, or cannot be made or written.
+    """
+    meta: dict[str, Any] = {
+        "suite": config.suite,
+        "configuration": _published(config, out),
+        "plan": plan.to_json(),
+        "data": data,
+        "models": models,
+        "provenance": provenance,
+        "resumed": [],
+        **further,
+        "ceilings": None,
+        "audit": None,
+        "primary": [list(named) for named in plan.primary],
+        "block_s": {},
+        "stopped": None,
+        "warnings": [],
+    }
+    return store.RunWriter.create(out, meta)
+
+
+def open_writer(
+    config: RunConfig, plan: Plan, data: Any, out: Path, resume: bool, *, here: bool
+) -> store.RunWriter:
+    """Begin or continue the run directory; ``here`` says whether this machine measures.
+
+    Raises:
+        UserError: it cannot be begun, or was begun with something else than it is continued with.
+    """
+    # A machine that only submits jobs need not be asked for its GPU.
+    device = config.device if here else "cpu"
+    found = provenance(device, config.threads, sys.orig_argv, seed=config.seed)
+    if not resume:
+        return begin(config, plan, out, models={}, provenance=found, data=data)
+    suite = suites.get(config.suite)
+    together = len(plan.contenders) if in_turns(config, suite, plan) else 1
+    writer = store.RunWriter.resume(out, _published(config, out), together)
+    try:
+        if here:
+            _require_same_machine(writer, found)
+        _require_same_plan(writer, plan, data)
+        if writer.meta["state"] != "finished":
+            _record_resumption(writer, found)
+    except BaseException:
+        writer.close()
+        raise
+    return writer
+
+
+def _published(config: RunConfig, out: Path) -> dict[str, Any]:
+    """The configuration as ``run.json`` has it, without folders of this machine."""
+    known = plugins.published(config.plugins, out)
+    return config.to_json() | {"out": None, "plugins": known}
+
+
+def _require_same_machine(writer: store.RunWriter, found: Mapping[str, Any]) -> None:
+    """Cells of two machines make no comparison."""
+    begun = writer.meta["provenance"].get("machine_id")
+    if begun != found["machine_id"]:
+        raise UserError(
+            f"{writer.path} was begun on another machine ({begun}, this one is "
+            f"{found['machine_id']})",
+            "continue it there, or begin a new run with another --out",
+        )
+
+
+def _require_same_plan(writer: store.RunWriter, plan: Plan, data: Mapping[str, Any] | None) -> None:
+    """Nor do cells of two plans or of two texts."""
+    if writer.meta["plan"] != plan.to_json():
+        raise UserError(
+            f"{writer.path} was begun with other cells than this version of the suite plans",
+            "begin a new run with another --out",
+        )
+    if writer.meta.get("data") != data:
+        raise UserError(
+            f"{writer.path} was begun with another text: its content or its tokens have changed",
+            "restore the text, or begin a new run with another --out",
+        )
+
+
+def _record_resumption(writer: store.RunWriter, found: dict[str, Any]) -> None:
+    begun = writer.meta["provenance"]
+    changed = [key for key in ("commit", "versions", "python") if begun.get(key) != found[key]]
+    warnings = writer.meta["warnings"] + [
+        f"{key} changed before the run was resumed" for key in changed
+    ]
+    session = {"from_process": writer.last_process + 1, "provenance": found}
+    writer.update(
+        resumed=[*writer.meta["resumed"], session],
+        warnings=list(dict.fromkeys(warnings)),
+    )
