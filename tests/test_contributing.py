@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
 from itertools import pairwise
 from pathlib import Path
 
 import retbench
+from retbench.cli.app import main
 from retbench.store import Run
+
+from .forked_workers import Fork, forked_workers
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text()
@@ -30,10 +31,18 @@ def follow(heading: str, folder: Path) -> Run:
     (folder / code.split()[1]).write_text(code)
     program, *words = shlex.split(command)
     assert program == "retbench"
-    run = [sys.executable, str(ROOT / "tests" / "brief.py"), *words]
-    run += ["--device", "cpu", "--threads", "1", "--quiet", "--out", "run"]
-    variables = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder)}
-    subprocess.run(run, cwd=folder, check=True, env=variables)
+    words += ["--device", "cpu", "--threads", "1", "--quiet", "--out", "run"]
+
+    def run() -> None:
+        os.chdir(folder)
+        os.environ["XDG_CACHE_HOME"] = str(folder)
+        with forked_workers() as patch:
+            # Both take seconds.
+            patch.setattr("retbench.engine.runner._Session._measure_ceilings", lambda self: None)
+            patch.setattr("retbench.report.write_plots", lambda run, content=None: [])
+            main(words)
+
+    assert Fork(run).wait() == 0  # what is registered there is unknown here
     found = retbench.open_run(str(folder / "run"))
     assert set(found.statuses()["status"]) == {"ok"}
     return found

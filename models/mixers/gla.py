@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.footprint import Phase
-from models.layers import rms_norm
+from models.gated_norm import gated_rms_norm
 from models.mixers.base import Mixer, Span
 from models.protocol import LayerState
 
@@ -106,9 +106,10 @@ class GatedLinearAttention(Mixer):
 
     def _output(self, mixed: Tensor, gate: Tensor) -> Tensor:
         """Norm per head in the wide type, gate, and project back to the model's width."""
-        normed = rms_norm(mixed, self.config.norm_eps)
-        joined = normed.transpose(1, 2).flatten(-2).to(gate.dtype)
-        return self.out(F.silu(gate) * joined)  # type: ignore[no-any-return]
+        mixed = mixed.transpose(1, 2)
+        gates = torch.unflatten(gate, -1, mixed.shape[-2:])
+        joined = gated_rms_norm(mixed, gates, self.config.norm_eps).flatten(-2)
+        return self.out(joined)  # type: ignore[no-any-return]
 
 
 # The operation: S_n = diag(alpha_n) S_{n-1} + k_n^T v_n, o_n = q_n S_n (eq. 3 of the paper).

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from models.config import ConfigError
 from models.footprint import Phase
+from models.gated_norm import gated_rms_norm
 from models.kernels.chunk_op import retention_chunk, unsupported
 from models.kernels.step_op import fused_retention
 from models.layers import Rotary, rms_norm, rotate
@@ -227,12 +228,13 @@ class MultiScaleRetention(Mixer):
             mixed = mixed * scale
         # By token before the norm: so lie what the kernels wrote, and a fused norm need not copy.
         mixed = mixed.transpose(1, 2)
-        normed = rms_norm(mixed, self.config.norm_eps) if scale is None else mixed
-        dtype = self.out.weight.dtype if gate is None else gate.dtype
-        joined = normed.flatten(-2).to(dtype)
-        if gate is not None:
-            joined = F.silu(gate) * joined
-        return self._projected(joined)
+        if scale is None and gate is not None:
+            gates = torch.unflatten(gate, -1, mixed.shape[-2:])
+            return self._projected(gated_rms_norm(mixed, gates, self.config.norm_eps).flatten(-2))
+        normed = mixed if scale is not None else rms_norm(mixed, self.config.norm_eps)
+        if gate is None:
+            return self._projected(normed.flatten(-2).to(self.out.weight.dtype))
+        return self._projected(F.silu(gate) * normed.flatten(-2).to(gate.dtype))
 
     def _projected(self, joined: Tensor) -> Tensor:
         """Heads side by side (batch, time, heads x d_v), gated, times the gain, to the width."""

@@ -49,7 +49,7 @@ PROFILES: dict[str, Profile] = {
     profile.name: profile
     for profile in (
         Profile("smoke", blocks=1, minutes=0, rounds=3, min_rounds=2, phase_budget_s=0.5),
-        Profile("quick", blocks=3, minutes=5.5, rounds=60, min_rounds=3, phase_budget_s=1.0),
+        Profile("quick", blocks=3, minutes=5.75, rounds=60, min_rounds=3, phase_budget_s=1.0),
         Profile("report", blocks=5, minutes=30, rounds=100, min_rounds=4, phase_budget_s=4.0),
         Profile("rigorous", blocks=10, minutes=120, rounds=200, min_rounds=6, phase_budget_s=15.0),
     )

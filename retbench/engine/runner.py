@@ -29,7 +29,7 @@ from retbench.engine.contender_run import ContenderRun
 from retbench.engine.observer import Observer, Silent
 from retbench.engine.turns import Block, in_turns
 from retbench.errors import Interrupted, UserError
-from retbench.machine import ceilings, provenance
+from retbench.machine import ceilings, provenance, threads
 from retbench.machine.interrupts import Interrupts
 from retbench.machine.memory import available_memory_bytes
 from retbench.stats.comparison import level
@@ -274,6 +274,7 @@ class _Session:
         self._settled = call.settled
         self._processes = self.writer.last_process + 1
         self._begun = time.monotonic()
+        self._cpus: tuple[int, ...] = ()
 
     def run(self) -> None:
         """Measure what is not done yet."""
@@ -281,8 +282,9 @@ class _Session:
         planned = {(block, c.label, point.id) for block, c, point in self.plan.cells()}
         if planned <= self.writer.done or self.writer.meta.get("stopped"):
             return
-        self._measure_ceilings()
         suite = suites.get(self.config.suite)
+        self._settle_down(suite)
+        self._measure_ceilings()
         for block in self.plan.measured_blocks:
             self._measure(suite, block)
             if self._is_last_begun(block) and self._stops(block):
@@ -290,6 +292,15 @@ class _Session:
         if self.config.profile != "smoke":
             # What else the machine does can only lower them: the better of two measurements counts.
             self._measure_ceilings()
+
+    def _settle_down(self, suite: Suite[Any]) -> None:
+        """Choose the processors that the workers keep to: for those in turns, the same for all.
+
+        What else a core serves would else happen to one contender alone.
+        """
+        if self.config.device == "cpu" and in_turns(self.config, suite, self.plan):
+            self._cpus = threads.idlest_cpus(self.config.threads)
+            self.writer.update(cpus=list(self._cpus))
 
     def _measure(self, suite: Suite[Any], block: int) -> None:
         """What is lacking of one block."""
@@ -329,7 +340,8 @@ class _Session:
     def _stops(self, block: int) -> bool:
         """Whether the run ends with this block: all is settled, or there is no time for another."""
         least = cast(int, self.plan.least)
-        block_s = max(self.writer.meta["block_s"].values(), default=0.0)
+        # The first one is longer: it verifies every cell's step.
+        *_, block_s = 0.0, *self.writer.meta["block_s"].values()
         spent_s = self.writer.meta["elapsed_s"] + time.monotonic() - self._begun
         why = None
         if spent_s + block_s > self.config.minutes * 60:
@@ -357,7 +369,7 @@ class _Session:
         self._observer.phase("ceilings")
         request = {"do": "ceilings", "configuration": self.config.to_json()}
         try:
-            variables = workers.variables(self.config.threads)
+            variables = workers.variables(self.config.threads, self._cpus)
             with Worker(self._worker_command, variables, self._interrupts) as worker:
                 reply = worker.ask(request, self.config.timeout_s)
                 while reply["event"] == "phase":
@@ -374,5 +386,5 @@ class _Session:
         """A fresh worker, of one process or several, and its number; none is given out twice."""
         number, self._processes = self._processes, self._processes + 1
         command = agent.command(self.config, self._nodes, self._worker_command)
-        variables = workers.variables(self.config.threads)
+        variables = workers.variables(self.config.threads, self._cpus)
         return Worker(command, variables, self._interrupts), number

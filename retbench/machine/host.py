@@ -25,8 +25,26 @@ def cuda_available() -> bool:
 
 def physical_cores() -> int:
     """Physical cores this process may use: hyperthreads share one, a container's quota caps it."""
-    siblings = {_siblings(cpu) for cpu in usable_cpus()}
-    return max(1, min(len(siblings), int(quota_cores() or len(siblings))))
+    cores = len(cpu_of_each_core())
+    return max(1, min(cores, int(quota_cores() or cores)))
+
+
+def cpu_of_each_core() -> list[int]:
+    """The first logical processor of each physical core that this process may use, ascending."""
+    first: dict[str, int] = {}
+    for cpu in sorted(usable_cpus()):
+        first.setdefault(_siblings(cpu), cpu)
+    return list(first.values())
+
+
+def idle_ticks(stat: Path = Path("/proc/stat")) -> dict[int, int]:
+    """For how many ticks of the kernel each logical processor has been idle; empty if unknown."""
+    fields = [line.split() for line in read(stat).splitlines()]
+    return {
+        int(name.removeprefix("cpu")): int(idle) + int(waiting)
+        for name, _, _, _, idle, waiting, *_ in (each for each in fields if len(each) > 5)
+        if name.startswith("cpu") and name != "cpu"
+    }
 
 
 def granted_cores() -> int:

@@ -1,4 +1,4 @@
-"""How many threads compute, and how long an idle one may spin: chosen before torch is imported.
+"""How many threads compute, where, and how long an idle one may spin: chosen before torch starts.
 
 OpenMP's threads spin at a barrier before they sleep, libgomp's for some 300,000 turns, LLVM's and
 Intel's for 200 ms. Beside another busy process the thread that is waited for is often not running,
@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 
+from retbench.machine import host
 from retbench.machine.interference import foreign_cpu_s
 
 SPIN_LIMITS = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "0"}
@@ -24,6 +25,7 @@ SPIN_LIMITS = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "0"}
 _CHOICES = ("OMP_WAIT_POLICY", *SPIN_LIMITS)
 
 _LOOK_S = 0.3
+_GLANCE_S = 0.1  # ten ticks of the kernel
 
 
 def spin_limits(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -59,6 +61,22 @@ def beside_others(threads: int, spared: int = 0) -> int:
     """
     busy = mean_cores(foreign_cpu_s) if threads > 1 else None
     return threads if busy is None else max(1, threads - max(0, round(busy) - spared))
+
+
+def idlest_cpus(threads: int) -> tuple[int, ...]:
+    """The logical processors, one of a core, that so many threads had best compute on.
+
+    Those that were idle the longest while this process slept for a moment; none where all cores are
+    needed, or the system does not let a process choose.
+    """
+    cores = host.cpu_of_each_core()
+    if threads >= len(cores) or not hasattr(os, "sched_setaffinity"):
+        return ()
+    before = host.idle_ticks()
+    time.sleep(_GLANCE_S)
+    idle = {cpu: ticks - before.get(cpu, ticks) for cpu, ticks in host.idle_ticks().items()}
+    ranked = sorted(cores, key=lambda cpu: (idle.get(cpu, 0), cpu))  # the first serves interrupts
+    return tuple(sorted(ranked[-threads:]))
 
 
 def wait_policy() -> dict[str, str]:

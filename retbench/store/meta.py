@@ -165,6 +165,7 @@ class RunMeta(TypedDict):
         resumed: the first process and the provenance of each later session.
         ceilings: what the machine can do at most; None where it was not measured.
         audit: what an audit found of this machine; None where it was not audited.
+        cpus: logical processors that the workers kept to; absent where they did not.
         block_s: seconds that each block took, by its number.
         stopped: why a run that could have gone on ended; None for any other.
         warnings: what the run itself warns of.
@@ -189,6 +190,7 @@ class RunMeta(TypedDict):
     resumed: list[Session]
     ceilings: CeilingsRecord | None
     audit: Audit | None
+    cpus: NotRequired[list[Count]]
     block_s: dict[str, Seconds]
     stopped: Stop | None
     warnings: list[str]

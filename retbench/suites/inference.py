@@ -61,7 +61,7 @@ class InferenceConfig(TimedModelsConfig):
     context: tuple[int, ...] = changed(
         ModelsConfig, "context", cpu=(1024, 2048, 4096), cuda=value.powers(512, 65536)
     )
-    batch: tuple[int, ...] = changed(ModelsConfig, "batch", cpu=(1, 2), cuda=value.powers(1, 1024))
+    batch: tuple[int, ...] = changed(ModelsConfig, "batch", cpu=(1,), cuda=value.powers(1, 1024))
     timeout_s: float = changed(ModelsConfig, "timeout_s", cpu=600.0, cuda=900.0)
     batch_context: int = setting(
         value.positive, "Context of the sweep over batch sizes.", metavar="LENGTH",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from retbench.machine import provenance
 from retbench.machine.threads import spin_limits
@@ -23,11 +23,16 @@ ALLOCATOR = {
 }
 
 
-def variables(threads: int) -> Mapping[str, str]:
+CPUS = "RETBENCH_CPUS"
+"""The variable that names the logical processors which a worker keeps to, commas between."""
+
+
+def variables(threads: int, cpus: Sequence[int] = ()) -> Mapping[str, str]:
     """The environment of a worker.
 
     Args:
         threads: that it computes on.
+        cpus: the logical processors that it keeps to; none to let the system choose.
     """
     # Our own code first: a module of the user's beside the command may be named like one of it.
     here = os.getcwd() if {"", os.getcwd()} & set(sys.path) else ""
@@ -36,6 +41,7 @@ def variables(threads: int) -> Mapping[str, str]:
         "PYTHONHASHSEED": "0",  # the order of sets decides in which order memory is asked for
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
+        CPUS: ",".join(map(str, cpus)),
         "PYTHONSAFEPATH": "1",
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from torch.nn import functional as F
 from models import build
 from models.decoder import Decoder
 
-transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is None, reason="Llama is of transformers"
+)
 
 VOCAB, D_MODEL, D_FF, HEADS = 53, 32, 48, 4
 TOLERANCE = 1e-5
@@ -20,6 +23,8 @@ TOLERANCE = 1e-5
 
 def llama(kv_heads: int, tied: bool) -> Any:
     """A small Llama with random weights, made without any download."""
+    import transformers  # seconds, in each process that collects the tests
+
     config = transformers.LlamaConfig(
         vocab_size=VOCAB, hidden_size=D_MODEL, intermediate_size=D_FF, num_hidden_layers=2,
         num_attention_heads=HEADS, num_key_value_heads=kv_heads, max_position_embeddings=256,

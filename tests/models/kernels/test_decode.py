@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch._inductor import config as inductor
-from torch._inductor.graph import GraphLowering
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models import build
@@ -93,6 +91,10 @@ def test_a_compiled_step_updates_its_state_in_place(
     small: Any, family: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Inductor takes mutation out of a graph and puts it back, or else copies the whole state."""
+    # Seconds, in each process that collects the tests.
+    from torch._inductor import config as inductor
+    from torch._inductor.graph import GraphLowering
+
     model = small.model(family, torch.float32, device, implementation="triton", n_layers=1)
     state, tokens = model.init_state(2, 80), small.tokens(2, 1)[:, 0].to(device)
     written = []

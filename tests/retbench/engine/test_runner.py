@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -125,6 +126,25 @@ def test_without_ceilings_the_run_goes_on(
     assert len(cells(run)) == 12
     assert run.meta["ceilings"] is None
     assert "ceilings could not be measured" in run.meta["warnings"][0]
+
+
+@pytest.mark.parametrize("contenders", [2, 1])
+def test_contenders_that_take_turns_keep_to_the_same_cpus(
+    drive: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contenders: int
+) -> None:
+    """What else a core serves would else befall one of them alone."""
+    given: set[tuple[int, ...]] = set()
+
+    def variables(threads: int, cpus: tuple[int, ...] = ()) -> Any:
+        given.add(cpus)
+        return os.environ
+
+    monkeypatch.setattr(runner.threads, "idlest_cpus", lambda threads: (3,))
+    monkeypatch.setattr(runner.workers, "variables", variables)
+    plan = replace(drive.PLAN, contenders=drive.PLAN.contenders[:contenders])
+    run = drive.execute(tmp_path / "run", plan=plan)
+    assert given == {(3,) if contenders == 2 else ()}
+    assert run.meta.get("cpus") == ([3] if contenders == 2 else None)
 
 
 def test_the_observer_follows_the_run(drive: ModuleType, tmp_path: Path) -> None:

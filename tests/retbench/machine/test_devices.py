@@ -7,6 +7,7 @@ import pytest
 from retbench.machine.devices import DataSheet, data_sheet, data_sheets
 
 SHEETS = [pytest.param(sheet, id=sheet.key) for sheet in data_sheets()]
+KNOWN = {sheet.key: sheet for sheet in data_sheets()}
 
 
 def test_a_device_is_found_by_the_name_that_torch_gives_it() -> None:
@@ -38,3 +39,46 @@ def test_figures_are_in_flop_per_second_and_bytes(sheet: DataSheet) -> None:
     assert 16e9 <= sheet.memory_bytes <= 480e9
     assert sheet.l2_bytes is None or 4e6 < sheet.l2_bytes < 200e6
     assert sheet.source
+
+
+@pytest.mark.parametrize(
+    ("key", "rate"),
+    [
+        ("a100-80gb", 624e12),
+        ("h100-sxm", 1979e12),
+        ("h200", 1979e12),
+        ("b200", 4.5e15),
+        ("gb200", 5e15),
+        ("l4", 242e12),
+        ("l40s", 733e12),
+        ("rtx-4090", 330.4e12),
+        ("rtx-5090", 419e12),
+        ("mi300x", 2614.9e12),
+    ],
+)
+def test_a_rate_in_16_bits_is_half_of_that_with_sparsity(key: str, rate: float) -> None:
+    """Where a data sheet has both, accumulated in float32."""
+    assert KNOWN[key].flop_per_s["bfloat16"] == pytest.approx(rate / 2, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("key", "bits", "bits_per_s"),
+    [
+        ("a100-40gb", 5120, 2.43e9),
+        ("a100-80gb", 5120, 3.186e9),
+        ("h100-sxm", 5120, 5.238e9),
+        ("h100-pcie", 5120, 3.186e9),
+        ("l4", 192, 12.5e9),
+        ("l40s", 384, 18e9),
+        ("rtx-4090", 384, 21e9),
+        ("rtx-5090", 512, 28e9),
+        ("mi250x", 4096, 3.2e9),
+        ("mi300x", 8192, 5.2e9),
+        ("ryzen-7840hs", 128, 5.6e9),
+    ],
+)
+def test_bandwidth_is_that_of_a_bus_at_the_rate_of_its_pins(
+    key: str, bits: int, bits_per_s: float
+) -> None:
+    stated = KNOWN[key].bandwidth_bytes_per_s
+    assert stated == pytest.approx(bits * bits_per_s / 8, rel=1e-3)

@@ -67,3 +67,19 @@ def test_a_system_that_does_not_say_which_processors_gives_all(
     monkeypatch.delattr(os, "sched_getaffinity")
     assert len(host.usable_cpus()) == os.cpu_count()
     assert host.physical_cores() >= 1
+
+
+def test_of_hyperthreads_one_stands_for_their_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "usable_cpus", lambda: {1, 2, 3, 4, 5})
+    monkeypatch.setattr(host, "_siblings", lambda cpu: str(cpu % 4))
+    assert host.cpu_of_each_core() == [1, 2, 3, 4]
+
+
+def test_idle_ticks_are_those_of_each_processor(tmp_path: Path) -> None:
+    stat = tmp_path / "stat"
+    stat.write_text(
+        "cpu  10 0 5 700 30 0 1 0 0 0\ncpu0 5 0 2 300 10 0 1 0 0 0\n"
+        "cpu11 5 0 3 400 20 0 0 0 0 0\nintr 12 3 4 5 6 7\nctxt 99\n"
+    )
+    assert host.idle_ticks(stat) == {0: 310, 11: 420}
+    assert host.idle_ticks(tmp_path / "none") == {}

@@ -78,6 +78,42 @@ def test_each_core_that_others_keep_busy_costs_a_thread_and_one_is_left(
     assert threads.beside_others(usual, spared) == left
 
 
+@pytest.mark.parametrize(
+    ("count", "idle", "chosen"),
+    [
+        (1, {0: 9, 2: 4, 4: 9, 6: 9}, (6,)),  # the first serves interrupts
+        (1, {0: 9, 2: 4, 4: 2, 6: 0}, (0,)),
+        (3, {0: 9, 2: 4, 4: 9, 6: 9}, (0, 4, 6)),
+        (3, {}, (2, 4, 6)),
+        (4, {0: 9, 2: 4, 4: 9, 6: 9}, ()),
+    ],
+)
+def test_workers_keep_to_the_cores_that_were_idle(
+    monkeypatch: pytest.MonkeyPatch, count: int, idle: dict[int, int], chosen: tuple[int, ...]
+) -> None:
+    ticks = [{cpu: 100 for cpu in idle}, {cpu: 100 + more for cpu, more in idle.items()}]
+    monkeypatch.setattr(threads.host, "cpu_of_each_core", lambda: [0, 2, 4, 6])
+    monkeypatch.setattr(threads.host, "idle_ticks", lambda: ticks.pop(0))
+    monkeypatch.setattr(threads.time, "sleep", lambda s: None)
+    assert threads.idlest_cpus(count) == chosen
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+@pytest.mark.parametrize("asked", ["one", "none", "gone"])
+def test_a_worker_keeps_to_the_cpus_that_its_environment_names(asked: str) -> None:
+    usable = sorted(os.sched_getaffinity(0))
+    cpus = {"one": usable[-1:], "none": [], "gone": [10**4]}[asked]
+    program = (
+        "import os; from retbench.workers import CPUS; from retbench.workers import __main__ as m; "
+        "m.keep_to_cpus(os.environ[CPUS]); print(sorted(os.sched_getaffinity(0)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=workers.variables(1, cpus), capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == str(cpus if asked == "one" else usable)
+
+
 def test_a_shortage_of_threads_is_a_sentence() -> None:
     assert threads.shortage(2, 2) is None
     assert threads.shortage(1, 2) == ("threads: 1 instead of 2, for other programs keep cores busy")

@@ -21,12 +21,14 @@ from retbench.suites.limits import CellFailure
 from retbench.suites.session import Rows, Session
 from retbench.workers.worker import open_session
 
+from ...forked_workers import forked_workers
 from ..conftest import measure
 
 SMALL: dict[str, Any] = {
     "preset": "tiny", "context": (32, 64), "batch": (1, 2), "batch_context": 32,
     "tokens_per_step": 128, "profile": "smoke", "threads": 1, "device": "cpu",
     "models": "retnet,transformer", "variants": "math,parallel", "activations": "kept,recomputed",
+    "tokenizer": "byte",
 }  # fmt: skip
 
 
@@ -264,9 +266,7 @@ def test_a_forecast_counts_every_cell() -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("runs") / "training"
-    # Workers of their own: which attention may run is a setting of a whole process, and several
-    # workers that verify their models at the same time would set it for each other.
-    with pytest.MonkeyPatch.context() as patch:
+    with forked_workers() as patch:
         patch.setattr("retbench.engine.runner._Session._measure_ceilings", lambda self: None)
         patch.setattr("retbench.report.write_plots", lambda run, content=None: [])
         retbench.run("training", out=str(out), **SMALL)

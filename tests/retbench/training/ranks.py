@@ -44,7 +44,7 @@ class Ragged:
 
 
 def case(name, ranks):
-    config = small.training(**{"record_every": 1, "learning_rate": 1e-3} | CASES[name])
+    config = small.training(**{"steps": 8, "record_every": 1, "learning_rate": 1e-3} | CASES[name])
     source = RandomWindows(small.tokens(), batch_size=4, seq_len=16, seed=0)
     family = "transformer" if name == "transformer" else "retnet"
     model = small.decoder(family)

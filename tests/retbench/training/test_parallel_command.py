@@ -82,7 +82,7 @@ def begun(out: str, *more: str) -> list[str]:
         "train", "--model", "fading", "--plugin", "fading.py", "--preset", "tiny", "--set",
         "d_model=32", "--set", "n_heads=4", "--context", "16", "--batch", "4", "--accumulate", "2",
         "--threads", "1", "--device", "cpu", "--lr", "0.001", "--data", "input.txt", "--steps",
-        "24", "--eval-every", "4", "--out", out, *more,
+        "12", "--eval-every", "3", "--out", out, *more,
     ]  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def curve(folder: Path) -> tuple[list[int], list[float], list[float]]:
 
 def same_curve(folder: Path, other: Path) -> None:
     found, expected = curve(folder), curve(other)
-    assert found[0] == expected[0] and len(expected[0]) == 24 and len(expected[2]) == 6
+    assert found[0] == expected[0] and len(expected[0]) == 12 and len(expected[2]) == 4
     assert found[1] == pytest.approx(expected[1], rel=ROUNDING)
     assert found[2] == pytest.approx(expected[2], rel=ROUNDING)
 
@@ -119,7 +119,7 @@ def killed(forked: Callable[..., Any], folder: Path) -> dict[str, str]:
     """What was said of trainings in two processes of which one was killed, one under torchrun."""
     ddp, fsdp = (begun(kind, "--parallel", kind) for kind in KINDS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DIES", str(14 * CALLS))
+        patch.setenv("DIES", str(8 * CALLS))
         ((first, _),) = forked([[2, LIMIT_S, [MAIN, *fsdp]]], folder)
         return {"ddp": torchrun(folder, *ddp).stderr, "fsdp": first.err}
 
@@ -129,7 +129,7 @@ def ended(forked: Callable[..., Any], folder: Path, killed: dict[str, str]) -> d
     """How others ended, all at once: undisturbed, continued, interrupted, and refused."""
     commands = {
         "alone": (1, begun("alone", "--quiet")),
-        "stopped": (2, begun("stopped", "--parallel", "ddp", "--set", f"stops={6 * CALLS}")),
+        "stopped": (2, begun("stopped", "--parallel", "ddp", "--set", f"stops={5 * CALLS}")),
     }
     for kind, other in zip(KINDS, reversed(KINDS), strict=True):
         for name in ("one", "two"):
@@ -157,7 +157,7 @@ def test_a_killed_rank_is_named_and_the_checkpoint_stays(
         "retbench: error: the processes cannot go on: rank 1 has ended; what was finished is kept"
     ]
     assert model_folder.read_record(folder / kind)["state"] == "running"
-    assert [path.name for path in (folder / kind / "checkpoints").iterdir()] == ["step-00000012"]
+    assert [path.name for path in (folder / kind / "checkpoints").iterdir()] == ["step-00000006"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -182,7 +182,7 @@ def test_two_processes_make_the_same_model_and_rank_0_alone_prints(
     first, second = ended[f"both-{kind}"]
     assert (first.status, second.status) == (0, 0)
     assert (second.out, second.err) == ("", "")
-    assert f"24 steps of 64 tokens (4 x 16), shared by 2 processes ({kind})" in first.err
+    assert f"12 steps of 64 tokens (4 x 16), shared by 2 processes ({kind})" in first.err
     found = json.loads(first.out)
     assert found["processes"] == 2 and found["sample"]
     same_curve(folder / f"both-{kind}", folder / "alone")
@@ -201,7 +201,7 @@ def test_all_stop_at_the_record_after_a_ctrl_c_of_one(folder: Path, ended: dict[
     assert (first.err.count("\n"), second.err) == (1, "")
     assert "interrupted; the training in stopped is kept" in first.err
     assert [path.name for path in (folder / "stopped" / "checkpoints").iterdir()] == [
-        "step-00000006"
+        "step-00000005"
     ]
 
 

@@ -1,14 +1,9 @@
-"""``retbench train``: what it prints and leaves behind, how it continues, what it refuses."""
+"""``retbench train``: what it prints and leaves behind, how it ends badly, what it refuses."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,15 +13,10 @@ from typing import Any
 import pytest
 
 from retbench.errors import UserError
-from retbench.machine import host
 from retbench.training import job, model_folder
 
-Command = Callable[..., Any]
-SMALL = (
-    "--preset", "tiny", "--set", "d_model=32", "--set", "n_heads=4", "--context", "16", "--batch",
-    "4", "--threads", "1", "--device", "cpu", "--lr", "0.01", "--data",
-)  # fmt: skip
-FILES = {"config.json", "model.safetensors", "tokenizer.json", "training.json"}
+from .conftest import FILES, SMALL, Command, curve, record_of
+
 MIXER = """
 from dataclasses import dataclass
 from models.registry import register
@@ -37,33 +27,6 @@ from models.family.retnet import RetNetConfig
 class Mine(RetNetConfig):
     pass
 """
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A text of 30 kB whose words are easily learnt."""
-    file = tmp_path_factory.mktemp("text") / "input.txt"
-    lines = (f"the {'quick' if n % 3 else 'slow'} fox jumps {n % 7} times\n" for n in range(1000))
-    file.write_text("".join(lines))
-    return file
-
-
-@pytest.fixture
-def trained(command: Command, text: Path, tmp_path: Path) -> Path:
-    ended = command("train", *SMALL, text, "--steps", "12", "--out", "run", "--quiet")
-    assert (ended.status, ended.out, ended.err) == (0, "", "")
-    return tmp_path / "run"
-
-
-def record_of(folder: Path) -> dict[str, Any]:
-    return model_folder.read_record(folder)
-
-
-def curve(folder: Path) -> list[Any]:
-    return [
-        {name: figure for name, figure in record.items() if name != "seconds"}
-        for record in record_of(folder)["records"]
-    ]
 
 
 def test_it_says_what_it_does_and_what_came_of_it(command: Command, text: Path) -> None:
@@ -110,206 +73,6 @@ def test_equal_settings_train_equal_models(command: Command, text: Path, trained
     assert (
         Path("again/model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
     )
-
-
-# Continuing.
-
-
-def interrupted(text: Path, out: Path, *more: str) -> None:
-    """Train in another process, and kill it when it has a checkpoint."""
-    line = [sys.executable, "-c", _PROGRAM, "train", *SMALL, str(text), "--out", str(out), *more]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL)
-    try:
-        until = time.monotonic() + 120
-        while not list(out.glob("checkpoints/step-*[0-9]")):
-            assert process.poll() is None and time.monotonic() < until
-            time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
-    finally:
-        process.kill()
-        process.wait()
-
-
-_PROGRAM = """
-from retbench.cli import app, train
-if train.train not in {each.callback for each in app.app.registered_commands}:
-    train.register(app.app)
-app.main()
-"""
-
-
-@pytest.mark.parametrize("model", ["retnet", "transformer"])
-def test_a_killed_training_resumes_to_the_same_model(
-    command: Command, text: Path, tmp_path: Path, model: str
-) -> None:
-    more = ("--steps", "200", "--eval-every", "5", "--model", model)
-    interrupted(text, tmp_path / "run", *more)
-    assert record_of(tmp_path / "run")["state"] == "running"
-    assert not (tmp_path / "run" / "model.safetensors").exists()
-    ended = command("generate", "run", "--prompt", "the ", "--tokens", "5")
-    assert ended.status == 0 and ended.out.startswith("the ")  # from the checkpoint
-    ended = command("train", "--resume", "--out", "run", "--quiet")
-    assert (ended.status, ended.err) == (0, "")
-    command("train", *SMALL, text, *more, "--out", "undisturbed", "--quiet")
-    assert curve(tmp_path / "run") == curve(tmp_path / "undisturbed")
-    weights = [Path(name, "model.safetensors").read_bytes() for name in ("run", "undisturbed")]
-    assert weights[0] == weights[1]
-    assert {file.name for file in (tmp_path / "run").iterdir()} == FILES
-
-
-@pytest.fixture
-def stopped(command: Command, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A training that Ctrl-C has ended in its middle."""
-    from retbench.cli.training_display import TrainingDisplay
-
-    show = TrainingDisplay.record
-
-    def record(self: TrainingDisplay, record: Any) -> None:
-        if record.step == 7:
-            os.kill(os.getpid(), signal.SIGINT)
-        show(self, record)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingDisplay, "record", record)
-        ended = command("train", *SMALL, text, "--steps", "12", "--out", "run", "--quiet")
-    assert ended.status == 130
-    assert "continue it with `retbench train --resume --out run`" in ended.err
-    return tmp_path / "run"
-
-
-def test_ctrl_c_keeps_what_was_trained(command: Command, text: Path, stopped: Path) -> None:
-    assert record_of(stopped)["state"] == "running"
-    # The data may have moved, and flags that say the same be given again.
-    moved = shutil.copy(text, "moved.txt")
-    assert (
-        command("train", "--resume", "--out", "run", "--data", moved, "--steps", "12").status == 0
-    )
-    command("train", *SMALL, text, "--steps", "12", "--out", "undisturbed", "--quiet")
-    assert curve(stopped) == curve(Path("undisturbed"))
-
-
-def test_a_resume_finds_the_only_unfinished_training(
-    command: Command, stopped: Path, trained_elsewhere: Path
-) -> None:
-    nothing = command("train", "--resume")
-    assert (nothing.status, nothing.err.count("\n")) == (2, 1)
-    assert "results/ holds no unfinished training; name one with --out" in nothing.err
-    shutil.copytree(stopped, "results/one")
-    assert command("train", "--resume", "--quiet").status == 0
-    for name in ("two", "three"):
-        shutil.copytree(stopped, f"results/{name}")
-    several = command("train", "--resume")
-    assert "holds 2 unfinished trainings: results/three, results/two" in several.err
-
-
-@pytest.fixture
-def trained_elsewhere(tmp_path: Path) -> Path:
-    """Something in results/ that is no training."""
-    folder = tmp_path / "results" / "other"
-    folder.mkdir(parents=True)
-    (folder / "training.json").write_text("{")
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("flags", "says"),
-    [
-        (("--model", "transformer"), "model was 'retnet', not 'transformer'"),
-        (("--tokenizer", "byte"), "tokenizer was 'char', not 'byte'"),
-        (("--lr", "0.1"), "lr was 0.01, not 0.1"),
-        (("--set", "d_model=64"), "set was"),
-        (("--compile",), "compile was False, not True"),
-    ],
-)
-def test_a_training_is_not_continued_as_another(
-    command: Command, stopped: Path, flags: tuple[str, ...], says: str
-) -> None:
-    ended = command("train", "--resume", "--out", stopped, *flags)
-    assert (ended.status, ended.err.count("\n")) == (2, 1)
-    assert says in ended.err
-
-
-def test_a_training_goes_on_with_the_threads_that_there_are_now(
-    stopped: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record = model_folder.read_record(stopped)
-    record["settings"]["threads"] = 64
-    model_folder.write_record(stopped, record)
-    monkeypatch.setattr(host, "granted_cores", lambda: 1)
-    assert job.prepare(out=stopped, resume=True).settings.threads == 1
-    with pytest.raises(UserError, match="2 are more than the 1 processors"):
-        job.prepare(out=stopped, resume=True, threads=2)
-
-
-def test_other_data_are_refused(command: Command, text: Path, stopped: Path) -> None:
-    Path("other.txt").write_text(text.read_text().replace("fox", "ox"))
-    ended = command("train", "--resume", "--out", stopped, "--data", "other.txt")
-    assert (ended.status, ended.err.count("\n")) == (2, 1)
-    assert "the data or their tokens are not those that" in ended.err
-
-
-def test_the_checkpoint_of_another_training_is_refused(
-    command: Command, text: Path, stopped: Path
-) -> None:
-    record = model_folder.read_record(stopped)
-    record["settings"]["learning_rate"] = 0.02
-    model_folder.write_record(stopped, record)
-    ended = command("train", "--resume", "--out", stopped)
-    assert (ended.status, ended.err.count("\n")) == (2, 1)
-    assert "is a checkpoint of another model, tokenizer, data or configuration" in ended.err
-
-
-def test_a_damaged_checkpoint_is_named(command: Command, stopped: Path) -> None:
-    (file,) = stopped.glob("checkpoints/*/training.safetensors")
-    file.write_bytes(file.read_bytes()[:-1])
-    ended = command("train", "--resume", "--out", stopped)
-    assert (ended.status, ended.err.count("\n")) == (2, 1)
-    assert "damaged checkpoint" in ended.err
-
-
-def test_what_is_over_is_not_continued(command: Command, trained: Path) -> None:
-    ended = command("train", "--resume", "--out", trained)
-    assert ended.status == 2
-    assert "has finished: there is nothing to continue" in ended.err
-
-
-def test_two_processes_do_not_train_in_one_folder(command: Command, stopped: Path) -> None:
-    from retbench.store.files import CommitLog
-
-    lock = CommitLog(stopped / "lock", create=True)
-    ended = command("train", "--resume", "--out", stopped)
-    lock.close()
-    assert (ended.status, ended.err.count("\n")) == (2, 1)
-    assert "another process is writing to" in ended.err
-
-
-def test_of_two_fresh_trainings_in_one_folder_the_first_is_left_alone(
-    command: Command, text: Path, tmp_path: Path
-) -> None:
-    """The second has found the folder empty, and reads its text while the first begins."""
-    from retbench.training import record_file
-
-    given = {"preset": "tiny", "data": text, "context": 16, "threads": 1, "device": "cpu"}
-    late = job.prepare(out=tmp_path / "run", steps=5, **given)
-    with record_file.locked(tmp_path / "run"):
-        (tmp_path / "run" / "training.json").write_text("the first's")
-        with pytest.raises(UserError, match="another process is writing to"):
-            job.carry_out(late)
-    with pytest.raises(UserError, match="run is there already and not an empty folder"):
-        job.carry_out(late)
-    assert [file.name for file in (tmp_path / "run").iterdir()] == ["training.json"]
-    assert (tmp_path / "run" / "training.json").read_text() == "the first's"
-
-
-def test_what_ended_meanwhile_is_not_continued(command: Command, text: Path, stopped: Path) -> None:
-    late = job.prepare(out=stopped, resume=True)
-    assert command("train", "--resume", "--out", stopped, "--quiet").status == 0
-    with pytest.raises(UserError, match="has finished: there is nothing to continue"):
-        job.carry_out(late)
-
-
-# What ends badly.
 
 
 def test_a_divergence_has_its_own_status(command: Command, text: Path) -> None:

@@ -82,8 +82,8 @@ def words(out: str, batch: str, kind: str = "ddp", *more: str) -> list[str]:
         "run", "--suite", "training", "--models", "mortal", "--plugin", "mortal.py", "--variants",
         "", "--preset", "tiny", "--context", "32", "--batch", batch, "--batch-context", "32",
         "--tokens-per-step", "128", "--activations", "kept", "--modes", "eager", "--profile",
-        "smoke", "--threads", "1", "--device", "cpu", "--data", "input.txt", "--parallel", kind,
-        "--processes", "2", "--out", out, *more,
+        "smoke", "--threads", "1", "--device", "cpu", "--data", "input.txt", "--tokenizer",
+        "byte", "--parallel", kind, "--processes", "2", "--out", out, *more,
     ]  # fmt: skip
 
 
@@ -265,7 +265,7 @@ def configuration(folder: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     return resolve(
         "training", models="mortal", plugins=["mortal.py"], preset="tiny", context="32",
         batch="2", batch_context=32, tokens_per_step=128, threads=1, device="cpu",
-        data="input.txt", parallel="ddp", world_size=2, profile="smoke",
+        data="input.txt", tokenizer="byte", parallel="ddp", world_size=2, profile="smoke",
     )  # fmt: skip
 
 
