@@ -159,12 +159,12 @@ class _Worker:
             self._ranks,
         )  # fmt: skip
         built = time.perf_counter()
-        suite = suites.get(config.suite)
-        gate_error = suite.verify(session)
+        measurer = suites.measurer_of(config.suite)
+        gate_error = measurer.verify(session)
         self._session = session
         self._reply(
             "ready",
-            model=suite.describe(session),
+            model=measurer.describe(session),
             import_s=import_s,
             build_s=built - started,
             gate_s=time.perf_counter() - built,
@@ -178,9 +178,9 @@ class _Worker:
             raise RuntimeError("asked for a cell before a model was built")
         session.companions = message["companions"]
         self._rows = Rows(session, Point.from_json(message["point"]), message["brief"])
-        suite = suites.get(session.config.suite)
+        measurer = suites.measurer_of(session.config.suite)
         progress = partial(self._say, "phase")
-        self._cell = suite.prepare(session, self._rows, lambda phase: progress(phase=phase))
+        self._cell = measurer.prepare(self._rows, lambda phase: progress(phase=phase))
         self._reply("prepared", slices=self._cell.warm_up())
 
     def _slice(self, message: Message) -> None:
@@ -237,14 +237,14 @@ def open_session(
     from retbench.machine.clock import Clock
     from retbench.machine.memory import MemoryMeter
 
-    suite = suites.get(config.suite)
+    suite, measurer = suites.get(config.suite), suites.measurer_of(config.suite)
     suite.data(config)  # read the text now: it belongs to the meter's baseline
     options = suite.model_options(config)
-    suite.load(config)
+    measurer.load(config)
     device = torch.device(ranks.device(config.device))
     meter = MemoryMeter(config.device)
     with meter.exact():
-        subject = suite.build(config, contender, options, device)
+        subject = measurer.build(config, contender, options, device)
     clock = Clock(config.device)
     return Session(
         config, contender, block, process, subject, device, clock, meter, ceilings, options, ranks
