@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -23,15 +23,17 @@ if TYPE_CHECKING:
 
 Ints = NDArray[np.int64]
 
+IGNORED = -100
+"""A target that is not scored."""
+
 AHEAD = 4
-_DIGEST_BITS = 48
 
 
 class BatchSource(Protocol):
     """Where a training takes its batches from."""
 
     def batch(self, step: int) -> tuple[Ints, Ints]:
-        """Inputs and targets of a step, int64 (batch, time); a target of -100 is not scored."""
+        """Inputs and targets of a step, int64 (batch, time); ``IGNORED`` ones are not scored."""
 
 
 class RandomWindows:
@@ -70,11 +72,17 @@ class RandomWindows:
         return windows[:, :-1], windows[:, 1:]
 
     def digest(self, steps: int) -> int:
-        """A fingerprint of the first ``steps`` batches: 48 bits of SHA-256 over text and places."""
-        sha256 = hashlib.sha256(np.ascontiguousarray(self._tokens).data)
-        for step in range(steps):
-            sha256.update(self.starts(step).tobytes())
-        return int.from_bytes(sha256.digest()[: _DIGEST_BITS // 8], "big")
+        """A fingerprint of the first ``steps`` batches: of the text and of their places in it."""
+        places = (self.starts(step).tobytes() for step in range(steps))
+        return fingerprint((np.ascontiguousarray(self._tokens).data, *places))
+
+
+def fingerprint(parts: Iterable[bytes | memoryview]) -> int:
+    """48 bits of the SHA-256 of some bytes."""
+    sha256 = hashlib.sha256()
+    for part in parts:
+        sha256.update(part)
+    return int.from_bytes(sha256.digest()[:6], "big")
 
 
 def prefetch(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from retbench.data.pretokens import bounded
-from retbench.data.tokenizer import written_bytes
+from retbench.data.tokenizer import merged
 from retbench.errors import UserError
 
 _PROGRAM = Path(__file__).with_name("bpe_trainer.py")
@@ -76,7 +76,5 @@ def _answer(
 
 
 def _tokens_of(merges: Sequence[Sequence[str] | str]) -> list[bytes]:
-    written = {code: byte for byte, code in written_bytes().items()}
-    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in merges)
-    merged = (bytes(written[ord(character)] for character in "".join(pair)) for pair in pairs)
-    return list(dict.fromkeys((*(bytes([byte]) for byte in range(256)), *merged)))
+    made = (merged(merge if isinstance(merge, str) else " ".join(merge)) for merge in merges)
+    return list(dict.fromkeys((*(bytes([byte]) for byte in range(256)), *made)))

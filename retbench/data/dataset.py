@@ -1,7 +1,6 @@
 """A text, split and encoded once, and from then on read through a memory map.
 
-The encoded text lies in a cache under a hash of its content: it is written beside and moved into
-place as a whole, so that two processes may race, and a killed one leaves nothing half-done.
+The encoded text lies in a cache under a hash of its content; see :mod:`retbench.data.encoding`.
 
     >>> dataset = load_dataset(None, "char")                  # doctest: +SKIP
     >>> len(dataset.train.tokens), dataset.tokenizer.vocab_size    # doctest: +SKIP
@@ -10,14 +9,8 @@ place as a whole, so that two processes may race, and a killed one leaves nothin
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,18 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retbench.data.cache import cache_folder
-from retbench.data.documents import Document
-from retbench.data.pretokens import in_pieces
+from retbench.data.encoding import FORMAT, encode, manifest_of
 from retbench.data.split import SPLITS, Source, open_source
-from retbench.data.vocabulary import Progress, Tokenizer, tokenizer_from_json, tokenizer_named
+from retbench.data.vocabulary import Progress, Tokenizer, tokenizer_from_json
 from retbench.errors import UserError
-from retbench.store import documents
 
 SEVERAL = 4
 """Documents that an interval over documents takes at least."""
-
-_FORMAT = 2
-_MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -173,11 +161,11 @@ def load_dataset(
         UserError: the text cannot be read or is empty, or there is no such tokenizer.
     """
     source = open_source(data, text_key)
-    key = hashlib.sha256(f"{_FORMAT} {tokenizer} {source.sha256}".encode()).hexdigest()
+    key = hashlib.sha256(f"{FORMAT} {tokenizer} {source.sha256}".encode()).hexdigest()
     folder = cache_folder() / "data" / key[:32]
     dataset = _opened(folder, source)
     if dataset is None:
-        _encode(source, tokenizer, folder, progress)
+        encode(source, tokenizer, folder, progress)
         dataset = _opened(folder, source)
     if dataset is None:
         raise UserError(f"the encoded text in {folder} is damaged", "delete the folder")
@@ -200,140 +188,20 @@ def require_windows(dataset: Dataset, window: int) -> None:
             )
 
 
-def _encode(source: Source, name: str, folder: Path, progress: Progress | None) -> None:
-    """Write an encoded text into a folder of its own, then move that into place."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.new-"))
-    try:
-        tokenizer = tokenizer_named(
-            name,
-            lambda: _told(_texts(source, ("train",)), source.bytes, progress),
-            every=lambda: _told(_texts(source, SPLITS), source.bytes, progress),
-            progress=progress,
-        )
-        tell = (lambda share: progress("encoding the text", share)) if progress else None
-        manifest = _Writer(source, tokenizer, new).write(tell)
-        (new / _MANIFEST).write_text(json.dumps(documents.sealed(manifest)))
-        _move(new, folder)
-    except OSError as error:
-        raise UserError(
-            f"cannot keep the encoded text in {folder.parent}: {error.strerror or error}",
-            "make room, or let RETBENCH_CACHE name another folder",
-        ) from None
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-
-
-def _texts(source: Source, splits: Sequence[str]) -> Iterator[str]:
-    for split, document in source.documents():
-        if split in splits:
-            yield from in_pieces(document.pieces())
-
-
-def _told(texts: Iterator[str], size: int, progress: Progress | None) -> Iterator[str]:
-    """The texts, of ``size`` bytes or less, with word of how far they have been read."""
-    done = 0
-    for text in texts:
-        yield text
-        done += len(text.encode())
-        if progress:
-            progress("reading the text", min(1.0, done / max(1, size)))
-
-
-def _move(new: Path, folder: Path) -> None:
-    """Put a finished folder into place; one that another process was quicker with may stay."""
-    for _ in range(2):
-        try:
-            os.rename(new, folder)
-            return
-        except OSError:
-            if _manifest(folder) is not None:
-                return
-            damaged = Path(tempfile.mkdtemp(dir=folder.parent, prefix="damaged-"))
-            with contextlib.suppress(OSError):
-                os.rename(folder, damaged)
-            shutil.rmtree(damaged, ignore_errors=True)
-    os.rename(new, folder)
-
-
-class _Writer:
-    """Encodes the documents of a source into one file a split."""
-
-    def __init__(self, source: Source, tokenizer: Tokenizer, folder: Path) -> None:
-        self._source, self._tokenizer, self._folder = source, tokenizer, folder
-        self._dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-        self._hash = hashlib.sha256(json.dumps(tokenizer.to_json()).encode())
-
-    def write(self, progress: Callable[[float], None] | None) -> dict[str, Any]:
-        """Write all splits; returns the manifest."""
-        sizes: dict[str, dict[str, list[int]]] = {s: {"ends": [], "bytes": []} for s in SPLITS}
-        ends = dict.fromkeys(SPLITS, 0)
-        done = 0
-        with contextlib.ExitStack() as stack:
-            files = {
-                split: stack.enter_context(open(self._folder / f"{split}.bin", "wb"))
-                for split in SPLITS
-            }
-            for split, document in self._source.documents():
-                length = 0
-                self._hash.update(split.encode())
-                for tokens, size in self._encoded(document):
-                    files[split].write(tokens.data)
-                    self._hash.update(tokens.data)
-                    ends[split] += len(tokens)
-                    length += size
-                    done += size
-                    if progress:
-                        progress(min(1.0, done / max(1, self._source.bytes)))
-                sizes[split]["ends"].append(ends[split])
-                sizes[split]["bytes"].append(length)
-        return {
-            "format": _FORMAT,
-            "files": {split: _digest(self._folder / f"{split}.bin") for split in SPLITS},
-            "tokenizer": self._tokenizer.to_json(),
-            "dtype": np.dtype(self._dtype).name,
-            "tokens": self._hash.hexdigest(),
-            "splits": sizes,
-        }
-
-    def _encoded(self, document: Document) -> Iterator[tuple[NDArray[Any], int]]:
-        for piece in in_pieces(document.pieces()):
-            yield self._tokenizer.encode(piece).astype(self._dtype), len(piece.encode())
-
-
-def _digest(file: Path) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _manifest(folder: Path) -> dict[str, Any] | None:
-    """What a folder of an encoded text holds; None where it is missing, old or damaged."""
-    file = folder / _MANIFEST
-    try:
-        manifest = documents.unsealed(file, documents.read(file, ""), "")
-        if manifest["format"] != _FORMAT:
-            return None
-        files = {split: _digest(folder / f"{split}.bin") for split in SPLITS}
-    except (OSError, UserError, KeyError):
-        return None
-    return manifest if manifest["files"] == files else None
-
-
 def _opened(folder: Path, source: Source) -> Dataset | None:
-    manifest = _manifest(folder)
+    manifest = manifest_of(folder)
     if manifest is None:
         return None
     tokenizer = tokenizer_from_json(manifest["tokenizer"])
+    dtype = np.dtype(manifest["dtype"])
     splits = {}
-    for split in SPLITS:
-        sizes = {key: np.array(manifest["splits"][split][key], dtype=np.int64) for key in
-                 ("ends", "bytes")}  # fmt: skip
+    for split, sizes in manifest["splits"].items():
         file = folder / f"{split}.bin"
-        dtype = np.dtype(manifest["dtype"])
         tokens: NDArray[Any] = np.empty(0, dtype)
         if file.stat().st_size:
             tokens = np.memmap(file, dtype=dtype, mode="r")
-        splits[split] = Split(tokens, sizes["ends"], sizes["bytes"], tokenizer)
+        ends, lengths = (np.array(sizes[key], dtype=np.int64) for key in ("ends", "bytes"))
+        splits[split] = Split(tokens, ends, lengths, tokenizer)
     return Dataset(
         name=source.name, tokenizer=tokenizer, sha256=manifest["tokens"],
         by_ranges=source.by_ranges, **splits,

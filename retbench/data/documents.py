@@ -36,11 +36,6 @@ class Document:
     name: str
     pieces: Callable[[], Iterator[str]]
 
-    @property
-    def text(self) -> str:
-        """The whole text."""
-        return "".join(self.pieces())
-
 
 def read_documents(source: str | None, *, text_key: str = "text") -> Iterator[Document]:
     """Find the documents of a source, in an order that is always the same.

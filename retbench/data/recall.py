@@ -14,26 +14,21 @@ filled up at the front, and only answers are scored.
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from retbench.data.batches import IGNORED, Ints, fingerprint
 from retbench.errors import UserError
 
-Ints = NDArray[np.int64]
-
-IGNORED = -100
 FILLER, DELIMITER, ASK = 0, 1, 2
 KEYS = range(3, 19)
 VALUES = range(19, 51)
 VOCAB_SIZE = 51
 
 _TRAINING, _DEV, _TEST = 0, 1, 2
-_DIGEST_BITS = 48
 
 
 class Task(ABC):
@@ -49,7 +44,7 @@ class Task(ABC):
     """
 
     name: str
-    chance: float
+    chance = 1 / len(VALUES)
     loads: tuple[int, ...]
     share: float
     load_name: str
@@ -80,7 +75,6 @@ class AssociativeRecall(Task):
     """Pairs of key and value, then queries."""
 
     name = "mqar"
-    chance = 1 / len(VALUES)
     loads = (2, 4, 8, 16)
     share = 1.0
     load_name = "pairs"
@@ -114,7 +108,6 @@ class Copying(Task):
     """A string without repetitions, a delimiter, and the string again."""
 
     name = "copy"
-    chance = 1 / len(VALUES)
     loads = (4, 8, 15, 31)
     share = 0.5
     load_name = "tokens to copy"
@@ -140,7 +133,6 @@ class Needle(Task):
     """One marked value in filler."""
 
     name = "needle"
-    chance = 1 / len(VALUES)
     loads = (1,)
     share = 0.5
     load_name = "needle"
@@ -204,12 +196,10 @@ class RecallBatches:
         return self.task.examples(random, self.batch_size, self.seq_len, loads)
 
     def digest(self, steps: int) -> int:
-        """A fingerprint of the first and the last batch, below 2**48."""
-        sha256 = hashlib.sha256(f"{self.task.name} {steps}".encode())
-        for step in (0, steps - 1):
-            for array in self.batch(step):
-                sha256.update(array.tobytes())
-        return int.from_bytes(sha256.digest()[: _DIGEST_BITS // 8], "big")
+        """A fingerprint of the first and the last batch."""
+        arrays = (array for step in (0, steps - 1) for array in self.batch(step))
+        named = f"{self.task.name} {steps}".encode()
+        return fingerprint((named, *(array.tobytes() for array in arrays)))
 
 
 def dev_set(task: Task, length: int, seed: int, count: int) -> tuple[Ints, Ints]:

@@ -45,21 +45,24 @@ def gpt2() -> tiktoken.Encoding:
 
 
 def _ranks(vocab_bpe: str) -> dict[bytes, int]:
-    """Token bytes to rank: the 256 single bytes, then each merge in the order of the file.
+    """Token bytes to rank: the 256 single bytes, then each merge in the order of the file."""
+    merges = map(merged, vocab_bpe.splitlines()[1:])  # after "#version"
+    singles = (bytes([byte]) for byte in _bytes_of().values())
+    return {token: rank for rank, token in enumerate(chain(singles, merges))}
 
-    The file writes a byte as a printable character: itself where it is printable Latin-1, else the
-    next free code point from 256 on. GPT-2 ranks the bytes in that order too.
-    """
-    written = {code: byte for byte, code in written_bytes().items()}
-    merges = (line.replace(" ", "") for line in vocab_bpe.splitlines()[1:])  # after "#version"
-    tokens = (merge.translate(written).encode("latin-1") for merge in merges)
-    singles = (bytes([byte]) for byte in written.values())
-    return {token: rank for rank, token in enumerate(chain(singles, tokens))}
+
+def merged(pair: str) -> bytes:
+    """The bytes of a token, from the two that are merged to it as GPT-2's files write them."""
+    return pair.replace(" ", "").translate(_bytes_of()).encode("latin-1")
 
 
 @cache
-def written_bytes() -> dict[int, int]:
-    """The code point by which GPT-2's files write each byte, in the order of its ranks."""
+def _bytes_of() -> dict[int, int]:
+    """The byte behind each code point of GPT-2's files, in the order of its ranks.
+
+    They write a byte as a printable character: itself where it is printable Latin-1, else the next
+    free code point from 256 on.
+    """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
-    return {byte: byte for byte in printable} | {b: 256 + i for i, b in enumerate(others)}
+    return {byte: byte for byte in printable} | {256 + i: byte for i, byte in enumerate(others)}

@@ -61,11 +61,12 @@ class Tokenizer(Protocol):
             UserError: the text holds what the tokenizer does not know.
         """
 
-    def decode(self, tokens: Sequence[int] | NDArray[Any]) -> str:
-        """The text of tokens; bytes that are no character become U+FFFD."""
-
     def decode_bytes(self, tokens: Sequence[int] | NDArray[Any]) -> bytes:
         """The UTF-8 bytes of tokens; a token may hold a part of a character."""
+
+    def decode(self, tokens: Sequence[int] | NDArray[Any]) -> str:
+        """The text of tokens; bytes that are no character become U+FFFD."""
+        return self.decode_bytes(tokens).decode(errors="replace")
 
     def to_json(self) -> dict[str, Any]:
         """What :func:`tokenizer_from_json` makes an equal tokenizer of."""
@@ -136,7 +137,7 @@ def tokenizer_from_json(document: Mapping[str, Any]) -> Tokenizer:
     return tokenizer_named(name, lambda: ())
 
 
-class CharTokenizer:
+class CharTokenizer(Tokenizer):
     """One token a character, in the order of their code points."""
 
     name = "char"
@@ -157,22 +158,18 @@ class CharTokenizer:
         if (tokens < 0).any():
             unknown = text[int(np.argmax(tokens < 0))]
             raise UserError(f"the character {unknown!r} does not occur in the text trained on")
-        return tokens.astype(_dtype(self.vocab_size))
-
-    def decode(self, tokens: Sequence[int] | NDArray[Any]) -> str:
-        """See :class:`Tokenizer`."""
-        return "".join(self.characters[int(token)] for token in tokens)
+        return tokens.astype(token_dtype(self.vocab_size))
 
     def decode_bytes(self, tokens: Sequence[int] | NDArray[Any]) -> bytes:
         """See :class:`Tokenizer`."""
-        return self.decode(tokens).encode()
+        return "".join(self.characters[int(token)] for token in tokens).encode()
 
     def to_json(self) -> dict[str, Any]:
         """See :class:`Tokenizer`."""
         return {"name": self.name, "characters": self.characters}
 
 
-class ByteTokenizer:
+class ByteTokenizer(Tokenizer):
     """One token a byte of UTF-8."""
 
     name = "byte"
@@ -181,10 +178,6 @@ class ByteTokenizer:
     def encode(self, text: str) -> Tokens:
         """See :class:`Tokenizer`."""
         return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.uint16)
-
-    def decode(self, tokens: Sequence[int] | NDArray[Any]) -> str:
-        """See :class:`Tokenizer`."""
-        return self.decode_bytes(tokens).decode(errors="replace")
 
     def decode_bytes(self, tokens: Sequence[int] | NDArray[Any]) -> bytes:
         """See :class:`Tokenizer`."""
@@ -195,7 +188,7 @@ class ByteTokenizer:
         return {"name": self.name}
 
 
-class TiktokenTokenizer:
+class TiktokenTokenizer(Tokenizer):
     """A byte-pair encoding that tiktoken runs; special tokens in a text are plain text."""
 
     def __init__(self, name: str, encoding: tiktoken.Encoding) -> None:
@@ -206,11 +199,9 @@ class TiktokenTokenizer:
     def encode(self, text: str) -> Tokens:
         """See :class:`Tokenizer`."""
         parts = [self._encoding.encode_ordinary(part) for part in bounded(text)]
-        return np.concatenate([np.array(part, dtype=_dtype(self.vocab_size)) for part in parts])
-
-    def decode(self, tokens: Sequence[int] | NDArray[Any]) -> str:
-        """See :class:`Tokenizer`."""
-        return self.decode_bytes(tokens).decode(errors="replace")
+        return np.concatenate(
+            [np.array(part, dtype=token_dtype(self.vocab_size)) for part in parts]
+        )
 
     def decode_bytes(self, tokens: Sequence[int] | NDArray[Any]) -> bytes:
         """See :class:`Tokenizer`."""
@@ -227,7 +218,8 @@ class TiktokenTokenizer:
         }  # fmt: skip
 
 
-def _dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
+def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
+    """The type of tokens: uint16, or uint32 for over 65,536 of them."""
     return np.uint16 if vocab_size <= 1 << 16 else np.uint32
 
 

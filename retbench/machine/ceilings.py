@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ import numpy as np
 
 from retbench.machine.clock import Clock
 from retbench.machine.memory import available_memory_bytes
+from retbench.machine.threads import cpu_threads
 
 if TYPE_CHECKING:
     import torch
@@ -148,19 +148,18 @@ def matmul_rate(ceilings: Ceilings, dtype: str) -> float | None:
     return None if rate is None else float(rate)
 
 
-def violates_physics(moved_bytes: float, seconds: float, ceilings: Ceilings) -> str | None:
-    """Why a step that must move these bytes cannot have taken so little time; None if it can.
-
-    The floor is the best bandwidth at any working set. Where none was measured nothing is claimed.
-    """
-    return _beyond(moved_bytes, seconds, peak_bandwidth(ceilings), "GB/s", "bandwidth")
-
-
-def violates_matmul_rate(
-    flops: float, seconds: float, dtype: str, ceilings: Ceilings
+def violates_physics(
+    seconds: float, flops: float, moved_bytes: float, dtype: str, ceilings: Ceilings
 ) -> str | None:
-    """Why work of these FLOPs cannot have taken so little time; None if it can."""
-    return _beyond(flops, seconds, matmul_rate(ceilings, dtype), "GFLOP/s", f"{dtype} matmul rate")
+    """Why work of these FLOPs and bytes cannot have taken so little time; None if it can.
+
+    The floors are the best bandwidth at any working set and the best matmul rate of the type. Where
+    one was not measured nothing is claimed.
+    """
+    rate, bandwidth = matmul_rate(ceilings, dtype), peak_bandwidth(ceilings)
+    return _beyond(moved_bytes, seconds, bandwidth, "GB/s", "bandwidth") or _beyond(
+        flops, seconds, rate, "GFLOP/s", f"{dtype} matmul rate"
+    )
 
 
 def _beyond(work: float, seconds: float, peak: float | None, unit: str, what: str) -> str | None:
@@ -225,7 +224,8 @@ def _bandwidths(
 def _read_and_copy_s(clock: Clock, buffer: torch.Tensor) -> tuple[float, float]:
     """Seconds of the fastest way to read a buffer, and to copy one half of it to the other."""
     read_s = min(_fastest_s(clock, read, _READ_BUDGET_S) for read in _reads(buffer))
-    return read_s, _fastest_s(clock, _copy(buffer), _READ_BUDGET_S)
+    source, target = buffer.chunk(2)
+    return read_s, _fastest_s(clock, partial(target.copy_, source), _READ_BUDGET_S)
 
 
 def _reads(buffer: torch.Tensor) -> list[Callable[[], object]]:
@@ -241,13 +241,6 @@ def _reads(buffer: torch.Tensor) -> list[Callable[[], object]]:
         lambda: torch.dot(buffer[:half], buffer[half:]),
         lambda: buffer.sum(),
     ]
-
-
-def _copy(buffer: torch.Tensor) -> Callable[[], object]:
-    """Copying one half of the buffer to the other: reads and writes it all, once."""
-    half = buffer.numel() // 2
-    source, target = buffer[:half], buffer[half:]
-    return lambda: target.copy_(source)
 
 
 def _matmul_flop_per_s(device: str, dtype: str) -> float | None:
@@ -306,16 +299,3 @@ def _fastest_s(clock: Clock, operation: Callable[[], object], budget_s: float) -
         fastest = min(fastest, clock.time(operation, repeats).seconds)
         if time.perf_counter() > deadline:
             return fastest
-
-
-@contextmanager
-def cpu_threads(threads: int) -> Iterator[None]:
-    """Let torch use so many CPU threads inside."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -44,13 +44,11 @@ class Timing:
     Attributes:
         host_s: seconds on the host's clock, from the first call to the end of the last one's work.
         device_s: seconds between CUDA events around the same calls, None on a CPU.
-        repeats: calls in the sample.
         launch_s: seconds until the first call returned, its work launched; None on a CPU.
     """
 
     host_s: float
     device_s: float | None = None
-    repeats: int = 1
     launch_s: float | None = None
 
     @property
@@ -130,7 +128,6 @@ class Clock:
         return Timing(
             host_s=((stop - start) * 1e-9 - spin_s) / repeats,
             device_s=first.elapsed_time(last) * 1e-3 / repeats,
-            repeats=repeats,
             launch_s=launch_s,
         )
 
@@ -178,7 +175,7 @@ def _on_host(fn: Callable[[], object], repeats: int) -> Timing:
     for _ in repeat(None, repeats):
         fn()
     stop = time.perf_counter_ns()
-    return Timing((stop - start) * 1e-9 / repeats, None, repeats)
+    return Timing((stop - start) * 1e-9 / repeats)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from retbench.machine import ceilings, energy, host, interference, nvml
 from retbench.machine.memory import available_memory_bytes
-from retbench.machine.threads import SPIN_LIMITS, mean_cores, wait_policy
+from retbench.machine.threads import SPIN_LIMITS, cpu_threads, mean_cores, wait_policy
 from retbench.metrics import METRICS
 
 LOOK_S = 1.0  # the kernel counts in steps of 10 ms
@@ -110,9 +110,8 @@ def load(here: Here) -> Check:
     if busy is None:
         return Check("load", "ok", "not shown by this system")
     found = f"others keep {busy:.2f} cores busy"
-    if busy <= interference.FOREIGN_CORES:
-        return Check("load", "ok", found)
-    return Check("load", "warn", found, "stop other programs, or quote only ratios")
+    is_quiet = busy <= interference.FOREIGN_CORES
+    return _warn_unless(is_quiet, "load", found, "stop other programs, or quote only ratios")
 
 
 def steal(here: Here) -> Check:
@@ -121,20 +120,18 @@ def steal(here: Here) -> Check:
     if stolen is None:
         return Check("steal", "ok", "not shown by this system")
     found = f"the hypervisor takes {stolen:.2f} cores away"
-    if stolen <= STOLEN_CORES:
-        return Check("steal", "ok", found)
-    return Check("steal", "warn", found, "rent a machine with processors of its own")
+    remedy = "rent a machine with processors of its own"
+    return _warn_unless(stolen <= STOLEN_CORES, "steal", found, remedy)
 
 
 def spinning(here: Here) -> Check:
     """Threads that spin while they wait keep a busy machine's processors from those that work."""
     policy = wait_policy()
     found = ", ".join(f"{name}={value}" for name, value in policy.items())
-    if policy.get("OMP_WAIT_POLICY", "").lower() == "active" or any(
+    is_short = policy.get("OMP_WAIT_POLICY", "").lower() != "active" and not any(
         _spins_longer(policy.get(name, limit), limit) for name, limit in SPIN_LIMITS.items()
-    ):
-        return Check("spinning", "warn", found, f"unset {' and '.join(policy)}")
-    return Check("spinning", "ok", found)
+    )
+    return _warn_unless(is_short, "spinning", found, f"unset {' and '.join(policy)}")
 
 
 def threads(here: Here) -> Check | None:
@@ -143,7 +140,7 @@ def threads(here: Here) -> Check | None:
         return None
     if here.threads == 1:
         return Check("threads", "ok", "1, which waits for none")
-    with ceilings.cpu_threads(here.threads):
+    with cpu_threads(here.threads):
         meet = interference.barrier(here.threads)
         met_s = [meet() for _ in range(MEETINGS)]
     late = sum(seconds > interference.BARRIER_S for seconds in met_s)
@@ -151,9 +148,9 @@ def threads(here: Here) -> Check | None:
         f"{here.threads} threads meet in {statistics.median(met_s) * 1e6:.0f} us, "
         f"{late} of {MEETINGS} times late"
     )
-    if late <= interference.LATE_MEETINGS * MEETINGS:
-        return Check("threads", "ok", found)
-    return Check("threads", "warn", found, f"stop other programs, or --threads {here.threads - 1}")
+    is_prompt = late <= interference.LATE_MEETINGS * MEETINGS
+    remedy = f"stop other programs, or --threads {here.threads - 1}"
+    return _warn_unless(is_prompt, "threads", found, remedy)
 
 
 def frequency(here: Here) -> Check:
@@ -162,10 +159,10 @@ def frequency(here: Here) -> Check:
     governor = host.read(folder / "scaling_governor")
     if not governor:
         return Check("frequency", "ok", "not shown: left to the firmware or the hypervisor")
-    allowed, most = (host.read(folder / f"{at}_max_freq") for at in ("scaling", "cpuinfo"))
+    allowed, most = (host.number(folder / f"{at}_max_freq") for at in ("scaling", "cpuinfo"))
     found = f"governor {governor}"
-    if allowed.isdigit() and most.isdigit() and int(allowed) < int(most):
-        found += f", held to {int(allowed) / 1e6:.1f} of {int(most) / 1e6:.1f} GHz"
+    if allowed is not None and most is not None and allowed < most:
+        found += f", held to {allowed / 1e6:.1f} of {most / 1e6:.1f} GHz"
         return Check("frequency", "warn", found, f"cpupower frequency-set -u {most}")
     if governor != "performance":
         return Check("frequency", "warn", found, "cpupower frequency-set -g performance")
@@ -286,14 +283,11 @@ def compiler(here: Here) -> Check:
 def packages(here: Here) -> Check:
     """Optional packages, without which a part of the suites is unsupported."""
     purposes = {"fla": "operations fla-*", "submitit": "--launcher slurm"}
-    missing = {name for name in purposes if importlib.util.find_spec(name) is None}
-    return Check(
-        "packages", "ok",
-        ", ".join(
-            f"{name} not installed (for {what})" if name in missing else name
-            for name, what in purposes.items()
-        ),
-    )  # fmt: skip
+    found = [
+        name if importlib.util.find_spec(name) else f"{name} not installed (for {what})"
+        for name, what in purposes.items()
+    ]
+    return Check("packages", "ok", ", ".join(found))
 
 
 CHECKS: tuple[Callable[[Here], Check | None], ...] = (
@@ -301,6 +295,10 @@ CHECKS: tuple[Callable[[Here], Check | None], ...] = (
     energy_counter, compiler, packages,
 )  # fmt: skip
 """All checks, in the order in which they are made; one that does not apply gives None."""
+
+
+def _warn_unless(is_well: bool, name: str, found: str, remedy: str) -> Check:
+    return Check(name, "ok", found) if is_well else Check(name, "warn", found, remedy)
 
 
 def _spins_longer(value: str, limit: str) -> bool:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from retbench.machine import nvml
+from retbench.machine import host, nvml
 
 POWERCAP = Path("/sys/class/powercap")
 POLL_S = 1e-3
@@ -65,13 +65,13 @@ class _Rapl:
     source = "rapl"
 
     def __init__(self, zones: list[Path]) -> None:
-        self._zones = {zone: _number(zone / "max_energy_range_uj") or 0 for zone in zones}
-        self._last = {zone: _number(zone / "energy_uj") or 0 for zone in zones}
+        self._zones = {zone: host.number(zone / "max_energy_range_uj") or 0 for zone in zones}
+        self._last = {zone: host.number(zone / "energy_uj") or 0 for zone in zones}
         self._used_uj = 0
 
     def read_j(self) -> float | None:
         for zone, most in self._zones.items():
-            now = _number(zone / "energy_uj")
+            now = host.number(zone / "energy_uj")
             if now is None:
                 return None
             grown = now - self._last[zone]
@@ -93,14 +93,14 @@ def counter(device: str, powercap: Path = POWERCAP) -> Counter | None:
         found = None if gpu is None else _GpuCounter(gpu)
     else:
         zones = rapl_zones(powercap)
-        readable = zones and all(_number(zone / "energy_uj") is not None for zone in zones)
+        readable = zones and all(host.number(zone / "energy_uj") is not None for zone in zones)
         found = _Rapl(zones) if readable else None
     return found if found is not None and found.read_j() is not None else None
 
 
 def rapl_zones(powercap: Path = POWERCAP) -> list[Path]:
     """Folders of the packages, and of memory that no package counts; empty without RAPL."""
-    names = {zone: _name(zone) for zone in sorted(powercap.glob("intel-rapl:*"))}
+    names = {zone: host.read(zone / "name") for zone in sorted(powercap.glob("intel-rapl:*"))}
     return [zone for zone, name in names.items() if name.startswith("package") or name == "dram"]
 
 
@@ -145,17 +145,3 @@ def _tick(
         calls += 1
         count, moment = counter.read_j(), now()
     return None if count is None else (count, moment, calls)
-
-
-def _name(zone: Path) -> str:
-    try:
-        return (zone / "name").read_text().strip()
-    except OSError:
-        return ""
-
-
-def _number(file: Path) -> int | None:
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):
-        return None

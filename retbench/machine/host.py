@@ -118,6 +118,12 @@ def read(file: Path | str) -> str:
         return ""
 
 
+def number(file: Path | str) -> int | None:
+    """The whole number that a small file of the system holds; None for anything else."""
+    text = read(file)
+    return int(text) if text.isdigit() else None
+
+
 def output(command: Sequence[str], timeout_s: float = 20.0) -> str:
     """What a command prints; empty if it is not there, fails or takes too long."""
     try:

@@ -36,10 +36,13 @@ class Interrupts:
 
     Outside the main thread Python delivers no signals: then it does nothing. A signal that is
     ignored (``nohup``) stays ignored.
+
+    Attributes:
+        requested: whether the user has asked to stop.
     """
 
     def __init__(self) -> None:
-        self._requested = False
+        self.requested = False
         self._previous: dict[int, Any] = {}
         self._previous_wakeup = -1
 
@@ -61,9 +64,9 @@ class Interrupts:
         os.close(self._wakeup)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._requested:
+        if self.requested:
             raise KeyboardInterrupt
-        self._requested = True
+        self.requested = True
 
     def wait(self, seconds: float) -> None:
         """Sleep that long, or until a signal comes; raises as :meth:`check` does."""
@@ -85,5 +88,5 @@ class Interrupts:
         """
         with contextlib.suppress(BlockingIOError):
             os.read(self._descriptor, 4096)  # a signal of another kind wakes the poll as well
-        if self._requested:
+        if self.requested:
             raise KeyboardInterrupt

@@ -81,7 +81,7 @@ def provenance(
         "memory": _memory(),
         "system": _system(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES},
         "commit": (commit := _commit()),
         "commit_unknown": None if commit else why_no_commit(),
         "environment": environment(),
@@ -140,6 +140,7 @@ def processor() -> dict[str, Any]:
     flags = set((fields.get("flags") or fields.get("Features") or "").split())
     cores = re.findall(r"physical id\s*: (\d+)[\s\S]*?core id\s*: (\d+)", described)
     logical = os.cpu_count()
+    khz = host.number("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")
     return {
         "name": fields.get("model name") or platform.processor() or platform.machine(),
         "physical_cores": len(set(cores)) or logical,
@@ -148,7 +149,7 @@ def processor() -> dict[str, Any]:
         "quota_cores": host.quota_cores(),
         "caches": _caches(),
         "flags": [flag for flag in _CPU_FLAGS if flag in flags],
-        "max_mhz": _khz_to_mhz("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq"),
+        "max_mhz": None if khz is None else khz / 1000,
         "governor": host.read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
     }
 
@@ -162,11 +163,6 @@ def _caches() -> dict[str, str]:
         kind = kinds.get(host.read(folder / "type"), "")
         sizes[f"L{level}{kind}"] = host.read(folder / "size")
     return sizes
-
-
-def _khz_to_mhz(file: str) -> float | None:
-    khz = host.read(file)
-    return int(khz) / 1000 if khz.isdigit() else None
 
 
 def gpu() -> dict[str, Any] | None:
@@ -197,12 +193,11 @@ def _energy_counter(device: str, graphics: Mapping[str, Any] | None) -> str | No
 
 def _memory() -> dict[str, int | None]:
     fields = dict(re.findall(r"^(\w+):\s+(\d+) kB$", host.read("/proc/meminfo"), re.MULTILINE))
-    limit = host.read("/sys/fs/cgroup/memory.max")
     return {
         "total_bytes": _kib_to_bytes(fields.get("MemTotal")),
         "available_bytes": _kib_to_bytes(fields.get("MemAvailable")),
         "swap_bytes": _kib_to_bytes(fields.get("SwapTotal")),
-        "limit_bytes": int(limit) if limit.isdigit() else None,
+        "limit_bytes": host.number("/sys/fs/cgroup/memory.max"),
     }
 
 
@@ -212,20 +207,17 @@ def _kib_to_bytes(kib: str | None) -> int | None:
 
 def _system() -> dict[str, str | None]:
     name = re.search(r'^PRETTY_NAME="?([^"\n]*)', host.read("/etc/os-release"), re.MULTILINE)
+    huge = re.search(r"\[(\w+)\]", host.read("/sys/kernel/mm/transparent_hugepage/enabled"))
     return {
         "name": name.group(1) if name else platform.system(),
         "kernel": f"{platform.system()} {platform.release()}",
         "architecture": platform.machine(),
-        "transparent_hugepages": _chosen("/sys/kernel/mm/transparent_hugepage/enabled"),
+        "transparent_hugepages": huge.group(1) if huge else None,
     }
 
 
-def _chosen(file: str) -> str | None:
-    chosen = re.search(r"\[(\w+)\]", host.read(file))
-    return chosen.group(1) if chosen else None
-
-
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """The version of an installed package; None where it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from retbench.machine import host
 from retbench.machine.interference import foreign_cpu_s
@@ -90,3 +91,16 @@ def shortage(threads: int, usual: int) -> str | None:
     if threads >= usual:
         return None
     return f"threads: {threads} instead of {usual}, for other programs keep cores busy"
+
+
+@contextmanager
+def cpu_threads(threads: int) -> Iterator[None]:
+    """Let torch use so many CPU threads inside."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

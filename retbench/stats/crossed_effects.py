@@ -27,9 +27,7 @@ from numpy.typing import ArrayLike
 from retbench.stats.estimate import Effect, Estimate, Floats, Method, satterthwaite
 
 
-def crossed(
-    values: ArrayLike, weights: ArrayLike | None = None, confidence: float = 0.95
-) -> Estimate:
+def crossed(values: ArrayLike, weights: ArrayLike | None = None) -> Estimate:
     """The weighted mean over seeds and documents, both taken as random.
 
     A document that no seed has a finite value for is left out, then every seed that misses one:
@@ -43,7 +41,6 @@ def crossed(
             of two models paired by seed and document.
         weights: shape (documents,), at least 0, such as tokens of each document, so that the mean
             is summed nats over summed tokens; None for equal weights.
-        confidence: coverage of the interval, between 0 and 1.
 
     Raises:
         ValueError: the shapes do not fit, or the weights are negative or sum to 0.
@@ -54,7 +51,7 @@ def crossed(
     effect, method = crossed_effect(values, weights)
     if method == "none":
         return Estimate(effect.centre, None, None, effect.n, "none")
-    return effect.estimate(confidence, method)
+    return effect.estimate(method)
 
 
 def crossed_effect(values: ArrayLike, weights: ArrayLike | None = None) -> tuple[Effect, Method]:

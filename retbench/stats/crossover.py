@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from retbench.stats.estimate import Floats
+from retbench.stats.estimate import CONFIDENCE, Floats
 from retbench.stats.intervals import is_usable, with_t_interval
 
 
@@ -37,13 +37,8 @@ class Crossover:
     reason: str = ""
 
 
-def crossover(
-    lengths: ArrayLike,
-    ratios: ArrayLike,
-    confidence: float = 0.95,
-    lower_is_better: bool = True,
-) -> Crossover:
-    """From which length on the subject wins, or loses.
+def crossover(lengths: ArrayLike, ratios: ArrayLike, confidence: float = CONFIDENCE) -> Crossover:
+    """From which length on the subject wins, or loses: a ratio below 1 is the better one.
 
     In each block log ratio over log length is interpolated piecewise; the block's crossover is its
     last crossing, from which the ratio stays on its final side. The interval is Student's t on the
@@ -53,7 +48,6 @@ def crossover(
         lengths: shape (lengths,), positive, in any order.
         ratios: subject / baseline, shape (blocks, lengths); NaN where either side has no value.
         confidence: coverage of the interval, between 0 and 1.
-        lower_is_better: whether a ratio under 1 favours the subject (times) or not (rates).
     """
     at = np.asarray(lengths, dtype=float)
     order = np.argsort(at)
@@ -72,9 +66,7 @@ def crossover(
     if reason := _disagreement(n, len(places), sum(ends_below)):
         return Crossover("unclear", None, None, None, None, n, reason)
     centre = with_t_interval(float(np.exp(np.median(places))), places, confidence)
-    direction: Literal["better", "worse"] = "worse"
-    if ends_below[0] == lower_is_better:
-        direction = "better"
+    direction: Literal["better", "worse"] = "better" if ends_below[0] else "worse"
     return Crossover("reached", centre.value, centre.low, centre.high, direction, centre.n)
 
 

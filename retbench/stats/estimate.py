@@ -4,7 +4,7 @@ An :class:`Effect` is a centre with its standard error: what an interval or a ve
 Its error has a part that falls with the number of replicates (processes, training seeds) and may
 have one that does not, as where the test documents are the same for every seed.
 
-    >>> Effect(0.0, 1.0, df=4.0, n=5).estimate(0.95, "t").high
+    >>> Effect(0.0, 1.0, df=4.0, n=5).estimate("t").high
     2.7764451051977934
 """
 
@@ -22,6 +22,9 @@ from scipy.special import stdtr, stdtrit
 Floats = NDArray[np.float64]
 Method = Literal["order", "t", "crossed", "documents", "seeds", "wilson", "answers", "none"]
 
+CONFIDENCE = 0.95
+"""Of every interval, but where looks or corrections for several rows ask for more."""
+
 _OVERFLOWS = 709.0  # natural logarithm of the largest float64, rounded down
 _MOST_REPLICATES = 1000  # a row that needs more will not be settled by measuring longer
 
@@ -29,6 +32,11 @@ _MOST_REPLICATES = 1000  # a row that needs more will not be settled by measurin
 def exp(value: float) -> float:
     """``math.exp``, infinite where it overflows."""
     return math.exp(value) if value < _OVERFLOWS else math.inf
+
+
+def t_quantile(df: float, confidence: float = CONFIDENCE) -> float:
+    """How many standard errors Student's t interval reaches to either side of its centre."""
+    return float(stdtrit(df, (1 + confidence) / 2))
 
 
 def expm1(value: float) -> float:
@@ -86,9 +94,9 @@ class Effect:
     fixed: float = 0.0
     fixed_df: float = math.inf
 
-    def estimate(self, confidence: float, method: Method) -> Estimate:
-        """The centre with Student's t interval of that confidence."""
-        reach = float(stdtrit(self.df, (1 + confidence) / 2)) * self.error
+    def estimate(self, method: Method) -> Estimate:
+        """The centre with Student's t interval."""
+        reach = t_quantile(self.df) * self.error
         return Estimate(self.centre, self.centre - reach, self.centre + reach, self.n, method)
 
 
@@ -157,21 +165,21 @@ def satterthwaite(parts: Sequence[tuple[float, float]], variance: float | None =
     return max(total**2 / spread, min(df for _, df in known))
 
 
-def holm(p_values: dict[int, float], confidence: float) -> dict[int, tuple[float, bool]]:
+def holm(p_values: Sequence[float], alpha: float) -> list[tuple[float, bool]]:
     """Holm's step-down correction: for each row its level, and whether its claim stands.
 
-    All claims that stand are right together with probability ``confidence``. From the first row
-    on that fails, all fail, at that row's level. (Holm 1979, Scand. J. Statist. 6, 65-70.)
+    All claims that stand are right together with probability 1 - ``alpha``. From the first row on
+    that fails, all fail, at that row's level. (Holm 1979, Scand. J. Statist. 6, 65-70.)
 
     Args:
         p_values: the p-value of each row.
-        confidence: the confidence of the whole table, between 0 and 1.
+        alpha: the probability that any claim of the table stands and is wrong.
     """
-    levels: dict[int, tuple[float, bool]] = {}
-    standing, level = True, 1 - confidence
-    for step, row in enumerate(sorted(p_values, key=lambda row: p_values[row])):
+    levels = [(alpha, False)] * len(p_values)
+    level, standing = alpha, True
+    for step, row in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         if standing:
-            level = (1 - confidence) / (len(p_values) - step)
+            level = alpha / (len(p_values) - step)
             standing = p_values[row] <= level
         levels[row] = (level, standing)
     return levels

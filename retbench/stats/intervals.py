@@ -15,12 +15,12 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr, stdtrit
+from scipy.special import bdtr
 
-from retbench.stats.estimate import Estimate, Floats
+from retbench.stats.estimate import CONFIDENCE, Estimate, Floats, t_quantile
 
 
-def estimate(process_medians: ArrayLike, confidence: float = 0.95) -> Estimate:
+def estimate(process_medians: ArrayLike) -> Estimate:
     """The median over processes with a confidence interval for it.
 
     The interval is the exact one between order statistics x_(k) and x_(n+1-k), whose coverage
@@ -29,20 +29,20 @@ def estimate(process_medians: ArrayLike, confidence: float = 0.95) -> Estimate:
 
     Args:
         process_medians: one value a process, shape (n,), positive.
-        confidence: coverage of the interval, between 0 and 1.
     """
-    values = np.sort(_usable(process_medians))
+    medians = np.asarray(process_medians, dtype=float)
+    values = np.sort(medians[is_usable(medians)])
     n = len(values)
     if n == 0:
         return Estimate(math.nan, None, None, 0, "none")
     centre = float(np.median(values))
-    rank = _order_rank(n, confidence)
+    rank = _order_rank(n)
     if rank:
         return Estimate(centre, float(values[rank - 1]), float(values[n - rank]), n, "order")
-    return with_t_interval(centre, np.log(values), confidence)
+    return with_t_interval(centre, np.log(values))
 
 
-def ratio(subject: ArrayLike, baseline: ArrayLike, confidence: float = 0.95) -> Estimate:
+def ratio(subject: ArrayLike, baseline: ArrayLike) -> Estimate:
     """The ratio subject / baseline, paired by block.
 
     Its centre is the geometric mean of the blocks' ratios, its interval Student's t on their
@@ -51,7 +51,6 @@ def ratio(subject: ArrayLike, baseline: ArrayLike, confidence: float = 0.95) -> 
     Args:
         subject: the subject's value in each block, shape (blocks,).
         baseline: the baseline's, in the same blocks and the same order.
-        confidence: coverage of the interval, between 0 and 1.
 
     Raises:
         ValueError: the two have different lengths, so cannot be paired.
@@ -63,7 +62,7 @@ def ratio(subject: ArrayLike, baseline: ArrayLike, confidence: float = 0.95) -> 
     if not paired.any():
         return Estimate(math.nan, None, None, 0, "none")
     logs = np.log(above[paired] / below[paired])
-    return with_t_interval(float(np.exp(logs.mean())), logs, confidence)
+    return with_t_interval(float(np.exp(logs.mean())), logs)
 
 
 def percentile(samples: ArrayLike, q: float) -> float | None:
@@ -94,24 +93,18 @@ def is_usable(values: Floats) -> NDArray[np.bool_]:
     return np.isfinite(values) & (values > 0)
 
 
-def _usable(values: ArrayLike) -> Floats:
-    """The measurements among the values, in their order."""
-    array = np.asarray(values, dtype=float)
-    return array[is_usable(array)]
-
-
-def _order_rank(n: int, confidence: float) -> int:
-    """The largest k for which x_(k) .. x_(n+1-k) covers the median at ``confidence``, 0 if none."""
+def _order_rank(n: int) -> int:
+    """The largest k for which x_(k) .. x_(n+1-k) covers the median, 0 if none does."""
     ranks = np.arange(1, n // 2 + 1)
     coverage = 1 - 2 * bdtr(ranks - 1, n, 0.5)
-    return int(np.count_nonzero(coverage >= confidence))  # coverage falls with the rank
+    return int(np.count_nonzero(coverage >= CONFIDENCE))  # coverage falls with the rank
 
 
-def with_t_interval(centre: float, logs: Floats, confidence: float) -> Estimate:
+def with_t_interval(centre: float, logs: Floats, confidence: float = CONFIDENCE) -> Estimate:
     """``centre`` with Student's t interval of the mean of ``logs``, widened to hold the centre."""
     n = len(logs)
     if n < 2:
         return Estimate(centre, None, None, n, "none")
-    reach = stdtrit(n - 1, (1 + confidence) / 2) * logs.std(ddof=1) / math.sqrt(n)
+    reach = t_quantile(n - 1, confidence) * logs.std(ddof=1) / math.sqrt(n)
     low, high = np.exp(logs.mean() - reach), np.exp(logs.mean() + reach)
     return Estimate(centre, min(float(low), centre), max(float(high), centre), n, "t")

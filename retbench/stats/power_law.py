@@ -19,9 +19,8 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtrit
 
-from retbench.stats.estimate import Effect, Estimate, Floats, exp
+from retbench.stats.estimate import Effect, Estimate, Floats, exp, t_quantile
 
 LEAST_SIZES = 2
 LEAST_SIZES_OFFSET = 4  # three numbers are fitted
@@ -59,9 +58,7 @@ class PowerLaw:
         return np.asarray(np.exp(logs.mean(axis=-1)), dtype=np.float64)
 
 
-def power_law(
-    x: ArrayLike, y: ArrayLike, *, offset: bool = False, confidence: float = 0.95
-) -> PowerLaw | None:
+def power_law(x: ArrayLike, y: ArrayLike, *, offset: bool = False) -> PowerLaw | None:
     """Fit a power law to every seed, by least squares of logarithms.
 
     A seed that misses a size is left out, unless all do; then each is fitted to what it has.
@@ -70,7 +67,6 @@ def power_law(
         x: sizes, shape (sizes,), positive, in any order: non-embedding parameters, or FLOPs.
         y: losses, shape (seeds, sizes) or (sizes,), positive; NaN where there is none.
         offset: whether to fit an irreducible loss too, by least squares of relative errors.
-        confidence: coverage of the intervals, between 0 and 1.
 
     Returns:
         The law, or None where no seed has enough sizes: two, with an offset four.
@@ -94,11 +90,11 @@ def power_law(
     ]
     lines = np.array([(height, slope) for _, height, slope in fits])
     offsets = np.array([irreducible for irreducible, _, _ in fits])
-    scales = _mean(lines[:, 0] - lines[:, 1] * middle, confidence)
+    scales = _mean(lines[:, 0] - lines[:, 1] * middle)
     return PowerLaw(
-        exponent=_mean(-lines[:, 1], confidence),
+        exponent=_mean(-lines[:, 1]),
         scale=scales.mapped(exp),
-        offset=_not_negative(_mean(offsets, confidence)) if offset else None,
+        offset=_mean(offsets).mapped(lambda value: max(value, 0.0)) if offset else None,
         lines=lines, offsets=offsets, middle=middle,
         smallest=float(used.min()), largest=float(used.max()),
     )  # fmt: skip
@@ -128,7 +124,7 @@ class Crossing:
     n: int
 
 
-def crossing(subject: PowerLaw, baseline: PowerLaw, confidence: float = 0.95) -> Crossing:
+def crossing(subject: PowerLaw, baseline: PowerLaw) -> Crossing:
     """Where the laws of two models meet, paired by seed; both without an offset.
 
     The difference of the log losses is a line over log x, and its zero a ratio of two uncertain
@@ -140,7 +136,6 @@ def crossing(subject: PowerLaw, baseline: PowerLaw, confidence: float = 0.95) ->
     Args:
         subject: its law.
         baseline: the other's, of the same seeds.
-        confidence: coverage of the interval, between 0 and 1.
 
     Raises:
         ValueError: a law has an offset, or the numbers of seeds differ.
@@ -159,7 +154,7 @@ def crossing(subject: PowerLaw, baseline: PowerLaw, confidence: float = 0.95) ->
         return nothing
     edges: tuple[float, float] | None = None
     if n > 1:
-        edges = _fieller(gaps, float(stdtrit(n - 1, (1 + confidence) / 2)))
+        edges = _fieller(gaps)
         if edges is None:
             return nothing
     place, middle = -height / slope, subject.middle
@@ -173,12 +168,12 @@ def crossing(subject: PowerLaw, baseline: PowerLaw, confidence: float = 0.95) ->
     return Crossing("within", exp(place + middle), low, high, beyond, n)
 
 
-def _fieller(gaps: Floats, quantile: float) -> tuple[float, float] | None:
+def _fieller(gaps: Floats) -> tuple[float, float] | None:
     """The zero's interval of the mean line of (height, slope), None where it is not bounded."""
     n = len(gaps)
     height, slope = gaps.mean(axis=0)
-    (v_height, v_both), (_, v_slope) = np.cov(gaps, rowvar=False) / n * quantile**2
-    # u with (height + slope u)^2 <= quantile^2 var(height + slope u): a u^2 + 2 b u + c <= 0
+    (v_height, v_both), (_, v_slope) = np.cov(gaps, rowvar=False) / n * t_quantile(n - 1) ** 2
+    # u with (height + slope u)^2 <= t^2 var(height + slope u): a u^2 + 2 b u + c <= 0
     a, b, c = slope**2 - v_slope, height * slope - v_both, height**2 - v_height
     if a <= 0:
         return None
@@ -213,13 +208,9 @@ def _linear(u: Floats, losses: Floats, exponent: float) -> tuple[float, float, f
     return error, float(irreducible), float(scale)
 
 
-def _mean(values: Floats, confidence: float) -> Estimate:
+def _mean(values: Floats) -> Estimate:
     n, centre = len(values), float(values.mean())
     if n < 2:
         return Estimate(centre, None, None, n, "none")
     error = float(values.std(ddof=1)) / math.sqrt(n)
-    return Effect(centre, error, n - 1, n).estimate(confidence, "t")
-
-
-def _not_negative(estimate: Estimate) -> Estimate:
-    return estimate.mapped(lambda value: max(value, 0.0))
+    return Effect(centre, error, n - 1, n).estimate("t")

@@ -19,10 +19,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtrit
 
 from retbench.stats.crossed_effects import crossed_effect
 from retbench.stats.estimate import (
+    CONFIDENCE,
     Effect,
     Estimate,
     Floats,
@@ -30,6 +30,7 @@ from retbench.stats.estimate import (
     holm,
     replicates_needed,
     satterthwaite,
+    t_quantile,
 )
 
 MARGIN_NATS = math.log(1.01)  # 1% of perplexity, in nats per token
@@ -54,41 +55,33 @@ class QualityVerdict:
 
 
 def loss_verdicts(
-    rows: Sequence[tuple[ArrayLike, ArrayLike | None]],
-    margin: float = MARGIN_NATS,
-    confidence: float = 0.95,
+    rows: Sequence[tuple[ArrayLike, ArrayLike | None]], margin: float = MARGIN_NATS
 ) -> list[QualityVerdict]:
     """The verdict on each row of a table of differences of losses.
 
     Args:
         rows: for each comparison the differences subject - baseline, (seeds, documents), in nats
-            per token, and the documents' weights, as :func:`retbench.stats.intervals.crossed` takes
-            them.
+            per token, and the documents' weights, as :func:`crossed_effect` takes them.
         margin: difference that matters, nats per token.
-        confidence: the confidence of the whole table, between 0 and 1.
     """
     effects = [crossed_effect(values, weights)[0] for values, weights in rows]
-    return effect_verdicts(effects, margin, confidence, lower_is_better=True)
+    return _verdicts(effects, margin, lower_is_better=True)
 
 
 def accuracy_verdicts(
     rows: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]],
-    margin: float = MARGIN_ACCURACY,
-    confidence: float = 0.95,
 ) -> list[QualityVerdict]:
     """The verdict on each row of a table of differences of accuracies.
 
     Args:
         rows: arguments of :func:`accuracy_difference`.
-        margin: difference that matters.
-        confidence: the confidence of the whole table, between 0 and 1.
     """
     effects = [_difference(*row) for row in rows]
-    return effect_verdicts(effects, margin, confidence, lower_is_better=False)
+    return _verdicts(effects, MARGIN_ACCURACY, lower_is_better=False)
 
 
-def effect_verdicts(
-    effects: Sequence[Effect], margin: float, confidence: float, lower_is_better: bool
+def _verdicts(
+    effects: Sequence[Effect], margin: float, lower_is_better: bool
 ) -> list[QualityVerdict]:
     """The verdict on each effect, all corrected together.
 
@@ -96,10 +89,11 @@ def effect_verdicts(
     """
     judged = {i: e for i, e in enumerate(effects) if e.n >= LEAST_SEEDS_EQUIVALENT}
     support = {i: best_supported(effect, margin) for i, effect in judged.items()}
-    corrected = holm({i: p_value for i, (_, p_value) in support.items()}, confidence)
+    levels = holm([p_value for _, p_value in support.values()], 1 - CONFIDENCE)
+    corrected = dict(zip(support, levels, strict=True))
     verdicts = []
     for i, effect in enumerate(effects):
-        level, stands = corrected.get(i, (1 - confidence, False))
+        level, stands = corrected.get(i, (1 - CONFIDENCE, False))
         side = support[i][0] if stands else 0
         if not stands:
             needed = _needed(effect, margin, level)
@@ -122,7 +116,7 @@ def _needed(effect: Effect, margin: float, level: float) -> int | None:
     return replicates_needed(effect, margin, level, least=max(LEAST_SEEDS, effect.n + 1))
 
 
-def accuracy(correct: ArrayLike, answers: ArrayLike, confidence: float = 0.95) -> Estimate:
+def accuracy(correct: ArrayLike, answers: ArrayLike) -> Estimate:
     """The mean accuracy over training seeds, with an interval that stays between 0 and 1.
 
     The variance is that of the seeds' mean plus that of the questions, p (1 - p) over the answers
@@ -140,7 +134,6 @@ def accuracy(correct: ArrayLike, answers: ArrayLike, confidence: float = 0.95) -
     Args:
         correct: right answers of each seed, shape (seeds,).
         answers: answers of each seed, shape (seeds,), positive.
-        confidence: coverage of the interval, between 0 and 1.
 
     Raises:
         ValueError: a seed has no answers, or more right ones than answers.
@@ -155,8 +148,7 @@ def accuracy(correct: ArrayLike, answers: ArrayLike, confidence: float = 0.95) -
     seeds = float(shares.var(ddof=1)) / n if n > 1 else 0.0
     df = satterthwaite([(seeds, n - 1), (single / questions, math.inf)])
     effective = single / (seeds + single / questions) if single > 0 else questions
-    quantile = float(stdtrit(df, (1 + confidence) / 2))
-    low, high = _wilson(centre, effective, quantile)
+    low, high = _wilson(centre, effective, t_quantile(df))
     return Estimate(centre, min(low, centre), max(high, centre), n, "wilson")
 
 
@@ -168,9 +160,7 @@ def _wilson(share: float, answers: float, quantile: float) -> tuple[float, float
     return max(middle - reach, 0.0), min(middle + reach, 1.0)
 
 
-def accuracy_difference(
-    subject: ArrayLike, baseline: ArrayLike, answers: ArrayLike, confidence: float = 0.95
-) -> Estimate:
+def accuracy_difference(subject: ArrayLike, baseline: ArrayLike, answers: ArrayLike) -> Estimate:
     """The mean difference of accuracies subject - baseline, paired by training seed.
 
     Student's t; the variance is that of the seeds' differences plus that of the questions, which
@@ -183,7 +173,6 @@ def accuracy_difference(
         subject: right answers of the subject in each seed, shape (seeds,).
         baseline: right answers of the baseline, in the same seeds and the same order.
         answers: answers of each side in each seed, shape (seeds,), positive.
-        confidence: coverage of the interval, between 0 and 1.
 
     Raises:
         ValueError: as for :func:`accuracy`.
@@ -191,7 +180,7 @@ def accuracy_difference(
     effect = _difference(subject, baseline, answers)
     if effect.n == 0:
         return Estimate(math.nan, None, None, 0, "none")
-    estimate = effect.estimate(confidence, "t" if effect.n > 1 else "answers")
+    estimate = effect.estimate("t" if effect.n > 1 else "answers")
     assert estimate.low is not None and estimate.high is not None
     return replace(estimate, low=max(estimate.low, -1.0), high=min(estimate.high, 1.0))
 

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
 
 from retbench.stats.comparison import ALPHA, Verdict, verdict_of
-from retbench.stats.estimate import Floats
+from retbench.stats.estimate import Floats, holm
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,13 @@ def judge(
     rows: Sequence[tuple[ArrayLike, ArrayLike]],
     margin: float,
     floors: Sequence[float] | None = None,
-    alpha: float = ALPHA,
 ) -> list[Change]:
-    """Judge the rows of one table together.
+    """Judge the rows of one table together: that any is told wrongly has the probability ALPHA.
 
     Args:
         rows: natural logarithms of each block's value before, and of each after; at least one each.
         margin: relative difference that matters: 0.01 means ratios from 1 / 1.01 to 1.01 are equal.
         floors: noise floor of each row, a log ratio: below it a difference is not told from none.
-        alpha: probability that any of the rows is told to differ that does not.
     """
     inside = math.log1p(margin)
     found = [
@@ -87,7 +85,8 @@ def judge(
         for (before, after), floor in zip(rows, floors or [0.0] * len(rows), strict=True)
     ]  # fmt: skip
     known = [i for i, one in enumerate(found) if math.isfinite(one.error)]
-    levels = dict(zip(known, _holm([found[i].p for i in known], alpha), strict=True))
+    judged = zip(known, holm([found[i].p for i in known], ALPHA), strict=True)
+    levels = {i: level for i, (level, _) in judged}
     return [_change(one, levels.get(i), inside) for i, one in enumerate(found)]
 
 
@@ -111,15 +110,3 @@ def _difference(before: Floats, after: Floats, beyond: float) -> _Difference:
     scatter = sum(share**2 / (n - 1) for share, n in zip(shares, counts, strict=True))
     df = total**2 / scatter if scatter else math.inf
     return _Difference(centre, math.sqrt(total), df, beyond)
-
-
-def _holm(p_values: Sequence[float], alpha: float) -> list[float]:
-    """The level at which each p-value is judged."""
-    levels = [alpha] * len(p_values)
-    level, open_ = 0.0, False
-    for k, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        if not open_:
-            level = alpha / (len(p_values) - k)
-            open_ = p_values[place] >= level
-        levels[place] = level
-    return levels

@@ -1,8 +1,9 @@
-"""The suites by name. A suite says which points it has and how one point is measured."""
+"""The suites by name. A suite says which points it has, and its measurer measures one."""
 
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +13,14 @@ from retbench.errors import UserError
 if TYPE_CHECKING:
     from retbench.config.run import RunConfig
     from retbench.suites.base import Suite
+    from retbench.suites.measurer import Measurer
 
 _NAMES = ("inference", "training", "kernels", "perplexity", "scaling", "ablation", "recall")
-_MODULES = {name: f"retbench.suites.{name}" for name in _NAMES}
 
 
 def names() -> tuple[str, ...]:
     """All suites."""
-    return tuple(_MODULES)
+    return _NAMES
 
 
 def get(name: str) -> Suite[Any]:
@@ -28,10 +29,16 @@ def get(name: str) -> Suite[Any]:
     Raises:
         UserError: if there is none; names the nearest.
     """
-    if name not in _MODULES:
-        raise UserError(f"unknown suite {name!r}", nearest(name, _MODULES))
-    suite: Suite[Any] = importlib.import_module(_MODULES[name]).SUITE
+    if name not in _NAMES:
+        raise UserError(f"unknown suite {name!r}", nearest(name, _NAMES))
+    suite: Suite[Any] = importlib.import_module(f"retbench.suites.{name}").SUITE
     return suite
+
+
+def measurer_of(name: str) -> Measurer:
+    """What a worker does with the suite of that name; imports torch, so no parent asks for it."""
+    kind: type[Measurer] = pkgutil.resolve_name(get(name).measurer)
+    return kind()
 
 
 def configuration(document: Mapping[str, Any]) -> RunConfig:

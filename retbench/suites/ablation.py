@@ -11,15 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from models.config import ModelConfig
+from models.registry import config_for
 from retbench.config.plan import Contender
 from retbench.config.settings import changed
 from retbench.errors import Misfit
 from retbench.suites.perplexity import PerplexityConfig, PerplexitySuite
-
-if TYPE_CHECKING:
-    from models.config import ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +37,10 @@ class AblationSuite(PerplexitySuite):
     """Perplexity of a model and of its variants."""
 
     config = AblationConfig
-    lengths = (1,)
-    """The training's: six models are tested, and it is the parts that are compared."""
+    measurer = "retbench.suites.text_cell:AblationMeasurer"
 
     def contenders(self, config: PerplexityConfig) -> tuple[Contender, ...]:
         """Each model of the run, followed by its variants."""
-        from models.registry import config_for
-
         variants = []
         for family in config.models:
             options = config.overrides_for(family)

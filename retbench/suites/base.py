@@ -1,7 +1,7 @@
-"""What a suite is: its points, what they cost, and how a worker measures one.
+"""What a suite is: its points, and what they cost. What a worker does with it is its measurer's.
 
-Importing this module does not import torch. What a worker does with a suite stands in modules of
-its own (``*_cell.py``), imported where it is called.
+Importing this module does not import torch. Of the two halves of a suite the process that plans a
+run has this one alone; a :class:`retbench.suites.measurer.Measurer` is loaded by workers.
 """
 
 from __future__ import annotations
@@ -9,20 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import compress
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from models.config import ModelConfig
+from models.registry import config_for
 from retbench.config import plugins
 from retbench.config.plan import Axis, Contender, Plan, Point
 from retbench.config.run import PROFILES, RunConfig
 from retbench.errors import Misfit
-
-if TYPE_CHECKING:
-    import torch
-
-    from models.config import ModelConfig
-    from models.protocol import LanguageModel
-    from retbench.suites.cell import Cell
-    from retbench.suites.session import Rows, Session
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -77,19 +71,39 @@ def swept(
     return points
 
 
+def model_config(
+    config: RunConfig,
+    contender: Contender,
+    options: Mapping[str, Any],
+    point: Point | None = None,
+) -> ModelConfig:
+    """The configuration of a contender's model, at a point's own preset where it has one.
+
+    Args:
+        config: the run's configuration.
+        contender: the contender.
+        options: what the suite's :meth:`Suite.model_options` gives.
+        point: the point; the run's preset counts where None.
+
+    Raises:
+        ConfigError: if there is no such family, preset or option.
+    """
+    preset = config.preset if point is None else str(point.setting("preset", config.preset))
+    return config_for(contender.family, preset, **{**contender.options, **options})
+
+
 class Suite(ABC, Generic[Config]):
-    """A family of points and the way one is measured.
+    """A family of points, and what the process that plans a run knows of them.
 
     Attributes:
         config: the class of its configuration; the settings of a run are its fields.
-        trains: whether a cell trains a model of its own, whose quality is then tested; otherwise
-            it times the contender's one model.
+        measurer: what a worker does with the suite: module and class, a colon between.
         takes_turns: whether the contenders of a block are timed in turns, side by side; otherwise
             one after the other.
     """
 
     config: type[Config]
-    trains: ClassVar[bool]
+    measurer: ClassVar[str]
     takes_turns: ClassVar[bool] = False
 
     @property
@@ -99,23 +113,16 @@ class Suite(ABC, Generic[Config]):
 
     @abstractmethod
     def plan(self, config: Config) -> Plan:
-        """Every cell of a run; called in the parent."""
+        """Every cell of a run."""
 
     def data(self, config: Config) -> dict[str, Any] | None:
-        """Make the data set ready before any worker starts; called in the parent.
+        """Make the data set ready before any worker starts; a worker then calls it once more.
 
         Returns:
             What ``run.json`` keeps of it; None where there is nothing to make ready.
 
         Raises:
             UserError: the text cannot be read, or is too short.
-        """
-        return None
-
-    def load(self, config: Config) -> None:
-        """Import in a worker what its cells will need, so that their memory is not charged for it.
-
-        Called before the memory meter takes its baseline.
         """
         return None
 
@@ -133,58 +140,8 @@ class Suite(ABC, Generic[Config]):
             ConfigError: if there is no such family, preset or option.
             UserError: if the data that decide on it cannot be read.
         """
-        from models.registry import config_for
-
         plugins.load(config.plugins)
-        preset = config.preset if point is None else str(point.setting("preset", config.preset))
-        options = {**contender.options, **self.model_options(config)}
-        return config_for(contender.family, preset, **options)
-
-    def build(
-        self,
-        config: Config,
-        contender: Contender,
-        options: Mapping[str, Any],
-        device: torch.device,
-    ) -> Any:
-        """What a worker measures: by default the contender's model, in evaluation mode.
-
-        Args:
-            config: the run's configuration.
-            contender: the contender to build.
-            options: what :meth:`model_options` gave.
-            device: where it is to be.
-
-        Raises:
-            CellFailure: if it cannot be had on this machine.
-        """
-        import torch
-
-        from models.registry import config_for
-
-        # Weights that are trained are kept in float32, whatever type computes with them.
-        dtype = torch.float32 if self.trains else getattr(torch, config.dtype)
-        overrides = {**contender.options, **options}
-        model = config_for(contender.family, config.preset, **overrides)
-        return model.build(device=device, dtype=dtype, seed=config.seed)
-
-    def describe(self, session: Session) -> dict[str, Any]:
-        """What ``run.json`` keeps of a contender, under its label."""
-        config, model = session.config, session.model
-        weights = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
-        return {
-            "family": session.contender.family,
-            "preset": config.preset,
-            "config": model.config.to_dict(),
-            "parameters": model.num_parameters(),
-            "parameters_embedding": model.num_parameters(embeddings=True) - model.num_parameters(),
-            "weights_dtype": ",".join(weights),
-            "state_dtype": ",".join(_state_dtypes(model)),
-            "implementation": {
-                "prefill": model.implementation("prefill"),
-                "decode": model.implementation("decode"),
-            },
-        }
+        return model_config(config, contender, self.model_options(config), point)
 
     def brief(
         self, config: Config, contender: Contender, point: Point, scalar: Scalar
@@ -197,7 +154,7 @@ class Suite(ABC, Generic[Config]):
         return {}
 
     def check(self, config: Config, models: Mapping[str, ModelConfig]) -> None:
-        """Check what only this suite asks of a configuration; called in the parent.
+        """Check what only this suite asks of a configuration.
 
         Args:
             config: the run's configuration, its names and device known to be good.
@@ -211,42 +168,6 @@ class Suite(ABC, Generic[Config]):
     @abstractmethod
     def cost(self, config: Config, ceilings: Mapping[str, Any] | None) -> Cost:
         """A model of what cells need, for a forecast."""
-
-    @abstractmethod
-    def verify(self, session: Session) -> float:
-        """Check that the model computes what it should, before any clock runs.
-
-        Returns:
-            The error found, relative.
-
-        Raises:
-            CellFailure: if the model is broken; it is then never timed.
-        """
-
-    def prepare(self, session: Session, rows: Rows, progress: Callable[[str], None]) -> Cell:
-        """Make the cell at ``rows.point`` ready to be timed, and add what is not timed to ``rows``.
-
-        A suite whose contenders do not take turns measures all of it here.
-
-        Args:
-            session: what this process measures with.
-            rows: take the samples.
-            progress: takes the name of each phase as it begins.
-
-        Returns:
-            What is to be timed in turns, phase by phase.
-
-        Raises:
-            CellFailure: if it cannot be measured; out-of-memory errors may simply pass through.
-        """
-        from retbench.suites.cell import Cell
-
-        self.measure(session, rows, progress)
-        return Cell(rows)
-
-    def measure(self, session: Session, rows: Rows, progress: Callable[[str], None]) -> None:
-        """Measure the cell at ``rows.point`` at one go; see :meth:`prepare`."""
-        raise NotImplementedError
 
 
 def require_length(
@@ -285,12 +206,3 @@ class Cost(Protocol):
 
     def memory_bytes(self, size: Any, point: Point, /) -> int:
         """Memory of a cell at its peak."""
-
-
-def _state_dtypes(model: LanguageModel) -> list[str]:
-    """The types of a state's tensors; none for a model that can only be trained and scored."""
-    try:
-        state = model.init_state(1, 1)
-    except NotImplementedError:
-        return []
-    return sorted({str(t.dtype).removeprefix("torch.") for s in state.layers for t in s.tensors()})

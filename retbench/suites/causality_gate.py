@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from retbench.suites.limits import CellFailure
 from retbench.suites.session import Session
 
@@ -19,8 +21,6 @@ def check_causality(session: Session) -> float:
     Raises:
         CellFailure: if a model sees the future.
     """
-    import torch
-
     model = session.model
     length = min(CAUSAL_TOKENS, model.config.max_len)
     generator = torch.Generator().manual_seed(session.config.seed)

@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from retbench.machine.ceilings import Ceilings
+from retbench.machine.ceilings import violates_physics
 from retbench.machine.clock import LAUNCH_BOUND, Timing
 from retbench.machine.energy import used
 from retbench.machine.interference import Disturbances
-from retbench.suites.limits import SLICE_S, CellFailure
+from retbench.suites.limits import SLICE_S
 from retbench.suites.session import Rows
 
 ENERGY_S = 0.5
@@ -27,9 +27,6 @@ ENERGY_S = 0.5
 
 LONG_CALL = 0.2
 """Share of a phase's budget that a first call takes whose like is not repeated to warm up."""
-
-Violation = Callable[[float, Ceilings], str | None]
-"""Why a call of so many seconds cannot be, under some ceilings; None where it can."""
 
 
 @dataclass
@@ -46,7 +43,8 @@ class Phase:
         most_calls: calls that may follow each other without ``before``.
         per_call: things that one call does, such as tokens: its time is divided by them.
         implementation: what really ran.
-        violation: says why a time of it would be physically impossible.
+        flops: that one call needs, on each of several ranks; 0 where its time is not doubted.
+        moved_bytes: that one call must move besides; 0 where they may stay in a cache.
         parts: further calls, by metric, that are timed one by one in place of ``call``, in this
             order.
         check: asked once after the last slice; what it raises fails the cell.
@@ -64,7 +62,8 @@ class Phase:
     most_calls: int = 1
     per_call: int = 1
     implementation: str = ""
-    violation: Violation | None = None
+    flops: float = 0.0
+    moved_bytes: float = 0.0
     parts: Mapping[str, Callable[[], object]] = field(default_factory=dict)
     check: Callable[[], None] | None = None
     energy: str = ""
@@ -157,8 +156,11 @@ class Cell:
         for name, phase in self.phases.items():
             if phase.check is not None:
                 phase.check()
-            if phase.violation is not None and math.isfinite(self._call_s[name]):
-                self.rows.session.require_physical(partial(phase.violation, self._call_s[name]))
+            fastest_s = self._call_s[name]
+            if phase.flops and math.isfinite(fastest_s):
+                dtype = str(self.rows.point.setting("dtype", self.rows.session.config.dtype))
+                work = phase.flops, phase.moved_bytes, dtype
+                self.rows.session.require_physical(partial(violates_physics, fastest_s, *work))
         return self.rows.flags() + self._disturbances.flags()
 
     def _add_energy(self) -> None:
@@ -190,18 +192,3 @@ class Cell:
         if not phase.parts:
             return {phase.metric: session.time(phase.call, repeats)}
         return {metric: session.time(part) for metric, part in phase.parts.items()}
-
-
-def require_finite(what: str, is_finite: Callable[[], bool]) -> Callable[[], None]:
-    """A check that fails a cell where numbers have become infinite or undefined.
-
-    Args:
-        what: the numbers, as a plural.
-        is_finite: asked when the check is made.
-    """
-
-    def check() -> None:
-        if not is_finite():
-            raise CellFailure("error", f"{what} are not finite")
-
-    return check

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
+import torch
+from torch import nn
+
+from models.protocol import LanguageModel
 from retbench.suites.limits import CellFailure
 from retbench.suites.session import Session
-
-if TYPE_CHECKING:
-    import torch
-
-    from models.protocol import LanguageModel
+from retbench.training.step import next_token_loss
 
 GATE_TOKENS = 320
 """Tokens of the gate's sequence: more than a chunk, and not a multiple of one."""
@@ -48,8 +48,6 @@ def check_gradients(session: Session) -> float:
     Raises:
         CellFailure: if it is too large or not a number, or the model embeds no tokens.
     """
-    import torch
-
     model = session.model
     length = min(GATE_TOKENS, model.config.max_len - 1)
     generator = torch.Generator().manual_seed(session.config.seed)
@@ -79,8 +77,6 @@ def _distance(computed: torch.Tensor, exact: torch.Tensor) -> float:
 
 def _reference(session: Session, dtype: torch.dtype) -> LanguageModel:
     """The model as its formula says, its weights in that type."""
-    from dataclasses import replace
-
     model = session.model
     config = replace(model.config, **model.config.reference())
     reference = config.build(device=session.device, dtype=dtype, seed=session.config.seed)
@@ -92,11 +88,6 @@ def _gradients(
     session: Session, model: LanguageModel, tokens: torch.Tensor, *, exact: bool = False
 ) -> torch.Tensor:
     """Gradients of the mean loss at the embeddings of the tokens: float64 (time, d_model)."""
-    import torch
-    from torch import nn
-
-    from retbench.training.step import next_token_loss
-
     tables = (part for part in model.modules() if isinstance(part, nn.Embedding))  # type: ignore[attr-defined]
     table = next(tables, None)
     if table is None:

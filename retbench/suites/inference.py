@@ -19,33 +19,21 @@ instead; the metric ``tpot_over_bound`` says by how much. How a cell is measured
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any
 
+from models.config import ModelConfig
 from retbench.config import values as value
 from retbench.config.plan import Contender, Plan, Point
 from retbench.config.run import SWEEP, ModelsConfig, TimedModelsConfig
 from retbench.config.settings import changed, setting
 from retbench.data import prompt_tokens
+from retbench.data.tokenizer import VOCAB_SIZE
 from retbench.errors import Misfit
 from retbench.machine.ceilings import Ceilings
 from retbench.suites.base import Suite, plan_in_turns, require_length, swept
 from retbench.suites.inference_cost import InferenceCost
-from retbench.suites.limits import CellFailure
-
-if TYPE_CHECKING:
-    import torch
-
-    from models.config import ModelConfig
-    from retbench.suites.cell import Cell
-    from retbench.suites.session import Rows, Session
-
-VOCAB_SIZE = 50257  # of retbench.data.tokenizer, which takes its time to import
-
-MATH_LIMIT = 512
-"""Tokens of context from which attention's math kernel on a GPU is a failure, not a baseline."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +65,7 @@ class InferenceSuite(Suite[InferenceConfig]):
     """Prefill and decode of matched models."""
 
     config = InferenceConfig
-    trains = False
+    measurer = "retbench.suites.inference_cell:InferenceMeasurer"
     takes_turns = True
 
     def plan(self, config: InferenceConfig) -> Plan:
@@ -116,34 +104,6 @@ class InferenceSuite(Suite[InferenceConfig]):
     def cost(self, config: InferenceConfig, ceilings: Ceilings) -> InferenceCost:
         """Bounds of prefill and decode steps under the caps of the profile."""
         return InferenceCost(config, ceilings)
-
-    def build(
-        self,
-        config: InferenceConfig,
-        contender: Contender,
-        options: Mapping[str, Any],
-        device: torch.device,
-    ) -> Any:
-        """The model, unless its attention would fall back to the math kernel on a GPU."""
-        model = super().build(config, contender, options, device)
-        insisted = model.config.implementation == "math"
-        if device.type == "cuda" and max(config.context) >= MATH_LIMIT and not insisted:
-            for phase in ("prefill", "decode"):
-                if "sdpa-math" in model.implementation(phase):
-                    raise CellFailure("unsupported", f"{phase} has no fused attention on this GPU")
-        return model
-
-    def verify(self, session: Session) -> float:
-        """Decoding must reproduce the model's own full forward, in this mode and dtype."""
-        from retbench.suites.inference_cell import verify
-
-        return verify(session)
-
-    def prepare(self, session: Session, rows: Rows, progress: Callable[[str], None]) -> Cell:
-        """Prefill, then decode, with the memory of each; then both are timed in turns."""
-        from retbench.suites.inference_cell import prepare
-
-        return prepare(rows, progress)
 
 
 SUITE = InferenceSuite()

@@ -9,18 +9,19 @@ the context, whose mean is what a token costs on average while a text of that le
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
-from retbench.config.plan import Point
+from retbench.config.plan import Contender, Point
+from retbench.config.run import RunConfig
 from retbench.data import prompt_tokens
-from retbench.machine.ceilings import Ceilings, violates_matmul_rate, violates_physics
 from retbench.machine.clock import Timing
-from retbench.suites.cell import Cell, Phase, require_finite
+from retbench.suites.cell import Cell, Phase
 from retbench.suites.execution import Execution, Generation, worst_distance
 from retbench.suites.limits import CellFailure
+from retbench.suites.measurer import Measurer, Progress
 from retbench.suites.session import Rows, Session
 
 GATE_PROMPT = 240
@@ -30,27 +31,71 @@ GATE_TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "float16": 1e-2, "bfloat16"
 rounding, grown over the layers of a deep model. A wrong cache, mask or state is off by 0.1 or
 more."""
 
+MATH_LIMIT = 512
+"""Tokens of context from which attention's math kernel on a GPU is a failure, not a baseline."""
 
-def verify(session: Session) -> float:
-    """Decode a short text, and compare with the full forward; the relative error.
 
-    Raises:
-        CellFailure: the two differ by more than the dtype's rounding.
-    """
-    tokens = _prompt(session, Point(GATE_PROMPT + GATE_STEPS, 1))
-    run = _execution(session, Point(GATE_PROMPT, 1), GATE_STEPS)
-    run.ready()
-    with torch.inference_mode():
-        expected = session.model(tokens)[0, GATE_PROMPT - 1 :].double()
-        run.prefill(tokens[:, :GATE_PROMPT])
-        decoded = [run.prompt_logits[0].double()]
-        for position in range(GATE_PROMPT, GATE_PROMPT + GATE_STEPS):
-            run.token.copy_(tokens[:, position])
-            run.step()
-            decoded.append(run.step_logits[0].double())
-        error = worst_distance(torch.stack(decoded), expected)
-    _require_close(session, error, "decoding does not reproduce the full forward")
-    return error
+class InferenceMeasurer(Measurer):
+    """Prefill and decode of one model."""
+
+    def build(
+        self,
+        config: RunConfig,
+        contender: Contender,
+        options: Mapping[str, Any],
+        device: torch.device,
+    ) -> Any:
+        """The model, unless its attention would fall back to the math kernel on a GPU."""
+        model = super().build(config, contender, options, device)
+        insisted = model.config.implementation == "math"
+        if device.type == "cuda" and max(config.context) >= MATH_LIMIT and not insisted:
+            for phase in ("prefill", "decode"):
+                if "sdpa-math" in model.implementation(phase):
+                    raise CellFailure("unsupported", f"{phase} has no fused attention on this GPU")
+        return model
+
+    def verify(self, session: Session) -> float:
+        """Decoding a short text must reproduce the full forward, in this mode and dtype."""
+        tokens = _prompt(session, Point(GATE_PROMPT + GATE_STEPS, 1))
+        run = _execution(session, Point(GATE_PROMPT, 1), GATE_STEPS)
+        run.ready()
+        with torch.inference_mode():
+            expected = session.model(tokens)[0, GATE_PROMPT - 1 :].double()
+            run.prefill(tokens[:, :GATE_PROMPT])
+            decoded = [run.prompt_logits[0].double()]
+            for position in range(GATE_PROMPT, GATE_PROMPT + GATE_STEPS):
+                run.token.copy_(tokens[:, position])
+                run.step()
+                decoded.append(run.step_logits[0].double())
+            error = worst_distance(torch.stack(decoded), expected)
+        _require_close(session, error, "decoding does not reproduce the full forward")
+        return error
+
+    def prepare(self, rows: Rows, progress: Progress) -> Cell:
+        """Make the first calls, read their memory, and say what is to be timed."""
+        session, point = rows.session, rows.point
+        prompt = _prompt(session, point)
+        session.meter.reset()
+        with session.meter.exact():
+            run = _execution(session, point, session.config.new_tokens)
+            work = _work(rows)
+            rows.add_analytic(work)
+            progress("first calls")
+            first = _first_calls(rows, run, prompt)
+            if session.block == 0 or session.config.mode != "eager":  # what is eager stays as it is
+                error = run.step_error(prompt)  # at this context, batch size, mode and kernel
+                rows.add("setup", "step_error", error)
+                _require_close(
+                    session, error, f"a step at {point.id} does not continue its prefill"
+                )
+            progress("memory")
+            _measure_memory(rows, run, prompt)
+            _add_sizes(rows, run)  # of a state that holds all its tokens
+        progress("warm-up")
+        phases = (
+            _prefill(rows, run, prompt, work), _decode(rows, run, work), _generation(rows, run),
+        )  # fmt: skip
+        return Cell(rows, *phases, first_s={"prefill": first.seconds})
 
 
 def _require_close(session: Session, error: float, what: str) -> None:
@@ -59,34 +104,6 @@ def _require_close(session: Session, error: float, what: str) -> None:
         raise CellFailure(
             "error", f"{what}: relative error {error:.2g}, allowed {limit:g} in {dtype}"
         )
-
-
-def prepare(rows: Rows, progress: Callable[[str], None]) -> Cell:
-    """Make the first calls, read their memory, and say what is to be timed.
-
-    Args:
-        rows: take the cell's samples.
-        progress: takes the name of each phase as it begins.
-
-    Raises:
-        CellFailure: the text does not suit the model.
-    """
-    session, point = rows.session, rows.point
-    prompt = _prompt(session, point)
-    session.meter.reset()
-    with session.meter.exact():
-        run = _execution(session, point, session.config.new_tokens)
-        _add_analytic(rows)
-        progress("first calls")
-        first = _first_calls(rows, run, prompt)
-        if session.block == 0 or session.config.mode != "eager":  # what is eager stays as it is
-            _require_continuation(rows, run.step_error(prompt))
-        progress("memory")
-        _measure_memory(rows, run, prompt)
-        _add_sizes(rows, run)  # of a state that holds all its tokens
-    progress("warm-up")
-    phases = (_prefill(rows, run, prompt), _decode(rows, run), _generation(rows, run))
-    return Cell(rows, *phases, first_s={"prefill": first.seconds})
 
 
 def _prompt(session: Session, point: Point) -> torch.Tensor:
@@ -126,13 +143,6 @@ def _first_calls(rows: Rows, run: Execution, prompt: torch.Tensor) -> Timing:
     return first
 
 
-def _require_continuation(rows: Rows, error: float) -> None:
-    """Check what is about to be timed, at its own context, batch size, mode and kernel."""
-    rows.add("setup", "step_error", error)
-    what = f"a step at {rows.point.id} does not continue its prefill"
-    _require_close(rows.session, error, what)
-
-
 def _measure_memory(rows: Rows, run: Execution, prompt: torch.Tensor) -> None:
     """The peaks of a prefill, unless its first call has told, and of steps; and what is held."""
     session = rows.session
@@ -152,7 +162,7 @@ def _measure_memory(rows: Rows, run: Execution, prompt: torch.Tensor) -> None:
     _add_memory(rows, "device_used_bytes", session.meter.device_used_bytes())
 
 
-def _prefill(rows: Rows, run: Execution, prompt: torch.Tensor) -> Phase:
+def _prefill(rows: Rows, run: Execution, prompt: torch.Tensor, work: Mapping[str, float]) -> Phase:
     session = rows.session
     return Phase(
         "prefill",
@@ -160,14 +170,20 @@ def _prefill(rows: Rows, run: Execution, prompt: torch.Tensor) -> Phase:
         lambda: run.prefill(prompt),
         before=run.reset,
         implementation=session.model.implementation("prefill"),
-        violation=_violation(rows, "prefill"),
+        flops=work["prefill_flops"],
+        moved_bytes=work["prefill_bytes"],
         energy="prefill_j",
         compiles=session.config.mode != "eager",
     )
 
 
-def _decode(rows: Rows, run: Execution) -> Phase:
+def _decode(rows: Rows, run: Execution, work: Mapping[str, float]) -> Phase:
     context = rows.point.seq_len
+
+    def require_finite() -> None:
+        if not bool(run.step_logits.isfinite().all()):
+            raise CellFailure("error", "the logits of the last decode step are not finite")
+
     return Phase(
         "decode",
         "tpot_s",
@@ -175,28 +191,12 @@ def _decode(rows: Rows, run: Execution) -> Phase:
         before=lambda: run.seek(context),
         most_calls=rows.session.config.new_tokens,
         implementation=rows.session.model.implementation("decode"),
-        violation=_violation(rows, "decode"),
+        flops=work["decode_flops"],
+        moved_bytes=work["decode_bytes"],
         energy="token_j",
         energy_per=rows.point.batch_size,
-        check=require_finite(
-            "the logits of the last decode step", lambda: bool(run.step_logits.isfinite().all())
-        ),
+        check=require_finite,
     )
-
-
-def _violation(
-    rows: Rows, phase: Literal["prefill", "decode"]
-) -> Callable[[float, Ceilings], str | None]:
-    """What says why a phase of the cell cannot have taken so little time: its bytes, its FLOPs."""
-    flops, moved_bytes = _work(rows)[f"{phase}_flops"], _work(rows)[f"{phase}_bytes"]
-    dtype = rows.session.config.dtype
-
-    def violation(seconds: float, ceilings: Ceilings) -> str | None:
-        return violates_physics(moved_bytes, seconds, ceilings) or violates_matmul_rate(
-            flops, seconds, dtype, ceilings
-        )
-
-    return violation
 
 
 def _generation(rows: Rows, run: Execution) -> Phase:
@@ -217,7 +217,7 @@ def _add_sizes(rows: Rows, run: Execution) -> None:
     """Bytes of the weights and of the state, summed over the actual tensors."""
     model = rows.session.model
     tensors = [*model.parameters(), *model.buffers()]
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    weights = sum(tensor.nbytes for tensor in tensors)
     rows.add("memory", "weights_bytes", weights, implementation="tensors")
     rows.add("memory", "state_bytes", run.state.nbytes, implementation="tensors")
 
@@ -226,11 +226,6 @@ def _add_memory(rows: Rows, metric: str, value: int | None) -> None:
     """A figure of the memory meter, labelled with its source; none where the device has none."""
     if value is not None:
         rows.add("memory", metric, value, implementation=rows.session.meter.source)
-
-
-def _add_analytic(rows: Rows) -> None:
-    for metric, value in _work(rows).items():
-        rows.add("analytic", metric, value, implementation="analytic")
 
 
 def _work(rows: Rows) -> dict[str, float]:

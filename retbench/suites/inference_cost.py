@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from models.config import ModelConfig
 from retbench.config.plan import Point
 from retbench.config.run import DTYPE_BYTES, PROFILES
 from retbench.suites import bounds
 from retbench.suites.limits import PREFILL_TOKENS, SLICE_S
 
 if TYPE_CHECKING:
-    from models.config import ModelConfig
     from retbench.suites.inference import InferenceConfig
 
 # Host work of one layer in one step: dispatch on a CPU, a launch (or its replay) on a GPU.

@@ -16,11 +16,11 @@ moves T^2 numbers besides, and is bandwidth-bound too. Importing this module doe
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from models.config import ModelConfig
 from retbench.config import plugins
 from retbench.config import values as value
 from retbench.config.plan import Contender, Plan, Point
@@ -30,15 +30,9 @@ from retbench.config.settings import changed, first_of, setting
 from retbench.errors import Misfit
 from retbench.suites.base import Suite, plan_in_turns
 from retbench.suites.kernels_cost import KernelsCost
-from retbench.suites.kernels_shapes import RETENTION_HEADS, Size, attention_dim, case_of
 
 if TYPE_CHECKING:
-    import torch
-
-    from models.config import ModelConfig
-    from models.operations import Operation
-    from retbench.suites.cell import Cell
-    from retbench.suites.session import Rows, Session
+    from retbench.suites.kernels_shapes import Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +84,7 @@ class KernelsSuite(Suite[KernelsConfig]):
     """Single operations, forward and backward."""
 
     config = KernelsConfig
-    trains = False
+    measurer = "retbench.suites.kernels_cell:KernelsMeasurer"
     takes_turns = True
 
     def plan(self, config: KernelsConfig) -> Plan:
@@ -114,6 +108,7 @@ class KernelsSuite(Suite[KernelsConfig]):
     def check(self, config: KernelsConfig, models: Mapping[str, ModelConfig]) -> None:
         """The operations must be known, and each head dimension have a matched Transformer."""
         from models import operations
+        from retbench.suites.kernels_shapes import RETENTION_HEADS, attention_dim
 
         plugins.load(config.plugins)
         plugins.families()  # installed packages may bring operations along
@@ -129,57 +124,13 @@ class KernelsSuite(Suite[KernelsConfig]):
 
     def size(self, config: KernelsConfig, contender: Contender, point: Point | None = None) -> Size:
         """The operation and its case at a point, at the plan's first where None."""
-        import torch
+        from retbench.suites.kernels_shapes import size_at
 
-        from models import operations
-
-        operation = operations.get(contender.family)
-        at = point or self.plan(config).points[0]
-        return Size(operation, case_of(at, operation.kind, torch.device(config.device)))
+        return size_at(point or self.plan(config).points[0], contender.family, config.device)
 
     def cost(self, config: KernelsConfig, ceilings: Mapping[str, Any] | None) -> KernelsCost:
         """Bounds of a call under the caps of the profile."""
         return KernelsCost(config, ceilings)
 
-    def build(
-        self,
-        config: KernelsConfig,
-        contender: Contender,
-        options: Mapping[str, Any],
-        device: torch.device,
-    ) -> Operation:
-        """The operation that the contender names."""
-        from models import operations
-
-        return operations.get(contender.family)
-
-    def describe(self, session: Session) -> dict[str, Any]:
-        """The operation's name and kind, and the versions of what computes it."""
-        operation: Operation = session.subject
-        return {
-            "operation": operation.name,
-            "kind": operation.kind,
-            "versions": {name: _version(name) for name in operation.packages},
-        }
-
-    def verify(self, session: Session) -> float:
-        """The first of the planned points that it can do, shortened, must be right."""
-        from retbench.suites.kernels_cell import verify
-
-        return verify(session, self.plan(session.config).points)
-
-    def prepare(self, session: Session, rows: Rows, progress: Callable[[str], None]) -> Cell:
-        """Check the operation against float64, and say what is timed."""
-        from retbench.suites.kernels_cell import prepare
-
-        return prepare(rows, progress)
-
 
 SUITE = KernelsSuite()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

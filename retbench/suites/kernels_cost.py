@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from retbench.config.plan import Point
 from retbench.config.run import PROFILES, RunConfig
 from retbench.suites import bounds
-from retbench.suites.kernels_shapes import Size
+
+if TYPE_CHECKING:
+    from retbench.suites.kernels_shapes import Size
 
 _CALL_S = {"cpu": 1e-4, "cuda": 1e-4}  # host work of one call
 _TOKEN_S = {"cpu": 4e-5, "cuda": 5e-5}  # of one token of a recurrence

@@ -8,7 +8,6 @@ makes the exact gradients of q, k and v as cheap, and they depend on every token
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,37 +25,31 @@ BLOCKS = 16
 SMALL = 0.1
 
 
-@dataclass
 class Call:
     """One operation with its inputs: called to be timed, and asked for its error.
 
-    Attributes:
+    Args:
         case: what it has to do.
         mix: does it.
+        seed: draws the inputs, and the rows that are checked.
+
+    Attributes:
         q: queries, (batch, heads, time, d_k); they need gradients in training.
         k: keys, shaped like ``q``; they need gradients in training.
         v: values, (batch, heads, time, d_v); they need gradients in training.
         grad: gradient of the output, (batch, heads, time, d_v).
-        seed: the seed that draws the rows that are checked.
     """
 
-    case: Case
-    mix: Mix
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    grad: Tensor
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.case.direction == "train":
-            for x in (self.q, self.k, self.v):
-                x.requires_grad_()
+    def __init__(self, case: Case, mix: Mix, seed: int) -> None:
+        self._case, self._mix, self._seed = case, mix, seed
+        self.q, self.k, self.v, self.grad = inputs(case, seed)
+        for x in (self.q, self.k, self.v):
+            x.requires_grad_(case.direction == "train")
 
     def __call__(self) -> object:
         """Forward, or forward and backward: gradients as of the sum of output times ``grad``."""
-        out = self.mix(self.q, self.k, self.v)
-        if self.case.direction == "forward":
+        out = self._mix(self.q, self.k, self.v)
+        if self._case.direction == "forward":
             return out
         # An output may be wider than the inputs are; once cast, no later call casts again.
         self.grad = self.grad.to(out.dtype)
@@ -68,12 +61,12 @@ class Call:
         A part is a block of rows in one head of one sequence. Infinite where an output is not
         finite.
         """
-        rows = checked_rows(self.case.time, self.seed).to(self.case.device)
-        out = self.mix(self.q, self.k, self.v)
+        rows = checked_rows(self._case.time, self._seed).to(self._case.device)
+        out = self._mix(self.q, self.k, self.v)
         if not bool(out.isfinite().all()):
             return float("inf")
         computed = {"out": out.detach()[:, :, rows]}
-        if self.case.direction == "train":
+        if self._case.direction == "train":
             grad = torch.zeros_like(out)
             grad[:, :, rows] = self.grad[:, :, rows].to(out.dtype)
             grads = torch.autograd.grad(out, (self.q, self.k, self.v), grad)
@@ -88,12 +81,12 @@ class Call:
         within the rounding of the others.
         """
         found = []
-        for batch in range(self.case.batch):
-            for head in range(self.case.heads):
+        for batch in range(self._case.batch):
+            for head in range(self._case.heads):
                 here = (batch, head)
                 q, k, v = (x[here].detach().double() for x in (self.q, self.k, self.v))
                 grad = self.grad[here][rows].double() if "q" in computed else None
-                for name, exact in exact_rows(self.case, head, q, k, v, rows, grad).items():
+                for name, exact in exact_rows(self._case, head, q, k, v, rows, grad).items():
                     found.append(worst_block(computed[name][here].double(), exact))
         return float(torch.stack(found).max())
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from models import operations
+from models.operations import Case, Kind, Operation
 from retbench.config.plan import Point
-
-if TYPE_CHECKING:
-    import torch
-
-    from models.operations import Case, Kind, Operation
 
 RETENTION_HEADS = 8
 VALUES_PER_KEY = 2  # d_v / d_k of a RetNet
@@ -26,6 +25,12 @@ class Size:
     case: Case
 
 
+def size_at(point: Point, operation: str, device: str) -> Size:
+    """An operation, by its name, and what it has to do at a point."""
+    named = operations.get(operation)
+    return Size(named, case_of(point, named.kind, torch.device(device)))
+
+
 def attention_dim(head_dim: int) -> int:
     """Head dimension of the Transformer that is matched with a RetNet of that d_k."""
     narrow, wide = ATTENTION_DIMS
@@ -34,10 +39,6 @@ def attention_dim(head_dim: int) -> int:
 
 def case_of(point: Point, kind: Kind, device: torch.device) -> Case:
     """What an operation of a kind has to do at a point."""
-    import torch
-
-    from models.operations import Case
-
     head_dim = int(point.setting("head_dim", 0) or 0)
     heads, d_k, d_v = RETENTION_HEADS, head_dim, VALUES_PER_KEY * head_dim
     if kind == "attention":

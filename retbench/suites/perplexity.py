@@ -13,24 +13,9 @@ they end; that needs ``--steps`` and a text as large.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import ClassVar
 
-from retbench.suites.quality import FINAL
-from retbench.suites.quality_cell import train_cell
-from retbench.suites.session import Rows, Session
-from retbench.suites.text import (
-    LENGTHS,
-    TextConfig,
-    TextSuite,
-    add_contexts,
-    add_lengths,
-    add_test,
-    material,
-    test_documents,
-)
+from retbench.suites.text import TextConfig, TextSuite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,19 +29,7 @@ class PerplexitySuite(TextSuite[PerplexityConfig]):
     """Perplexity of matched models on one text."""
 
     config = PerplexityConfig
-    lengths: ClassVar[Sequence[float]] = LENGTHS
-    """Lengths to test at, over the context of the training."""
-
-    def measure(self, session: Session, rows: Rows, progress: Callable[[str], None]) -> None:
-        """Train; then, unless this is a tuning cell, test."""
-        model = train_cell(rows, partial(material, session.config), progress)
-        if rows.point.setting("stage") == FINAL:
-            documents = test_documents(session.config)
-            with session.autocast():
-                progress("test")
-                add_test(rows, model, documents)
-                add_contexts(rows, model, documents)
-                add_lengths(rows, model, documents, progress, self.lengths)
+    measurer = "retbench.suites.text_cell:PerplexityMeasurer"
 
 
 SUITE = PerplexitySuite()

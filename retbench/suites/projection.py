@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from models.config import ModelConfig
 from retbench.config import values as value
 from retbench.config.plan import Axis, Contender, Plan, Point
 from retbench.config.run import DTYPE_BYTES, SWEEP, WHERE, ModelsConfig
@@ -31,12 +33,7 @@ from retbench.metrics import Sample
 from retbench.store.journal import STATUS_METRIC, STATUS_PHASE
 from retbench.store.samples import NO_PROCESS, new_sample
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from models.config import ModelConfig
-
-    Floats = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 HERE = "here"
 USABLE = 0.95

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from models.config import ModelConfig
 from retbench.config import values as value
 from retbench.config.plan import Contender, Plan, Point, Setting
 from retbench.config.run import PROFILES, ModelsConfig
@@ -20,14 +21,12 @@ from retbench.config.values import nearest
 from retbench.errors import Misfit
 from retbench.stats import tuning
 from retbench.suites.base import Scalar, Suite, require_length
-from retbench.suites.causality_gate import check_causality
 from retbench.suites.limits import CellFailure
 from retbench.suites.quality_cost import QualityCost
-from retbench.suites.session import Session
 from retbench.training.config import DTYPE, TrainingConfig
 
-if TYPE_CHECKING:
-    from models.config import ModelConfig
+Coordinate = tuple[tuple[str, Setting], ...]
+"""The settings of a point besides its stage and rate: its preset or its task."""
 
 TUNE, FINAL = "tune", "final"
 # What the run decides on, for all trainings alike.
@@ -60,21 +59,17 @@ class QualityConfig(ModelsConfig):
     )  # fmt: skip
 
 
-_UNTUNED = ("weight_decay", "beta1", "beta2", "grad_clip", "warmup_steps", "final_ratio")
-
 Quality = TypeVar("Quality", bound=QualityConfig)
 
 
 class QualitySuite(Suite[Quality]):
     """A suite whose cells each train a model of their own."""
 
-    trains = True
-
     def contenders(self, config: Quality) -> tuple[Contender, ...]:
         """The models of the run."""
         return tuple(Contender(name, name, config.overrides_for(name)) for name in config.models)
 
-    def coordinates(self, config: Quality) -> list[tuple[tuple[str, Setting], ...]]:
+    def coordinates(self, config: Quality) -> list[Coordinate]:
         """What there is a sweep and a final training for: presets or tasks; once by default."""
         return [()]
 
@@ -115,30 +110,15 @@ class QualitySuite(Suite[Quality]):
                 place = f"training.{name}"
                 problem = f"train: unknown setting {name!r}"
                 raise Misfit(problem, nearest(name, known), keys=(place, "training"))
-        point = final_point(config, ())
-        training_config(config, point, config.steps, config.learning_rates[0], 0)
+        training_config(config, config.steps, config.learning_rates[0], 0)
         require_length("context", config.context[0], models)
 
     def cost(self, config: Quality, ceilings: Mapping[str, Any] | None) -> QualityCost:
         """FLOPs of forward and backward at the machine's rate."""
         return QualityCost(config, ceilings, partial(self.steps, config))
 
-    def describe(self, session: Session) -> dict[str, Any]:
-        """As any suite does, and what of the training is not tuned."""
-        config = session.config
-        first = final_point(config, ())
-        trained = training_config(config, first, config.steps, config.learning_rates[0], 0)
-        untuned = {name: getattr(trained, name) for name in _UNTUNED}
-        return super().describe(session) | {"training": untuned}
 
-    def verify(self, session: Session) -> float:
-        """No model may see the future: a changed last token moves no earlier logit."""
-        return check_causality(session)
-
-
-def tuning_points(
-    config: QualityConfig, coordinate: tuple[tuple[str, Setting], ...]
-) -> list[Point]:
+def tuning_points(config: QualityConfig, coordinate: Coordinate) -> list[Point]:
     """A point for each learning rate, measured in the first block alone."""
     return [
         Point(
@@ -149,7 +129,7 @@ def tuning_points(
     ]  # fmt: skip
 
 
-def final_point(config: QualityConfig, coordinate: tuple[tuple[str, Setting], ...]) -> Point:
+def final_point(config: QualityConfig, coordinate: Coordinate) -> Point:
     """The point of the trainings that are reported."""
     return Point(config.context[0], config.batch[0], (*coordinate, ("stage", FINAL)))
 
@@ -173,9 +153,7 @@ def best_rate(config: QualityConfig, point: Point, scalar: Scalar) -> float:
     return tuning.best_rate(known)
 
 
-def training_config(
-    config: QualityConfig, point: Point, steps: int, rate: float, seed: int
-) -> TrainingConfig:
+def training_config(config: QualityConfig, steps: int, rate: float, seed: int) -> TrainingConfig:
     """How a cell's model is trained; the same for all models but for the rate.
 
     Raises:
@@ -183,8 +161,8 @@ def training_config(
     """
     return TrainingConfig(
         steps=steps,
-        batch_size=point.batch_size,
-        seq_len=point.seq_len,
+        batch_size=config.batch[0],
+        seq_len=config.context[0],
         learning_rate=float(rate),
         seed=seed,
         dtype=config.dtype,

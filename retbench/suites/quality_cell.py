@@ -1,31 +1,28 @@
-"""One training of a suite that compares quality: its curves and its dev loss."""
+"""One cell of a suite that compares quality: a training, its curves and its dev loss, its tests."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-from retbench.config.plan import Point
+import torch
+
+from models.protocol import LanguageModel
+from retbench.data.batches import RandomWindows
+from retbench.data.recall import RecallBatches
+from retbench.suites.causality_gate import check_causality
+from retbench.suites.cell import Cell
 from retbench.suites.limits import CellFailure
+from retbench.suites.measurer import Measurer, Progress
 from retbench.suites.quality import FINAL, training_config
 from retbench.suites.session import Rows, Session
 from retbench.training.config import Record, TrainingConfig
+from retbench.training.loop import train
 
-if TYPE_CHECKING:
-    from models.protocol import LanguageModel
-    from retbench.data.batches import BatchSource
-
-
-class OrderedSource(Protocol):
-    """A source of batches whose order can be told from another's."""
-
-    def batch(self, step: int) -> Any:
-        """See :class:`retbench.data.batches.BatchSource`."""
-
-    def digest(self, steps: int) -> int:
-        """A fingerprint of the first ``steps`` batches, below 2**48."""
+_UNTUNED = ("weight_decay", "beta1", "beta2", "grad_clip", "warmup_steps", "final_ratio")
 
 
 @dataclass(frozen=True)
@@ -38,79 +35,84 @@ class Material:
         final_dev: the loss by which the learning rate is chosen, in nat/token.
     """
 
-    source: OrderedSource
+    source: RandomWindows | RecallBatches
     dev: Callable[[LanguageModel], float]
     final_dev: Callable[[LanguageModel], float]
 
 
-def training_seed(session: Session, point: Point) -> int:
-    """The seed of weights and data: one for all tuning, another for each block's final training."""
-    is_final = point.setting("stage") == FINAL
-    return int(session.config.seed) + (1 + session.block if is_final else 0)
+class QualityMeasurer(Measurer):
+    """Trains a model for each cell, then tests it, unless the cell only tries a learning rate."""
 
+    trains = True
 
-def train_cell(
-    rows: Rows,
-    material: Callable[[int], Material],
-    progress: Callable[[str], None],
-) -> LanguageModel:
-    """Train a cell's model, and add its curves and its dev loss to the rows.
+    @abstractmethod
+    def material(self, rows: Rows, seed: int) -> Material:
+        """What a cell's model is trained on and chosen by, for a seed."""
 
-    Args:
-        rows: take the cell's samples.
-        material: what to train on, for a seed.
-        progress: takes what goes on.
+    @abstractmethod
+    def test(self, rows: Rows, model: LanguageModel, progress: Progress) -> None:
+        """Add what a trained model is tested for, under the training's autocast."""
 
-    Returns:
-        The trained model, in evaluation mode.
+    def describe(self, session: Session) -> dict[str, Any]:
+        """As any suite does, and what of the training is not tuned."""
+        config = session.config
+        trained = training_config(config, config.steps, config.learning_rates[0], 0)
+        untuned = {name: getattr(trained, name) for name in _UNTUNED}
+        return super().describe(session) | {"training": untuned}
 
-    Raises:
-        CellFailure: if the training diverges.
-    """
-    import torch
+    def verify(self, session: Session) -> float:
+        """No model may see the future: a changed last token moves no earlier logit."""
+        return check_causality(session)
 
-    from retbench.training.loop import train
+    def prepare(self, rows: Rows, progress: Progress) -> Cell:
+        """Train; then, unless this is a tuning cell, test. Nothing is timed in turns."""
+        model = self._trained(rows, progress)
+        if rows.point.setting("stage") == FINAL:
+            progress("test")
+            with rows.session.autocast():
+                self.test(rows, model, progress)
+        return Cell(rows)
 
-    session, point = rows.session, rows.point
-    seed = training_seed(session, point)
-    steps, rate = rows.brief["steps"], rows.brief["learning_rate"]
-    config = training_config(session.config, point, steps, rate, seed)
-    stuff = material(seed)
-    model = session.build(point, seed)
-    _add_analytic(rows, model, config, stuff.source.digest(config.steps))
+    def _trained(self, rows: Rows, progress: Progress) -> LanguageModel:
+        """The cell's model in evaluation mode; its curves and its dev loss are in the rows."""
+        session, stage = rows.session, rows.point.setting("stage")
+        # One seed of weights and data for all tuning, another for each block's final training.
+        seed = int(session.config.seed) + (1 + session.block if stage == FINAL else 0)
+        steps, rate = rows.brief["steps"], rows.brief["learning_rate"]
+        config = training_config(session.config, steps, rate, seed)
+        stuff = self.material(rows, seed)
+        model = session.build(rows.point, seed)
+        _add_analytic(rows, model, config, stuff.source.digest(config.steps))
 
-    def observe(record: Record) -> None:
-        _add_record(rows, record)
-        stage = point.setting("stage")
-        progress(
-            f"{stage}, rate {config.learning_rate:g}: step {record.step}/{config.steps}, "
-            f"loss {record.train_loss:.3f}"
-        )
+        def observe(record: Record) -> None:
+            _add_record(rows, record)
+            progress(
+                f"{stage}, rate {config.learning_rate:g}: step {record.step}/{config.steps}, "
+                f"loss {record.train_loss:.3f}"
+            )
 
-    source: BatchSource = stuff.source
-    progress("training")
-    done = train(model, source, config, dev=lambda: stuff.dev(model), observe=observe)  # type: ignore[arg-type]
-    rows.add("train", "learning_rate", config.learning_rate)
-    if done.status != "ok":
-        raise CellFailure("error", f"the training diverged: {done.cause}")
-    rows.add("train", "train_tokens_per_s", done.tokens_per_s)
-    model.eval()  # type: ignore[attr-defined]
-    with torch.inference_mode(), session.autocast():
-        loss = stuff.final_dev(model)
-    if not math.isfinite(loss):
-        raise CellFailure("error", f"the loss on the dev split is {loss}")
-    rows.add("train", "final_dev_loss", loss)
-    return model
+        progress("training")
+        done = train(model, stuff.source, config, dev=lambda: stuff.dev(model), observe=observe)  # type: ignore[arg-type]
+        rows.add("train", "learning_rate", config.learning_rate)
+        if done.cause is not None:
+            raise CellFailure("error", f"the training diverged: {done.cause}")
+        rows.add("train", "train_tokens_per_s", done.tokens_per_s)
+        model.eval()  # type: ignore[attr-defined]
+        with torch.inference_mode(), session.autocast():
+            loss = stuff.final_dev(model)
+        if not math.isfinite(loss):
+            raise CellFailure("error", f"the loss on the dev split is {loss}")
+        rows.add("train", "final_dev_loss", loss)
+        return model
 
 
 def _add_analytic(rows: Rows, model: LanguageModel, config: TrainingConfig, order: int) -> None:
     tokens = config.steps * config.tokens_per_step
-    flops = model.flops_per_token(config.seq_len, "train") * tokens
-    for metric, value in (
-        ("parameters", model.num_parameters()), ("train_tokens", tokens), ("train_flops", flops),
-        ("data_order", order),
-    ):  # fmt: skip
-        rows.add("analytic", metric, value, implementation="analytic")
+    rows.add_analytic({
+        "parameters": model.num_parameters(), "train_tokens": tokens,
+        "train_flops": model.flops_per_token(config.seq_len, "train") * tokens,
+        "data_order": order,
+    })  # fmt: skip
 
 
 def _add_record(rows: Rows, record: Record) -> None:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from models.config import ModelConfig
 from retbench.config.plan import Point
 from retbench.config.run import DTYPE_BYTES, ModelsConfig
 from retbench.suites import bounds
-
-if TYPE_CHECKING:
-    from models.config import ModelConfig
 
 # Host work of one layer in forward, backward and optimizer: dispatch or kernel launches.
 _LAYER_STEP_S = {"eager": {"cpu": 1.5e-3, "cuda": 1.5e-3}, "compile": {"cpu": 1e-3, "cuda": 5e-4}}

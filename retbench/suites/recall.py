@@ -10,32 +10,19 @@ included, and over loads. Where attention wins, this shows it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
+from models.config import ModelConfig
 from retbench.config import values as value
-from retbench.config.plan import Point, Setting
+from retbench.config.plan import Point
 from retbench.config.settings import changed, setting
 from retbench.data import recall as tasks
 from retbench.errors import Misfit, UserError
-from retbench.suites.quality import FINAL, QualityConfig, QualitySuite
-from retbench.suites.quality_cell import Material, train_cell
-from retbench.suites.session import Rows, Session
+from retbench.suites.quality import Coordinate, QualityConfig, QualitySuite
 
-if TYPE_CHECKING:
-    from models.config import ModelConfig
-    from models.protocol import LanguageModel
-
-LENGTHS = (0.5, 1, 2, 4)
-"""Lengths to test at, over that of the training."""
-
-DEV_SEQUENCES = 256
 TEST_SEQUENCES = 128
-_BATCH_TOKENS = 16384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +47,7 @@ class RecallSuite(QualitySuite[RecallConfig]):
     """Synthetic recall tasks."""
 
     config = RecallConfig
+    measurer = "retbench.suites.recall_cell:RecallMeasurer"
 
     def data(self, config: RecallConfig) -> dict[str, Any]:
         """The tasks are made as they are needed; what they are is kept with the run."""
@@ -76,7 +64,7 @@ class RecallSuite(QualitySuite[RecallConfig]):
         """The tasks' vocabulary."""
         return {"vocab_size": tasks.VOCAB_SIZE}
 
-    def coordinates(self, config: RecallConfig) -> list[tuple[tuple[str, Setting], ...]]:
+    def coordinates(self, config: RecallConfig) -> list[Coordinate]:
         """Every task is trained and tuned by itself."""
         return [(("task", name),) for name in config.tasks]
 
@@ -90,81 +78,18 @@ class RecallSuite(QualitySuite[RecallConfig]):
         super().check(config, models)
         for name in config.tasks:
             try:
-                _source(config, name, 0)
+                source(config, name, 0)
             except UserError as problem:
                 raise Misfit(problem.message, problem.hint, keys=("context",)) from None
-
-    def measure(self, session: Session, rows: Rows, progress: Callable[[str], None]) -> None:
-        """Train on a task; then, unless this is a tuning cell, test over lengths and loads."""
-        name = str(rows.point.setting("task"))
-        model = train_cell(rows, partial(_material, session, name), progress)
-        if rows.point.setting("stage") == FINAL:
-            progress("test")
-            with session.autocast():
-                _add_tests(rows, model, tasks.TASKS[name])
 
 
 SUITE = RecallSuite()
 
 
-def _source(config: RecallConfig, name: str, seed: int) -> tasks.RecallBatches:
+def source(config: RecallConfig, name: str, seed: int) -> tasks.RecallBatches:
+    """Training batches of a task, by its name.
+
+    Raises:
+        UserError: the context is too short for the task.
+    """
     return tasks.RecallBatches(tasks.TASKS[name], config.batch[0], config.context[0], seed)
-
-
-def _material(session: Session, name: str, seed: int) -> Material:
-    config = session.config
-    dev = tasks.dev_set(tasks.TASKS[name], config.context[0], config.seed, DEV_SEQUENCES)
-    loss = partial(_loss, *dev)
-    return Material(_source(config, name, seed), loss, loss)
-
-
-def _loss(tokens: tasks.Ints, targets: tasks.Ints, model: LanguageModel) -> float:
-    """Mean nats of the answers."""
-    import torch
-
-    from retbench.training.step import next_token_loss
-
-    device = next(model.parameters()).device
-    total = 0.0
-    for part in _parts(tokens):
-        goal = torch.from_numpy(targets[part]).to(device)
-        logits = model(torch.from_numpy(tokens[part]).to(device))
-        total += float(next_token_loss(logits, goal, "sum"))
-    return total / int((targets != tasks.IGNORED).sum())
-
-
-def _parts(tokens: tasks.Ints) -> list[slice]:
-    rows = max(1, _BATCH_TOKENS // tokens.shape[1])
-    return [slice(start, start + rows) for start in range(0, len(tokens), rows)]
-
-
-def _add_tests(rows: Rows, model: LanguageModel, task: tasks.Task) -> None:
-    """Accuracy at every length and load that fits, and the state's size at every length."""
-    config, session = model.config, rows.session
-    for share in LENGTHS:
-        length = int(share * rows.point.seq_len)
-        loads = task.fitting(length)
-        if not loads or length > config.max_len:
-            continue
-        rows.add(
-            "analytic", "state_bytes", model.state_bytes(1, length), seq_len=length,
-            implementation="analytic",
-        )  # fmt: skip
-        for load in loads:
-            sequences = tasks.test_set(task, length, load, session.config.seed, TEST_SEQUENCES)
-            right, answers = _right(model, *sequences)
-            rows.add("recall", "accuracy", right / answers, index=load, seq_len=length)
-            rows.add("recall", "answers", answers, index=load, seq_len=length)
-
-
-def _right(model: LanguageModel, tokens: tasks.Ints, targets: tasks.Ints) -> tuple[int, int]:
-    """Answers whose likeliest token is the target, and all answers."""
-    import torch
-
-    device = next(model.parameters()).device
-    right = 0
-    with torch.inference_mode():
-        for part in _parts(tokens):
-            answers = model(torch.from_numpy(tokens[part]).to(device)).argmax(-1).cpu().numpy()
-            right += int(np.sum(answers == targets[part]))
-    return right, int((targets != tasks.IGNORED).sum())

@@ -7,18 +7,13 @@ at this D alone. A training costs about 6 N D FLOPs, so the largest size takes m
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from retbench.config import values as value
-from retbench.config.plan import Setting
 from retbench.config.run import presets
 from retbench.config.settings import changed, first_of, setting
-from retbench.suites.quality import FINAL
-from retbench.suites.quality_cell import train_cell
-from retbench.suites.session import Rows, Session
-from retbench.suites.text import TextConfig, TextSuite, add_test, material, test_documents
+from retbench.suites.quality import Coordinate
+from retbench.suites.text import TextConfig, TextSuite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +43,11 @@ class ScalingSuite(TextSuite[ScalingConfig]):
     """Perplexity of matched models over their size."""
 
     config = ScalingConfig
+    measurer = "retbench.suites.text_cell:TextMeasurer"
 
-    def coordinates(self, config: ScalingConfig) -> list[tuple[tuple[str, Setting], ...]]:
+    def coordinates(self, config: ScalingConfig) -> list[Coordinate]:
         """Every preset is tuned by itself."""
         return [(("preset", preset),) for preset in config.presets]
-
-    def measure(self, session: Session, rows: Rows, progress: Callable[[str], None]) -> None:
-        """Train; then, unless this is a tuning cell, test."""
-        model = train_cell(rows, partial(material, session.config), progress)
-        if rows.point.setting("stage") == FINAL:
-            progress("test")
-            with session.autocast():
-                add_test(rows, model, test_documents(session.config))
 
 
 SUITE = ScalingSuite()

@@ -17,6 +17,7 @@ from retbench.machine.ceilings import Ceilings
 from retbench.machine.clock import slowed, warm_up
 from retbench.metrics import Sample
 from retbench.store.samples import new_sample
+from retbench.suites.base import model_config
 from retbench.suites.limits import CellFailure
 
 if TYPE_CHECKING:
@@ -67,10 +68,9 @@ class Session:
 
     def autocast(self) -> torch.autocast:
         """Where trainings and tests of a run in bfloat16 compute; without effect in others."""
-        import torch
+        from retbench.training.step import autocast
 
-        used = self.config.dtype == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=used)
+        return autocast(self.device, self.config)
 
     @cached_property
     def trained(self) -> Any:
@@ -102,11 +102,7 @@ class Session:
             point: the point; its setting ``preset``, if it has one, overrules the run's.
             seed: the seed of the initialisation.
         """
-        from models.registry import config_for
-
-        preset = str(point.setting("preset", self.config.preset))
-        options = {**self.contender.options, **self.options}
-        config = config_for(self.contender.family, preset, **options)
+        config = model_config(self.config, self.contender, self.options, point)
         return config.build(device=self.device, seed=seed)
 
     def time(self, fn: Callable[[], object], repeats: int = 1) -> Timing:
@@ -211,6 +207,11 @@ class Rows:
         if seq_len:
             sample["seq_len"] = seq_len
         self.samples.append(sample)
+
+    def add_analytic(self, figures: Mapping[str, float], seq_len: int | None = None) -> None:
+        """Add what arithmetic says, by metric; see :meth:`add`."""
+        for metric, figure in figures.items():
+            self.add("analytic", metric, figure, implementation="analytic", seq_len=seq_len)
 
     def flags(self) -> list[str]:
         """Every flag that any sample carries, once."""

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from models.config import ModelConfig
 from retbench.config.plan import Point
 from retbench.config.run import PROFILES
 from retbench.suites import bounds
 from retbench.suites.quality_cost import QualityCost
 
 if TYPE_CHECKING:
-    from models.config import ModelConfig
     from retbench.suites.training import TrainingThroughputConfig
 
 _LOADER_S = 0.5

@@ -20,8 +20,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from models.config import ModelConfig
+from models.registry import config_for
 from retbench.config import values as value
 from retbench.config.plan import Contender, Plan, Point, Setting
 from retbench.config.requirements import require_tokenizers_vocabulary
@@ -30,17 +32,10 @@ from retbench.config.settings import ByDevice, changed, first_of, setting
 from retbench.config.values import nearest
 from retbench.data.config import TextData
 from retbench.distributed.launch import KINDS
-from retbench.distributed.process_group import ALONE
 from retbench.errors import Misfit, UserError
 from retbench.suites.base import Suite, plan_in_turns, require_length, swept
-from retbench.suites.causality_gate import check_causality
 from retbench.suites.step_cost import StepCost
 from retbench.training.config import DTYPE
-
-if TYPE_CHECKING:
-    from models.config import ModelConfig
-    from retbench.suites.cell import Cell
-    from retbench.suites.session import Rows, Session
 
 LOADER: tuple[tuple[str, Setting], ...] = (("part", "loader"),)
 """The settings of the point that times the data loader alone."""
@@ -125,7 +120,7 @@ class TrainingThroughputSuite(Suite[TrainingThroughputConfig]):
     """Throughput of training."""
 
     config = TrainingThroughputConfig
-    trains = True  # weights are kept in float32, whatever type computes with them
+    measurer = "retbench.suites.step_cell:TrainingMeasurer"
     takes_turns = True
 
     def plan(self, config: TrainingThroughputConfig) -> Plan:
@@ -149,12 +144,6 @@ class TrainingThroughputSuite(Suite[TrainingThroughputConfig]):
             )
         return dataset.to_json()
 
-    def load(self, config: TrainingThroughputConfig) -> None:
-        """The step, and what autograd and a compiler bring along."""
-        from retbench.suites.step_cell import load
-
-        load(compiles="compile" in config.modes)
-
     def model_options(self, config: TrainingThroughputConfig) -> dict[str, Any]:
         """The tokenizer's vocabulary."""
         return {"vocab_size": config.dataset().tokenizer.vocab_size}
@@ -170,26 +159,6 @@ class TrainingThroughputSuite(Suite[TrainingThroughputConfig]):
     ) -> StepCost:
         """FLOPs of a step at the machine's rate, under the caps of the profile."""
         return StepCost(config, ceilings)
-
-    def verify(self, session: Session) -> float:
-        """No model sees the future, and its gradients are those of its formula."""
-        from retbench.suites.gradient_gate import check_gradients
-
-        check_causality(session)
-        return check_gradients(session)
-
-    def prepare(self, session: Session, rows: Rows, progress: Callable[[str], None]) -> Cell:
-        """The loader, or a step: as a whole, in its parts, and its memory."""
-        from retbench.suites import step_cell
-        from retbench.suites.cell import Cell
-
-        alone = {LOADER: step_cell.prepare_loader, UNSHARED: step_cell.prepare_unshared_step}
-        if rows.point.settings not in alone:
-            return step_cell.prepare_step(rows, progress)
-        if not session.ranks.first:  # it waits for the next cell
-            return Cell(rows)
-        alone_rows = replace(rows, session=replace(session, ranks=ALONE))
-        return alone[rows.point.settings](alone_rows, progress)
 
 
 SUITE = TrainingThroughputSuite()
@@ -220,8 +189,6 @@ def _base(config: TrainingThroughputConfig, named: tuple[tuple[str, Setting], ..
 
 def _contenders(config: TrainingThroughputConfig) -> Iterator[Contender]:
     """Each model, then those of its variants that the run asks for."""
-    from models.registry import config_for
-
     for family in config.models:
         options = config.overrides_for(family)
         yield Contender(family, family, options)

@@ -34,7 +34,7 @@ from retbench.distributed.process_group import ALONE, Ranks
 from retbench.errors import UserError
 from retbench.store import documents
 from retbench.store.files import cannot_write, sync_folder
-from retbench.training.loop import Progress, Record
+from retbench.training.config import Record
 
 MOMENTS = "training.safetensors"
 PROGRESS = "progress.json"
@@ -68,8 +68,8 @@ class Checkpoints:
         self._due = due or (lambda record: record.dev_loss is not None)
         self._ranks = ranks
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
-        """Put the latest checkpoint into model and optimizer; None where there is none.
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Sequence[Record]:
+        """Put the latest checkpoint into model and optimizer; its loss curves, or nothing.
 
         Raises:
             UserError: it is damaged, or one of another training.
@@ -78,8 +78,8 @@ class Checkpoints:
         moments_read: dict[str, Tensor] = {}
         restored = self._ranks.broadcast(lambda: self._read(weights_read, moments_read))
         if restored is None:
-            return None
-        path, progress = restored
+            return ()
+        path, records = restored
         of_model, of_optimizer = model.state_dict(), _parameters(optimizer)
         weights = self._ranks.distribute(weights_read, of_model.get)
         moments = self._ranks.distribute(
@@ -91,12 +91,12 @@ class Checkpoints:
             _put_generators(moments)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise _damaged(path, f"{type(error).__name__}: {error}") from error
-        return progress
+        return records
 
     def _read(
         self, weights: dict[str, Tensor], moments: dict[str, Tensor]
-    ) -> tuple[Path, Progress] | None:
-        """Put the tensors of the latest checkpoint into the two; where it is, and its progress."""
+    ) -> tuple[Path, tuple[Record, ...]] | None:
+        """Put the tensors of the latest checkpoint into the two; where it is, and its curves."""
         path = latest(self._folder)
         if path is None:
             return None
@@ -108,26 +108,27 @@ class Checkpoints:
             )
         try:
             records = tuple(Record(**record) for record in content["records"])
-            progress = Progress(content["step"], content["seconds"], records)
             weights |= _read_tensors(path / WEIGHTS, content)
             moments |= _read_tensors(path / MOMENTS, content)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise _damaged(path, f"{type(error).__name__}: {error}") from error
-        return path, progress
+        return path, records
 
-    def keep(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    def keep(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, records: Sequence[Record]
+    ) -> None:
         """Write a checkpoint if one is due, and then delete the earlier ones.
 
         Raises:
             UserError: it cannot be written; the earlier one stays.
         """
-        if not self._due(progress.records[-1]):
+        if not self._due(records[-1]):
             return
         weights = self._ranks.full_tensors(model.state_dict())
         moments = self._ranks.full_tensors(_moments(optimizer))
         if not self._ranks.first:
             return
-        path = self._folder / f"step-{progress.step:08d}"
+        path = self._folder / f"step-{records[-1].step:08d}"
         unfinished = path.with_suffix(".new")
         try:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -135,7 +136,7 @@ class Checkpoints:
             config: Any = getattr(model, "config", None)
             values = config.to_dict() if hasattr(config, "to_dict") else {}
             _write_json(unfinished / CONFIG, values)
-            self._write(unfinished, values, weights, moments, progress)
+            self._write(unfinished, values, weights, moments, records)
             os.rename(unfinished, path)
             sync_folder(self._folder)
         except OSError as error:
@@ -155,7 +156,7 @@ class Checkpoints:
         config: Mapping[str, Any],
         weights: Mapping[str, Tensor],
         moments: Mapping[str, Tensor],
-        progress: Progress,
+        records: Sequence[Record],
     ) -> None:
         digests = {
             WEIGHTS: write_tensors(path / WEIGHTS, weights, seal(config, weights)),
@@ -163,8 +164,8 @@ class Checkpoints:
         }
         content = {
             "schema_version": SCHEMA_VERSION, "identity": self._identity, "files": digests,
-            "step": progress.step, "seconds": progress.seconds,
-            "records": [asdict(record) for record in progress.records],
+            "step": records[-1].step, "seconds": records[-1].seconds,
+            "records": [asdict(record) for record in records],
         }  # fmt: skip
         _write_json(path / PROGRESS, documents.sealed(content))
         sync_folder(path)

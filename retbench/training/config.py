@@ -10,7 +10,8 @@ No torch here, so that a configuration is checked before anything heavy is impor
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from retbench.config import values as value
@@ -174,15 +175,25 @@ class Training:
     """How a training ended.
 
     Attributes:
-        status: ``diverged`` where the loss was not finite, or stayed above its start.
-        cause: what was seen; None where all went well.
         records: the loss curves, in the order of steps.
-        seconds: time of all steps, counted as in :class:`Record`.
-        tokens_per_s: tokens of all steps over that.
+        cause: what was seen where it diverged, the loss not being finite or staying above its
+            start; None where all went well.
     """
 
-    status: Literal["ok", "diverged"]
-    cause: str | None
-    records: list[Record] = field(default_factory=list)
-    seconds: float = 0.0
-    tokens_per_s: float = 0.0
+    records: Sequence[Record]
+    cause: str | None = None
+
+    @property
+    def status(self) -> Literal["ok", "diverged"]:
+        """Whether it diverged."""
+        return "diverged" if self.cause else "ok"
+
+    @property
+    def seconds(self) -> float:
+        """Time of all steps, counted as in :class:`Record`."""
+        return self.records[-1].seconds if self.records else 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens of all steps over their time."""
+        return self.records[-1].tokens / self.seconds if self.seconds > 0 else math.nan

@@ -12,13 +12,18 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 
+from models.config import ModelConfig
+from models.decoder import Decoder
 from models.generation import generate
 from retbench.config import plugins, requirements
 from retbench.config import values as value
+from retbench.data.batches import RandomWindows
+from retbench.data.dataset import Dataset, require_windows
+from retbench.data.vocabulary import Tokenizer
 from retbench.distributed.process_group import ALONE, Ranks
 from retbench.errors import Interrupted, UserError
 from retbench.machine import host
@@ -30,12 +35,6 @@ from retbench.training.evaluation import mean_loss
 from retbench.training.loop import Record, Training, TrainingConfig, train
 from retbench.training.settings import TrainSettings, settled
 from retbench.training.step import autocast
-
-if TYPE_CHECKING:
-    from models.config import ModelConfig
-    from models.decoder import Decoder
-    from retbench.data.dataset import Dataset
-    from retbench.data.vocabulary import Tokenizer
 
 ESTIMATE_TOKENS = 2**15
 """Tokens of the dev split that an estimate on the way is made on."""
@@ -128,8 +127,6 @@ def carry_out(job: TrainJob, watcher: Watcher | None = None, ranks: Ranks = ALON
         UserError: the data or the disk do not allow it, or ``job.out`` was begun with others.
         Interrupted: the user stopped it; it can be continued.
     """
-    from retbench.data.dataset import require_windows
-
     settings = job.settings
     ranks.require_shares(settings.batch_size, settings.accumulate)
     device = ranks.device(settings.device)
@@ -187,7 +184,7 @@ def _train(work: _Work, record: dict[str, Any], watcher: Watcher | None) -> Trai
         watcher.started(config, dataset, model, ranks)
     training = _steps(work, model, config, watcher)
     record["records"] = [point.to_json() for point in training.records]
-    if training.status == "diverged":
+    if training.cause:
         if ranks.first:
             ending = {"state": "diverged", "cause": training.cause}
             model_folder.write_record(job.out, record | ending)
@@ -208,8 +205,6 @@ def _steps(
     work: _Work, model: Decoder, config: TrainingConfig, watcher: Watcher | None
 ) -> Training:
     """Train until the end, or until the user stops one of the processes; then all stop."""
-    from retbench.data.batches import RandomWindows
-
     out, ranks = work.job.out, work.ranks
     source = RandomWindows(
         work.dataset.train.tokens, batch_size=config.batch_size, seq_len=config.seq_len,
@@ -218,7 +213,7 @@ def _steps(
     with Interrupts() as interrupts:
 
         def stopping() -> bool:
-            return ranks.all_reduce_any(_stopping(interrupts))
+            return ranks.all_reduce_any(interrupts.requested)
 
         def observe(point: Record) -> None:
             if watcher:
@@ -298,11 +293,3 @@ def _continued(out: Path, asked: dict[str, Any]) -> TrainJob:
 def _only_unfinished() -> Path:
     ended = ("finished", "diverged")
     return only_unfinished("training", model_folder.RECORD, model_folder.read_record, ended)
-
-
-def _stopping(interrupts: Interrupts) -> bool:
-    try:
-        interrupts.check()
-    except KeyboardInterrupt:
-        return True
-    return False

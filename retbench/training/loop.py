@@ -19,23 +19,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from retbench.data.batches import BatchSource, prefetch
 from retbench.distributed.process_group import ALONE, Ranks
 from retbench.training.config import Record, Training, TrainingConfig
 from retbench.training.layer_transforms import changed_layers
 from retbench.training.step import Step, autocast, make_optimizer
 
-if TYPE_CHECKING:
-    from retbench.data.batches import BatchSource
-
-__all__ = ["Checkpointer", "Progress", "Record", "Training", "TrainingConfig", "train"]
+__all__ = ["Checkpointer", "Record", "Training", "TrainingConfig", "train"]
 
 DIVERGENCE_MARGIN = 0.5
 """A loss of so many nat/token above the first record's counts against a training."""
@@ -47,28 +44,19 @@ DIVERGENCE_RECORDS = 5
 """... and in so many records in a row: a short training may well begin with a stumble."""
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a training has come; with weights and optimizer, all that continues it.
+class Checkpointer(Protocol):
+    """Keeps a training's state, and gives it back; see :mod:`retbench.training.checkpointing`.
 
-    Attributes:
-        step: optimizer steps made; the next batch is the source's of this number.
-        seconds: time they took; see :class:`retbench.training.config.Record`.
-        records: the loss curves so far, of which the last is at ``step``.
+    With weights and optimizer the loss curves are all that continues a training: its next batch is
+    the source's of the last record's step.
     """
 
-    step: int
-    seconds: float
-    records: tuple[Record, ...]
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Sequence[Record]:
+        """Put a kept state into model and optimizer; its curves, empty where there is none."""
 
-
-class Checkpointer(Protocol):
-    """Keeps a training's state, and gives it back; see :mod:`retbench.training.checkpointing`."""
-
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
-        """Put a kept state into model and optimizer; None where there is none."""
-
-    def keep(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    def keep(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, records: Sequence[Record]
+    ) -> None:
         """Offered the state after every record whose loss is sound; may let it pass."""
 
 
@@ -108,17 +96,14 @@ def train(
     """
     wrapped = ranks.wrap(model)
     optimizer = make_optimizer(model, config)
-    restored = checkpoint.restore(model, optimizer) if checkpoint else None
-    loop = _Loop(model, wrapped, optimizer, config, restored or Progress(0, 0.0, ()), ranks)
+    records = checkpoint.restore(model, optimizer) if checkpoint else ()
+    loop = _Loop(model, wrapped, optimizer, config, records, ranks)
     was_training = model.training
     model.train()
     try:
-        cause = loop.run(source, dev, observe, checkpoint)
+        return loop.run(source, dev, observe, checkpoint)
     finally:
         model.train(was_training)
-    tokens = config.tokens_per_step * (loop.records[-1].step if loop.records else 0)
-    rate = tokens / loop.seconds if loop.seconds > 0 else math.nan
-    return Training("diverged" if cause else "ok", cause, loop.records, loop.seconds, rate)
 
 
 class _Loop:
@@ -130,16 +115,20 @@ class _Loop:
         wrapped: nn.Module,
         optimizer: torch.optim.AdamW,
         config: TrainingConfig,
-        progress: Progress,
+        records: Sequence[Record],
         ranks: Ranks,
     ) -> None:
         self._model, self._optimizer, self._config = model, optimizer, config
         self._ranks = ranks
         self._step = Step(wrapped, optimizer, config, ranks)
         self._device = self._step.device
-        self.start = progress.step
-        self.seconds = progress.seconds
-        self.records = list(progress.records)
+        self._records = list(records)
+        self._seconds = self._records[-1].seconds if self._records else 0.0
+
+    @property
+    def _recorded(self) -> int:
+        """Steps made when the last record was."""
+        return self._records[-1].step if self._records else 0
 
     def run(
         self,
@@ -147,40 +136,36 @@ class _Loop:
         dev: Callable[[], float] | None,
         observe: Callable[[Record], None] | None,
         checkpoint: Checkpointer | None,
-    ) -> str | None:
-        """Make all steps; the cause where the training diverged."""
-        from retbench.data.batches import prefetch
-
-        config = self._config
+    ) -> Training:
+        """Make all steps, or those until the training has diverged."""
+        config, records = self._config, self._records
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         with ExitStack() as stack:
             stack.enter_context(changed_layers(self._model, config, self._ranks))
-            steps = range(self.start, config.steps)
+            steps = range(self._recorded, config.steps)
             share = self._ranks.share(source)
             if steps and (config.compile or self._device.type != "cpu"):
                 self._warm_up(share)
             batches = stack.enter_context(closing(prefetch(share, steps, self._device)))  # type: ignore[type-var]
             begun = time.perf_counter()
-            for step, (inputs, targets) in enumerate(batches, self.start + 1):
+            for step, (inputs, targets) in enumerate(batches, steps.start + 1):
                 total += self._make(step - 1, inputs, targets)
                 if step % config.record_every and step % config.eval_every and step < config.steps:
                     continue
-                since = self.records[-1].step if self.records else 0
-                mean = self._ranks.all_reduce_mean(total).item() / (step - since)
-                self.seconds += time.perf_counter() - begun
+                mean = self._ranks.all_reduce_mean(total).item() / (step - self._recorded)
+                self._seconds += time.perf_counter() - begun
                 total.zero_()
                 record = self._record(step, mean, dev)
-                self.records.append(record)
-                cause = _divergence(self.records, config)
+                records.append(record)
+                cause = _divergence(records, config)
                 if checkpoint and not cause:
-                    state = Progress(step, self.seconds, tuple(self.records))
-                    checkpoint.keep(self._model, self._optimizer, state)
+                    checkpoint.keep(self._model, self._optimizer, records)
                 if observe:
                     observe(record)
                 if cause:
-                    return cause
+                    return Training(records, cause)
                 begun = time.perf_counter()
-        return None
+        return Training(records)
 
     def _warm_up(self, source: BatchSource) -> None:
         """One pass forward and backward whose results are dropped: all is as before but compiled.
@@ -188,9 +173,7 @@ class _Loop:
         The model's buffers and torch's random generators are put back; the gradients go, of which
         there are none between steps.
         """
-        from retbench.data.batches import prefetch
-
-        first = prefetch(source, range(self.start, self.start + 1), self._device)
+        first = prefetch(source, range(self._recorded, self._recorded + 1), self._device)
         buffers = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
         used = [self._device] if self._device.type == "cuda" else []
         with torch.random.fork_rng(devices=used), closing(first) as batches:  # type: ignore[type-var]
@@ -215,7 +198,7 @@ class _Loop:
                 dev_loss = dev()
             self._model.train()
         tokens = step * config.tokens_per_step
-        return Record(step, tokens, self.seconds, mean, dev_loss, config.rate(step - 1))
+        return Record(step, tokens, self._seconds, mean, dev_loss, config.rate(step - 1))
 
 
 def _divergence(records: list[Record], config: TrainingConfig) -> str | None:

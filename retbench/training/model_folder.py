@@ -15,22 +15,20 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
 from models import checkpoint
+from models.config import ModelConfig
+from models.decoder import Decoder
 from retbench.config import plugins
+from retbench.data.vocabulary import Tokenizer, tokenizer_from_json, tokenizer_named
 from retbench.errors import UserError
 from retbench.store import documents
 from retbench.store.files import cannot_write, replace_file
 from retbench.training.checkpointing import latest, write_tensors
-
-if TYPE_CHECKING:
-    from models.config import ModelConfig
-    from models.decoder import Decoder
-    from retbench.data.vocabulary import Tokenizer
 
 TOKENIZER = "tokenizer.json"
 RECORD = "training.json"
@@ -179,8 +177,6 @@ def _load_plugins(folder: Path, given: Iterable[str]) -> None:
 
 
 def _tokenizer(folder: Path, name: str | None) -> Tokenizer:
-    from retbench.data.vocabulary import tokenizer_from_json, tokenizer_named
-
     file = folder / TOKENIZER
     if not file.is_file():
         if name is None:

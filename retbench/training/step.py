@@ -13,11 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from retbench.data.batches import IGNORED
 from retbench.distributed.process_group import ALONE, Ranks
 from retbench.training.config import TrainingConfig
-
-IGNORED = -100
-"""A target that is not scored."""
 
 _FUSED_DEVICES = ("cpu", "cuda")
 

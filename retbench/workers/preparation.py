@@ -36,14 +36,14 @@ def open_session(
     from retbench.machine.clock import Clock
     from retbench.machine.memory import MemoryMeter
 
-    suite = suites.get(config.suite)
+    suite, measurer = suites.get(config.suite), suites.measurer_of(config.suite)
     suite.data(config)  # read the text now: it belongs to the meter's baseline
     options = suite.model_options(config)
-    suite.load(config)
+    measurer.load(config)
     device = torch.device(ranks.device(config.device))
     meter = MemoryMeter(config.device)
     with meter.exact():
-        subject = suite.build(config, contender, options, device)
+        subject = measurer.build(config, contender, options, device)
     clock = Clock(config.device)
     return Session(
         config, contender, block, process, subject, device, clock, meter, ceilings, options, ranks

@@ -157,12 +157,12 @@ class _Worker:
             self._ranks,
         )  # fmt: skip
         built = time.perf_counter()
-        suite = suites.get(config.suite)
-        gate_error = suite.verify(session)
+        measurer = suites.measurer_of(config.suite)
+        gate_error = measurer.verify(session)
         self._session = session
         self._reply(
             "ready",
-            model=suite.describe(session),
+            model=measurer.describe(session),
             import_s=import_s,
             build_s=built - started,
             gate_s=time.perf_counter() - built,
@@ -176,10 +176,8 @@ class _Worker:
             raise RuntimeError("asked for a cell before a model was built")
         session.companions = message["companions"]
         self._rows = Rows(session, Point.from_json(message["point"]), message["brief"])
-        suite = suites.get(session.config.suite)
-        self._cell = suite.prepare(
-            session, self._rows, lambda phase: self._say("phase", phase=phase)
-        )
+        measurer = suites.measurer_of(session.config.suite)
+        self._cell = measurer.prepare(self._rows, lambda phase: self._say("phase", phase=phase))
         self._reply("prepared", slices=self._cell.warm_up())
 
     def _slice(self, message: Message) -> None:

@@ -31,6 +31,7 @@ from models import build, checkpoint
 from retbench import report
 from retbench.data import dataset
 from retbench.data.documents import read_documents
+from retbench.data.encoding import encode
 from retbench.data.split import open_source
 from retbench.data.vocabulary import CharTokenizer
 from retbench.engine.resolve import resolve
@@ -42,7 +43,6 @@ from retbench.suites.projection import ProjectionConfig
 from retbench.training import model_folder
 from retbench.training.checkpointing import Checkpoints
 from retbench.training.config import Record, TrainingConfig
-from retbench.training.loop import Progress
 from retbench.training.step import make_optimizer
 
 from ..retbench.report.conftest import write_run
@@ -86,7 +86,7 @@ class Reader:
 
 
 def texts(folder: Path) -> list[tuple[str, str]]:
-    return [(found.name, found.text) for found in read_documents(str(folder))]
+    return [(found.name, "".join(found.pieces())) for found in read_documents(str(folder))]
 
 
 def write_zip(folder: Path) -> None:
@@ -125,8 +125,7 @@ def weights(of: Any) -> list[Any]:
 def write_checkpoint(folder: Path) -> None:
     trained = model()
     record = Record(1, 64, 0.1, 3.0, 3.0, 1e-3)
-    kept = Progress(1, 0.1, (record,))
-    Checkpoints(folder, "same").keep(trained, optimizer(trained), kept)
+    Checkpoints(folder, "same").keep(trained, optimizer(trained), (record,))
 
 
 def optimizer(of: Any) -> Any:
@@ -154,7 +153,7 @@ def read_bundle(folder: Path) -> object:
 
 def write_encoded(folder: Path) -> None:
     (folder.parent / "text.txt").write_text(TEXT)
-    dataset._encode(open_source(str(folder.parent / "text.txt")), "char", folder, None)
+    encode(open_source(str(folder.parent / "text.txt")), "char", folder, None)
 
 
 def read_encoded(folder: Path) -> object:

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from retbench import suites
 from retbench.config.plan import Contender, Plan, Point
-from retbench.suites.base import Suite
 from retbench.suites.inference import InferenceConfig
 from retbench.suites.session import Rows
 
@@ -68,10 +68,10 @@ def _batch(trials: int = 2, **own: Any) -> list[dict[str, Any]]:
     return [_sample(**own | {"trial": trial}) for trial in range(trials)] + [_sample(**ending)]
 
 
-def measure(suite: Suite, rows: Rows, rounds: int = 3) -> list[str]:
+def measure(rows: Rows, rounds: int = 3) -> list[str]:
     """Measure a cell to its end, as a worker does that takes turns with nobody; its flags."""
     with rows.closing:
-        cell = suite.prepare(rows.session, rows, lambda phase: None)
+        cell = suites.measurer_of(rows.session.config.suite).prepare(rows, lambda phase: None)
         cell.warm_up()
         for phase in cell.phases:
             for number in range(rounds):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retbench.data import cache, dataset, split, unpacking
+from retbench.data import cache, dataset, encoding, split, unpacking
 from retbench.data.corpus import plays
 from retbench.data.dataset import load_dataset, require_windows
 from retbench.data.split import SPLITS
@@ -133,7 +133,7 @@ def test_the_tokens_of_a_part_are_those_of_its_text(
 def test_a_text_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_dataset(None, "bpe:300")
     forget()
-    monkeypatch.setattr(dataset, "_encode", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(dataset, "encode", lambda *_: pytest.fail("encoded again"))
     again = load_dataset(None, "bpe:300")
     assert again.sha256 == first.sha256
     assert again.to_json() == first.to_json()
@@ -211,7 +211,7 @@ def test_a_full_disk_is_an_error_that_leaves_nothing_half_done(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(dataset._Writer, "write", full)
+    monkeypatch.setattr(encoding, "_write", full)
     with pytest.raises(UserError, match="No space left on device; make room, or let RETBENCH_C"):
         load_dataset(None, "byte")
     assert files_in(tmp_path / "cache") == []

@@ -21,7 +21,7 @@ def names(source: str | None) -> list[str]:
 
 
 def test_without_a_source_there_are_the_nine_embedded_plays() -> None:
-    documents = {document.name: document.text for document in read_documents(None)}
+    documents = {document.name: "".join(document.pieces()) for document in read_documents(None)}
     assert "".join(documents.values()) == shakespeare()
     ends = {name.partition(": ")[2]: text[-40:] for name, text in documents.items()}
     assert len(ends) == 9
@@ -54,7 +54,7 @@ def test_a_packed_text_is_unpacked_whether_or_not_its_name_says_so(
     file = tmp_path / (f"text.txt{packed}" if told else "text")
     file.write_bytes(PACKING[packed]("\ufeffGrüße\n".encode()))
     (document,) = read_documents(str(file))
-    assert document.text == "Grüße\n"
+    assert "".join(document.pieces()) == "Grüße\n"
 
 
 ROWS = [{"text": "one"}, {"id": 2, "text": "zwei ü\n"}]
@@ -77,7 +77,7 @@ TABLES = {
 def test_a_table_has_a_document_a_row(tmp_path: Path, name: str) -> None:
     pack = PACKING.get(Path(name).suffix, bytes)
     (tmp_path / name).write_bytes(pack(TABLES[name].encode()))
-    assert [document.text for document in read_documents(str(tmp_path / name))] == [
+    assert ["".join(document.pieces()) for document in read_documents(str(tmp_path / name))] == [
         row["text"] for row in ROWS
     ]
 
@@ -99,11 +99,11 @@ def zipped(folder: Path, members: dict[str, str]) -> str:
 def test_an_archive_gives_its_texts_in_the_order_of_their_names(tmp_path: Path) -> None:
     members = {"b.txt": "b", "d/a.jsonl": '{"text": "a"}', "__MACOSX/b.txt": "x", "c.png": "png"}
     found = read_documents(zipped(tmp_path, members))
-    assert [(document.name, document.text) for document in found] == [
+    assert [(document.name, "".join(document.pieces())) for document in found] == [
         ("a.zip:b.txt", "b"), ("a.zip:d/a.jsonl:1", "a"),
     ]  # fmt: skip
     (document,) = read_documents(zipped(tmp_path, {"text8": "anarchism"}))
-    assert document.text == "anarchism"
+    assert "".join(document.pieces()) == "anarchism"
 
 
 @pytest.mark.parametrize(

@@ -130,9 +130,9 @@ def test_one_document_that_holds_nearly_all_tokens_leaves_one_degree_of_freedom(
 
 
 @given(st.lists(st.lists(st.floats(-5, 5), min_size=3, max_size=3), min_size=1, max_size=5))
-def test_the_interval_holds_its_centre_and_every_confidence_is_inside_the_next(rows):
-    wide, narrow = crossed(rows), crossed(rows, confidence=0.8)
-    assert wide.low <= narrow.low <= narrow.value <= narrow.high <= wide.high
+def test_the_interval_holds_its_centre(rows):
+    found = crossed(rows)
+    assert found.low <= found.value <= found.high
 
 
 # Standard deviations of (seed, document, rest), nats per token: a loss whose documents differ

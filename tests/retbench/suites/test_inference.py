@@ -23,6 +23,7 @@ from retbench.metrics import METRICS
 from retbench.suites.cell import Cell, Phase
 from retbench.suites.execution import Execution, Generation, worst_distance
 from retbench.suites.inference import SUITE
+from retbench.suites.inference_cell import InferenceMeasurer
 from retbench.suites.limits import CellFailure
 from retbench.suites.session import Rows, Session
 from retbench.workers.preparation import open_session
@@ -32,6 +33,7 @@ from .conftest import FakeGraph
 
 FAMILIES = ("retnet", "transformer", "transformer-gqa")
 WITH_PAPER = (*FAMILIES, "transformer-paper")
+MEASURER = InferenceMeasurer()
 
 
 def configuration(**given: Any) -> RunConfig:
@@ -46,7 +48,7 @@ def session(family: str = "retnet", **given: Any) -> Session:
 
 def cell(session: Session, point: Point) -> dict[str, list[dict[str, Any]]]:
     rows = Rows(session, point)
-    measure(SUITE, rows)
+    measure(rows)
     by_metric: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for sample in rows.samples:
         by_metric[sample["metric"]].append(dict(sample))
@@ -100,7 +102,7 @@ def test_blocks_are_those_of_the_profile_and_with_minutes_as_many_more_as_it_all
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
 def test_every_family_passes_the_gate_in_every_dtype(family: str, dtype: str) -> None:
-    error = SUITE.verify(session(family, dtype=dtype))
+    error = MEASURER.verify(session(family, dtype=dtype))
     assert error <= {"float64": 1e-12, "float32": 1e-5}.get(dtype, 0.05)
 
 
@@ -116,7 +118,7 @@ def test_a_model_that_forgets_its_prompt_fails_the_gate(family: str) -> None:
 
     broken.model.prefill = forgetful  # type: ignore[method-assign]
     with pytest.raises(CellFailure, match="does not reproduce the full forward") as failure:
-        SUITE.verify(broken)
+        MEASURER.verify(broken)
     assert failure.value.status == "error"
 
 
@@ -125,7 +127,7 @@ def test_a_model_that_gives_nan_fails_the_gate() -> None:
     with torch.no_grad():
         next(broken.model.parameters()).fill_(float("nan"))
     with pytest.raises(CellFailure, match="nan"):
-        SUITE.verify(broken)
+        MEASURER.verify(broken)
 
 
 def test_a_cell_has_every_metric_of_the_suite_in_its_declared_unit() -> None:
@@ -178,7 +180,7 @@ def watched_steps(one: Session) -> list[tuple[int, int]]:
 def test_decoding_is_timed_at_the_context_that_was_prefilled() -> None:
     one = session(new_tokens=4)
     seen = watched_steps(one)
-    ready = SUITE.prepare(one, Rows(one, Point(64, 1)), lambda phase: None)
+    ready = MEASURER.prepare(Rows(one, Point(64, 1)), lambda phase: None)
     ready.warm_up()
     seen.clear()
     ready.slice("decode", 0)
@@ -216,7 +218,7 @@ def test_a_generation_steps_at_positions_spread_evenly_in_states_no_longer_than_
 
 def test_a_mean_step_of_a_generation_is_the_time_of_one_token() -> None:
     one = session(new_tokens=4)
-    phase = SUITE.prepare(one, Rows(one, Point(64, 1)), lambda phase: None).phases["generation"]
+    phase = MEASURER.prepare(Rows(one, Point(64, 1)), lambda phase: None).phases["generation"]
     assert (phase.metric, phase.per_call) == ("mean_tpot_s", Generation.POSITIONS)
 
 
@@ -341,7 +343,7 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
 def test_a_step_is_checked_at_the_context_that_is_timed(family: str) -> None:
     one = session(family, context="300")
     broken_step(one, lambda position: position >= 300)
-    assert SUITE.verify(one) < 1e-5  # which decodes at 256 tokens at most
+    assert MEASURER.verify(one) < 1e-5  # which decodes at 256 tokens at most
     with pytest.raises(CellFailure, match="context=300,batch=1 does not continue its prefill"):
         cell(one, Point(300, 1))
 
@@ -372,7 +374,7 @@ def test_one_wrong_sequence_among_many_is_not_within_the_others_rounding() -> No
 def test_a_vocabulary_that_lacks_the_text_is_unsupported() -> None:
     small = Contender("retnet", "retnet", {"vocab_size": 100})
     with pytest.raises(CellFailure, match="vocabulary") as failure:
-        SUITE.verify(open_session(configuration(), small, 0, 0))
+        MEASURER.verify(open_session(configuration(), small, 0, 0))
     assert failure.value.status == "unsupported"
 
 
@@ -382,7 +384,7 @@ def test_a_cache_that_grows_can_be_neither_compiled_nor_captured() -> None:
 
 
 def test_the_record_of_a_model_says_what_ran() -> None:
-    record = SUITE.describe(session("retnet", dtype="bfloat16"))
+    record = MEASURER.describe(session("retnet", dtype="bfloat16"))
     assert record["weights_dtype"] == "bfloat16"
     assert record["state_dtype"] == "float32"
     assert record["implementation"] == {"prefill": "chunkwise-128", "decode": "recurrent"}
@@ -392,7 +394,7 @@ def test_the_record_of_a_model_says_what_ran() -> None:
 
 def test_threads_that_wait_for_each_other_are_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interference, "barrier", lambda threads: lambda: 1.0 * threads)
-    flags = measure(SUITE, Rows(session(threads=2), Point(64, 1)))
+    flags = measure(Rows(session(threads=2), Point(64, 1)))
     assert interference.THREADS_WAIT in flags
 
 
@@ -478,7 +480,7 @@ def test_a_long_prefill_is_not_captured(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_captured_step_gives_what_the_eager_one_gives(family: str) -> None:
     one = session(family, device="cuda", mode="cudagraph", dtype="float32")
-    assert SUITE.verify(one) <= 1e-4
+    assert MEASURER.verify(one) <= 1e-4
     replayed, eager = (greedy_tokens(one.model, mode, "cuda") for mode in ("cudagraph", "eager"))
     assert torch.equal(replayed, eager)
 

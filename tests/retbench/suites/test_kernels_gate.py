@@ -59,7 +59,7 @@ def test_inputs_lie_in_memory_as_a_models_projections_leave_them() -> None:
 
 def test_a_call_gives_the_gradients_of_the_output_times_the_fixed_gradient() -> None:
     asked = case(dtype=torch.bfloat16)
-    call = Call(asked, retained, *inputs(asked, 0), seed=0)
+    call = Call(asked, retained, seed=0)
     found: Any = call()
     call()  # the same again: nothing has piled up
     total = (retained(call.q, call.k, call.v) * call.grad).sum()
@@ -75,9 +75,7 @@ def test_a_head_of_a_sequence_is_judged_by_its_own_norm(place: tuple[int, int]) 
         scale[place] = 1 + 1e-6
         return retained(q, k, v) * scale
 
-    right, wrong = (
-        Call(asked, mix, *inputs(asked, 0), seed=0).error() for mix in (retained, one_head_off)
-    )
+    right, wrong = (Call(asked, mix, seed=0).error() for mix in (retained, one_head_off))
     assert right < 1e-14
     assert wrong == pytest.approx(1e-6, rel=1e-3)
 
@@ -89,7 +87,7 @@ def test_a_late_row_of_attention_is_not_hidden_by_the_first_which_is_larger() ->
         out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         return torch.cat((out[:, :, :-1], 0 * out[:, :, -1:]), dim=2)
 
-    assert Call(asked, last_row_lost, *inputs(asked, 0), seed=0).error() > 0.9
+    assert Call(asked, last_row_lost, seed=0).error() > 0.9
 
 
 def test_a_gradient_that_decays_have_all_but_forgotten_is_judged_beside_the_largest() -> None:

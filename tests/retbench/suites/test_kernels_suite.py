@@ -24,6 +24,7 @@ from retbench.errors import UserError
 from retbench.machine import ceilings
 from retbench.metrics import METRICS
 from retbench.suites.kernels import SUITE
+from retbench.suites.kernels_cell import KernelsMeasurer
 from retbench.suites.kernels_gate import TOLERANCE
 from retbench.suites.kernels_shapes import attention_dim, case_of
 from retbench.suites.limits import CellFailure
@@ -33,6 +34,7 @@ from retbench.workers.preparation import open_session
 from ..conftest import measure
 
 CPU = torch.device("cpu")
+MEASURER = KernelsMeasurer()
 Change = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -61,7 +63,7 @@ def point(direction: str = "train", dtype: str = "float32", context: int = 96) -
 
 def cell(one: Session, at: Point) -> dict[str, list[dict[str, Any]]]:
     rows = Rows(one, at)
-    measure(SUITE, rows)
+    measure(rows)
     by_metric: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for sample in rows.samples:
         by_metric[sample["metric"]].append(dict(sample))
@@ -134,7 +136,7 @@ def test_a_transformer_of_the_same_width_has_heads_of_its_own(head_dim: int, mat
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("name", ["retention-chunkwise", "sdpa-flash"])
 def test_a_right_operation_is_within_the_limit_of_its_type(name: str, dtype: str) -> None:
-    error = SUITE.verify(session(name, dtypes=dtype, directions="train", context="200"))
+    error = MEASURER.verify(session(name, dtypes=dtype, directions="train", context="200"))
     assert 0 < error < TOLERANCE[getattr(torch, dtype)] / 2
 
 
@@ -181,7 +183,7 @@ def computing(
 def test_a_wrong_operation_is_never_timed_but_its_error_is_kept(change: Change) -> None:
     rows = Rows(computing(change), point("train"))
     with pytest.raises(CellFailure, match=r"against float64, allowed 0.0001 in float32") as failure:
-        measure(SUITE, rows)
+        measure(rows)
     assert failure.value.status == "error"
     metrics = {sample["metric"] for sample in rows.samples}
     assert "kernel_error" in metrics and "kernel_s" not in metrics
@@ -199,12 +201,12 @@ def test_an_operation_that_cannot_do_a_point_is_not_called() -> None:
     with pytest.raises(CellFailure, match="it has no backward") as failure:
         cell(one, point("train"))
     assert failure.value.status == "unsupported"
-    assert SUITE.verify(one) < TOLERANCE[torch.float32]  # of the forward, which it has
+    assert MEASURER.verify(one) < TOLERANCE[torch.float32]  # of the forward, which it has
 
 
 def test_an_operation_that_can_do_nothing_is_refused_once() -> None:
     with pytest.raises(CellFailure, match="no such kernel") as failure:
-        SUITE.verify(session("sdpa-cudnn"))
+        MEASURER.verify(session("sdpa-cudnn"))
     assert failure.value.status == "unsupported"
 
 
@@ -284,7 +286,7 @@ def test_a_longer_context_is_expected_to_take_longer() -> None:
 
 
 def test_a_run_records_the_operation_and_the_versions_of_what_computes_it() -> None:
-    assert SUITE.describe(session()) == {
+    assert MEASURER.describe(session()) == {
         "operation": "retention-chunkwise", "kind": "retention",
         "versions": {"torch": torch.__version__},
     }  # fmt: skip

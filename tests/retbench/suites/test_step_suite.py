@@ -44,7 +44,7 @@ def session(family: str = "retnet", dtype: str = "float32", **options: Any) -> S
 
 def measured(point: Point, **options: Any) -> dict[str, float]:
     rows = Rows(session(**options), point)
-    measure(suites.get("training"), rows)
+    measure(rows)
     return {row["metric"]: row["value"] for row in rows.samples if row["value"] is not None}
 
 
@@ -168,7 +168,7 @@ def test_a_cell_leaves_the_weights_as_they_were() -> None:
     rows = Rows(session(), Point(32, 2))
     model: Any = rows.session.model
     before = [p.detach().clone() for p in model.parameters()]
-    measure(suites.get("training"), rows)
+    measure(rows)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert not model.training and all(p.grad is None for p in model.parameters())
 
@@ -180,14 +180,14 @@ def test_the_loader_is_a_cell_of_its_own() -> None:
 
 @pytest.mark.parametrize("options", [{"family": "transformer"}, {}, {"chunk_size": 32}])
 def test_the_gate_passes_what_computes_the_formula(options: dict[str, Any]) -> None:
-    assert 0 < suites.get("training").verify(session(**options)) < 1e-5
+    assert 0 < suites.measurer_of("training").verify(session(**options)) < 1e-5
 
 
 def test_the_gate_passes_a_retention_in_bfloat16_at_a_depth_where_the_first_token_is_lost() -> None:
     """At 30m the gradient through the first token's norm has no digit of the exact one left."""
     config = small(preset="30m", dtype="bfloat16", models="retnet", variants="parallel")
     one = open_session(config, Contender("retnet", "retnet", config.overrides_for("retnet")), 0, 0)
-    assert 1e-3 < suites.get("training").verify(one) < 0.15
+    assert 1e-3 < suites.measurer_of("training").verify(one) < 0.15
 
 
 @pytest.mark.parametrize("broken", ["decay", "state"])
@@ -209,7 +209,7 @@ def test_the_gate_finds_a_function_that_is_not_the_formulas(
     change = other_decays if broken == "decay" else lost_state
     monkeypatch.setattr(multiscale, "retention_chunkwise", change)
     with pytest.raises(CellFailure, match="gradients are not those of the formula"):
-        suites.get("training").verify(session())
+        suites.measurer_of("training").verify(session())
 
 
 def test_the_gate_finds_a_gradient_that_is_not_the_formulas(monkeypatch: Any) -> None:
@@ -222,7 +222,7 @@ def test_the_gate_finds_a_gradient_that_is_not_the_formulas(monkeypatch: Any) ->
 
     monkeypatch.setattr(multiscale, "retention_chunkwise", broken)
     with pytest.raises(CellFailure, match="gradients are not those of the formula"):
-        suites.get("training").verify(session())
+        suites.measurer_of("training").verify(session())
 
 
 def test_where_energy_is_counted_a_step_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +252,7 @@ def test_the_gate_finds_a_gradient_that_few_tokens_lose(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(multiscale, "retention_chunkwise", broken)
     with pytest.raises(CellFailure, match="gradients are not those of the formula"):
-        suites.get("training").verify(session())
+        suites.measurer_of("training").verify(session())
 
 
 def test_a_forecast_counts_every_cell() -> None:

@@ -18,7 +18,7 @@ from models import checkpoint as model_checkpoint
 from retbench.errors import UserError
 from retbench.training import checkpointing
 from retbench.training.checkpointing import Checkpoints, latest
-from retbench.training.loop import Progress, Record, Training, train
+from retbench.training.loop import Record, Training, train
 from retbench.training.step import make_optimizer
 
 FullDisk = Callable[[int], AbstractContextManager[None]]
@@ -152,10 +152,10 @@ def test_random_generators_are_put_back(small: ModuleType, tmp_path: Path) -> No
     optimizer.step()
     record = Record(1, 64, 0.5, 2.0, 2.0, 0.1)
     torch.manual_seed(7)
-    checkpoints.keep(model, optimizer, Progress(1, 0.5, (record,)))
+    checkpoints.keep(model, optimizer, (record,))
     drawn = torch.rand(3)
-    progress = checkpoints.restore(model, make_optimizer(model, small.training()))
-    assert progress == Progress(1, 0.5, (record,))
+    records = checkpoints.restore(model, make_optimizer(model, small.training()))
+    assert records == (record,)
     assert torch.equal(torch.rand(3), drawn)
 
 

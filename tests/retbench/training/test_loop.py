@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from retbench.errors import UserError
-from retbench.training.loop import Progress, Record, train
+from retbench.training.loop import Record, train
 from retbench.training.step import IGNORED, make_optimizer, next_token_loss
 
 FAMILIES = ("retnet", "transformer")
@@ -221,8 +221,8 @@ def test_a_loss_that_is_not_finite_stops_it(small: ModuleType, bad: float) -> No
     kept: list[int] = []
 
     class Keeps:
-        restore = staticmethod(lambda *_: None)
-        keep = staticmethod(lambda model, optimizer, progress: kept.append(progress.step))
+        restore = staticmethod(lambda *_: ())
+        keep = staticmethod(lambda model, optimizer, records: kept.append(records[-1].step))
 
     seen: list[Record] = []
     model = Fails(lambda step: bad if step == 7 else 0.0)
@@ -345,7 +345,7 @@ def test_nothing_is_computed_where_no_step_is_left(
     small: ModuleType, uncompiled: None, clock: list[float]
 ) -> None:
     config = small.training(compile=True)
-    done = Progress(config.steps, 1.0, (Record(config.steps, 64, 1.0, 2.0, None, 0.1),))
+    done = (Record(config.steps, 64, 1.0, 2.0, None, 0.1),)
 
     class Done:
         restore = staticmethod(lambda *_: done)

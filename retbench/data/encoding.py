@@ -1,0 +1,148 @@
+"""A text encoded once, into a folder of the cache: complete, or not there.
+
+It is written beside and moved into place as a whole, so that two processes may race, and a killed
+one leaves nothing half-done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retbench.data.pretokens import in_pieces
+from retbench.data.split import SPLITS, Source
+from retbench.data.vocabulary import Progress, Tokenizer, token_dtype, tokenizer_named
+from retbench.errors import UserError
+from retbench.store import documents
+
+FORMAT = 2
+_MANIFEST = "manifest.json"
+
+
+def manifest_of(folder: Path) -> dict[str, Any] | None:
+    """What a folder of an encoded text holds; None where it is missing, old or damaged."""
+    file = folder / _MANIFEST
+    try:
+        manifest = documents.unsealed(file, documents.read(file, ""), "")
+        if manifest["format"] != FORMAT:
+            return None
+        files = {split: _digest(folder / f"{split}.bin") for split in SPLITS}
+    except (OSError, UserError, KeyError):
+        return None
+    return manifest if manifest["files"] == files else None
+
+
+def encode(source: Source, name: str, folder: Path, progress: Progress | None) -> None:
+    """Write an encoded text into a folder of its own, then move that into place.
+
+    Args:
+        source: the text.
+        name: of its tokenizer.
+        folder: where it is to be.
+        progress: told how far it has come.
+
+    Raises:
+        UserError: it cannot be written, or there is no such tokenizer.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.new-"))
+    try:
+        tokenizer = tokenizer_named(
+            name,
+            lambda: _told(_texts(source, ("train",)), source.bytes, progress),
+            every=lambda: _told(_texts(source, SPLITS), source.bytes, progress),
+            progress=progress,
+        )
+        manifest = _write(source, tokenizer, new, progress)
+        (new / _MANIFEST).write_text(json.dumps(documents.sealed(manifest)))
+        _move(new, folder)
+    except OSError as error:
+        raise UserError(
+            f"cannot keep the encoded text in {folder.parent}: {error.strerror or error}",
+            "make room, or let RETBENCH_CACHE name another folder",
+        ) from None
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _texts(source: Source, splits: Sequence[str]) -> Iterator[str]:
+    for split, document in source.documents():
+        if split in splits:
+            yield from in_pieces(document.pieces())
+
+
+def _told(texts: Iterator[str], size: int, progress: Progress | None) -> Iterator[str]:
+    """The texts, of ``size`` bytes or less, with word of how far they have been read."""
+    done = 0
+    for text in texts:
+        yield text
+        done += len(text.encode())
+        if progress:
+            progress("reading the text", min(1.0, done / max(1, size)))
+
+
+def _write(
+    source: Source, tokenizer: Tokenizer, folder: Path, progress: Progress | None
+) -> dict[str, Any]:
+    """Write one file a split; returns the manifest."""
+    content = hashlib.sha256(json.dumps(tokenizer.to_json()).encode())
+    sizes: dict[str, dict[str, list[int]]] = {s: {"ends": [], "bytes": []} for s in SPLITS}
+    ends = dict.fromkeys(SPLITS, 0)
+    done = 0
+    with contextlib.ExitStack() as stack:
+        files = {
+            split: stack.enter_context(open(folder / f"{split}.bin", "wb")) for split in SPLITS
+        }
+        for split, document in source.documents():
+            length = 0
+            content.update(split.encode())
+            for piece in in_pieces(document.pieces()):
+                tokens = tokenizer.encode(piece)
+                files[split].write(tokens.data)
+                content.update(tokens.data)
+                ends[split] += len(tokens)
+                length += len(piece.encode())
+                if progress:
+                    share = (done + length) / max(1, source.bytes)
+                    progress("encoding the text", min(1.0, share))
+            done += length
+            sizes[split]["ends"].append(ends[split])
+            sizes[split]["bytes"].append(length)
+    return {
+        "format": FORMAT,
+        "files": {split: _digest(folder / f"{split}.bin") for split in SPLITS},
+        "tokenizer": tokenizer.to_json(),
+        "dtype": np.dtype(token_dtype(tokenizer.vocab_size)).name,
+        "tokens": content.hexdigest(),
+        "splits": sizes,
+    }
+
+
+def _move(new: Path, folder: Path) -> None:
+    """Put a finished folder into place; one that another process was quicker with may stay."""
+    for _ in range(2):
+        try:
+            os.rename(new, folder)
+            return
+        except OSError:
+            if manifest_of(folder) is not None:
+                return
+            damaged = Path(tempfile.mkdtemp(dir=folder.parent, prefix="damaged-"))
+            with contextlib.suppress(OSError):
+                os.rename(folder, damaged)
+            shutil.rmtree(damaged, ignore_errors=True)
+    os.rename(new, folder)
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
