@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 MEETING_S = 300
 """How long the agents of all machines may take to meet, in seconds."""
+
+PARTING_S = 15
+"""How long the agents of a group that has failed may take to end: their workers have 5 seconds."""
 
 _MONITOR_S = 0.1
 _SHUTDOWN_S = "2"  # that workers have to end before they are killed; the parent waits for longer
@@ -121,6 +125,7 @@ def serve(config: RunConfig, nodes: Nodes, tell: Callable[[str], None]) -> None:
                 try:
                     if group.receive()["event"] == "end":
                         return
+                    continue
                 except RankFailure as failure:
                     tell(failure.cause)
                 except WorkerFailure as failure:
@@ -128,6 +133,24 @@ def serve(config: RunConfig, nodes: Nodes, tell: Callable[[str], None]) -> None:
                     if time.monotonic() - begun >= MEETING_S:
                         problem = f"nobody at {nodes.rendezvous} within {MEETING_S} s"
                         raise UserError(f"{problem}: {failure.cause}") from None
+            _wait_for_parting(nodes.rendezvous, interrupts)
+
+
+def _wait_for_parting(rendezvous: str, interrupts: Interrupts) -> None:
+    """Wait until the failed group's agent on the first machine no longer listens, or for a while.
+
+    The next group's agent would else meet that one, and be counted by the first machine's next one
+    before it comes anew: then both wait for each other.
+    """
+    host, _, port = rendezvous.rpartition(":")
+    deadline = time.monotonic() + PARTING_S
+    while time.monotonic() < deadline:
+        interrupts.check()
+        try:
+            socket.create_connection((host, int(port)), timeout=1.0).close()
+        except OSError:
+            return
+        time.sleep(_MONITOR_S)
 
 
 def release(config: RunConfig, nodes: Nodes) -> None:

@@ -318,6 +318,26 @@ def refused(**asked: object) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("listens", [True, False])
+def test_the_next_group_is_not_begun_while_the_failed_ones_agent_listens(
+    monkeypatch: pytest.MonkeyPatch, listens: bool
+) -> None:
+    slept: list[float] = []
+    with socket.create_server(("127.0.0.1", 0)) as old, Interrupts() as interrupts:
+        rendezvous = f"127.0.0.1:{old.getsockname()[1]}"
+        if not listens:
+            old.close()
+
+        def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            if len(slept) == 3:
+                old.close()
+
+        monkeypatch.setattr(agent.time, "sleep", sleep)
+        agent._wait_for_parting(rendezvous, interrupts)
+    assert len(slept) == (3 if listens else 0)
+
+
 def test_processes_and_how_they_share_go_together() -> None:
     assert refused(parallel="ddp").startswith("processes: 1 with --parallel ddp is no way to share")
     assert refused(world_size=2).startswith("processes: 2 with --parallel none")
