@@ -25,8 +25,9 @@ if not torch.cuda.is_available():
 
 SLOW = (
     "test_agent", "test_training_suites", "test_parallel_command", "test_step_suite",
-    "test_commands", "test_slurm", "test_faults", "test_chunk", "test_worker", "test_files",
-    "test_figures", "test_train_resume", "test_contributing", "test_parallel_loop", "test_tutorial",
+    "test_commands", "test_slurm", "test_faults", "test_interruptions", "test_chunk", "test_worker",
+    "test_files", "test_figures", "test_train_resume", "test_contributing", "test_parallel_loop",
+    "test_tutorial",
 )  # fmt: skip
 """Files that begin first, so that none of them is left over for one process at the end."""
 

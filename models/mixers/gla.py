@@ -95,8 +95,7 @@ class GatedLinearAttention(Mixer):
     def _output(self, mixed: Tensor, gate: Tensor) -> Tensor:
         """Norm per head in the wide type, gate, and project back to the model's width."""
         mixed = mixed.transpose(1, 2)
-        gates = torch.unflatten(gate, -1, mixed.shape[-2:])
-        joined = gated_rms_norm(mixed, gates, self.config.norm_eps).flatten(-2)
+        joined = gated_rms_norm(mixed, gate.view(mixed.shape), self.config.norm_eps).flatten(-2)
         return self.out(joined)  # type: ignore[no-any-return]
 
 

@@ -208,7 +208,7 @@ class MultiScaleRetention(Mixer):
         # By token before the norm: so lie what the kernels wrote, and a fused norm need not copy.
         mixed = mixed.transpose(1, 2)
         if scale is None and gate is not None:
-            gates = torch.unflatten(gate, -1, mixed.shape[-2:])
+            gates = gate.view(mixed.shape)
             return self._projected(gated_rms_norm(mixed, gates, self.config.norm_eps).flatten(-2))
         normed = mixed if scale is not None else rms_norm(mixed, self.config.norm_eps)
         if gate is None:

@@ -184,7 +184,7 @@ class _Session:
         if all(keys <= self.writer.done for keys in planned) or self.writer.meta.get("stopped"):
             return
         suite = suites.get(self.config.suite)
-        self._settle_down(suite)
+        self._choose_cpus(suite)
         self._measure_ceilings()
         for block in self.plan.measured_blocks:
             self._measure(suite, block)
@@ -194,13 +194,13 @@ class _Session:
             # What else the machine does can only lower them: the better of two measurements counts.
             self._measure_ceilings()
 
-    def _settle_down(self, suite: Suite[Any]) -> None:
+    def _choose_cpus(self, suite: Suite[Any]) -> None:
         """Choose the processors that the workers keep to: for those in turns, the same for all.
 
         What else a core serves would else happen to one contender alone.
         """
         if self.config.device == "cpu" and in_turns(self.config, suite, self.plan):
-            self._cpus = threads.idlest_cpus(self.config.threads)
+            self._cpus = threads.idle_cpus(self.config.threads)
             self.writer.update(cpus=list(self._cpus))
 
     def _measure(self, suite: Suite[Any], block: int) -> None:

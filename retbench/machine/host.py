@@ -37,6 +37,11 @@ def cpu_of_each_core() -> list[int]:
     return list(first.values())
 
 
+def max_khz(cpu: int) -> int | None:
+    """The highest clock of a logical processor in kHz; None where the system does not say."""
+    return number(f"/sys/devices/system/cpu/cpu{cpu}/cpufreq/cpuinfo_max_freq")
+
+
 def idle_ticks(stat: Path = Path("/proc/stat")) -> dict[int, int]:
     """For how many ticks of the kernel each logical processor has been idle; empty if unknown."""
     fields = [line.split() for line in read(stat).splitlines()]

@@ -19,8 +19,8 @@ from typing import Any, Protocol
 PROC_SELF = Path("/proc/self")
 # malloc.h of glibc: options of mallopt, and its own limit of blocks that are mapped.
 _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -2, -3, -4
-_USUAL_MMAPS, _USUAL_TOP_PAD = 65536, 2**17
-_LARGE_BLOCK_BYTES, _LARGEST_HOLE_BYTES, _MOST_HOLES = 2**15, 2**32, 2**14
+_USUAL_MMAPS, _USUAL_BYTES = 65536, 2**17  # its own numbers: of blocks; of threshold and pad
+_LARGE_BLOCK_BYTES, _LARGEST_CHUNK_BYTES, _MOST_CHUNKS = 2**15, 2**32, 2**14
 # malloc.c of glibc: the word before a block holds its size, and this bit where it has a map.
 _WORD_BYTES, _IS_MMAPPED = ctypes.sizeof(ctypes.c_size_t), 2
 _RESET_PEAK = "5"  # proc(5): written to clear_refs, sets VmHWM to VmRSS
@@ -182,8 +182,9 @@ def field_bytes(path: Path, field: str) -> int:
 def large_blocks_mapped() -> Iterator[None]:
     """Inside, glibc maps every block from 32 KiB on by itself, and unmaps it when it is freed.
 
-    It would rather take a hole of its heap that is large enough, and keep that resident afterwards:
-    so the holes are first taken, and not touched. Other C libraries have none of these calls.
+    It would rather take a free chunk of its heap that is large enough, and keep that resident
+    afterwards: so the free chunks are first taken, and not touched. Other C libraries have none of
+    these calls.
     """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):
@@ -194,14 +195,15 @@ def large_blocks_mapped() -> Iterator[None]:
     libc.mallopt(_M_MMAP_MAX, _USUAL_MMAPS)
     libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
     libc.mallopt(_M_TOP_PAD, 0)  # or a small block makes room for large ones
-    holes = list(islice(_holes(libc), _MOST_HOLES))
+    chunks = list(islice(_free_chunks(libc), _MOST_CHUNKS))
     try:
         yield
     finally:
-        for hole in holes:
-            libc.free(hole)
+        for chunk in chunks:
+            libc.free(chunk)
         _restore(libc, _M_MMAP_MAX, "MALLOC_MMAP_MAX_", _USUAL_MMAPS)
-        _restore(libc, _M_TOP_PAD, "MALLOC_TOP_PAD_", _USUAL_TOP_PAD)
+        _restore(libc, _M_MMAP_THRESHOLD, "MALLOC_MMAP_THRESHOLD_", _USUAL_BYTES)
+        _restore(libc, _M_TOP_PAD, "MALLOC_TOP_PAD_", _USUAL_BYTES)
 
 
 def _restore(libc: Any, option: int, variable: str, usual: int) -> None:
@@ -210,9 +212,9 @@ def _restore(libc: Any, option: int, variable: str, usual: int) -> None:
         libc.mallopt(option, int(os.environ.get(variable, usual)))
 
 
-def _holes(libc: Any) -> Iterator[int]:
-    """Take every free part of glibc's heap of at least a large block's size; their addresses."""
-    size = _LARGEST_HOLE_BYTES
+def _free_chunks(libc: Any) -> Iterator[int]:
+    """Take every free chunk of glibc's heap of at least a large block's size; their addresses."""
+    size = _LARGEST_CHUNK_BYTES
     while size >= _LARGE_BLOCK_BYTES:
         block = libc.malloc(size)
         if block and not ctypes.c_size_t.from_address(block - _WORD_BYTES).value & _IS_MMAPPED:

@@ -140,7 +140,7 @@ def processor() -> dict[str, Any]:
     flags = set((fields.get("flags") or fields.get("Features") or "").split())
     cores = re.findall(r"physical id\s*: (\d+)[\s\S]*?core id\s*: (\d+)", described)
     logical = os.cpu_count()
-    khz = host.number("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")
+    khz = host.max_khz(0)
     return {
         "name": fields.get("model name") or platform.processor() or platform.machine(),
         "physical_cores": len(set(cores)) or logical,

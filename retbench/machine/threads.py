@@ -64,11 +64,12 @@ def beside_others(threads: int, spared: int = 0) -> int:
     return threads if busy is None else max(1, threads - max(0, round(busy) - spared))
 
 
-def idlest_cpus(threads: int) -> tuple[int, ...]:
+def idle_cpus(threads: int) -> tuple[int, ...]:
     """The logical processors, one of a core, that so many threads had best compute on.
 
-    Those that were idle the longest while this process slept for a moment; none where all cores are
-    needed, or the system does not let a process choose.
+    Those that nobody used while this process slept for a moment, of these the fastest, for a
+    processor may have cores of two kinds; none where all cores are needed, or the system does not
+    let a process choose.
     """
     cores = host.cpu_of_each_core()
     if threads >= len(cores) or not hasattr(os, "sched_setaffinity"):
@@ -76,8 +77,12 @@ def idlest_cpus(threads: int) -> tuple[int, ...]:
     before = host.idle_ticks()
     time.sleep(_GLANCE_S)
     idle = {cpu: ticks - before.get(cpu, ticks) for cpu, ticks in host.idle_ticks().items()}
-    ranked = sorted(cores, key=lambda cpu: (idle.get(cpu, 0), cpu))  # the first serves interrupts
-    return tuple(sorted(ranked[-threads:]))
+    least = max(idle.values(), default=0) / 2
+
+    def worth(cpu: int) -> tuple[bool, int, int]:
+        return idle.get(cpu, 0) >= least, host.max_khz(cpu) or 0, cpu  # the first has interrupts
+
+    return tuple(sorted(sorted(cores, key=worth)[-threads:]))
 
 
 def wait_policy() -> dict[str, str]:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 MEETING_S = 300
 """How long the agents of all machines may take to meet, in seconds."""
 
-PARTING_S = 15
+OLD_AGENT_S = 15
 """How long the agents of a group that has failed may take to end: their workers have 5 seconds."""
 
 _MONITOR_S = 0.1
@@ -133,17 +133,17 @@ def serve(config: RunConfig, nodes: Nodes, tell: Callable[[str], None]) -> None:
                     if time.monotonic() - begun >= MEETING_S:
                         problem = f"nobody at {nodes.rendezvous} within {MEETING_S} s"
                         raise UserError(f"{problem}: {failure.cause}") from None
-            _wait_for_parting(nodes.rendezvous, interrupts)
+            _wait_for_old_agent(nodes.rendezvous, interrupts)
 
 
-def _wait_for_parting(rendezvous: str, interrupts: Interrupts) -> None:
+def _wait_for_old_agent(rendezvous: str, interrupts: Interrupts) -> None:
     """Wait until the failed group's agent on the first machine no longer listens, or for a while.
 
     The next group's agent would else meet that one, and be counted by the first machine's next one
     before it comes anew: then both wait for each other.
     """
     host, _, port = rendezvous.rpartition(":")
-    deadline = time.monotonic() + PARTING_S
+    deadline = time.monotonic() + OLD_AGENT_S
     while time.monotonic() < deadline:
         interrupts.check()
         try:

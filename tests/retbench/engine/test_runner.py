@@ -139,7 +139,7 @@ def test_contenders_that_take_turns_keep_to_the_same_cpus(
         given.add(cpus)
         return os.environ
 
-    monkeypatch.setattr(runner.threads, "idlest_cpus", lambda threads: (3,))
+    monkeypatch.setattr(runner.threads, "idle_cpus", lambda threads: (3,))
     monkeypatch.setattr(runner.workers, "variables", variables)
     plan = replace(drive.PLAN, contenders=drive.PLAN.contenders[:contenders])
     run = drive.execute(tmp_path / "run", plan=plan)
@@ -296,6 +296,17 @@ def test_no_block_is_begun_that_the_minutes_do_not_suffice_for(
     assert stopped["alpha"] == 0.05  # nothing that was seen could have ended it before
     assert stopped["why"] == "1e-06 minutes do not suffice for another block"
     assert stopped["open"] == ["tpot_s retnet / transformer"]
+
+
+def test_the_next_block_is_expected_to_take_as_long_as_the_last_one(
+    drive: ModuleType, tmp_path: Path
+) -> None:
+    """Not as the first one, which verifies every cell besides."""
+    about = {"plan": growing(drive), "settled": settles_at(99), **GROWING}
+    drive.execute(tmp_path / "run", **about)
+    cut_after(tmp_path / "run", 6)
+    change_meta(tmp_path / "run", stopped=None, block_s={"0": 1e6})
+    assert blocks_of(drive.execute(tmp_path / "run", resume=True, **about)) == set(range(5))
 
 
 def test_a_run_ends_at_the_most_blocks_whatever_is_open(drive: ModuleType, tmp_path: Path) -> None:

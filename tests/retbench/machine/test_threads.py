@@ -79,23 +79,32 @@ def test_each_core_that_others_keep_busy_costs_a_thread_and_one_is_left(
 
 
 @pytest.mark.parametrize(
-    ("count", "idle", "chosen"),
+    ("count", "idle", "fast", "chosen"),
     [
-        (1, {0: 9, 2: 4, 4: 9, 6: 9}, (6,)),  # the first serves interrupts
-        (1, {0: 9, 2: 4, 4: 2, 6: 0}, (0,)),
-        (3, {0: 9, 2: 4, 4: 9, 6: 9}, (0, 4, 6)),
-        (3, {}, (2, 4, 6)),
-        (4, {0: 9, 2: 4, 4: 9, 6: 9}, ()),
+        (1, {0: 9, 2: 4, 4: 9, 6: 8}, (), (6,)),  # the first serves interrupts
+        (1, {0: 9, 2: 4, 4: 2, 6: 0}, (), (0,)),
+        (3, {0: 9, 2: 4, 4: 9, 6: 9}, (), (0, 4, 6)),
+        (3, {}, (), (2, 4, 6)),
+        (4, {0: 9, 2: 4, 4: 9, 6: 9}, (), ()),
+        (2, {0: 9, 2: 8, 4: 9, 6: 9}, (0, 2), (0, 2)),
+        (2, {0: 9, 2: 1, 4: 9, 6: 9}, (0, 2), (0, 6)),
     ],
 )
-def test_workers_keep_to_the_cores_that_were_idle(
-    monkeypatch: pytest.MonkeyPatch, count: int, idle: dict[int, int], chosen: tuple[int, ...]
+def test_workers_keep_to_the_fastest_cores_that_were_idle(
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    idle: dict[int, int],
+    fast: tuple[int, ...],
+    chosen: tuple[int, ...],
 ) -> None:
     ticks = [{cpu: 100 for cpu in idle}, {cpu: 100 + more for cpu, more in idle.items()}]
     monkeypatch.setattr(threads.host, "cpu_of_each_core", lambda: [0, 2, 4, 6])
     monkeypatch.setattr(threads.host, "idle_ticks", lambda: ticks.pop(0))
+    monkeypatch.setattr(
+        threads.host, "max_khz", lambda cpu: 5_000_000 if cpu in fast else 3_000_000
+    )
     monkeypatch.setattr(threads.time, "sleep", lambda s: None)
-    assert threads.idlest_cpus(count) == chosen
+    assert threads.idle_cpus(count) == chosen
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")

@@ -334,7 +334,7 @@ def test_the_next_group_is_not_begun_while_the_failed_ones_agent_listens(
                 old.close()
 
         monkeypatch.setattr(agent.time, "sleep", sleep)
-        agent._wait_for_parting(rendezvous, interrupts)
+        agent._wait_for_old_agent(rendezvous, interrupts)
     assert len(slept) == (3 if listens else 0)
 
 
