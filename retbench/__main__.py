@@ -1,13 +1,24 @@
-"""``python -m retbench``."""
+"""``python -m retbench``, and the command ``retbench``."""
 
 import sys
 from pathlib import Path
+from typing import NoReturn
 
-# ``-m`` puts the current folder first, where a module of the user's may be named like one of ours.
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-sys.path.append(sys.path.pop(0))
 
-from retbench.cli.app import main
+def main() -> NoReturn:
+    """Run the command line; a Ctrl-C while its libraries are being imported is one line, too."""
+    try:
+        from retbench.cli import app
+    except KeyboardInterrupt:
+        from retbench.errors import EXIT_INTERRUPTED
+
+        print("retbench: error: interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    app.main()
+
 
 if __name__ == "__main__":
+    # ``-m`` puts the current folder first, where a module of the user's may be named like ours.
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
+    sys.path.append(sys.path.pop(0))
     main()

@@ -78,8 +78,6 @@ class RetNetConfig(GroupedHeadsConfig):
     def check(self) -> None:
         """Raise ConfigError for a head dimension, decay, form or chunk that cannot be."""
         self._check_kv_heads()
-        if self.group > 1 and self.implementation == "triton":
-            raise ConfigError("implementation triton: its step has a KV head for each query head")
         if self.d_k % 2:
             raise ConfigError(f"retnet needs an even d_model / n_heads, not {self.d_k}")
         self._check_choices(decay=DecayKind, form=Form, init=Init, state_dtype=StateDtype)

@@ -144,7 +144,7 @@ def step_columns(matrices: int, d_v: int, gpu: GPU, itemsize: int) -> int:
     from a cache, counts as one column.
 
     Args:
-        matrices: heads of all sequences, which have a state each.
+        matrices: KV heads of all sequences, which have a state each.
         d_v: columns of a state.
         gpu: where it runs.
         itemsize: bytes of a number of the state; a row's end is no less than a memory sector, which

@@ -2,7 +2,7 @@
 
 The op stands between the two matrix products of a layer's mixer in a decode step::
 
-    out = fused_retention(qkvg(x), cos, sin, gamma, None, state, eps)   # updates the state
+    out = fused_retention(qkvg(x), cos, sin, gamma, None, state, heads, eps)   # updates the state
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ def fused_retention(
     gamma: Tensor,
     scale: Tensor | None,
     state: Tensor,
+    heads: int,
     eps: float,
 ) -> Tensor:
     """One token's retention from the fused projection to the output projection's input.
@@ -31,15 +32,16 @@ def fused_retention(
     torch's RuntimeError.
 
     Args:
-        projected: (batch, width): queries and keys (heads x d_k each), values and, where there
-            is a gate, its input (heads x d_v each); float32, bfloat16 or float16; contiguous, as
-            all others.
+        projected: (batch, width): queries (heads x d_k), keys and values (KV heads x d_k and d_v)
+            and, where there is a gate, its input (heads x d_v); float32, bfloat16 or float16;
+            contiguous, as all others.
         cos: two rows of d_k float32: of the queries, and of the keys with their scale.
         sin: the sines, shaped like ``cos``; see :class:`models.layers.Rotary`.
-        gamma: the heads' decays, ``heads`` float32.
+        gamma: the KV heads' decays, as many float32.
         scale: what the heads' outputs are multiplied by, ``heads`` float32; None for an RMSNorm.
-        state: (batch, heads, d_k, d_v) of any type, d_k even; updated in place, and computed in
+        state: (batch, KV heads, d_k, d_v) of any type, d_k even; updated in place, and computed in
             float32.
+        heads: query heads, a multiple of the KV heads; those of one lie side by side.
         eps: epsilon of the norm.
 
     Returns:
@@ -50,12 +52,16 @@ def fused_retention(
             run (the step takes what the chunkwise kernels take), or if they do not fit together
             or are not contiguous.
     """
-    batch, heads, d_k, d_v = state.shape
+    batch, kv_heads, d_k, d_v = state.shape
     if reason := unsupported(d_k, d_v, projected.dtype, projected.device):
         raise ValueError(f"retention's step in Triton: {reason}")
-    widths = [heads * (2 * d_k + parts * d_v) for parts in (1, 2)]
-    fit = projected.shape[0] == batch and projected.shape[1] in widths
-    if not (fit and all(x.is_contiguous() for x in (projected, cos, sin, state))):
+    width = heads * d_k + kv_heads * (d_k + d_v)
+    fit = projected.shape[0] == batch and projected.shape[1] in (width, width + heads * d_v)
+    fit = fit and heads % kv_heads == 0 and gamma.numel() == kv_heads
+    others = [] if scale is None else [scale]
+    fit = fit and all(x.numel() == heads for x in others)
+    given = (projected, cos, sin, gamma, state, *others)
+    if not (fit and all(x.is_contiguous() for x in given)):
         raise ValueError("retention's step in Triton: inputs do not fit or are not contiguous")
     from models.kernels.step import launch
 
@@ -72,6 +78,7 @@ def _(
     gamma: Tensor,
     scale: Tensor | None,
     state: Tensor,
+    heads: int,
     eps: float,
 ) -> Tensor:
-    return projected.new_empty(projected.shape[0], state.shape[1] * state.shape[3])
+    return projected.new_empty(projected.shape[0], heads * state.shape[3])

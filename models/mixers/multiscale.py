@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from models.footprint import Phase
 from models.gated_norm import gated_rms_norm
 from models.kernels.chunk_op import retention_chunk, unsupported
+from models.kernels.gated_norm_op import fused_gated_norm
 from models.kernels.step_op import fused_retention
 from models.layers import Rotary, rms_norm, rotate
 from models.mixers.base import MatrixState, Mixer, Span, in_triton
@@ -35,7 +36,7 @@ class _Shared:
     """What all layers need of the positions: rotary angles (2, 1, time, d_k), decays, the form.
 
     ``scale``, (heads, time, 1), multiplies the output where no norm does. ``in_triton`` says
-    whether Triton's kernels compute the chunkwise form and the decode step.
+    whether Triton's kernels compute the chunkwise form, the gated norm and the decode step.
     """
 
     cos: Tensor
@@ -110,7 +111,7 @@ class MultiScaleRetention(Mixer):
         """Mix a whole sequence in the chosen form."""
         q, k, v, gate = self._project(x, shared)
         mixed, _ = self._retain(q, k, v, shared, None)
-        return self._output(mixed, gate, shared.scale)
+        return self._output(mixed, gate, shared)
 
     def init_state(
         self, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype
@@ -129,15 +130,15 @@ class MultiScaleRetention(Mixer):
         wide = state.matrices.to(shared.gamma.dtype)
         mixed, matrices = self._retain(q, k, v, shared, wide)
         state.matrices.copy_(matrices)
-        return self._output(mixed, gate, shared.scale)
+        return self._output(mixed, gate, shared)
 
     def step(self, x: Tensor, shared: _Shared, state: LayerState) -> Tensor:
         """Mix one token by the recurrence."""
         assert isinstance(state, MatrixState)
-        if shared.in_triton and self.config.group == 1:
+        if shared.in_triton:
             mixed = fused_retention(
                 self.qkvg(x).flatten(1), shared.cos, shared.sin, shared.gamma, shared.scale,
-                state.matrices, self.config.norm_eps,
+                state.matrices, self.config.n_heads, self.config.norm_eps,
             )  # fmt: skip
             return self._projected(mixed[:, None])
         q, k, v, gate = self._project(x, shared)
@@ -145,13 +146,13 @@ class MultiScaleRetention(Mixer):
         grouped = q.view(q.shape[0], self.config.n_kv_heads, -1, self.config.d_k)
         mixed = retention_step(grouped, k, v, shared.gamma, state.matrices)
         mixed = mixed.view(*q.shape[:-1], self.config.d_v)
-        return self._output(mixed, gate, shared.scale)
+        return self._output(mixed, gate, shared)
 
     def implementation(self, phase: Phase) -> str:
         """The recurrence for decoding, else the form; PyTorch's chunkwise one with its chunk."""
         in_triton = self._in_triton()
         if phase == "decode":
-            return "recurrent-triton" if in_triton and self.config.group == 1 else "recurrent"
+            return "recurrent-triton" if in_triton else "recurrent"
         if self.config.form == "parallel":
             return "parallel"
         if in_triton:
@@ -201,15 +202,19 @@ class MultiScaleRetention(Mixer):
         group = self.config.group
         return x if group == 1 else x.repeat_interleave(group, dim)
 
-    def _output(self, mixed: Tensor, gate: Tensor | None, scale: Tensor | None) -> Tensor:
+    def _output(self, mixed: Tensor, gate: Tensor | None, shared: _Shared) -> Tensor:
         """Norm per head in the wide type, gate, and project back to the model's width."""
+        scale = shared.scale
         if scale is not None:
             mixed = mixed * scale
         # By token before the norm: so lie what the kernels wrote, and a fused norm need not copy.
         mixed = mixed.transpose(1, 2)
         if scale is None and gate is not None:
-            gates = gate.view(mixed.shape)
-            return self._projected(gated_rms_norm(mixed, gates, self.config.norm_eps).flatten(-2))
+            fused = shared.in_triton and shared.form == "chunkwise"
+            joined = (fused_gated_norm if fused else gated_rms_norm)(
+                mixed, gate.view(mixed.shape), self.config.norm_eps
+            )
+            return self._projected(joined.flatten(-2))
         normed = mixed if scale is not None else rms_norm(mixed, self.config.norm_eps)
         if gate is None:
             return self._projected(normed.flatten(-2).to(self.out.weight.dtype))

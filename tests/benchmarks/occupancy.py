@@ -32,10 +32,13 @@ def cases() -> list[str]:
     for preset in ("1.3b", "2.7b", "6.7b"):
         sizes = PRESETS[preset]
         heads, retention = sizes.d_model // sizes.head_dim, sizes.d_model // sizes.retention_dim
-        dims = f"{retention},{sizes.retention_dim},{2 * sizes.retention_dim}"
+        head = f"{sizes.retention_dim},{2 * sizes.retention_dim}"
         for batch in (1, 8):
-            found += [f"{name},bfloat16,{batch},{dims}" for name in ("forward", "backward")]
-            found.append(f"retain,bfloat16,{batch},{dims}")
+            for name in ("forward", "backward"):
+                found.append(f"{name},bfloat16,{batch},{retention},{head}")
+            found.append(f"gate,bfloat16,{batch},{retention},{2 * sizes.retention_dim}")
+            for group in (1, 2):
+                found.append(f"retain,bfloat16,{batch},{retention // group},{group},{head}")
             for group in (1, 4):
                 cache = f"{heads // group},{group},{sizes.head_dim},{CACHE}"
                 found.append(f"attend,bfloat16,{batch},{cache}")

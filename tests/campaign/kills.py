@@ -1,11 +1,13 @@
-"""Runs that are killed again and again, and resumed: is a cell lost, doubled, or another one?
+"""Runs that are stopped again and again, and resumed: is a cell lost, doubled, or another one?
 
-    python tests/campaign/kills.py SUITE [KILLS]
+    python tests/campaign/kills.py SUITE [STOPS [SIGKILL or SIGINT]]
 
-SUITE is inference, training, perplexity or train. Each chain begins a small run, kills its whole
-process group (SIGKILL) at a random moment, resumes it, kills that, five times, and lets it end. All
-cells must be there once. Of the trainings the losses must be those of one that nobody disturbed, to
-the last bit.
+SUITE is inference, training, perplexity or train. Each chain begins a small run, sends the signal
+to its whole process group at a random moment, resumes it, stops that, five times, and lets it end.
+All cells must be there once. Of the trainings the losses must be those of one that nobody
+disturbed, to the last bit. A Ctrl-C (SIGINT) strikes the command as users call it, from its first
+imports to its last plot, and must end it in one line and status 130; how long the slowest end took
+is printed.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-EACH = 5  # kills of a chain
+EACH = 5  # stops of a chain
+PROGRAMS = {"SIGKILL": [str(ROOT / "tests" / "brief.py")], "SIGINT": ["-m", "retbench"]}
+INTERRUPTED = 130
 MODELS = ["--models", "retnet,transformer", "--preset", "tiny", "--profile", "smoke"]
 TEXT = ["--context", "32", "--batch", "2", "--steps", "40", "--lr", "1e-3,4e-3"]
 RUNS: dict[str, list[str]] = {
@@ -35,39 +39,57 @@ RUNS: dict[str, list[str]] = {
 }  # fmt: skip
 
 
-def main(suite: str, kills: int) -> None:
-    """Kill, resume, compare; one line of figures, and status 1 where something was wrong."""
-    rng = random.Random(suite)
+def main(suite: str, stops: int, name: str) -> None:
+    """Stop, resume, compare; one line of figures, and status 1 where something was wrong."""
+    rng, number = random.Random(suite), signal.Signals[name]
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
         began = time.monotonic()
-        command(suite, whole).wait()
+        command(suite, whole, name).wait()
         took_s = time.monotonic() - began
-        expected, wrong, done, chains = record(suite, whole), 0, 0, 0
-        while done < kills:
+        expected, wrong, done, chains, slowest_s = record(suite, whole), 0, 0, 0, 0.0
+        while done < stops:
             out = Path(folder) / f"chain-{chains}"
+            faults = []
             for _ in range(EACH):
-                process = command(suite, out)
-                time.sleep(rng.uniform(0.2, 1.0) * took_s / 2)
+                process = command(suite, out, name, stderr=subprocess.PIPE)
+                time.sleep(rng.uniform(0.1, 1.0) * took_s / 2)
                 if process.poll() is not None:  # it was done sooner
                     break
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                os.killpg(process.pid, number)
+                stopped = time.monotonic()
+                said = process.communicate()[1].decode()
+                slowest_s = max(slowest_s, time.monotonic() - stopped)
+                if number == signal.SIGINT and not _ended_well(process.returncode, said):
+                    faults.append(f"status {process.returncode}: {said[-300:]!r}")
                 done += 1
             else:
-                process = command(suite, out)
-            process.wait()  # which may be told that all was done already
-            wrong += record(suite, out) != expected
+                process = command(suite, out, name)
+            process.communicate()  # which may be told that all was done already
+            if record(suite, out) != expected:
+                faults.append("another one after it")
+            wrong += bool(faults)
             chains += 1
-    print(f"{suite}: {done} kills in {chains} chains, {wrong} chains wrong")
+            print(f"chain {chains}: {faults or 'as undisturbed'}", flush=True)
+    print(f"{suite}: {done} {name} in {chains} chains, {wrong} chains wrong; {slowest_s:.1f} s")
     sys.exit(wrong > 0)
 
 
-def command(suite: str, out: Path, stderr: int | None = None) -> subprocess.Popen[bytes]:
+def _ended_well(status: int, said: str) -> bool:
+    """Whether a Ctrl-C ended in one line and its status, or came when all was done."""
+    lines = [line for line in said.splitlines() if line.startswith("retbench: error:")]
+    if "Traceback" in said:
+        return False
+    return status == 0 or (status == INTERRUPTED and len(lines) == 1)
+
+
+def command(
+    suite: str, out: Path, name: str = "SIGKILL", stderr: int | None = None
+) -> subprocess.Popen[bytes]:
     """The run begun, or continued where there is one, in a process group of its own."""
     known = (out / "run.json").exists() or (out / "training.json").exists()
     words = RUNS[suite] if not known else [RUNS[suite][0]]
-    line = [sys.executable, str(ROOT / "tests" / "brief.py"), *words, "--out", str(out)]
+    line = [sys.executable, *PROGRAMS[name], *words, "--out", str(out)]
     line += ["--resume"] if known else ["--device", "cpu", "--threads", "1"]
     return subprocess.Popen(
         line, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
@@ -96,4 +118,5 @@ def record(suite: str, out: Path) -> object:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 50)
+    given = sys.argv[2:]
+    main(sys.argv[1], int(given[0]) if given else 50, given[1] if len(given) > 1 else "SIGKILL")

@@ -104,7 +104,6 @@ def test_a_configuration_survives_its_dictionary(family: str) -> None:
         ("retnet", {"n_kv": 2}, "retnet has no option 'n_kv'"),
         ("retnet", {"n_kv_heads": 3}, "n_kv_heads = 3 does not divide n_heads = 4"),
         ("retnet-gq", {"n_heads": 1}, "an even n_heads, not 1"),
-        ("retnet-gq", {"implementation": "triton"}, "its step has a KV head for each query head"),
         ("transformer", {"n_kv_heads": 3}, "n_kv_heads = 3 does not divide n_heads = 4"),
         ("transformer-gqa", {"n_heads": 2}, "n_heads in fours, not 2"),
     ],

@@ -7,7 +7,8 @@
 A case names what is launched, the type of numbers, the batch size, and then
 
     forward, backward     heads, d_k, d_v of chunkwise retention
-    retain                heads, d_k, d_v of a decode step's retention
+    gate                  heads, d_v of the gated norm, forward and backward
+    retain                KV heads, query heads of each, d_k, d_v of a decode step's retention
     attend                KV heads, query heads of each, head dimension, tokens of the cache
 
 Run in a process of its own, without the interpreter, it finds what the interpreter cannot: a type
@@ -33,7 +34,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from models.kernels import attend, chunk, chunk_op, plan, step
+from models.kernels import attend, chunk, chunk_op, gated_norm_op, plan, step
 from models.kernels.plan import GPU
 
 TOKENS = 8192
@@ -114,8 +115,8 @@ def instructions(ptx: str) -> dict[str, Any]:
     """What a kernel is made of.
 
     Returns:
-        Which tensor cores it uses, how many bits its accesses to global memory move inside loops,
-        and whether it keeps anything in local memory, which is global.
+        Which tensor cores it uses, how many bits its accesses to global memory move, those inside
+        loops apart, and whether it keeps anything in local memory, which is global.
     """
     lines = [line.strip() for line in ptx.splitlines()]
     names = [re.match(r"(\$\w+):", line) for line in lines]
@@ -125,10 +126,12 @@ def instructions(ptx: str) -> dict[str, Any]:
         target = re.search(r"\bbra\S*\s+(\$\w+)", line)
         if target and labels[target[1]] < number:
             inside.update(range(labels[target[1]], number))
-    widths = {_bits(lines[number]) for number in inside} - {0}
+    bits = [_bits(line) for line in lines]
+    widths = {bits[number] for number in inside} - {0}
     cores = re.findall(r"\b(wgmma|tcgen05|mma)\.(?:mma|sync|async)", ptx)
     return {
-        "tensor_cores": sorted(set(cores)), "bits_in_loops": sorted(widths),
+        "tensor_cores": sorted(set(cores)), "bits": sorted({*bits} - {0}),
+        "bits_in_loops": sorted(widths),
         "local_memory": ".local" in ptx,
     }  # fmt: skip
 
@@ -185,15 +188,25 @@ def backward(dtype: torch.dtype, batch: int, heads: int, d_k: int, d_v: int) -> 
     chunk_op._backward._init_fn(q, k, v, log_gamma, state, v, state)
 
 
-def retain(dtype: torch.dtype, batch: int, heads: int, d_k: int, d_v: int) -> None:
+def gate(dtype: torch.dtype, batch: int, heads: int, d_v: int) -> None:
+    """What the gated norm launches in a step of training, behind retention of that type."""
+    wide = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+    x = torch.empty(batch, TOKENS, heads, d_v, dtype=wide, device="meta")
+    projected = torch.empty(batch, TOKENS, 3 * heads * d_v, dtype=dtype, device="meta")
+    gates = projected[..., -heads * d_v :].view(x.shape)
+    gated_norm_op.fused_gated_norm._init_fn(x, gates, 1e-6)
+    gated_norm_op._backward._init_fn(x, gates, gates, 1e-6)
+
+
+def retain(dtype: torch.dtype, batch: int, kv_heads: int, group: int, d_k: int, d_v: int) -> None:
     """What retention launches in a decode step."""
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(*shape, dtype=dtype, device="meta")
 
-    projected = empty(batch, 2 * heads * (d_k + d_v), dtype=dtype)
-    out, state = empty(batch, heads * d_v, dtype=dtype), empty(batch, heads, d_k, d_v)
-    angles, gamma = empty(2, d_k), empty(heads)
+    projected = empty(batch, (group + 1) * kv_heads * (d_k + d_v), dtype=dtype)
+    out, state = empty(batch, group * kv_heads * d_v, dtype=dtype), empty(batch, kv_heads, d_k, d_v)
+    angles, gamma = empty(2, d_k), empty(kv_heads)
     step.launch(projected, angles, angles, gamma, None, state, 1e-6, out)
 
 
@@ -220,7 +233,10 @@ def main(capability: int, cases: list[str]) -> None:
     chunk_op.unavailable = lambda device: None  # type: ignore[assignment]
     for module in (attend, chunk, plan, step):
         module.gpu_at = lambda device: gpu  # type: ignore[attr-defined]
-    launches = {"forward": forward, "backward": backward, "retain": retain, "attend": attend_}
+    launches = {
+        "forward": forward, "backward": backward, "gate": gate, "retain": retain,
+        "attend": attend_,
+    }  # fmt: skip
     for report.case in cases:
         name, dtype, *sizes = report.case.split(",")
         launches[name](getattr(torch, dtype), *map(int, sizes))

@@ -17,6 +17,7 @@ SPILLED_BYTES = 64
 """Of a thread's registers; some few that are seldom used, as decays that a loop does not need."""
 
 CHUNKWISE = {"_states_kernel", "_scores_kernel", "_mix_kernel"}
+GATE = {"_gated_norm", "_gated_norm_backward"}
 STEP = {"_recur", "_finish", "_attend", "_combine"}
 
 
@@ -31,7 +32,9 @@ STEP = {"_recur", "_finish", "_attend", "_combine"}
                 *(f"forward,bfloat16,1,{heads},256,512" for heads in (16, 8, 4)),
                 "forward,bfloat16,1,6,128,256",
                 "backward,bfloat16,1,8,256,512",
-                "retain,bfloat16,1,8,256,512",
+                "gate,bfloat16,1,8,512",
+                "retain,bfloat16,1,8,1,256,512",
+                "retain,bfloat16,1,4,2,256,512",
                 "attend,bfloat16,1,16,1,128,8224",
                 "attend,bfloat16,1,4,4,128,8224",
             ],
@@ -42,7 +45,7 @@ STEP = {"_recur", "_finish", "_attend", "_combine"}
             [
                 "forward,bfloat16,1,8,256,512",
                 "backward,bfloat16,1,8,256,512",
-                "retain,bfloat16,1,8,256,512",
+                "retain,bfloat16,1,8,1,256,512",
                 "attend,bfloat16,1,16,1,128,8224",
                 "attend,bfloat16,1,4,4,128,8224",
             ],
@@ -60,6 +63,8 @@ def test_the_kernels_fit_and_read_by_128_bits_into_tensor_cores(
             assert kernel["tensor_cores"] == [tensor_cores], kernel
         if name in CHUNKWISE | {"_attend"}:
             assert set(kernel["bits_in_loops"]) <= {128}, kernel
+        if name in GATE:
+            assert kernel["bits"] == [128], kernel
         if name == "_attend":
             rows = max(RESIDENT) if kernel["tensor_cores"] else 1
             assert kernel["resident"] >= RESIDENT[rows], kernel
@@ -68,24 +73,31 @@ def test_the_kernels_fit_and_read_by_128_bits_into_tensor_cores(
 @pytest.mark.parametrize(
     "cases",
     [
-        ["forward,float16,1,6,64,128", "retain,float16,1,8,256,512", "attend,float16,1,4,4,128,96"],
+        [
+            "forward,float16,1,6,64,128",
+            "gate,float16,1,6,128",
+            "retain,float16,1,8,1,256,512",
+            "attend,float16,1,4,4,128,96",
+        ],
         [
             "forward,float32,1,8,256,512",
-            "retain,float32,1,8,256,512",
+            "gate,float32,1,8,512",
+            "retain,float32,1,4,2,256,512",
             "attend,float32,1,16,1,128,96",
             "attend,float32,1,4,4,128,96",
         ],
         # Tiny heads, those that must be masked, and the widest.
         [
             "forward,bfloat16,1,4,16,32",
-            "retain,bfloat16,1,6,48,96",
+            "retain,bfloat16,1,6,1,48,96",
             "attend,bfloat16,1,2,4,48,96",
             "attend,bfloat16,1,2,4,256,96",
+            "gate,bfloat16,1,6,96",
         ],
     ],
 )
 def test_kernels_of_other_types_and_heads_fit_any_gpu(cases: list[str]) -> None:
-    assert {kernel["kernel"] for kernel in compiled(120, *cases)} == CHUNKWISE | STEP
+    assert {kernel["kernel"] for kernel in compiled(120, *cases)} == CHUNKWISE | GATE | STEP
 
 
 def compiled(capability: int, *cases: str) -> list[dict[str, Any]]:

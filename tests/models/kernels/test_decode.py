@@ -18,6 +18,7 @@ from models.registry import config_for
 
 KERNELS = {
     "retnet": "recurrent-triton",
+    "retnet-gq": "recurrent-triton",
     "transformer": "split-kv-triton",
     "transformer-gqa": "split-kv-triton",
 }

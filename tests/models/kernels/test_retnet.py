@@ -69,6 +69,20 @@ def test_bfloat16_is_as_near_to_float32_as_that_of_torch(device: torch.device) -
     assert error["triton"] < 1.5 * error["torch"] < 0.05
 
 
+@pytest.mark.parametrize("norm_gain", [False, True])
+def test_norm_and_gate_are_one_kernel_forward_and_backward(
+    device: torch.device, norm_gain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = retnet(device, "triton", n_layers=1, norm_gain=norm_gain)
+    monkeypatch.setattr("models.mixers.multiscale.gated_rms_norm", None)
+    tokens = tokens_on(device, 20)
+    model(tokens).sum().backward()
+    with torch.no_grad():
+        model.prefill(tokens, model.init_state(2, 20))
+    with pytest.raises(TypeError):
+        retnet(device, "torch", n_layers=1)(tokens)
+
+
 def test_compile_takes_the_whole_model(device: torch.device) -> None:
     model, tokens = retnet(device, "triton", n_layers=1), tokens_on(device, 70)
     backend = "inductor" if device.type == "cuda" else "aot_eager"

@@ -29,6 +29,12 @@ class Case:
     gated: bool = True
     scaled: bool = False
     device: torch.device | str = "cpu"
+    group: int = 1
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads that have a state."""
+        return self.heads // self.group
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(self.d_k + self.d_v)
@@ -42,36 +48,40 @@ class Case:
         sign[: self.d_k // 2] = -1
         scales = torch.tensor([1.0, self.d_k**-0.5], device=self.device)[:, None, None, None]
         self.cos, self.sin = angles.cos() * scales, angles.sin() * sign * scales
-        self.gamma = 1 - random(self.heads).sigmoid()[:, None, None] / 4
+        self.gamma = 1 - random(self.kv_heads).sigmoid()[:, None, None] / 4
         self.scale = random(self.heads).exp()[:, None, None] if self.scaled else None
-        self.state = random(self.batch, self.heads, self.d_k, self.d_v)
+        self.state = random(self.batch, self.kv_heads, self.d_k, self.d_v)
         self.random = random
 
     def token(self) -> Tensor:
         """The fused projection of a new token."""
-        per_head = 2 * self.d_k + (2 if self.gated else 1) * self.d_v
-        return self.random(self.batch, self.heads * per_head)
+        return self.random(self.batch, sum(self.widths()))
+
+    def widths(self) -> list[int]:
+        """Of the projection's parts: queries, keys, values and, if there is one, the gate."""
+        queries, keys = self.heads * self.d_k, self.kv_heads * self.d_k
+        values, gate = self.kv_heads * self.d_v, self.heads * self.d_v
+        return [queries, keys, values, *([gate] if self.gated else [])]
 
     def expected(self, projected: Tensor, state: Tensor) -> Tensor:
         """The same in plain torch; updates the state."""
-        batch, heads, wide = self.batch, self.heads, self.heads * self.d_v
-        q, k, v, *gate = projected.split_with_sizes(
-            [heads * self.d_k] * 2 + [wide] * (2 if self.gated else 1), -1
+        batch = self.batch
+        q, k, v, *gate = projected.split_with_sizes(self.widths(), -1)
+        q, k = (
+            rotate(x.view(batch, self.kv_heads, -1, self.d_k), cos.flatten(), sin.flatten())
+            for x, cos, sin in zip((q, k), self.cos, self.sin, strict=True)
         )
-        qk = torch.stack((q, k)).view(2, batch, heads, self.d_k).transpose(1, 2)[..., None, :]
-        cos, sin = (x.view(2, 1, 1, 1, self.d_k) for x in (self.cos, self.sin))
-        q, k = rotate(qk, cos, sin).transpose(1, 2)
-        v = v.view(batch, heads, 1, self.d_v)
-        mixed = retention_step(q, k, v, self.gamma, state)
+        v = v.view(batch, self.kv_heads, 1, self.d_v)
+        mixed = retention_step(q, k, v, self.gamma, state).view(batch, self.heads, 1, self.d_v)
         normed = rms_norm(mixed, EPS) if self.scale is None else mixed * self.scale
-        joined = normed.reshape(batch, wide)
+        joined = normed.reshape(batch, self.heads * self.d_v)
         return F.silu(gate[0]) * joined if self.gated else joined
 
     def found(self, projected: Tensor, state: Tensor) -> Tensor:
         """The kernels' answer; updates the state."""
         cos, sin, gamma = self.cos.float(), self.sin.float(), self.gamma.float()
         scale = None if self.scale is None else self.scale.float()
-        return fused_retention(projected, cos, sin, gamma, scale, state, EPS)
+        return fused_retention(projected, cos, sin, gamma, scale, state, self.heads, EPS)
 
 
 def distance(found: Tensor, expected: Tensor) -> float:
@@ -117,6 +127,19 @@ def test_gate_and_norm_can_be_left_out(device: torch.device, gated: bool, scaled
     assert distance(case.found(projected, state), expected) < 2e-6
 
 
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("group", [2, 4])
+def test_query_heads_share_a_state(
+    device: torch.device, gated: bool, scaled: bool, group: int
+) -> None:
+    case = Case(2, 4, 8, 16, gated, scaled, device, group)
+    projected, state = case.token().float(), case.state.float()
+    expected = case.expected(projected.double(), case.state)
+    assert distance(case.found(projected, state), expected) < 2e-6
+    assert distance(state, case.state) < 1e-6
+
+
 def test_many_steps_stay_together(device: torch.device) -> None:
     case = Case(1, 1, 16, 16, device=device)
     state = case.state.float()
@@ -157,10 +180,11 @@ def test_no_two_warps_hold_the_same_of_a_state(d_k: int, columns: int) -> None:
 
 
 @pytest.mark.parametrize("columns", [8, 16, 32])
+@pytest.mark.parametrize("group", [1, 2])
 def test_the_cut_changes_no_result(
-    device: torch.device, columns: int, monkeypatch: pytest.MonkeyPatch
+    device: torch.device, group: int, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = Case(1, 2, 16, 40, device=device)
+    case = Case(1, 2, 16, 40, device=device, group=group)
     projected, state = case.token().float(), case.state.float()
     expected = case.expected(projected.double(), case.state)
     monkeypatch.setattr("models.kernels.step.step_columns", lambda *_: columns)
@@ -174,10 +198,10 @@ def test_a_batch_of_none_is_left_as_it_is(device: torch.device) -> None:
 
 
 def test_the_op_keeps_torchs_rules(device: torch.device) -> None:
-    case = Case(2, 2, 8, 16, device=device)
+    case = Case(2, 4, 8, 16, device=device, group=2)
     arguments: tuple[Any, ...] = (
         case.token().float(), case.cos.float(), case.sin.float(), case.gamma.float(), None,
-        case.state.float(), EPS,
+        case.state.float(), case.heads, EPS,
     )  # fmt: skip
     torch.library.opcheck(fused_retention, arguments)
 
@@ -216,3 +240,14 @@ def test_inputs_that_do_not_fit_are_refused(device: torch.device) -> None:
     ]:
         with pytest.raises(ValueError, match="do not fit or are not contiguous"):
             case.found(part, matrices)
+    case.gamma = case.gamma.repeat(2, 1, 1)  # of the query heads
+    with pytest.raises(ValueError, match="do not fit"):
+        case.found(projected, state)
+
+
+def test_query_heads_that_are_no_multiple_of_the_others_are_refused(device: torch.device) -> None:
+    case = Case(1, 4, 8, 16, device=device, group=2)
+    case.heads = 3
+    projected = torch.zeros(1, 3 * 8 + 2 * (8 + 16) + 3 * 16, device=device)
+    with pytest.raises(ValueError, match="do not fit"):
+        case.found(projected, case.state.float())

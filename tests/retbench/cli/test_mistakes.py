@@ -309,3 +309,12 @@ def test_a_bug_is_one_line_unless_debug_is_asked_for(
     assert f"{kind.__name__}: who wrote this; add --debug" in plain.err
     assert debugged.status == 1
     assert "Traceback" in debugged.err
+
+
+def test_a_ctrl_c_while_libraries_are_being_imported_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    ended = subprocess.run(
+        [sys.executable, "-m", "retbench", "run"], capture_output=True, text=True,
+        env={"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (130, "retbench: error: interrupted\n")

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from retbench.config.plan import Contender, Point
+from retbench.report.summary import Summary
 from retbench.store import Run
 
 from .samples import Add, Ending, configuration, described, write
@@ -173,3 +174,28 @@ FAILURES: Failures = {
     ("transformer", 1024, 16): "oom_implied",
     ("transformer-gqa", 8192, 1): {1: "timeout"},
 }
+
+
+def cell(summary: Summary, model: str, metric: str, context: int = 1024, batch: int = 1):
+    """The one row of ``cells`` that this is."""
+    found = summary.cells[
+        (summary.cells["model"] == model)
+        & (summary.cells["metric"] == metric)
+        & (summary.cells["seq_len"] == context)
+        & (summary.cells["batch_size"] == batch)
+    ]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+def ratio(summary: Summary, metric: str, baseline: str, context: int, batch: int = 1):
+    """The one row of ``ratios`` that this is."""
+    rows = summary.ratios
+    found = rows[
+        (rows["metric"] == metric)
+        & (rows["baseline"] == baseline)
+        & (rows["seq_len"] == context)
+        & (rows["batch_size"] == batch)
+    ]
+    assert len(found) == 1
+    return found.iloc[0]
