@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from retbench.stats.unpaired import judge
 
@@ -14,6 +13,8 @@ RNG = np.random.default_rng(0)
 
 
 def test_one_row_has_welchs_interval() -> None:
+    from scipy import stats  # a second, in each process that collects the tests
+
     before, after = RNG.normal(0, 0.02, 5), RNG.normal(0.1, 0.05, 7)
     (found,) = judge([(before, after)], margin=0.01)
     welch = stats.ttest_ind(after, before, equal_var=False).confidence_interval(0.95)

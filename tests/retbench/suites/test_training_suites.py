@@ -222,6 +222,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
         patch.setenv("RETBENCH_CACHE", str(folder / "cache"))
         patch.setattr("retbench.engine.runner._Session._measure_ceilings", lambda self: None)
         patch.setattr("retbench.report.write_plots", lambda run, content=None: [])
+        patch.setattr("retbench.suites.recall_cell.TEST_SEQUENCES", 16)
+        patch.setattr("retbench.suites.recall_cell.DEV_SEQUENCES", 16)
         one_part = {"no-gate": {"gate": False}}  # of the six, which differ in their options alone
         patch.setattr("models.family.retnet.RetNetConfig.ablations", lambda self: one_part)
         for suite in (*TEXT, "recall"):

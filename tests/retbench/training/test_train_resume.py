@@ -45,11 +45,10 @@ def killed(text: Path, out: Path, *more: str) -> None:
     assert ended.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("model", ["retnet", "transformer"])
 def test_a_killed_training_resumes_to_the_same_model(
-    command: Command, text: Path, tmp_path: Path, model: str
+    command: Command, text: Path, tmp_path: Path
 ) -> None:
-    more = ("--steps", "12", "--eval-every", "5", "--model", model)
+    more = ("--steps", "12", "--eval-every", "5")
     killed(text, tmp_path / "run", *more)
     assert record_of(tmp_path / "run")["state"] == "running"
     assert not (tmp_path / "run" / "model.safetensors").exists()
