@@ -20,7 +20,8 @@ from retbench.machine import host
 class Profile:
     """How often a cell is measured (rule M2), and how long that may take.
 
-    Time is better spent on blocks than on rounds: most of a ratio's spread is between processes.
+    Time is better spent on blocks than on rounds: these are no replicates, and intervals over few
+    blocks are wide for their number alone.
 
     Attributes:
         name: what ``--profile`` calls it.

@@ -1,12 +1,9 @@
 """Runs that are killed or stopped, and disks that fill up: nothing is lost."""
 
-import contextlib
 import json
 import random
-import resource
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +14,7 @@ from retbench.errors import UserError
 from retbench.store import RunWriter, open_run
 from retbench.suites.inference import InferenceSuite
 
+from ..full_disk import full_disk
 from .fake_runs import (
     FIRST,
     LIMIT_S,
@@ -158,22 +156,6 @@ def test_a_second_run_into_the_same_folder_is_refused_while_the_first_goes_on(
 
 
 # Disks.
-
-
-@contextlib.contextmanager
-def full_disk(limit_bytes: int) -> Iterator[None]:
-    """Let no file of this process grow beyond the limit: a disk that is full, without one.
-
-    Lifted within the test: the log that the test's result goes to may itself be a longer file.
-    """
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_disk_that_fills_up_keeps_whole_cells(

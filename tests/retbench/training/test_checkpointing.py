@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +20,7 @@ from retbench.training.checkpointing import Checkpoints, latest
 from retbench.training.loop import Record, Training, train
 from retbench.training.step import make_optimizer
 
-FullDisk = Callable[[int], AbstractContextManager[None]]
+from ..full_disk import full_disk
 
 
 def trained(small: ModuleType, folder: Path | None = None, **more: Any) -> tuple[Training, Any]:
@@ -177,7 +176,7 @@ def test_a_checkpoint_half_written_is_ignored_and_swept(
 
 @pytest.mark.parametrize("limit", [500, 20_000, 110_000, 140_000])
 def test_a_full_disk_leaves_the_earlier_checkpoint(
-    small: ModuleType, interrupted: Path, full_disk: FullDisk, limit: int
+    small: ModuleType, interrupted: Path, limit: int
 ) -> None:
     path = latest(interrupted)
     assert path is not None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +13,7 @@ import pytest
 from retbench.errors import UserError
 from retbench.training import job, model_folder
 
+from ..full_disk import full_disk
 from .conftest import FILES, SMALL, Command, curve, record_of
 
 MIXER = """
@@ -88,9 +87,8 @@ def test_a_divergence_has_its_own_status(command: Command, text: Path) -> None:
 
 
 def test_a_disk_that_fills_leaves_a_training_to_continue(
-    command: Command, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    full_disk: Callable[[int], AbstractContextManager[None]],
-) -> None:  # fmt: skip
+    command: Command, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first checkpoint fits; then there is room for small files alone."""
     from retbench.cli.training_display import TrainingDisplay
 
