@@ -20,8 +20,9 @@ from retbench.machine import host
 class Profile:
     """How often a cell is measured (rule M2), and how long that may take.
 
-    Time is better spent on blocks than on rounds: these are no replicates, and intervals over few
-    blocks are wide for their number alone.
+    Rounds are no replicates, and intervals over few blocks are wide for their number alone, so
+    that short calls make few rounds and the time goes to blocks. Long ones, such as prefills, have
+    few rounds in any time, and these are what a block's ratio of theirs is known by.
 
     Attributes:
         name: what ``--profile`` calls it.
@@ -53,8 +54,8 @@ PROFILES: dict[str, Profile] = {
     for profile in (
         Profile("smoke", blocks=1, minutes=0, rounds=3, min_rounds=2, phase_budget_s=0.5),
         Profile("quick", blocks=3, minutes=5.75, rounds=60, min_rounds=3, phase_budget_s=1.0),
-        Profile("report", blocks=5, minutes=30, rounds=100, min_rounds=4, phase_budget_s=2.0),
-        Profile("rigorous", blocks=10, minutes=120, rounds=200, min_rounds=6, phase_budget_s=4.0),
+        Profile("report", blocks=5, minutes=30, rounds=40, min_rounds=4, phase_budget_s=5.0),
+        Profile("rigorous", blocks=10, minutes=120, rounds=80, min_rounds=6, phase_budget_s=10.0),
     )
 }
 DEVICES = ("cpu", "cuda")
