@@ -79,8 +79,8 @@ def load(
         dtype: the type of its weights; the saved one where None.
 
     Raises:
-        CheckpointError: if a file is missing, damaged or changed, or weights and configuration
-            differ.
+        CheckpointError: if a file is missing, damaged or changed, weights and configuration
+            differ, or a weight is infinite or no number.
     """
     path = Path(folder)
     values = _read_values(path / CONFIG)
@@ -102,6 +102,9 @@ def load(
     if header != seal(values, weights):
         both = f"{path / WEIGHTS} or {path / CONFIG}"
         raise CheckpointError(f"{both} has changed since the model was saved")
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path / WEIGHTS}: not all values of {name} are finite")
     return model
 
 

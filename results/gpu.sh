@@ -133,6 +133,6 @@ measure training-350m 190 --suite training --preset $small --context $trained \
 measure batch-6.7b 340 --suite inference --preset $largest --context $long \
     --batch $sizes --batch-context $long --models retnet,transformer
 measure paper-6.7b 210 --suite inference --preset $largest --context $near,$long \
-    --batch 1 --batch-context $long --models retnet,transformer-paper
+    --batch 1 --batch-context $long --models retnet,transformer-paper --compare-unfused
 printf 'all in %s after %d s\n' "$out" "$SECONDS"
 exit $failed

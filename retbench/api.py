@@ -20,7 +20,7 @@ from retbench.config.file import read_config_file
 from retbench.config.run import SPARED_CORES, RunConfig, TimedConfig
 from retbench.engine.resolve import check, explicit, resolve
 from retbench.errors import Interrupted, NotDerived, UserError
-from retbench.machine import threads
+from retbench.machine import host, threads
 from retbench.store.results import new_folder, only_unfinished
 from retbench.workers.agent import ONE_NODE, Nodes
 
@@ -226,10 +226,12 @@ def _continued(
     )
     config = stored_configuration(folder, store.read_meta(folder))
     asked = explicit(suite, config_file=config_file, otherwise=config.suite, **given).values
+    timed = isinstance(config, TimedConfig)  # elsewhere threads are where it runs, not what
     if asked.get("suite", config.suite) != config.suite:
         differing = [f"suite was {config.suite!r}, not {asked['suite']!r}"]
     else:
-        differing = config.contradictions(asked, but=("suite", "out", "plugins"))
+        elsewhere = ("suite", "out", "plugins", *(() if timed else ("threads",)))
+        differing = config.contradictions(asked, but=elsewhere)
     sources = asked.get("plugins")
     if sources is not None and plugins.names(sources) != plugins.names(config.plugins):
         differing.append(f"plugin was {list(config.plugins)!r}, not {list(sources)!r}")
@@ -239,5 +241,8 @@ def _continued(
             "continue it unchanged, or begin a new run with another --out",
         )
     config = replace(config, plugins=sources or plugins.located(config.plugins, folder))
+    if not timed:
+        threads_here = asked.get("threads") or min(config.threads, host.granted_cores())
+        config = replace(config, threads=threads_here)
     check(config, here=here)
     return config, folder

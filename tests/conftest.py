@@ -6,9 +6,14 @@ import gc
 import os
 
 import pytest
+from hypothesis import settings
 
 from retbench.machine.threads import limit_spinning
 from retbench.workers import ALLOCATOR
+
+# No test depends on how fast it is, nor on what an earlier run of it has drawn.
+settings.register_profile("all tests", deadline=None, derandomize=True, database=None)
+settings.load_profile("all tests")
 
 # Tests run beside each other: threads that spin there take minutes for what takes seconds, and a
 # second thread of each has no core to run on.
@@ -38,6 +43,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.stem, len(SLOW)))
 
 
-def pytest_collection_finish() -> None:
-    """Spare the collector what is imported: a measurement collects before it, hundreds of times."""
+@pytest.fixture(scope="module", autouse=True)
+def _spare_the_collector() -> None:
+    """Let it pass over what is there: a measurement collects before it, hundreds of times.
+
+    A file of tests that has torch's compiler imported leaves objects that take it 0.3 s each time.
+    """
+    gc.collect(1)
     gc.freeze()

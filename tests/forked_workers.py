@@ -25,6 +25,7 @@ import pytest
 import torch
 
 from retbench.machine.interrupts import Wakes
+from retbench.machine.memory import oom_kills
 from retbench.workers import worker as worker_process
 from retbench.workers.process import PARENT, Worker
 
@@ -38,8 +39,9 @@ class WorkerForked(Worker):
         self, command: Sequence[str], environment: Mapping[str, str], interrupts: Wakes
     ) -> None:
         self._interrupts = interrupts
-        self._buffer = b""
+        self._buffer, self._replies = bytearray(), 0
         self._timeout_s, self._deadline = 0.0, math.inf
+        self._oom_kills = oom_kills()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
         self._socket, theirs = socket.socketpair()
         variables = {**environment, PARENT: str(os.getpid())}

@@ -7,6 +7,7 @@ the commands, so that ``plot`` and ``--help`` are quick.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -21,6 +22,7 @@ from retbench.cli import machine, results, run, train
 from retbench.cli.exits import UsageProblem, end, fail, usage
 from retbench.cli.options import AsJson, Folder, Quiet, options, with_options
 from retbench.config.run import ModelsConfig
+from retbench.config.values import is_writable
 from retbench.errors import EXIT_INTERRUPTED, UserError
 from retbench.machine.threads import limit_spinning
 
@@ -132,12 +134,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # A stream that the caller has closed is None: what would be printed there goes nowhere.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (open to the end)
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):  # not every terminal has every character
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     limit_spinning()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     # Accepted behind the command as well: that is where one adds it to a line that failed.
     words = [word for word in words if word != "--debug"]
     try:
+        for word in words:
+            if not is_writable(word):
+                raise UserError(f"{word!r} is not UTF-8", "rename the file, or name another")
         status = _invoke(words)
         sys.stdout.flush()  # what it cannot hold is better known now than while Python ends
     except SystemExit:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from retbench import suites
-from retbench.cli.options import AsJson, Quiet, options, suite_names, with_options
+from retbench.cli.options import AsJson, Quiet, options, path_option, suite_names, with_options
 from retbench.config.run import ModelsConfig
 from retbench.errors import CheckFailed, UserError
 from retbench.suites.inference import InferenceConfig
@@ -38,7 +38,7 @@ def project(
     **given: Any,
 ) -> None:
     """Compute what no device can be better at: least memory and time, from data sheets."""
-    from retbench import report
+    from retbench import api, report
     from retbench.cli.console import Console
     from retbench.engine.projection import project as projected
     from retbench.report import derivation
@@ -46,7 +46,9 @@ def project(
     run = projected(given)
     content = report.content_of(run)
     console = Console(quiet=quiet, as_json=as_json)
-    console.report(content, report.write_all(run, content))
+    with api.explained(run):
+        files = report.write_all(run, content)
+    console.report(content, files)
     if explain:
         console.tables(table for table in content.tables if table.name == derivation.NAME)
 
@@ -98,9 +100,7 @@ def audit(
         str,
         typer.Option(help="By how much a copy of it is slowed down, to be found.", metavar="SHARE"),
     ] = "5%",
-    out: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Keep the run here. [default: nowhere]")
-    ] = None,
+    out: Annotated[Path | None, path_option("Keep the run here. [default: nowhere]")] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     **given: Any,
@@ -130,3 +130,5 @@ def audit(
     finally:
         progress.close()
     console.audit(record, auditing.remember(record))
+    if out is not None:
+        api.write_derived(api.open_run(out))

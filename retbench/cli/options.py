@@ -25,6 +25,20 @@ Quiet = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="One JSON document on stdout.", rich_help_panel=OUTPUT)
 ]
+
+
+def path_option(help: str, metavar: str = "PATH", panel: str | None = None) -> Any:
+    """An option for a path; ``~`` is the user's home, which shells leave in ``--out=~/x``."""
+    return typer.Option(help=help, metavar=metavar, rich_help_panel=panel, parser=_path)
+
+
+def _path(word: str) -> Path:
+    try:
+        return Path(value.path(word))
+    except ValueError as problem:
+        raise typer.BadParameter(str(problem)) from None
+
+
 _TRAINING = "Training"
 _GROUPS = (WHAT, _TRAINING, SWEEP, HOW_SURE, WHERE, OUTPUT)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from retbench.cli.options import AsJson, Folder, completing
+from retbench.cli.options import AsJson, Folder, completing, path_option
 from retbench.config.values import OneOf, SomeOf, read, share
 from retbench.errors import UserError
 from retbench.metrics import METRICS
@@ -193,7 +193,7 @@ def claims(
         bool, typer.Option("--plan", help="Print what would settle the open ones; write nothing.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The folder of CLAIMS.md. [default: results]")
+        Path | None, path_option("The folder of CLAIMS.md. [default: results]", "DIR")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -235,7 +235,7 @@ def bundle(
     folder: Folder,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A .tar.gz or .zip. [default: DIR.tar.gz]"),
+        path_option("A .tar.gz or .zip. [default: DIR.tar.gz]", "FILE"),
     ] = None,
 ) -> None:
     """Pack a run into one archive that others can check. It holds the hash of every file."""
@@ -247,9 +247,7 @@ def bundle(
 
 def verify(
     file: Annotated[Path, typer.Argument(help="What bundle has made.", metavar="FILE")],
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Unpack it there once it is sound.")
-    ] = None,
+    out: Annotated[Path | None, path_option("Unpack it there once it is sound.", "DIR")] = None,
 ) -> None:
     """Check a bundled run, every file by its hash. With --out it is unpacked."""
     from retbench.report import stamp

@@ -15,6 +15,7 @@ from retbench.cli.options import (
     Quiet,
     RunCommand,
     of_all_suites,
+    path_option,
     suite_names,
     with_options,
 )
@@ -81,7 +82,7 @@ def run(
     ] = False,
     config: Annotated[
         Path | None,
-        typer.Option(help="TOML file with the same keys; flags win.", metavar="FILE"),
+        path_option("TOML file with the same keys; flags win.", "FILE"),
     ] = None,
     launcher: Annotated[
         str,

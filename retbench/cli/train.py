@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retbench.cli.options import AsJson, GroupedCommand, Quiet, options, with_options
+from retbench.cli.options import (
+    AsJson,
+    GroupedCommand,
+    Quiet,
+    options,
+    path_option,
+    with_options,
+)
 from retbench.config.run import OUTPUT, WHERE, RunConfig
 from retbench.distributed.launch import KINDS
 from retbench.errors import UserError
@@ -55,10 +62,7 @@ def train(
         typer.Option("--resume", help="Continue the training in --out.", rich_help_panel=OUTPUT),
     ] = False,
     tensorboard: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR", help="Write the loss curves for TensorBoard.", rich_help_panel=OUTPUT
-        ),
+        Path | None, path_option("Write the loss curves for TensorBoard.", "DIR", OUTPUT)
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -73,7 +77,7 @@ def train(
 
 
 def _train(
-    ranks: Ranks, given: Mapping[str, Any], tensorboard: str | None, *, quiet: bool, as_json: bool
+    ranks: Ranks, given: Mapping[str, Any], tensorboard: Path | None, *, quiet: bool, as_json: bool
 ) -> None:
     """Train in one process of several, or alone; rank 0 shows how it goes."""
     from retbench.cli.console import Console
@@ -108,7 +112,7 @@ def generate(
     top_p: Annotated[
         float | None, typer.Option(help="Choose among tokens of this probability together.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the choice.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the choice.")] = 0,
     tokenizer: Annotated[
         str | None, typer.Option(help="Where the folder has none: byte, gpt2, ...")
     ] = None,
@@ -142,10 +146,6 @@ def generate(
 
 def _encoded(prompt: str, tokenizer: Tokenizer) -> list[int]:
     try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        raise UserError("prompt: it is not UTF-8") from None
-    try:
         found = [int(token) for token in tokenizer.encode(prompt)]
     except UserError as problem:
         raise UserError(f"prompt: {problem.message}", problem.hint) from None
@@ -165,7 +165,10 @@ def _continuation(
 
     yield from prompt
     tokens = torch.tensor([prompt], device=next(model.parameters()).device)
-    for token in made(
-        model, tokens, count, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
-    ):
-        yield int(token)
+    try:
+        for token in made(
+            model, tokens, count, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+        ):
+            yield int(token)
+    except ValueError as problem:  # of values that its weights, though finite, overflow to
+        raise UserError(f"the model cannot go on: {problem}") from None

@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -208,7 +209,7 @@ class TensorBoard:
         UserError: the package is not installed, or the folder cannot be written.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: Path) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -217,7 +218,7 @@ class TensorBoard:
                 'install it with: python -m pip install "retbench[tensorboard]"',
             ) from None
         try:
-            self._writer: Any = SummaryWriter(folder)
+            self._writer: Any = SummaryWriter(str(folder))
         except OSError as error:
             raise UserError(f"cannot write {folder}: {error.strerror}", "name another") from error
 

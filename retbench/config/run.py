@@ -116,7 +116,7 @@ class RunConfig(Settings):
         metavar="SECONDS", group=WHERE,
     )  # fmt: skip
     memory_limit_gib: float | None = setting(
-        value.positive_float, "Memory a worker may take.", flag="memory_limit", metavar="GIB",
+        value.gibibytes, "Memory a worker may take.", flag="memory_limit", metavar="GIB",
         group=WHERE, default=None, shown="no limit",
     )  # fmt: skip
     plugins: tuple[str, ...] = setting(

@@ -39,7 +39,14 @@ def text(raw: Any) -> str:
         raise ValueError(f"must be text, not {raw!r}")
     if not raw.strip():
         raise ValueError("must not be empty")
+    if not is_writable(raw):
+        raise ValueError(f"{raw!r} is not UTF-8")
     return raw.strip()
+
+
+def is_writable(text: str) -> bool:
+    """Whether a text can be written as UTF-8: it holds no byte that could not be decoded."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def path(raw: Any) -> str:
@@ -122,6 +129,8 @@ class Number:
             raise ValueError(f"must be {kind}, not {raw!r}")
         if isinstance(raw, float) and not math.isfinite(raw):
             raise ValueError(f"must be finite, not {raw}")
+        if self.type is int and raw >= 2**63:
+            raise ValueError("must be less than 2**63")
         if not self.holds(raw):
             raise ValueError(f"must {self.demand}, not {raw}")
         return self.type(raw)
@@ -129,8 +138,9 @@ class Number:
 
 positive = Number(int, "be at least 1", lambda given: given >= 1)
 not_negative = Number(int, "not be negative", lambda given: given >= 0)
-seed = Number(int, "be at least 0 and less than 2**63", lambda given: 0 <= given < 2**63)
+seed = not_negative  # torch takes no more than 63 bits
 positive_float = Number(float, "be above 0", lambda given: given > 0)
+gibibytes = Number(float, "be above 0 and at most 2**33", lambda given: 0 < given <= 2**33)
 not_negative_float = Number(float, "not be negative", lambda given: given >= 0)
 
 

@@ -93,7 +93,8 @@ def _of_file(file: Path, text_key: str) -> Iterator[Document]:
 
 def _short(place: str, file: Path) -> str:
     """A place in a file without the file's folder."""
-    return file.name + place.removeprefix(str(file))
+    short = file.name + place.removeprefix(str(file))
+    return short.encode(errors="backslashreplace").decode()  # a name need not be UTF-8
 
 
 def _of_row(name: str, text: str) -> Document:

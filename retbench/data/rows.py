@@ -18,7 +18,10 @@ from retbench.errors import UserError
 
 _DELIMITED = (".csv", ".tsv")
 _JSON = (".json", ".jsonl", ".ndjson")
-_JSON_START = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:\[\s*)?\{\s*"(?:[^"\\]|\\.)*"\s*:')
+_STRING = rb'"(?:[^"\\]|\\.)*"\s*'
+_JSON_START = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*(?:(?:\[\s*)?\{\s*%b:|\[\s*%b(?:,\s*\"|\]))" % (_STRING, _STRING)
+)
 
 
 def rows_of(content: Content, key: str) -> Iterator[tuple[str, str]] | None:
@@ -85,6 +88,8 @@ def _values(content: Content, key: str) -> Iterator[tuple[str, str]]:
             raise UserError(f"data: {place}: not JSON: {error.msg}") from None
         except RecursionError:
             raise UserError(f"data: {content.name}:{line}: too deeply nested") from None
+        except ValueError:  # Python reads no number of 5,000 digits
+            raise UserError(f"data: {content.name}:{line}: a number is too long") from None
         yield from _texts(value, key, f"{content.name}:{line}")
         line, at = line + text.count("\n", rest.start(), end), end
 

@@ -45,9 +45,13 @@ _REFUSED = (
     (re.compile(rb"ARROW1"), "an Arrow table", "write its rows as JSON lines"),
     (re.compile(rb"%PDF-"), "a PDF", "extract its text, for example with pdftotext"),
     (re.compile(rb"\{\\rtf"), "RTF, not plain text", "extract its text"),
-    (re.compile(rb"\s*<(!doctype\s+html|html|\?xml)\b", re.IGNORECASE), "markup, not plain text",
-     "extract its text, for example with pandoc -t plain"),
+    (re.compile(rb"(\xef\xbb\xbf)?(\s|<!--.*?-->)*<(!doctype\b|html\b|\?xml\b)",
+                re.IGNORECASE | re.DOTALL),
+     "markup, not plain text", "extract its text, for example with pandoc -t plain"),
     *((magic, "packed twice", _UNPACK) for _, magic, _ in _PACKED), (_ZIP, "packed twice", _UNPACK),
+    (re.compile(rb"\xff\xfe|\xfe\xff"), "UTF-16, not UTF-8", "convert it with iconv -f UTF-16"),
+    (re.compile(rb"[^\0]*\0"), "no text: it holds zero bytes, as binary files and UTF-16 do",
+     "convert it to UTF-8, for example with iconv"),
 )  # fmt: skip
 _SOUGHT = (
     ".zip",
@@ -158,10 +162,13 @@ def contents_of(file: Path) -> Iterator[Content]:
 
 def _members(file: Path) -> list[Content]:
     with _named(str(file)):
-        archive = zipfile.ZipFile(file)
+        try:
+            archive = zipfile.ZipFile(file)
+        except UnicodeDecodeError:
+            raise zipfile.BadZipFile("a name in it is not UTF-8") from None
     every = [entry for entry in archive.infolist() if not entry.is_dir()]
     names = {entry.filename: PurePath(entry.filename) for entry in every}
-    shown = [n for n, path in names.items() if not path.parts[0].startswith(("__MACOSX", "."))]
+    shown = [n for n, path in names.items() if not str(path).startswith(("__MACOSX", "."))]
     kept = sorted(n for n in shown if names[n].suffix.lower() in TEXT_SUFFIXES + ROW_SUFFIXES)
     if len(shown) == 1:
         kept = shown

@@ -126,7 +126,6 @@ def audit(
         UserError: nothing was measured on both sides, or the folder cannot be written.
         Interrupted: the user stopped it.
     """
-    from retbench import report
     from retbench.engine import runner
 
     plan = against_itself(config, slowdown)
@@ -139,8 +138,6 @@ def audit(
             raise Interrupted(
                 "interrupted, no audit was stored", "run `retbench audit` again"
             ) from None
-        if out is not None:
-            report.write_all(run)
         return _record(config, run, slowdown)
 
 

@@ -14,7 +14,7 @@ from typing import cast
 
 from retbench import suites
 from retbench.config.plan import Point
-from retbench.engine.contender_worker import ContenderWorker, reported
+from retbench.engine.contender_worker import SETUP_METRICS, ContenderWorker, reported
 from retbench.machine.provenance import anonymous
 from retbench.metrics import STATUSES, Sample, Status
 from retbench.store.journal import STATUS_METRIC, STATUS_PHASE, problem_of_batch
@@ -22,8 +22,6 @@ from retbench.store.samples import NO_PROCESS, new_sample
 from retbench.suites.limits import CellFailure
 from retbench.workers.process import Message, WorkerFailure
 
-# Figures of the ready event that become samples of the process's first cell.
-_SETUP_METRICS = ("import_s", "build_s", "gate_s", "gate_error")
 _SETUP_PHASE = "setup"
 
 # Flags a cell whose worker was killed: that it ran out of memory is then presumed, not known.
@@ -128,9 +126,12 @@ class ContenderRun(ContenderWorker):
 
     def _told(self, reply: Message) -> Outcome:
         """How a worker says that its cell ended."""
-        rows: list[Sample] = list(reply.get("rows") or [])
+        rows, flags = reply.get("rows") or [], reply.get("flags") or []
         ending = self._row(STATUS_PHASE, STATUS_METRIC, None)
-        problem = problem_of_batch([*rows, ending])
+        if isinstance(rows, list) and isinstance(flags, list):
+            problem = problem_of_batch([*rows, ending])
+        else:
+            problem = "not a list"
         if problem is not None:
             raise WorkerFailure("error", f"the worker's samples make no sense: {problem}")
         status, cause = cast(Status, reply["status"]), reply.get("cause")
@@ -140,7 +141,7 @@ class ContenderRun(ContenderWorker):
             status,
             None if cause is None else str(cause),
             rows=rows,
-            flags=[str(flag) for flag in reply.get("flags") or []],
+            flags=[str(flag) for flag in flags],
         )
 
     def _failed(self, failure: WorkerFailure) -> Outcome:
@@ -206,7 +207,7 @@ class ContenderRun(ContenderWorker):
         setup, self._setup = self._setup, {}
         return [
             self._row(_SETUP_PHASE, metric, setup[metric])
-            for metric in _SETUP_METRICS
+            for metric in SETUP_METRICS
             if setup.get(metric) is not None
         ]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from types import NoneType
 from typing import Any, Self
 
 from retbench import store
@@ -16,8 +17,12 @@ from retbench.config.plan import Contender
 from retbench.config.run import RunConfig
 from retbench.engine.observer import Observer
 from retbench.metrics import STATUSES
+from retbench.store.meta import Described, misfit
 from retbench.store.samples import NO_PROCESS
 from retbench.workers.process import Message, Worker, WorkerFailure
+
+# Figures of the ready event that become samples of the process's first cell.
+SETUP_METRICS = ("import_s", "build_s", "gate_s", "gate_error")
 
 
 class ContenderWorker:
@@ -107,9 +112,10 @@ class ContenderWorker:
             if self._failed_starts > 1:  # once may be an accident
                 self._refusal = failure
             raise
-        if ready["event"] != "ready":
-            self._refusal = reported(ready)
-            raise self._refusal
+        problem = _problem_of(ready)
+        if problem is not None:
+            self._refusal = problem
+            raise problem
         self._is_ready, self._failed_starts = True, 0
         self._setup = ready
         self._record_model(ready["model"])
@@ -143,6 +149,20 @@ class ContenderWorker:
         if self._worker is not None:
             self._worker.kill()
             self._worker, self._is_ready = None, False
+
+
+def _problem_of(reply: Message) -> WorkerFailure | None:
+    """Why a worker is not ready, as it says, or because it says something else; None if it is."""
+    if reply["event"] != "ready":
+        return reported(reply)
+    problem = misfit(Described, reply.get("model"))
+    if problem is None:
+        figures = {metric: reply.get(metric) for metric in SETUP_METRICS}
+        wrong = [m for m, value in figures.items() if type(value) not in (int, float, NoneType)]
+        problem = f"{wrong[0]!r} holds {figures[wrong[0]]!r:.60}" if wrong else None
+    if problem is None:
+        return None
+    return WorkerFailure("error", f"what the worker says of its model makes no sense: {problem}")
 
 
 def reported(reply: Message) -> WorkerFailure:

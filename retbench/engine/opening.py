@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from retbench import store, suites
 from retbench.config import plugins
 from retbench.config.plan import Plan
-from retbench.config.run import RunConfig
+from retbench.config.run import RunConfig, TimedConfig
 from retbench.engine.turns import in_turns
 from retbench.errors import UserError
 from retbench.machine.provenance import provenance
@@ -59,6 +59,10 @@ def begin(
     return store.RunWriter.create(out, meta)
 
 
+_MAY_CHANGE = ("commit", "versions", "python", "environment")
+"""What of a run's provenance may be another when it is continued, with a warning."""
+
+
 def open_writer(
     config: RunConfig, plan: Plan, data: Any, out: Path, resume: bool, *, here: bool
 ) -> store.RunWriter:
@@ -72,15 +76,20 @@ def open_writer(
     found = provenance(device, config.threads, sys.orig_argv, seed=config.seed)
     if not resume:
         return begin(config, plan, out, models={}, provenance=found, data=data)
+    asked, timed = _published(config, out), isinstance(config, TimedConfig)
+    if not timed:  # which is the same on any machine
+        del asked["threads"]
     suite = suites.get(config.suite)
     together = len(plan.contenders) if in_turns(config, suite, plan) else 1
-    writer = store.RunWriter.resume(out, _published(config, out), together)
+    writer = store.RunWriter.resume(out, asked, together)
     try:
-        if here:
+        if here and timed:
             _require_same_machine(writer, found)
         _require_same_plan(writer, plan, data)
         if writer.meta["state"] != "finished":
-            _record_resumption(writer, found)
+            _record_resumption(
+                writer, found, _MAY_CHANGE if timed else (*_MAY_CHANGE, "machine_id")
+            )
     except BaseException:
         writer.close()
         raise
@@ -118,9 +127,11 @@ def _require_same_plan(writer: store.RunWriter, plan: Plan, data: Mapping[str, A
         )
 
 
-def _record_resumption(writer: store.RunWriter, found: dict[str, Any]) -> None:
+def _record_resumption(
+    writer: store.RunWriter, found: dict[str, Any], may_change: Sequence[str]
+) -> None:
     begun = writer.meta["provenance"]
-    changed = [key for key in ("commit", "versions", "python") if begun.get(key) != found[key]]
+    changed = [key for key in may_change if begun.get(key) != found[key]]
     warnings = writer.meta["warnings"] + [
         f"{key} changed before the run was resumed" for key in changed
     ]

@@ -33,6 +33,7 @@ from retbench.machine.interrupts import Interrupts
 from retbench.machine.memory import available_memory_bytes
 from retbench.stats.comparison import level
 from retbench.store import merge
+from retbench.store.meta import CeilingsRecord, misfit
 from retbench.suites.base import Suite
 from retbench.workers import WORKER_COMMAND, agent
 from retbench.workers.agent import ONE_NODE, Nodes
@@ -277,6 +278,8 @@ class _Session:
                     reply = worker.receive()
                 if reply["event"] != "ceilings":
                     raise WorkerFailure("error", str(reply.get("cause") or reply["event"]))
+                if problem := misfit(CeilingsRecord, reply.get("ceilings")):
+                    raise WorkerFailure("error", f"the worker's ceilings make no sense: {problem}")
                 known = self.writer.meta["ceilings"]
                 self.writer.update(ceilings=ceilings.merge(known, reply["ceilings"]))
                 worker.stop()

@@ -5,6 +5,7 @@ The figures stand in ``devices.toml`` beside this module, each with its source.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -66,6 +67,10 @@ def _sheet(given: Mapping[str, Any]) -> DataSheet:
         raise ValueError(f"{named} lacks {lacking[0]}")
     if foreign := sorted(given.keys() - {field.name for field in fields(DataSheet)}):
         raise ValueError(f"{named} has an unknown entry {foreign[0]!r}")
+    if not re.fullmatch(r"[\w.-]+", str(given["key"])):  # a figure's file is named after it
+        raise ValueError(f"{named}: key must be letters, digits, '.', '_' and '-'")
+    if not isinstance(given["names"], list):
+        raise ValueError(f"{named}: names must be a list")
     sizes = {name: size for name, size in given.items() if name.endswith(("_bytes", "_per_s"))}
     rates = sizes.pop("flop_per_s")
     if not isinstance(rates, Mapping):

@@ -47,7 +47,9 @@ class Interrupts:
         self._previous_wakeup = -1
 
     def __enter__(self) -> Self:
-        self._descriptor, self._wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._descriptor, self._wakeup = os.pipe()  # not inherited; pipe2 is Linux's alone
+        for end in (self._descriptor, self._wakeup):
+            os.set_blocking(end, False)
         if threading.current_thread() is threading.main_thread():
             self._previous_wakeup = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
             for number in _SIGNALS:

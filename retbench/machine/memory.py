@@ -66,6 +66,7 @@ class MemoryMeter:
         between processes. Inside, glibc maps every block of 32 KiB and more by itself. Other C
         libraries, and a GPU's allocator, are left as they are.
         """
+        self._probe.reset()  # what it frees would else be a hole for the blocks inside to fill
         with large_blocks_mapped():
             yield
 
@@ -95,6 +96,15 @@ class MemoryMeter:
     def device_used_bytes(self) -> int | None:
         """What all processes use on the CUDA device, as the driver reports; None on a CPU."""
         return self._probe.device_used_bytes()
+
+
+def oom_kills() -> int | None:
+    """How many processes the kernel has killed for want of memory since it started.
+
+    None where it does not say so: it is Linux that counts them.
+    """
+    found = re.search(r"^oom_kill (\d+)$", host.read("/proc/vmstat"), re.MULTILINE)
+    return int(found[1]) if found else None
 
 
 def available_memory_bytes(

@@ -28,8 +28,9 @@ from retbench.machine.threads import wait_policy
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = (
-    "MALLOC_*", "OMP_*", "GOMP_*", "KMP_*", "MKL_*", "LD_PRELOAD", "ATEN_CPU_CAPABILITY", "CUDA_*",
-    "NVIDIA_TF32_OVERRIDE", "TORCH*", "TRITON_*", "PYTORCH_*",
+    "MALLOC_*", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_*", "GOMP_*", "KMP_*", "MKL_*", "DNNL_*",
+    "ONEDNN_*", "OPENBLAS_*", "ATEN_CPU_CAPABILITY", "CUDA_*", "CUBLAS_*", "CUDNN_*", "NCCL_*",
+    "GLOO_*", "NVIDIA_TF32_OVERRIDE", "TORCH*", "TRITON_*", "PYTORCH_*",
 )  # fmt: skip
 """Variables of the environment that decide how fast something computes."""
 
@@ -56,7 +57,7 @@ print(json.dumps({"uuid": str(p.uuid), "name": p.name, "memory_bytes": p.total_m
     "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}))
 """
 
-_ABSOLUTE_PATH = re.compile(r"(?<![\w/:.~])[/~](?:[^\s/'\":,()]*/)*([^\s/'\":,()]+)")
+_ABSOLUTE_PATH = re.compile(r"(?<![\w/.~])(?<!:(?=//))[/~](?:[^\s/'\":,()]*/)*([^\s/'\":,()]+)")
 
 
 def provenance(
@@ -90,7 +91,7 @@ def provenance(
         "wait_policy": wait_policy(),
         "seed": seed,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "load_average": _load_average(),
     }
     return record | {"machine_id": machine_id(record)}
 
@@ -120,13 +121,22 @@ def machine_id(record: dict[str, Any]) -> str:
 def anonymous(text: str) -> str:
     """``text`` with every absolute path shortened: relative to here, or else to its last name.
 
+    Bytes that are not UTF-8, as a path may hold, are written as escapes.
+
     >>> anonymous("/usr/bin/python -m retbench run")
     'python -m retbench run'
     """
     for folder in (Path.cwd(), PROJECT_ROOT):
         if len(folder.parts) > 1:
             text = text.replace(f"{folder}/", "")
-    return _ABSOLUTE_PATH.sub(r"\1", text)
+    return _ABSOLUTE_PATH.sub(r"\1", text).encode(errors="backslashreplace").decode()
+
+
+def _load_average() -> list[float]:
+    """Of one, five and fifteen minutes; nothing where the system does not say."""
+    with contextlib.suppress(OSError):
+        return [round(load, 2) for load in os.getloadavg()]
+    return []
 
 
 def processor() -> dict[str, Any]:

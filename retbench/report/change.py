@@ -44,6 +44,7 @@ _CELL = ["metric", "model", "point"]
 _SAID = {
     "hardware": ("processor", "gpu", "memory.total_bytes", "memory.limit_bytes", "machine_id"),
     "versions": ("python", "system", "versions", "wait_policy"),
+    "environment": ("environment",),
     "commit": ("commit",),
 }
 _PASSING = ("temperature.gpu", "clocks.sm", "clocks.mem")

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 _EACH_SIDE = 2  # rates beside the lowest that its parabola goes through
-_LEAST = 4  # three points lie on a parabola as they are
+LEAST = 4
+"""Losses that a parabola is fitted to, at least: three lie on one as they are."""
+
 _NOISE = 0.01  # by how much of itself the loss of one training may be off by chance
 
 
@@ -27,7 +29,7 @@ def best_rate(losses: Mapping[float, float]) -> float:
     rates = sorted(losses)
     place = rates.index(lowest)
     near = rates[max(0, place - _EACH_SIDE) : place + _EACH_SIDE + 1]
-    if len(near) < _LEAST:
+    if len(near) < LEAST:
         return lowest
     logs = np.log(near)
     parabola = np.polyfit(logs, [losses[rate] for rate in near], 2)

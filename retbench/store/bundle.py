@@ -78,7 +78,14 @@ def _unpack(file: Path, folder: Path, form: str) -> None:
             shutil.unpack_archive(file, folder, form)
         else:
             shutil.unpack_archive(file, folder, form, filter="data")
-    except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        zlib.error,
+        tarfile.TarError,
+        zipfile.BadZipFile,
+    ) as error:
         raise UserError(f"{file} cannot be unpacked: {error}", "get it anew") from None
 
 

@@ -38,7 +38,7 @@ _TYPES: dict[str, set[type[Any]]] = {column: {str} for column in COLUMNS} | {
     "trial": {int, NoneType}, "index": {int, NoneType}, "value": {int, float, NoneType},
     "cause": {str, NoneType}, "flags": {list},
 }  # fmt: skip
-_LEAST = {"seq_len": 0, "batch_size": 1, "block": 0, "process": -1, "trial": 0}
+_LEAST = {"seq_len": 0, "batch_size": 1, "block": 0, "process": -1, "trial": 0, "index": 0}
 _MOST = sys.float_info.max
 _DIGEST = re.compile(rb',"sha256":"([0-9a-f]{64})"}$')
 _LINE_START = b'{"%s":"' % COLUMNS[0].encode()
@@ -123,6 +123,7 @@ def _problem_in(columns: Columns) -> str | None:
         if tag not in METRICS or METRICS[tag].unit != unit:
             return f"no metric {tag!r} in {unit!r} is declared"
     texts = {text for name, types in _TYPES.items() if str in types for text in columns[name]}
+    texts.update(flag for flags in columns["flags"] for flag in flags)
     try:  # JSON has escapes for halves of surrogate pairs, which cannot be written anywhere
         "".join(text for text in texts if text is not None).encode()
     except UnicodeEncodeError:

@@ -146,6 +146,45 @@ class PlanRecord(TypedDict):
     least: NotRequired[Annotated[int, Gt(0)]]
 
 
+class ConfigurationRecord(TypedDict):
+    """What every suite's configuration has; :func:`retbench.suites.configuration` reads it all."""
+
+    suite: str
+    device: str
+    threads: Annotated[int, Gt(0)]
+    profile: str
+    dtype: NotRequired[str]
+    dtypes: NotRequired[list[str]]
+    context: list[Annotated[int, Gt(0)]]
+    batch: list[Annotated[int, Gt(0)]]
+    margin: NotRequired[Positive]
+
+
+class ModelRecord(TypedDict):
+    """What a contender is, of the suites that compare models; a projection builds none."""
+
+    family: str
+    preset: str
+    config: dict[str, Any]
+    parameters: Count
+    parameters_embedding: Count
+    weights_dtype: NotRequired[str]
+    state_dtype: NotRequired[str]
+    implementation: NotRequired[dict[str, str | None]]
+    training: NotRequired[dict[str, Any]]
+
+
+class OperationRecord(TypedDict):
+    """What a contender is, of the suite that compares operations."""
+
+    operation: str
+    kind: str
+    versions: dict[str, str | None]
+
+
+Described = ModelRecord | OperationRecord
+
+
 class RunMeta(TypedDict):
     """The content of ``run.json``, but for its seal.
 
@@ -181,11 +220,11 @@ class RunMeta(TypedDict):
     state: State
     elapsed_s: Seconds
     suite: str
-    configuration: dict[str, Any]
+    configuration: ConfigurationRecord
     plan: PlanRecord
     primary: list[Annotated[list[str], Len(2, 2)]]
     data: dict[str, Any] | None
-    models: dict[str, dict[str, Any]]
+    models: dict[str, Described]
     provenance: Provenance
     resumed: list[Session]
     ceilings: CeilingsRecord | None
@@ -280,4 +319,6 @@ def _problem(meta: dict[str, Any]) -> str | None:
         Plan.from_json(meta["plan"])
     except UserError as error:
         return f"its plan: {error}"
+    except TypeError:  # a contender with a field that none has
+        return "its plan is of another version"
     return None

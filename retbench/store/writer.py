@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -225,7 +225,7 @@ def _require_vacant(path: Path) -> None:
         raise UserError(f"{path} is not empty", "name another --out")
 
 
-def _require_same(path: Path, recorded: dict[str, Any], given: dict[str, Any]) -> None:
+def _require_same(path: Path, recorded: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     asked = {key: value for key, value in given.items() if key not in _FREE_KEYS}
     if differing := contradictions(recorded, asked):
         raise UserError(

@@ -27,9 +27,12 @@ class AblationConfig(PerplexityConfig):
     suite = "ablation"
     models: tuple[str, ...] = changed(PerplexityConfig, "models", default=("retnet",))
     # On a CPU many short trainings, whose best rates are lower.
-    steps: int = changed(PerplexityConfig, "steps", cpu=100, cuda=1000)
+    steps: int = changed(PerplexityConfig, "steps", cpu=90, cuda=1000)
     learning_rates: tuple[float, ...] = changed(
-        PerplexityConfig, "learning_rates", cpu=(1e-3, 2e-3, 4e-3), cuda=(5e-4, 1e-3, 2e-3)
+        PerplexityConfig,
+        "learning_rates",
+        cpu=(1e-3, 2e-3, 4e-3, 8e-3),
+        cuda=(5e-4, 1e-3, 2e-3, 4e-3),
     )
 
 

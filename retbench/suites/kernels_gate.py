@@ -19,9 +19,12 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 5e-3, tor
 """Largest relative L2 distance: a few times the type's rounding, grown over a sum of many terms.
 A wrong mask, decay or chunk border is off by 0.1 or more."""
 
-ROWS = 16
+ROWS = 64
+"""Positions that are checked: up to 4,096 tokens one in every 64, a kernel's smallest chunk."""
 
 BLOCKS = 16
+"""Parts of a gradient, whose rows have fewer terms the later they are: one may be rounding."""
+
 SMALL = 0.1
 
 
@@ -58,8 +61,8 @@ class Call:
     def error(self) -> float:
         """The largest relative L2 error of any part of the output or, in training, of a gradient.
 
-        A part is a block of rows in one head of one sequence. Infinite where an output is not
-        finite.
+        A part is a row of the output, or a block of a gradient's, in one head of one sequence.
+        Infinite where an output is not finite.
         """
         rows = checked_rows(self._case.time, self._seed).to(self._case.device)
         out = self._mix(self.q, self.k, self.v)
@@ -87,12 +90,13 @@ class Call:
                 q, k, v = (x[here].detach().double() for x in (self.q, self.k, self.v))
                 grad = self.grad[here][rows].double() if "q" in computed else None
                 for name, exact in exact_rows(self._case, head, q, k, v, rows, grad).items():
-                    found.append(worst_block(computed[name][here].double(), exact))
+                    blocks = len(exact) if name == "out" else BLOCKS
+                    found.append(worst_block(computed[name][here].double(), exact, blocks))
         return float(torch.stack(found).max())
 
 
-def worst_block(computed: Tensor, exact: Tensor) -> Tensor:
-    """The largest relative L2 error among ``BLOCKS`` blocks of successive rows.
+def worst_block(computed: Tensor, exact: Tensor, blocks: int) -> Tensor:
+    """The largest relative L2 error among so many blocks of successive rows.
 
     A block is judged by its own norm, but for one that is small beside the largest: there, as in
     the gradients of keys that decays have all but forgotten, the type's rounding is no share of it.
@@ -100,18 +104,19 @@ def worst_block(computed: Tensor, exact: Tensor) -> Tensor:
     Args:
         computed: (rows, dim) float64, of one head.
         exact: shaped like ``computed``.
+        blocks: how many, at most.
 
     Returns:
         A number; NaN where one of ``computed`` is.
     """
-    off, norm = (_block_norms(x) for x in (computed - exact, exact))
+    off, norm = (_block_norms(x, blocks) for x in (computed - exact, exact))
     scale = norm.maximum(SMALL * norm.max())
     return torch.where(off == 0, 0.0, off / scale).max()
 
 
-def _block_norms(x: Tensor) -> Tensor:
+def _block_norms(x: Tensor, blocks: int) -> Tensor:
     """The root mean square of a row in each block of them."""
-    return torch.stack([rows.mean() for rows in x.square().sum(-1).chunk(BLOCKS)]).sqrt()
+    return torch.stack([rows.mean() for rows in x.square().sum(-1).chunk(blocks)]).sqrt()
 
 
 def inputs(case: Case, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -132,10 +137,11 @@ def inputs(case: Case, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def checked_rows(time: int, seed: int) -> Tensor:
-    """The first and the last position, and some between: int64, ascending."""
+    """The first position, the last, and one of each of ``ROWS`` equal parts: int64, ascending."""
     generator = torch.Generator().manual_seed(seed)
-    between = torch.randint(time, (ROWS - 2,), generator=generator)
-    rows: Tensor = torch.cat((between, torch.tensor([0, time - 1]))).unique()
+    edges = torch.linspace(0, time, ROWS + 1, dtype=torch.float64)
+    between = edges[:-1] + torch.rand(ROWS, generator=generator, dtype=torch.float64) * edges.diff()
+    rows: Tensor = torch.cat((between.long(), torch.tensor([0, time - 1]))).unique()
     return rows
 
 

@@ -14,6 +14,7 @@ SLICE_S = 0.02
 """Seconds that a slice lasts at least, where its call is shorter and may be repeated."""
 
 
+FALLS_BACK = "TORCHDYNAMO_SUPPRESS_ERRORS"
 COMPILER_OFF = ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE")
 """Variables under which ``torch.compile`` returns what it was given."""
 
@@ -27,6 +28,8 @@ def require_compiler() -> None:
     for name in COMPILER_OFF:
         if os.environ.get(name) == "1":
             raise CellFailure("unsupported", f"{name}=1 turns torch.compile off")
+    if os.environ.get(FALLS_BACK):
+        raise CellFailure("unsupported", f"{FALLS_BACK} lets what cannot be compiled run eagerly")
 
 
 class CellFailure(Exception):

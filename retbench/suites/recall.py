@@ -39,7 +39,7 @@ class RecallConfig(QualityConfig):
     batch: tuple[int, ...] = changed(QualityConfig, "batch", cpu=(64,), cuda=(256,))
     steps: int = changed(QualityConfig, "steps", cpu=1600, cuda=10_000)
     learning_rates: tuple[float, ...] = changed(
-        QualityConfig, "learning_rates", cpu=(5e-4, 1e-3), cuda=(3e-4, 1e-3, 3e-3)
+        QualityConfig, "learning_rates", cpu=(1e-3, 2e-3, 4e-3, 8e-3), cuda=(5e-4, 1e-3, 2e-3, 4e-3)
     )
 
 

@@ -28,9 +28,9 @@ class ScalingConfig(TextConfig):
     preset: str = first_of(TextConfig, "preset", "presets")
     # On a CPU many short trainings, whose best rates are lower.
     batch: tuple[int, ...] = changed(TextConfig, "batch", cpu=(2,), cuda=(32,))
-    steps: int = changed(TextConfig, "steps", cpu=160, cuda=1000)
+    steps: int = changed(TextConfig, "steps", cpu=140, cuda=1000)
     learning_rates: tuple[float, ...] = changed(
-        TextConfig, "learning_rates", cpu=(1e-3, 2e-3, 4e-3), cuda=(5e-4, 1e-3, 2e-3)
+        TextConfig, "learning_rates", cpu=(1e-3, 2e-3, 4e-3, 8e-3), cuda=(5e-4, 1e-3, 2e-3, 4e-3)
     )
 
     @property

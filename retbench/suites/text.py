@@ -30,9 +30,12 @@ class TextConfig(QualityConfig, TextData):
     preset: str = changed(QualityConfig, "preset", cpu="1m", cuda="30m")
     context: tuple[int, ...] = changed(QualityConfig, "context", cpu=(256,), cuda=(1024,))
     batch: tuple[int, ...] = changed(QualityConfig, "batch", cpu=(4,), cuda=(32,))
-    steps: int = changed(QualityConfig, "steps", cpu=350, cuda=1000)
+    steps: int = changed(QualityConfig, "steps", cpu=300, cuda=1000)
     learning_rates: tuple[float, ...] = changed(
-        QualityConfig, "learning_rates", cpu=(2e-3, 4e-3, 8e-3), cuda=(5e-4, 1e-3, 2e-3)
+        QualityConfig,
+        "learning_rates",
+        cpu=(2e-3, 4e-3, 8e-3, 1.6e-2),
+        cuda=(5e-4, 1e-3, 2e-3, 4e-3),
     )
 
 

@@ -31,10 +31,14 @@ def record_every(steps: int, eval_every: int) -> int:
 
     Args:
         steps: of the training.
-        eval_every: steps between estimates; the answer where it makes more records than that.
+        eval_every: steps between estimates; the answer where it makes more records than that. Where
+            there is none before the end, nothing has to divide it.
     """
     fewest = -(-steps // RECORDS)
-    return next((n for n in range(fewest, eval_every) if eval_every % n == 0), eval_every)
+    if eval_every > steps:
+        return fewest
+    parts = range(eval_every // fewest, 0, -1)  # RECORDS of them at most
+    return next((eval_every // n for n in parts if eval_every % n == 0), eval_every)
 
 
 def _estimate_every(steps: int) -> int:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from retbench.config.run import RunConfig
 from retbench.errors import UserError
 from retbench.machine.interrupts import Interrupts
+from retbench.machine.memory import oom_kills
 from retbench.workers import WORKER_COMMAND, variables
 from retbench.workers.process import (
     DIED,
@@ -175,7 +176,7 @@ def main(group: str, processes: str, program: str, *arguments: str) -> None:
 
     os.environ[PARENT] = str(os.getpid())
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = _SHUTDOWN_S
-    nodes = Nodes(**json.loads(group))
+    nodes, kills = Nodes(**json.loads(group)), oom_kills()
     with tempfile.TemporaryDirectory() as logs:
         config = LaunchConfig(
             min_nodes=nodes.count,
@@ -194,7 +195,7 @@ def main(group: str, processes: str, program: str, *arguments: str) -> None:
             elastic_launch(config, program)(*arguments)
             _tell("stopped")
         except ChildFailedError as error:
-            found = _first_failure(error, Path(logs))
+            found = _first_failure(error, Path(logs), kills)
             _tell(DIED, status=found.status, cause=found.cause, presumed=found.presumed)
 
 
@@ -204,7 +205,7 @@ def _tell(event: str, **fields: object) -> None:
         os.write(0, json.dumps({"event": event, **fields}).encode() + b"\n")
 
 
-def _first_failure(error: ChildFailedError, logs: Path) -> WorkerFailure:
+def _first_failure(error: ChildFailedError, logs: Path, kills: int | None) -> WorkerFailure:
     """Which rank has failed first, and why: by its own word, or else by how it ended."""
     rank, failure = error.get_first_failure()
     told = failure.error_file_data["message"]
@@ -212,7 +213,7 @@ def _first_failure(error: ChildFailedError, logs: Path) -> WorkerFailure:
         return WorkerFailure(told["status"], f"rank {rank}: {told['message']}")
     (log,) = logs.glob(f"*/attempt_0/{failure.local_rank}/stderr.log")
     with log.open("rb") as stderr:
-        found = failure_of(failure.exitcode, stderr)
+        found = failure_of(failure.exitcode, stderr, kills)
     return WorkerFailure(found.status, f"rank {rank}: {found.cause}", presumed=found.presumed)
 
 

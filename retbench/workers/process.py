@@ -25,9 +25,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, Self
 
 from retbench.machine.interrupts import Wakes
-from retbench.machine.memory import says_out_of_memory
+from retbench.machine.memory import oom_kills, says_out_of_memory
 from retbench.machine.provenance import anonymous
-from retbench.metrics import Status
+from retbench.metrics import STATUSES, Status
+from retbench.store import documents
 
 PARENT = "RETBENCH_PARENT"
 
@@ -40,6 +41,7 @@ _EXIT_GRACE_S = 5.0
 _LONGEST_POLL_S = 3600.0
 _PR_SET_PDEATHSIG = 1
 _LOG_TAIL_BYTES = 8192
+_LONGEST_REPLY_BYTES = 1 << 26
 
 
 class WorkerFailure(Exception):
@@ -78,10 +80,15 @@ class Worker:
         self, command: Sequence[str], environment: Mapping[str, str], interrupts: Wakes
     ) -> None:
         self._interrupts = interrupts
-        self._buffer = b""
+        self._buffer = bytearray()
+        self._replies = 0
         self._timeout_s = 0.0
         self._deadline = math.inf
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
+        self._oom_kills = oom_kills()
+        try:
+            self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
+        except OSError as error:
+            raise WorkerFailure("error", f"no worker can be started: {error.strerror}") from error
         self._socket, theirs = socket.socketpair()
         try:
             self._process = subprocess.Popen(
@@ -118,7 +125,7 @@ class Worker:
 
     def send(self, message: Message, timeout_s: float) -> None:
         """Send a message; :meth:`receive` gets its replies, for ``timeout_s`` from now on."""
-        self._timeout_s = timeout_s
+        self._timeout_s, self._replies = timeout_s, 0
         self._deadline = time.monotonic() + timeout_s
         # A worker that is gone is noticed when its reply is read, and its cause found there.
         with contextlib.suppress(ConnectionError):
@@ -126,15 +133,25 @@ class Worker:
 
     def receive(self) -> Message:
         """Wait for the next reply; see :meth:`ask`."""
-        while b"\n" not in self._buffer:
+        # What has come in time is read, however late; who goes on talking is not heard for ever.
+        if self._replies and time.monotonic() >= self._deadline:
+            raise self._lateness()
+        end = self._buffer.find(b"\n")
+        while end < 0:
             self._wait()
             chunk = b""
             with contextlib.suppress(ConnectionError):  # it ended without reading all
                 chunk = self._socket.recv(1 << 16)
             if not chunk:
                 raise self._death()
+            known = len(self._buffer)
             self._buffer += chunk
-        line, _, self._buffer = self._buffer.partition(b"\n")
+            if len(self._buffer) > _LONGEST_REPLY_BYTES:
+                raise WorkerFailure("error", "the worker's reply does not end")
+            end = self._buffer.find(b"\n", known)
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        self._replies += 1
         return _decode(line)
 
     def _wait(self) -> None:
@@ -150,14 +167,17 @@ class Worker:
                 return
             self._interrupts.check()
             if time.monotonic() >= self._deadline:
-                raise WorkerFailure("timeout", f"not done within {self._timeout_s:g} s")
+                raise self._lateness()
+
+    def _lateness(self) -> WorkerFailure:
+        return WorkerFailure("timeout", f"not done within {self._timeout_s:g} s")
 
     def _death(self) -> WorkerFailure:
         try:
             code = self._process.wait(_EXIT_GRACE_S)
         except subprocess.TimeoutExpired:
             return WorkerFailure("error", "the worker closed its replies and went on running")
-        return failure_of(code, self._log)
+        return failure_of(code, self._log, self._oom_kills)
 
     def stop(self) -> None:
         """Ask the worker to end, give it a moment, and make sure that it has.
@@ -197,10 +217,24 @@ class Worker:
         self.kill()
 
 
-def failure_of(code: int, log: BinaryIO) -> WorkerFailure:
-    """Why a process has died, by its exit status, or minus its signal, and the end of its log."""
+def failure_of(code: int, log: BinaryIO, kills_before: int | None) -> WorkerFailure:
+    """Why a process has died.
+
+    Args:
+        code: its exit status, or minus its signal.
+        log: what it wrote; the last line may say why.
+        kills_before: what :func:`retbench.machine.memory.oom_kills` said before it was started.
+    """
     last = _last_line(log)
     if code == -signal.SIGKILL:
+        kills = oom_kills()
+        if kills is None or kills_before is None:
+            cause = "killed by signal 9; whether for want of memory, this system does not say"
+            return WorkerFailure("error", cause)
+        if kills == kills_before:
+            return WorkerFailure(
+                "error", "killed by signal 9, not by the kernel for want of memory"
+            )
         cause = "killed by signal 9, most likely by the kernel for want of memory"
         return WorkerFailure("oom", cause, presumed=True)
     status: Status = "oom" if says_out_of_memory(last) else "error"
@@ -228,16 +262,15 @@ def die_with_parent() -> None:
 
 def _decode(line: bytes) -> Message:
     try:
-        reply = json.loads(line, parse_constant=_refuse)
+        reply = documents.parse(line)
         if not isinstance(reply, dict) or not isinstance(reply.get("event"), str):
             raise ValueError("it names no event")
+        if reply["event"] == DIED and reply.get("status") not in STATUSES:
+            raise ValueError("it names no status")
     except ValueError as problem:
         cause = f"the worker's reply makes no sense: {problem}"
         raise WorkerFailure("error", cause) from None
     if reply["event"] == DIED:
-        raise RankFailure(reply["status"], reply["cause"], presumed=reply["presumed"])
+        presumed = reply.get("presumed") is True
+        raise RankFailure(reply["status"], str(reply.get("cause")), presumed=presumed)
     return reply
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"it holds {constant}, which is no number of JSON")

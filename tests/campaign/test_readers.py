@@ -19,6 +19,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,14 +142,19 @@ def write_audit(folder: Path) -> None:
     (folder / "audit.json").write_text(json.dumps(documents.sealed({"some machine": {"a": 0.1}})))
 
 
-def write_bundle(folder: Path) -> None:
+def write_bundle(folder: Path, packed: str) -> None:
     run = write_run(folder / "run", blocks=1, trials=2, steps=2)
-    bundle(run, folder / "run.tar.gz")
+    bundle(run, folder / packed)
     shutil.rmtree(run.path)
 
 
-def read_bundle(folder: Path) -> object:
-    return export.numbers(report.content_of(verify(folder / "run.tar.gz")))
+def read_bundle(folder: Path, packed: str) -> object:
+    return export.numbers(report.content_of(verify(folder / packed)))
+
+
+def write_training(folder: Path) -> None:
+    record = {"state": "running", "settings": {"steps": 2}, "data": {"sha256": "x"}, "plugins": []}
+    model_folder.write_record(folder, record)
 
 
 def write_encoded(folder: Path) -> None:
@@ -186,7 +192,11 @@ READERS = {
         write_audit,
         lambda folder: documents.unsealed(folder, documents.read(folder / "audit.json", ""), ""),
     ),
-    "bundle": Reader(write_bundle, read_bundle),
+    "training": Reader(write_training, model_folder.read_record),
+    **{
+        packed: Reader(partial(write_bundle, packed=packed), partial(read_bundle, packed=packed))
+        for packed in ("run.tar.gz", "run.zip")
+    },
     "encoded text": Reader(write_encoded, read_encoded),
 }  # fmt: skip
 
@@ -218,7 +228,7 @@ def test_a_changed_file_is_one_line_or_read(name: str, tmp_path: Path) -> None:
         allowed |= {"read with another content"}
 
     @settings(
-        max_examples=EXAMPLES, deadline=None, database=None,
+        max_examples=EXAMPLES,
         suppress_health_check=list(HealthCheck), phases=(Phase.generate, Phase.shrink),
     )  # fmt: skip
     @given(

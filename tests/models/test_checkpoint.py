@@ -114,6 +114,16 @@ def test_weights_of_another_configuration_are_named(
     assert str(tmp_path / WEIGHTS) in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(small: Any, tmp_path: Path, value: float) -> None:
+    model = small.model("retnet")
+    with torch.no_grad():
+        model.embedding.weight[0, 0] = value
+    save(model, tmp_path)
+    with pytest.raises(CheckpointError, match=f"{WEIGHTS}: not all values of embedding.weight"):
+        load(tmp_path)
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="nowhere"):
         load(tmp_path / "nowhere")

@@ -103,8 +103,6 @@ def test_a_form_that_a_family_lacks_is_an_error(small: Any, family: str) -> None
 
 @settings(
     max_examples=8,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(

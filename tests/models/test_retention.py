@@ -69,7 +69,7 @@ def by_steps(
 # --- one function in several forms -------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(
     time=st.integers(1, 70),
     chunk_size=st.integers(1, 40),
@@ -100,7 +100,7 @@ def test_all_forms_are_one_function(
         assert distance(found_final, final) < EXACT[dtype]
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15)
 @given(
     time=st.integers(2, 60),
     data=st.data(),
@@ -199,7 +199,7 @@ def test_sequences_of_a_batch_do_not_mix() -> None:
 # --- gradients -----------------------------------------------------------------------------------
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=10)
 @given(time=st.integers(1, 45), chunk_size=st.integers(1, 12), kind=st.sampled_from(KINDS))
 def test_gradients_of_the_chunkwise_form_are_those_of_the_parallel(
     time: int, chunk_size: int, kind: DecayKind

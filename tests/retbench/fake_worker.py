@@ -20,6 +20,9 @@ from functools import partial
 PARENT = socket.socket(fileno=os.dup(0)).makefile("rw")
 ACTIONS = json.loads(os.environ.get("FAKE_WORKER", "{}"))
 HANG_S = 600  # longer than any test waits
+MODEL = {
+    "family": "fake", "preset": "tiny", "config": {}, "parameters": 1, "parameters_embedding": 0
+}  # fmt: skip
 CELL_S = float(os.environ.get("FAKE_WORKER_S", "0"))
 
 # The shape of what retbench.machine.ceilings.measure gives.
@@ -29,6 +32,22 @@ CEILINGS = {
         {"working_set_bytes": 2**30, "read_bytes_per_s": 1e10, "copy_bytes_per_s": 1e10}
     ],
 }  # fmt: skip
+
+SENSELESS = {
+    "no model": {"model": None},
+    "half a model": {"model": {"family": "fake"}},
+    "a text for seconds": {"import_s": "x"},
+}
+"""Of what a worker says when it is ready."""
+
+RAW = {
+    "garbage": "hello",
+    "nested": "[" * 100_000,
+    "half a death": '{"event": "died"}',
+    "half a character": '{"event": "cell", "status": "error", "cause": "\\udcff"}',
+    "an endless number": '{"event": "cell", "status": ' + "9" * 5000 + "}",
+}
+"""Lines that no worker says."""
 
 
 def reply(**message):
@@ -67,9 +86,16 @@ def misbehave(action):
             os.kill(os.getppid(), signal.SIGKILL)
     if action == "segfault":
         os.kill(os.getpid(), signal.SIGSEGV)
-    if action == "garbage":
-        PARENT.write("hello\n")
+    if action in RAW:
+        PARENT.write(RAW[action] + "\n")
         PARENT.flush()
+    if action == "talk without end":
+        while True:
+            PARENT.write("x" * 65536)
+    if action == "tell phases without end":
+        note(do="hang")
+        while True:
+            reply(event="phase", phase="warm-up")
     if action == "refuse":
         reply(event="failed", status="error", cause="decoding does not reproduce the forward")
 
@@ -100,6 +126,9 @@ class Cell:
             "oom beside others": {"rows": [], "status": "oom", "cause": "asked for 8 GiB"},
             "path": {"rows": [], "status": "error", "cause": "no /home/ada/secret/file.py"},
             "foreign rows": {"rows": [row | {"block": 99}], "status": "ok", "cause": None},
+            "no rows": {"rows": 5, "status": "ok", "cause": None},
+            "no flags": {"rows": [], "status": "ok", "cause": None, "flags": 5},
+            "a far index": {"rows": [row | {"index": 10**18 * 30}], "status": "ok", "cause": None},
             "nan": {"rows": [row | {"value": float("nan")}], "status": "ok", "cause": None},
             "no phases": {"event": "prepared"},
             "phases without length": {"event": "prepared", "slices": {"decode": None}},
@@ -154,7 +183,8 @@ def begin(start):
     threads, ceilings = os.environ["OMP_NUM_THREADS"], start["ceilings"]
     note(do="start", model=label, block=start["block"], threads=threads, ceilings=ceilings)
     misbehave(ACTIONS.get(label, {}).get("start"))
-    reply(event="ready", model={"family": "fake"}, import_s=0.5, build_s=0.25, gate_s=0.1)
+    ready = {"model": MODEL, "import_s": 0.5, "build_s": 0.25, "gate_s": 0.1}
+    reply(event="ready", **(ready | SENSELESS.get(ACTIONS.get(label, {}).get("start"), {})))
 
 
 def main():

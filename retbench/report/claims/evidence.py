@@ -22,6 +22,11 @@ COMPUTED = "identities"
 """In place of a suite: the test is computed here, see :mod:`retbench.suites.identities`."""
 
 
+INCONCLUSIVE = "inconclusive"
+UNFUSED = "unfused"
+"""Of a ratio in which one side alone ran unfused: code is compared there, not models."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """A number of a run that speaks for or against a claim.
@@ -109,7 +114,9 @@ def _search(
                 if found is not None:
                     number, place, is_there, said = found
                     outcome = test.expect.outcome(number)
-                    if said == "inconclusive" or _may_turn(outcome, test, source, baseline):
+                    if said in (INCONCLUSIVE, UNFUSED) or _may_turn(
+                        outcome, test, source, baseline
+                    ):
                         outcome = "open"
                     own_kind = role == "strongest" or baseline == baselines[0]
                     yield Evidence(
@@ -175,7 +182,8 @@ def _number(frame: pd.DataFrame, test: Test, baseline: str) -> _Found | None:
 
 
 def _verdict(row: Row) -> str:
-    return str(row.get("verdict") or "")
+    """What the report says of a row: its verdict, or why it has none."""
+    return str(row.get("verdict") or (UNFUSED if row.get("unfused") else ""))
 
 
 def _compared(frame: pd.DataFrame, test: Test, baseline: str) -> _Found | None:

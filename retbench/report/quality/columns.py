@@ -12,6 +12,7 @@ from retbench.report import units
 from retbench.report.content import open_line
 from retbench.report.frames import Row, edges_of
 from retbench.report.tables import Column
+from retbench.stats import tuning
 
 INTERVAL = "value [low, high]: 95% interval that takes seeds and test documents as random"
 SETTLED = "inconclusive (+2 seeds): two seeds more would settle it"
@@ -40,10 +41,11 @@ def learning_rate(rank: int, chosen_for: str, meta: Mapping[str, Any]) -> Column
             return units.DASH
         return f"{rate:g} {'inside' if min(grid) < rate < max(grid) else 'at the edge'}"
 
+    fitted = len(grid) >= tuning.LEAST
+    how = "is lowest on a parabola through the dev losses" if fitted else "has the lowest dev loss"
     note = (
-        f"learning rate: the one of the grid {', '.join(f'{rate:g}' for rate in grid)} that is "
-        f"lowest on a parabola through the dev losses, for each {chosen_for}; inside the grid, or "
-        "at its edge, where a better one may lie beyond"
+        f"learning rate: the one of the grid {', '.join(f'{rate:g}' for rate in grid)} that {how}, "
+        f"for each {chosen_for}; inside the grid, or at its edge, where a better one may lie beyond"
     )
     return Column("Learning rate", text, rank=rank, metric="learning_rate", note=note)
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from retbench import api, report
+from retbench.config import values
 from retbench.engine import audit, runner
 from retbench.errors import Interrupted
 from retbench.store import read_meta, write_meta
@@ -33,7 +34,14 @@ from .conftest import ROOT, SMALL, Command, Outcome, files
         (["run", "--contxt", "512"], "unknown flag --contxt; did you mean --context?"),
         (["runn"], "unknown command 'runn'; did you mean run?"),
         (["run", "--seed", "one"], "--seed"),
-        (["run", "--seed", str(2**63)], "seed: must be at least 0 and less than 2**63"),
+        (["run", "--seed", str(2**63)], "seed: must be less than 2**63"),
+        (["run", "--seed", "-1"], "seed: must not be negative, not -1"),
+        (["run", "--batch", str(2**63)], "batch: must be less than 2**63"),
+        (["train", "--eval-every", str(2**63)], "eval-every: must be less than 2**63"),
+        (["run", "--dry-run", "--memory-limit", "1e300"], "must be above 0 and at most 2**33"),
+        (["generate", "nowhere", "--seed", str(2**64)], "--seed"),
+        (["run", "--out", "r\udcff"], r"'r\udcff' is not UTF-8"),
+        (["table", "r\udcff"], r"'r\udcff' is not UTF-8"),
         (["run", "--threads", "9999"], "threads: 9999 are more than the"),
         (["doctor", "--threads", "9999"], "threads: 9999 are more than the"),
         (["run", "--out", ""], "out: must not be empty"),
@@ -81,6 +89,38 @@ def test_a_mistake_is_one_line_and_status_2_and_writes_nothing(
     assert ended.err.count("\n") == 1
     assert ended.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("audit", "--out=~/x", "--preset", "12m"),
+        ("claims", "--out=~/x", "nowhere"),
+        ("train", "--tensorboard=~/x", "--preset", "12m"),
+        ("verify", "nowhere.zip", "--out=~/x"),
+        ("run", "--config=~/run.toml"),
+    ],
+)
+def test_the_home_folder_is_meant_where_a_shell_leaves_the_tilde(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    asked: list[str] = []
+    known = values.path
+    monkeypatch.setattr(values, "path", lambda word: asked.append(known(word)) or asked[-1])
+    assert command(*words).status == 2
+    assert asked[0].startswith(str(tmp_path / "home"))
+    assert not (tmp_path / "~").exists()
+
+
+def test_what_a_terminal_cannot_show_is_shown_as_an_escape(finished: tuple[Path, Outcome]) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "retbench", "table", finished[0]],
+        env={"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii", "PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "\\xb7" in ended.stdout  # the dot between the conditions of a run
 
 
 def test_a_mistake_in_the_configuration_file_names_its_line(

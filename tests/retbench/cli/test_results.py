@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from retbench import suites
+from retbench.cli.app import app
+from retbench.cli.options import of_all_suites
+from retbench.engine.resolve import resolve
 
 from ..report.conftest import write_run
-from .conftest import Command, Outcome, files
+from .conftest import ROOT, Command, Outcome, files
 
 
 def test_show_prints_the_tables_and_writes_nothing(
@@ -111,6 +118,24 @@ def test_history_and_claims_are_printed(
     )
     assert "does not exist" in command("claims", tmp_path / "nothing").err
     assert "no place in results/" in command("claims", finished[0]).err
+
+
+@pytest.mark.parametrize("rehearsed", ["", "1"], ids=("real", "rehearsed"))
+def test_every_run_of_the_gpus_script_is_one_that_can_be_asked_for(
+    tmp_path: Path, rehearsed: str
+) -> None:
+    environment = os.environ | {"PYTHON": "echo", "REHEARSE": rehearsed}
+    subprocess.run(["bash", ROOT / "results" / "gpu.sh", tmp_path], env=environment, check=True)
+    asked = [log.read_text().split() for log in sorted(tmp_path.glob("*.log"))]
+    runs = [line[3:] for line in asked if line[:3] == ["-m", "retbench", "run"]]
+    assert len(runs) == 7
+    run = get_command(app).commands["run"]  # type: ignore[attr-defined]
+    for words in runs:
+        words = ["cpu" if word == "cuda" else word for word in words]
+        given: dict[str, Any] = run.make_context("run", words).params
+        named = {key: value for key, value in given.items() if key in of_all_suites() and value}
+        config = resolve(given["named"], here=False, **named)
+        assert suites.get(config.suite).plan(config).points
 
 
 def test_plot_opens_the_page_that_it_makes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import zipfile
@@ -67,6 +68,7 @@ TABLES = {
     "strings.json": json.dumps([row["text"] for row in ROWS]),
     "told-by-content.txt": json.dumps(ROWS, indent=2),
     "told-by-content": "\n".join(map(json.dumps, ROWS)),
+    "strings.txt": json.dumps([row["text"] for row in ROWS]),
     "a.csv": 'id,text\n1,one\n2,"zwei ü\n"\n',
     "a.CSV.bz2": 'text;id\r\none;1\r\n"zwei ü\n";2\r\n',
     "a.tsv": 'id\ttext\n1\tone\n2\t"zwei ü\n"\n',
@@ -117,6 +119,11 @@ def test_an_archive_gives_its_texts_in_the_order_of_their_names(tmp_path: Path) 
         (b"%PDF-1.7\n", "is a PDF"),
         (b"<!DOCTYPE html>\n<p>to be", "is markup, not plain text; extract its text"),
         (b'<?xml version="1.0"?>\n<p>to be', "is markup"),
+        (b"\xef\xbb\xbf<!DOCTYPE html>\n<p>to be", "is markup"),
+        (b"<!-- saved from\n a page -->\n<!-- twice --> <html><p>to be", "is markup"),
+        ("to be".encode("utf-16"), "is UTF-16, not UTF-8; convert it with iconv"),
+        ("to be".encode("utf-16-le"), "is no text: it holds zero bytes"),
+        (b"name.txt".ljust(100, b"\0") + b"0000644\0", "is no text: it holds zero bytes"),
     ],
 )
 @pytest.mark.parametrize("name", ["text.txt", "archive.tgz"])
@@ -155,6 +162,12 @@ def _corrupt(packed: bytes) -> bytes:
     return packed[:10] + b"\xff" * 8 + packed[18:]
 
 
+def _zip_of(name: str) -> bytes:
+    with zipfile.ZipFile(packed := io.BytesIO(), "w") as archive:
+        archive.writestr(name, "x")
+    return packed.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -176,6 +189,9 @@ def _corrupt(packed: bytes) -> bytes:
         ),
         ("a.json", b'[{"text": "x"},\n oops]', "a.json:2: not JSON: Expecting value"),
         ("a.json", b"[" * 100_000, "a.json:1: too deeply nested"),
+        ("a.json", b'{"id": %b, "text": "x"}' % (b"9" * 5000), "a.json:1: a number is too long"),
+        ("a.zip", _zip_of("x\u00e9.txt").replace("x\u00e9".encode(), b"x\xff\xff"), "is damaged"),
+        ("a.zip", _zip_of("."), "the archive .*a.zip holds no text"),
         (
             "a.txt",
             b'{"cells": []}',

@@ -1,5 +1,6 @@
 """Workers that crash, hang or run out of memory: real processes, as far as a test can make them."""
 
+import itertools
 import os
 import time
 from pathlib import Path
@@ -38,9 +39,17 @@ MOMENTS = ("", " slice 1", " finish")
         ("crash", "error", "exit status 3: RuntimeError: in kernel.py"),
         ("segfault", "error", "killed by signal 11"),
         ("garbage", "error", "the worker's reply makes no sense"),
+        ("nested", "error", "it is nested too deeply"),
+        ("half a death", "error", "it names no status"),
+        ("half a character", "error", "half a surrogate pair"),
+        ("an endless number", "error", "which is beyond 64 bits"),
+        ("talk without end", "error", "the worker's reply does not end"),
+        ("no rows", "error", "the worker's samples make no sense: not a list"),
+        ("no flags", "error", "the worker's samples make no sense: not a list"),
+        ("a far index", "error", "30000000000000000000, which is beyond 64 bits"),
         ("nan", "error", "it holds NaN"),
         ("foreign rows", "error", "a batch holds the rows of one cell"),
-        ("kill", "oom", "killed by signal 9, most likely by the kernel for want of memory"),
+        ("kill", "error", "killed by signal 9, not by the kernel for want of memory"),
         ("memory", "oom", "exit status 1: MemoryError: 8 GiB"),
         ("oom", "oom", "asked for 8 GiB"),
     ],
@@ -275,12 +284,28 @@ def test_out_of_memory_implies_nothing_for_a_smaller_batch(
     assert endings(run)[0, "context=16,batch=16"][0] == "oom_implied"
 
 
-def test_a_second_kill_is_taken_for_want_of_memory(
-    drive: ModuleType, tmp_path: Path, misbehave: Misbehave
+@pytest.mark.parametrize(
+    ("counted", "expected", "why"),
+    [
+        (True, ["oom", "oom", "oom_implied"], "most likely by the kernel for want of memory"),
+        (False, ["error", "error", "ok"], "this system does not say"),
+    ],
+)
+def test_a_kill_is_for_want_of_memory_where_the_kernel_counts_one(
+    drive: ModuleType,
+    tmp_path: Path,
+    misbehave: Misbehave,
+    monkeypatch: pytest.MonkeyPatch,
+    counted: bool,
+    expected: list[str],
+    why: str,
 ) -> None:
+    kills = itertools.count()
+    monkeypatch.setattr(process, "oom_kills", lambda: next(kills) if counted else None)
     misbehave({"retnet": {FIRST: "kill", SECOND: "kill"}})
     run = drive.execute(tmp_path / "run")
-    assert statuses(run)[:3] == ["oom", "oom", "oom_implied"]
+    assert statuses(run)[:3] == expected
+    assert why in (endings(run)[0, SECOND][1] or "")
 
 
 def test_a_model_that_fails_its_gate_is_never_timed(
@@ -292,6 +317,33 @@ def test_a_model_that_fails_its_gate_is_never_timed(
     assert set(endings(run).values()) == {("error", cause)}
     assert {r["model"] for r in requests() if r["do"] == "prepare"} == {"transformer"}
     assert len([r for r in requests() if r["do"] == "start" and r["model"] == "retnet"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("action", "cause"),
+    [
+        ("no model", "'ModelRecord' holds None"),
+        ("half a model", "it lacks 'ModelRecord.preset'"),
+        ("a text for seconds", "'import_s' holds 'x'"),
+    ],
+)
+def test_what_a_worker_says_of_its_model_is_doubted(
+    drive: ModuleType, tmp_path: Path, misbehave: Misbehave, action: str, cause: str
+) -> None:
+    misbehave({"retnet": {"start": action}})
+    run = drive.execute(tmp_path / "run")
+    said = f"what the worker says of its model makes no sense: {cause}"
+    assert set(endings(run).values()) == {("error", said)}
+    assert statuses(run, "transformer") == ["ok"] * 6
+
+
+def test_a_worker_that_talks_without_end_is_stopped_in_its_own_time(
+    drive: ModuleType, tmp_path: Path, misbehave: Misbehave, hours_pass: None
+) -> None:
+    misbehave({"retnet": {THIRD: "tell phases without end"}})
+    run = drive.execute(tmp_path / "run", plan=drive.THREE)
+    assert statuses(run) == ["ok", "ok", "timeout"]
+    assert statuses(run, "transformer") == ["ok"] * 3
 
 
 def test_a_worker_that_cannot_start_is_tried_twice_a_block(

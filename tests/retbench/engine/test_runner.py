@@ -70,7 +70,7 @@ def test_a_cell_keeps_its_samples_and_its_flags(drive: ModuleType, tmp_path: Pat
     frame = run.frame()
     assert (frame["metric"] == "tpot_s").sum() == 12 * 3
     assert run.statuses()["flags"].tolist() == [["noisy"]] * 12
-    assert (run.statuses()["value"] < 5).all()
+    assert (run.statuses()["value"] > 0).all()
 
 
 def test_what_a_start_takes_is_recorded_once_a_process(drive: ModuleType, tmp_path: Path) -> None:
@@ -84,7 +84,9 @@ def test_what_a_start_takes_is_recorded_once_a_process(drive: ModuleType, tmp_pa
 
 def test_run_json_holds_models_provenance_and_plan(drive: ModuleType, tmp_path: Path) -> None:
     meta = drive.execute(tmp_path / "run").meta
-    assert meta["models"] == {"retnet": {"family": "fake"}, "transformer": {"family": "fake"}}
+    assert {label: m["family"] for label, m in meta["models"].items()} == {  # type: ignore[typeddict-item]
+        "retnet": "fake", "transformer": "fake",
+    }  # fmt: skip
     assert meta["provenance"]["machine_id"]
     assert meta["plan"] == json.loads(json.dumps(drive.PLAN.to_json()))
     assert meta["configuration"]["context"] == [16, 32, 64]
@@ -229,13 +231,17 @@ def test_a_run_of_another_plan_is_not_continued(drive: ModuleType, tmp_path: Pat
         drive.execute(tmp_path / "run", plan=plan, resume=True)
 
 
-def test_a_run_continued_at_another_commit_says_so(drive: ModuleType, tmp_path: Path) -> None:
+def test_a_run_continued_at_another_commit_or_in_another_environment_says_so(
+    drive: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     provenance = drive.execute(tmp_path / "run").meta["provenance"]
     cut_after(tmp_path / "run", 4)
     change_meta(tmp_path / "run", provenance=provenance | {"commit": {"hash": "0", "dirty": True}})
+    monkeypatch.setenv("MKL_VERBOSE", "1")
     drive.execute(tmp_path / "run", resume=True)
     assert open_run(tmp_path / "run").meta["warnings"] == [
-        "commit changed before the run was resumed"
+        "commit changed before the run was resumed",
+        "environment changed before the run was resumed",
     ]
 
 

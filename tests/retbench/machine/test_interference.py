@@ -18,7 +18,7 @@ from retbench.machine.interference import (
     throttle_flags,
 )
 
-BUSY_S = 0.6
+BUSY_S = 0.3
 
 
 def test_another_process_that_computes_is_seen() -> None:
@@ -29,13 +29,11 @@ def test_another_process_that_computes_is_seen() -> None:
     burn = "import time; end = time.time() + 60\nwhile time.time() < end: pass"
     with subprocess.Popen([sys.executable, "-c", burn]) as other:
         with disturbances.watched():
-            time.sleep(BUSY_S)
+            while (foreign_cpu_s() or 0.0) - before < BUSY_S:
+                time.sleep(0.01)
         flags = disturbances.flags()
-        after = foreign_cpu_s()
         other.kill()
     assert flags == [FOREIGN_PROCESS]
-    assert after is not None
-    assert after - before > BUSY_S / 4
 
 
 def test_only_what_was_watched_counts_and_slices_add_up(monkeypatch: pytest.MonkeyPatch) -> None:

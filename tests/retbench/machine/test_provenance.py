@@ -137,11 +137,11 @@ def test_the_commit_and_whether_the_tree_was_changed(tmp_path: Path) -> None:
 
 def test_variables_that_decide_speed_are_recorded_without_paths() -> None:
     found = provenance.environment({
-        "OMP_NUM_THREADS": "2", "HOME": "/home/me", "LD_PRELOAD": "/home/me/lib/libtcmalloc.so",
+        "OMP_NUM_THREADS": "2", "HOME": "/home/me", "LD_PRELOAD": "/home/me/a.so:/home/me/b.so",
         "TORCHDYNAMO_DISABLE": "1", "MY_OMP_": "no",
     })  # fmt: skip
     assert found == {
-        "LD_PRELOAD": "libtcmalloc.so", "OMP_NUM_THREADS": "2", "TORCHDYNAMO_DISABLE": "1",
+        "LD_PRELOAD": "a.so:b.so", "OMP_NUM_THREADS": "2", "TORCHDYNAMO_DISABLE": "1",
     }  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def test_any_values_and_any_failures_make_a_report(suite: str, tmp_path: Path) -
     points = sorted({cell[0]["point"] for cell in cells})
 
     @settings(
-        max_examples=EXAMPLES, deadline=None, database=None, derandomize=CAMPAIGN is None,
+        max_examples=EXAMPLES, derandomize=CAMPAIGN is None,
         suppress_health_check=list(HealthCheck), phases=(Phase.generate,),
     )  # fmt: skip
     @given(

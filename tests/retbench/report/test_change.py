@@ -47,12 +47,14 @@ def test_what_differs_is_said_before_the_ratios(make_run: MakeRun, before: Run) 
     other: dict[str, Any] = PROVENANCE | {
         "processor": {"name": "Other CPU"}, "versions": {"torch": "3.0"}, "machine_id": "other",
         "commit": {"hash": "def456", "dirty": True}, "load_average": [1.0],
+        "environment": {"OMP_WAIT_POLICY": "active"},
     }  # fmt: skip
     found = change.between(before, make_run("b", blocks=3, provenance=other, **SHORT,
                                             configuration={"seed": 3}))  # fmt: skip
     assert found.differing == {
         "hardware": ["processor.name: Example CPU, then Other CPU", "machine_id: none, then other"],
         "versions": ["versions.torch: none, then 3.0"],
+        "environment": ["environment.OMP_WAIT_POLICY: none, then active"],
         "commit": ["commit.hash: abc123, then def456", "commit.dirty: False, then True"],
         "configuration": ["seed: 0, then 3"],
     }

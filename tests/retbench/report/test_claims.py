@@ -20,7 +20,7 @@ from retbench.config import plugins
 from retbench.errors import UserError
 from retbench.report.claims import page
 from retbench.report.claims.entries import Claim, Expectation, Number, claims
-from retbench.report.claims.evidence import COMPUTED, Evidence, Source, _may_turn
+from retbench.report.claims.evidence import COMPUTED, Evidence, Source, _may_turn, evidence
 from retbench.report.claims.ledger import (
     LESS,
     PAPER_ONLY,
@@ -259,6 +259,28 @@ def test_a_rate_at_the_end_of_its_grid_leaves_open_what_a_better_one_could_turn(
     test = BY_ID["qua3"].test
     assert test is not None and test.expect.relation == "below"
     assert _may_turn(outcome, test, source, "transformer") is turns  # type: ignore[arg-type]
+
+
+def test_a_ratio_of_fused_code_to_unfused_is_no_evidence_unless_asked_for(
+    make_run: MakeRun,
+) -> None:
+    source = Source(make_run(trials=4, steps=4))
+    claim = BY_ID["inf9"]
+    assert claim.test is not None
+    baseline, table = "transformer", claim.test.table
+    ratios = source.frame(table).copy()
+    apart = (ratios["metric"] == claim.test.where["metric"]) & (ratios["baseline"] == baseline)
+    assert apart.any()
+    said = {}
+    for verdict, unfused in (("faster", ""), ("", baseline), ("faster", baseline)):
+        ratios.loc[apart, ["value", "low", "high", "verdict", "unfused"]] = [
+            0.1, 0.09, 0.11, verdict, unfused,
+        ]  # fmt: skip
+        source._tables[table] = ratios
+        said[verdict, unfused] = evidence(claim, [source])["paper"].outcome
+    assert said == {
+        ("faster", ""): "holds", ("", baseline): "open", ("faster", baseline): "holds",
+    }  # fmt: skip
 
 
 def test_the_end_of_a_grid_is_read_from_the_reports_table(make_run: MakeRun) -> None:

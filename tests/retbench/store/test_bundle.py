@@ -86,6 +86,19 @@ def test_what_is_no_archive_is_refused(tmp_path: Path, name: str) -> None:
         verify(tmp_path / "a.rar")
 
 
+def test_an_archive_under_a_password_is_refused(tmp_path: Path, run: Run) -> None:
+    packed = bundle(run, tmp_path / "a.zip")
+    data = bytearray(packed.read_bytes())
+    for magic, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = data.find(magic)
+        while at >= 0:
+            data[at + flags] |= 1
+            at = data.find(magic, at + 4)
+    packed.write_bytes(data)
+    with pytest.raises(UserError, match=r"cannot be unpacked: .*password required"):
+        verify(packed)
+
+
 def test_an_archive_may_not_write_outside_its_folder(tmp_path: Path) -> None:
     (tmp_path / "evil").write_text("x")
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:

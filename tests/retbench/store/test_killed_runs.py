@@ -130,9 +130,7 @@ BATCHES = st.lists(st.integers(min_value=0, max_value=4), min_size=1, max_size=4
 
 
 @given(trials=BATCHES, data=st.data())
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_cut_at_any_byte_leaves_the_committed_prefix(
     tmp_path_factory: pytest.TempPathFactory,
     meta: dict[str, Any],

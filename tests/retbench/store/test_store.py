@@ -66,9 +66,9 @@ def test_run_json_tells_schema_state_and_digest(run: Path) -> None:
 
 def test_update_changes_the_named_keys_alone(tmp_path: Path, meta: dict[str, Any]) -> None:
     with RunWriter.create(tmp_path / "run", meta) as writer:
-        writer.update(models={"retnet": {"parameters": 7}})
+        writer.update(block_s={"0": 7.0})
     found = open_run(tmp_path / "run").meta
-    assert found["models"] == {"retnet": {"parameters": 7}}
+    assert found["block_s"] == {"0": 7.0}
     assert found["configuration"] == meta["configuration"]
 
 

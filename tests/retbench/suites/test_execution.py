@@ -96,12 +96,19 @@ def test_a_long_prefill_is_not_captured(
     assert len(fake_graphs) == 1
 
 
+@pytest.mark.parametrize(
+    ("variable", "says"),
+    [
+        ("TORCHDYNAMO_DISABLE", r"TORCHDYNAMO_DISABLE=1 turns torch\.compile off"),
+        ("TORCHDYNAMO_SUPPRESS_ERRORS", "lets what cannot be compiled run eagerly"),
+    ],
+)
 def test_a_step_is_not_called_compiled_where_the_compiler_is_off(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, variable: str, says: str
 ) -> None:
-    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    monkeypatch.setenv(variable, "1")
     run = Execution(small_model("retnet"), 1, 16, "compile", torch.device("cpu"))
-    with pytest.raises(CellFailure, match=r"TORCHDYNAMO_DISABLE=1 turns torch\.compile off") as off:
+    with pytest.raises(CellFailure, match=says) as off:
         run.ready()
     assert off.value.status == "unsupported"
 

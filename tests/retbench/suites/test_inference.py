@@ -15,7 +15,7 @@ from retbench.config.plan import Contender, Point
 from retbench.config.run import RunConfig
 from retbench.engine.resolve import resolve
 from retbench.errors import Misfit
-from retbench.machine import ceilings, interference
+from retbench.machine import ceilings, host, interference
 from retbench.metrics import METRICS
 from retbench.suites.cell import Cell, Phase
 from retbench.suites.execution import Execution, Generation, worst_distance
@@ -380,6 +380,7 @@ def test_the_record_of_a_model_says_what_ran() -> None:
 
 def test_threads_that_wait_for_each_other_are_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interference, "barrier", lambda threads: lambda: 1.0 * threads)
+    monkeypatch.setattr(host, "granted_cores", lambda: 2)
     flags = measure(Rows(session(threads=2), Point(64, 1)))
     assert interference.THREADS_WAIT in flags
 

@@ -48,8 +48,14 @@ def test_exact_rows_are_those_of_the_whole(kind: Kind) -> None:
 
 def test_the_first_and_the_last_row_are_checked() -> None:
     rows = checked_rows(1000, seed=0).tolist()
-    assert rows[0] == 0 and rows[-1] == 999 and 10 < len(rows) <= 16
+    assert rows[0] == 0 and rows[-1] == 999 and 60 < len(rows) <= 66
     assert checked_rows(1, seed=0).tolist() == [0]
+
+
+def test_no_chunk_of_a_kernel_goes_unchecked() -> None:
+    for seed in range(20):
+        chunks = checked_rows(4096, seed) // 64
+        assert chunks.unique().tolist() == list(range(64))
 
 
 def test_inputs_lie_in_memory_as_a_models_projections_leave_them() -> None:
@@ -93,6 +99,6 @@ def test_a_late_row_of_attention_is_not_hidden_by_the_first_which_is_larger() ->
 def test_a_gradient_that_decays_have_all_but_forgotten_is_judged_beside_the_largest() -> None:
     exact = torch.ones(64, 2, dtype=torch.float64)
     exact[:32] = 1e-9
-    assert float(worst_block(exact + 1e-9, exact)) == pytest.approx(1e-8, rel=1e-3)
-    assert float(worst_block(0 * exact, 0 * exact)) == 0
-    assert torch.isnan(worst_block(exact * float("nan"), exact))
+    assert float(worst_block(exact + 1e-9, exact, 16)) == pytest.approx(1e-8, rel=1e-3)
+    assert float(worst_block(0 * exact, 0 * exact, 16)) == 0
+    assert torch.isnan(worst_block(exact * float("nan"), exact, 16))

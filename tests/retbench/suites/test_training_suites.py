@@ -194,13 +194,17 @@ def test_a_text_too_short_to_test_on_is_refused_before_anything_is_trained(
 
 
 class Seer:
-    """A model whose outputs depend on the token after."""
+    """A model whose outputs depend on the token after, or are always the same."""
+
+    seen = None
 
     config = type("Config", (), {"max_len": 64, "vocab_size": 8})()
 
     def __call__(self, tokens: Any, *, form: str | None = None) -> Any:
         import torch
 
+        if self.seen is not None:
+            return torch.full((*tokens.shape, 8), self.seen())
         return torch.nn.functional.one_hot(tokens.roll(-1, 1), 8).float()
 
 
@@ -209,6 +213,19 @@ def test_a_model_that_sees_the_future_is_never_trained() -> None:
     session.config, session.subject = small("perplexity"), Seer()  # type: ignore[assignment]
     session.device = __import__("torch").device("cpu")
     with pytest.raises(CellFailure, match="the model sees the future"):
+        check_causality(session)
+
+
+@pytest.mark.parametrize("form", [0, 1])
+def test_a_model_without_numbers_is_never_trained(form: int) -> None:
+    session = object.__new__(Session)
+    model = Seer()
+    model.forms = ("chunkwise",)  # type: ignore[attr-defined]
+    calls = iter(range(4))
+    model.seen = lambda: float("nan") if next(calls) // 2 == form else 1.0  # type: ignore[attr-defined]
+    session.config, session.subject = small("perplexity"), model  # type: ignore[assignment]
+    session.device = __import__("torch").device("cpu")
+    with pytest.raises(CellFailure, match="earlier logits by nan"):
         check_causality(session)
 
 

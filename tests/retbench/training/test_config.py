@@ -44,6 +44,8 @@ def test_own_intervals_are_kept() -> None:
     made = config(steps=1000, eval_every=25, warmup_steps=0)
     assert (made.eval_every, made.record_every, made.warmup_steps) == (25, 25, 0)
     assert config(steps=1000, eval_every=3).record_every == 3
+    assert config(steps=1000, eval_every=10**18 + 3).record_every == 10  # a prime: none divides it
+    assert config(steps=10**18, eval_every=10**18 - 11).record_every == 10**18 - 11  # nor this
 
 
 @pytest.mark.parametrize(

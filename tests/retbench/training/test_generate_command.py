@@ -92,7 +92,7 @@ def test_weights_alone_need_a_tokenizer_named(command: Command, tmp_path: Path) 
     [
         (("--prompt", "to be!"), "prompt: the character '!' does not occur in the text"),
         (("--prompt", ""), "prompt: needs at least one character"),
-        (("--prompt", "\udcff"), "prompt: it is not UTF-8"),
+        (("--prompt", "\udcff"), "'\\udcff' is not UTF-8"),
         (("--temperature", "-1"), "Invalid value for '--temperature'"),
         (("--top-k", "0"), "Invalid value for '--top-k'"),
         (("--top-p", "0"), "top-p: must be above 0 and at most 1, not 0"),

@@ -1,0 +1,56 @@
+"""A run directory that is continued: what may be another then, and what may not."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retbench import api, suites
+from retbench.config.run import RunConfig
+from retbench.engine.opening import open_writer
+from retbench.engine.resolve import resolve
+from retbench.errors import UserError
+from retbench.machine import host
+from retbench.store import read_meta, write_meta
+
+
+def opened(config: RunConfig, out: Path, *, resume: bool) -> Any:
+    suite = suites.get(config.suite)
+    data = suite.data(config)
+    return closing(open_writer(config, suite.plan(config), data, out, resume, here=True))
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    """A run of recall, which times nothing, as a machine of 64 processors has begun it."""
+    config = resolve("recall", preset="tiny", tasks="copy", steps=4, threads=1, device="cpu")
+    with opened(config, tmp_path / "run", resume=False):
+        pass
+    meta: dict[str, Any] = dict(read_meta(tmp_path / "run"))
+    meta["configuration"] |= {"threads": 64}
+    meta["provenance"] |= {"machine_id": "another"}
+    write_meta(tmp_path / "run", meta)  # type: ignore[arg-type]
+    return tmp_path / "run"
+
+
+def test_what_is_not_timed_goes_on_on_another_machine_which_is_recorded(
+    begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "granted_cores", lambda: 1)
+    job = api.prepare(out=begun, resume=True)
+    assert job.config.threads == 1
+    with opened(job.config, begun, resume=True) as writer:
+        assert writer.meta["warnings"] == ["machine_id changed before the run was resumed"]
+        (session,) = writer.meta["resumed"]
+    assert session["provenance"]["threads"] == 1
+
+
+def test_more_threads_than_there_are_processors_are_refused(
+    begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "granted_cores", lambda: 1)
+    with pytest.raises(UserError, match="2 are more than the 1 processors"):
+        api.prepare(out=begun, resume=True, threads=2)
