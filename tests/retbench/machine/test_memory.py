@@ -52,6 +52,7 @@ def test_a_reset_gives_back_what_mkl_keeps():
 
 
 FRAGMENTED = """
+import gc
 import sys
 from retbench.machine.memory import MemoryMeter
 
@@ -60,15 +61,24 @@ MIB = 2**20
 def blocks(count):
     return [bytes([1]) * MIB for _ in range(count)]
 
-if sys.argv[1] == "used":
-    holes, kept = [], []
+def holed(kept):
+    holes = []
     for _ in range(64):
         holes += blocks(1)
         kept.append(bytes([1]) * 4096)
-    del holes
+    return holes
+
+kept = []
+if sys.argv[1] == "used":
+    holed(kept)
+gc.disable()
 meter = MemoryMeter("cpu")
-meter.reset()
+if sys.argv[1] == "full of garbage":
+    garbage = holed(kept)
+    garbage.append(garbage)
+    del garbage
 with meter.exact():
+    meter.reset()
     held = blocks(32)
     del held
     held = blocks(16)
@@ -79,7 +89,7 @@ print(meter.current_bytes() // MIB)
 
 
 @linux
-@pytest.mark.parametrize("heap", ["fresh", "used"])
+@pytest.mark.parametrize("heap", ["fresh", "used", "full of garbage"])
 def test_exact_memory_does_not_depend_on_what_the_heap_has_been_used_for(heap):
     done = subprocess.run(
         [sys.executable, "-c", FRAGMENTED, heap],

@@ -16,6 +16,7 @@ from retbench.config.run import RunConfig
 from retbench.engine.resolve import resolve
 from retbench.errors import Misfit
 from retbench.machine import ceilings, host, interference
+from retbench.machine.memory import MemoryMeter
 from retbench.metrics import METRICS
 from retbench.suites.cell import Cell, Phase
 from retbench.suites.execution import Execution, Generation, worst_distance
@@ -124,6 +125,16 @@ def test_a_model_that_gives_nan_fails_the_gate() -> None:
         next(broken.model.parameters()).fill_(float("nan"))
     with pytest.raises(CellFailure, match="nan"):
         MEASURER.verify(broken)
+
+
+def test_what_a_graph_keeps_for_itself_is_memory_of_decoding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(MemoryMeter, "idle_pool_bytes", lambda self, pool: 1 << 40)
+    found = cell(session(), Point(64, 1))
+    assert {metric for metric in found if found[metric][0]["value"] >= 1 << 40} == {
+        "decode_peak_bytes", "steady_bytes",
+    }  # fmt: skip
 
 
 def test_a_cell_has_every_metric_of_the_suite_in_its_declared_unit() -> None:
