@@ -46,7 +46,10 @@ def test_a_dry_run_shows_cells_minutes_and_memory_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dry_run_says_which_cells_would_not_fit(command: Command) -> None:
+def test_a_dry_run_says_which_cells_would_not_fit(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ceilings, "measure", lambda *_: CEILINGS)
     ended = command("run", *SMALL, "--dry-run", "--memory-limit", "0.001")
     assert ended.status == 0
     assert "6 cells would not fit" in ended.out
