@@ -166,7 +166,7 @@ def _members(file: Path) -> list[Content]:
             archive = zipfile.ZipFile(file)
         except UnicodeDecodeError:
             raise zipfile.BadZipFile("a name in it is not UTF-8") from None
-    every = [entry for entry in archive.infolist() if not entry.is_dir()]
+    every = [entry for entry in archive.infolist() if entry.filename and not entry.is_dir()]
     names = {entry.filename: PurePath(entry.filename) for entry in every}
     shown = [n for n, path in names.items() if not str(path).startswith(("__MACOSX", "."))]
     kept = sorted(n for n in shown if names[n].suffix.lower() in TEXT_SUFFIXES + ROW_SUFFIXES)

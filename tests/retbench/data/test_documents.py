@@ -192,6 +192,7 @@ def _zip_of(name: str) -> bytes:
         ("a.json", b'{"id": %b, "text": "x"}' % (b"9" * 5000), "a.json:1: a number is too long"),
         ("a.zip", _zip_of("x\u00e9.txt").replace("x\u00e9".encode(), b"x\xff\xff"), "is damaged"),
         ("a.zip", _zip_of("."), "the archive .*a.zip holds no text"),
+        ("a.zip", _zip_of("q.txt").replace(b"q.t", b"\0.t"), "the archive .*a.zip holds no text"),
         (
             "a.txt",
             b'{"cells": []}',
