@@ -33,10 +33,10 @@ def sample(
 
     Raises:
         ValueError: for a temperature that is negative or NaN, a ``top_k`` under 1, a ``top_p``
-            outside (0, 1], for logits that are no numbers.
+            outside (0, 1], for logits of which one is NaN or infinite, or none above minus it.
     """
-    if bool(logits.isnan().any()):
-        raise ValueError("the logits are no numbers")
+    if not bool(logits.amax(-1).isfinite().all()):
+        raise ValueError("the largest logit is no finite number")
     if not temperature >= 0:  # nor is NaN
         raise ValueError(f"temperature must not be negative: {temperature}")
     if top_k is not None and top_k < 1:

@@ -29,7 +29,6 @@ def run(suite: str = "inference", **given: Any) -> Run:
 
 def open_run(path: str) -> Run:
     """Open the run in a folder; see :func:`retbench.store.open_run`."""
-    _require_own_models()
     from retbench import store
 
     return store.open_run(path)
@@ -42,6 +41,12 @@ def _require_own_models() -> None:
         ImportError: another one would be imported; names it.
     """
     found = find_spec("models")
-    origin = Path(found.origin if found is not None and found.origin else "models")
-    if origin.parent.parent != Path(__file__).parent.parent:
-        raise ImportError(f"{origin} hides the package 'models' that retbench needs: rename it")
+    places = [] if found is None else [Path(p) for p in found.submodule_search_locations or ()]
+    if Path(__file__).resolve().parents[1] / "models" in [place.resolve() for place in places]:
+        return
+    there = places[0] if places else getattr(found, "origin", None)
+    raise ImportError(
+        f"{there} hides the package 'models' that retbench needs: rename it"
+        if there
+        else "the package 'models' that comes with retbench is missing: install it anew"
+    )

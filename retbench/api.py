@@ -230,8 +230,8 @@ def _continued(
     if asked.get("suite", config.suite) != config.suite:
         differing = [f"suite was {config.suite!r}, not {asked['suite']!r}"]
     else:
-        elsewhere = ("suite", "out", "plugins", *(() if timed else ("threads",)))
-        differing = config.contradictions(asked, but=elsewhere)
+        may_differ = ("suite", "out", "plugins", *(() if timed else ("threads",)))
+        differing = config.contradictions(asked, but=may_differ)
     sources = asked.get("plugins")
     if sources is not None and plugins.names(sources) != plugins.names(config.plugins):
         differing.append(f"plugin was {list(config.plugins)!r}, not {list(sources)!r}")
@@ -241,7 +241,7 @@ def _continued(
             "continue it unchanged, or begin a new run with another --out",
         )
     config = replace(config, plugins=sources or plugins.located(config.plugins, folder))
-    if not timed:
+    if here and not timed:
         threads_here = asked.get("threads") or min(config.threads, host.granted_cores())
         config = replace(config, threads=threads_here)
     check(config, here=here)

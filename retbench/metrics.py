@@ -275,7 +275,8 @@ _DECLARED = (
            "lower"),
     Metric("kernel_error", "ratio", "Error", "quality",
            "relative L2 distance from float64 of some rows of the output and, in training, of the "
-           "gradients of all inputs: the largest in any block of rows of any head and sequence",
+           "gradients of all inputs: the largest of any row, or block of a gradient's rows, in any "
+           "head and sequence",
            "lower"),
     Metric("kernel_peak_bytes", "bytes", "Peak", "memory",
            "peak memory during the calls above what was held before them: outputs, gradients and "

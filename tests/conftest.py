@@ -51,3 +51,8 @@ def _spare_the_collector() -> None:
     """
     gc.collect(1)
     gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let the end of Python find what it would."""
+    gc.unfreeze()

@@ -39,7 +39,7 @@ class WorkerForked(Worker):
         self, command: Sequence[str], environment: Mapping[str, str], interrupts: Wakes
     ) -> None:
         self._interrupts = interrupts
-        self._buffer, self._replies = bytearray(), 0
+        self._buffer, self._late = bytearray(), 0
         self._timeout_s, self._deadline = 0.0, math.inf
         self._oom_kills = oom_kills()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)

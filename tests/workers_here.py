@@ -31,7 +31,7 @@ class WorkerHere(Worker):
         self, command: Sequence[str], environment: Mapping[str, str], interrupts: Wakes
     ) -> None:
         self._interrupts = interrupts
-        self._buffer, self._replies = bytearray(), 0
+        self._buffer, self._late = bytearray(), 0
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
         self._socket, theirs = socket.socketpair()
         self._thread = threading.Thread(target=_answer, args=(theirs,), daemon=True)

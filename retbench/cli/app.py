@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         for word in words:
             if not is_writable(word):
-                raise UserError(f"{word!r} is not UTF-8", "rename the file, or name another")
+                raise UserError(f"{word!r} is not UTF-8")
         status = _invoke(words)
         sys.stdout.flush()  # what it cannot hold is better known now than while Python ends
     except SystemExit:

@@ -20,9 +20,10 @@ from retbench.machine import host
 class Profile:
     """How often a cell is measured (rule M2), and how long that may take.
 
-    Rounds are no replicates, and intervals over few blocks are wide for their number alone, so
-    that short calls make few rounds and the time goes to blocks. Long ones, such as prefills, have
-    few rounds in any time, and these are what a block's ratio of theirs is known by.
+    Rounds are no replicates, and intervals over few blocks are wide for their number alone: so
+    ``rounds`` ends those of a short call, such as a decode step, and the time goes to blocks. What
+    a block knows of a long call, such as a prefill, its few rounds limit: so ``phase_budget_s`` is
+    long enough for more of them.
 
     Attributes:
         name: what ``--profile`` calls it.

@@ -18,9 +18,12 @@ from retbench.errors import UserError
 
 _DELIMITED = (".csv", ".tsv")
 _JSON = (".json", ".jsonl", ".ndjson")
-_STRING = rb'"(?:[^"\\]|\\.)*"\s*'
+_LETTER = rb'(?:[^"\\\x00-\x1f]|\\.)'
 _JSON_START = re.compile(
-    rb"(?:\xef\xbb\xbf)?\s*(?:(?:\[\s*)?\{\s*%b:|\[\s*%b(?:,\s*\"|\]))" % (_STRING, _STRING)
+    rb"(?:\xef\xbb\xbf)?\s*(?:"
+    rb'(?:\[\s*)?\{\s*"%b*"\s*:'  # a row, or a list of them
+    rb'|\[\s*"%b*"\s*,\s*"'  # or one of texts
+    rb'|\[\s*"%b{2000,}\Z)' % (_LETTER, _LETTER, _LETTER)  # of which the first is long
 )
 
 

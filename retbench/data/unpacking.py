@@ -45,7 +45,7 @@ _REFUSED = (
     (re.compile(rb"ARROW1"), "an Arrow table", "write its rows as JSON lines"),
     (re.compile(rb"%PDF-"), "a PDF", "extract its text, for example with pdftotext"),
     (re.compile(rb"\{\\rtf"), "RTF, not plain text", "extract its text"),
-    (re.compile(rb"(\xef\xbb\xbf)?(\s|<!--.*?-->)*<(!doctype\b|html\b|\?xml\b)",
+    (re.compile(rb"(\xef\xbb\xbf)?(\s|<!--((?!-->).)*+-->)*+<(!doctype\b|html\b|\?xml\b)",
                 re.IGNORECASE | re.DOTALL),
      "markup, not plain text", "extract its text, for example with pandoc -t plain"),
     *((magic, "packed twice", _UNPACK) for _, magic, _ in _PACKED), (_ZIP, "packed twice", _UNPACK),
@@ -162,10 +162,7 @@ def contents_of(file: Path) -> Iterator[Content]:
 
 def _members(file: Path) -> list[Content]:
     with _named(str(file)):
-        try:
-            archive = zipfile.ZipFile(file)
-        except UnicodeDecodeError:
-            raise zipfile.BadZipFile("a name in it is not UTF-8") from None
+        archive = zipfile.ZipFile(file)
     every = [entry for entry in archive.infolist() if entry.filename and not entry.is_dir()]
     names = {entry.filename: PurePath(entry.filename) for entry in every}
     shown = [n for n, path in names.items() if not str(path).startswith(("__MACOSX", "."))]
@@ -199,7 +196,10 @@ def _named(name: str) -> Iterator[None]:
     """Turn what a file's reader raises into an error that names the file."""
     try:
         yield
-    except (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
+    except (
+        EOFError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+        UnicodeDecodeError,  # of the name of an archive's member
+    ) as error:  # fmt: skip
         raise UserError(f"data: {name} is damaged: {error}", "restore it from a copy") from None
     except OSError as error:
         raise UserError(f"data: cannot read {name}: {error.strerror or error}") from None

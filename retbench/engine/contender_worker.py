@@ -17,7 +17,7 @@ from retbench.config.plan import Contender
 from retbench.config.run import RunConfig
 from retbench.engine.observer import Observer
 from retbench.metrics import STATUSES
-from retbench.store.meta import Described, misfit
+from retbench.store.meta import ModelRecord, OperationRecord, misfit
 from retbench.store.samples import NO_PROCESS
 from retbench.workers.process import Message, Worker, WorkerFailure
 
@@ -155,7 +155,11 @@ def _problem_of(reply: Message) -> WorkerFailure | None:
     """Why a worker is not ready, as it says, or because it says something else; None if it is."""
     if reply["event"] != "ready":
         return reported(reply)
-    problem = misfit(Described, reply.get("model"))
+    model = reply.get("model")
+    if isinstance(model, dict):
+        problem = misfit(OperationRecord if "operation" in model else ModelRecord, model)
+    else:
+        problem = "there is nothing"
     if problem is None:
         figures = {metric: reply.get(metric) for metric in SETUP_METRICS}
         wrong = [m for m, value in figures.items() if type(value) not in (int, float, NoneType)]

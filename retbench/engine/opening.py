@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from retbench.config.run import RunConfig, TimedConfig
 from retbench.engine.turns import in_turns
 from retbench.errors import UserError
 from retbench.machine.provenance import provenance
+from retbench.machine.threads import SPIN_LIMITS
 
 
 def begin(
@@ -59,10 +60,6 @@ def begin(
     return store.RunWriter.create(out, meta)
 
 
-_MAY_CHANGE = ("commit", "versions", "python", "environment")
-"""What of a run's provenance may be another when it is continued, with a warning."""
-
-
 def open_writer(
     config: RunConfig, plan: Plan, data: Any, out: Path, resume: bool, *, here: bool
 ) -> store.RunWriter:
@@ -77,7 +74,7 @@ def open_writer(
     if not resume:
         return begin(config, plan, out, models={}, provenance=found, data=data)
     asked, timed = _published(config, out), isinstance(config, TimedConfig)
-    if not timed:  # which is the same on any machine
+    if not timed:  # what is learned may be learned on anything; in seconds it is not compared
         del asked["threads"]
     suite = suites.get(config.suite)
     together = len(plan.contenders) if in_turns(config, suite, plan) else 1
@@ -87,9 +84,7 @@ def open_writer(
             _require_same_machine(writer, found)
         _require_same_plan(writer, plan, data)
         if writer.meta["state"] != "finished":
-            _record_resumption(
-                writer, found, _MAY_CHANGE if timed else (*_MAY_CHANGE, "machine_id")
-            )
+            _record_resumption(writer, found, here=here)
     except BaseException:
         writer.close()
         raise
@@ -127,16 +122,39 @@ def _require_same_plan(writer: store.RunWriter, plan: Plan, data: Mapping[str, A
         )
 
 
-def _record_resumption(
-    writer: store.RunWriter, found: dict[str, Any], may_change: Sequence[str]
-) -> None:
+def _record_resumption(writer: store.RunWriter, found: Mapping[str, Any], *, here: bool) -> None:
     begun = writer.meta["provenance"]
-    changed = [key for key in may_change if begun.get(key) != found[key]]
-    warnings = writer.meta["warnings"] + [
-        f"{key} changed before the run was resumed" for key in changed
-    ]
     session = {"from_process": writer.last_process + 1, "provenance": found}
+    warnings = writer.meta["warnings"] + [
+        f"{what} changed before the run was resumed" for what in _changes(begun, found, here=here)
+    ]
     writer.update(
         resumed=[*writer.meta["resumed"], session],
         warnings=list(dict.fromkeys(warnings)),
     )
+
+
+def _changes(begun: Mapping[str, Any], now: Mapping[str, Any], *, here: bool) -> Iterator[str]:
+    """What decides on speed, or on a sum's last bit, and is another than when the run was begun.
+
+    Of a machine that only submits jobs the software alone is looked at.
+    """
+    yield from (key for key in ("commit", "versions", "python") if begun.get(key) != now[key])
+    if not here:
+        return
+    if begun.get("machine_id") != now["machine_id"]:
+        yield "the machine, and with it seconds and tokens/s,"
+    if begun.get("threads") != now["threads"]:
+        yield "the number of threads"
+    own, other = (_settings(provenance) for provenance in (begun, now))
+    if own != other:
+        yield "the environment"
+
+
+def _settings(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """The environment but for where caches lie; how threads wait is settled before they begin."""
+    found = provenance.get("environment") or {}
+    kept = {
+        n: given for n, given in found.items() if not n.endswith("_DIR") and n not in SPIN_LIMITS
+    }
+    return kept | (provenance.get("wait_policy") or {})

@@ -267,7 +267,14 @@ class _Session:
         )
 
     def _measure_ceilings(self) -> None:
-        """Ask a worker of its own for what this machine can do; a failure is but a warning."""
+        """Ask a worker of its own for what this machine can do; a failure is but a warning.
+
+        Where another machine began the run they are its: two have no ceilings in common.
+        """
+        begun, sessions = self.writer.meta["provenance"], self.writer.meta["resumed"]
+        now = sessions[-1]["provenance"] if sessions else begun
+        if now.get("machine_id") != begun.get("machine_id"):
+            return
         self._call.observer.phase("ceilings")
         request = {"do": "ceilings", "configuration": self.config.to_json()}
         try:

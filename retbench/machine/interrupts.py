@@ -47,7 +47,7 @@ class Interrupts:
         self._previous_wakeup = -1
 
     def __enter__(self) -> Self:
-        self._descriptor, self._wakeup = os.pipe()  # not inherited; pipe2 is Linux's alone
+        self._descriptor, self._wakeup = os.pipe()  # macOS has no pipe2
         for end in (self._descriptor, self._wakeup):
             os.set_blocking(end, False)
         if threading.current_thread() is threading.main_thread():

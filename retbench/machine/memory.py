@@ -59,15 +59,16 @@ class MemoryMeter:
 
     @contextmanager
     def exact(self) -> Iterator[None]:
-        """Let each large block that is allocated inside be given back when it is freed.
+        """Reset, and let each large block that is allocated inside be given back when it is freed.
 
         A heap that keeps freed blocks, as one that is timed should, is as fragmented as its
         process's history made it: of the same prefill the peak of the resident set differed by 17%
         between processes. Inside, glibc maps every block of 32 KiB and more by itself. Other C
-        libraries, and a GPU's allocator, are left as they are.
+        libraries, and a GPU's allocator, are but reset.
         """
-        self._probe.reset()  # what it frees would else be a hole for the blocks inside to fill
+        self.reset()  # now, for what it frees would be a hole that the blocks inside fill
         with large_blocks_mapped():
+            self.reset()
             yield
 
     def peak_bytes(self) -> int:

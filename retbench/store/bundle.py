@@ -82,6 +82,7 @@ def _unpack(file: Path, folder: Path, form: str) -> None:
         OSError,
         EOFError,
         RuntimeError,
+        UnicodeDecodeError,
         zlib.error,
         tarfile.TarError,
         zipfile.BadZipFile,

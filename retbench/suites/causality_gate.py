@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from retbench.suites.limits import CellFailure
@@ -32,9 +34,12 @@ def check_causality(session: Session) -> float:
     with torch.inference_mode(), session.autocast():
         for form in (None, *getattr(model, "forms", ())):
             before, after = model(tokens, form=form), model(changed, form=form)
-            moved.append((before - after).abs().amax(-1) / before.abs().amax(-1))
+            change, size = (before - after).abs().amax(-1), before.abs().amax(-1)
+            moved.append(torch.where(change == 0, 0, change / size))
     worst = float(torch.stack(moved)[:, :, :-1].max())  # NaN where one is
-    if not worst <= CAUSAL_TOLERANCE:  # NaN fails too
+    if math.isnan(worst):
+        raise CellFailure("error", "the model's logits are no numbers")
+    if not worst <= CAUSAL_TOLERANCE:
         raise CellFailure(
             "error",
             f"the model sees the future: a changed token moves earlier logits by {worst:.2g}",

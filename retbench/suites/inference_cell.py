@@ -75,7 +75,6 @@ class InferenceMeasurer(Measurer):
         """Make the first calls, read their memory, and say what is to be timed."""
         session, point = rows.session, rows.point
         prompt = _prompt(session, point)
-        session.meter.reset()
         with session.meter.exact():
             run = _execution(session, point, session.config.new_tokens)
             work = _work(rows)

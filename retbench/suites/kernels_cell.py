@@ -86,7 +86,6 @@ class KernelsMeasurer(Measurer):
         _require_right(error, case.dtype)
         progress("memory")
         with session.meter.exact():
-            session.meter.reset()
             held = session.meter.current_bytes()  # inputs, and libraries that the check brought in
             first = session.time(call)
             peak = max(0, session.meter.peak_bytes() - held)

@@ -103,7 +103,6 @@ def _step(rows: Rows, progress: Progress) -> Cell:
     first = _first_step(rows, staged, progress)
     progress("memory")
     with session.meter.exact():
-        session.meter.reset()
         staged.step(*staged.batch)
     rows.add("memory", "step_peak_bytes", session.ranks.all_reduce_max(session.meter.peak_bytes()),
              implementation=session.meter.source)  # fmt: skip

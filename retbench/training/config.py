@@ -93,7 +93,7 @@ class TrainingConfig(Settings):
     record_every: int = setting(
         value.positive, "Steps between records.", metavar="STEPS",
         default=lambda known: record_every(known["steps"], known["eval_every"]),
-        shown="a divisor of --eval-every, a hundredth of all at most",
+        shown="a hundredth of all, or the next divisor of --eval-every",
     )  # fmt: skip
     dtype: str = setting(
         DTYPE, "bfloat16 is for autocast: weights and optimizer stay in float32.",

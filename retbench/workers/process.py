@@ -42,6 +42,7 @@ _LONGEST_POLL_S = 3600.0
 _PR_SET_PDEATHSIG = 1
 _LOG_TAIL_BYTES = 8192
 _LONGEST_REPLY_BYTES = 1 << 26
+_LATE_REPLIES = 100  # a socket holds no more
 
 
 class WorkerFailure(Exception):
@@ -81,30 +82,27 @@ class Worker:
     ) -> None:
         self._interrupts = interrupts
         self._buffer = bytearray()
-        self._replies = 0
+        self._late = 0
         self._timeout_s = 0.0
         self._deadline = math.inf
         self._oom_kills = oom_kills()
-        try:
-            self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
-        except OSError as error:
-            raise WorkerFailure("error", f"no worker can be started: {error.strerror}") from error
-        self._socket, theirs = socket.socketpair()
-        try:
-            self._process = subprocess.Popen(
-                list(command),
-                stdin=theirs.fileno(),
-                stdout=self._log,
-                stderr=self._log,
-                env={**environment, PARENT: str(os.getpid())},
-                start_new_session=True,
-            )
-        except OSError as error:
-            self._socket.close()
-            self._log.close()
-            raise WorkerFailure("error", f"no worker can be started: {error.strerror}") from error
-        finally:
-            theirs.close()
+        with contextlib.ExitStack() as opened:
+            try:
+                self._log = opened.enter_context(tempfile.TemporaryFile())
+                self._socket, theirs = map(opened.enter_context, socket.socketpair())
+                self._process = subprocess.Popen(
+                    list(command),
+                    stdin=theirs.fileno(),
+                    stdout=self._log,
+                    stderr=self._log,
+                    env={**environment, PARENT: str(os.getpid())},
+                    start_new_session=True,
+                )
+            except OSError as error:
+                cause = f"no worker can be started: {error.strerror}"
+                raise WorkerFailure("error", cause) from error
+            opened.pop_all()  # closed with the worker
+        theirs.close()
 
     def ask(self, message: Message, timeout_s: float) -> Message:
         """Send a message and wait for the first reply; :meth:`receive` gets further ones.
@@ -125,7 +123,7 @@ class Worker:
 
     def send(self, message: Message, timeout_s: float) -> None:
         """Send a message; :meth:`receive` gets its replies, for ``timeout_s`` from now on."""
-        self._timeout_s, self._replies = timeout_s, 0
+        self._timeout_s, self._late = timeout_s, 0
         self._deadline = time.monotonic() + timeout_s
         # A worker that is gone is noticed when its reply is read, and its cause found there.
         with contextlib.suppress(ConnectionError):
@@ -133,8 +131,10 @@ class Worker:
 
     def receive(self) -> Message:
         """Wait for the next reply; see :meth:`ask`."""
-        # What has come in time is read, however late; who goes on talking is not heard for ever.
-        if self._replies and time.monotonic() >= self._deadline:
+        # What had come in time is read, however late; who goes on talking is not heard for ever.
+        self._interrupts.check()
+        self._late += time.monotonic() >= self._deadline
+        if self._late > _LATE_REPLIES:
             raise self._lateness()
         end = self._buffer.find(b"\n")
         while end < 0:
@@ -151,7 +151,6 @@ class Worker:
             end = self._buffer.find(b"\n", known)
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
-        self._replies += 1
         return _decode(line)
 
     def _wait(self) -> None:

@@ -136,9 +136,12 @@ def test_at_its_limits_sampling_is_what_they_say(asked: Any, possible: set[int])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_logits_that_are_no_numbers_are_refused(temperature: float) -> None:
-    with pytest.raises(ValueError, match="the logits are no numbers"):
-        sample(torch.tensor([[0.0, float("nan")]]), temperature=temperature)
+@pytest.mark.parametrize("logits", [(0.0, float("nan")), (0.0, float("inf")), (float("-inf"),) * 2])
+def test_logits_that_are_no_numbers_are_refused(
+    temperature: float, logits: tuple[float, float]
+) -> None:
+    with pytest.raises(ValueError, match="the largest logit is no finite number"):
+        sample(torch.tensor([logits]), temperature=temperature)
 
 
 def test_a_temperature_that_is_no_number_is_refused() -> None:

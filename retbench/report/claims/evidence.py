@@ -22,9 +22,8 @@ COMPUTED = "identities"
 """In place of a suite: the test is computed here, see :mod:`retbench.suites.identities`."""
 
 
-INCONCLUSIVE = "inconclusive"
 UNFUSED = "unfused"
-"""Of a ratio in which one side alone ran unfused: code is compared there, not models."""
+"""Of a ratio in which one side alone ran unfused: it compares code, not models."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def _search(
                 if found is not None:
                     number, place, is_there, said = found
                     outcome = test.expect.outcome(number)
-                    if said in (INCONCLUSIVE, UNFUSED) or _may_turn(
+                    if said in ("inconclusive", UNFUSED) or _may_turn(
                         outcome, test, source, baseline
                     ):
                         outcome = "open"
@@ -172,7 +171,9 @@ def _number(frame: pd.DataFrame, test: Test, baseline: str) -> _Found | None:
             return None
         first, last = rows[0], rows[-1]
         said = f"{_place(last, test)} over {_place(first, test)}"
-        return _over(_as_number(last, test), _as_number(first, test)), said, not test.at, ""
+        ends = {_verdict(first), _verdict(last)}
+        unfused = UNFUSED if UNFUSED in ends else ""
+        return _over(_as_number(last, test), _as_number(first, test)), said, not test.at, unfused
     there = [row for row in rows if all(row.get(key) == size for key, size in test.at.items())]
     if test.at and there:
         return _as_number(there[0], test), _place(there[0], test), True, _verdict(there[0])

@@ -91,6 +91,28 @@ def test_a_row_is_named_with_its_place_and_its_text_may_have_another_key(tmp_pat
     assert [document.name for document in found] == ["a.jsonl:1", "a.jsonl:3", "b.json:1[0]"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- a comment -->\n" * 100 + "# To be",
+        '["Epigraph"]\nTo be',
+        '["To be\n", "or not to be"',
+        "[To be], or {not}",
+        "a < b, <i>or</i> not",
+    ],
+)
+def test_a_text_that_begins_like_markup_or_rows_is_a_text(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.md").write_text(text)
+    (document,) = read_documents(str(tmp_path / "a.md"))
+    assert "".join(document.pieces()) == text
+
+
+def test_a_list_of_long_texts_is_a_list(tmp_path: Path) -> None:
+    texts = ["to be " * 2000, "or not"]
+    (tmp_path / "a.txt").write_text(json.dumps(texts))
+    assert ["".join(d.pieces()) for d in read_documents(str(tmp_path / "a.txt"))] == texts
+
+
 def zipped(folder: Path, members: dict[str, str]) -> str:
     with zipfile.ZipFile(folder / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in members.items():

@@ -34,7 +34,7 @@ def test_a_run_killed_at_any_moment_and_resumed_has_each_cell_once(
     drive: ModuleType, tmp_path: Path
 ) -> None:
     moments = random.Random(2)  # fixed, so that a failure can be repeated
-    out = tmp_path / "run"
+    out, killed = tmp_path / "run", 0
     for new_cells in (0, 0, 1, 2, 2):
         words = ["resume"] if (out / "run.json").exists() else []
         wanted = committed(out) + new_cells
@@ -44,7 +44,8 @@ def test_a_run_killed_at_any_moment_and_resumed_has_each_cell_once(
         time.sleep(moments.uniform(0.0, 0.3))
         process.kill()
         process.communicate()
-    assert committed(out) >= 2
+        killed += process.returncode == -signal.SIGKILL
+    assert killed >= 2 and committed(out) >= 2
     run = drive.execute(out, resume=(out / "run.json").exists())
     undisturbed = drive.execute(tmp_path / "undisturbed")
     assert coordinates(run) == coordinates(undisturbed)

@@ -31,7 +31,7 @@ def begun(tmp_path: Path) -> Path:
         pass
     meta: dict[str, Any] = dict(read_meta(tmp_path / "run"))
     meta["configuration"] |= {"threads": 64}
-    meta["provenance"] |= {"machine_id": "another"}
+    meta["provenance"] |= {"machine_id": "another", "threads": 64}
     write_meta(tmp_path / "run", meta)  # type: ignore[arg-type]
     return tmp_path / "run"
 
@@ -43,7 +43,10 @@ def test_what_is_not_timed_goes_on_on_another_machine_which_is_recorded(
     job = api.prepare(out=begun, resume=True)
     assert job.config.threads == 1
     with opened(job.config, begun, resume=True) as writer:
-        assert writer.meta["warnings"] == ["machine_id changed before the run was resumed"]
+        assert writer.meta["warnings"] == [
+            "the machine, and with it seconds and tokens/s, changed before the run was resumed",
+            "the number of threads changed before the run was resumed",
+        ]
         (session,) = writer.meta["resumed"]
     assert session["provenance"]["threads"] == 1
 

@@ -241,7 +241,7 @@ def test_a_run_continued_at_another_commit_or_in_another_environment_says_so(
     drive.execute(tmp_path / "run", resume=True)
     assert open_run(tmp_path / "run").meta["warnings"] == [
         "commit changed before the run was resumed",
-        "environment changed before the run was resumed",
+        "the environment changed before the run was resumed",
     ]
 
 

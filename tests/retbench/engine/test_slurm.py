@@ -327,12 +327,8 @@ def test_parts_that_are_finished_are_not_measured_again(
 
 
 def test_parts_of_other_hardware_are_a_warning(
-    drive: ModuleType,
-    tmp_path: Path,
-    launched: tuple[Path, Any],
-    monkeypatch: pytest.MonkeyPatch,
+    drive: ModuleType, tmp_path: Path, launched: tuple[Path, Any]
 ) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as where it was begun
     run = Path(shutil.copytree(launched[0], tmp_path / "run"))
     found = json.loads((run / "parts" / "block-1" / "run.json").read_text())["provenance"]
     found |= {"machine_id": "another", "gpu": {"name": "NVIDIA T4"}}

@@ -78,7 +78,6 @@ if sys.argv[1] == "full of garbage":
     garbage.append(garbage)
     del garbage
 with meter.exact():
-    meter.reset()
     held = blocks(32)
     del held
     held = blocks(16)

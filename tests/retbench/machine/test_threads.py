@@ -39,7 +39,7 @@ def test_a_worker_finds_our_models_before_a_users_module_of_that_name(
 
 def test_a_script_beside_a_module_of_that_name_is_told_to_rename_it(tmp_path: Path) -> None:
     (tmp_path / "models.py").write_text("")
-    (tmp_path / "mine.py").write_text("import retbench\nretbench.open_run('nowhere')")
+    (tmp_path / "mine.py").write_text("import retbench\nretbench.run('nothing')")
     path = {"PYTHONPATH": str(Path(workers.__file__).parents[2])}
     ended = subprocess.run([sys.executable, tmp_path / "mine.py"], env=path, capture_output=True)
     said = f"ImportError: {tmp_path / 'models.py'} hides the package 'models'"

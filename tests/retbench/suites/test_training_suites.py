@@ -216,6 +216,15 @@ def test_a_model_that_sees_the_future_is_never_trained() -> None:
         check_causality(session)
 
 
+def test_a_model_whose_logits_are_all_zero_sees_no_future() -> None:
+    session = object.__new__(Session)
+    model = Seer()
+    model.seen = lambda: 0.0  # type: ignore[assignment]
+    session.config, session.subject = small("perplexity"), model  # type: ignore[assignment]
+    session.device = __import__("torch").device("cpu")
+    assert check_causality(session) == 0
+
+
 @pytest.mark.parametrize("form", [0, 1])
 def test_a_model_without_numbers_is_never_trained(form: int) -> None:
     session = object.__new__(Session)
@@ -225,7 +234,7 @@ def test_a_model_without_numbers_is_never_trained(form: int) -> None:
     model.seen = lambda: float("nan") if next(calls) // 2 == form else 1.0  # type: ignore[attr-defined]
     session.config, session.subject = small("perplexity"), model  # type: ignore[assignment]
     session.device = __import__("torch").device("cpu")
-    with pytest.raises(CellFailure, match="earlier logits by nan"):
+    with pytest.raises(CellFailure, match="logits are no numbers"):
         check_causality(session)
 
 
