@@ -30,7 +30,7 @@ class Column:
         text: the key of a row's value, or what makes a cell's text from a row.
         unit: of its numbers; stands under the heading.
         rank: in which order columns are left out where there is no room: the highest first, of
-            equal ones the last; one of rank 0 always stays.
+            equal ones the last; those of rank 0 only where nothing else is left.
         style: a number is set flush right; a sentence may be broken into lines; so may a
             verdict, which has a colour.
         metric: the tag of the metric that it shows, for its definition.
@@ -129,10 +129,8 @@ class Table:
             return self
         kept = [_short(column) if column.style == "verdict" else column for column in self.columns]
         table = replace(self, columns=kept)
-        while table.total() > width:
+        while table.total() > width and len(kept) > self.grouped + 1:
             ranks = [column.rank for column in kept]
-            if not max(ranks):
-                break
             del kept[len(ranks) - 1 - ranks[::-1].index(max(ranks))]
             table = replace(self, columns=kept)
         return table

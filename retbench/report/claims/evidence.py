@@ -213,7 +213,7 @@ def _as_number(row: Row, test: Test) -> Number:
     value, low, high = (
         float(row.get(name, math.nan)) for name in (test.value, *edges_of(test.value))
     )
-    known = math.isfinite(low) and math.isfinite(high)
+    known = math.isfinite(high - low) and not math.isclose(low, high)
     return Number(value, low, high) if known else Number.exact(value)
 
 

@@ -151,10 +151,11 @@ def _accuracies(recall: Recall, difference: pd.DataFrame) -> Table:
     columns += [
         Column(model, within(model, _interval), metric="accuracy") for model in recall.models
     ]
-    for pair in map(against, baselines):
+    for number, pair in enumerate(map(against, baselines)):
+        rank = 2 + number if number else 0  # the first is the last to be left out
         columns += [
-            Column(pair, within(pair, _points), rank=0),
-            Column("Verdict", within(pair, partial(units.verdict, replicate="seed")), rank=0,
+            Column(pair, within(pair, _points), rank=rank),
+            Column("Verdict", within(pair, partial(units.verdict, replicate="seed")), rank=rank,
                    style="verdict", note=f"{SETTLED}; without seeds only more questions would"),
         ]  # fmt: skip
     loads = "; ".join(f"{task}: {frames.load_name(task)}" for task in recall.tasks)

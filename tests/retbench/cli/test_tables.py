@@ -64,4 +64,6 @@ def test_columns_are_left_out_by_rank_and_verdicts_lose_their_details() -> None:
     assert table.fitted(80).cells == [("retnet", "1.00", "faster (+2 min)", "2.00")]
     assert table.fitted(30).cells == [("retnet", "1.00", "faster", "2.00")]
     assert table.fitted(24).cells == [("retnet", "faster", "2.00")]
-    assert table.missing(table.fitted(10)) == ["First", "Last"]
+    assert table.missing(table.fitted(16)) == ["First", "Last"]
+    assert table.fitted(10).cells == [("retnet",)]
+    assert render.of_table(table, 10).plain
