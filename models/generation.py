@@ -33,7 +33,7 @@ def sample(
 
     Raises:
         ValueError: for a temperature that is negative or NaN, a ``top_k`` under 1, a ``top_p``
-            outside (0, 1], for logits of which one is NaN or infinite, or none above minus it.
+            outside (0, 1], or where a sequence's largest logit is infinite or NaN.
     """
     if not bool(logits.amax(-1).isfinite().all()):
         raise ValueError("the largest logit is no finite number")

@@ -74,7 +74,7 @@ def open_writer(
     if not resume:
         return begin(config, plan, out, models={}, provenance=found, data=data)
     asked, timed = _published(config, out), isinstance(config, TimedConfig)
-    if not timed:  # what is learned may be learned on anything; in seconds it is not compared
+    if not timed:  # models are compared by what they learn, on any machine
         del asked["threads"]
     suite = suites.get(config.suite)
     together = len(plan.contenders) if in_turns(config, suite, plan) else 1

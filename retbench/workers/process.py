@@ -42,7 +42,7 @@ _LONGEST_POLL_S = 3600.0
 _PR_SET_PDEATHSIG = 1
 _LOG_TAIL_BYTES = 8192
 _LONGEST_REPLY_BYTES = 1 << 26
-_LATE_REPLIES = 100  # a socket holds no more
+_LATE_REPLIES = 100  # far more than a cell has phases to tell of
 
 
 class WorkerFailure(Exception):

@@ -80,7 +80,7 @@ def unpaired_deviation(recording: Path) -> pd.Series:
 def compared(name: str, logs: pd.Series, **further: pd.Series) -> None:
     """Print a recording's table, and require that the centre that is used is among the best."""
     found = pd.DataFrame(
-        {name: block_deviation(logs, fn) for name, fn in CENTRES.items()} | further
+        {kind: block_deviation(logs, centre) for kind, centre in CENTRES.items()} | further
     )
     by_metric = found.pow(2).groupby(level="metric").mean().pow(0.5)
     print(f"\n{name}: sd of a block's log ratio\n{by_metric.map('{:.2%}'.format).to_string()}")
