@@ -23,14 +23,17 @@ class ScalingConfig(TextConfig):
     suite = "scaling"
     presets: tuple[str, ...] = setting(
         value.distinct_names, "Sizes of all models.", metavar="PRESETS", choices=presets,
-        cpu=("tiny", "1m", "3m"), cuda=("30m", "125m", "350m"),
+        cpu=("50k", "tiny", "300k"), cuda=("30m", "125m", "350m"),
     )  # fmt: skip
     preset: str = first_of(TextConfig, "preset", "presets")
-    # On a CPU many short trainings, whose best rates are lower.
+    # On a CPU small batches, so that there are steps enough.
     batch: tuple[int, ...] = changed(TextConfig, "batch", cpu=(2,), cuda=(32,))
-    steps: int = changed(TextConfig, "steps", cpu=140, cuda=1000)
+    steps: int = changed(TextConfig, "steps", cpu=500, cuda=1000)
     learning_rates: tuple[float, ...] = changed(
-        TextConfig, "learning_rates", cpu=(1e-3, 2e-3, 4e-3, 8e-3), cuda=(5e-4, 1e-3, 2e-3, 4e-3)
+        TextConfig,
+        "learning_rates",
+        cpu=(4e-3, 8e-3, 1.6e-2, 3.2e-2),
+        cuda=(5e-4, 1e-3, 2e-3, 4e-3),
     )
 
     @property

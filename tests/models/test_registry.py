@@ -168,7 +168,7 @@ def test_not_even_a_class_of_the_same_name_replaces_a_family(tmp_path: Path) -> 
     ("family", "preset", "options", "complaint"),
     [
         ("retnett", "tiny", {}, "unknown model 'retnett'; there are retnet, retnet-"),
-        ("retnet", "huge", {}, "unknown preset 'huge'; there are tiny, 1m, 3m, 10m"),
+        ("retnet", "huge", {}, "unknown preset 'huge'; there are 50k, tiny, 300k, 1m"),
         ("retnet", "tiny", {"colour": 1}, "retnet has no option 'colour'"),
     ],
 )

@@ -27,7 +27,7 @@ from .conftest import ROOT, SMALL, Command, Outcome, files
         (["run", "inferense"], "unknown suite 'inferense'; did you mean 'inference'?"),
         (["run", "training", "--suite", "kernels"], "two suites are named, training and kernels"),
         (["run", "--preset", "12m"], "unknown preset '12m'; did you mean"),
-        (["run", "--preset", "11m"], "there are tiny, 1m, 3m, 10m"),
+        (["run", "--preset", "11m"], "there are 50k, tiny, 300k, 1m"),
         (["run", "--profile", "raport"], "did you mean 'report'?"),
         (["run", "--mode", "eagr"], "did you mean 'eager'?"),
         (["run", "--dtype", "float3"], "did you mean 'float32'?"),

@@ -48,7 +48,7 @@ def test_list_names_what_there_is_and_the_runs_that_were_made(
     said = listed["runs"]["results/small"]
     assert said.startswith("inference, finished: retnet, transformer; ")
     assert "damaged" in listed["runs"]["results/broken"]
-    assert command("list", "presets").out.startswith("presets\n  tiny  2 layers of width 64")
+    assert command("list", "presets").out.startswith("presets\n  50k   2 layers of width 48")
     assert "nothing is listed as 'preset'; did you mean 'presets'?" in command("list", "preset").err
 
 
