@@ -117,7 +117,7 @@ class RetNetConfig(GroupedHeadsConfig):
         """The paper's (section 3.5): without gate, norm or decay, one decay, narrower heads.
 
         Heads are a quarter as wide, as in the paper (256 to 64), or half where that is all that an
-        even width allows.
+        even width allows. A part that this model lacks cannot be left out.
         """
         parts: dict[str, dict[str, Any]] = {
             "no-gate": {"gate": False},
@@ -130,7 +130,11 @@ class RetNetConfig(GroupedHeadsConfig):
                 counts = {"n_heads": self.n_heads, "n_kv_heads": self.n_kv_heads}
                 parts[name] = {key: share * count for key, count in counts.items()}
                 break
-        return parts
+        return {
+            name: lacking
+            for name, lacking in parts.items()
+            if any(getattr(self, field) != value for field, value in lacking.items())
+        }
 
     def variants(self) -> dict[str, dict[str, Any]]:
         """The quadratic parallel form, and PyTorch's chunkwise one at several chunk sizes."""
@@ -208,3 +212,11 @@ class TorchscaleInitConfig(RetNetConfig):
     """A RetNet whose mixers begin as the authors' library begins them."""
 
     init: Init = "torchscale"
+
+
+@register("retnet-no-group-norm")
+@dataclass(frozen=True)
+class NoGroupNormConfig(RetNetConfig):
+    """A RetNet without the norm of each head: ``group_norm`` says what stands in its place."""
+
+    group_norm: bool = False

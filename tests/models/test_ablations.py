@@ -26,6 +26,11 @@ def test_a_retnet_names_the_parts_that_the_paper_leaves_out(preset: str) -> None
     assert config_for("transformer", preset).ablations() == {}
 
 
+def test_what_a_model_lacks_is_no_part_of_it() -> None:
+    assert "no-group-norm" not in config_for("retnet-no-group-norm", "tiny").ablations()
+    assert "no-gate" not in config_for("retnet", "tiny", gate=False).ablations()
+
+
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("preset", ["tiny", "1m", "125m", "1.3b"])
 @pytest.mark.parametrize("ffn", ["gelu", "swiglu"])
