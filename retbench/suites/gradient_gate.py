@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import nn
@@ -33,20 +34,25 @@ type, but for the floor: rounding grows with depth, in bfloat16 from 0.01 at ``t
 ``350m``. A wrong mask, decay, state or gradient is off by 0.2 in the shallowest model and by over
 the cap in deep ones."""
 
+WEIGHT_FLOOR = {"float32": 1e-4, "bfloat16": 3e-2}
+"""The floor of weights' gradients, which sum over tokens: those of single rows round unevenly."""
+
 
 def check_gradients(session: Session) -> float:
-    """How far the loss's gradients at the tokens' embeddings are from the formula's in float64.
+    """How far the loss's gradients are from the formula's in float64, at the tokens' embeddings.
 
-    All that is differentiated lies between the embeddings and the loss, so a gradient that is lost
-    or wrong anywhere is so there. The reference is the same model, of the same weights, with the
-    fields that ``ModelConfig.reference`` names; one without any is compared with itself in float64.
+    What is wrong between the embeddings and the loss shows there; a weight's own gradient, that of
+    a norm's gain for one, may be wrong alone, so every weight's is judged too, by parts of its
+    rows. The reference is the same model, of the same weights, with the fields that
+    ``ModelConfig.reference`` names; one without any is compared with itself in float64.
 
     Returns:
         The distance, relative L2, that ``GATE_QUANTILE`` of the tokens do not exceed, nor half of
         the tokens of any of the ``GATE_BLOCKS`` parts of the sequence.
 
     Raises:
-        CellFailure: if it is too large or not a number, or the model embeds no tokens.
+        CellFailure: if it is too large or not a number, a weight's is, or the model embeds no
+            tokens.
     """
     model = session.model
     length = min(GATE_TOKENS, model.config.max_len - 1)
@@ -56,15 +62,27 @@ def check_gradients(session: Session) -> float:
     exact = _gradients(session, _reference(session, torch.float64), tokens, exact=True)
     formula = _gradients(session, _reference(session, torch.float32), tokens)
     computed = _gradients(session, model, tokens)
-    own_error, error = (_distance(gradients, exact) for gradients in (formula, computed))
-    limit = min(GATE_CAP, max(GATE_FLOOR[session.config.dtype], GATE_MARGIN * own_error))
+    own_error, error = (_distance(found.tokens, exact.tokens) for found in (formula, computed))
+    dtype = session.config.dtype
+    limit = min(GATE_CAP, max(GATE_FLOOR[dtype], GATE_MARGIN * own_error))
     if not error <= limit:  # NaN fails too
-        raise CellFailure(
-            "error",
-            f"the gradients are not those of the formula: relative error {error:.2g}, allowed "
-            f"{limit:.2g} in {session.config.dtype}",
-        )
+        raise _wrong(error, limit, dtype)
+    for name, gradient in exact.weights.items():
+        own, found = (_of_rows(of.weights[name], gradient) for of in (formula, computed))
+        limits = (GATE_MARGIN * own.clamp(min=float(own.median()))).clamp(min=WEIGHT_FLOOR[dtype])
+        wrong = ~(found <= limits) & ~(limits > GATE_CAP)  # beyond it the formula itself is lost
+        if wrong.any():
+            first = int(wrong.nonzero()[0])
+            raise _wrong(float(found[first]), float(limits[first]), f"{dtype} at {name}")
     return error
+
+
+def _wrong(error: float, limit: float, where: str) -> CellFailure:
+    return CellFailure(
+        "error",
+        f"the gradients are not those of the formula: relative error {error:.2g}, allowed "
+        f"{limit:.2g} in {where}",
+    )
 
 
 def _distance(computed: torch.Tensor, exact: torch.Tensor) -> float:
@@ -73,6 +91,20 @@ def _distance(computed: torch.Tensor, exact: torch.Tensor) -> float:
     halves = [float(part.quantile(0.5)) for part in distances.chunk(GATE_BLOCKS)]
     worst = float(distances.quantile(GATE_QUANTILE))
     return max(worst, *halves) if all(map(math.isfinite, halves)) else math.nan
+
+
+def _of_rows(computed: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
+    """Relative distances of a matrix's rows in ``GATE_BLOCKS`` parts; of a vector as a whole."""
+    rows = len(exact) if exact.dim() > 1 else 1
+    distances = []
+    for one, other in zip(
+        computed.double().reshape(rows, -1).chunk(GATE_BLOCKS),
+        exact.double().reshape(rows, -1).chunk(GATE_BLOCKS),
+        strict=True,
+    ):
+        same = torch.equal(one, other)  # a weight that takes no part has gradients of zero
+        distances.append(0.0 if same else float((one - other).norm() / other.norm()))
+    return torch.tensor(distances)
 
 
 def _reference(session: Session, dtype: torch.dtype) -> LanguageModel:
@@ -84,12 +116,20 @@ def _reference(session: Session, dtype: torch.dtype) -> LanguageModel:
     return reference
 
 
+@dataclass(frozen=True)
+class _Gradients:
+    """Of the mean loss: at the tokens' embeddings, float64 (time, d_model), and of each weight."""
+
+    tokens: torch.Tensor
+    weights: dict[str, torch.Tensor]
+
+
 def _gradients(
     session: Session, model: LanguageModel, tokens: torch.Tensor, *, exact: bool = False
-) -> torch.Tensor:
-    """Gradients of the mean loss at the embeddings of the tokens: float64 (time, d_model)."""
-    tables = (part for part in model.modules() if isinstance(part, nn.Embedding))  # type: ignore[attr-defined]
-    table = next(tables, None)
+) -> _Gradients:
+    """The gradients that a model computes; those of weights that take no part are zero."""
+    module = cast(nn.Module, model)
+    table = next((part for part in module.modules() if isinstance(part, nn.Embedding)), None)
     if table is None:
         raise CellFailure("unsupported", "the model has no embedding to check a gradient at")
     embedded: list[torch.Tensor] = []
@@ -99,5 +139,10 @@ def _gradients(
             loss = next_token_loss(model(tokens[:, :-1]), tokens[:, 1:])
     finally:
         hook.remove()
-    (gradient,) = torch.autograd.grad(loss, embedded[:1])
-    return gradient[0].double()
+    weights = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+    at_tokens, *found = torch.autograd.grad(
+        loss, [embedded[0], *weights.values()], allow_unused=True, materialize_grads=True
+    )
+    return _Gradients(
+        at_tokens[0].double(), {n: g.float() for n, g in zip(weights, found, strict=True)}
+    )

@@ -225,6 +225,18 @@ def test_the_gate_finds_a_gradient_that_is_not_the_formulas(monkeypatch: Any) ->
         suites.measurer_of("training").verify(session())
 
 
+@pytest.mark.parametrize(("weight", "rows"), [("mixer.gain", 8), ("mixer.qkvg.weight", 16)])
+def test_the_gate_finds_a_weight_whose_gradient_is_wrong_alone(weight: str, rows: int) -> None:
+    found = session("retnet-norm-gain")
+
+    def lost(gradient: torch.Tensor) -> torch.Tensor:
+        return torch.cat((gradient[:rows] / 2, gradient[rows:]))
+
+    found.subject.layers[1].get_parameter(weight).register_hook(lost)
+    with pytest.raises(CellFailure, match=f"formula.* in float32 at layers.1.{weight}"):
+        suites.measurer_of("training").verify(found)
+
+
 def test_where_energy_is_counted_a_step_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     class Meter:
         source = "rapl"

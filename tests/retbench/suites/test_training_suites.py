@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import retbench
+from models.registry import config_for
 from retbench import report, suites
 from retbench.config.plan import Contender, Plan, Point
 from retbench.config.run import RunConfig
@@ -208,34 +209,39 @@ class Seer:
         return torch.nn.functional.one_hot(tokens.roll(-1, 1), 8).float()
 
 
-def test_a_model_that_sees_the_future_is_never_trained() -> None:
+def of(model: Any, dtype: str = "float32") -> Session:
+    """A session of a model of any kind."""
     session = object.__new__(Session)
-    session.config, session.subject = small("perplexity"), Seer()  # type: ignore[assignment]
+    session.config, session.subject = small("perplexity", dtype=dtype), model
     session.device = __import__("torch").device("cpu")
+    return session
+
+
+def test_a_transform_whose_last_digits_bfloat16_rounds_apart_sees_no_future() -> None:
+    assert check_causality(of(config_for("h3", "1m", vocab_size=64).build(), "bfloat16")) <= 1e-5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_that_sees_the_future_is_never_trained(dtype: str) -> None:
+    session = of(Seer(), dtype)
     with pytest.raises(CellFailure, match="the model sees the future"):
         check_causality(session)
 
 
 def test_a_model_whose_logits_are_all_zero_sees_no_future() -> None:
-    session = object.__new__(Session)
     model = Seer()
     model.seen = lambda: 0.0  # type: ignore[assignment]
-    session.config, session.subject = small("perplexity"), model  # type: ignore[assignment]
-    session.device = __import__("torch").device("cpu")
-    assert check_causality(session) == 0
+    assert check_causality(of(model)) == 0
 
 
 @pytest.mark.parametrize("form", [0, 1])
 def test_a_model_without_numbers_is_never_trained(form: int) -> None:
-    session = object.__new__(Session)
     model = Seer()
     model.forms = ("chunkwise",)  # type: ignore[attr-defined]
     calls = iter(range(4))
     model.seen = lambda: float("nan") if next(calls) // 2 == form else 1.0  # type: ignore[attr-defined]
-    session.config, session.subject = small("perplexity"), model  # type: ignore[assignment]
-    session.device = __import__("torch").device("cpu")
     with pytest.raises(CellFailure, match="logits are no numbers"):
-        check_causality(session)
+        check_causality(of(model))
 
 
 @pytest.fixture(scope="module")
