@@ -20,7 +20,8 @@ def best_rate(losses: Mapping[float, float]) -> float:
     those of up to two rates on each side are four or more, the one lowest on the parabola through
     them (least squares) is taken, of the rates whose own loss is within 1% of the lowest: beyond
     the rates at which a training is stable a loss rises faster than any parabola. Where the fitted
-    one has no lowest point, the lowest loss decides.
+    one has no lowest point, the lowest loss decides. An end of the grid is taken only where its own
+    loss is the lowest: a parabola says least there, and a better rate may lie beyond.
 
     Args:
         losses: finite, by learning rate; at least one.
@@ -35,5 +36,8 @@ def best_rate(losses: Mapping[float, float]) -> float:
     parabola = np.polyfit(logs, [losses[rate] for rate in near], 2)
     if parabola[0] <= 0:
         return lowest
-    likely = [rate for rate in near if losses[rate] <= losses[lowest] * (1 + _NOISE)]
+    inner = {lowest, *rates[1:-1]}
+    likely = [
+        rate for rate in near if rate in inner and losses[rate] <= losses[lowest] * (1 + _NOISE)
+    ]
     return min(likely, key=lambda rate: float(np.polyval(parabola, np.log(rate))))

@@ -22,7 +22,6 @@ from retbench.report.terms import is_smoke
 from retbench.stats import quality
 from retbench.stats.crossed_effects import crossed
 from retbench.stats.estimate import exp
-from retbench.stats.tuning import best_rate
 
 if TYPE_CHECKING:
     from retbench.store import Run
@@ -154,19 +153,23 @@ def scalars(run: Run, models: Sequence[str]) -> pd.DataFrame:
 def tuning(run: Run) -> pd.DataFrame:
     """One row per coordinate and rate that was tried: dev loss, status, and whether it was chosen.
 
-    The coordinate is what else the point names (a preset, a task), as text; empty for none.
+    The coordinate is what else the point names (a preset, a task), as text; empty for none. Chosen
+    is what the final trainings were made with.
     """
     frame, statuses = run.frame(), run.statuses()
     scored = frame[(frame["metric"] == "final_dev_loss") & frame["index"].isna()]
     loss = lookup(scored, ["model", "point"], "value")
+    made_with = lookup(frame[frame["metric"] == "learning_rate"], ["model", "point"], "value")
     ended = {(row["model"], row["point"]): row for row in records(statuses)}
-    rows = []
+    rows: list[tuple[Any, ...]] = []
+    best: dict[tuple[str, str], float | None] = {}
     for point in run.plan.points:
         settings = dict(point.settings)
-        if settings.pop("stage", None) != "tune":
-            continue
-        rate = settings.pop("lr")
+        stage, rate = settings.pop("stage", None), settings.pop("lr", None)
         at = ",".join(f"{key}={value}" for key, value in settings.items())
+        if stage != "tune":
+            best |= {(c.label, at): made_with.get((c.label, point.id)) for c in run.plan.contenders}
+            continue
         for contender in run.plan.contenders:
             key = (contender.label, point.id)
             end = ended.get(key, {"status": "not run", "cause": None})
@@ -174,11 +177,6 @@ def tuning(run: Run) -> pd.DataFrame:
             rows.append((contender.label, at, rate, value, end["status"], end["cause"], point.id))
     columns = ["model", "at", "learning_rate", "final_dev_loss", "status", "cause", "point"]
     table = pd.DataFrame(rows, columns=columns)
-    finite = table[np.isfinite(table["final_dev_loss"])]
-    best = {
-        key: best_rate(dict(zip(own["learning_rate"], own["final_dev_loss"], strict=True)))
-        for key, own in groups(finite, ["model", "at"])
-    }
     chosen = [row["learning_rate"] == best.get((row["model"], row["at"])) for row in records(table)]
     return table.assign(chosen=chosen)
 

@@ -237,8 +237,8 @@ def _tuning(found: Perplexity) -> Table:
         for rate in sorted({float(rate) for rate in found.tuning["learning_rate"]})
     ]
     note = (
-        "loss on the dev split after one training (nat/token); *: chosen; nothing else that is "
-        "reported comes from these trainings"
+        "loss on the dev split after one training (nat/token); *: chosen, the lowest on a parabola "
+        "through them; nothing else that is reported comes from these trainings"
     )
     return Table(
         "tuning", "Learning rates", found.tuning, [name("Model", "model"), *columns], (note,),

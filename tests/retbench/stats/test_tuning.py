@@ -28,6 +28,15 @@ def test_a_training_that_has_become_unstable_does_not_bend_the_choice() -> None:
     assert best_rate(losses) == 4e-3  # of the parabola alone 2e-3, whose loss is 3.5% higher
 
 
+def test_an_end_of_the_grid_does_not_win_over_a_lower_loss_inside() -> None:
+    """The losses of a published ablation, of which the last is lowest on their parabola."""
+    losses = dict(
+        zip((8e-3, 1.6e-2, 3.2e-2, 6.4e-2), (2.1362, 2.0891, 2.1370, 2.1007), strict=True)
+    )
+    assert best_rate(losses) == 1.6e-2
+    assert best_rate(losses | {6.4e-2: 2.0}) == 6.4e-2
+
+
 @pytest.mark.parametrize(
     ("losses", "rate"),
     [
