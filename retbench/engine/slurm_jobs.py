@@ -38,6 +38,7 @@ _LEAST_TIME_MIN = 20
 
 _ATTEMPTS = 2
 _BUSY_S = 2.0
+_LATE_VIEW_S = 180.0  # what a job wrote may be seen so much later here, where disks are shared
 # Slurm's states of a job that will still do something.
 _ALIVE = (
     "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "PREEMPTED",
@@ -113,6 +114,7 @@ class Jobs:
         }
         self._jobs: dict[int, Job[None]] = {}
         self._deaths: dict[int, list[str]] = {block: [] for block in self._parts}
+        self._ended_s: dict[str, float] = {}
         self._told: set[Key] = set()
 
     def run(self) -> None:
@@ -137,6 +139,7 @@ class Jobs:
         # In this order: what an ended job leaves undone is not just about to be committed.
         ended = [block for block, job in self._jobs.items() if job.done()]
         self._refresh()
+        ended = [block for block in ended if not (self._lacks(block) and self._may_show(block))]
         died = [block for block in ended if self._lacks(block)]
         for block in died:
             self._record_death(block)
@@ -165,6 +168,12 @@ class Jobs:
         """Whether a cell of the block has not been measured."""
         there = self._writer.statuses.keys() | self._parts[block].batches.keys()
         return not self._call.plan.keys(block) <= there
+
+    def _may_show(self, block: int) -> bool:
+        """Whether the cells that an ended job left are still to be seen: it ended well, just now."""
+        job = self._jobs[block]
+        ended_s = self._ended_s.setdefault(job.job_id, time.monotonic())
+        return time.monotonic() - ended_s < _LATE_VIEW_S and _ended_well(job)
 
     def _start(self, blocks: Sequence[int]) -> None:
         """See that there is a job for each block: one of an earlier session, or a new one."""
@@ -247,6 +256,14 @@ def _waves(plan: Plan) -> list[list[int]]:
     if others and any(point.once for point in plan.points):
         return [[first], others]
     return [[first, *others]]
+
+
+def _ended_well(job: Job[None]) -> bool:
+    """Whether a job has done what it was told, as it says itself or Slurm of it."""
+    if job.paths.result_pickle.exists():
+        return job.exception() is None
+    job.get_info(mode="force")
+    return bool(job.state == "COMPLETED")
 
 
 def _cause(job: Job[None]) -> str:

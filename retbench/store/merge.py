@@ -60,7 +60,8 @@ class Part:
         Raises:
             UserError: a file of it is damaged; names the file and the line.
         """
-        if not (self.path / store.RUN_FILE).exists():
+        # Of a shared disk's folder that is read anew, not what is remembered not to be there.
+        if not self.path.is_dir() or store.RUN_FILE not in os.listdir(self.path):
             return
         # In this order: what is finished when it is looked at has all its samples.
         self.meta = store.read_meta(self.path)

@@ -21,10 +21,11 @@ import pytest
 from retbench import suites
 from retbench.config.plan import Plan, Point
 from retbench.config.run import RunConfig
-from retbench.engine import slurm
+from retbench.engine import slurm, slurm_jobs
 from retbench.engine.slurm import Launcher
 from retbench.errors import UserError
 from retbench.store import Known, open_run, read_meta, write_meta
+from retbench.store.merge import Part
 
 submitit = pytest.importorskip("submitit")
 pytestmark = pytest.mark.usefixtures("importable")
@@ -247,6 +248,30 @@ def test_all_blocks_are_one_array_and_ask_for_what_was_said(
         assert f"#SBATCH --{flag}\n" in script
     assert re.search(r"^srun .*--cpus-per-task=1 ", script, re.MULTILINE)
     assert {job.partition("_")[2] for (job,) in run.meta["jobs"].values()} == {"0", "1"}
+
+
+@pytest.mark.parametrize(("late_s", "statuses"), [(60.0, {"ok"}), (0.0, {"error"})])
+def test_what_a_job_left_may_be_seen_later(
+    drive: ModuleType,
+    tmp_path: Path,
+    fake_slurm: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    late_s: float,
+    statuses: set[str],
+) -> None:
+    looks: Counter[int] = Counter()
+    refresh = Part.refresh
+
+    def late(part: Part) -> None:
+        looks[part.block] += len(list(fake_slurm.glob(f"*_{part.block}.rc")))
+        if late_s and looks[part.block] > 5:  # looks after its job has ended
+            refresh(part)
+
+    monkeypatch.setattr(Part, "refresh", late)
+    monkeypatch.setattr(slurm_jobs, "_LATE_VIEW_S", late_s)
+    run = drive.execute(tmp_path / "run", launcher=launcher())
+    assert {len(jobs) for jobs in run.meta["jobs"].values()} == {1 if late_s else 2}
+    assert {row["status"] for row in run.endings.values()} == statuses
 
 
 def start(out: Path, *words: str, cell_s: float) -> Any:
