@@ -170,7 +170,7 @@ class Jobs:
         return not self._call.plan.keys(block) <= there
 
     def _may_show(self, block: int) -> bool:
-        """Whether the cells that an ended job left are still to be seen: it ended well, just now."""
+        """Whether what an ended job left may be seen yet: it ended well, just now."""
         job = self._jobs[block]
         ended_s = self._ended_s.setdefault(job.job_id, time.monotonic())
         return time.monotonic() - ended_s < _LATE_VIEW_S and _ended_well(job)

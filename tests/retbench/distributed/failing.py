@@ -11,7 +11,8 @@ from retbench.errors import UserError
 
 @app.app.command()
 def fail(how: str) -> None:
-    with distributed.connect("ddp", timeout_s=5) as ranks:
+    # One that stands still is waited for; the rest is given time, for processes start unevenly.
+    with distributed.connect("ddp", timeout_s=15 if how == "stopped" else 120) as ranks:
         ranks.barrier()
         last = ranks.rank == ranks.size - 1
         if how == "all" or (how == "first" and ranks.first) or (how == "last" and last):
