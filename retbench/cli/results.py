@@ -221,13 +221,12 @@ def claims(
 def _minutes(command: str) -> float:
     """What a command ``retbench run --flag value ...`` is likely to take here."""
     from retbench import suites
+    from retbench.cli.run import asked
     from retbench.engine.forecast import forecast
     from retbench.engine.resolve import resolve
 
     _, _, *words = shlex.split(command)
-    flags = zip(words[::2], words[1::2], strict=True)
-    given: dict[str, Any] = {flag[2:]: value for flag, value in flags}
-    config = resolve(given.pop("suite"), **given)
+    config = resolve(**asked(words))
     return forecast(config, suites.get(config.suite).plan(config)).total_s / 60
 
 

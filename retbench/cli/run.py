@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.main import get_command
 
 from retbench import suites
 from retbench.cli.exits import fail
@@ -42,6 +43,15 @@ Examples:
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
     app.command(cls=RunCommand, epilog=_EXAMPLES)(run)
+
+
+def asked(words: list[str]) -> dict[str, Any]:
+    """What the words behind ``retbench run`` ask for: the suite, and options by name."""
+    app = typer.Typer()
+    register(app)
+    given = get_command(app).make_context("run", words).params
+    options = {key: given[key] for key in of_all_suites() if given[key]}
+    return {"suite": given["named"] or given["suite"], **options}
 
 
 @with_options(of_all_suites())

@@ -146,7 +146,7 @@ def _is_exact(claim: Claim, source: Source) -> bool:
     return (
         claim.of_one_device
         and (source.preset, given.get("device")) == (claim.size, "cuda")
-        and given.get("dtype") in ("bfloat16", "float16")
+        and given.get("dtype") == "bfloat16"
         and not given.get("overrides")
     )
 
@@ -165,16 +165,18 @@ def _number(frame: pd.DataFrame, test: Test, baseline: str) -> _Found | None:
     rows = _known(where(frame, test.where), test)
     if not rows:
         return None
+    there = [row for row in rows if all(row.get(key) == size for key, size in test.at.items())]
     if test.take == "trend":
-        rows = [row for row in rows if row.get("batch_size") == rows[-1].get("batch_size")]
+        is_there = len({row[test.along] for row in there}) > 1
+        alike = [row for row in rows if row.get("batch_size") == rows[-1].get("batch_size")]
+        rows = there if is_there and test.at else alike
         if len({row[test.along] for row in rows}) < 2:
             return None
         first, last = rows[0], rows[-1]
         said = f"{_place(last, test)} over {_place(first, test)}"
         ends = {_verdict(first), _verdict(last)}
         unfused = UNFUSED if UNFUSED in ends else ""
-        return _over(_as_number(last, test), _as_number(first, test)), said, not test.at, unfused
-    there = [row for row in rows if all(row.get(key) == size for key, size in test.at.items())]
+        return _over(_as_number(last, test), _as_number(first, test)), said, is_there, unfused
     if test.at and there:
         return _as_number(there[0], test), _place(there[0], test), True, _verdict(there[0])
     row = max(rows, key=lambda row: row[test.value]) if test.take == "largest" else rows[-1]
@@ -223,6 +225,9 @@ def _over(upper: Number, lower: Number) -> Number:
 
 
 def _place(row: Row, test: Test) -> str:
+    if "held" in row:  # an exponent
+        held = row["held"]
+        return f"batch {held:g}" if row["along"] == "context" else f"{units.tokens(held)} tokens"
     size = row[test.along]
     if test.along != "seq_len":
         return units.count(size)

@@ -63,7 +63,7 @@ def tables(entries: Sequence[Entry]) -> tuple[Table, ...]:
     ledger = Table("claims", "The claims", frame, columns, _NOTES, rows)
     open_ = [row for row in rows if row["verdict"] in ("open", "not tested")]
     missing = Table(
-        "unsettled", "What would settle the rest", pd.DataFrame(open_),
+        "unsettled", "What would settle those that are open or not tested", pd.DataFrame(open_),
         [name("Claim", "id"), name("Takes", "hardware"),
          Column("By", "by", rank=0, style="sentence")], rows=open_,
     )  # fmt: skip

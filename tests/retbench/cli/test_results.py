@@ -8,14 +8,11 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.main import get_command
 
 from retbench import suites
-from retbench.cli.app import app
-from retbench.cli.options import of_all_suites
+from retbench.cli.run import asked
 from retbench.engine.resolve import resolve
 
 from ..report.conftest import write_run
@@ -126,15 +123,11 @@ def test_every_run_of_the_gpus_script_is_one_that_can_be_asked_for(
 ) -> None:
     environment = os.environ | {"PYTHON": "echo", "REHEARSE": rehearsed}
     subprocess.run(["bash", ROOT / "results" / "gpu.sh", tmp_path], env=environment, check=True)
-    asked = [log.read_text().split() for log in sorted(tmp_path.glob("*.log"))]
-    runs = [line[3:] for line in asked if line[:3] == ["-m", "retbench", "run"]]
-    assert len(runs) == 7
-    run = get_command(app).commands["run"]  # type: ignore[attr-defined]
+    logs = [log.read_text().split() for log in sorted(tmp_path.glob("*.log"))]
+    runs = [line[3:] for line in logs if line[:3] == ["-m", "retbench", "run"]]
+    assert len(runs) == 8
     for words in runs:
-        words = ["cpu" if word == "cuda" else word for word in words]
-        given: dict[str, Any] = run.make_context("run", words).params
-        named = {key: value for key, value in given.items() if key in of_all_suites() and value}
-        config = resolve(given["named"], here=False, **named)
+        config = resolve(here=False, **asked(["cpu" if word == "cuda" else word for word in words]))
         assert suites.get(config.suite).plan(config).points
 
 

@@ -147,6 +147,21 @@ def test_a_run_is_evidence_at_its_longest_context(make_run: MakeRun) -> None:
     assert judged["trn1"].evidence == {}
 
 
+def test_a_trend_at_another_batch_than_the_papers_is_not_exact(make_run: MakeRun) -> None:
+    run: Run = make_run(trials=4, steps=4, generation=True)
+    run.meta["configuration"] |= {"preset": "6.7b", "device": "cuda", "dtype": "bfloat16"}
+    found = ledger([BY_ID[name] for name in ("inf6", "inf7", "inf11", "inf12-length")], [run])
+    assert len(found) == 4
+    assert not any(evidence.exact for each in found for evidence in each.evidence.values())
+    at = {"inf6": {"batch_size": 1}, "inf11": {"held": 1}}  # the run's
+    for name, own in at.items():
+        claim = BY_ID[name]
+        assert claim.test is not None
+        paper = claim.test.paper and ("transformer",)
+        (here,) = ledger([replace(claim, test=replace(claim.test, at=own, paper=paper))], [run])
+        assert here.evidence["paper"].exact
+
+
 def test_at_the_papers_size_its_own_context_is_taken(make_run: MakeRun) -> None:
     run: Run = make_run(trials=4, steps=4)
     run.meta["configuration"] |= {"preset": "6.7b", "device": "cuda", "dtype": "bfloat16"}
@@ -231,8 +246,10 @@ def test_the_ledger_is_written_with_what_would_settle_the_rest(tmp_path: Path) -
     kept = json.loads(files[1].read_text())
     assert [each["id"] for each in kept["claims"]] == [claim.id for claim in claims()]
     plan = page.plan(found, lambda command: 7.2)
-    assert plan[0].startswith("bash results/gpu.sh results decode-6.7b")
-    assert plan[1].endswith("about 9 minutes on one H100") and "inf8" in plan[1]
+    settles = dict(zip(plan[::2], plan[1::2], strict=True))[
+        "bash results/gpu.sh results decode-6.7b"
+    ]
+    assert settles.endswith("about 9 minutes on one H100") and "inf8" in settles
     assert any(line.endswith("; about 7 minutes here") for line in plan)
     settled = " ".join(plan)
     assert all(
