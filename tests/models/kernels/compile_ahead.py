@@ -1,10 +1,11 @@
 """Compiles kernels for a GPU without one, and says what each takes, a JSON line a launch.
 
-    python compile_ahead.py CAPABILITY CASE...
+    python compile_ahead.py CAPABILITY [--uncompiled] CASE...
 
     python compile_ahead.py 90 forward,bfloat16,1,8,256,512 attend,bfloat16,1,4,4,128,8224
 
-A case names what is launched, the type of numbers, the batch size, and then
+Uncompiled it says how many programs of how many warps are launched, at once. A case names what is
+launched, the type of numbers, the batch size, and then
 
     forward, backward     heads, d_k, d_v of chunkwise retention
     gate                  heads, d_v of the gated norm, forward and backward
@@ -152,15 +153,23 @@ class Report:
     """Stands in for every launch."""
 
     gpu: Model
+    compiles: bool
     case: str = ""
 
     def __call__(self, kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
         """Compile, and print what the kernel takes and how many programs run at once."""
+        line = {"gpu": self.gpu.name, "case": self.case, "kernel": kernel.__name__}
+        line |= {"programs": grid[0], "warps": options.get("num_warps", 4)}
+        if not self.compiles:
+            print(json.dumps(line))
+            return
         compiled = RUN(kernel, *args, grid=grid, warmup=True, **options)
         shared, warps = compiled.metadata.shared, compiled.metadata.num_warps
-        line = {"gpu": self.gpu.name, "case": self.case, "kernel": kernel.__name__}
-        line |= {"programs": grid[0], "warps": warps}
-        line |= usage(compiled) | {"shared_bytes": shared, "fits": shared <= self.gpu.shared_bytes}
+        line |= (
+            {"warps": warps}
+            | usage(compiled)
+            | {"shared_bytes": shared, "fits": shared <= self.gpu.shared_bytes}
+        )
         resident = self.gpu.resident(line["registers"], shared, warps)
         slots = resident * self.gpu.multiprocessors
         line |= {"resident": resident, "waves": round(grid[0] / slots, 3) if slots else None}
@@ -227,7 +236,7 @@ def attend_(
 def main(capability: int, cases: list[str]) -> None:
     """Compile the cases for a GPU of a compute capability."""
     gpu = MODELS[capability]
-    report = Report(gpu)
+    report = Report(gpu, compiles="--uncompiled" not in cases)
     driver.set_active(AbsentGPU(capability))
     JITFunction.run = lambda kernel, *args, **options: report(kernel, *args, **options)
     chunk_op.unavailable = lambda device: None  # type: ignore[assignment]
@@ -237,7 +246,7 @@ def main(capability: int, cases: list[str]) -> None:
         "forward": forward, "backward": backward, "gate": gate, "retain": retain,
         "attend": attend_,
     }  # fmt: skip
-    for report.case in cases:
+    for report.case in (case for case in cases if not case.startswith("-")):
         name, dtype, *sizes = report.case.split(",")
         launches[name](getattr(torch, dtype), *map(int, sizes))
 

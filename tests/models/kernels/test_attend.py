@@ -129,7 +129,13 @@ def test_few_long_splits_give_the_same(
 # empty, or has one key.
 @pytest.mark.parametrize(
     ("batch", "group", "caches", "block_keys", "context", "position"),
-    [(2, 1, 16, 32, 8192, 8193), (1, 4, 4, 64, 8192, 8192), (1, 8, 8, 64, 65536, 16385)],
+    [
+        (2, 1, 16, 32, 8192, 8193),
+        (1, 4, 4, 64, 8192, 8192),
+        (1, 8, 8, 64, 65536, 16385),
+        (1, 1, 16, 32, 65536, 65537),
+        (1, 4, 4, 64, 65536, 65536),
+    ],
 )
 def test_the_splits_of_an_h100_at_the_lengths_that_are_timed(
     device: torch.device,

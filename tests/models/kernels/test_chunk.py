@@ -90,7 +90,7 @@ def assert_agrees(leaves: list[Any], log_gamma: Tensor | None = None) -> None:
     ("dtype", "time"),
     [
         *((torch.float32, time) for time in (1, 63, 64, 65, 128, 257)),
-        *((torch.bfloat16, time) for time in (1, 64, 129)),
+        *((torch.bfloat16, time) for time in (1, 64, 129, 385)),
         (torch.float16, 65),
     ],
 )

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from models.kernels.attend import RESIDENT
+
+from ...benchmarks.occupancy import CAPABILITIES, cases
+
+ROOT = Path(__file__).parents[3]
+PUBLISHED = ("case", "kernel", "programs", "warps", "registers", "shared_bytes", "resident")
+"""Columns of results/occupancy.csv that a compilation must give again."""
+MULTIPROCESSORS = {"A100": 108, "H100": 132, "B200": 148, "RTX 5090": 170}
 
 SPILLED_BYTES = 64
 """Of a thread's registers; some few that are seldom used, as decays that a loop does not need."""
@@ -22,7 +31,7 @@ STEP = {"_recur", "_finish", "_attend", "_combine"}
 
 
 @pytest.mark.parametrize(
-    ("capability", "tensor_cores", "cases"),
+    ("capability", "tensor_cores", "own"),
     [
         (
             90,
@@ -50,13 +59,31 @@ STEP = {"_recur", "_finish", "_attend", "_combine"}
                 "attend,bfloat16,1,4,4,128,8224",
             ],
         ),
-        (100, "tcgen05", ["forward,bfloat16,1,8,256,512", "attend,bfloat16,1,4,4,128,8224"]),
+        (
+            100,
+            "tcgen05",
+            [
+                "forward,bfloat16,1,8,256,512",
+                "backward,bfloat16,1,8,256,512",
+                "retain,bfloat16,1,8,1,256,512",
+                "attend,bfloat16,1,4,4,128,8224",
+            ],
+        ),
+        (
+            120,
+            "mma",
+            [
+                "forward,bfloat16,1,8,256,512",
+                "retain,bfloat16,1,8,1,256,512",
+                "attend,bfloat16,1,4,4,128,8224",
+            ],
+        ),
     ],
 )
 def test_the_kernels_fit_and_read_by_128_bits_into_tensor_cores(
-    capability: int, tensor_cores: str, cases: list[str]
+    capability: int, tensor_cores: str, own: list[str]
 ) -> None:
-    kernels = compiled(capability, *cases)
+    kernels = compiled(capability, *own)
     for kernel in kernels:
         name = kernel["kernel"]
         if name in CHUNKWISE:
@@ -65,13 +92,17 @@ def test_the_kernels_fit_and_read_by_128_bits_into_tensor_cores(
             assert set(kernel["bits_in_loops"]) <= {128}, kernel
         if name in GATE:
             assert kernel["bits"] == [128], kernel
+        if name == "_recur":  # the state, and of few numbers each a sector's width or less
+            assert max(kernel["bits"]) == 128, kernel
+        if kernel["case"] in cases():
+            assert (capability, *(kernel[key] for key in PUBLISHED)) in published(), kernel
         if name == "_attend":
             rows = max(RESIDENT) if kernel["tensor_cores"] else 1
             assert kernel["resident"] >= RESIDENT[rows], kernel
 
 
 @pytest.mark.parametrize(
-    "cases",
+    "own",
     [
         [
             "forward,float16,1,6,64,128",
@@ -96,21 +127,66 @@ def test_the_kernels_fit_and_read_by_128_bits_into_tensor_cores(
         ],
     ],
 )
-def test_kernels_of_other_types_and_heads_fit_any_gpu(cases: list[str]) -> None:
-    assert {kernel["kernel"] for kernel in compiled(120, *cases)} == CHUNKWISE | GATE | STEP
+def test_kernels_of_other_types_and_heads_fit_any_gpu(own: list[str]) -> None:
+    assert {kernel["kernel"] for kernel in compiled(120, *own)} == CHUNKWISE | GATE | STEP
 
 
-def compiled(capability: int, *cases: str) -> list[dict[str, Any]]:
+def test_the_published_table_is_of_what_is_launched() -> None:
+    """Every kernel of every preset, batch size and GPU, without a compilation."""
+    found = set()
+    for capability in CAPABILITIES:
+        for kernel in said(capability, "--uncompiled", *cases()):
+            found.add((capability, *(kernel[key] for key in PUBLISHED[:4])))
+    assert found == {row[:5] for row in published()}, "make it anew: tests/benchmarks/occupancy.py"
+
+
+def test_all_that_is_published_fits_side_by_side_and_spills_hardly_anything() -> None:
+    for row in rows():
+        assert int(row["resident"]) >= 1 and int(row["stack_bytes"]) <= SPILLED_BYTES, row
+        if row["kernel"] == "_attend":
+            queries = max(RESIDENT) if row["tensor_cores"] else 1
+            assert int(row["resident"]) >= RESIDENT[queries], row
+        slots = int(row["resident"]) * MULTIPROCESSORS[row["gpu"]]
+        assert float(row["waves"]) == pytest.approx(int(row["programs"]) / slots, abs=1e-3), row
+
+
+def rows() -> list[dict[str, str]]:
+    """Those of the published table."""
+    with (ROOT / "results" / "occupancy.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@cache
+def published() -> set[tuple[Any, ...]]:
+    """Capability times ten, and what ``PUBLISHED`` names of each row of the table."""
+    return {
+        (
+            round(10 * float(row["capability"])),
+            *(
+                type_(row[key])
+                for key, type_ in zip(PUBLISHED, (str, str, *[int] * 5), strict=True)
+            ),
+        )
+        for row in rows()
+    }
+
+
+def compiled(capability: int, *own: str) -> list[dict[str, Any]]:
     """What the script says of each kernel that it compiles, which fits and spills nothing."""
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    run = subprocess.run(
-        [sys.executable, Path(__file__).with_name("compile_ahead.py"), str(capability), *cases],
-        capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[3],
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    kernels = [json.loads(line) for line in run.stdout.splitlines()]
-    assert {kernel["case"] for kernel in kernels} == set(cases)
+    kernels = said(capability, *own)
+    assert {kernel["case"] for kernel in kernels} == set(own)
     for kernel in kernels:
         assert kernel["fits"] and kernel["stack_bytes"] <= SPILLED_BYTES, kernel
         assert kernel["resident"] >= 1 and not kernel["local_memory"], kernel
     return kernels
+
+
+def said(capability: int, *words: str) -> list[dict[str, Any]]:
+    """What the script says of each launch."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    run = subprocess.run(
+        [sys.executable, Path(__file__).with_name("compile_ahead.py"), str(capability), *words],
+        capture_output=True, text=True, env=environment | {"PYTHONPATH": str(ROOT)}, cwd=ROOT,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    return [json.loads(line) for line in run.stdout.splitlines()]
