@@ -112,6 +112,28 @@ class Execution:
         expected = self._prefill_parts(parts, self._model.prefill).double()
         return worst_distance(self.step_logits.double(), expected)
 
+    @torch.inference_mode()
+    def error_at(self, position: int, prompt: Tensor) -> float:
+        """How far :meth:`step_at` is, in eager mode, from a prefill that ends with its token.
+
+        The state is that of the prompt's first ``position + 1`` tokens afterwards.
+
+        Args:
+            position: of the prompt, from 0.
+            prompt: token ids, (batch, time), at least ``position + 1`` of time.
+        """
+        tokens, kept = prompt[:, : position + 1], self.step_logits
+        rows = max(1, PREFILL_TOKENS // (position + 1))
+        self.state.reset()
+        if position:
+            self._prefill_parts(tokens[:, :-1].split(rows), self._model.prefill)
+        self.token.copy_(tokens[:, -1])
+        self.step_at(position, self.state_at(position))
+        found, self.step_logits = self.step_logits.double(), kept
+        self.state.reset()
+        expected = self._prefill_parts(tokens.split(rows), self._model.prefill).double()
+        return worst_distance(found, expected)
+
     @property
     def step(self) -> Callable[[], None]:
         """What takes in ``token`` and puts the greedy choice in its place."""
@@ -144,7 +166,8 @@ class Execution:
         if state is self.state:
             self.step()
         else:
-            self.token.copy_(self._model_step(self.token, state).argmax(-1))
+            self.step_logits = self._model_step(self.token, state)
+            self.token.copy_(self.step_logits.argmax(-1))
 
     def _prefill_parts(
         self, parts: Sequence[Tensor], prefill: Callable[[Tensor, State], Tensor]
@@ -222,6 +245,10 @@ class Generation:
 
     def __len__(self) -> int:
         return len(self._positions)
+
+    def error(self, prompt: Tensor) -> float:
+        """How far its first step is from a prefill, see :meth:`Execution.error_at`."""
+        return self._execution.error_at(self._positions[0], prompt)
 
     def first(self) -> None:
         """One step at the first position."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,11 +83,7 @@ class InferenceMeasurer(Measurer):
             progress("first calls")
             first = _first_calls(rows, run, prompt)
             if session.block == 0 or session.config.mode != "eager":  # what is eager stays as it is
-                error = run.step_error(prompt)  # at this context, batch size, mode and kernel
-                rows.add("setup", "step_error", error)
-                _require_close(
-                    session, error, f"a step at {point.id} does not continue its prefill"
-                )
+                _check_steps(rows, run, prompt)
             progress("memory")
             _measure_memory(rows, run, prompt)
             _add_sizes(rows, run)  # of a state that holds all its tokens
@@ -95,6 +92,21 @@ class InferenceMeasurer(Measurer):
             _prefill(rows, run, prompt, work), _decode(rows, run, work), _generation(rows, run),
         )  # fmt: skip
         return Cell(rows, *phases, first_s={"prefill": first.seconds})
+
+
+def _check_steps(rows: Rows, run: Execution, prompt: torch.Tensor) -> None:
+    """A step is that of a prefill of one token more, at this context, batch size, mode and kernel.
+
+    So is one of a generation where it has a state of its own; others are the same call.
+    """
+    session, point = rows.session, rows.point
+    if session.config.mode == "eager":
+        error = Generation(run, point.seq_len).error(prompt)
+        what = f"a step of a generation at {point.id} does not continue a prefill"
+        _require_close(session, error, what)
+    error = run.step_error(prompt)
+    rows.add("setup", "step_error", error)
+    _require_close(session, error, f"a step at {point.id} does not continue its prefill")
 
 
 def _require_close(session: Session, error: float, what: str) -> None:
@@ -178,11 +190,6 @@ def _prefill(rows: Rows, run: Execution, prompt: torch.Tensor, work: Mapping[str
 
 def _decode(rows: Rows, run: Execution, work: Mapping[str, float]) -> Phase:
     context = rows.point.seq_len
-
-    def require_finite() -> None:
-        if not bool(run.step_logits.isfinite().all()):
-            raise CellFailure("error", "the logits of the last decode step are not finite")
-
     return Phase(
         "decode",
         "tpot_s",
@@ -194,7 +201,7 @@ def _decode(rows: Rows, run: Execution, work: Mapping[str, float]) -> Phase:
         moved_bytes=work["decode_bytes"],
         energy="token_j",
         energy_per=rows.point.batch_size,
-        check=require_finite,
+        check=partial(_require_finite, run),
     )
 
 
@@ -209,7 +216,13 @@ def _generation(rows: Rows, run: Execution) -> Phase:
         energy="mean_token_j",
         energy_per=len(generation) * rows.point.batch_size,
         implementation=rows.session.model.implementation("decode"),
+        check=partial(_require_finite, run),
     )
+
+
+def _require_finite(run: Execution) -> None:
+    if not bool(run.step_logits.isfinite().all()):
+        raise CellFailure("error", "the logits of the last decode step are not finite")
 
 
 def _add_sizes(rows: Rows, run: Execution) -> None:

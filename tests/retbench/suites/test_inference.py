@@ -275,7 +275,8 @@ def test_exactly_the_prompt_is_prefilled_from_an_empty_state() -> None:
 
     one.model.prefill = watched  # type: ignore[method-assign]
     cell(one, Point(64, 1))
-    assert seen == {(64, 0), (65, 0)}  # the longer one checks the step, and is not timed
+    # All but the prompt's check a step, one of a generation at its first position, and are not timed.
+    assert seen == {(64, 0), (65, 0), (8, 0), (9, 0)}
 
 
 SLOW = {
@@ -341,7 +342,7 @@ def broken_step(one: Session, is_broken: Callable[[int], bool]) -> None:
 def test_logits_that_are_not_finite_are_an_error() -> None:
     one = session()
     steps = count()
-    broken_step(one, lambda position: next(steps) > 0)  # all but the one that is checked
+    broken_step(one, lambda position: next(steps) > 1)  # all but the two that are checked
     with pytest.raises(CellFailure, match="not finite"):
         cell(one, Point(64, 1))
 
@@ -353,6 +354,29 @@ def test_a_step_is_checked_at_the_context_that_is_timed(family: str) -> None:
     assert MEASURER.verify(one) < 1e-5  # which decodes at 256 tokens at most
     with pytest.raises(CellFailure, match="context=300,batch=1 does not continue its prefill"):
         cell(one, Point(300, 1))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_generations_step_is_checked_in_its_own_state(family: str) -> None:
+    one = session(family, context="300")
+    broken_step(one, lambda position: position == 300 // 8)
+    assert MEASURER.verify(one) < 1e-5
+    with pytest.raises(CellFailure, match="of a generation at context=300,batch=3 does not cont"):
+        cell(one, Point(300, 3))
+
+
+@pytest.mark.parametrize("family", WITH_PAPER)
+@pytest.mark.parametrize("context", [1, 3, 64])
+def test_a_generations_step_is_that_of_a_prefill(family: str, context: int) -> None:
+    one = session(family)
+    run = Execution(one.model, 2, context + 4, "eager", torch.device("cpu"))
+    prompt = torch.randint(0, 50257, (2, context))
+    run.prefill(prompt)
+    run.step()
+    logits = run.step_logits
+    assert 0 <= Generation(run, context).error(prompt) < 1e-5
+    assert run.step_logits is logits
+    assert run.step_error(prompt) < 1e-5  # as if nothing had come between
 
 
 @pytest.mark.parametrize("family", FAMILIES)
