@@ -129,7 +129,7 @@ def _config(file: Path, values: Mapping[str, Any]) -> ModelConfig:
 
 def _read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors, in the host's memory, and what the header says besides."""
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise CheckpointError(f"{file} is missing")
     try:
         with safe_open(file, framework="pt") as opened:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -127,7 +128,7 @@ def load_plugin(source: str) -> None:
     if name in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.is_file():
+    if spec is None or spec.loader is None or not os.path.isfile(path):
         raise ConfigError(f"no file to load models from: {source}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module

@@ -79,7 +79,7 @@ def located(sources: Sequence[str], run: Path) -> tuple[str, ...]:
     found = []
     for source in sources:
         path = run / source if _is_file(source) else Path(source)
-        if _is_file(source) and not path.is_file():
+        if _is_file(source) and not os.path.isfile(path):
             raise UserError(
                 f"the plugin {source} of {run} is not there", "say with --plugin where it is now"
             )

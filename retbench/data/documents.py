@@ -9,6 +9,7 @@ A document is read piece by piece, so that a text of any size passes through lit
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,15 +68,15 @@ def files_of(source: str) -> list[Path]:
         UserError: there are none.
     """
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):
         files = sorted(file for file in path.rglob("*") if is_sought(file))
         if not files:
             raise UserError(f"data: the folder {source} holds no text", looked_for())
         return files
-    if path.is_file():
+    if os.path.isfile(path):
         return [path]
     matches = (Path(match) for match in glob.glob(source, recursive=True))
-    files = sorted(match for match in matches if match.is_file())
+    files = sorted(match for match in matches if os.path.isfile(match))
     if not files:
         what = "no file matches" if glob.has_magic(source) else "there is no file or folder"
         raise UserError(f"data: {what} {source}", "name a text, a folder or a pattern")

@@ -53,25 +53,25 @@ def encode(source: Source, name: str, folder: Path, progress: Progress | None) -
     Raises:
         UserError: it cannot be written, or there is no such tokenizer.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.new-"))
     try:
-        tokenizer = tokenizer_named(
-            name,
-            lambda: _told(_texts(source, ("train",)), source.bytes, progress),
-            every=lambda: _told(_texts(source, SPLITS), source.bytes, progress),
-            progress=progress,
-        )
-        manifest = _write(source, tokenizer, new, progress)
-        (new / _MANIFEST).write_text(json.dumps(documents.sealed(manifest)))
-        _move(new, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=folder.parent, prefix=f"{folder.name}.new-", ignore_cleanup_errors=True
+        ) as new:
+            tokenizer = tokenizer_named(
+                name,
+                lambda: _told(_texts(source, ("train",)), source.bytes, progress),
+                every=lambda: _told(_texts(source, SPLITS), source.bytes, progress),
+                progress=progress,
+            )
+            manifest = _write(source, tokenizer, Path(new), progress)
+            (Path(new) / _MANIFEST).write_text(json.dumps(documents.sealed(manifest)))
+            _move(Path(new), folder)
     except OSError as error:
         raise UserError(
             f"cannot keep the encoded text in {folder.parent}: {error.strerror or error}",
             "make room, or let RETBENCH_CACHE name another folder",
         ) from None
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def _texts(source: Source, splits: Sequence[str]) -> Iterator[str]:

@@ -11,6 +11,7 @@ import codecs
 import contextlib
 import gzip
 import lzma
+import os
 import re
 import zipfile
 import zlib
@@ -132,7 +133,7 @@ class Content:
 def is_sought(file: Path) -> bool:
     """Whether a folder's file counts as a part of its text, by its name."""
     name = file.name.lower()
-    return file.is_file() and not name.startswith(".") and name.endswith(_SOUGHT)
+    return os.path.isfile(file) and not name.startswith(".") and name.endswith(_SOUGHT)
 
 
 def contents_of(file: Path) -> Iterator[Content]:

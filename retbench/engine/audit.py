@@ -209,4 +209,6 @@ def _make_folder(file: Path) -> None:
 
 def _load() -> dict[str, Any]:
     file = cache_file()
-    return documents.unsealed(file, documents.read(file, _ANEW), _ANEW) if file.exists() else {}
+    if not os.path.exists(file):
+        return {}
+    return documents.unsealed(file, documents.read(file, _ANEW), _ANEW)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,10 @@ from retbench.errors import UserError
 from retbench.machine.provenance import provenance
 from retbench.machine.threads import SPIN_LIMITS
 
+Audits = Callable[[RunConfig, str], Mapping[str, Any] | None]
+"""The audit that is known of runs like this one on a machine, by its id; None where there is none.
+See :func:`retbench.engine.audit.known`."""
+
 
 def begin(
     config: RunConfig,
@@ -25,6 +29,7 @@ def begin(
     models: Mapping[str, Any],
     provenance: Mapping[str, Any],
     data: Mapping[str, Any] | None = None,
+    audit: Mapping[str, Any] | None = None,
     **further: Any,
 ) -> store.RunWriter:
     """Begin a run directory; ``run.json`` says what is known before anything is measured.
@@ -36,6 +41,7 @@ def begin(
         models: what each contender is, by label.
         provenance: the machine and the software.
         data: the text or the tasks; None for a suite without.
+        audit: of the machine; None where there is none.
         further: keys of ``run.json`` that not every run has.
 
     Raises:
@@ -51,7 +57,7 @@ def begin(
         "resumed": [],
         **further,
         "ceilings": None,
-        "audit": None,
+        "audit": audit,
         "primary": [list(named) for named in plan.primary],
         "block_s": {},
         "stopped": None,
@@ -61,18 +67,30 @@ def begin(
 
 
 def open_writer(
-    config: RunConfig, plan: Plan, data: Any, out: Path, resume: bool, *, here: bool
-) -> store.RunWriter:
-    """Begin or continue the run directory; ``here`` says whether this machine measures.
+    config: RunConfig, plan: Plan, data: Any, out: Path, resume: bool, *, here: bool,
+    audits: Audits | None = None,
+) -> store.RunWriter:  # fmt: skip
+    """Begin or continue the run directory.
+
+    Args:
+        config: what is asked for.
+        plan: its cells.
+        data: the text or the tasks; None for a suite without.
+        out: the directory.
+        resume: whether it is to be continued.
+        here: whether this machine measures.
+        audits: looks up that of this machine, for a run that has none yet.
 
     Raises:
-        UserError: it cannot be begun, or was begun with something else than it is continued with.
+        UserError: it cannot be begun, or was begun with something else than it is continued with;
+            or what is known of audits is damaged, and then nothing has been begun.
     """
     # A machine that only submits jobs need not be asked for its GPU.
     device = config.device if here else "cpu"
     found = provenance(device, config.threads, sys.orig_argv, seed=config.seed)
     if not resume:
-        return begin(config, plan, out, models={}, provenance=found, data=data)
+        audit = audits(config, found["machine_id"]) if audits else None
+        return begin(config, plan, out, models={}, provenance=found, data=data, audit=audit)
     asked, timed = _published(config, out), isinstance(config, TimedConfig)
     if not timed:  # models are compared by what they learn, on any machine
         del asked["threads"]
@@ -83,6 +101,8 @@ def open_writer(
         if here and timed:
             _require_same_machine(writer, found)
         _require_same_plan(writer, plan, data)
+        if audits and writer.meta["audit"] is None:
+            writer.update(audit=audits(config, writer.meta["provenance"]["machine_id"]))
         if writer.meta["state"] != "finished":
             _record_resumption(writer, found, here=here)
     except BaseException:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from retbench.config.plan import Contender, Plan
 from retbench.config.run import RunConfig
 from retbench.engine.contender_run import ContenderRun
 from retbench.engine.observer import Observer, Silent
-from retbench.engine.opening import open_writer
+from retbench.engine.opening import Audits, open_writer
 from retbench.engine.turns import Block, in_turns
 from retbench.errors import Interrupted, UserError
 from retbench.machine import ceilings, threads
@@ -46,11 +46,6 @@ __all__ = ["WORKER_COMMAND", "Call", "execute"]
 
 Settled = Callable[[store.Run, float], list[str]]
 """The ratios of a run that are not settled yet, by name, when it is looked at for the n-th time."""
-
-
-Audits = Callable[[RunConfig, str], Mapping[str, Any] | None]
-"""The audit that is known of runs like this one on a machine, by its id; None where there is none.
-See :func:`retbench.engine.audit.known`."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +106,12 @@ def execute(
     data = suite.data(config)  # may take minutes: Ctrl-C ends it at once
     with Interrupts() as interrupts:
         try:
-            writer = open_writer(config, plan, data, Path(out), resume, here=launcher is None)
+            writer = open_writer(
+                config, plan, data, Path(out), resume, here=launcher is None, audits=audits
+            )
         except KeyboardInterrupt:
             raise Interrupted("interrupted before the first cell") from None
         with writer:
-            if audits is not None and writer.meta["audit"] is None:
-                writer.update(audit=audits(config, writer.meta["provenance"]["machine_id"]))
             if note is not None:
                 writer.warn(note)
             if known is not None:

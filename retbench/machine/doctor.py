@@ -185,7 +185,7 @@ def memory(here: Here) -> Check:
 def disk(here: Here) -> Check:
     """Where a run would be written: every sample is committed to it."""
     folder = here.results.absolute()
-    while not folder.exists():
+    while not os.path.exists(folder):
         folder = folder.parent
     if not os.access(folder, os.W_OK):
         found = f"{here.results} cannot be written"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import shutil
 import tarfile
 import tempfile
@@ -35,7 +36,7 @@ def bundle(run: Run, out: Path | None = None) -> Path:
     folder = run.path.resolve()
     out = out or run.path.with_name(f"{folder.name}.tar.gz")
     base, form = _format(out)
-    if out.exists():
+    if os.path.lexists(out):
         raise UserError(f"{out} exists", "name another file with --out")
     with _scratch(out.parent) as scratch:
         copy = scratch / folder.name
@@ -60,9 +61,9 @@ def verify(file: Path, out: Path | None = None) -> Run:
         UserError: the archive is damaged, or no bundle; a file in it differs from its hash.
     """
     _, form = _format(file)
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not empty", "name another folder with --out")
     with _scratch(out.parent if out else None) as scratch:
+        if out and os.path.lexists(out) and (not os.path.isdir(out) or os.listdir(out)):
+            raise UserError(f"{out} is not empty", "name another folder with --out")
         _unpack(file, scratch, form)
         folder = _checked(file, scratch)
         run = open_run(folder)

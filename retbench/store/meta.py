@@ -2,6 +2,7 @@
 
 # No postponed annotations here: pydantic reads the types off the classes.
 import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, cast
@@ -246,10 +247,10 @@ def read_meta(path: str | Path) -> RunMeta:
         UserError: there is none, it is damaged, foreign or changed by hand, or of another schema.
     """
     file = Path(path) / RUN_FILE
-    if not file.is_file():
+    if not os.path.isfile(file):
         problem = "does not exist"
-        if Path(path).exists():
-            problem = "holds no run.json" if Path(path).is_dir() else "is a file"
+        if os.path.exists(path):
+            problem = "holds no run.json" if os.path.isdir(path) else "is a file"
         raise UserError(f"{path} {problem}", "name the folder of a run")
     content = documents.read(file, _RESTORE)
     _require_schema(file, content)

@@ -65,9 +65,15 @@ def require_empty(folder: Path, *, but: str | None = None) -> None:
         folder: the folder of the training; need not be there.
         but: the name of a file that may be in it.
     """
-    if folder.exists() and (
-        not folder.is_dir() or any(path.name != but for path in folder.iterdir())
-    ):
+    try:
+        taken = any(name != but for name in os.listdir(folder))
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        taken = os.path.lexists(folder)  # it, or a folder above it, is a file
+    except OSError as error:
+        cannot_write(folder, error)
+    if taken:
         raise UserError(
             f"--out {folder} is there already and not an empty folder",
             "name another, or continue a training in it with --resume",
@@ -86,7 +92,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         UserError: it is missing or damaged.
     """
     file = folder / RECORD
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise UserError(f"{folder} holds no training: {RECORD} is missing", "name one by --out")
     record = documents.read(file, _RESTORE)
     if record.get("schema_version") != SCHEMA_VERSION:
@@ -134,7 +140,7 @@ def load(
         UserError: no model is there, a file is damaged, its family is unknown, the tokenizer is
             not known or does not fit.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"there is no folder {folder}", "name one that `retbench train` made")
     _load_plugins(folder, plugin_sources)
     place = _weights_in(folder)
@@ -158,7 +164,7 @@ _RESTORE = "restore it from a copy, or train anew"
 
 def _weights_in(folder: Path) -> Path:
     """The folder that holds the weights: itself, or its latest checkpoint."""
-    if (folder / checkpoint.WEIGHTS).is_file():
+    if os.path.isfile(folder / checkpoint.WEIGHTS):
         return folder
     unfinished = latest(folder / CHECKPOINTS)
     if unfinished is None:
@@ -171,14 +177,14 @@ def _weights_in(folder: Path) -> Path:
 
 def _load_plugins(folder: Path, given: Iterable[str]) -> None:
     sources = tuple(given)
-    if not sources and (folder / RECORD).is_file():
+    if not sources and os.path.isfile(folder / RECORD):
         sources = plugins.located(read_record(folder)["plugins"], folder)
     plugins.load(sources)
 
 
 def _tokenizer(folder: Path, name: str | None) -> Tokenizer:
     file = folder / TOKENIZER
-    if not file.is_file():
+    if not os.path.isfile(file):
         if name is None:
             raise UserError(
                 f"{folder} has no {TOKENIZER}", "say with --tokenizer which, such as gpt2"

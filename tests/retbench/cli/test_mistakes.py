@@ -18,6 +18,9 @@ from retbench.store import read_meta, write_meta
 
 from .conftest import ROOT, SMALL, Command, Outcome, files
 
+TOO_LONG = "A" * 300
+"""For the name of a file."""
+
 
 @pytest.mark.parametrize(
     ("words", "says"),
@@ -61,6 +64,12 @@ from .conftest import ROOT, SMALL, Command, Outcome, files
         (["plot", "nowhere"], "nowhere does not exist"),
         (["plot", "nowhere", "--width", "8cm"], "add --paper"),
         (["table", "nowhere"], "nowhere does not exist"),
+        *(([name, TOO_LONG], f"{TOO_LONG} does not exist") for name in ("plot", "table", "show")),
+        (["generate", TOO_LONG], f"there is no folder {TOO_LONG}"),
+        (["verify", f"{TOO_LONG}.zip", "--out", TOO_LONG], f"{TOO_LONG}.zip cannot be unpacked"),
+        (["train", "--data", TOO_LONG], f"there is no file or folder {TOO_LONG}"),
+        (["train", "--out", TOO_LONG], f"cannot write {TOO_LONG}: File name too long"),
+        (["run", "--plugin", f"{TOO_LONG}.py"], "no file to load models from: AAA"),
         (["table"], "Missing argument 'DIR'"),
         (["models", "--preset", "12m"], "unknown preset '12m'"),
         (["models", "--ffn", "relu"], "unknown feed-forward 'relu'"),

@@ -140,6 +140,13 @@ def test_a_text_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(again.train.tokens, np.memmap)
 
 
+def test_a_cache_in_which_nothing_can_be_kept_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "data").write_text("a file")
+    with pytest.raises(UserError, match=r"cannot keep the encoded text in .*data: .*RETBENCH_CAC"):
+        load_dataset(None, "byte")
+
+
 @pytest.mark.parametrize("name", ["train.bin", "manifest.json"])
 def test_an_encoded_text_that_has_changed_is_encoded_anew(name: str) -> None:
     first = load_dataset(None, "byte").train.tokens.tolist()

@@ -135,6 +135,15 @@ def test_a_floor_that_cannot_be_is_refused_before_anything_is_measured(floor: An
     assert audit.known(config(), "one")
 
 
+def test_in_a_cache_that_cannot_be_looked_into_there_is_no_audit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ("A" * 300)))
+    assert audit.known(config(), "one") is None
+    with pytest.raises(UserError, match=r"cannot write .*; set XDG_CACHE_HOME"):
+        audit.require_storable()
+
+
 def test_without_a_home_there_is_no_audit(monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless() -> Path:
         raise RuntimeError("no home")

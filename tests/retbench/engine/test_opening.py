@@ -23,6 +23,18 @@ def opened(config: RunConfig, out: Path, *, resume: bool) -> Any:
     return closing(open_writer(config, suite.plan(config), data, out, resume, here=True))
 
 
+def test_a_damaged_file_of_audits_stops_a_run_before_its_folder_is_begun(tmp_path: Path) -> None:
+    def damaged(*_: object) -> None:
+        raise UserError("audit.json is damaged")
+
+    config = resolve("recall", preset="tiny", tasks="copy", steps=4, threads=1, device="cpu")
+    plan = suites.get("recall").plan(config)
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match=r"audit\.json is damaged"):
+        open_writer(config, plan, None, out, resume=False, here=True, audits=damaged)
+    assert not out.exists()
+
+
 @pytest.fixture
 def begun(tmp_path: Path) -> Path:
     """A run of recall, which times nothing, as a machine of 64 processors has begun it."""
