@@ -19,6 +19,9 @@ from typing import Any
 
 from retbench.errors import UserError
 
+_DEEPEST = 32
+"""Tables and lists within each other; no key that there is needs more than four."""
+
 
 def read_config_file(path: Path | str) -> tuple[dict[str, Any], dict[str, int]]:
     """Read a TOML file.
@@ -41,11 +44,11 @@ def read_config_file(path: Path | str) -> tuple[dict[str, Any], dict[str, int]]:
         line = raw.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}:{line}: not UTF-8 text") from None
     try:
-        document = tomllib.loads(text)
+        document = parse_toml(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(_located(path, text, str(error))) from None
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply") from None
+    except ValueError as problem:
+        raise UserError(f"{path}: {problem}") from None
     values: dict[str, Any] = {}
     lines: dict[str, int] = {}
     for written, value in document.items():
@@ -55,6 +58,35 @@ def read_config_file(path: Path | str) -> tuple[dict[str, Any], dict[str, int]]:
             raise UserError(f"{path}:{lines[key]}: {key} is given twice")
         values[key] = value
     return values, _inner_lines(text) | lines
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """What a TOML text says.
+
+    Raises:
+        tomllib.TOMLDecodeError: it is no TOML.
+        ValueError: it is nested too deeply, or holds a whole number beyond int64.
+    """
+    try:
+        document = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except ValueError as error:
+        if isinstance(error, tomllib.TOMLDecodeError):
+            raise
+        raise ValueError("a number is too long") from None  # for Python, from 4,301 digits on
+    _require_sound(document, _DEEPEST)
+    return document
+
+
+def _require_sound(value: Any, levels: int) -> None:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("a number is beyond 64 bits")
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if inner and not levels:
+        raise ValueError("nested too deeply")
+    for each in inner:
+        _require_sound(each, levels - 1)
 
 
 def _located(path: Path, text: str, problem: str) -> str:

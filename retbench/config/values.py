@@ -41,6 +41,8 @@ def text(raw: Any) -> str:
         raise ValueError("must not be empty")
     if not is_writable(raw):
         raise ValueError(f"{raw!r} is not UTF-8")
+    if "\0" in raw:
+        raise ValueError(f"{raw!r} holds a zero byte")
     return raw.strip()
 
 
@@ -129,7 +131,7 @@ class Number:
             raise ValueError(f"must be {kind}, not {raw!r}")
         if isinstance(raw, float) and not math.isfinite(raw):
             raise ValueError(f"must be finite, not {raw}")
-        if self.type is int and raw >= 2**63:
+        if isinstance(raw, int) and raw >= 2**63:
             raise ValueError("must be less than 2**63")
         if not self.holds(raw):
             raise ValueError(f"must {self.demand}, not {raw}")
@@ -280,9 +282,11 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, Scalar]:
 
 
 def _finite(key: str, given: Scalar) -> Scalar:
-    """The value, unless it is a number that JSON cannot hold."""
+    """The value, unless it is a number that cannot be stored."""
     if isinstance(given, float) and not math.isfinite(given):
         raise ValueError(f"{key} must be finite, not {given}")
+    if isinstance(given, int) and not -(2**63) <= given < 2**63:
+        raise ValueError(f"{key} must be within 64 bits")
     return given
 
 
@@ -296,6 +300,6 @@ def _scalar(given: str) -> Scalar:
     """A number, true or false where the text is one; else the text itself."""
     try:
         parsed = json.loads(given, parse_constant=str)
-    except ValueError:
+    except (ValueError, RecursionError):
         return given
     return parsed if isinstance(parsed, bool | int | float | str) else given

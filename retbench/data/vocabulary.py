@@ -243,11 +243,12 @@ def bpe_size(name: str) -> int:
         UserError: it is no number of at least 256.
     """
     wanted = name.removeprefix("bpe:")
-    if not wanted.isdecimal() or int(wanted) < _LEAST_BPE:
+    size = int(wanted) if wanted.isdecimal() and len(wanted) < 20 else 0
+    if size < _LEAST_BPE:
         raise UserError(
             f"tokenizer: {name!r} names no size of at least {_LEAST_BPE}", "such as bpe:4096"
         )
-    return int(wanted)
+    return size
 
 
 def _openai(name: str) -> tiktoken.Encoding:

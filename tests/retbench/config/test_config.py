@@ -36,8 +36,9 @@ def toml(folder: Path, text: str) -> Path:
 
 
 sizes = st.sets(st.integers(1, 2**40), min_size=1, max_size=4).map(lambda s: tuple(sorted(s)))
-names = st.text(min_size=1).map(str.strip).filter(bool)
-scalars = st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | names
+names = st.text(min_size=1).map(lambda text: text.replace("\0", "").strip()).filter(bool)
+int64 = st.integers(-(2**63), 2**63 - 1)
+scalars = st.booleans() | int64 | st.floats(allow_nan=False, allow_infinity=False) | names
 shared = dict(
     models=st.lists(names, min_size=1, max_size=3, unique=True).map(tuple),
     preset=names,
@@ -159,6 +160,8 @@ def test_a_context_that_is_no_size_is_refused(written: str) -> None:
         {"timeout": 0.0},
         {"timeout": float("nan")},
         {"memory_limit": -1.0},
+        {"memory_limit": 10**400},
+        {"minutes": 10**400},
         {"seed": "1"},
     ],
 )
@@ -202,6 +205,18 @@ def test_an_override_that_the_model_lacks_is_refused() -> None:
 def test_an_override_of_a_model_that_does_not_run_is_refused() -> None:
     message = refused(models="retnet,transformer", overrides=["retnt.max_len=4096"])
     assert "no model 'retnt'; did you mean 'retnet'?" in message
+
+
+@pytest.mark.parametrize("suite", ["inference", "perplexity"])
+def test_an_override_beyond_64_bits_is_refused(suite: str) -> None:
+    name = "training" if suite == "perplexity" else "overrides"
+    assert "weight_decay must be within 64 bits" in refused(
+        suite=suite, **{name: [f"weight_decay=1{'0' * 400}"]}
+    )
+
+
+def test_an_override_of_many_brackets_is_text() -> None:
+    assert "d_model must be int, not '[[[[" in refused(overrides=["d_model=" + "[" * 100_000])
 
 
 @pytest.mark.parametrize("infinite", [["rope_base=1e999"], {"rope_base": float("inf")}])
@@ -261,6 +276,12 @@ def test_a_table_in_the_file_overrides_one_family(tmp_path: Path) -> None:
         ("timeout = true\n", ":1: timeout: must be a number"),
         ("seed = 1\n[set]\nsizes = [1]\n", ":2: set: sizes must be a number"),
         ("context = " + "[" * 10_000, ": nested too deeply"),
+        (f"preset{'.a' * 3000} = 1", ": nested too deeply"),
+        (f"[set]\nb{'.a' * 3000} = 1", ": nested too deeply"),
+        (f"seed = {'9' * 5000}", ": a number is too long"),
+        (f"timeout = 1{'0' * 400}", ": a number is beyond 64 bits"),
+        (f"context = [1, 0x1{'0' * 16}]", ": a number is beyond 64 bits"),
+        ('seed = 1\nout = "a\\u0000b"', r":2: out: 'a\x00b' holds a zero byte"),
         ("batch-context = 1\nbatch_context = 2\n", ":2: batch_context is given twice"),
         ("timeout = 1\ntimeout_s = 2\n", ":2: timeout_s: timeout_s is given twice"),
         ('\npreset = "tinny"\n', ":2: unknown preset 'tinny'; did you mean 'tiny'?"),

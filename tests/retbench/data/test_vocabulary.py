@@ -88,6 +88,7 @@ def test_a_text_too_small_for_the_size_gives_fewer_tokens() -> None:
         ("words", "unknown tokenizer 'words'; there are char, byte, bpe:N"),
         ("bpe:100", "'bpe:100' names no size of at least 256; such as bpe:4096"),
         ("bpe:many", "names no size"),
+        (f"bpe:{'9' * 5000}", "names no size"),
     ],
 )
 def test_a_name_that_no_tokenizer_has_is_refused(name: str, said: str) -> None:
