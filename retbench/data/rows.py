@@ -106,10 +106,10 @@ def _texts(value: Any, key: str, place: str) -> Iterator[tuple[str, str]]:
 
 
 def _delimited(content: Content, key: str) -> Iterator[tuple[str, str]]:
-    """Rows below a line of names, between which stand commas, semicolons or tabs."""
+    """Rows below a line of names, between which stand commas, semicolons or (in TSV) tabs."""
     csv.field_size_limit(sys.maxsize)
     header = next(content.lines(), "")
-    delimiter = max(",;\t", key=header.count)
+    delimiter = "\t" if content.suffix == ".tsv" else max(",;\t", key=header.count)
     reader = csv.DictReader(content.lines(), delimiter=delimiter, strict=True)
     try:
         for row in reader:

@@ -139,26 +139,36 @@ def is_sought(file: Path) -> bool:
 def contents_of(file: Path) -> Iterator[Content]:
     """What a file holds: itself, unpacked, or the texts of a zip archive by their names.
 
+    Its content says how it is packed; its name where the content is no text either.
+
     Raises:
         UserError: it is no text, and what it is can be told; it holds none; it cannot be read.
     """
     plain = Content(str(file), file.suffix.lower(), lambda: file.open("rb"))
     head = plain.head()
-    packed = plain.suffix == ".zip" or any(plain.suffix == suffix for suffix, _, _ in _PACKED)
-    if packed and not head:
+    by_name = [opened for suffix, _, opened in _PACKED if plain.suffix == suffix]
+    if (by_name or plain.suffix == ".zip") and not head:
         raise UserError(f"data: {file} is damaged: it is empty", "restore it from a copy")
-    if _ZIP.match(head) or plain.suffix == ".zip":
+    by_content = [opened for _, magic, opened in _PACKED if magic.match(head)]
+    if _ZIP.match(head) or (plain.suffix == ".zip" and not by_content):
         found = _members(file)
     else:
-        found = [plain]
-        for suffix, magic, opened in _PACKED:
-            if magic.match(head) or plain.suffix == suffix:
-                inner = Path(file.stem).suffix if plain.suffix == suffix else plain.suffix
-                found = [Content(plain.name, inner.lower(), partial(opened, file, "rb"))]
-                break
+        inner = Path(file.stem).suffix.lower() if by_name else plain.suffix
+        unpacked = by_content or ([] if _is_text(head) else by_name)
+        opened = partial(unpacked[0], file, "rb") if unpacked else plain.open
+        found = [Content(plain.name, inner, opened)]
     for content in found:
         _require_text(content)
         yield content
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether a file can be a text by its beginning: a browser unpacks some, and keeps the name."""
+    try:
+        codecs.utf_8_decode(head, "strict", False)
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in head
 
 
 def _members(file: Path) -> list[Content]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import itertools
 import json
 import lzma
 import zipfile
@@ -58,6 +59,27 @@ def test_a_packed_text_is_unpacked_whether_or_not_its_name_says_so(
     assert "".join(document.pieces()) == "Grüße\n"
 
 
+@pytest.mark.parametrize(
+    ("name", "really"),
+    [
+        *itertools.product(["a.txt.gz", "a.txt.bz2", "a.txt.XZ", "a.txt.lzma"], PACKING),
+        ("a.zip", ".gz"),
+    ],
+)
+def test_a_name_that_tells_of_another_packing_is_not_believed(
+    tmp_path: Path, name: str, really: str
+) -> None:
+    (tmp_path / name).write_bytes(PACKING[really](b"to be"))
+    (document,) = read_documents(str(tmp_path / name))
+    assert "".join(document.pieces()) == "to be"
+
+
+def test_below_a_name_of_another_packing_a_table_is_a_table(tmp_path: Path) -> None:
+    for packed, name in (("", "a.jsonl.gz"), (".xz", "b.jsonl.gz")):
+        (tmp_path / name).write_bytes(PACKING[packed](b'{"text": "x"}\n'))
+    assert names(str(tmp_path)) == ["a.jsonl.gz:1", "b.jsonl.gz:1"]
+
+
 ROWS = [{"text": "one"}, {"id": 2, "text": "zwei ü\n"}]
 TABLES = {
     "a.jsonl": "\ufeff" + "\n\n".join(map(json.dumps, ROWS)),
@@ -82,6 +104,12 @@ def test_a_table_has_a_document_a_row(tmp_path: Path, name: str) -> None:
     assert ["".join(document.pieces()) for document in read_documents(str(tmp_path / name))] == [
         row["text"] for row in ROWS
     ]
+
+
+def test_in_tsv_a_tab_is_what_separates_even_where_there_is_one_column(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("text\nto be, or not\nto be; that, is\n")
+    found = ["".join(document.pieces()) for document in read_documents(str(tmp_path / "a.tsv"))]
+    assert found == ["to be, or not", "to be; that, is"]
 
 
 def test_a_row_is_named_with_its_place_and_its_text_may_have_another_key(tmp_path: Path) -> None:
@@ -195,7 +223,7 @@ def _zip_of(name: str) -> bytes:
     [
         ("a.jsonl", b'{"text": "x"}\n{"body": "y"}\n', "a.jsonl:2: it has no text in the field"),
         ("a.jsonl", b'{"text": "x"}\nnot json\n', "a.jsonl:2: not JSON"),
-        ("a.txt.gz", b"not gzip", "a.txt.gz is damaged"),
+        ("a.txt.gz", b"no\0gzip", "a.txt.gz is damaged"),
         ("a.txt.gz", b"", "a.txt.gz is damaged: it is empty"),
         ("a.zip", b"not zip", "a.zip is damaged"),
         ("a.txt.gz", gzip.compress(b"x" * 5000, mtime=0)[:-12], "a.txt.gz is damaged"),
@@ -225,9 +253,9 @@ def _zip_of(name: str) -> bytes:
         ("a.csv", b"id,text\n1\n", "a.csv:2: it has no text in the field"),
         ("a.csv", b"id|text\n1|x\n", "its fields are id.text"),
         ("a.zip", b"PK\x03\x04 and no more", "a.zip is damaged"),
-        ("a.txt.bz2", b"not bz2", "cannot read .*a.txt.bz2"),
+        ("a.txt.bz2", b"\xffnot bz2", "cannot read .*a.txt.bz2"),
         ("page.HTM", b"<p>to be", "page.HTM is markup"),
-        ("a.txt.xz", b"not xz at all", "a.txt.xz is damaged"),
+        ("a.txt.xz", b"no\0xz at all", "a.txt.xz is damaged"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
