@@ -19,13 +19,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from retbench.errors import UserError
 
 BLOCK_BYTES = 1 << 20
+_TOLD_BYTES = 1 << 16
+"""So much of a file's beginning tells what is no text."""
 
 TEXT_SUFFIXES = (".txt", ".text", ".md")
+_MARKUP_SUFFIXES = (".html", ".htm", ".xhtml", ".xml", ".svg")
 ROW_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
 _PACKED: tuple[tuple[str, re.Pattern[bytes], Any], ...] = (
     (".gz", re.compile(rb"\x1f\x8b"), gzip.open),
@@ -35,6 +38,10 @@ _PACKED: tuple[tuple[str, re.Pattern[bytes], Any], ...] = (
 )
 _ZIP = re.compile(rb"PK(\x03\x04|\x05\x06)")
 _UNPACK = "unpack it and give the folder"
+_ZEROS = (
+    "no text: it holds zero bytes, as binary files and UTF-16 do",
+    "convert it to UTF-8, for example with iconv",
+)
 _REFUSED = (
     (re.compile(rb"\x28\xb5\x2f\xfd"), "packed with zstd", "unpack it with zstd -d"),
     (re.compile(rb"\x04\x22\x4d\x18"), "packed with lz4", "unpack it with lz4 -d"),
@@ -46,13 +53,14 @@ _REFUSED = (
     (re.compile(rb"ARROW1"), "an Arrow table", "write its rows as JSON lines"),
     (re.compile(rb"%PDF-"), "a PDF", "extract its text, for example with pdftotext"),
     (re.compile(rb"\{\\rtf"), "RTF, not plain text", "extract its text"),
-    (re.compile(rb"(\xef\xbb\xbf)?(\s|<!--((?!-->).)*+-->)*+<(!doctype\b|html\b|\?xml\b)",
-                re.IGNORECASE | re.DOTALL),
+    (re.compile(rb"%!PS"), "PostScript", "extract its text, for example with ps2ascii"),
+    (re.compile(rb"(\xef\xbb\xbf)?(\s|<!--((?!-->).)*+-->)*+<"
+                rb"(!--|(!doctype|html|\?xml|head|body|svg|rss|tei|mediawiki)(?=[\s/>]))",
+                re.IGNORECASE | re.DOTALL),  # a comment there is one without an end
      "markup, not plain text", "extract its text, for example with pandoc -t plain"),
     *((magic, "packed twice", _UNPACK) for _, magic, _ in _PACKED), (_ZIP, "packed twice", _UNPACK),
     (re.compile(rb"\xff\xfe|\xfe\xff"), "UTF-16, not UTF-8", "convert it with iconv -f UTF-16"),
-    (re.compile(rb"[^\0]*\0"), "no text: it holds zero bytes, as binary files and UTF-16 do",
-     "convert it to UTF-8, for example with iconv"),
+    (re.compile(rb"[^\0]*\0"), *_ZEROS),
 )  # fmt: skip
 _SOUGHT = (
     ".zip",
@@ -79,20 +87,21 @@ class Content:
     suffix: str
     open: Callable[[], IO[bytes]]
 
-    def head(self) -> bytes:
-        """The first 4 KiB.
+    def head(self, size: int = 4096) -> bytes:
+        """The first bytes.
 
         Raises:
             UserError: they cannot be read.
         """
         with _named(self.name), self.open() as stream:
-            return stream.read(4096)
+            return stream.read(size)
 
     def texts(self) -> Iterator[str]:
         """The text in blocks that end between any two characters, without a byte order mark.
 
         Raises:
-            UserError: it cannot be read, is damaged, or is not UTF-8 (says at which byte).
+            UserError: it cannot be read, is damaged, holds a zero byte, or is not UTF-8 (says at
+                which byte).
         """
         rest, offset = b"", 0
         for block in self._blocks():
@@ -114,9 +123,15 @@ class Content:
         if any(line):
             yield "".join(line)
 
+    def refuse(self, what: str, remedy: str) -> NoReturn:
+        """Raise the user's error that says what it is, and what to do."""
+        raise UserError(f"data: {self.name} is {what}", remedy)
+
     def _blocks(self) -> Iterator[bytes]:
         with _named(self.name), self.open() as stream:
             while block := stream.read(BLOCK_BYTES):
+                if b"\0" in block:
+                    self.refuse(*_ZEROS)
                 yield block
 
     def _decoded(self, data: bytes, offset: int, *, final: bool) -> tuple[str, int]:
@@ -194,12 +209,12 @@ def looked_for() -> str:
 
 
 def _require_text(content: Content) -> None:
-    head = content.head()
+    head = content.head(_TOLD_BYTES)
     for magic, what, remedy in _REFUSED:
         if magic.match(head):
-            raise UserError(f"data: {content.name} is {what}", remedy)
-    if content.suffix in (".html", ".htm", ".xml"):
-        raise UserError(f"data: {content.name} is markup, not plain text", "extract its text")
+            content.refuse(what, remedy)
+    if content.suffix in _MARKUP_SUFFIXES:
+        content.refuse("markup, not plain text", "extract its text")
 
 
 @contextlib.contextmanager
