@@ -8,6 +8,7 @@ each split by contiguous ranges: the first 90% to train on, then 5% and 5%.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -40,7 +41,9 @@ class Source:
         bytes: UTF-8 bytes of all documents.
         by_ranges: whether each document is split, so that what is tested on ends a text whose
             beginning is trained on.
-        documents: goes through the parts of the text anew, each with the name of its split.
+        documents: goes through the parts of the text anew, each with the name of its split; both
+            it and the reading of a part to its end raise :class:`UserError` where the text is
+            another by then.
     """
 
     name: str
@@ -84,15 +87,18 @@ def open_source(data: str | None, text_key: str = "text") -> Source:
     digest = hashlib.sha256(listed.encode()).hexdigest()
     by_ranges = len(known) < FEW_DOCUMENTS
     split = _ranges if by_ranges else _whole_documents
-    read = partial(read_documents, data, text_key=text_key)
-    return Source(name, digest, size, by_ranges, partial(split, read, known))
+    again = partial(_again, partial(read_documents, data, text_key=text_key), known, name)
+    return Source(name, digest, size, by_ranges, partial(split, again, known))
 
 
 def _stamp(data: str | None) -> tuple[tuple[str, int, int], ...]:
     """Names, sizes and times of the files: a text is read again once these have changed."""
     if data is None or data.startswith(HUB):
         return ()
-    stats = [(str(file), file.stat()) for file in files_of(data)]
+    try:
+        stats = [(str(file), file.stat()) for file in files_of(data)]
+    except OSError as error:
+        raise UserError(f"data: cannot read {error.filename}: {error.strerror}") from None
     return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 
@@ -110,10 +116,35 @@ def _read(data: str | None, text_key: str, stamp: tuple[tuple[str, int, int], ..
     return documents
 
 
-def _whole_documents(read: _Read, known: list[_Known]) -> Iterator[tuple[str, Document]]:
-    homes = _homes(known)
-    for document, home in zip(read(), homes, strict=True):
-        yield home, document
+def _again(read: _Read, known: list[_Known], name: str) -> Iterator[Document]:
+    """The documents of a text anew.
+
+    Raises:
+        UserError: there are fewer or more, or, at the end of one, it is another.
+    """
+    for document, doc in itertools.zip_longest(read(), known):
+        if document is None or doc is None:
+            raise _changed(name)
+        yield Document(document.name, partial(_unchanged, document, doc.digest))
+
+
+def _unchanged(document: Document, known: str) -> Iterator[str]:
+    digest = hashlib.sha256()
+    for piece in document.pieces():
+        digest.update(piece.encode())
+        yield piece
+    if digest.hexdigest() != known:
+        raise _changed(document.name)
+
+
+def _changed(name: str) -> UserError:
+    return UserError(
+        f"data: {name} changed while it was read", "try again when nothing writes to it"
+    )
+
+
+def _whole_documents(again: _Read, known: list[_Known]) -> Iterator[tuple[str, Document]]:
+    yield from zip(_homes(known), again(), strict=True)
 
 
 def _homes(known: list[_Known]) -> list[str]:
@@ -129,9 +160,9 @@ def _homes(known: list[_Known]) -> list[str]:
     return [homes[document.digest] for document in known]
 
 
-def _ranges(read: _Read, known: list[_Known]) -> Iterator[tuple[str, Document]]:
+def _ranges(again: _Read, known: list[_Known]) -> Iterator[tuple[str, Document]]:
     for split, low, high in zip(SPLITS, (0.0, *_EDGES), (*_EDGES, 1.0), strict=True):
-        for document, doc in zip(read(), known, strict=True):
+        for document, doc in zip(again(), known, strict=True):
             edges = round(doc.size * low), round(doc.size * high)
             part = partial(_part, document, *edges, round(doc.size * _SOUGHT))
             yield split, Document(document.name, part)
@@ -143,15 +174,15 @@ def _part(document: Document, low: int, high: int, sought: int) -> Iterator[str]
     Both neighbours of an edge move it alike, so that every character is in exactly one part.
     """
     offset = 0
-    for piece in document.pieces():
+    for piece in document.pieces():  # all of them, so that it is seen where they have changed
+        if offset >= high:
+            continue
         content = piece.encode()
         start = _edge(content, low - offset, sought) if offset < low else 0
         stop = _edge(content, high - offset, sought)
         offset += len(content)
         if start < stop:
             yield content[start:stop].decode()
-        if offset >= high:
-            return
 
 
 def _edge(content: bytes, at: int, sought: int) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import multiprocessing
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,6 +169,45 @@ def test_without_a_home_a_temporary_folder_is_the_cache(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert cache.cache_folder() == tmp_path / f"retbench-{os.getuid()}"
     forget()
+
+
+ROWS = [json.dumps({"text": f"document {n} " * 9}) for n in range(30)]
+LINES = [f"line {n}" for n in range(99)]
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("live.jsonl", ROWS, [*ROWS, ROWS[0]]),
+        ("live.jsonl", ROWS, ROWS[:-1]),
+        ("live.jsonl", ROWS, [*ROWS[1:], ROWS[0]]),
+        ("few.jsonl", ROWS[:5], ROWS[:6]),
+        ("one.txt", LINES, LINES[::-1]),
+        ("one.txt", LINES, [*LINES, "and more"]),
+    ],
+)
+def test_a_text_that_changes_while_it_is_read_is_refused_and_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, before: list[str], after: list[str]
+) -> None:
+    file = tmp_path / name
+    file.write_text("\n".join(before))
+
+    def late(*given: Any) -> None:
+        file.write_text("\n".join(after))
+        encoding.encode(*given)
+
+    monkeypatch.setattr(dataset, "encode", late)
+    with pytest.raises(UserError, match=rf"{name}.* changed while it was read; try again when"):
+        load_dataset(str(file), "byte")
+    assert files_in(tmp_path / "cache") == []
+
+
+def test_a_file_that_goes_before_it_is_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(split, "files_of", lambda source: [tmp_path / "gone.txt"])
+    with pytest.raises(UserError, match=r"data: cannot read .*gone.txt: No such file"):
+        load_dataset(str(tmp_path), "byte")
 
 
 def test_another_text_or_another_tokenizer_is_another_data_set(tmp_path: Path) -> None:
