@@ -41,20 +41,17 @@ class DataSheet:
 def data_sheets() -> tuple[DataSheet, ...]:
     """Every device that is known."""
     text = resources.files(__package__).joinpath("devices.toml").read_text(encoding="utf-8")
-    return read_sheets(text)
+    return read_sheets(tomllib.loads(text))
 
 
-def read_sheets(text: str) -> tuple[DataSheet, ...]:
-    """The data sheets that a document has, written as ``devices.toml`` is.
+def read_sheets(document: Mapping[str, Any]) -> tuple[DataSheet, ...]:
+    """The data sheets that a TOML document has, written as ``devices.toml`` is.
 
     Raises:
-        tomllib.TOMLDecodeError: it is no TOML.
-        ValueError: an entry lacks a figure, has one too many, or one that is no positive number.
+        ValueError: an entry lacks a figure or has one too many, or one is of the wrong type or
+            less than 1.
     """
-    try:
-        devices = tomllib.loads(text).get("device", [])
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    devices = document.get("device", [])
     if not isinstance(devices, list) or not all(isinstance(each, dict) for each in devices):
         raise ValueError("device must be a list of tables, each begun by [[device]]")
     return tuple(map(_sheet, devices))
@@ -67,18 +64,22 @@ def _sheet(given: Mapping[str, Any]) -> DataSheet:
         raise ValueError(f"{named} lacks {lacking[0]}")
     if foreign := sorted(given.keys() - {field.name for field in fields(DataSheet)}):
         raise ValueError(f"{named} has an unknown entry {foreign[0]!r}")
-    if not re.fullmatch(r"[\w.-]+", str(given["key"])):  # a figure's file is named after it
+    for name in ("key", "source"):
+        if not isinstance(given[name], str):
+            raise ValueError(f"{named}: {name} must be text, not {given[name]!r}")
+    if not re.fullmatch(r"[\w.-]+", given["key"]):  # a figure's file is named after it
         raise ValueError(f"{named}: key must be letters, digits, '.', '_' and '-'")
-    if not isinstance(given["names"], list):
-        raise ValueError(f"{named}: names must be a list")
+    names = given["names"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{named}: names must be a list of texts")
     sizes = {name: size for name, size in given.items() if name.endswith(("_bytes", "_per_s"))}
     rates = sizes.pop("flop_per_s")
     if not isinstance(rates, Mapping):
         raise ValueError(f"{named}: flop_per_s must be a table, by dtype")
     for name, size in {**sizes, **rates}.items():
-        if isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < 1e30:
-            raise ValueError(f"{named}: {name} must be a positive number, not {size!r}")
-    return DataSheet(**{**given, "names": tuple(given["names"])})
+        if isinstance(size, bool) or not isinstance(size, int | float) or not 1 <= size < 1e30:
+            raise ValueError(f"{named}: {name} must be a number of at least 1, not {size!r}")
+    return DataSheet(**{**given, "names": tuple(names)})
 
 
 def data_sheet(name: str | None) -> DataSheet | None:

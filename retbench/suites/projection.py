@@ -12,7 +12,6 @@ torch.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from models.config import ModelConfig
 from retbench.config import values as value
+from retbench.config.file import parse_toml
 from retbench.config.plan import Axis, Contender, Plan, Point
 from retbench.config.run import DTYPE_BYTES, SWEEP, WHERE, ModelsConfig
 from retbench.config.settings import changed, setting
@@ -104,10 +104,10 @@ _LIKE = "write it as retbench/machine/devices.toml"
 
 def _read(file: Path) -> tuple[DataSheet, ...]:
     try:
-        sheets = read_sheets(file.read_text(encoding="utf-8"))
+        sheets = read_sheets(parse_toml(file.read_text(encoding="utf-8")))
     except OSError as error:
         raise UserError(f"hardware: cannot read {file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError) as problem:
+    except ValueError as problem:
         raise UserError(f"{file}: {problem}", _LIKE) from None
     if not sheets:
         raise UserError(f"{file} holds no [[device]]", _LIKE)
