@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import lzma
 import os
 import shutil
 import tarfile
@@ -83,7 +84,9 @@ def _unpack(file: Path, folder: Path, form: str) -> None:
         OSError,
         EOFError,
         RuntimeError,
-        UnicodeDecodeError,
+        OverflowError,  # of a time
+        ValueError,  # of a time or a name
+        lzma.LZMAError,
         zlib.error,
         tarfile.TarError,
         zipfile.BadZipFile,
@@ -123,7 +126,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 def _format(file: Path) -> tuple[Path, str]:
     """An archive's path without its suffix, and the format that the suffix stands for."""
     for suffix, form in _FORMATS.items():
-        if file.name.lower().endswith(suffix):
+        if file.name.lower().endswith(suffix) and len(file.name) > len(suffix):
             return file.with_name(file.name[: -len(suffix)]), form
     raise UserError(f"{file} is no {' or '.join(_FORMATS)}", "name it so")
 

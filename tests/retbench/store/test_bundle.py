@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,6 +78,31 @@ def test_a_bundle_that_was_changed_is_refused_by_file(
         verify(tmp_path / "other.tar.gz")
 
 
+@pytest.mark.parametrize(
+    "headers", [{"mtime": "1e30"}, {"mtime": "nan"}, {"path": "a\0b"}], ids=["late", "nan", "nul"]
+)
+def test_an_archive_with_times_or_names_that_no_file_can_have_is_refused(
+    tmp_path: Path, headers: dict[str, str]
+) -> None:
+    member = tarfile.TarInfo("a")
+    member.pax_headers = headers
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(member)
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        verify(tmp_path / "a.tar.gz")
+
+
+def test_a_damaged_archive_of_another_packing_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a/run.json", "to be or not to be" * 99)
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    at = data.index(b"a/run.json") + len("a/run.json")
+    data[at + 4] = 0xFF  # the first of LZMA's properties
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        verify(tmp_path / "a.zip")
+
+
 @pytest.mark.parametrize("name", ["a.tar.gz", "a.zip"])
 def test_what_is_no_archive_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"not an archive")
@@ -84,6 +110,8 @@ def test_what_is_no_archive_is_refused(tmp_path: Path, name: str) -> None:
         verify(tmp_path / name)
     with pytest.raises(UserError, match=r"is no \.tar\.gz or \.zip"):
         verify(tmp_path / "a.rar")
+    with pytest.raises(UserError, match=r"is no \.tar\.gz or \.zip"):
+        verify(tmp_path / name.removeprefix("a"))
 
 
 def test_an_archive_under_a_password_is_refused(tmp_path: Path, run: Run) -> None:
