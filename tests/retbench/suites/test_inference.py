@@ -275,7 +275,7 @@ def test_exactly_the_prompt_is_prefilled_from_an_empty_state() -> None:
 
     one.model.prefill = watched  # type: ignore[method-assign]
     cell(one, Point(64, 1))
-    # All but the prompt's check a step, one of a generation at its first position, and are not timed.
+    # All but the prompt check a step, one of them of a generation, and are not timed.
     assert seen == {(64, 0), (65, 0), (8, 0), (9, 0)}
 
 
