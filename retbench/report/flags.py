@@ -34,6 +34,7 @@ MEANING = {
     "launch_bound": "the host was slower than the device",
     "throttled": "the device slowed itself down",
     "foreign_process": "another program was running",
+    "not_finite": "a value of theirs was NaN or infinite, and is left out",
     "threads_wait": "threads waited for a core that another program held; compute on fewer "
     "(--threads), or end that program",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,6 +20,9 @@ from retbench.metrics import Sample
 from retbench.store.samples import new_sample
 from retbench.suites.base import model_config
 from retbench.suites.limits import CellFailure
+
+NOT_FINITE = "not_finite"
+"""Flags a sample, and its cell, whose value was NaN or infinite."""
 
 if TYPE_CHECKING:
     import torch
@@ -197,6 +201,8 @@ class Rows:
         """Add one measurement of a declared metric, in that metric's unit.
 
         ``seq_len`` is the point's unless something else was measured at, as in a test of lengths.
+        A value that is not finite, which no file can hold, is left out: its sample is an error
+        whose cause names it, and the cell's others stay.
         """
         session = self.session
         sample = new_sample(session.config, session.contender, self.point, phase, metric, value)
@@ -206,6 +212,9 @@ class Rows:
         }  # fmt: skip
         if seq_len:
             sample["seq_len"] = seq_len
+        if not math.isfinite(value):
+            sample |= {"value": None, "status": "error", "cause": f"{metric} is {value}"}
+            sample["flags"].append(NOT_FINITE)
         self.samples.append(sample)
 
     def add_analytic(self, figures: Mapping[str, float], seq_len: int | None = None) -> None:

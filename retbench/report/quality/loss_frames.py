@@ -63,8 +63,12 @@ def tests(run: Run) -> dict[Place, Tested]:
     for (preset, phase, length, model), group in groups(rows, keys):
         if (preset, model) not in documents:
             continue
-        table = group.pivot_table(index="block", columns="index", values="value")
         tokens, sizes = documents[preset, model]
+        table = group.pivot_table(index="block", columns="index", values="value")
+        # A seed that lacks a document, as where its loss was not finite, says nothing of the whole.
+        table = table.reindex(columns=range(len(tokens))).dropna()
+        if table.empty:
+            continue
         nats = table.to_numpy(dtype=np.float64)
         if group["metric"].iloc[0] in PER_TOKEN:
             nats = nats * tokens

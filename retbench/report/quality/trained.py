@@ -26,7 +26,7 @@ class Tested:
     """One trained model on the test documents.
 
     Attributes:
-        seeds: blocks that ended ok, in the order of the rows.
+        seeds: blocks that ended ok and scored every document, in the order of the rows.
         nats: summed loss of each document, shape (seeds, documents), nats.
         tokens: scored in each document, shape (documents,).
         bytes: of the text of each document, shape (documents,).

@@ -39,6 +39,7 @@ def of_trainings(
         *_epochs(run.meta, frame),
         *edge_of_grid(tried),
         *_failed_trainings(endings),
+        *_not_finite(frame),
         *recorded(run.meta),
     )
 
@@ -122,3 +123,10 @@ def _failed_trainings(endings: pd.DataFrame) -> Iterator[str]:
         place += f"{row['task']}: " if "task" in row else ""
         cause = f": {row['cause']}" if isinstance(row["cause"], str) else ""
         yield f"{place}{row['model']} {ending(row)}{cause}"
+
+
+def _not_finite(frame: pd.DataFrame) -> Iterator[str]:
+    rows = frame[(frame["phase"] != "cell") & (frame["status"] != "ok")]
+    for (model, cause, length), group in groups(rows, ["model", "cause", "seq_len"]):
+        blocks = ", ".join(str(block) for block in sorted(set(group["block"])))
+        yield f"{model}: {cause} at {units.tokens(length)} tokens in block {blocks}, and left out"

@@ -34,7 +34,8 @@ def write_scaling(
     path: Path, *, models: tuple[str, ...] = MODELS, seeds: int = 3,
     presets: Mapping[str, float] = PRESETS,
     failures: Mapping[tuple[str, str, int], str] | None = None,
-    loss: Callable[[str, float], float] = law, spread: float = 0.002, **changes: Any,
+    loss: Callable[[str, float], float] = law, spread: float = 0.002,
+    not_finite: tuple[str, str, int] | None = None, **changes: Any,
 ) -> Run:  # fmt: skip
     """Write a run directory and open it.
 
@@ -46,6 +47,7 @@ def write_scaling(
         failures: status of (model, preset, seed).
         loss: expected nats per token of (model, parameters).
         spread: standard deviation of a seed's loss, and of a document's of a seed.
+        not_finite: the (model, preset, seed) whose loss of document 0 is not finite.
         changes: keys of run.json to replace.
     """
     config = configuration(
@@ -74,7 +76,10 @@ def write_scaling(
         for document in range(DOCUMENTS if final and status == "ok" else 0):
             own = base + hard[document] - middle + rng.gauss(0, spread)
             more = {"index": document, "implementation": "window=256,stride=128"}
-            add("test", "test_nats", own * tokens[document], **more)
+            if document == 0 and (model, preset, block) == not_finite:
+                add("test", "test_nats", None, status="error", cause="test_nats is nan", **more)
+            else:
+                add("test", "test_nats", own * tokens[document], **more)
             add("test", "test_tokens", float(tokens[document]), **more)
             add("test", "test_bytes", float(tokens[document] + 1), **more)
         return status, None if status == "ok" else f"{status} of the test", []

@@ -243,3 +243,16 @@ def test_one_model_alone_has_a_law_and_no_ratio(make: Make) -> None:
     content = scaling.content(make(models=("retnet",)))
     assert [found.name for found in content.tables] == ["scaling", "laws"]
     assert {figure.name for figure in content.figures()} == {"loss_parameters", "loss_flops"}
+
+
+def test_a_seed_with_a_document_of_no_finite_loss_is_left_out_and_named(make: Make) -> None:
+    run = make(not_finite=("retnet", "tiny", 1))
+    tested = loss_frames.tests(run)
+    assert tested["tiny", "test", CONTEXT, "retnet"].seeds == (0, 2)
+    assert tested["tiny", "test", CONTEXT, "retnet"].nats.shape == (2, DOCUMENTS)
+    content = scaling.content(run)
+    (said,) = [line for line in content.warnings if "test_nats is nan" in line]
+    assert said.startswith("retnet: ") and "256 tokens in block 1" in said
+    assert list(content.figures())
+    alone = make(not_finite=("retnet", "tiny", 0), seeds=1)
+    assert ("tiny", "test", CONTEXT, "retnet") not in loss_frames.tests(alone)

@@ -14,12 +14,15 @@ from typing import Any
 
 import pytest
 
+from models import operations, registry
+from retbench import suites
 from retbench.config.plan import Point
-from retbench.config.run import RunConfig
+from retbench.config.run import ModelsConfig, RunConfig
 from retbench.engine.resolve import resolve
 from retbench.engine.runner import WORKER_COMMAND
 from retbench.machine.interrupts import Interrupts
 from retbench.machine.provenance import PROJECT_ROOT
+from retbench.suites.quality import final_point
 from retbench.workers.process import PARENT, Message, Worker
 
 TIMEOUT_S = 120.0
@@ -36,11 +39,41 @@ def configuration(**given: Any) -> RunConfig:
     return resolve("inference", **({"profile": "smoke", "new_tokens": 2} | small | given))
 
 
+PLUGINS = {
+    "wrong_kernel": """
+from contextlib import nullcontext
+from models import operations
+def mix(q, k, v):
+    scores = (q @ k.mT / q.shape[3] ** 0.5).masked_fill(
+        q.new_ones(q.shape[2], q.shape[2]).triu(1).bool(), float("-inf"))
+    return scores.softmax(-1) @ v / (q.shape[2] <= 256)
+operations.register(operations.Operation(
+    "wrong-kernel", "attention", lambda case: None, lambda case: nullcontext(mix)))
+""",
+    "wrong_length": """
+from dataclasses import dataclass
+from models import register
+from models.family.transformer import TransformerConfig
+from models.mixers.multihead import Attention
+@register("wrong-length")
+@dataclass(frozen=True)
+class WrongLengthConfig(TransformerConfig):
+    def mixer(self):
+        return WrongLength(self)
+class WrongLength(Attention):
+    def forward(self, x, shared):
+        return super().forward(x, shared) / (x.shape[1] != 128)
+""",
+}
+"""Plugins that are right where they are verified, and infinite or NaN at some length."""
+
+
 def start(config: RunConfig, family: str = "retnet") -> Message:
+    options = config.overrides_for(family) if isinstance(config, ModelsConfig) else {}
     return {
         "do": "start",
         "configuration": config.to_json(),
-        "contender": {"label": "A", "family": family, "options": config.overrides_for(family)},
+        "contender": {"label": "A", "family": family, "options": options},
         "block": 2,
         "process": 7,
         "ceilings": None,
@@ -153,6 +186,51 @@ def test_ceilings_are_measured_in_a_worker(lasting: Worker) -> None:
     reply = answer(lasting, {"do": "ceilings", "configuration": configuration().to_json()})
     assert reply["ceilings"]["matmul_flop_per_s"]["float32"] > 1e8
     assert reply["ceilings"]["bandwidth"]
+
+
+@pytest.fixture
+def plugin(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    operations.names(), registry.families()  # which are found but once
+    for module, known in ((operations, "_OPERATIONS"), (registry, "_FAMILIES")):
+        monkeypatch.setattr(module, known, dict(getattr(module, known)))
+    file = tmp_path / f"{request.param}.py"
+    file.write_text(PLUGINS[request.param])
+    return str(file)
+
+
+@pytest.mark.parametrize("plugin", ["wrong_kernel"], indirect=True)
+def test_an_error_that_is_no_number_fails_its_cell_by_name(worker: Worker, plugin: str) -> None:
+    config = resolve(
+        "kernels", operations="wrong-kernel", plugins=[plugin], context=512, batch=1, head_dims=16,
+        directions="forward", profile="smoke", threads=1, device="cpu",
+    )  # fmt: skip
+    point = suites.get("kernels").plan(config).points[0].to_json()
+    assert answer(worker, start(config, "wrong-kernel"))["event"] == "ready"
+    reply = answer(worker, prepare(512, 1) | {"point": point})
+    assert (reply["event"], reply["status"]) == ("cell", "error")
+    assert reply["cause"].startswith(("relative error nan against", "relative error inf against"))
+    (row,) = [row for row in reply["rows"] if row["metric"] == "kernel_error"]
+    assert (row["value"], row["status"], row["flags"]) == (None, "error", ["not_finite"])
+    assert row["cause"].removeprefix("kernel_error is ") in ("nan", "inf")
+
+
+@pytest.mark.parametrize("plugin", ["wrong_length"], indirect=True)
+def test_a_test_that_is_no_number_leaves_the_training_its_others(
+    worker: Worker, plugin: str
+) -> None:
+    config = resolve(
+        "perplexity", models="wrong-length", plugins=[plugin], context=32, batch=2, steps=2,
+        lr="1e-3", preset="tiny", profile="smoke", threads=1, device="cpu",
+    )  # fmt: skip
+    ready = answer(worker, start(config, "wrong-length"))
+    assert ready["event"] == "ready", ready
+    asked = prepare(32, 2) | {"brief": {"steps": 2, "learning_rate": 1e-3}}
+    answer(worker, asked | {"point": final_point(config, ()).to_json()})
+    reply = answer(worker, {"do": "finish"})
+    assert (reply["status"], reply["flags"]) == ("ok", ["not_finite"])
+    tests = [row for row in reply["rows"] if row["metric"] == "test_nats"]
+    assert {row["seq_len"] for row in tests if row["value"] is None} == {128}
+    assert {row["seq_len"] for row in tests if row["value"] is not None} == {16, 32, 64, 256}
 
 
 @pytest.fixture
