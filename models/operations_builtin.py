@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+from models.compiler import compiled
 from models.family.retnet import RetNetConfig
 from models.kernels import chunk_op
 from models.operations import Case, Mix, Operation, register
@@ -69,7 +70,7 @@ def _too_long(case: Case) -> str | None:
 def _compiled(function: Callable[..., Tensor]) -> Iterator[Callable[..., Tensor]]:
     """Compiled for one case: from the eighth on, torch would run a function uncompiled."""
     torch.compiler.reset()
-    yield torch.compile(function, dynamic=False, fullgraph=True)
+    yield compiled(function, fullgraph=True)
 
 
 def _no_triton(case: Case) -> str | None:

@@ -12,9 +12,10 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from models.compiler import compiled
 from models.protocol import LanguageModel, State
 from retbench.config.run import CAPTURED_MODES, COMPILED_MODES
-from retbench.suites.limits import PREFILL_TOKENS, require_compiler
+from retbench.suites.limits import PREFILL_TOKENS
 
 STATE_ALIGNMENT = 16
 """States hold a multiple of so many tokens where the model can, for the kernels' sake."""
@@ -69,11 +70,10 @@ class Execution:
         A prefill is so at its first call.
         """
         if self._mode in COMPILED_MODES:
-            require_compiler()
             # Each cell has its own shapes; those of the last one would only fill the cache.
             torch.compiler.reset()
-            self._prefill = torch.compile(self._prefill, dynamic=False)
-            self._model_step = torch.compile(self._model_step, dynamic=False)
+            self._prefill = compiled(self._prefill)
+            self._model_step = compiled(self._model_step)
         if self._mode in CAPTURED_MODES:
             self._step_graph = self._capture(self._step)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from models import operations
+from models.compiler import require_compiler
 from models.operations import Case, Operation
 from retbench import suites
 from retbench.config.plan import Contender, Point
@@ -33,8 +34,15 @@ class KernelsMeasurer(Measurer):
         options: Mapping[str, Any],
         device: torch.device,
     ) -> Operation:
-        """The operation that the contender names."""
-        return operations.get(contender.family)
+        """The operation that the contender names.
+
+        Raises:
+            ConfigError: it compiles, and a variable turns the compiler off.
+        """
+        operation = operations.get(contender.family)
+        if operation.compiles:
+            require_compiler()
+        return operation
 
     def describe(self, session: Session) -> dict[str, Any]:
         """The operation's name and kind, and the versions of what computes it."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from retbench.metrics import Status
 
 PREFILL_TOKENS = 65536
@@ -12,24 +10,6 @@ the activations of its prefill, not its state, would decide how large a batch fi
 
 SLICE_S = 0.02
 """Seconds that a slice lasts at least, where its call is shorter and may be repeated."""
-
-
-FALLS_BACK = "TORCHDYNAMO_SUPPRESS_ERRORS"
-COMPILER_OFF = ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE")
-"""Variables under which ``torch.compile`` returns what it was given."""
-
-
-def require_compiler() -> None:
-    """Refuse to call compiled what would run eagerly.
-
-    Raises:
-        CellFailure: a variable turns the compiler off.
-    """
-    for name in COMPILER_OFF:
-        if os.environ.get(name) == "1":
-            raise CellFailure("unsupported", f"{name}=1 turns torch.compile off")
-    if os.environ.get(FALLS_BACK):
-        raise CellFailure("unsupported", f"{FALLS_BACK} lets what cannot be compiled run eagerly")
 
 
 class CellFailure(Exception):

@@ -21,7 +21,7 @@ from retbench.machine.clock import Timing
 from retbench.suites.causality_gate import check_causality
 from retbench.suites.cell import Cell, Phase
 from retbench.suites.gradient_gate import check_gradients
-from retbench.suites.limits import CellFailure, require_compiler
+from retbench.suites.limits import CellFailure
 from retbench.suites.measurer import Measurer, Progress
 from retbench.suites.session import Rows, Session
 from retbench.suites.step_memory import held_bytes
@@ -164,7 +164,6 @@ def _stage(rows: Rows) -> _Staged:
     )
     batch = inputs.to(session.device), targets.to(session.device)
     if config.compile:
-        require_compiler()
         torch.compiler.reset()  # each cell has its own shapes
     rows.closing.callback(model.eval)
     rows.closing.callback(optimizer.zero_grad, set_to_none=True)

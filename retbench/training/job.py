@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 import torch
 
-from models.config import ModelConfig
+from models.compiler import require_compiler
+from models.config import ConfigError, ModelConfig
 from models.decoder import Decoder
 from models.generation import generate
 from retbench.config import plugins, requirements
@@ -111,8 +112,17 @@ def prepare(*, out: Path | str | None = None, resume: bool = False, **given: Any
         folder = value.folder(out) if out else new_folder("train", settings.model, settings.preset)
         job = TrainJob(settings, folder, resume=False)
         model_folder.require_empty(job.out)
+    if job.settings.compile:
+        _require_compiler()
     job.settings.model_config(vocab_size=1)  # whatever is wrong with it is known before the data
     return job
+
+
+def _require_compiler() -> None:
+    try:
+        require_compiler()
+    except ConfigError as problem:
+        raise UserError(f"compile: {problem}", "unset it, or train without --compile") from None
 
 
 def carry_out(job: TrainJob, watcher: Watcher | None = None, ranks: Ranks = ALONE) -> Trained:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from models.compiler import compiled
 from retbench.distributed.process_group import ALONE, Ranks
 from retbench.errors import UserError
 from retbench.training.config import TrainingConfig
@@ -32,6 +33,7 @@ def changed_layers(
 
     Raises:
         UserError: the model has no ``layers``.
+        ConfigError: they are to be compiled, and a variable turns the compiler off.
     """
     changes: dict[str, Change] = {}
     if config.checkpoint_activations:
@@ -63,7 +65,7 @@ def _recomputed(forward: Forward) -> Forward:
 
 def _compiled(forward: Forward) -> Forward:
     """Go through ``torch.compile``; without gradients, in many shapes, as ever."""
-    fast = torch.compile(forward, dynamic=False)
+    fast = compiled(forward)
 
     def either(*arguments: Any, **named: Any) -> Any:
         return (fast if torch.is_grad_enabled() else forward)(*arguments, **named)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.compiler import compiled
 from retbench.data.batches import IGNORED
 from retbench.distributed.process_group import ALONE, Ranks
 from retbench.training.config import TrainingConfig
@@ -29,6 +30,9 @@ class Step:
         optimizer: the optimizer of the model's trained parameters.
         config: gives type, compilation, accumulation and clipping; not the rate.
         ranks: the processes that make it together.
+
+    Raises:
+        ConfigError: it is to be compiled, and a variable turns the compiler off.
 
     Attributes:
         device: where it runs.
@@ -47,7 +51,7 @@ class Step:
         self.device: torch.device = self._trained[0].device
         self._loss_of = self._loss
         if config.compile and ranks.compiles == "step":
-            self._loss_of = torch.compile(self._loss, dynamic=False)
+            self._loss_of = compiled(self._loss)
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """One update; the mean loss over the scored targets in nat/token, on the device.

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import operations
+from models import ConfigError, operations
 from models.operations import Case, Operation
 from models.retention import log_decays, retention_chunkwise, retention_parallel
 from retbench import suites
@@ -68,6 +68,17 @@ def cell(one: Session, at: Point) -> dict[str, list[dict[str, Any]]]:
     for sample in rows.samples:
         by_metric[sample["metric"]].append(dict(sample))
     return by_metric
+
+
+@pytest.mark.parametrize("name", ["retention-compiled", "flex-attention", "mine"])
+def test_an_operation_is_not_called_compiled_where_the_compiler_is_off(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = replace(operations.get("retention-chunkwise"), name="mine", compiles=True)
+    operations.register(mine)
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    with pytest.raises(ConfigError, match="compile off"):
+        session(name)
 
 
 # The plan

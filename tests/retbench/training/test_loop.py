@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models import ConfigError, build
+from retbench.distributed.process_group import Ranks
 from retbench.errors import UserError
 from retbench.training.loop import Record, train
 from retbench.training.step import IGNORED, make_optimizer, next_token_loss
@@ -169,6 +171,17 @@ def test_compiled_it_learns_alike(small: ModuleType, monkeypatch: pytest.MonkeyP
     compiled = train(small.Table(), small.source(), small.training(compile=True, **config))
     found, expected = ([r.train_loss for r in t.records] for t in (compiled, eager))
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["step", "layer"])
+def test_it_is_not_called_compiled_where_the_compiler_is_off(
+    small: ModuleType, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    monkeypatch.setattr(Ranks, "compiles", kind)
+    model = build("retnet", preset="tiny", vocab_size=small.VOCAB)
+    with pytest.raises(ConfigError, match="compile off"):
+        train(model, small.source(), small.training(compile=True))
 
 
 def test_records_are_means_and_the_dev_loss_is_estimated_in_between(

@@ -157,6 +157,17 @@ def test_mistakes_are_one_line(
     assert sorted(kept) == before
 
 
+def test_a_compiler_that_is_off_is_one_line(
+    command: Command, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    ended = command("train", *SMALL, text, "--compile", "--out", "run")
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err.count("\n") == 1
+    assert "compile: TORCHDYNAMO_DISABLE=1 turns torch.compile off; unset it" in ended.err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_plugin_is_trained_and_found_again(command: Command, text: Path, tmp_path: Path) -> None:
     name = tmp_path.name.replace("_", "-")
     Path("mixer.py").write_text(MIXER.format(name=name))
