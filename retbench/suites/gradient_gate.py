@@ -68,13 +68,35 @@ def check_gradients(session: Session) -> float:
     if not error <= limit:  # NaN fails too
         raise _wrong(error, limit, dtype)
     for name, gradient in exact.weights.items():
-        own, found = (_of_rows(of.weights[name], gradient) for of in (formula, computed))
-        limits = (GATE_MARGIN * own.clamp(min=float(own.median()))).clamp(min=WEIGHT_FLOOR[dtype])
-        wrong = ~(found <= limits) & ~(limits > GATE_CAP)  # beyond it the formula itself is lost
-        if wrong.any():
-            first = int(wrong.nonzero()[0])
-            raise _wrong(float(found[first]), float(limits[first]), f"{dtype} at {name}")
+        far = wrong_weight(gradient, formula.weights[name], computed.weights[name], dtype)
+        if far is not None:
+            raise _wrong(*far, f"{dtype} at {name}")
     return error
+
+
+def wrong_weight(
+    exact: torch.Tensor, own: torch.Tensor, found: torch.Tensor, dtype: str
+) -> tuple[float, float] | None:
+    """Where a weight's gradient is too far from the exact one, by parts of its rows.
+
+    Args:
+        exact: the gradient, all three of one shape.
+        own: what a right computation in the training's type comes to.
+        found: what is judged.
+        dtype: the training's type.
+
+    Returns:
+        The relative L2 distance of the first part that is wrong, and what is allowed there; None
+        where none is.
+    """
+    own_error, error = (_of_rows(computed, exact) for computed in (own, found))
+    least = own_error.clamp(min=float(own_error.median()))
+    limits = (GATE_MARGIN * least).clamp(min=WEIGHT_FLOOR[dtype])
+    wrong = ~(error <= limits) & ~(limits > GATE_CAP)  # beyond it the formula itself is lost
+    if not wrong.any():
+        return None
+    first = int(wrong.nonzero()[0])
+    return float(error[first]), float(limits[first])
 
 
 def _wrong(error: float, limit: float, where: str) -> CellFailure:

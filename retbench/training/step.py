@@ -81,11 +81,19 @@ class Step:
         """
         parts = self._config.accumulate
         scored = self._count(targets)
-        with self._ranks.part(self._model, last=True):
-            self.backward(self.forward(inputs.chunk(parts)[0], targets.chunk(parts)[0], scored))
+        self.differentiate(inputs.chunk(parts)[0], targets.chunk(parts)[0], scored)
         self._optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+    def differentiate(self, inputs: Tensor, targets: Tensor, scored: Tensor | None = None) -> None:
+        """Forward and backward pass, whose gradients are left, as :meth:`forward` has it."""
+        with self._ranks.part(self._model, last=True):
+            self.backward(self.forward(inputs, targets, scored))
+
+    def computed(self, config: TrainingConfig) -> Step:
+        """The same model's step, computed another way."""
+        return Step(self._model, self._optimizer, config, self._ranks)
 
     def forward(self, inputs: Tensor, targets: Tensor, scored: Tensor | None = None) -> Tensor:
         """The share of these sequences in the loss of a batch.
