@@ -25,8 +25,9 @@ def retained(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["retention", "attention"])
-def test_exact_rows_are_those_of_the_whole(kind: Kind) -> None:
+def test_exact_rows_are_those_of_the_whole(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     """Output and gradients, against the parallel form and PyTorch's attention."""
+    monkeypatch.setattr("retbench.suites.kernels_gate.ROWS", 20)  # fewer than are asked for
     asked = case(kind)
     q, k, v, grad = inputs(asked, seed=3)
     rows = checked_rows(asked.time, seed=3)
@@ -52,10 +53,24 @@ def test_the_first_and_the_last_row_are_checked() -> None:
     assert checked_rows(1, seed=0).tolist() == [0]
 
 
-def test_no_chunk_of_a_kernel_goes_unchecked() -> None:
+@pytest.mark.parametrize("time", [4096, 4100, 16384, 65536])
+def test_no_chunk_of_a_kernel_goes_unchecked(time: int) -> None:
     for seed in range(20):
-        chunks = checked_rows(4096, seed) // 64
-        assert chunks.unique().tolist() == list(range(64))
+        rows = checked_rows(time, seed)
+        assert (rows // 64).unique().tolist() == list(range(-(-time // 64)))
+        assert rows[0] == 0 and rows[-1] == time - 1 and len(rows) <= -(-time // 64) + 2
+
+
+def test_a_chunk_that_is_wrong_beyond_4096_tokens_is_found() -> None:
+    asked = Case("retention", "train", 1, 1, 8192, 4, 4, torch.float64, CPU)
+
+    def one_chunk_lost(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = retained(q, k, v)
+        return torch.cat((out[:, :, :7040], 0 * out[:, :, 7040:7104], out[:, :, 7104:]), dim=2)
+
+    for seed in range(4):
+        assert Call(asked, retained, seed).error() < 1e-12
+        assert Call(asked, one_chunk_lost, seed).error() > 0.9
 
 
 def test_inputs_lie_in_memory_as_a_models_projections_leave_them() -> None:
