@@ -27,7 +27,7 @@ LOCK = "lock"
 
 
 def begun(job: TrainJob, model: ModelConfig, dataset: Dataset, ranks: Ranks) -> dict[str, Any]:
-    """The record of a training that begins or goes on; the folder of one that begins.
+    """The record of a training that begins or goes on, which is written; the folder of the former.
 
     The caller holds the folder's lock: what is in the folder is looked at once more, for another
     command may have held it since the job was prepared.
@@ -36,7 +36,9 @@ def begun(job: TrainJob, model: ModelConfig, dataset: Dataset, ranks: Ranks) -> 
         UserError: the folder is not what the job takes it for, or cannot be written.
     """
     if job.resume:
-        return _continued_record(job, dataset, ranks)
+        record = _continued_record(job, dataset, ranks)
+        model_folder.write_record(job.out, record)  # a session that is killed has trained too
+        return record
     model_folder.require_empty(job.out, but=LOCK)
     record = _record(job, dataset, ranks)
     model_folder.begin(job.out, model, dataset.tokenizer, record)

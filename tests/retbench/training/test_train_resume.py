@@ -63,6 +63,25 @@ def test_a_killed_training_resumes_to_the_same_model(
     assert {file.name for file in (tmp_path / "run").iterdir()} == FILES
 
 
+def test_every_session_is_on_record_though_it_is_killed(
+    command: Command, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    killed(text, run, "--steps", "12", "--eval-every", "5")
+    monkeypatch.setenv("MKL_VERBOSE", "0")  # which the second session alone has
+    resumed = [sys.executable, "-c", _KILLED, "train", "--resume", "--out", run]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run(resumed, env=environment, stdout=subprocess.DEVNULL, timeout=120)
+    assert ended.returncode == -signal.SIGKILL
+    assert record_of(run)["state"] == "running"
+    (second,) = record_of(run)["resumed"]
+    assert second["environment"]["MKL_VERBOSE"] == "0"
+    monkeypatch.delenv("MKL_VERBOSE")
+    assert command("train", "--resume", "--out", "run", "--quiet").status == 0
+    first, third = record_of(run)["resumed"]
+    assert first == second and "MKL_VERBOSE" not in third["environment"]
+
+
 @pytest.fixture(scope="module")
 def interrupted(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A training that Ctrl-C has ended in its middle, made once, and what was said of that."""
