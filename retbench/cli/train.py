@@ -123,6 +123,7 @@ def generate(
 
     from retbench.cli.training_display import stream_text
     from retbench.config import requirements
+    from retbench.machine.memory import enough_memory
     from retbench.training import model_folder
 
     if math.isnan(temperature):
@@ -131,17 +132,18 @@ def generate(
         raise UserError(f"top-p: must be above 0 and at most 1, not {top_p:g}")
     device, threads = requirements.machine(given.get("device"), given.get("threads"))
     torch.set_num_threads(threads)
-    model, known = model_folder.load(
-        folder, device=device, tokenizer=tokenizer, plugin_sources=given.get("plugin", ())
-    )
-    start = _encoded(prompt, known)
-    if len(start) + tokens > model.config.max_len:
-        raise UserError(
-            f"{len(start)} tokens of prompt and {tokens} new ones are more than the model's "
-            f"{model.config.max_len}",
-            "ask for fewer --tokens",
+    with enough_memory("this model and its state", "ask for fewer --tokens or a shorter --prompt"):
+        model, known = model_folder.load(
+            folder, device=device, tokenizer=tokenizer, plugin_sources=given.get("plugin", ())
         )
-    stream_text(_continuation(model, start, tokens, temperature, top_k, top_p, seed), known)
+        start = _encoded(prompt, known)
+        if len(start) + tokens > model.config.max_len:
+            raise UserError(
+                f"{len(start)} tokens of prompt and {tokens} new ones are more than the model's "
+                f"{model.config.max_len}",
+                "ask for fewer --tokens",
+            )
+        stream_text(_continuation(model, start, tokens, temperature, top_k, top_p, seed), known)
 
 
 def _encoded(prompt: str, tokenizer: Tokenizer) -> list[int]:

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from retbench.errors import UserError
 from retbench.machine import host
 from retbench.machine.memory_probes import (
     PROC_SELF,
@@ -185,6 +186,25 @@ def limit_further_memory(further_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
+@contextmanager
+def enough_memory(purpose: str, hint: str) -> Iterator[None]:
+    """Make a want of memory, of the device or of the host, the user's error.
+
+    Args:
+        purpose: what the memory is for.
+        hint: what to do where there is too little.
+
+    Raises:
+        UserError: there is too little.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or not is_out_of_memory(error):
+            raise
+        raise UserError(f"there is not enough memory for {purpose}", hint) from None
+
+
 def is_out_of_memory(exception: BaseException) -> bool:
     """Whether an exception, or the one it was raised from or after, says that memory ran out.
 
@@ -192,7 +212,9 @@ def is_out_of_memory(exception: BaseException) -> bool:
     """
     torch = sys.modules.get("torch")
     kinds = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
-    if isinstance(exception, kinds):
+    # numpy's word for an array of more bytes than there are addresses.
+    too_big = isinstance(exception, ValueError) and str(exception).startswith("array is too big")
+    if too_big or isinstance(exception, kinds):
         return True
     told = isinstance(exception, (RuntimeError, ImportError, OSError))
     if told and says_out_of_memory(str(exception)):

@@ -29,6 +29,7 @@ from retbench.distributed.process_group import ALONE, Ranks
 from retbench.errors import Interrupted, UserError
 from retbench.machine import host
 from retbench.machine.interrupts import Interrupts
+from retbench.machine.memory import enough_memory
 from retbench.store.results import new_folder, only_unfinished
 from retbench.training import model_folder, record_file
 from retbench.training.checkpointing import Checkpoints
@@ -154,13 +155,11 @@ def carry_out(job: TrainJob, watcher: Watcher | None = None, ranks: Ranks = ALON
             return record_file.begun(job, model, dataset, ranks)
 
         record = ranks.broadcast(begun)
-        try:
+        with enough_memory(
+            f"this training, and {job.out} is kept as it is",
+            "begin a new one with a smaller --batch, --accumulate or --checkpoint-activations",
+        ):
             return _train(work, record, watcher)
-        except torch.OutOfMemoryError:
-            raise UserError(
-                f"the GPU has not enough memory for this training; {job.out} is kept as it is",
-                "begin a new one with a smaller --batch, --accumulate or --checkpoint-activations",
-            ) from None
 
 
 @dataclass(frozen=True)

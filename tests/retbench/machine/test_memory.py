@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -354,6 +355,13 @@ def test_an_error_while_cleaning_up_after_want_of_memory_is_one():
 )
 def test_other_errors_are_not_want_of_memory(exception):
     assert not memory.is_out_of_memory(exception)
+
+
+def test_an_impossible_array_raises_what_is_recognised():
+    for count in (2**50, 2**62):
+        with pytest.raises((MemoryError, ValueError)) as caught:
+            np.empty(count, dtype=np.int64)
+        assert memory.is_out_of_memory(caught.value)
 
 
 def test_an_impossible_tensor_raises_what_is_recognised():

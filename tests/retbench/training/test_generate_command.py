@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from models import build, checkpoint
 from retbench.cli.training_display import stream_text
@@ -168,3 +169,17 @@ def test_a_tokenizer_of_another_size_is_named(command: Command, saved: Callable[
     (folder / "tokenizer.json").write_text(json.dumps(documents.sealed(other.to_json())))
     ended = command("generate", folder)
     assert "the model knows 8 tokens, the tokenizer char has 3" in ended.err
+
+
+def test_a_model_that_the_host_has_no_memory_for_is_one_line(
+    command: Command, saved: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_memory(*_: Any, **__: Any) -> Any:
+        torch.empty(2**60, dtype=torch.uint8)
+
+    for place in ("retbench.training.model_folder.load", "models.generation.generate"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, without_memory)
+            ended = command("generate", saved(), "--prompt", "to", "--tokens", "20")
+        assert (ended.status, ended.err.count("\n")) == (2, 1), ended.err
+        assert "not enough memory for this model" in ended.err and "fewer --tokens" in ended.err

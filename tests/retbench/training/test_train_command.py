@@ -157,6 +157,17 @@ def test_mistakes_are_one_line(
     assert sorted(kept) == before
 
 
+@pytest.mark.parametrize("batch", ["100000000000", "9000000000000000000"])
+def test_a_batch_that_the_host_has_no_memory_for_is_one_line(
+    command: Command, text: Path, tmp_path: Path, batch: str
+) -> None:
+    ended = command("train", *SMALL, text, "--batch", batch, "--out", "run", "--quiet")
+    assert (ended.status, ended.out, ended.err.count("\n")) == (2, "", 1), ended.err
+    assert "not enough memory for this training" in ended.err
+    assert "begin a new one with a smaller --batch" in ended.err
+    assert record_of(tmp_path / "run")["state"] == "running"
+
+
 def test_a_compiler_that_is_off_is_one_line(
     command: Command, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
