@@ -238,6 +238,8 @@ def _steps(
             return train(
                 model, source, config, observe=observe, checkpoint=checkpoints, ranks=ranks,
                 dev=lambda: work.dev_loss(model, ESTIMATE_TOKENS),
+                # Several must stop at the same step, and agree on it at the next record.
+                stopping=(lambda: interrupts.requested) if ranks.size == 1 else None,
             )  # fmt: skip
         except KeyboardInterrupt:
             flags = plugins.flags(work.job.settings.plugins, out)

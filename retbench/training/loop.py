@@ -68,6 +68,7 @@ def train(
     dev: Callable[[], float] | None = None,
     observe: Callable[[Record], None] | None = None,
     checkpoint: Checkpointer | None = None,
+    stopping: Callable[[], bool] | None = None,
     ranks: Ranks = ALONE,
 ) -> Training:
     """Train a model in place.
@@ -83,6 +84,9 @@ def train(
             autocast. Its time is not counted.
         observe: told of every record; may raise to stop.
         checkpoint: continues an earlier training where it has one, and is offered the state.
+        stopping: asked after every step; where it says so, a record is made out of turn, after
+            which ``observe`` may stop the training. What continues it makes no difference of that
+            record. None of several ranks may be asked, for they record together.
         ranks: the processes that train it together. On every rank the model begins with the same
             weights, the source gives the whole batch, and ``dev`` the same estimate. The model may
             come back with its parameters sharded: see :meth:`Ranks.unshard`.
@@ -101,7 +105,7 @@ def train(
     was_training = model.training
     model.train()
     try:
-        return loop.run(source, dev, observe, checkpoint)
+        return loop.run(source, dev, observe, checkpoint, stopping)
     finally:
         model.train(was_training)
 
@@ -123,12 +127,24 @@ class _Loop:
         self._step = Step(wrapped, optimizer, config, ranks)
         self._device = self._step.device
         self._records = list(records)
-        self._seconds = self._records[-1].seconds if self._records else 0.0
+        self._made, self._seconds, self._total = 0, 0.0, 0.0
+        if self._records:
+            last = self._records[-1]
+            self._made, self._seconds = last.step, last.seconds
+            if not self._is_due(last.step):  # made out of turn: its steps count in the next one
+                self._records.pop()
+                self._total = last.train_loss * (last.step - self._recorded)
 
     @property
     def _recorded(self) -> int:
         """Steps made when the last record was."""
         return self._records[-1].step if self._records else 0
+
+    def _is_due(self, step: int) -> bool:
+        """Whether there is a record after a step, whatever happens."""
+        config = self._config
+        every = (config.record_every, config.eval_every, config.steps)
+        return any(step % each == 0 for each in every)
 
     def run(
         self,
@@ -136,13 +152,14 @@ class _Loop:
         dev: Callable[[], float] | None,
         observe: Callable[[Record], None] | None,
         checkpoint: Checkpointer | None,
+        stopping: Callable[[], bool] | None,
     ) -> Training:
         """Make all steps, or those until the training has diverged."""
         config, records = self._config, self._records
-        total = torch.zeros((), dtype=torch.float64, device=self._device)
+        total = torch.tensor(self._total, dtype=torch.float64, device=self._device)
         with ExitStack() as stack:
             stack.enter_context(changed_layers(self._model, config, self._ranks))
-            steps = range(self._recorded, config.steps)
+            steps = range(self._made, config.steps)
             share = self._ranks.share(source)
             if steps and (config.compile or self._device.type != "cpu"):
                 self._warm_up(share)
@@ -150,7 +167,7 @@ class _Loop:
             begun = time.perf_counter()
             for step, (inputs, targets) in enumerate(batches, steps.start + 1):
                 total += self._make(step - 1, inputs, targets)
-                if step % config.record_every and step % config.eval_every and step < config.steps:
+                if not self._is_due(step) and not (stopping and stopping()):
                     continue
                 mean = self._ranks.all_reduce_mean(total).item() / (step - self._recorded)
                 self._seconds += time.perf_counter() - begun
@@ -173,7 +190,7 @@ class _Loop:
         The model's buffers and torch's random generators are put back; the gradients go, of which
         there are none between steps.
         """
-        first = prefetch(source, range(self._recorded, self._recorded + 1), self._device)
+        first = prefetch(source, range(self._made, self._made + 1), self._device)
         buffers = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
         used = [self._device] if self._device.type == "cuda" else []
         with torch.random.fork_rng(devices=used), closing(first) as batches:  # type: ignore[type-var]

@@ -19,6 +19,7 @@ from retbench.cli.training_display import TrainingDisplay
 from retbench.errors import UserError
 from retbench.machine import host
 from retbench.training import job, model_folder
+from retbench.training.step import Step
 
 from .conftest import FILES, SMALL, Command, curve, record_of
 
@@ -99,6 +100,33 @@ def interrupted(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
         with pytest.raises(SystemExit, match="130"):
             main(["train", *SMALL, str(text), "--steps", "12", "--out", "run", "--quiet"])
     return folder / "run", said.getvalue()
+
+
+def test_ctrl_c_between_records_stops_after_the_step_and_changes_no_curve(
+    command: Command, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = (*SMALL, text, "--steps", "12", "--record-every", "6", "--eval-every", "12", "--quiet")
+    make, made = Step.__call__, []
+
+    def interrupted_step(self: Step, *batch: Any) -> Any:
+        made.append(None)
+        if len(made) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return make(self, *batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Step, "__call__", interrupted_step)
+        ended = command("train", *more, "--out", "run")
+    assert (ended.status, len(made), ended.err.count("\n")) == (130, 2, 1)
+    assert command("train", "--resume", "--out", "run", "--quiet").status == 0
+    command("train", *more, "--out", "undisturbed")
+    found, expected = curve(tmp_path / "run"), curve(tmp_path / "undisturbed")
+    assert [record["step"] for record in found] == [6, 12]
+    losses = [[record.pop("train_loss") for record in each] for each in (found, expected)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    assert found == expected
+    weights = [Path(name, "model.safetensors").read_bytes() for name in ("run", "undisturbed")]
+    assert weights[0] == weights[1]
 
 
 @pytest.fixture
