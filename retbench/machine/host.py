@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 
@@ -129,12 +129,14 @@ def number(file: Path | str) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def output(command: Sequence[str], timeout_s: float = 20.0) -> str:
+def output(
+    command: Sequence[str], timeout_s: float = 20.0, environment: Mapping[str, str] = os.environ
+) -> str:
     """What a command prints; empty if it is not there, fails or takes too long."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=timeout_s, check=True,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL, env=environment,
         )  # fmt: skip
     except (OSError, ValueError, subprocess.SubprocessError):
         return ""

@@ -241,14 +241,19 @@ def _commit(root: Path = PROJECT_ROOT) -> dict[str, Any] | None:
     For a copy that left its history behind, ``RETBENCH_COMMIT`` may say which commit it is of;
     whether it was changed is then unknown.
     """
-    git = ["git", "--no-optional-locks", "-C", str(root)]
-    top = host.output([*git, "rev-parse", "--show-toplevel"])
-    commit = host.output([*git, "rev-parse", "--verify", "--quiet", "HEAD"])
+    # A hook of git's, and who calls one, names another repository in GIT_DIR.
+    own = {name: told for name, told in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*words: str) -> str:
+        return host.output(["git", "--no-optional-locks", "-C", str(root), *words], environment=own)
+
+    top = git("rev-parse", "--show-toplevel")
+    commit = git("rev-parse", "--verify", "--quiet", "HEAD")
     if not commit or Path(top) != root:
         told = os.environ.get(COMMIT_VARIABLE)
         return {"hash": told, "dirty": None} if told else None
     # The branch comes first, whatever was changed: nothing at all means that git has failed.
-    told = host.output([*git, "status", "--porcelain", "--branch", "--", ".", ":!results"])
+    told = git("status", "--porcelain", "--branch", "--", ".", ":!results")
     return {"hash": commit, "dirty": len(told.splitlines()) > 1 if told else None}
 
 

@@ -135,6 +135,19 @@ def test_the_commit_and_whether_the_tree_was_changed(tmp_path: Path) -> None:
     assert provenance._commit(tmp_path) == commit | {"dirty": True}
 
 
+def test_the_commit_is_not_that_of_the_repository_whose_hook_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("own", "other"):
+        git(tmp_path, "init", name)
+        git(tmp_path / name, "commit", "--allow-empty", "-m", name)
+    own = provenance._commit(tmp_path / "own")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "other" / ".git" / "index"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path / "own"))
+    assert own is not None and provenance._commit(tmp_path / "own") == own
+
+
 def test_variables_that_decide_speed_are_recorded_without_paths() -> None:
     found = provenance.environment({
         "OMP_NUM_THREADS": "2", "HOME": "/home/me", "LD_PRELOAD": "/home/me/a.so:/home/me/b.so",
