@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from retbench import store, suites
+from retbench import store, suites, workers
 from retbench.config import plugins
 from retbench.config.plan import Plan
 from retbench.config.run import RunConfig, TimedConfig
@@ -87,7 +87,9 @@ def open_writer(
     """
     # A machine that only submits jobs need not be asked for its GPU.
     device = config.device if here else "cpu"
-    found = provenance(device, config.threads, sys.orig_argv, seed=config.seed)
+    found = provenance(
+        device, config.threads, sys.orig_argv, seed=config.seed, variables=workers.inherited()
+    )
     if not resume:
         audit = audits(config, found["machine_id"]) if audits else None
         return begin(config, plan, out, models={}, provenance=found, data=data, audit=audit)

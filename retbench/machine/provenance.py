@@ -28,9 +28,11 @@ from retbench.machine.threads import wait_policy
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = (
-    "MALLOC_*", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_*", "GOMP_*", "KMP_*", "MKL_*", "DNNL_*",
-    "ONEDNN_*", "OPENBLAS_*", "ATEN_CPU_CAPABILITY", "CUDA_*", "CUBLAS_*", "CUDNN_*", "NCCL_*",
-    "GLOO_*", "NVIDIA_TF32_OVERRIDE", "TORCH*", "TRITON_*", "PYTORCH_*",
+    "MALLOC_*", "TCMALLOC_*", "MIMALLOC_*", "GLIBC_TUNABLES", "LD_PRELOAD", "LD_LIBRARY_PATH",
+    "OMP_*", "GOMP_*", "KMP_*", "MKL_*", "DNNL_*", "ONEDNN_*", "OPENBLAS_*", "BLIS_*",
+    "ATEN_CPU_CAPABILITY", "CUDA_*", "CUBLAS_*", "CUDNN_*", "NCCL_*", "GLOO_*",
+    "NVIDIA_TF32_OVERRIDE", "DISABLE_ADDMM_CUDA_LT", "HIP_*", "HSA_*", "ROC*", "MIOPEN_*",
+    "TORCH*", "TRITON_*", "PYTORCH_*", "FLA_*", "CC", "CXX",
 )  # fmt: skip
 """Variables of the environment that decide how fast something computes."""
 
@@ -61,7 +63,12 @@ _ABSOLUTE_PATH = re.compile(r"(?<![\w/.~])(?<!:(?=//))[/~](?:[^\s/'\":,()]*/)*([
 
 
 def provenance(
-    device: str, threads: int, command: Sequence[str], *, seed: int | None = None
+    device: str,
+    threads: int,
+    command: Sequence[str],
+    *,
+    seed: int | None = None,
+    variables: Mapping[str, str] = os.environ,
 ) -> dict[str, Any]:
     """Everything about this machine and this moment that a reader needs to doubt a number.
 
@@ -70,6 +77,7 @@ def provenance(
         threads: CPU threads a worker may use.
         command: the command line, as ``sys.orig_argv`` has it.
         seed: the run's seed.
+        variables: the user's environment, as far as it is in force where something is measured.
 
     Returns:
         A dictionary that JSON can hold. What could not be found out is None.
@@ -85,7 +93,7 @@ def provenance(
         "versions": {name: version(name) for name in PACKAGES},
         "commit": (commit := _commit()),
         "commit_unknown": None if commit else why_no_commit(),
-        "environment": environment(),
+        "environment": environment(variables),
         "command": shlex.join(anonymous(word) for word in command),
         "threads": threads,
         "wait_policy": wait_policy(),

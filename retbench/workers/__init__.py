@@ -34,10 +34,21 @@ def variables(threads: int, cpus: Sequence[int] = ()) -> Mapping[str, str]:
         threads: that it computes on.
         cpus: the logical processors that it keeps to; none to let the system choose.
     """
+    return os.environ | spin_limits() | _settled(threads, cpus)
+
+
+def inherited() -> Mapping[str, str]:
+    """What of this process's environment is in force in a worker: all that is not settled there."""
+    settled = _settled(1, ())
+    return {name: given for name, given in os.environ.items() if name not in settled}
+
+
+def _settled(threads: int, cpus: Sequence[int]) -> dict[str, str]:
+    """What a worker's environment says, whatever this process's does."""
     # Our own code first: a module of the user's beside the command may be named like one of it.
     here = os.getcwd() if {"", os.getcwd()} & set(sys.path) else ""
     paths = [str(provenance.PROJECT_ROOT), os.environ.get("PYTHONPATH", ""), here]
-    own = {
+    return ALLOCATOR | {
         "PYTHONHASHSEED": "0",  # the order of sets decides in which order memory is asked for
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
@@ -45,4 +56,3 @@ def variables(threads: int, cpus: Sequence[int] = ()) -> Mapping[str, str]:
         "PYTHONSAFEPATH": "1",
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
     }
-    return os.environ | ALLOCATOR | spin_limits() | own

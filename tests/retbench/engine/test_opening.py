@@ -69,3 +69,25 @@ def test_more_threads_than_there_are_processors_are_refused(
     monkeypatch.setattr(host, "granted_cores", lambda: 1)
     with pytest.raises(UserError, match="2 are more than the 1 processors"):
         api.prepare(out=begun, resume=True, threads=2)
+
+
+def test_what_workers_settle_for_themselves_is_no_other_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = resolve("kernels", profile="smoke", threads=1, device="cpu")
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_ARENA_MAX", "MKL_VERBOSE"):
+        monkeypatch.delenv(name, raising=False)
+    with opened(config, tmp_path / "run", resume=False):
+        pass
+    begun = read_meta(tmp_path / "run")["provenance"]["environment"]
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_ARENA_MAX"):
+        monkeypatch.setenv(name, "7")  # none of which reaches a worker
+    with opened(config, tmp_path / "run", resume=True):
+        pass
+    (resumed,) = read_meta(tmp_path / "run")["resumed"]
+    assert resumed["provenance"]["environment"] == begun
+    monkeypatch.setenv("MKL_VERBOSE", "0")  # which does
+    with opened(config, tmp_path / "other", resume=False):
+        pass
+    other = read_meta(tmp_path / "other")["provenance"]["environment"]
+    assert other == begun | {"MKL_VERBOSE": "0"}

@@ -151,10 +151,12 @@ def test_the_commit_is_not_that_of_the_repository_whose_hook_calls(
 def test_variables_that_decide_speed_are_recorded_without_paths() -> None:
     found = provenance.environment({
         "OMP_NUM_THREADS": "2", "HOME": "/home/me", "LD_PRELOAD": "/home/me/a.so:/home/me/b.so",
-        "TORCHDYNAMO_DISABLE": "1", "MY_OMP_": "no",
+        "TORCHDYNAMO_DISABLE": "1", "MY_OMP_": "no", "CXX": "/opt/gcc/bin/g++-13", "CCACHE": "no",
+        "LD_LIBRARY_PATH": "/home/me/lib64:/opt/cuda/lib", "ROCBLAS_LAYER": "0", "FLA_X": "1",
     })  # fmt: skip
     assert found == {
         "LD_PRELOAD": "a.so:b.so", "OMP_NUM_THREADS": "2", "TORCHDYNAMO_DISABLE": "1",
+        "CXX": "g++-13", "LD_LIBRARY_PATH": "lib64:lib", "ROCBLAS_LAYER": "0", "FLA_X": "1",
     }  # fmt: skip
 
 
