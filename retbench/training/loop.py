@@ -43,6 +43,9 @@ DIVERGENCE_SHARE = 0.1
 DIVERGENCE_RECORDS = 5
 """... and in so many records in a row: a short training may well begin with a stumble."""
 
+_SUM_BITS = 45
+"""Digits of a sum of float32 losses, of 24 bits each: float64 adds them up without rounding."""
+
 
 class Checkpointer(Protocol):
     """Keeps a training's state, and gives it back; see :mod:`retbench.training.checkpointing`.
@@ -110,6 +113,12 @@ def train(
         model.train(was_training)
 
 
+def _sum(mean: float, count: int) -> float:
+    """The sum of so many float32 losses by their mean: it has fewer digits than the product."""
+    mantissa, exponent = math.frexp(mean * count)
+    return math.ldexp(round(math.ldexp(mantissa, _SUM_BITS)), exponent - _SUM_BITS)
+
+
 class _Loop:
     """One training in the making."""
 
@@ -133,7 +142,7 @@ class _Loop:
             self._made, self._seconds = last.step, last.seconds
             if not self._is_due(last.step):  # made out of turn: its steps count in the next one
                 self._records.pop()
-                self._total = last.train_loss * (last.step - self._recorded)
+                self._total = _sum(last.train_loss, last.step - self._recorded)
 
     @property
     def _recorded(self) -> int:

@@ -110,21 +110,19 @@ def test_ctrl_c_between_records_stops_after_the_step_and_changes_no_curve(
 
     def interrupted_step(self: Step, *batch: Any) -> Any:
         made.append(None)
-        if len(made) == 2:
+        if len(made) == 3:
             os.kill(os.getpid(), signal.SIGINT)
         return make(self, *batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(Step, "__call__", interrupted_step)
         ended = command("train", *more, "--out", "run")
-    assert (ended.status, len(made), ended.err.count("\n")) == (130, 2, 1)
+    assert (ended.status, len(made), ended.err.count("\n")) == (130, 3, 1)
     assert command("train", "--resume", "--out", "run", "--quiet").status == 0
     command("train", *more, "--out", "undisturbed")
     found, expected = curve(tmp_path / "run"), curve(tmp_path / "undisturbed")
     assert [record["step"] for record in found] == [6, 12]
-    losses = [[record.pop("train_loss") for record in each] for each in (found, expected)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
-    assert found == expected
+    assert found == expected  # to the bit
     weights = [Path(name, "model.safetensors").read_bytes() for name in ("run", "undisturbed")]
     assert weights[0] == weights[1]
 
