@@ -268,8 +268,11 @@ def ending(row: Mapping[str, Any], replicates: str = "") -> str:
 
 
 def rough(share: float) -> str:
-    """A share to two digits, in per cent: 35%, 0.40%."""
-    return f"{significant(100 * share, 2)}%"
+    """A share to two digits, in per cent, without zeros that say nothing: 35%, 0.25%, 1%."""
+    digits, point, decimals = significant(100 * share, 2).partition(".")
+    if "e" not in decimals:
+        decimals = decimals.rstrip("0")
+    return f"{digits}{point if decimals else ''}{decimals}%"
 
 
 _TONES = {"faster": "good", "smaller": "good", "better": "good", "slower": "bad", "larger": "bad",

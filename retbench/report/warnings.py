@@ -91,7 +91,7 @@ def audited(meta: Mapping[str, Any]) -> Iterator[str]:
     if not terms.floors(meta):
         yield (
             "the noise floor of this machine is unknown: not audited (`retbench audit`); the "
-            f"margin of verdicts is {terms.margin(meta):.2%}"
+            f"margin of verdicts is {units.rough(terms.margin(meta))}"
         )
     audit = meta["audit"] or {}
     if missed := audit.get("planted", 0) - audit.get("found", 0):

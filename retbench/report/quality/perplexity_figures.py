@@ -202,7 +202,7 @@ def ratios(found: Perplexity) -> Figure:
     )  # fmt: skip
     return _figure(
         found, "ratios", title, (panel,), data, geometry="rows",
-        notes=(f"grey: margin ±{MARGIN:.0%}",), interval=PAIRED,
+        notes=(f"grey: margin ±{units.rough(MARGIN)}",), interval=PAIRED,
     )  # fmt: skip
 
 

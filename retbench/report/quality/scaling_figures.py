@@ -126,7 +126,8 @@ def ratio(scaling: Scaling) -> Figure:
     )  # fmt: skip
     return _figure(
         scaling, "ratio_parameters", f"Perplexity of {subject} over each baseline's", panel,
-        data[data["value"].notna()], lost, (f"grey: margin ±{MARGIN:.0%}",), interval=PAIRED,
+        data[data["value"].notna()], lost, (f"grey: margin ±{units.rough(MARGIN)}",),
+        interval=PAIRED,
     )  # fmt: skip
 
 

@@ -149,7 +149,7 @@ def _mark(note: str) -> str:
 
 def margin_note(meta: Mapping[str, Any], metrics: Sequence[str]) -> str:
     """How large the grey margin of ratios is."""
-    sizes = dict.fromkeys(f"±{terms.threshold(meta, metric):.1%}" for metric in metrics)
+    sizes = dict.fromkeys(f"±{units.rough(terms.threshold(meta, metric))}" for metric in metrics)
     return f"grey: margin or noise floor, {', '.join(sizes)}"
 
 

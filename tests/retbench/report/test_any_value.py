@@ -28,6 +28,21 @@ from .scaling_run import write_scaling
 NAMES = ("$x_{^$ \\frac", "_hidden", '<b>&"%#100%\\', "[red]x[/red] {a} | `q`")
 
 
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (0.01, "1%"),
+        (0.0025, "0.25%"),
+        (0.354, "35%"),
+        (1.0, "100%"),
+        (0.0, "0%"),
+        (1e-8, "1.0e-06%"),
+    ],
+)
+def test_a_share_has_one_spelling(share: float, said: str) -> None:
+    assert units.rough(share) == said
+
+
 @pytest.mark.parametrize("loss", [800.0, 1e-300])
 def test_a_loss_beyond_what_a_perplexity_can_be_is_reported(tmp_path: Path, loss: float) -> None:
     presets = {"tiny": 1e5, "1m": 8e5}

@@ -142,8 +142,8 @@ def test_markdown_states_how_to_read_a_ratio_and_defines_the_metrics(run: Run) -
     ratios = (run.path / "tables" / "ratios.md").read_text()
     assert "below 1 the subject is faster" in ratios
     assert (
-        "noise floor: TPOT 0.40%, Mean TPOT 0.40%, TTFT 0.80% (audit of 2025-01-01: 20 of 20 "
-        "planted differences of 5% found); margin of verdicts: 1.0%"
+        "noise floor: TPOT 0.4%, Mean TPOT 0.4%, TTFT 0.8% (audit of 2025-01-01: 20 of 20 "
+        "planted differences of 5% found); margin of verdicts: 1%"
     ) in ratios
     assert "| transformer | 8k | 1 | 0 | – | transformer: oom |" in ratios
     assert "**TPOT**: time per output token" in (run.path / "tables" / "README.md").read_text()
@@ -171,8 +171,8 @@ def test_under_a_table_of_ratios_stands_what_it_could_have_told(make_run: MakeRu
     write_tables(run)
     timed = summarise(run).ratios.query("metric == 'ttft_s'")["resolution"]
     notes = (run.path / "tables" / "ratios.md").read_text()
-    median, worst = (units.significant(100 * x, 2) for x in (timed.median(), timed.max()))
-    assert f"TTFT {median}% (worst row {worst}%)" in notes
+    median, worst = (units.rough(x) for x in (timed.median(), timed.max()))
+    assert f"TTFT {median} (worst row {worst})" in notes
     assert "Mean TPOT" in notes.partition("smallest difference")[2].partition("\n")[0]
     assert "[low, high]: 96% interval over blocks, of a run that might have ended" in notes
     assert "ended after 3 blocks: the time is up; 2 ratios open" in notes

@@ -19,7 +19,7 @@ def test_a_fair_audited_complete_run_has_no_warning(make_run: MakeRun) -> None:
     ("options", "said"),
     [
         ({"configuration": {"profile": "smoke"}}, "SMOKE"),
-        ({"audit": None}, "not audited (`retbench audit`); the margin of verdicts is 1.00%"),
+        ({"audit": None}, "not audited (`retbench audit`); the margin of verdicts is 1%"),
         ({"audit": AUDIT | {"found": 18}}, "missed 2 of 20 differences of 5% that were planted"),
         ({"audit": AUDIT | {"false": 1}}, "found 1 difference between a model and itself"),
         ({"state": "interrupted"}, "not finished"),
