@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 from retbench import store, suites, workers
 from retbench.config import plugins
 from retbench.config.plan import Contender, Plan
-from retbench.config.run import RunConfig
+from retbench.config.run import RunConfig, TimedConfig
 from retbench.engine.contender_run import ContenderRun
 from retbench.engine.observer import Observer, Silent
 from retbench.engine.opening import Audits, open_writer
@@ -31,6 +31,7 @@ from retbench.errors import Interrupted, UserError
 from retbench.machine import ceilings, threads
 from retbench.machine.interrupts import Interrupts
 from retbench.machine.memory import available_memory_bytes
+from retbench.report import units
 from retbench.stats.comparison import level
 from retbench.store import merge
 from retbench.store.meta import CeilingsRecord, misfit
@@ -249,7 +250,8 @@ class _Session:
         self._call.observer.phase("verdicts")
         still_open = self._call.settled(store.open_run(self.writer.path), alpha)
         if not still_open:
-            why = "every ratio is settled"
+            known = units.rough(cast(TimedConfig, self.config).precision)
+            why = f"every ratio has a verdict or is known within {known}"
         if why is not None:
             self.writer.update(
                 stopped={"blocks": block + 1, "alpha": alpha, "why": why, "open": still_open}

@@ -11,6 +11,7 @@ interval is the range over blocks, its verdict takes the margin alone and no sta
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -39,17 +40,17 @@ PAIR_COLUMNS = [
 ]  # fmt: skip
 RATIO_COLUMNS = [
     "metric", "seq_len", "batch_size", "point", "subject", "baseline", "value", "low", "high", "n",
-    "confidence", "verdict", "resolution", "n_needed", "minutes_needed", "primary", "alone",
-    "unfused", "note",
+    "confidence", "verdict", "resolution", "n_needed", "minutes_needed", "precision_needed",
+    "primary", "alone", "unfused", "note",
 ]  # fmt: skip
 
 _NAN = float("nan")
 _UNKNOWN: Row = {
     "value": _NAN, "low": _NAN, "high": _NAN, "n": 0, "confidence": _NAN, "verdict": "",
-    "resolution": _NAN, "n_needed": None, "minutes_needed": _NAN, "primary": False, "alone": False,
-    "unfused": "", "note": "",
+    "resolution": _NAN, "n_needed": None, "minutes_needed": _NAN, "precision_needed": _NAN,
+    "primary": False, "alone": False, "unfused": "", "note": "",
 }  # fmt: skip
-_NOTHING_NEEDED: Row = {"n_needed": None, "minutes_needed": _NAN}
+_NOTHING_NEEDED: Row = {"n_needed": None, "minutes_needed": _NAN, "precision_needed": _NAN}
 _CELL = ["block", "model", "point"]
 
 
@@ -136,7 +137,8 @@ def ratios(found: Reduced, meta: Mapping[str, Any]) -> pd.DataFrame:
         ``value`` with its interval of ``confidence`` over ``n`` blocks, ``verdict``,
         ``resolution``: the smallest relative difference that the blocks could have told,
         ``n_needed``: blocks that would settle it, ``minutes_needed``: the time of those beyond the
-        measured ones; ``primary``: whether it is of the family named before the run; ``alone``:
+        measured ones, ``precision_needed``: the precision to ask for, NaN where the run's own would
+        not end it before; ``primary``: whether it is of the family named before the run; ``alone``:
         whether it comes from processes that took no turns; ``unfused``: which side runs unfused
         where the other does not, for which a time has no verdict unless the run was asked.
     """
@@ -219,7 +221,12 @@ def _judge(
             terms.alpha(meta),
         )
         for i, said in zip(places, found, strict=True):
-            table[i] |= asdict(said) | {"minutes_needed": _minutes(said.n_needed, said.n, meta)}
+            table[i] |= asdict(said) | {
+                "minutes_needed": _minutes(said.n_needed, said.n, meta),
+                "precision_needed": math.expm1(said.gap)
+                if said.gap <= terms.narrow(meta)
+                else _NAN,
+            }
             if metric in ENERGY:
                 table[i]["verdict"] = _OF_ENERGY.get(said.verdict, said.verdict)
     if terms.is_smoke(meta):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from retbench.report import compare
+from retbench.report import compare, terms
 from retbench.report.frames import column, records
 from retbench.report.summary import reduced
 
@@ -29,8 +28,7 @@ def still_open(run: Run, alpha: float) -> list[str]:
     found = reduced(run)
     table = compare.ratios(found, meta)
     timed = table[table["metric"].isin(compare.TIMES) & (table["n"] > 0)]
-    precision = math.log1p(run.config.precision)
-    narrow = np.log(column(timed, "high") / column(timed, "low")) / 2 <= precision
+    narrow = np.log(column(timed, "high") / column(timed, "low")) / 2 <= terms.narrow(meta)
     rows = timed[(timed["verdict"] == "inconclusive") & ~narrow]
     return [
         f"{row['metric']} of {row['subject']} / {row['baseline']} at {row['point']}"

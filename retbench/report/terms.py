@@ -23,6 +23,11 @@ def margin(meta: Mapping[str, Any]) -> float:
     return float(meta["configuration"].get("margin", TimedConfig.margin))
 
 
+def narrow(meta: Mapping[str, Any]) -> float:
+    """The half width of an interval of log ratios up to which a run calls a ratio known."""
+    return math.log1p(float(meta["configuration"].get("precision", TimedConfig.precision)))
+
+
 def floors(meta: Mapping[str, Any]) -> dict[str, float]:
     """The machine's noise floors by metric of times, log ratios; empty where none is known."""
     return {} if meta["audit"] is None else dict(meta["audit"]["floor"])

@@ -246,7 +246,11 @@ def verdict(row: Mapping[str, Any], replicate: str = "block") -> str:
     if said != "inconclusive":
         return said
     if not is_missing(row.get("minutes_needed")):
-        return f"{said} (+{max(math.ceil(row['minutes_needed']), 1)} min)"
+        minutes = f"+{max(math.ceil(row['minutes_needed']), 1)} min"
+        known = row.get("precision_needed", math.nan)
+        return (
+            f"{said} ({minutes})" if is_missing(known) else f"{said} ({minutes}, ±{below(known)})"
+        )
     needed = row["n_needed"]
     if is_missing(needed):
         return said
@@ -273,6 +277,12 @@ def rough(share: float) -> str:
     if "e" not in decimals:
         decimals = decimals.rstrip("0")
     return f"{digits}{point if decimals else ''}{decimals}%"
+
+
+def below(share: float) -> str:
+    """A positive share to one digit, in per cent, rounded down: 0.3% of 0.0038."""
+    size = 10.0 ** _magnitude(share)
+    return rough(math.floor(share / size) * size)
 
 
 _TONES = {"faster": "good", "smaller": "good", "better": "good", "slower": "bad", "larger": "bad",

@@ -94,6 +94,8 @@ class Comparison:
             :data:`POWER`, NaN for fewer than two.
         n_needed: the blocks that would settle an inconclusive row, were centre and spread to
             stay; None where it cannot be told or would be more than :data:`MOST_BLOCKS`.
+        gap: the half width, a log ratio, below which the interval of an inconclusive row would
+            settle it, were the centre to stay; NaN where ``n_needed`` is None.
     """
 
     value: float
@@ -104,6 +106,7 @@ class Comparison:
     verdict: Verdict
     resolution: float
     n_needed: int | None
+    gap: float = math.nan
 
 
 def paired_centre(logs: ArrayLike) -> float:
@@ -178,12 +181,12 @@ def _judged(
     reach = float(stdtrit(df, 1 - alpha / 2)) * error
     told = bounds[1] + reach + float(stdtrit(df, POWER)) * error
     verdict = verdict_of(centre - reach, centre + reach, bounds)
-    needed = None
+    needed, gap = None, max(abs(centre) - bounds[1], bounds[0] - abs(centre))
     if verdict == "inconclusive":
-        needed = _blocks_needed(abs(centre), variance, prior / (n - 1), n, bounds, alpha)
+        needed = _blocks_needed(gap, variance, prior / (n - 1), n, alpha)
     return Comparison(
         exp(centre), exp(centre - reach), exp(centre + reach), n, 1 - alpha, verdict, expm1(told),
-        needed,
+        needed, math.nan if needed is None else gap,
     )  # fmt: skip
 
 
@@ -203,20 +206,11 @@ def verdict_of(low: float, high: float, bounds: tuple[float, float]) -> Verdict:
     return "equivalent" if low > -inside and high < inside else "inconclusive"
 
 
-def _blocks_needed(
-    distance: float,
-    variance: float,
-    prior: float,
-    n: int,
-    bounds: tuple[float, float],
-    alpha: float,
-) -> int | None:
-    """Blocks from which on an interval of this centre and variance clears its bound.
+def _blocks_needed(gap: float, variance: float, prior: float, n: int, alpha: float) -> int | None:
+    """Blocks from which on an interval of this variance is narrower than ``gap`` to either side.
 
     ``prior`` is per degree of freedom of the row's own.
     """
-    inside, beyond = bounds
-    gap = max(distance - beyond, inside - distance)
 
     def is_settled(blocks: int) -> bool:
         reach = float(stdtrit((blocks - 1) * (1 + prior), 1 - alpha / 2))

@@ -70,7 +70,7 @@ def still_open(ratios: pd.DataFrame, meta: Mapping[str, Any]) -> str:
     unsettled = timed[timed["verdict"] == "inconclusive"]
     needed = unsettled["minutes_needed"].dropna()
     taken = sum(meta.get("block_s", {}).values()) / 60
-    minutes = math.ceil(taken + needed.max()) if len(needed) else 0
-    return open_line(
-        len(unsettled), f"{len(timed)} ratios of times", len(needed), f"--minutes {minutes}"
-    )
+    options = f"--minutes {math.ceil(taken + needed.max())}" if len(needed) else ""
+    if len(precisions := unsettled["precision_needed"].dropna()):
+        options += f" --precision {units.below(precisions.min())}"
+    return open_line(len(unsettled), f"{len(timed)} ratios of times", len(needed), options)

@@ -18,7 +18,7 @@ from retbench.report.tables import BATCH, CONTEXT, Column, Table, name, wide
 
 SETTLED = (
     "inconclusive (+4 min): blocks of 4 minutes more would settle it, were centre and spread to "
-    "stay"
+    "stay; (+4 min, ±0.3%): only with --precision 0.3%, or the run ends before"
 )
 CROSSOVER_IS = "the context at which the ratio crosses 1, interpolated on logarithms in each block"
 CROSSING_COLUMNS = (

@@ -226,9 +226,12 @@ def test_what_is_open_comes_with_what_settles_it(make_run: MakeRun) -> None:
     content = content_of(make_run(change=apart, block_s={"0": 60.0, "1": 60.0, "2": 60.0}))
     assert re.fullmatch(
         r"open: \d+ of \d+ ratios of times; to settle (it|all|\d+ of them) repeat the run with "
-        r"--minutes \d+",
+        r"--minutes \d+ --precision [\d.]+%",
         content.unsettled,
     )
+    precise = {"precision": 1e-9}
+    run = make_run("precise", change=apart, block_s={"0": 60.0}, configuration=precise)
+    assert re.search(r"--minutes \d+$", content_of(run).unsettled)
 
 
 def test_a_smoke_run_answers_nothing(make_run: MakeRun) -> None:

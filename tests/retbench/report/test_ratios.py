@@ -97,14 +97,32 @@ def test_an_inconclusive_ratio_says_what_it_tells_and_what_would_settle_it(
     make_run: MakeRun,
 ) -> None:
     seconds = {"0": 100.0, "1": 200.0, "2": 300.0}
-    found = ratio(
-        summarise(make_run(change=unsteady, block_s=seconds)), "tpot_s", "transformer-gqa", 8192
-    )
+    run = make_run(change=unsteady, block_s=seconds, configuration={"precision": 0.001})
+    found = ratio(summarise(run), "tpot_s", "transformer-gqa", 8192)
     assert found["verdict"] == "inconclusive" and found["n_needed"] > 3
     assert found["minutes_needed"] == pytest.approx((found["n_needed"] - 3) * 200 / 60)
     minutes = math.ceil(found["minutes_needed"])
     assert found["resolution"] > 0
+    assert math.isnan(found["precision_needed"])
     assert units.verdict(found) == f"inconclusive (+{minutes} min)"
+
+
+def test_where_the_run_s_precision_would_end_it_before_a_smaller_one_is_named(
+    make_run: MakeRun,
+) -> None:
+    run = make_run(change=unsteady, block_s={"0": 60.0}, configuration={"precision": 0.2})
+    found = ratio(summarise(run), "tpot_s", "transformer-gqa", 8192)
+    margin, half = math.log1p(0.01), math.log(found["high"] / found["low"]) / 2
+    gap = abs(abs(math.log(found["value"])) - margin)
+    assert found["precision_needed"] == pytest.approx(math.expm1(gap))
+    assert gap < half < math.log1p(0.2)
+    minutes, precision = math.ceil(found["minutes_needed"]), units.below(found["precision_needed"])
+    assert units.verdict(found) == f"inconclusive (+{minutes} min, ±{precision})"
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.0038, "0.3%"), (0.02, "2%"), (0.199, "10%")])
+def test_a_precision_to_ask_for_is_rounded_down(share: float, said: str) -> None:
+    assert units.below(share) == said
 
 
 def test_without_the_time_of_a_block_it_says_how_many(make_run: MakeRun) -> None:
