@@ -17,12 +17,14 @@ from retbench import metrics
 from retbench.config.plan import Point
 from retbench.report import axes, terms, units
 from retbench.report.compare import NO_CLAIM
-from retbench.report.frames import by_block, column, groups
+from retbench.report.frames import by_block, column, groups, lookup, records
 from retbench.stats.crossover import Crossover, crossover
 
 if TYPE_CHECKING:
     from retbench.report.summary import Reduced
 
+WINS, LOSES = {"faster", "smaller"}, {"slower", "larger"}
+_THROUGHOUT = {"always below": WINS, "always above": LOSES}
 WIDEST = 1.5  # factor from low to high beyond which a crossover's interval says too little
 
 COLUMNS = [
@@ -32,7 +34,7 @@ COLUMNS = [
 
 
 def crossovers(
-    found: Reduced, points: Mapping[str, Point], meta: Mapping[str, Any]
+    found: Reduced, ratios: pd.DataFrame, points: Mapping[str, Point], meta: Mapping[str, Any]
 ) -> pd.DataFrame:
     """The context from which on the ratio has changed sides, per metric, baseline and sweep.
 
@@ -40,6 +42,7 @@ def crossovers(
 
     Args:
         found: whose blocks are compared.
+        ratios: what these say together, see :func:`retbench.report.compare.ratios`.
         points: of the plan, by id.
         meta: ``run.json``.
 
@@ -58,7 +61,7 @@ def crossovers(
         held = axes.held_at(own, "context", meta["configuration"])
         for _, sweep in groups(own.assign(held=held), ["held"]):
             sizes = sweep["batch_size"].unique()
-            crossed = crossing(sweep, meta)
+            crossed = crossing(sweep, ratios, meta)
             if crossed is not None:
                 batch_size = sizes[0] if len(sizes) == 1 else None
                 rows.append((metric, subject, baseline, batch_size, *crossed))
@@ -71,31 +74,78 @@ def table(rows: Sequence[tuple[Any, ...]], columns: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype(numbers)
 
 
-def crossing(paired: pd.DataFrame, meta: Mapping[str, Any]) -> tuple[Any, ...] | None:
+def crossing(
+    paired: pd.DataFrame, ratios: pd.DataFrame, meta: Mapping[str, Any]
+) -> tuple[Any, ...] | None:
     """Where a ratio crosses 1; None where it is known at fewer than two contexts.
+
+    A side is claimed where verdicts say it: on both sides of a crossover one at least, and all of
+    them where the ratio is said to be on one side throughout.
 
     Args:
         paired: the ratio of each block and context, of one metric and baseline.
+        ratios: the verdicts, of these and any others.
         meta: ``run.json``; a smoke run earns no claim (M2).
 
     Returns:
-        Status, value, low, high, direction, and the reason where it is unclear, or which contexts
+        Status (as of :class:`retbench.stats.crossover.Crossover`, or "not seen", or "no claim"),
+        value, low, high, direction, and the reason where there is no claim, or which contexts
         between others have no value; then the shortest and the longest context, and the number of
         blocks.
     """
-    known = by_block(paired[np.isfinite(column(paired, "ratio"))], "seq_len", "ratio")
+    finite = paired[np.isfinite(column(paired, "ratio"))]
+    known = by_block(finite, "seq_len", "ratio")
     if known.shape[1] < 2:
         return None
+    verdict = lookup(ratios, ["metric", "baseline", "point"], "verdict")
+    said = {
+        row["seq_len"]: verdict.get((row["metric"], row["baseline"], row["point"]), "")
+        for row in records(finite.sort_values("seq_len"))
+    }
     found = crossover(known.columns.to_numpy(), known.to_numpy(), 1 - terms.alpha(meta))
-    status, reason = (found.status, found.reason) if not terms.is_smoke(meta) else (NO_CLAIM, "")
-    if status == "reached" and (reason := _vagueness(found)):
+    status: str = found.status
+    reason = found.reason
+    if terms.is_smoke(meta):
+        status, reason = NO_CLAIM, ""
+    elif status == "reached" and (reason := _vagueness(found) or _undecided(found, said)):
         status = "unclear"
-    elif status not in (NO_CLAIM, "unclear"):
-        reason = _gaps(known.columns.to_numpy(), meta["configuration"]["context"])
+    elif status in _THROUGHOUT and (reason := _others(said, _THROUGHOUT[status])):
+        status = "not seen"
+    elif status != "unclear":
+        reason = _gaps(said, meta["configuration"]["context"])
     claim: tuple[Any, ...] = (None, None, None, None)
-    if status not in (NO_CLAIM, "unclear"):
+    if status not in (NO_CLAIM, "unclear", "not seen"):
         claim = found.value, found.low, found.high, found.direction
     return status, *claim, reason, known.columns.min(), known.columns.max(), found.n
+
+
+def _others(said: Mapping[int, str], side: set[str]) -> str:
+    """Which contexts have a verdict of no such side, as a clause; empty where none has."""
+    alike = [size for size, verdict in said.items() if verdict == "equivalent"]
+    undecided = [size for size, verdict in said.items() if verdict not in {"equivalent", *side}]
+    if len(undecided) == len(said):
+        return "open at every context"
+    return "; ".join(
+        f"{what} at {', '.join(map(units.tokens, sizes))}"
+        for what, sizes in (("open", undecided), ("the same", alike))
+        if sizes
+    )
+
+
+def _undecided(found: Crossover, said: Mapping[int, str]) -> str:
+    """Which side of a crossover no verdict supports; empty where both have theirs."""
+    before, beyond = (LOSES, WINS) if found.direction == "better" else (WINS, LOSES)
+    at = found.value or 0.0
+    missing = [
+        place
+        for place, sides, here in (
+            ("before", before, [said[size] for size in said if size <= at]),
+            ("beyond", beyond, [said[size] for size in said if size > at]),
+        )
+        if not sides & set(here)
+    ]
+    where = f"no verdict {' and '.join(missing)} it"
+    return f"near {units.rounded_tokens(at)}, but {where}" if missing else ""
 
 
 def _gaps(known: Iterable[int], planned: Iterable[int]) -> str:

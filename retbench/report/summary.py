@@ -143,6 +143,7 @@ def summarise(run: Run) -> Summary:
     found, meta = reduced(run), run.meta
     order = ["model", "batch_size", "seq_len", "metric"]
     cells = derive.with_derived(found.cells, run.points, meta)
+    ratios = compare.ratios(found, meta)
     summary = Summary(
         path=run.path,
         meta=meta,
@@ -151,8 +152,8 @@ def summarise(run: Run) -> Summary:
         cells=ordered(cells, order, model=found.models, metric=tuple(METRICS)),
         statuses=found.statuses,
         setup=_setup(found.frame, found.models),
-        ratios=compare.ratios(found, meta),
-        crossovers=crossovers.crossovers(found, run.points, meta),
+        ratios=ratios,
+        crossovers=crossovers.crossovers(found, ratios, run.points, meta),
         batches=capacity.largest_batches(found.statuses, found.processes, run.points, found.models),
         efficiencies=efficiency.efficiencies(found, run.points, meta),
         warnings=(),

@@ -76,7 +76,7 @@ def ratio(kernels: Kernels, sheet: Row) -> Figure:
     crossings = [
         crossing
         for row, key in zip(records(crossed), _keys(crossed), strict=True)
-        for crossing in located(key, row, data[data["panel"] == key])
+        for crossing in located(key, row)
     ]
     title = f"Time of {kernels.models[0]} over each other operation's"
     notes = [margin_note(kernels.meta, ["kernel_s"])]

@@ -78,20 +78,20 @@ def kernels(run: Run) -> Kernels:
         cells=ordered(run.placed(cells), keys, **orders),
         statuses=ordered(run.placed(found.statuses), keys, **orders),
         ratios=run.placed(ratios),
-        crossovers=_crossovers(run.placed(found.pairs), found.models, meta),
+        crossovers=_crossovers(run.placed(found.pairs), ratios, found.models, meta),
         processes=found.processes,
         pairs=found.pairs[found.pairs["metric"] == "kernel_s"],
     )
 
 
 def _crossovers(
-    paired: pd.DataFrame, models: Sequence[str], meta: Mapping[str, Any]
+    paired: pd.DataFrame, ratios: pd.DataFrame, models: Sequence[str], meta: Mapping[str, Any]
 ) -> pd.DataFrame:
     """From which context on the subject wins or loses; a smoke run earns no claim (M2)."""
     rows = []
     for setting, group in groups(paired[paired["metric"] == "kernel_s"], SETTING):
         for baseline in models[1:]:
-            crossed = crossovers.crossing(group[group["baseline"] == baseline], meta)
+            crossed = crossovers.crossing(group[group["baseline"] == baseline], ratios, meta)
             if crossed is not None:
                 rows.append((*setting, baseline, *crossed))
     return crossovers.table(rows, CROSSOVER_COLUMNS)

@@ -145,6 +145,8 @@ def crossing(row: Mapping[str, Any]) -> str:
         return f"{beyond}; {row['reason']}" if row["reason"] else beyond
     if row["status"] == "unclear":
         return f"unclear: {row['reason']}"
+    if row["status"] == "not seen":
+        return f"no crossing seen; {row['reason']}"
     side = lower if row["status"] == "always below" else higher
     where = f"every context that has a value; {row['reason']}" if row["reason"] else "every context"
     return f"not reached: {side} at {where}"
@@ -156,13 +158,18 @@ def claimed(crossovers: pd.DataFrame) -> pd.DataFrame:
 
 
 def crossovers(summary: Summary, note: str = CROSSOVER_IS) -> Table:
-    """From which context on the subject wins or loses."""
+    """From which context on the subject wins or loses.
+
+    That a state is the smaller one throughout needs no measurement, and is not said.
+    """
+    shown = claimed(summary.crossovers)
+    shown = shown[(shown["metric"] != "state_bytes") | (shown["status"] == "reached")]
     columns = [
         name("Metric", lambda row: METRICS[row["metric"]].title),
         name("Baseline", "baseline"), BATCH, *CROSSING_COLUMNS,
     ]  # fmt: skip
     return Table(
-        "crossover", f"Crossover of {summary.models[0]}", claimed(summary.crossovers), columns,
+        "crossover", f"Crossover of {summary.models[0]}", shown, columns,
         (note,), above=True, cited={"value": ""},
         ids=("metric", "subject", "baseline",
              *(["batch_size"] if summary.configuration.get("grid") else [])),

@@ -108,7 +108,7 @@ def ratios(summary: Summary, metrics: Sequence[str]) -> Figure:
         crossing
         for row in records(summary.crossovers)
         if row["metric"] in metrics and _is_of_the_sweep(summary, row)
-        for crossing in located(row["metric"], row, data[data["metric"] == row["metric"]])
+        for crossing in located(row["metric"], row)
     ]
     alone = ["alone: only one of the two took turns"] * (compare.ALONE in set(lost["status"]))
     held = axes.held(summary.meta, "context")
@@ -153,16 +153,9 @@ def margin_note(meta: Mapping[str, Any], metrics: Sequence[str]) -> str:
     return f"grey: margin or noise floor, {', '.join(sizes)}"
 
 
-def located(panel: str, crossing: Row, rows: pd.DataFrame) -> Iterator[Crossing]:
-    """A crossover as drawn: only where ratios on both of its sides have opposite verdicts."""
-    own = rows[(rows["baseline"] == crossing["baseline"]) & rows["verdict"].isin(DECIDED)]
-    if crossing["status"] != "reached":
-        return
-    sides = [
-        set(own.loc[at, "verdict"])
-        for at in (own["seq_len"] <= crossing["value"], own["seq_len"] > crossing["value"])
-    ]
-    if any({"faster"} <= one and {"slower"} <= two for one, two in (sides, sides[::-1])):
+def located(panel: str, crossing: Row) -> Iterator[Crossing]:
+    """A crossover as drawn, where there is one."""
+    if crossing["status"] == "reached":
         yield Crossing(panel, crossing["baseline"], *(float(crossing[edge]) for edge in EDGES))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from retbench.report import compare, summarise, units
 from retbench.report.speed.ratio_tables import crossing
 from retbench.stats.comparison import paired_centre
 
-from .conftest import AUDIT, FAILURES, MakeRun, ratio, step_s
+from .conftest import AUDIT, CONTEXTS, FAILURES, MakeRun, ratio, step_s
 
 
 def test_ratios_are_paired_by_round_and_then_by_block_on_logs(make_run: MakeRun) -> None:
@@ -229,8 +231,46 @@ def test_the_crossover_is_found_where_the_law_puts_it(make_run: MakeRun) -> None
 
 
 def test_a_crossover_not_reached_keeps_its_direction(make_run: MakeRun) -> None:
-    rows = summarise(make_run()).crossovers.set_index(["metric", "baseline"])
-    assert rows.loc[("ttft_s", "transformer"), "status"] == "always below"
+    quick = lambda row: 0.5 if (row["metric"], row["model"]) == ("ttft_s", "retnet") else 1.0  # noqa: E731
+    rows = summarise(make_run(change=quick)).crossovers.set_index(["metric", "baseline"])
+    found = rows.loc[("ttft_s", "transformer")]
+    assert found["status"] == "always below"
+    said = crossing(found.to_dict() | {"metric": "ttft_s"})
+    assert said == "not reached: faster at every context"
+
+
+def _at(contexts: tuple[int, ...], factors: tuple[float, ...]) -> Callable[[dict[str, Any]], float]:
+    """TTFT of retnet as a share of what it would be, one factor a block, at some contexts."""
+    place = {"metric": "ttft_s", "model": "retnet"}
+
+    def change(row: dict[str, Any]) -> float:
+        if row["seq_len"] in contexts and place.items() <= row.items():
+            return factors[row["block"]]
+        return 0.5 if place.items() <= row.items() else 1.0
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("contexts", "factors", "said"),
+    [
+        ((512,), (0.8, 0.85, 1.0), "no crossing seen; open at 512"),
+        (CONTEXTS, (0.8, 0.99, 0.5), "no crossing seen; open at every context"),
+    ],
+)
+def test_a_side_without_a_verdict_at_every_context_is_not_claimed(
+    make_run: MakeRun, contexts: tuple[int, ...], factors: tuple[float, ...], said: str
+) -> None:
+    found = summarise(make_run(change=_at(contexts, factors))).crossovers
+    row = found.set_index(["metric", "baseline"]).loc[("ttft_s", "transformer")].to_dict()
+    assert row["status"] == "not seen" and crossing(row | {"metric": "ttft_s"}) == said
+
+
+def test_a_crossover_without_a_verdict_before_it_is_unclear(make_run: MakeRun) -> None:
+    found = summarise(make_run(change=_at((512,), (1.05, 1.13, 1.07)))).crossovers
+    row = found.set_index(["metric", "baseline"]).loc[("ttft_s", "transformer")]
+    assert row["status"] == "unclear"
+    assert re.fullmatch(r"near [\d.]+k?, but no verdict before it", row["reason"])
 
 
 @pytest.mark.parametrize(
