@@ -127,7 +127,7 @@ def _break_even(wide: pd.DataFrame, labels: list[str]) -> Table:
         row: Row = {"subject": labels[0], "baseline": baseline}
         for metric in ("state_bytes", "decode_bytes"):
             sides = (column(by_model[label], metric) for label in (labels[0], baseline))
-            row[metric] = _crossing(column(by_model[baseline], "seq_len"), *sides)
+            row[metric] = needs_less_from(column(by_model[baseline], "seq_len"), *sides)
         rows.append(row)
     columns = [
         name("Baseline", "baseline"),
@@ -140,18 +140,27 @@ def _break_even(wide: pd.DataFrame, labels: list[str]) -> Table:
     )  # fmt: skip
 
 
-def _crossing(contexts: Floats, subject: Floats, baseline: Floats) -> str:
-    """Where the subject's bytes become the fewer, as text."""
+def needs_less_from(contexts: Floats, subject: Floats, baseline: Floats) -> str:
+    """The context from which on the subject's bytes are no more than the baseline's, as text.
+
+    Below the first context the line through the first two goes on, to one token at the least.
+
+    Args:
+        contexts: shape (contexts,), ascending.
+        subject: its bytes at each of them.
+        baseline: likewise.
+    """
     less = subject - baseline
-    if less[0] <= 0:
-        return f"at {units.tokens(contexts[0])} and before" if less[-1] <= 0 else "not told"
     if less[-1] > 0:
-        return f"not up to {units.tokens(contexts[-1])}"
-    after = int(np.argmax(less <= 0))
+        return f"not up to {units.tokens(contexts[-1])}" if less[0] > 0 else "not told"
+    after = int(np.argmax(less <= 0)) or 1
+    if less[0] < 0 and (len(less) < 2 or less[1] >= less[0]):
+        return f"at {units.tokens(contexts[0])} or before"
+    if less[0] == 0:
+        return units.rounded_tokens(contexts[0])
     share = less[after - 1] / (less[after - 1] - less[after])
-    return units.rounded_tokens(
-        contexts[after - 1] + share * (contexts[after] - contexts[after - 1])
-    )
+    at = contexts[after - 1] + share * (contexts[after] - contexts[after - 1])
+    return units.rounded_tokens(max(at, 1.0))
 
 
 def _cell_table(wide: pd.DataFrame, meta: Mapping[str, Any]) -> Table:
