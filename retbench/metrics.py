@@ -426,6 +426,14 @@ IN_SUITE: dict[str, dict[str, str]] = {
 """What words of every suite mean in one of them: definitions by suite and tag."""
 
 
+TIMES_IN: dict[str, tuple[str, ...]] = {
+    "inference": ("tpot_s", "mean_tpot_s", "ttft_s"),
+    "training": ("step_s",),
+    "kernels": ("kernel_s",),
+}
+"""The times that a suite compares, by its name: tags."""
+
+
 def compared(kind: Kind | None = None) -> tuple[str, ...]:
     """The tags of the metrics that models are compared by, in their order; of one kind or all."""
     places = {metric.tag: metric.compared for metric in _DECLARED if kind in (None, metric.kind)}

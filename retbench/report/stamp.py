@@ -91,11 +91,11 @@ def environment(meta: Mapping[str, Any]) -> str | None:
 
 def _floors(meta: Mapping[str, Any]) -> str:
     """The floor of each metric, and whether the audit found what was planted."""
-    audit = meta["audit"]
-    if audit:
+    audit, floors = meta["audit"], terms.floors(meta)
+    if floors:
         by_metric = ", ".join(
             f"{METRICS[metric].title} {rough(math.expm1(floor))}"
-            for metric, floor in terms.floors(meta).items()
+            for metric, floor in floors.items()
         )
         return (
             f"{by_metric} (audit of {str(audit['time'])[:10]}: {audit['found']} of "

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from retbench.config.run import TimedConfig
+from retbench.metrics import TIMES_IN
 from retbench.stats import comparison
 
 
@@ -29,8 +30,12 @@ def narrow(meta: Mapping[str, Any]) -> float:
 
 
 def floors(meta: Mapping[str, Any]) -> dict[str, float]:
-    """The machine's noise floors by metric of times, log ratios; empty where none is known."""
-    return {} if meta["audit"] is None else dict(meta["audit"]["floor"])
+    """The noise floors of the times that the run's suite compares, log ratios, by metric.
+
+    Empty where none of them was audited, whatever is known of other suites' times.
+    """
+    known = (meta["audit"] or {}).get("floor", {})
+    return {tag: known[tag] for tag in TIMES_IN.get(meta["suite"], ()) if tag in known}
 
 
 def threshold(meta: Mapping[str, Any], metric: str) -> float:

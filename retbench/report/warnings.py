@@ -89,11 +89,13 @@ def recorded(meta: Mapping[str, Any]) -> Iterator[str]:
 def audited(meta: Mapping[str, Any]) -> Iterator[str]:
     """What is not known of this machine, or what its audit found amiss."""
     if not terms.floors(meta):
+        suite = "" if meta["suite"] == "inference" else f" --suite {meta['suite']}"
         yield (
-            "the noise floor of this machine is unknown: not audited (`retbench audit`); the "
-            f"margin of verdicts is {units.rough(terms.margin(meta))}"
+            f"the noise floor of this machine is unknown: not audited (`retbench audit{suite}`); "
+            f"the margin of verdicts is {units.rough(terms.margin(meta))}"
         )
-    audit = meta["audit"] or {}
+        return
+    audit = meta["audit"]
     if missed := audit.get("planted", 0) - audit.get("found", 0):
         yield (
             f"the audit of this machine missed {missed} of {audit['planted']} differences of "

@@ -16,6 +16,7 @@ from retbench.report.speed.kernels_frames import Kernels, kernels
 from retbench.store import Run
 
 from .kernels_run import (
+    AUDIT,
     BANDWIDTH,
     BYTES_PER_TOKEN,
     CONTEXTS,
@@ -121,6 +122,15 @@ def test_findings_say_who_has_the_lowest_time_from_where_on(make: Make) -> None:
         "train, d_k 64: lowest median time: sdpa-flash from 256 tokens on, "
         "retention-chunkwise from 2k on",
     )
+
+
+def test_an_audit_of_another_suite_s_times_says_nothing_of_these(make: Make) -> None:
+    assert not any("not audited" in line for line in content_of(make()).warnings)
+    of_another = AUDIT | {"floor": {"tpot_s": 0.004}, "found": 18}
+    content = content_of(make(audit=of_another))
+    assert any("not audited (`retbench audit --suite kernels`)" in w for w in content.warnings)
+    assert "noise floor: not audited; margin of verdicts: 1%" in content.stamp
+    assert "TPOT" not in " ".join(content.stamp) and "missed" not in " ".join(content.warnings)
 
 
 def test_every_failure_is_a_warning_with_its_cause(make: Make) -> None:
