@@ -15,7 +15,7 @@ from retbench.errors import UserError
 from retbench.metrics import METRICS
 from retbench.report import compare, export, stamp, terms, units
 from retbench.report.content import Content
-from retbench.report.flags import MEANING
+from retbench.report.flags import MEANING, spoken
 from retbench.report.frames import Row, edges_of, records
 
 FORMATS: dict[str, Callable[[str], str]] = {
@@ -243,7 +243,7 @@ def _weaknesses(number: _Number, meta: Mapping[str, Any], flags: _Flags) -> Iter
     for side in number.sides:
         for flag in flags.get((side, number.row.get("point")), "").split(", "):
             if meaning := MEANING.get(flag.partition(" ")[0]):
-                yield f"cells of {side} are flagged {flag}: {meaning}"
+                yield f"cells of {side} are flagged {spoken(flag)}: {meaning}"
 
 
 def _made(number: _Number, meta: Mapping[str, Any]) -> str:

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from retbench.metrics import METRICS
+from retbench.report import units
 from retbench.report.compare import TIMES
 from retbench.report.frames import Floats, arrays, column, groups, records
 
@@ -108,9 +110,10 @@ def varying_memory(cells: pd.DataFrame) -> Iterator[str]:
     if len(ranges):
         worst = max(records(ranges), key=lambda row: float(row["spread"]))
         yield (
-            f"{len(ranges)} memory figures vary by more than {MEMORY_SPREAD:.0%} over processes; "
-            f"the worst, {worst['metric']} of {worst['model']} at {worst['point']}, by "
-            f"{worst['spread']:.1%}"
+            f"{units.counted(len(ranges), 'memory figure')} var{'y' if len(ranges) > 1 else 'ies'} "
+            f"by more than {units.rough(MEMORY_SPREAD)} over processes; the worst, "
+            f"{METRICS[worst['metric']].title} of {worst['model']} at "
+            f"{units.place(worst['point'])}, by {units.rough(worst['spread'])}"
         )
 
 
@@ -127,10 +130,17 @@ def flagged(statuses: pd.DataFrame) -> Iterator[str]:
                 cells[name.partition(" x")[0]] += 1
     for flag, count in sorted(cells.items()):
         meaning = f": {MEANING[flag]}" if flag in MEANING else ""
-        yield f"{count} of {len(statuses)} cells are flagged {flag}{meaning}"
+        verb = "are" if count > 1 else "is"
+        yield f"{count} of {len(statuses)} cells {verb} flagged {spoken(flag)}{meaning}"
     if outliers:
+        total = sum(outliers)
         yield (
-            f"{sum(outliers)} samples of {len(outliers)} cells are outliers, beyond "
-            f"{OUTLIER_REACH:g} interquartile ranges of their process's quartiles; they are "
-            "kept and counted"
+            f"{units.counted(total, 'sample')} of {units.counted(len(outliers), 'cell')} "
+            f"{'are outliers' if total > 1 else 'is an outlier'}, beyond {OUTLIER_REACH:g} "
+            "interquartile ranges of the process's quartiles, kept and counted"
         )
+
+
+def spoken(flags: str) -> str:
+    """Flags as people say them: foreign process x2, threads wait."""
+    return flags.replace("_", " ")

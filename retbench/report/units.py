@@ -271,6 +271,19 @@ def ending(row: Mapping[str, Any], replicates: str = "") -> str:
     return f"{said} in {row['blocks'] - row['ok_blocks']} of {row['blocks']} {replicates}".rstrip()
 
 
+def counted(number: int, what: str) -> str:
+    """So many of something that takes an s: 1 cell, 2 cells."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def place(point: str) -> str:
+    """A point's id in words, the sizes last: direction train, context 2k batch 1."""
+    named = dict(part.split("=", 1) for part in point.split(","))
+    context, batch = named.pop("context"), named.pop("batch")
+    words = "".join(f"{name.replace('_', ' ')} {given}, " for name, given in named.items())
+    return f"{words}context {tokens(int(context))} batch {batch}"
+
+
 def rough(share: float) -> str:
     """A share to two digits, in per cent, without zeros that say nothing: 35%, 0.25%, 1%."""
     digits, point, decimals = significant(100 * share, 2).partition(".")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from retbench.config.plan import Point
 from retbench.machine.ceilings import TOLERANCE
 from retbench.report import flags, terms, units
 from retbench.report.compare import TIMES
@@ -43,7 +42,7 @@ def of_times(summary: Summary, modes: Mapping[str, str]) -> tuple[str, ...]:
         *_physics(cells),
         *flags.varying_memory(cells),
         *flags.flagged(summary.statuses),
-        *_failures(summary.statuses, summary.points),
+        *_failures(summary.statuses),
         *recorded(meta),
     )
 
@@ -187,22 +186,17 @@ def _physics(cells: pd.DataFrame) -> Iterator[str]:
         if not {time, bound} <= set(value.columns):
             continue
         for row in records(value[value[time] * TOLERANCE < value[bound]].reset_index()):
-            yield f"{row['model']} at {row['point']} {what.format(row[bound] / row[time])}"
+            said = what.format(row[bound] / row[time])
+            yield f"{row['model']} at {units.place(row['point'])} {said}"
 
 
-def _failures(statuses: pd.DataFrame, points: Mapping[str, Point]) -> Iterator[str]:
+def _failures(statuses: pd.DataFrame) -> Iterator[str]:
     failed = statuses[statuses["status"] != "ok"]
     for (model, status), group in failed.groupby(["model", "status"], sort=False):
-        places = "; ".join(f"{_place(points[row['point']])}{_share(row)}" for row in records(group))
+        places = "; ".join(f"{units.place(row['point'])}{_share(row)}" for row in records(group))
         causes = group["cause"].dropna()
         cause = f": {causes.iloc[0]}" if len(causes) else ""
         yield f"{model} {status} at {places}{cause}"
-
-
-def _place(point: Point) -> str:
-    """A point in words, what it has besides context and batch size first."""
-    named = (f"{name} {value}, " for name, value in point.texts.items())
-    return f"{''.join(named)}context {units.tokens(point.seq_len)} batch {point.batch_size}"
 
 
 def _share(row: Row) -> str:

@@ -101,7 +101,11 @@ def _epochs(meta: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[str]:
 
 
 def edge_of_grid(tried: pd.DataFrame) -> Iterator[str]:
-    """Models whose best learning rate is the grid's smallest or largest, so may lie beyond it."""
+    """Which models have the grid's smallest or largest learning rate, so may have a better beyond.
+
+    One line for each of the two.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
     for (model, at), group in groups(tried, ["model", "at"]):
         known = group[group["final_dev_loss"].notna()]
         chosen = known.loc[known["chosen"], "learning_rate"]
@@ -110,11 +114,14 @@ def edge_of_grid(tried: pd.DataFrame) -> Iterator[str]:
         rate, rates = float(chosen.iloc[0]), group["learning_rate"]
         for end, name in ((rates.min(), "smallest"), (rates.max(), "largest")):
             if rate == end:
-                where = f" at {at}" if at else ""
-                yield (
-                    f"{model}{where}: the best learning rate is the {name} of the grid, {rate:g}: "
-                    "a better one may lie beyond, so no claim should rest on it"
-                )
+                places = found.setdefault(f"{name} of the grid, {rate:g},", {})
+                places.setdefault(model, []).append(at.partition("=")[2])
+    for what, places in found.items():
+        named = [f"{model} ({', '.join(at)})" if any(at) else model for model, at in places.items()]
+        yield (
+            f"the best learning rate is the {what} for {', '.join(named)}: a better one may lie "
+            "beyond, so no claim should rest on it"
+        )
 
 
 def _failed_trainings(endings: pd.DataFrame) -> Iterator[str]:

@@ -54,9 +54,12 @@ def _warnings(kernels: Kernels) -> Iterator[str]:
     for (model, status, cause), group in groups(failed.fillna({"cause": ""}), _FAILURE):
         points = group["point"].tolist()
         planned = (kernels.statuses["model"] == model).sum()
-        at = f"all {planned} points" if len(points) == planned else f"{len(points)} points"
-        first = f", the first {points[0]}" if len(points) < planned else ""
-        yield f"{model} {status} at {at}{first}" + (f": {cause}" if cause else "")
+        at = f"{len(points)} points, the first {units.place(points[0])}"
+        if len(points) == 1:
+            at = units.place(points[0])
+        elif len(points) == planned:
+            at = f"all {planned} points"
+        yield f"{model} {status} at {at}" + (f": {cause}" if cause else "")
     yield from warnings.recorded(kernels.meta)
 
 
@@ -107,7 +110,8 @@ def _cells(kernels: Kernels) -> Table:
     """One row per point and operation: every figure, or how the cell failed and why."""
     shown = tables.metrics(kernels.cells, _COLUMNS, kernels.meta)
     why = Column(
-        "Flags or cause", lambda row: row["flags"] if row["status"] == "ok" else row["cause"] or "",
+        "Flags or cause",
+        lambda row: flags.spoken(row["flags"]) if row["status"] == "ok" else row["cause"] or "",
         rank=9, style="sentence",
     )  # fmt: skip
     keys = ["model", "point", *SETTING, "seq_len"]

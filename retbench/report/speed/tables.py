@@ -9,6 +9,7 @@ import pandas as pd
 
 from retbench.metrics import METRICS
 from retbench.report import derive, stamp, units
+from retbench.report.flags import spoken
 from retbench.report.frames import Row
 from retbench.report.glossary import CENTRE, LARGEST
 from retbench.report.summary import CELL, Summary
@@ -17,7 +18,7 @@ from retbench.report.tables import CONTEXT, Column, Table, name, wide, within
 CELLS_ARE = f"value [low, high]: {CENTRE}, with its 95% interval; memory: {LARGEST}"
 NO_ENERGY = "energy: not available, for this machine shows this user no counter of it"
 STATUS = name("Status", units.ending)
-FLAGS = Column("Flags", "flags", rank=9, style="sentence")
+FLAGS = Column("Flags", lambda row: spoken(row["flags"]), rank=9, style="sentence")
 _TAILS = (
     "p90 and p99 describe the time per step of slices, each of several decode steps where one is "
     f"short, of all processes together; {units.DASH}: too few of them (p90 needs 29, p99 299)"

@@ -63,8 +63,8 @@ def test_a_cell_carries_the_flags_of_its_samples_before_the_workers(make_run: Ma
     assert of(summary, "retnet") == "noisy, drift, unsettled x5"
     assert of(summary, "retnet", "context=512,batch=1") == "unsettled x5"
     assert of(summary, "transformer") == ""
-    assert any("1 of 21 cells are flagged drift" in line for line in summary.warnings)
-    noisy = next(line for line in summary.warnings if "1 of 21 cells are flagged noisy" in line)
+    assert any("1 of 21 cells is flagged drift" in line for line in summary.warnings)
+    noisy = next(line for line in summary.warnings if "1 of 21 cells is flagged noisy" in line)
     assert "absolute times, not the ratios of contenders that took turns" in noisy
 
 
@@ -83,6 +83,6 @@ def test_outliers_are_counted_and_kept(make_run: MakeRun) -> None:
 
     summary = summarise(make_run(steps=24, change=one_hiccup))
     assert of(summary, "transformer") == "outliers=2"
-    assert any("2 samples of 1 cells are outliers" in line for line in summary.warnings)
+    assert any("2 samples of 1 cell are outliers" in line for line in summary.warnings)
     cells = summary.cells.set_index(["model", "point", "metric"])
     assert cells.loc[("transformer", POINT, "tpot_s"), "samples"] == 3 * 24

@@ -136,7 +136,7 @@ def test_an_audit_of_another_suite_s_times_says_nothing_of_these(make: Make) -> 
 def test_every_failure_is_a_warning_with_its_cause(make: Make) -> None:
     warnings = content_of(make()).warnings
     assert f"fla-chunk unsupported at all 8 points: {MISSING}" in warnings
-    first = POINT.format("forward", 4096)
+    first = "direction forward, head dim 64, dtype float32, context 4k batch 1"
     assert f"sdpa-math oom at 2 points, the first {first}: out of memory of the test" in warnings
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from retbench.report import summarise
+from retbench.report.quality.warnings import edge_of_grid
 
 from .conftest import AUDIT, FAILURES, MakeRun
 
@@ -112,4 +115,35 @@ def test_it_warns_of_unequal_modes(make_run: MakeRun) -> None:
 
 
 def test_it_warns_of_memory_that_varies_over_processes(make_run: MakeRun) -> None:
-    assert any("memory figures vary" in line for line in summarise(make_run(memory=0.05)).warnings)
+    (line,) = (x for x in summarise(make_run(memory=0.05)).warnings if "vary by more" in x)
+    assert re.fullmatch(
+        r"\d+ memory figures vary by more than 1% over processes; the worst, (Prefill|Decode) peak "
+        r"of [\w-]+ at context \w+ batch \d+, by [\d.]+%",
+        line,
+    )
+
+
+def test_learning_rates_at_an_end_of_the_grid_take_a_line_an_end() -> None:
+    ends = {("h3", "copy"): 4e-3, ("h3", "mqar"): 4e-3, ("retnet", "copy"): 2e-3,
+            ("retnet", "mqar"): 4e-3, ("transformer", "mqar"): 1e-3}  # fmt: skip
+    tried = pd.DataFrame([
+        {"model": model, "at": f"task={task}", "learning_rate": rate, "final_dev_loss": 1.0,
+         "chosen": rate == best}
+        for (model, task), best in ends.items() for rate in (1e-3, 2e-3, 4e-3)
+    ])  # fmt: skip
+    beyond = ": a better one may lie beyond, so no claim should rest on it"
+    best = "the best learning rate is the"
+    assert list(edge_of_grid(tried)) == [
+        f"{best} largest of the grid, 0.004, for h3 (copy, mqar), retnet (mqar){beyond}",
+        f"{best} smallest of the grid, 0.001, for transformer (mqar){beyond}",
+    ]
+    assert list(edge_of_grid(tried[tried["model"] == "h3"].iloc[:3].assign(at=""))) == [
+        f"{best} largest of the grid, 0.004, for h3{beyond}"
+    ]
+
+
+def test_a_flag_is_spoken_of_in_words(make_run: MakeRun) -> None:
+    found = summarise(make_run(flags={"retnet": ["foreign_process"]}))
+    assert "7 of 21 cells are flagged foreign process: another program was running" in (
+        found.warnings
+    )
