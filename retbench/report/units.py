@@ -196,7 +196,7 @@ def _shares(
     if value is None or is_missing(value):
         return DASH
     texts = [
-        f"{100 * edge:{sign}.1f}".replace("-", "−")
+        f"{100 * edge:{sign}z.1f}".replace("-", "−")
         for edge in (value, low, high)
         if edge is not None and not is_missing(edge)
     ]

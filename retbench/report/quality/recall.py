@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Place = tuple[str, int, int]
 
 LEARNED = 0.1  # of the way from guessing to always right: less is not having learned a task
+SAME = 0.03  # difference of accuracies up to which an open one is told as its interval's reach
 _INTERVAL = (
     "accuracy [low, high]: mean over training seeds with its 95% interval (Wilson's; seeds and "
     "sequences both random, every seed having answered the same ones; what is asked in one "
@@ -42,7 +43,8 @@ _GUESS = "guess: an answer drawn from those that were shown, knowing none of the
 _DIFFERENCE = (
     "difference: subject - baseline in percentage points, paired by seed; above 0 the subject is "
     "right more often; verdicts have a margin of 1 point, are corrected over the whole table "
-    "(Holm), and better or worse takes 5 seeds"
+    "(Holm), and better or worse takes 5 seeds; an answer says the same, to so many points, of an "
+    f"open one whose interval lies within {100 * SAME:g} points of 0"
 )
 
 
@@ -125,8 +127,17 @@ def _sentence(
         accuracy = cells.get((*place, model), {}).get("value")
         said.append(f"{model} {units.percent(accuracy)}")
         if found := compared.get((*place, model)):
-            said[-1] += f", {units.verdict(found, 'seed')}"
+            said[-1] += f", {_compared(found)}"
     return f"{task} at {units.tokens(length)} tokens{of}: {'; '.join(said)}"
+
+
+def _compared(row: Row) -> str:
+    """A difference's verdict; where it is open, how far apart the two may be."""
+    if row["verdict"] != "inconclusive" or units.is_missing(row["low"]):
+        return units.verdict(row, "seed")
+    if (reach := max(-row["low"], row["high"])) <= SAME:
+        return f"the same, to {100 * reach:.1f} points"
+    return f"{units.verdict(row, 'seed')}: {_points(row)} points"
 
 
 def _accuracies(recall: Recall, difference: pd.DataFrame) -> Table:
@@ -158,7 +169,8 @@ def _accuracies(recall: Recall, difference: pd.DataFrame) -> Table:
             Column("Verdict", within(pair, partial(units.verdict, replicate="seed")), rank=rank,
                    style="verdict", note=f"{SETTLED}; without seeds only more questions would"),
         ]  # fmt: skip
-    loads = "; ".join(f"{task}: {frames.load_name(task)}" for task in recall.tasks)
+    named = {task: frames.load_name(task) for task in recall.tasks}
+    loads = "; ".join(f"{t}: {'one needle' if n == 'needle' else n}" for t, n in named.items())
     notes = (_INTERVAL, _DIFFERENCE, f"load: {loads}")
     compared = difference.rename(columns={"subject": "model"})
     frame = pd.concat(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,20 @@ def test_findings_say_how_the_models_compare_at_the_training_length_and_the_long
     assert len(found) == 2 * len(TASKS)
     assert found[0].startswith("mqar at 128 tokens, 32 pairs: retnet ")
     assert found[0].endswith(", worse") and found[1].endswith(", better")
+
+
+def test_two_that_are_always_right_are_the_same_to_the_points_that_it_can_tell(make: Make) -> None:
+    def law(model: str, task: str, seq_len: int, load: int) -> float:
+        return 1.0 if task == "mqar" else {"retnet": 0.9, "transformer": 0.85}.get(model, 0.5)
+
+    few = {"sequences": 128}
+    found = recall.content(make(seeds=5, law=law, data=few, spread=0.0)).findings
+    assert re.search(r"transformer 100\.0%, the same, to [0-2]\.\d points", found[0])
+    assert re.search(r"transformer \d+\.\d%, inconclusive.*: \+\d\.\d \[[^]]*\] points", found[2])
+
+
+def test_a_needle_is_one_needle(make: Make) -> None:
+    assert "needle: one needle" in " ".join(table(make(), "accuracy").reading)
 
 
 def test_a_model_that_guesses_among_what_was_shown_has_not_learned(make: Make) -> None:
