@@ -1,4 +1,4 @@
-"""The figures of a projection: the paper's Figure 6 at the bound, and rooflines.
+"""The figures of a projection: the paper's Figure 6 at the bound.
 
 The paper's points (Sun et al. 2023, arXiv 2307.08621) are drawn beside the bounds where these are
 of its model (6.7B) and its device (A100-80GB). They were read from the vector drawings.
@@ -46,7 +46,7 @@ def usual_batch(meta: Mapping[str, Any]) -> int:
 
 
 def figures(wide: pd.DataFrame, meta: Mapping[str, Any]) -> Iterator[Figure]:
-    """For each device the paper's Figure 6 at the bound, and steps and prefills under its roof.
+    """For each device the paper's Figure 6 at the bound.
 
     Args:
         wide: one row per device, model, batch size and context, a column a metric.
@@ -75,7 +75,6 @@ def figures(wide: pd.DataFrame, meta: Mapping[str, Any]) -> Iterator[Figure]:
             rows = batches.assign(x=batches["batch_size"])
             panel = Panel("tpot_bound_s", "", sizes, step)
             yield _over(meta, device, f"batch_{device}", title, rows, (panel,))
-        yield _roofline(meta, device, batches, lengths.sort_values("seq_len"))
 
 
 def _over(
@@ -88,17 +87,10 @@ def _over(
     )
     curves = list(_paper(meta, panels, device))
     said = ("thin dashes: the paper's measured points",) if curves else ()
-    return _declared(meta, name, title, panels, data, curves, (*said, *notes))
-
-
-def _declared(
-    meta: Mapping[str, Any], name: str, title: str, panels: Sequence[Panel], data: pd.DataFrame,
-    curves: list[Curve], notes: Sequence[str],
-) -> Figure:  # fmt: skip
     nothing: Mapping[str, Any] = dict.fromkeys(("low", "high", "each"))
     return Figure.of(
         meta, name, title, panels, data.assign(series=data["model"], **nothing), curves=curves,
-        caption=conditions(meta), caveat=IS.upper(), notes=tuple(notes),
+        caption=conditions(meta), caveat=IS.upper(), notes=(*said, *notes),
     )  # fmt: skip
 
 
@@ -114,41 +106,3 @@ def _paper(meta: Mapping[str, Any], panels: Sequence[Panel], device: str) -> Ite
         for model, values in by_model.items():
             if model in asked["models"]:
                 yield Curve(panel.key, model, np.array(x, float), np.array(values) * unit)
-
-
-def _roofline(
-    meta: Mapping[str, Any], device: str, batches: pd.DataFrame, lengths: pd.DataFrame
-) -> Figure:
-    """FLOP/s that steps and prefills could reach over their FLOPs a byte, under the device's roof.
-
-    Williams et al. 2009, "Roofline".
-    """
-    asked, batch = meta["configuration"], usual_batch(meta)
-    sheet = meta["hardware"][device]
-    bandwidth, rate = sheet["bandwidth_bytes_per_s"], sheet["flop_per_s"][asked["dtype"]]
-    at = units.tokens(asked["batch_context"])
-    swept = f"{units.tokens(asked['context'][0])} to {units.tokens(asked['context'][-1])}"
-    shown = (
-        ("decode", f"step at {at}, batch {', '.join(map(str, asked['batch']))}", batches),
-        ("decode", f"step at {swept}, batch {batch}", lengths),
-        ("prefill", f"prefill of {swept}, batch {batch}", lengths),
-    )
-    panels, parts, curves = [], [], []
-    for place, (what, title, rows) in enumerate(shown):
-        if rows.empty:
-            continue
-        key = str(place)
-        x = rows[f"{what}_flops"] / rows[f"{what}_bytes"]
-        value = np.minimum(rate, bandwidth * x)
-        parts.append(rows.assign(panel=key, metric=f"{what}_flops", x=x, value=value))
-        bend = rate / bandwidth
-        reach = np.array([min(x.min() / 2, bend / 10), bend, max(4 * bend, 2 * x.max())])
-        curves.append(Curve(key, "", reach, np.minimum(rate, bandwidth * reach), "roof"))
-        axes = Axis("FLOPs a byte", text=units.count), Axis("TFLOP/s at best", divisor=1e12)
-        panels.append(Panel(key, title, *axes))
-    return _declared(
-        meta, f"roofline_{device}", f"Steps and prefills under the roof of {device}", panels,
-        pd.concat(parts), curves,
-        ("marks from the smallest size on; a cache's step moves to the left as the context grows",
-         "left of the bend bytes decide, right of it FLOPs"),
-    )  # fmt: skip
