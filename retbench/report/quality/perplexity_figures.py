@@ -78,7 +78,9 @@ class Perplexity:
 
 
 def figures(found: Perplexity) -> Iterator[Figure]:
-    """Each figure that there is data for."""
+    """Each figure that there is data for, the answer first."""
+    if found.ratios["value"].notna().any():
+        yield ratios(found)
     if found.curves["dev_loss"].notna().any():
         yield loss_curves(found)
     if found.tuning["final_dev_loss"].notna().any():
@@ -87,8 +89,6 @@ def figures(found: Perplexity) -> Iterator[Figure]:
         yield lengths(found)
     if len(found.positions):
         yield positions(found)
-    if found.ratios["value"].notna().any():
-        yield ratios(found)
 
 
 def loss_curves(found: Perplexity) -> Figure:

@@ -39,7 +39,10 @@ SWEEPS: tuple[tuple[str, str, Sweep, tuple[Shown, ...]], ...] = (
 
 
 def figures(summary: Summary) -> Iterator[Figure]:
-    """Each figure that this run has data for."""
+    """Each figure that this run has data for, the answer first."""
+    if len(summary.models) > 1:
+        mean = ["mean_tpot_s"] if "mean_tpot_s" in set(summary.ratios["metric"]) else []
+        yield ratios(summary, ["tpot_s", *mean, "ttft_s"])
     measured = set(summary.cells["metric"])
     for name, title, sweep, shown in SWEEPS:
         has_data = any(each.metric in measured or not each.optional for each in shown)
@@ -47,9 +50,6 @@ def figures(summary: Summary) -> Iterator[Figure]:
             yield over_sweep(summary, name, title, sweep, shown)
     if len(planned(summary, "batch")) > 1:
         yield _front(summary)
-    if len(summary.models) > 1:
-        mean = ["mean_tpot_s"] if "mean_tpot_s" in set(summary.ratios["metric"]) else []
-        yield ratios(summary, ["tpot_s", *mean, "ttft_s"])
 
 
 def _front(summary: Summary) -> Figure:

@@ -34,13 +34,13 @@ _DIRECTIONS = {"forward": "Forward", "train": "Forward and backward"}
 
 
 def figures(kernels: Kernels) -> Iterator[Figure]:
-    """Time, rate and ratio for each type and batch size."""
+    """Ratio, time and rate for each type and batch size."""
     for dtype, batch in itertools.product(kernels.planned("dtype"), kernels.planned("batch_size")):
         sheet: Row = {"dtype": dtype, "batch_size": batch}
-        yield over_context(kernels, sheet, "time", "kernel_s", "Time of a call")
-        yield over_context(kernels, sheet, "rate", "kernel_flop_per_s", "Rate of a call")
         if len(kernels.models) > 1:
             yield ratio(kernels, sheet)
+        yield over_context(kernels, sheet, "time", "kernel_s", "Time of a call")
+        yield over_context(kernels, sheet, "rate", "kernel_flop_per_s", "Rate of a call")
 
 
 def over_context(kernels: Kernels, sheet: Row, name: str, metric: str, title: str) -> Figure:

@@ -39,12 +39,12 @@ _KINDS = ("weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_by
 
 
 def figures(summary: Summary) -> Iterator[Figure]:
-    """Each figure that this run has data for."""
+    """Each figure that this run has data for, the answer first."""
+    if len(summary.models) > 1:
+        yield ratios(summary, ("step_s",))
     for name, title, sweep, shown in SWEEPS:
         if len(planned(summary, sweep)) > 1:
             yield over_sweep(summary, name, title, sweep, shown)
-    if len(summary.models) > 1:
-        yield ratios(summary, ("step_s",))
     if not _breakdown(summary).empty:
         yield memory_parts(summary)
     if len(_settings(summary)) > 1:
