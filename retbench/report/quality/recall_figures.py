@@ -66,8 +66,16 @@ def figures(recall: Recall) -> Iterator[Figure]:
         ),
     )  # fmt: skip
     yield over_length(recall, cells)
-    if not recall.states.empty:
+    if _differ(recall.states[recall.states["seq_len"] == recall.length]):
         yield over_state(recall, cells)
+
+
+def _differ(states: pd.DataFrame) -> bool:
+    """Whether in some task no more than half of the models keep a state of the same size."""
+    return any(
+        2 * own["state_bytes"].value_counts().max() <= len(own)
+        for _, own in groups(states, ["task"])
+    )
 
 
 def over_length(recall: Recall, cells: pd.DataFrame) -> Figure:

@@ -190,12 +190,24 @@ def test_an_operation_that_failed_at_every_context_takes_one_line(tmp_path: Path
     assert "fla-chunk: unsupported everywhere" in texts(picture)
 
 
+@pytest.mark.parametrize("written", [write_run, write_kernels])
+def test_the_answer_comes_first(tmp_path: Path, written: Callable[[Path], Run]) -> None:
+    first = next(iter(content_of(written(tmp_path / "run")).figures()))
+    assert first.name.startswith("ratio")
+
+
 def test_the_state_of_a_retnet_and_of_a_transformer_are_those_of_their_models(
     tmp_path: Path,
 ) -> None:
     data = named(write_recall(tmp_path / "run"), "accuracy_state").data
     sizes = data[data["panel"] == "mqar"].set_index("series")["x"]
     assert sizes.to_dict() == {"retnet": 16384.0, "transformer": 512.0 * 128}
+
+
+def test_states_that_are_mostly_alike_are_no_axis(tmp_path: Path) -> None:
+    models = ("retnet", "transformer", "transformer-math", "transformer-window")
+    run = write_recall(tmp_path / "run", models=models)
+    assert [figure.name for figure in content_of(run).figures()] == ["accuracy_length"]
 
 
 def test_each_task_and_load_has_a_panel_with_its_guess(tmp_path: Path) -> None:
