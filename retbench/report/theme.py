@@ -1,9 +1,10 @@
 """One colour, marker and line style a model, the same in every figure of every run.
 
-The hues are those of Okabe and Ito, which readers with any common colour blindness tell apart; the
-markers and line styles carry the same information in greyscale print. A hue belongs to a family of
-models, not to a place in a run: RetNet is blue everywhere, and its variants and retention's
-operations are tints of blue. Parts and settings, which are no models, are greys.
+The hues are those of Okabe and Ito, which readers with any common colour blindness tell apart, but
+for a violet in the place of their sky blue, which is nearly a tint of RetNet's blue. Markers and
+line styles carry the same information in greyscale print. A hue belongs to a family of models, not
+to a place in a run: RetNet is blue everywhere, and its variants and retention's operations are
+tints of blue. Parts and settings, which are no models, are greys.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ FAMILIES: Mapping[str, Style] = {
     "transformer": Style("#D55E00", "s", _DASH_DOT),
     "transformer-gqa": Style("#009E73", "^", _DOTTED),
     "gla": Style("#CC79A7", "D", "-"),
-    "linear-attention": Style("#56B4E9", "P", _DASH_DOT),
+    "linear-attention": Style("#8A2BE2", "P", _DASH_DOT),
     "h3": Style("#E69F00", "v", _DOTTED),
     "gpt2-reference": Style("#000000", "X", _DOTTED),
 }
@@ -72,7 +73,7 @@ _NAMES = {
     "retention": "Retention", "sdpa": "SDPA", "flex": "Flex",
 }  # fmt: skip
 _OPERATIONS = {"retention": "retnet", "sdpa": "transformer", "flex": "transformer", "fla": "gla"}
-_MARKERS = ("v", "P", "X", "<", ">", "d", "p")  # of variants
+_MARKERS = ("<", ">", "p", "*", "d", "h", "8")  # of variants; each family begins at another
 # Towards white (above 0) or black, and by how much: variants of a family in their order.
 _TINTS = (0.0, 0.45, -0.45, 0.65, -0.7, 0.25, -0.25)
 SETTINGS = (Style("#3a3a3a", "o"), Style("#8c6bb1", "D"), Style("#969696", "s"),
@@ -161,7 +162,8 @@ def _variant(base: Style, place: int) -> Style:
     amount = _TINTS[place % len(_TINTS)]
     towards = 1.0 if amount > 0 else 0.0
     red, green, blue = (c + (towards - c) * abs(amount) for c in to_rgb(base.color))
-    marker = _MARKERS[(place - 1) % len(_MARKERS)]
+    begins = list(FAMILIES.values()).index(base)
+    marker = _MARKERS[(begins + place - 1) % len(_MARKERS)]
     return Style(to_hex((red, green, blue)), marker, _LINES[place % len(_LINES)])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import same_color
+from matplotlib.colors import same_color, to_rgb
 from matplotlib.figure import Figure as Drawing
 
 from retbench.errors import UserError
@@ -257,6 +258,15 @@ def test_variants_are_tints_that_differ_in_more_than_colour() -> None:
     assert len({style.color for style in found.values()}) == len(
         {style.marker for style in found.values()}
     ) == 3  # fmt: skip
+
+
+def test_no_first_variant_looks_like_another_family_or_its_first_variant() -> None:
+    found = theme.styles({f"{f}{more}": f for f in theme.FAMILIES for more in ("", "-more")})
+    assert len({style.marker for style in found.values()}) == len(found)
+    variants = [label for label in found if label.endswith("-more")]
+    for label, family in itertools.product(variants, theme.FAMILIES):
+        apart = np.subtract(to_rgb(found[label].color), to_rgb(found[family].color))
+        assert label == f"{family}-more" or np.linalg.norm(apart) > 0.2, (label, family)
 
 
 def test_an_unknown_family_takes_a_hue_that_the_run_leaves_free() -> None:
