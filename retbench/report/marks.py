@@ -75,6 +75,10 @@ def draw_rows(ax: Axes, figure: Figure, panel: Panel, legend: Legend) -> list[st
             hollow = row["open"] is True
             ax.plot([row["value"]], [place], label=name, transform=at, **_marker(style, hollow))
             notes += [figure.opened] if hollow else []
+            if not crowded and len(row["each"]) > 1 and row["n"] <= _EACH_TO:
+                below = _moved(ax, 0.0, -_EACH_PT)
+                places = [place] * len(row["each"])
+                notes += _dots(ax, row["each"], places, style, below, figure)
             if crowded:
                 legend.setdefault(name, Line2D([], [], label=name, **_marker(style, False)))
         text = next((text for text in own["text"] if isinstance(text, str)), "")
@@ -120,13 +124,20 @@ def _series(
         for own in zip(*rows["each"], strict=False):
             ax.plot(x, own, color=style.color, linewidth=0.5, alpha=0.5, zorder=2)
         return [*notes, f"thin lines: one {figure.each} each"]
+    beside = _moved(ax, aside_pt + _EACH_PT, 0.0)
     for place, values, n in zip(x, rows["each"], rows["n"], strict=True):
         if several and n <= _EACH_TO:
-            ax.plot([place] * len(values), values, ".", color=style.color, markersize=3.5,
-                    alpha=0.6, markeredgewidth=0, zorder=2,
-                    transform=_moved(ax, aside_pt + _EACH_PT, 0.0))  # fmt: skip
-            notes.append(f"small dots: one {figure.each} each")
+            notes += _dots(ax, [place] * len(values), values, style, beside, figure)
     return notes
+
+
+def _dots(
+    ax: Axes, x: Sequence[float], y: Sequence[float], style: Style, at: Transform, figure: Figure
+) -> list[str]:
+    """The values of single processes or seeds, small."""
+    look: Any = {"markersize": 3.5, "alpha": 0.6, "markeredgewidth": 0, "zorder": 2}
+    ax.plot(x, y, ".", color=style.color, transform=at, **look)
+    return [f"small dots: one {figure.each} each"]
 
 
 def _failed(figure: Figure, panel: Panel, name: str) -> Floats:

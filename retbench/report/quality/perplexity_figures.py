@@ -12,7 +12,7 @@ import pandas as pd
 
 from retbench.report import theme, units
 from retbench.report.figure import DECIDED, FAILURES, Axis, Curve, Figure, Panel, tuples
-from retbench.report.frames import EDGES, column, groups, records
+from retbench.report.frames import EDGES, column, groups, lookup, records
 from retbench.report.quality.trained import (
     CROSSED,
     MARGIN,
@@ -144,12 +144,18 @@ def lengths(found: Perplexity) -> Figure:
         slid[~slid["model"].isin(carried["model"])],
         np.array([n for n in ticks if n >= found.context]),
     )}  # fmt: skip
-    curves = [
-        Curve("", str(model), x, np.full(len(x), own["perplexity"].iloc[0]), f"{model}, {way}",
-              theme.CARRIED)
-        for way, (table, x) in ways.items()
-        for (model,), own in groups(table, ["model"])
-    ]  # fmt: skip
+    alone = lookup(rows, ["model", "seq_len"], "perplexity")
+    curves, alike = [], []
+    for way, (table, x) in ways.items():
+        for (model,), own in groups(table, ["model"]):
+            level = own["perplexity"].iloc[0]
+            apart = [abs(math.log(level / alone.get((model, n), math.inf))) for n in x]
+            if max(apart) <= math.log1p(MARGIN):
+                alike.append(f"{model}, {way}")
+                continue
+            levels = np.full(len(x), level)
+            curves.append(Curve("", str(model), x, levels, f"{model}, {way}", theme.CARRIED))
+    left_out = f"left out, for it lies within {units.rough(MARGIN)} of the model's line: "
     panel = Panel(
         "", "", Axis("evaluation length (tokens)", ticks, units.tokens), Axis("perplexity"),
         marks={f"training length, {units.tokens(found.context)} tokens": found.context},
@@ -157,7 +163,7 @@ def lengths(found: Perplexity) -> Figure:
     return _figure(
         found, "perplexity_length", "Perplexity over the evaluation length", (panel,),
         data[["panel", "series", "model", "point", "x", "seq_len", *EDGES, "n", "each"]],
-        interval=CROSSED, curves=curves,
+        interval=CROSSED, curves=curves, notes=(left_out + "; ".join(alike),) if alike else (),
     )  # fmt: skip
 
 

@@ -417,3 +417,13 @@ def test_a_row_has_its_number_at_the_right_and_a_panel_a_height_by_its_rows() ->
         assert picture.axes[0].get_xlabel() == "← better   ratio   worse →"
         heights.append(picture.get_figheight())
     assert heights[1] - heights[0] > 1.5
+
+
+def test_beside_the_whisker_of_a_row_each_seed_has_a_small_dot() -> None:
+    row = {"panel": "p", "series": "retnet", "row": "one", "value": 1.1, "low": 0.9, "high": 2.0,
+           "n": 3, "each": (0.95, 1.1, 1.3)}  # fmt: skip
+    panel = Panel("p", "", Axis("ratio"))
+    found = declared(data=pd.DataFrame([row]), panels=(panel,), geometry="rows", each="seed")
+    picture, note = drawn(found)
+    (dots,) = (line for line in picture.axes[0].lines if line.get_marker() == ".")
+    assert list(dots.get_xdata()) == [0.95, 1.1, 1.3] and "small dots: one seed each" in note

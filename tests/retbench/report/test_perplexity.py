@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
@@ -63,6 +65,16 @@ def test_the_figure_draws_how_a_model_would_read_a_longer_text(
     (across,) = lengths(found(**ways)).curves
     assert across.label == label
     assert list(across.x) == drawn and set(across.value) == {value}
+
+
+def test_a_second_line_within_the_margin_of_the_first_is_left_out_and_named() -> None:
+    alike = {"phase": "length", "model": "retnet", "perplexity": 7.5}
+    near = found(carried=7.56)
+    near.losses.loc[near.losses["phase"] == "length", list(alike)] = list(alike.values())
+    figure = lengths(near)
+    assert not figure.curves
+    assert any("within 1%" in n and n.endswith("line: retnet, state carried") for n in figure.notes)
+    assert len(lengths(replace(near, losses=near.losses.replace(7.56, 7.6))).curves) == 1
 
 
 @pytest.mark.parametrize(
