@@ -9,6 +9,7 @@ drawn, and the footer says how to read it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -71,13 +72,22 @@ def draw(figure: Figure, paper_in: float | None = None) -> tuple[Drawing, tuple[
     taken = lanes * 0.14 * rows + _legend(drawing, body, legend)
     notes = list(dict.fromkeys([*notes, *figure.notes]))
     if paper_in is None:
-        footer = drawing.supxlabel(" · ".join(notes), x=0.01, ha="left", size=7, wrap=True)
+        footer = drawing.supxlabel(**_wrapped(" · ".join(notes)), size=7)
         footer.set_color(theme.MUTED)
         taken += footer.get_window_extent().height / theme.DPI
     drawing.set_size_inches(size[0], size[1] + taken)
     drawing.draw_without_rendering()
     drawing.set_layout_engine(None)  # laid out once, for every format alike
     return drawing, tuple(notes)
+
+
+def _wrapped(text: str) -> dict[str, Any]:
+    """Arguments of a text at the left that is broken into lines, in which a dollar is a dollar.
+
+    Where matplotlib breaks lines it measures formulas whether or not it is to parse them.
+    """
+    escaped = text.replace("$", r"\$")
+    return {"t": escaped, "parse_math": True, "x": 0.01, "ha": "left", "wrap": True}
 
 
 def _places(
@@ -109,14 +119,16 @@ def _places(
 
 def _header(drawing: Drawing, figure: Figure) -> FigureBase:
     """Title, conditions and caveat; returns what is below them."""
-    lines = [(figure.title, {"size": 12, "weight": "bold"}),
-             (figure.caption, {"size": 7.5, "color": theme.MUTED}),
-             (figure.caveat, {"size": 8.5, "weight": "bold", "color": theme.ALARM})]  # fmt: skip
+    lines: list[tuple[str, dict[str, Any]]] = [
+        (figure.title, {"size": 12, "weight": "bold"}),
+        (figure.caption, {"size": 7.5, "color": theme.MUTED}),
+        (figure.caveat, {"size": 8.5, "weight": "bold", "color": theme.ALARM}),
+    ]
     level: FigureBase = drawing
     for text, look in lines:
         if not text:
             continue
-        level.suptitle(text, x=0.01, ha="left", wrap=True, **look)
+        level.suptitle(**_wrapped(text), **look)
         level = level.subfigures()  # type: ignore[assignment]
         width, height = drawing.get_size_inches()
         drawing.set_size_inches(width, height + 0.24)
