@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
 
+from retbench.config.plan import Point
 from retbench.metrics import METRICS
 from retbench.report import units
 from retbench.report.compare import TIMES
@@ -104,7 +105,7 @@ def count_outliers(samples: Floats) -> int:
     return int(np.count_nonzero((samples < lower - reach) | (samples > upper + reach)))
 
 
-def varying_memory(cells: pd.DataFrame) -> Iterator[str]:
+def varying_memory(cells: pd.DataFrame, points: Mapping[str, Point]) -> Iterator[str]:
     """Memory figures that differ between the processes (M14)."""
     ranges = cells[(cells["method"] == "range") & (cells["spread"] > MEMORY_SPREAD)]
     if len(ranges):
@@ -113,7 +114,7 @@ def varying_memory(cells: pd.DataFrame) -> Iterator[str]:
             f"{units.counted(len(ranges), 'memory figure')} var{'y' if len(ranges) > 1 else 'ies'} "
             f"by more than {units.rough(MEMORY_SPREAD)} over processes; the worst, "
             f"{METRICS[worst['metric']].title} of {worst['model']} at "
-            f"{units.place(worst['point'])}, by {units.rough(worst['spread'])}"
+            f"{units.place(points[worst['point']])}, by {units.rough(worst['spread'])}"
         )
 
 

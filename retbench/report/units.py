@@ -15,7 +15,10 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retbench.config.plan import Point
 
 DASH = "–"  # what a table shows where there is no value
 
@@ -276,12 +279,10 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def place(point: str) -> str:
-    """A point's id in words, the sizes last: direction train, context 2k batch 1."""
-    named = dict(part.split("=", 1) for part in point.split(","))
-    context, batch = named.pop("context"), named.pop("batch")
-    words = "".join(f"{name.replace('_', ' ')} {given}, " for name, given in named.items())
-    return f"{words}context {tokens(int(context))} batch {batch}"
+def place(point: Point) -> str:
+    """A point in words, the sizes last: direction train, context 2k batch 1."""
+    words = "".join(f"{name.replace('_', ' ')} {given}, " for name, given in point.texts.items())
+    return f"{words}context {tokens(point.seq_len)} batch {point.batch_size}"
 
 
 def rough(share: float) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from retbench.config.plan import Point
 from retbench.machine.ceilings import TOLERANCE
 from retbench.report import flags, terms, units
 from retbench.report.compare import TIMES
@@ -39,10 +40,10 @@ def of_times(summary: Summary, modes: Mapping[str, str]) -> tuple[str, ...]:
         *_unequal_models(meta, summary.models, modes),
         *_unfused(meta, cells, ratios),
         *_attention(meta, cells),
-        *_physics(cells),
-        *flags.varying_memory(cells),
+        *_physics(cells, summary.points),
+        *flags.varying_memory(cells, summary.points),
         *flags.flagged(summary.statuses),
-        *_failures(summary.statuses),
+        *_failures(summary.statuses, summary.points),
         *recorded(meta),
     )
 
@@ -165,7 +166,7 @@ def _attention(meta: Mapping[str, Any], cells: pd.DataFrame) -> Iterator[str]:
         yield f"{model} ran attention's math backend on a GPU: that is not the fused baseline"
 
 
-def _physics(cells: pd.DataFrame) -> Iterator[str]:
+def _physics(cells: pd.DataFrame, points: Mapping[str, Point]) -> Iterator[str]:
     """Times below their own bound (M15).
 
     A worker has made `invalid` what beats the best ceiling of any size. A decode step below the
@@ -187,13 +188,15 @@ def _physics(cells: pd.DataFrame) -> Iterator[str]:
             continue
         for row in records(value[value[time] * TOLERANCE < value[bound]].reset_index()):
             said = what.format(row[bound] / row[time])
-            yield f"{row['model']} at {units.place(row['point'])} {said}"
+            yield f"{row['model']} at {units.place(points[row['point']])} {said}"
 
 
-def _failures(statuses: pd.DataFrame) -> Iterator[str]:
+def _failures(statuses: pd.DataFrame, points: Mapping[str, Point]) -> Iterator[str]:
     failed = statuses[statuses["status"] != "ok"]
     for (model, status), group in failed.groupby(["model", "status"], sort=False):
-        places = "; ".join(f"{units.place(row['point'])}{_share(row)}" for row in records(group))
+        places = "; ".join(
+            f"{units.place(points[row['point']])}{_share(row)}" for row in records(group)
+        )
         causes = group["cause"].dropna()
         cause = f": {causes.iloc[0]}" if len(causes) else ""
         yield f"{model} {status} at {places}{cause}"

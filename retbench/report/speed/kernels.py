@@ -48,11 +48,11 @@ def _warnings(kernels: Kernels) -> Iterator[str]:
     yield from warnings.claims(kernels.meta, "process")
     yield from warnings.audited(kernels.meta)
     yield from warnings.few_blocks(kernels.ratios)
-    yield from flags.varying_memory(kernels.cells)
+    yield from flags.varying_memory(kernels.cells, kernels.points)
     yield from flags.flagged(kernels.statuses)
     failed = kernels.statuses[kernels.statuses["status"] != "ok"]
     for (model, status, cause), group in groups(failed.fillna({"cause": ""}), _FAILURE):
-        points = group["point"].tolist()
+        points = [kernels.points[point] for point in group["point"]]
         planned = (kernels.statuses["model"] == model).sum()
         at = f"{len(points)} points, the first {units.place(points[0])}"
         if len(points) == 1:

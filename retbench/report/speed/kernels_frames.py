@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from retbench.config.plan import Point
 from retbench.report import compare, crossovers, derive
 from retbench.report.frames import Row, groups, ordered
 from retbench.report.summary import reduced
@@ -34,6 +35,7 @@ class Kernels:
     Attributes:
         meta: ``run.json``.
         models: the operations in the order of the plan; the first is the subject.
+        points: the planned points by their ids.
         cells: one row per operation, point and metric, as those of
             :class:`retbench.report.summary.Summary`, with the settings as columns.
         statuses: how each cell ended, likewise.
@@ -45,6 +47,7 @@ class Kernels:
 
     meta: Mapping[str, Any]
     models: tuple[str, ...]
+    points: Mapping[str, Point]
     cells: pd.DataFrame
     statuses: pd.DataFrame
     ratios: pd.DataFrame
@@ -75,6 +78,7 @@ def kernels(run: Run) -> Kernels:
     return Kernels(
         meta=meta,
         models=found.models,
+        points=run.points,
         cells=ordered(run.placed(cells), keys, **orders),
         statuses=ordered(run.placed(found.statuses), keys, **orders),
         ratios=run.placed(ratios),
