@@ -44,7 +44,7 @@ _DIFFERENCE = (
     "difference: subject - baseline in percentage points, paired by seed; above 0 the subject is "
     "right more often; verdicts have a margin of 1 point, are corrected over the whole table "
     "(Holm), and better or worse takes 5 seeds; an answer says the same, to so many points, of an "
-    f"open one whose interval lies within {100 * SAME:g} points of 0"
+    f"open one whose interval lies within {100 * SAME:g} points of 0, else open and that interval"
 )
 
 
@@ -137,7 +137,7 @@ def _compared(row: Row) -> str:
         return units.verdict(row, "seed")
     if (reach := max(-row["low"], row["high"])) <= SAME:
         return f"the same, to {100 * reach:.1f} points"
-    return f"{units.verdict(row, 'seed')}: {_points(row)} points"
+    return f"open [{', '.join(f'{100 * row[edge]:+.0f}' for edge in EDGES[1:])}]".replace("-", "−")
 
 
 def _accuracies(recall: Recall, difference: pd.DataFrame) -> Table:

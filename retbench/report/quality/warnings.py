@@ -103,7 +103,7 @@ def _epochs(meta: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[str]:
 def edge_of_grid(tried: pd.DataFrame) -> Iterator[str]:
     """Which models have the grid's smallest or largest learning rate, so may have a better beyond.
 
-    One line for each of the two.
+    One line for all.
     """
     found: dict[str, dict[str, list[str]]] = {}
     for (model, at), group in groups(tried, ["model", "at"]):
@@ -114,13 +114,16 @@ def edge_of_grid(tried: pd.DataFrame) -> Iterator[str]:
         rate, rates = float(chosen.iloc[0]), group["learning_rate"]
         for end, name in ((rates.min(), "smallest"), (rates.max(), "largest")):
             if rate == end:
-                places = found.setdefault(f"{name} of the grid, {rate:g},", {})
+                places = found.setdefault(f"its {name}, {rate:g}", {})
                 places.setdefault(model, []).append(at.partition("=")[2])
-    for what, places in found.items():
+    ends = []
+    for end, places in found.items():
         named = [f"{model} ({', '.join(at)})" if any(at) else model for model, at in places.items()]
+        ends.append(f"{', '.join(named)} at {end}")
+    if ends:
         yield (
-            f"the best learning rate is the {what} for {', '.join(named)}: a better one may lie "
-            "beyond, so no claim should rest on it"
+            "a better learning rate may lie beyond the grid, so no claim should rest on these: "
+            + "; ".join(ends)
         )
 
 

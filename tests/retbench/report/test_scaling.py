@@ -91,8 +91,9 @@ def test_every_preset_has_its_own_size_and_rate(make: Make) -> None:
 def test_a_rate_at_the_edge_of_the_grid_is_printed_so_and_warned_of(make: Make) -> None:
     run = make()
     assert "Learning rate 0.003 at the edge" in table(run, "scaling").reading[-1]
-    (said,) = (line for line in scaling.content(run).warnings if "largest of the grid" in line)
-    assert f"retnet ({', '.join(sorted(PRESETS))})" in said and "no claim should rest on it" in said
+    (said,) = (line for line in scaling.content(run).warnings if "beyond the grid" in line)
+    assert f"retnet ({', '.join(sorted(PRESETS))})" in said
+    assert "no claim should rest on these" in said
     inside = make(configuration={"learning_rates": (0.001, 0.003, 0.009)})
     assert "Learning rate 0.003 inside" in table(inside, "scaling").reading[-1]
 

@@ -123,7 +123,7 @@ def test_it_warns_of_memory_that_varies_over_processes(make_run: MakeRun) -> Non
     )
 
 
-def test_learning_rates_at_an_end_of_the_grid_take_a_line_an_end() -> None:
+def test_learning_rates_at_an_end_of_the_grid_take_one_line() -> None:
     ends = {("h3", "copy"): 4e-3, ("h3", "mqar"): 4e-3, ("retnet", "copy"): 2e-3,
             ("retnet", "mqar"): 4e-3, ("transformer", "mqar"): 1e-3}  # fmt: skip
     tried = pd.DataFrame([
@@ -131,15 +131,15 @@ def test_learning_rates_at_an_end_of_the_grid_take_a_line_an_end() -> None:
          "chosen": rate == best}
         for (model, task), best in ends.items() for rate in (1e-3, 2e-3, 4e-3)
     ])  # fmt: skip
-    beyond = ": a better one may lie beyond, so no claim should rest on it"
-    best = "the best learning rate is the"
+    beyond = "a better learning rate may lie beyond the grid, so no claim should rest on these: "
     assert list(edge_of_grid(tried)) == [
-        f"{best} largest of the grid, 0.004, for h3 (copy, mqar), retnet (mqar){beyond}",
-        f"{best} smallest of the grid, 0.001, for transformer (mqar){beyond}",
+        f"{beyond}h3 (copy, mqar), retnet (mqar) at its largest, 0.004; "
+        "transformer (mqar) at its smallest, 0.001",
     ]
     assert list(edge_of_grid(tried[tried["model"] == "h3"].iloc[:3].assign(at=""))) == [
-        f"{best} largest of the grid, 0.004, for h3{beyond}"
+        f"{beyond}h3 at its largest, 0.004"
     ]
+    assert not list(edge_of_grid(tried[tried["model"] == "none"]))
 
 
 def test_a_flag_is_spoken_of_in_words(make_run: MakeRun) -> None:
