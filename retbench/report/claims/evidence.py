@@ -32,7 +32,7 @@ class Evidence:
 
     Attributes:
         run: the name of its folder; empty where it is computed.
-        preset: of its models.
+        preset: of its models; empty where they have several.
         baseline: its label; empty where a model is its own.
         where: the row of the report, e.g. ``4k tokens, batch 1``.
         number: what was measured.
@@ -56,7 +56,8 @@ class Source:
         self.run = run
         self.suite = str(run.meta["suite"])
         self.configuration = run.meta["configuration"]
-        self.preset = str(self.configuration.get("preset") or "")
+        several = "presets" in self.configuration
+        self.preset = "" if several else str(self.configuration.get("preset") or "")
 
     @cached_property
     def _tables(self) -> dict[str, pd.DataFrame]:
