@@ -18,7 +18,7 @@ class Preset:
 # From 125m on a preset is named for all its parameters with tied GPT-2 embeddings, as in GPT-3;
 # below, for the non-embedding ones, for there the embedding would be most of the model.
 # d_k is 256 where the paper trained (1.3b and larger, its table 8); smaller models keep at least
-# four heads, so that their slowest decay still spans a context worth the name.
+# four heads, so that decays differ, and queries can share keys in fours.
 PRESETS: dict[str, Preset] = {
     "50k": Preset(d_model=48, n_layers=2, head_dim=12, retention_dim=12),
     "tiny": Preset(d_model=64, n_layers=2, head_dim=16, retention_dim=16),

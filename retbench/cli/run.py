@@ -46,11 +46,15 @@ def register(app: typer.Typer) -> None:
 
 
 def asked(words: list[str]) -> dict[str, Any]:
-    """What the words behind ``retbench run`` ask for: the suite, and options by name."""
+    """What the words behind ``retbench run`` ask for: the suite, and options by name.
+
+    Raises:
+        click.UsageError: there is no such option.
+    """
     app = typer.Typer()
     register(app)
     given = get_command(app).make_context("run", words).params
-    options = {key: given[key] for key in of_all_suites() if given[key]}
+    options = {key: given[key] for key in of_all_suites() if given[key] not in (None, [], ())}
     return {"suite": given["named"] or given["suite"], **options}
 
 

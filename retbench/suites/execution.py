@@ -121,6 +121,9 @@ class Execution:
         Args:
             position: of the prompt, from 0.
             prompt: token ids, (batch, time), at least ``position + 1`` of time.
+
+        Returns:
+            The relative L2 distance of the logits of the worst sequence; NaN where one is NaN.
         """
         tokens, kept = prompt[:, : position + 1], self.step_logits
         rows = max(1, PREFILL_TOKENS // (position + 1))
@@ -247,7 +250,7 @@ class Generation:
         return len(self._positions)
 
     def error(self, prompt: Tensor) -> float:
-        """How far its first step is from a prefill, see :meth:`Execution.error_at`."""
+        """How far its first step is from a prefill, as :meth:`Execution.error_at` says."""
         return self._execution.error_at(self._positions[0], prompt)
 
     def first(self) -> None:

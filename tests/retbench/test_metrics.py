@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from retbench.errors import UserError
-from retbench.metrics import METRICS, compared
+from retbench.metrics import METRICS, TIMES_IN, compared
 from retbench.report import glossary
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +30,10 @@ def test_the_compared_metrics_have_places_of_their_own() -> None:
     places = [METRICS[tag].compared for tag in compared()]
     assert places == list(range(1, len(places) + 1))
     assert compared() == (*compared("time"), *compared("memory"), *compared("energy"))
+
+
+def test_every_time_that_is_compared_is_of_one_suite() -> None:
+    assert sorted(tag for tags in TIMES_IN.values() for tag in tags) == sorted(compared("time"))
 
 
 def test_every_formula_is_shown_as_it_is_declared() -> None:

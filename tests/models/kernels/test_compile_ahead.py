@@ -16,11 +16,11 @@ import pytest
 from models.kernels.attend import RESIDENT
 
 from ...benchmarks.occupancy import CAPABILITIES, cases
+from .compile_ahead import MODELS
 
 ROOT = Path(__file__).parents[3]
 PUBLISHED = ("case", "kernel", "programs", "warps", "registers", "shared_bytes", "resident")
 """Columns of results/occupancy.csv that a compilation must give again."""
-MULTIPROCESSORS = {"A100": 108, "H100": 132, "B200": 148, "RTX 5090": 170}
 
 SPILLED_BYTES = 64
 """Of a thread's registers; some few that are seldom used, as decays that a loop does not need."""
@@ -92,7 +92,7 @@ def test_the_kernels_fit_and_read_by_128_bits_into_tensor_cores(
             assert set(kernel["bits_in_loops"]) <= {128}, kernel
         if name in GATE:
             assert kernel["bits"] == [128], kernel
-        if name == "_recur":  # the state, and of few numbers each a sector's width or less
+        if name == "_recur":  # of the state; what it reads besides is a few numbers
             assert max(kernel["bits"]) == 128, kernel
         if kernel["case"] in cases():
             assert (capability, *(kernel[key] for key in PUBLISHED)) in published(), kernel
@@ -146,7 +146,8 @@ def test_all_that_is_published_fits_side_by_side_and_spills_hardly_anything() ->
         if row["kernel"] == "_attend":
             queries = max(RESIDENT) if row["tensor_cores"] else 1
             assert int(row["resident"]) >= RESIDENT[queries], row
-        slots = int(row["resident"]) * MULTIPROCESSORS[row["gpu"]]
+        gpu = MODELS[round(10 * float(row["capability"]))]
+        slots = int(row["resident"]) * gpu.multiprocessors
         assert float(row["waves"]) == pytest.approx(int(row["programs"]) / slots, abs=1e-3), row
 
 
