@@ -66,6 +66,7 @@ class ContenderRun(ContenderWorker):
             Seconds of a slice of each of its phases, by name; or how the cell ended.
         """
         self._point, self._spent_s = point, 0.0
+        cell = self.contender.label, point.id
         implied = self._implied_by(point)
         if implied is not None:
             return self._ended("oom_implied", implied, process=NO_PROCESS)
@@ -73,10 +74,13 @@ class ContenderRun(ContenderWorker):
             self._get_ready()
             request = {
                 "do": "prepare", "point": point.to_json(), "brief": self._brief(point),
-                "companions": companions,
+                "companions": companions, "verify": self._verified.lacks(*cell),
             }  # fmt: skip
             reply = self._asked(request, "prepared")
-            return reply if isinstance(reply, Outcome) else _slices_of(reply)
+            if isinstance(reply, Outcome):
+                return reply
+            self._verified.add(*cell)
+            return _slices_of(reply)
         except CellFailure as failure:  # what an earlier cell should have found is not there
             return self._ended(failure.status, failure.cause, process=NO_PROCESS)
         except WorkerFailure as failure:

@@ -25,6 +25,31 @@ from retbench.workers.process import Message, Worker, WorkerFailure
 SETUP_METRICS = ("import_s", "build_s", "gate_s", "gate_error")
 
 
+class Verified:
+    """What the processes of one session of a run have verified so far.
+
+    In eager mode on a CPU all processes of a session run the same code on the same machine, so what
+    one has verified holds for the next. What each compiles, captures or tunes for itself is
+    verified in each.
+
+    Args:
+        config: of the run.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._holds = config.device == "cpu" and config.mode == "eager"
+        self._known: set[tuple[str, ...]] = set()
+
+    def lacks(self, *what: str) -> bool:
+        """Whether a contender, or a cell by contender and point, is still to be verified."""
+        return what not in self._known
+
+    def add(self, *what: str) -> None:
+        """A process has found it right."""
+        if self._holds:
+            self._known.add(what)
+
+
 class ContenderWorker:
     """The worker of one contender in one block; a context manager that leaves none behind.
 
@@ -35,6 +60,7 @@ class ContenderWorker:
         writer: knows how earlier cells ended, and keeps what a worker says of its model.
         observer: told of worker starts and phases.
         start_worker: gives a fresh worker and its process number.
+        verified: what need not be verified again; of the session.
     """
 
     def __init__(
@@ -45,6 +71,7 @@ class ContenderWorker:
         writer: store.RunWriter,
         observer: Observer,
         start_worker: Callable[[], tuple[Worker, int]],
+        verified: Verified,
     ) -> None:
         self.contender = contender
         self._config = config
@@ -52,6 +79,7 @@ class ContenderWorker:
         self._writer = writer
         self._observer = observer
         self._start_worker = start_worker
+        self._verified = verified
         self._worker: Worker | None = None
         self._is_ready = False
         self._process = NO_PROCESS
@@ -118,6 +146,7 @@ class ContenderWorker:
             raise problem
         self._is_ready, self._failed_starts = True, 0
         self._setup = ready
+        self._verified.add(self.contender.label)
         self._record_model(ready["model"])
 
     def _receive(self, worker: Worker) -> Message:
@@ -135,6 +164,7 @@ class ContenderWorker:
             "block": self._block,
             "process": self._process,
             "ceilings": self._writer.meta["ceilings"],
+            "verify": self._verified.lacks(self.contender.label),
         }
 
     def _record_model(self, model: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from retbench.config import plugins
 from retbench.config.plan import Contender, Plan
 from retbench.config.run import RunConfig, TimedConfig
 from retbench.engine.contender_run import ContenderRun
+from retbench.engine.contender_worker import Verified
 from retbench.engine.observer import Observer, Silent
 from retbench.engine.opening import Audits, open_writer
 from retbench.engine.turns import Block, in_turns
@@ -173,6 +174,7 @@ class _Session:
         self._processes = self.writer.last_process + 1
         self._begun = time.monotonic()
         self._cpus: tuple[int, ...] = ()
+        self._verified = Verified(self.config)
 
     def run(self) -> None:
         """Measure what is not done yet."""
@@ -260,8 +262,9 @@ class _Session:
 
     def _contender_run(self, block: int, contender: Contender) -> ContenderRun:
         return ContenderRun(
-            self.config, contender, block, self.writer, self._call.observer, self._numbered_worker
-        )
+            self.config, contender, block, self.writer, self._call.observer,
+            self._numbered_worker, self._verified,
+        )  # fmt: skip
 
     def _measure_ceilings(self) -> None:
         """Ask a worker of its own for what this machine can do; a failure is but a warning.

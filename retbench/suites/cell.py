@@ -78,7 +78,8 @@ class Cell:
         rows: take the samples.
         phases: what is timed in turns, in this order.
         first_s: seconds that the first call of each phase took when the cell was prepared; what
-            takes a good part of a phase's budget is called but once more before it is timed.
+            takes a good part of a phase's budget is called but once more before it is timed, and
+            only where memory was given back to be measured.
 
     Attributes:
         phases: the phases by name.
@@ -102,11 +103,12 @@ class Cell:
         session = self.rows.session
         for name, phase in self.phases.items():
             first_s = self._first_s.get(name, 0.0)
-            timing = self._sample(phase, 1)[phase.metric]
             if not phase.compiles and first_s > session.profile.phase_budget_s * LONG_CALL:
-                # Once: memory was given back to be measured, and is now had again.
-                self._slice_s[name] = timing.host_s
+                self._slice_s[name] = first_s
+                if session.reads_memory:  # which was given back, and is now had again
+                    self._slice_s[name] = self._sample(phase, 1)[phase.metric].host_s
                 continue
+            timing = self._sample(phase, 1)[phase.metric]
             if timing.seconds < SLICE_S:  # the first call filled caches, and says too much
                 timing = self._sample(phase, 1)[phase.metric]
             enough = max(

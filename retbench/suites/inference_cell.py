@@ -1,15 +1,17 @@
 """One cell of the inference suite: a prompt of real text prefilled, and decode steps behind it.
 
-Memory is read from the first calls, in a process that does the same calls in the same order in
-every block. Then three phases are timed in turns: ``prefill``; ``decode``, steps at the context
-that the last prefill left; ``generation``, steps at positions spread evenly from the first token to
-the context, whose mean is what a token costs on average while a text of that length is generated.
+Memory is read in the first blocks, from the first calls of a process that does the same calls in
+the same order in each. Then three phases are timed in turns: ``prefill``; ``decode``, steps at the
+context that the last prefill left; ``generation``, steps at positions spread evenly from the first
+token to the context, whose mean is what a token costs on average while a text of that length is
+generated.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -74,18 +76,19 @@ class InferenceMeasurer(Measurer):
 
     def prepare(self, rows: Rows, progress: Progress) -> Cell:
         """Make the first calls, read their memory, and say what is to be timed."""
-        session, point = rows.session, rows.point
-        prompt = _prompt(session, point)
-        with session.meter.exact():
-            run = _execution(session, point, session.config.new_tokens)
+        session = rows.session
+        prompt = _prompt(session, rows.point)
+        with session.meter.exact() if session.reads_memory else nullcontext():
+            run = _execution(session, rows.point, session.config.new_tokens)
             work = _work(rows)
             rows.add_analytic(work)
             progress("first calls")
             first = _first_calls(rows, run, prompt)
-            if session.block == 0 or session.config.mode != "eager":  # what is eager stays as it is
+            if rows.verify:
                 _check_steps(rows, run, prompt)
-            progress("memory")
-            _measure_memory(rows, run, prompt)
+            if session.reads_memory:
+                progress("memory")
+                _measure_memory(rows, run, prompt)
             _add_sizes(rows, run)  # of a state that holds all its tokens
         progress("warm-up")
         phases = (
@@ -148,7 +151,7 @@ def _first_calls(rows: Rows, run: Execution, prompt: torch.Tensor) -> Timing:
     peaks = session.meter.peak_bytes(), session.meter.reserved_peak_bytes()
     session.clock.time(run.step)
     rows.add("setup", "cold_start_s", time.perf_counter() - started)
-    if session.config.mode == "eager":
+    if session.config.mode == "eager" and session.reads_memory:
         _add_memory(rows, "prefill_peak_bytes", peaks[0])
         _add_memory(rows, "prefill_reserved_bytes", peaks[1])
     return first

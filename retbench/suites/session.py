@@ -21,6 +21,9 @@ from retbench.store.samples import new_sample
 from retbench.suites.base import model_config
 from retbench.suites.limits import CellFailure
 
+MEMORY_BLOCKS = 2
+"""Blocks in whose processes memory is read, which others repeat: their range says so (rule M14)."""
+
 NOT_FINITE = "not_finite"
 """Flags a sample, and its cell, whose value was NaN or infinite."""
 
@@ -88,6 +91,11 @@ class Session:
     def energy_counter(self) -> energy.Counter | None:
         """What counts the energy of the device; None where nothing does, or several ranks work."""
         return energy.counter(self.config.device) if self.ranks.size == 1 else None
+
+    @property
+    def reads_memory(self) -> bool:
+        """Whether the memory of this process is read, for which its heap is given back."""
+        return self.block < MEMORY_BLOCKS
 
     @property
     def model(self) -> LanguageModel:
@@ -176,6 +184,7 @@ class Rows:
         session: what this process measures with.
         point: the point of the cell.
         brief: what the suite's ``brief`` said of the cell.
+        verify: whether the cell is to be verified before it is timed; else another process has.
         samples: what has been added so far.
         closing: what is undone once the cell has been measured, or has failed.
     """
@@ -183,6 +192,7 @@ class Rows:
     session: Session
     point: Point
     brief: Mapping[str, Any] = field(default_factory=dict)
+    verify: bool = True
     samples: list[Sample] = field(default_factory=list)
     closing: ExitStack = field(default_factory=ExitStack)
 

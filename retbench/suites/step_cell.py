@@ -87,10 +87,9 @@ class TrainingMeasurer(Measurer):
 
 
 def _step(rows: Rows, progress: Progress) -> Cell:
-    """Make the first step, count the bytes of each kind, and say what is timed.
+    """Make the first step, read what memory it needs, and say what is timed.
 
-    Two phases: whole steps, then their parts, each waited for before the next begins. Of several
-    ranks the peak is the largest, and the bytes are this one's.
+    Two phases: whole steps, then their parts, each waited for before the next begins.
     """
     session, point = rows.session, rows.point
     staged = _stage(rows)
@@ -99,7 +98,16 @@ def _step(rows: Rows, progress: Progress) -> Cell:
     )
     rows.add_analytic({"step_flops": _flops(rows), "step_hardware_flops": computed * point.tokens})
     first = _first_step(rows, staged, progress)
-    progress("memory")
+    if session.reads_memory:
+        progress("memory")
+        _measure_memory(rows, staged)
+    progress("warm-up")
+    return Cell(rows, _steps(rows, staged), _parts(staged), first_s={"train": first.seconds})
+
+
+def _measure_memory(rows: Rows, staged: _Staged) -> None:
+    """The peak of a step, of several ranks the largest; and this one's bytes of each kind."""
+    session = rows.session
     with session.meter.exact():
         staged.step(*staged.batch)
     rows.add("memory", "step_peak_bytes", session.ranks.all_reduce_max(session.meter.peak_bytes()),
@@ -109,8 +117,6 @@ def _step(rows: Rows, progress: Progress) -> Cell:
     )
     for metric, total in counted.items():
         rows.add("memory", metric, total, implementation="tensors")
-    progress("warm-up")
-    return Cell(rows, _steps(rows, staged), _parts(staged), first_s={"train": first.seconds})
 
 
 def _unshared_step(rows: Rows, progress: Progress) -> Cell:

@@ -7,8 +7,6 @@ import ctypes
 import os
 import sys
 
-from retbench.workers import CPUS
-
 _ADDR_NO_RANDOMIZE = 0x0040000
 _FIXED = "RETBENCH_ADDRESSES_FIXED"
 
@@ -29,16 +27,8 @@ def fix_addresses() -> None:
             os.execv(sys.executable, sys.orig_argv)
 
 
-def keep_to_cpus(cpus: str) -> None:
-    """Compute on these logical processors alone, commas between; on any where there are none."""
-    if cpus:
-        with contextlib.suppress(OSError, ValueError):  # one may have gone since
-            os.sched_setaffinity(0, map(int, cpus.split(",")))
-
-
 if __name__ == "__main__":  # not in a process that a library starts from this one
     fix_addresses()  # before anything is imported that would be imported once more
-    keep_to_cpus(os.environ.get(CPUS, ""))
     from retbench.workers.worker import main
 
     main(sys.argv[1:])

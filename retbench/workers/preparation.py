@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from retbench.config.run import RunConfig
 from retbench.distributed.process_group import ALONE, Ranks
 from retbench.machine.memory import available_memory_bytes, limit_further_memory
 from retbench.suites.session import Session
+from retbench.workers import CPUS
 
 _MEMORY_KEPT_FREE = 0.05
 
@@ -51,7 +53,10 @@ def open_session(
 
 
 def prepare_process(config: RunConfig) -> None:
-    """Import torch and third parties' models, and set the threads."""
+    """Import torch and third parties' models, set the threads, and keep to their processors.
+
+    Not before: the imports of several workers may go on side by side.
+    """
     import torch
 
     from models.registry import families, load_plugin
@@ -60,6 +65,14 @@ def prepare_process(config: RunConfig) -> None:
     families()
     for plugin in config.plugins:
         load_plugin(plugin)
+    keep_to_cpus(os.environ.get(CPUS, ""))
+
+
+def keep_to_cpus(cpus: str) -> None:
+    """Compute on these logical processors alone, commas between; on any where there are none."""
+    if cpus:
+        with contextlib.suppress(OSError, ValueError):  # one may have gone since
+            os.sched_setaffinity(0, map(int, cpus.split(",")))
 
 
 def bound_memory(config: RunConfig) -> None:

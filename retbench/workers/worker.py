@@ -144,7 +144,7 @@ class _Worker:
             self._tell("end")
 
     def _start(self, message: Message) -> None:
-        """Import, build and verify the model."""
+        """Import, build and, if asked to, verify the model."""
         config = suites.configuration(message["configuration"])
         contender = Contender(**message["contender"])
         prepare_process(config)
@@ -158,14 +158,17 @@ class _Worker:
         )  # fmt: skip
         built = time.perf_counter()
         measurer = suites.measurer_of(config.suite)
-        gate_error = measurer.verify(session)
+        gate_error = gate_s = None
+        if message["verify"]:
+            gate_error = measurer.verify(session)
+            gate_s = time.perf_counter() - built
         self._session = session
         self._reply(
             "ready",
             model=measurer.describe(session),
             import_s=import_s,
             build_s=built - started,
-            gate_s=time.perf_counter() - built,
+            gate_s=gate_s,
             gate_error=gate_error,
         )
 
@@ -175,7 +178,8 @@ class _Worker:
         if session is None:
             raise RuntimeError("asked for a cell before a model was built")
         session.companions = message["companions"]
-        self._rows = Rows(session, Point.from_json(message["point"]), message["brief"])
+        point = Point.from_json(message["point"])
+        self._rows = Rows(session, point, message["brief"], verify=message["verify"])
         measurer = suites.measurer_of(session.config.suite)
         self._cell = measurer.prepare(self._rows, lambda phase: self._say("phase", phase=phase))
         self._reply("prepared", slices=self._cell.warm_up())

@@ -181,7 +181,8 @@ class Cell:
 def begin(start):
     label = start["contender"]["label"]
     threads, ceilings = os.environ["OMP_NUM_THREADS"], start["ceilings"]
-    note(do="start", model=label, block=start["block"], threads=threads, ceilings=ceilings)
+    about = {"threads": threads, "ceilings": ceilings, "verify": start["verify"]}
+    note(do="start", model=label, block=start["block"], **about)
     misbehave(ACTIONS.get(label, {}).get("start"))
     ready = {"model": MODEL, "import_s": 0.5, "build_s": 0.25, "gate_s": 0.1}
     reply(event="ready", **(ready | SENSELESS.get(ACTIONS.get(label, {}).get("start"), {})))
@@ -197,7 +198,7 @@ def main():
             begin(start)
         elif do == "prepare":
             cell = Cell(start, message["point"], message["companions"])
-            cell.do("prepare", cell.prepared)
+            cell.do("prepare", cell.prepared, verify=message["verify"])
         elif do == "slice":
             number = message["round"]
             sliced = partial(cell.sliced, number)

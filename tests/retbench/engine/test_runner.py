@@ -119,6 +119,32 @@ def test_every_worker_is_told_the_ceilings(
     assert [ceilings["matmul_flop_per_s"] for ceilings in told] == [{"float32": 1e11}] * 4
 
 
+def verified(requests: list[dict[str, Any]]) -> list[bool]:
+    return [request["verify"] for request in requests if request["do"] in ("start", "prepare")]
+
+
+@pytest.mark.parametrize(("mode", "again"), [("eager", False), ("compile", True)])
+def test_what_a_process_has_verified_holds_for_the_next_blocks_unless_each_compiles(
+    drive: ModuleType, tmp_path: Path, requests: Requests, mode: str, again: bool
+) -> None:
+    drive.execute(tmp_path / "run", mode=mode)
+    assert verified(requests()) == [True] * 8 + [again] * 8
+    cut_after(tmp_path / "run", 8)
+    asked = len(requests())
+    drive.execute(tmp_path / "run", mode=mode, resume=True)
+    assert all(verified(requests()[asked:]))  # for this may be another machine
+
+
+def test_what_failed_is_not_held_for_verified(
+    drive: ModuleType, tmp_path: Path, misbehave: Any, requests: Requests
+) -> None:
+    misbehave({"retnet": {"context=32,batch=1": "crash"}})
+    drive.execute(tmp_path / "run")
+    asked = [r for r in requests() if r["do"] == "prepare" and r["model"] == "retnet"]
+    again = {r["cell"]["seq_len"]: r["verify"] for r in asked[3:]}
+    assert again == {16: False, 32: True, 64: False}
+
+
 @pytest.mark.parametrize("action", ["crash", "garbage", "refuse"])
 def test_without_ceilings_the_run_goes_on(
     drive: ModuleType, tmp_path: Path, misbehave: Any, action: str

@@ -122,8 +122,8 @@ def test_a_worker_keeps_to_the_cpus_that_its_environment_names(asked: str) -> No
     usable = sorted(os.sched_getaffinity(0))
     cpus = {"one": usable[-1:], "none": [], "gone": [10**4]}[asked]
     program = (
-        "import os; from retbench.workers import CPUS; from retbench.workers import __main__ as m; "
-        "m.keep_to_cpus(os.environ[CPUS]); print(sorted(os.sched_getaffinity(0)))"
+        "import os; from retbench.workers import CPUS, preparation; "
+        "preparation.keep_to_cpus(os.environ[CPUS]); print(sorted(os.sched_getaffinity(0)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], env=workers.variables(1, cpus), capture_output=True,

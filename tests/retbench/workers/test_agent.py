@@ -284,7 +284,7 @@ def start(config: RunConfig) -> Message:
     contender, *_ = suites.get("training").plan(config).contenders
     return {
         "do": "start", "configuration": config.to_json(), "contender": contender.to_json(),
-        "block": 0, "process": 0, "ceilings": None,
+        "block": 0, "process": 0, "ceilings": None, "verify": True,
     }  # fmt: skip
 
 
@@ -293,7 +293,9 @@ def test_a_rank_that_hangs_is_not_waited_for_and_ends(
 ) -> None:
     assert group.ask(start(configuration), LIMIT_S)["event"] == "ready"
     point = next(p for p in suites.get("training").plan(configuration).points if p.id == SMALL)
-    prepare = {"do": "prepare", "point": point.to_json(), "brief": {}, "companions": 0}
+    prepare = {
+        "do": "prepare", "point": point.to_json(), "brief": {}, "companions": 0, "verify": True,
+    }  # fmt: skip
     assert group.ask(prepare, LIMIT_S)["event"] == "phase"
     with pytest.raises(WorkerFailure, match="not done within 2 s"):
         group.send({"do": "finish"}, 2.0)

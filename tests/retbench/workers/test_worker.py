@@ -68,21 +68,24 @@ class WrongLength(Attention):
 """Plugins that are right where they are verified, and infinite or NaN at some length."""
 
 
-def start(config: RunConfig, family: str = "retnet") -> Message:
+def start(
+    config: RunConfig, family: str = "retnet", *, block: int = 1, verify: bool = True
+) -> Message:
     options = config.overrides_for(family) if isinstance(config, ModelsConfig) else {}
     return {
         "do": "start",
         "configuration": config.to_json(),
         "contender": {"label": "A", "family": family, "options": options},
-        "block": 2,
+        "block": block,
         "process": 7,
         "ceilings": None,
+        "verify": verify,
     }
 
 
-def prepare(seq_len: int, batch_size: int) -> Message:
+def prepare(seq_len: int, batch_size: int, *, verify: bool = True) -> Message:
     point = Point(seq_len, batch_size).to_json()
-    return {"do": "prepare", "point": point, "brief": {}, "companions": 0}
+    return {"do": "prepare", "point": point, "brief": {}, "companions": 0, "verify": verify}
 
 
 def timed(phase: str, number: int) -> Message:
@@ -142,9 +145,23 @@ def test_a_worker_builds_verifies_and_measures_slice_by_slice(lasting: Worker) -
     reply = answer(lasting, {"do": "finish"})
     assert (reply["event"], reply["status"]) == ("cell", "ok")
     coordinates = {(row["model"], row["block"], row["process"]) for row in reply["rows"]}
-    assert coordinates == {("A", 2, 7)}
+    assert coordinates == {("A", 1, 7)}
     rounds = [(row["metric"], row["trial"]) for row in reply["rows"] if row["trial"] is not None]
     assert rounds == [("ttft_s", 0), ("ttft_s", 1), ("tpot_s", 0)]
+
+
+def test_a_later_process_is_timed_alone(lasting: Worker) -> None:
+    """What others have verified, and whose memory they have read, is neither in a third block."""
+    for block, verify in ((1, True), (2, False)):
+        ready = answer(lasting, start(configuration(), block=block, verify=verify))
+        assert (ready["gate_error"] is not None) is verify
+        answer(lasting, prepare(64, 1, verify=verify))
+        answer(lasting, timed("prefill", 0))
+        rows = answer(lasting, {"do": "finish"})["rows"]
+        found = {row["metric"] for row in rows}
+        assert ("step_error" in found) is verify
+        assert ("decode_peak_bytes" in found) is (block < 2)
+        assert {"state_bytes", "ttft_s"} <= found
 
 
 def test_a_worker_that_is_asked_out_of_turn_says_so_and_lives(lasting: Worker) -> None:
