@@ -32,6 +32,7 @@ from retbench.errors import Interrupted, UserError
 from retbench.machine import ceilings, threads
 from retbench.machine.interrupts import Interrupts
 from retbench.machine.memory import available_memory_bytes
+from retbench.machine.pages import ScatteredPages
 from retbench.report import units
 from retbench.stats.comparison import level
 from retbench.store import merge
@@ -185,10 +186,15 @@ class _Session:
         suite = suites.get(self.config.suite)
         self._choose_cpus(suite)
         self._measure_ceilings()
-        for block in self.plan.measured_blocks:
-            self._measure(suite, block)
-            if self._is_last_begun(block) and self._stops(block):
-                break
+        is_timed = suite.takes_turns and self.config.profile != "smoke"
+        with ScatteredPages() as scattered:
+            for block in self.plan.measured_blocks:
+                if is_timed and self.config.device == "cpu":
+                    scattered.take()
+                    self.writer.update(held_bytes=scattered.held_bytes)
+                self._measure(suite, block)
+                if self._is_last_begun(block) and self._stops(block):
+                    break
         if self.config.profile != "smoke":
             # What else the machine does can only lower them: the better of two measurements counts.
             self._measure_ceilings()

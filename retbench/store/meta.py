@@ -206,6 +206,7 @@ class RunMeta(TypedDict):
         ceilings: what the machine can do at most; None where it was not measured.
         audit: what an audit found of this machine; None where it was not audited.
         cpus: logical processors that the workers kept to; absent where they did not.
+        held_bytes: scattered memory that the run held, so that its workers were given other.
         block_s: seconds that each block took, by its number.
         stopped: why a run that could have gone on ended; None for any other.
         warnings: what the run itself warns of.
@@ -231,6 +232,7 @@ class RunMeta(TypedDict):
     ceilings: CeilingsRecord | None
     audit: Audit | None
     cpus: NotRequired[list[Count]]
+    held_bytes: NotRequired[Count]
     block_s: dict[str, Seconds]
     stopped: Stop | None
     warnings: list[str]
