@@ -187,7 +187,7 @@ class _Session:
         self._choose_cpus(suite)
         self._measure_ceilings()
         is_timed = suite.takes_turns and self.config.profile != "smoke"
-        with ScatteredPages() as scattered:
+        with ScatteredPages(self._cpus) as scattered:
             for block in self.plan.measured_blocks:
                 if is_timed and self.config.device == "cpu":
                     scattered.take()

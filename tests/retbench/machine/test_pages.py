@@ -1,10 +1,11 @@
 import mmap
+import os
 from pathlib import Path
 
 import pytest
 
 from retbench.machine import pages
-from retbench.machine.pages import ScatteredPages, scattered_bytes
+from retbench.machine.pages import ScatteredPages, freed_bytes, scattered_bytes
 
 PAGE = mmap.PAGESIZE
 NODES = """\
@@ -12,60 +13,84 @@ Node 0, zone      DMA      0      0      0      0      0      0      0      0   
 Node 0, zone   Normal      5      1      0      2      0      1      7      0      0      0      9
 Node 1, zone   Normal      3      0      0      0      0      0      0      0      0      0      9
 """
+ZONES = """\
+Node 0, zone   Normal
+  pages free     5003333
+  pagesets
+    cpu: 0
+              count:    3
+              high:     6
+    cpu: 1
+              count:    7
+              high:     6
+  start_pfn:           1
+Node 1, zone   Normal
+  pagesets
+    cpu: 1
+              count:    4
+"""
 
 
 @pytest.fixture
-def free(tmp_path: Path) -> Path:
-    file = tmp_path / "buddyinfo"
-    file.write_text(NODES)
-    return file
+def proc(tmp_path: Path) -> Path:
+    (tmp_path / "buddyinfo").write_text(NODES)
+    (tmp_path / "zoneinfo").write_text(ZONES)
+    return tmp_path
 
 
 @pytest.mark.skipif(PAGE != 4096, reason="counts pages of 4 KiB")
-def test_small_pieces_of_all_nodes_are_scattered(free: Path) -> None:
-    assert scattered_bytes(free) == (5 + 2 * 1 + 8 * 2 + 32 * 1 + 3) * PAGE
+def test_small_pieces_of_all_nodes_are_scattered(proc: Path) -> None:
+    assert scattered_bytes(proc / "buddyinfo") == (5 + 2 * 1 + 8 * 2 + 32 * 1 + 3) * PAGE
+
+
+def test_pages_freed_on_a_processor_are_those_of_all_zones(proc: Path) -> None:
+    assert freed_bytes(proc / "zoneinfo") == {0: 3 * PAGE, 1: 11 * PAGE}
 
 
 @pytest.mark.parametrize("text", [None, "", "nonsense\n"])
 def test_where_the_kernel_does_not_tell_nothing_is_held(tmp_path: Path, text: str | None) -> None:
-    if text is not None:
-        (tmp_path / "buddyinfo").write_text(text)
-    assert scattered_bytes(tmp_path / "buddyinfo") == 0
-    with ScatteredPages(tmp_path / "buddyinfo") as scattered:
+    for name in ("buddyinfo", "zoneinfo"):
+        if text is not None:
+            (tmp_path / name).write_text(text)
+    with ScatteredPages(proc=tmp_path) as scattered:
         scattered.take()
         assert scattered.held_bytes == 0
 
 
-def test_what_is_scattered_is_held_and_given_back(free: Path) -> None:
-    with ScatteredPages(free) as scattered:
-        scattered.take()
-        first = scattered.held_bytes
-        scattered.take()  # in a file that stays as it is, as much again
-        assert (first, scattered.held_bytes) == (scattered_bytes(free), 2 * first)
-    assert scattered.held_bytes == 0
-
-
-@pytest.mark.parametrize(("room", "most"), [(80 * PAGE, 10 * PAGE), (None, 0), (10**15, 12 * PAGE)])
-def test_no_more_is_held_than_a_share_of_what_is_available(
-    free: Path, monkeypatch: pytest.MonkeyPatch, room: int | None, most: int
+@pytest.mark.parametrize(("cpus", "freed"), [((), 14), ((1,), 11), ((0, 1), 14), ((7,), 0)])
+def test_what_is_scattered_is_held_on_the_processors_named_and_given_back(
+    proc: Path, cpus: tuple[int, ...], freed: int
 ) -> None:
-    free.write_text("Node 0, zone Normal " + "100 " * 11)
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    with ScatteredPages(cpus, proc) as scattered:
+        scattered.take()
+        assert scattered.held_bytes == scattered_bytes(proc / "buddyinfo") + freed * PAGE
+    assert scattered.held_bytes == 0
+    if before is not None:
+        assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.parametrize(("room", "most"), [(40 * PAGE, 10 * PAGE), (None, 0), (10**15, 12 * PAGE)])
+def test_no_more_is_held_than_a_share_of_what_is_available(
+    proc: Path, monkeypatch: pytest.MonkeyPatch, room: int | None, most: int
+) -> None:
+    (proc / "buddyinfo").write_text("Node 0, zone Normal " + "100 " * 11)
     monkeypatch.setattr(pages, "MOST_BYTES", 12 * PAGE)
-    with ScatteredPages(free) as scattered:
-        for held in (0, most):
-            left = None if room is None else room - held
-            monkeypatch.setattr(pages, "available_memory_bytes", lambda left=left: left)
+    with ScatteredPages(proc=proc) as scattered:
+        left = lambda: None if room is None else room - scattered.held_bytes  # noqa: E731
+        monkeypatch.setattr(pages, "available_memory_bytes", left)
+        for _ in range(2):
             scattered.take()
             assert scattered.held_bytes == most
 
 
 def test_a_process_that_may_have_no_more_memory_holds_none(
-    free: Path, monkeypatch: pytest.MonkeyPatch
+    proc: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: object, **__: object) -> None:
         raise OSError(12, "Cannot allocate memory")
 
     monkeypatch.setattr(pages.mmap, "mmap", refused)
-    with ScatteredPages(free) as scattered:
+    with ScatteredPages(proc=proc) as scattered:
         scattered.take()
         assert scattered.held_bytes == 0
