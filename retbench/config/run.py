@@ -54,7 +54,7 @@ PROFILES: dict[str, Profile] = {
     profile.name: profile
     for profile in (
         Profile("smoke", blocks=1, minutes=0, rounds=3, min_rounds=2, phase_budget_s=0.5),
-        Profile("quick", blocks=3, minutes=5.75, rounds=60, min_rounds=2, phase_budget_s=1.0),
+        Profile("quick", blocks=3, minutes=5.75, rounds=60, min_rounds=3, phase_budget_s=1.0),
         Profile("report", blocks=5, minutes=30, rounds=40, min_rounds=4, phase_budget_s=5.0),
         Profile("rigorous", blocks=10, minutes=120, rounds=80, min_rounds=6, phase_budget_s=10.0),
     )
