@@ -122,7 +122,7 @@ _DECLARED = (
     # What one process measures once.
     Metric("cold_start_s", "s", "Cold start", "time",
            "compilation or graph capture, then the first prefill and the first decode step at "
-           "these shapes, in a process whose gate has run", "lower"),
+           "these shapes", "lower"),
     Metric("import_s", "s", "Imports", "time", "from the worker's start to its libraries imported"),
     Metric("build_s", "s", "Build", "time", "building and initialising the model"),
     Metric("gate_s", "s", "Gate", "time", "checking that decoding reproduces the full forward"),
@@ -407,8 +407,7 @@ METRICS: dict[str, Metric] = {metric.tag: metric for metric in _DECLARED}
 
 IN_SUITE: dict[str, dict[str, str]] = {
     "training": {
-        "cold_start_s": "the first step at these shapes, compilation included, in a process whose "
-        "gate has run",
+        "cold_start_s": "the first step at these shapes, compilation included",
         "gate_s": "checking that no model sees the future, and that its gradients are its "
         "formula's",
         "gate_error": "relative L2 distance of the loss's gradient at a token's embedding from the "

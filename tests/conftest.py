@@ -8,6 +8,7 @@ import os
 import pytest
 from hypothesis import settings
 
+from retbench.machine import pages
 from retbench.machine.threads import limit_spinning
 from retbench.workers import ALLOCATOR
 
@@ -18,6 +19,8 @@ settings.load_profile("all tests")
 # Tests run beside each other: threads that spin there take minutes for what takes seconds, and a
 # second thread of each has no core to run on.
 limit_spinning()
+# Nor is there memory for each to hold gigabytes of.
+pages.MOST_BYTES = 0
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What xdist starts from here keeps its heap, as workers do: half of the time of small trainings.
 os.environ.update(ALLOCATOR)

@@ -59,6 +59,9 @@ PROFILES: dict[str, Profile] = {
         Profile("rigorous", blocks=10, minutes=120, rounds=80, min_rounds=6, phase_budget_s=10.0),
     )
 }
+MEMORY_BLOCKS = 2
+"""Blocks in whose processes memory is read, which others repeat: their range says so (rule M14)."""
+
 DEVICES = ("cpu", "cuda")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 COMPILED_MODES = ("compile", "compile-cudagraph")

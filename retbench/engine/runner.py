@@ -27,7 +27,7 @@ from retbench.engine.contender_run import ContenderRun
 from retbench.engine.contender_worker import Verified
 from retbench.engine.observer import Observer, Silent
 from retbench.engine.opening import Audits, open_writer
-from retbench.engine.turns import Block, in_turns
+from retbench.engine.turns import Block, in_turns, needed_bytes
 from retbench.errors import Interrupted, UserError
 from retbench.machine import ceilings, threads
 from retbench.machine.interrupts import Interrupts
@@ -186,12 +186,9 @@ class _Session:
         suite = suites.get(self.config.suite)
         self._choose_cpus(suite)
         self._measure_ceilings()
-        is_timed = suite.takes_turns and self.config.profile != "smoke"
         with ScatteredPages(self._cpus) as scattered:
             for block in self.plan.measured_blocks:
-                if is_timed and self.config.device == "cpu":
-                    scattered.take()
-                    self.writer.update(held_bytes=scattered.held_bytes)
+                self._hold(scattered, suite)
                 self._measure(suite, block)
                 if self._is_last_begun(block) and self._stops(block):
                     break
@@ -207,6 +204,15 @@ class _Session:
         if self.config.device == "cpu" and in_turns(self.config, suite, self.plan):
             self._cpus = threads.idle_cpus(self.config.threads)
             self.writer.update(cpus=list(self._cpus))
+
+    def _hold(self, scattered: ScatteredPages, suite: Suite[Any]) -> None:
+        """Hold the scattered pages where times on a CPU are to be compared, and there is room."""
+        config, plan = self.config, self.plan
+        if config.device == "cpu" and suite.takes_turns and config.profile != "smoke":
+            cost = suite.cost(config, self.writer.meta["ceilings"])
+            needed = (needed_bytes(config, suite, plan.contenders, p, cost) for p in plan.points)
+            scattered.take(max(needed))
+            self.writer.update(held_bytes=scattered.held_bytes)
 
     def _measure(self, suite: Suite[Any], block: int) -> None:
         """What is lacking of one block."""

@@ -33,6 +33,14 @@ def in_turns(config: RunConfig, suite: Suite[Any], plan: Plan) -> bool:
     return suite.takes_turns and config.world_size == 1 and len(plan.contenders) > 1
 
 
+def needed_bytes(
+    config: RunConfig, suite: Suite[Any], contenders: Sequence[Contender], point: Point, cost: Cost
+) -> float:
+    """Memory that there is to be for the cells of a point to be side by side, by prediction."""
+    sizes = (suite.size(config, contender, point) for contender in contenders)
+    return sum(cost.memory_bytes(size, point) for size in sizes) / SHARE_OF_MEMORY
+
+
 class Block:
     """The cells of one block that are still to be measured.
 
@@ -83,10 +91,8 @@ class Block:
         """Whether the contenders are to be side by side at a point, all of them, and likely fit."""
         if not in_turns(self._config, self._suite, self._plan) or self._left[point] != self._order:
             return False
-        sizes = (self._suite.size(self._config, contender, point) for contender in self._order)
-        needed = [self._cost.memory_bytes(size, point) for size in sizes]
-        available = self._available_bytes
-        return available is None or sum(needed) <= SHARE_OF_MEMORY * available
+        needed = needed_bytes(self._config, self._suite, self._order, point, self._cost)
+        return self._available_bytes is None or needed <= self._available_bytes
 
     def _in_turns(self, points: Sequence[Point], observed: list[Point]) -> Iterator[list[Ended]]:
         """Points at which all contenders are side by side; ``observed`` gets those that cannot."""

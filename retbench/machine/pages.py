@@ -3,10 +3,9 @@
 The kernel hands out the smallest pieces of free memory first, and before them the pages that were
 last freed on the same processor. On a machine that has been up for a while these are gigabytes, and
 a process whose pages lie one by one all over the memory is slower for good: each has an entry of
-its own to be looked up, in a virtual machine in two tables. To read 64 MiB took from 6 to 20 ms. No
-pairing takes that away, for each contender has its own pages. So this process takes the small
-pieces first, and what is left for those that compute is contiguous.
-``docs/measurement.md`` has the figures.
+its own to be looked up, in a virtual machine in two tables. No pairing takes that away, for each
+contender has its own pages. So this process takes the small pieces first, and what is left for
+those that compute is contiguous. ``docs/measurement.md`` has the figures.
 """
 
 from __future__ import annotations
@@ -55,20 +54,24 @@ class ScatteredPages:
             block.close()
         self._held, self.held_bytes = [], 0
 
-    def take(self) -> None:
-        """Take what is scattered now; nothing where the kernel does not tell."""
+    def take(self, needed_bytes: float = 0.0) -> None:
+        """Take what is scattered now; nothing where the kernel does not tell.
+
+        Args:
+            needed_bytes: what the others will need: so much of the available memory is left.
+        """
         for cpu, size in freed_bytes(self._proc / "zoneinfo").items():
             if cpu in self._cpus or not self._cpus:
                 with _on(cpu):
-                    self._hold(size)
+                    self._hold(size, needed_bytes)
         with _on(*self._cpus):
-            self._hold(scattered_bytes(self._proc / "buddyinfo"))
+            self._hold(scattered_bytes(self._proc / "buddyinfo"), needed_bytes)
 
-    def _hold(self, size: int) -> None:
+    def _hold(self, size: int, needed_bytes: float) -> None:
         """Hold so many bytes more, or as many as may be held."""
-        room = available_memory_bytes() or 0
-        most = min(MOST_BYTES, int((room + self.held_bytes) * MOST_SHARE)) - self.held_bytes
-        size = min(most, size) // mmap.PAGESIZE * mmap.PAGESIZE
+        room = (available_memory_bytes() or 0) + self.held_bytes
+        most = min(MOST_BYTES, room * MOST_SHARE, room - needed_bytes) - self.held_bytes
+        size = int(min(most, size)) // mmap.PAGESIZE * mmap.PAGESIZE
         if size <= 0:
             return
         with suppress(OSError):  # a limit of this process's own

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from retbench.config.plan import Contender, Point
-from retbench.config.run import PROFILES, Profile
+from retbench.config.run import MEMORY_BLOCKS, PROFILES, Profile
 from retbench.distributed.process_group import ALONE, Ranks
 from retbench.machine import ceilings, energy
 from retbench.machine.ceilings import Ceilings
@@ -20,9 +20,6 @@ from retbench.metrics import Sample
 from retbench.store.samples import new_sample
 from retbench.suites.base import model_config
 from retbench.suites.limits import CellFailure
-
-MEMORY_BLOCKS = 2
-"""Blocks in whose processes memory is read, which others repeat: their range says so (rule M14)."""
 
 NOT_FINITE = "not_finite"
 """Flags a sample, and its cell, whose value was NaN or infinite."""

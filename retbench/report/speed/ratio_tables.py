@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from retbench.config.run import MEMORY_BLOCKS
 from retbench.metrics import METRICS
 from retbench.report import compare, stamp, terms, units
 from retbench.report.flags import MEANING
@@ -86,8 +87,10 @@ def _verdict(row: Row, tag: str, before: Sequence[str]) -> str:
 
 
 def _blocks(row: Row) -> str:
-    """The blocks behind the ratios of a row."""
-    counts = sorted({cell["n"] for cell in row.values() if isinstance(cell, dict)})
+    """The blocks behind the ratios of a row: of times, where it has any."""
+    found = {tag: cell["n"] for tag, cell in row.items() if isinstance(cell, dict)}
+    timed = {n for tag, n in found.items() if tag in compare.TIMES}
+    counts = sorted(timed or set(found.values()))
     return " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
 
 
@@ -102,6 +105,9 @@ def ratio_notes(ratios: pd.DataFrame, meta: Mapping[str, Any]) -> list[str]:
         notes.append(told)
     if timed["alone"].any():
         notes.append(f"alone: {MEANING['alone']}; the ratio is that of the processes' medians")
+    read = ratios.loc[ratios["metric"].isin(compare.MEMORY), "n"] == MEMORY_BLOCKS
+    if read.any() and timed["n"].max() > MEMORY_BLOCKS:
+        notes.append(f"memory: read in the first {MEMORY_BLOCKS} blocks")
     if said := stamp.ended(meta):
         notes.append(said)
     return notes

@@ -175,6 +175,23 @@ def test_contenders_that_take_turns_keep_to_the_same_cpus(
     assert run.meta.get("cpus") == ([3] if contenders == 2 else None)
 
 
+@pytest.mark.parametrize(
+    ("changes", "held"), [({"profile": "quick"}, 2), ({}, None), ({"device": "cuda"}, None)]
+)
+def test_scattered_pages_are_held_in_each_block_where_times_on_a_cpu_are_compared(
+    drive: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: Any,
+    held: int | None,
+) -> None:  # fmt: skip
+    class Held(runner.ScatteredPages):
+        def take(self, needed_bytes: float = 0.0) -> None:
+            assert needed_bytes > 0
+            self.held_bytes += 1
+
+    monkeypatch.setattr(runner, "ScatteredPages", Held)
+    run = drive.execute(tmp_path / "run", **changes)
+    assert run.meta.get("held_bytes") == held
+
+
 def test_the_observer_follows_the_run(drive: ModuleType, tmp_path: Path) -> None:
     diary = Diary()
     drive.execute(tmp_path / "run", observer=diary)

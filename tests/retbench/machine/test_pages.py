@@ -32,7 +32,8 @@ Node 1, zone   Normal
 
 
 @pytest.fixture
-def proc(tmp_path: Path) -> Path:
+def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(pages, "MOST_BYTES", 2**20)
     (tmp_path / "buddyinfo").write_text(NODES)
     (tmp_path / "zoneinfo").write_text(ZONES)
     return tmp_path
@@ -70,9 +71,13 @@ def test_what_is_scattered_is_held_on_the_processors_named_and_given_back(
         assert os.sched_getaffinity(0) == before
 
 
-@pytest.mark.parametrize(("room", "most"), [(40 * PAGE, 10 * PAGE), (None, 0), (10**15, 12 * PAGE)])
+@pytest.mark.parametrize(
+    ("room", "needed", "most"),
+    [(40 * PAGE, 0.0, 10 * PAGE), (None, 0.0, 0), (10**15, 0.0, 12 * PAGE),
+     (40 * PAGE, 35.5 * PAGE, 4 * PAGE), (40 * PAGE, 50.0 * PAGE, 0)],
+)  # fmt: skip
 def test_no_more_is_held_than_a_share_of_what_is_available(
-    proc: Path, monkeypatch: pytest.MonkeyPatch, room: int | None, most: int
+    proc: Path, monkeypatch: pytest.MonkeyPatch, room: int | None, needed: float, most: int
 ) -> None:
     (proc / "buddyinfo").write_text("Node 0, zone Normal " + "100 " * 11)
     monkeypatch.setattr(pages, "MOST_BYTES", 12 * PAGE)
@@ -80,7 +85,7 @@ def test_no_more_is_held_than_a_share_of_what_is_available(
         left = lambda: None if room is None else room - scattered.held_bytes  # noqa: E731
         monkeypatch.setattr(pages, "available_memory_bytes", left)
         for _ in range(2):
-            scattered.take()
+            scattered.take(needed)
             assert scattered.held_bytes == most
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from retbench.config.plan import Contender, Point
+from retbench.config.run import MEMORY_BLOCKS
 from retbench.report.summary import Summary
 from retbench.store import Run
 
@@ -92,7 +93,8 @@ def _cell(
          "resident_set"),
         ("steady_bytes", weights + state + MIB, "resident_set"),
     ):  # fmt: skip
-        add("memory", metric, float(size), implementation=source)
+        if block < MEMORY_BLOCKS or source == "tensors":
+            add("memory", metric, float(size), implementation=source)
     if energy:
         watts = 50 * rng.uniform(0.99, 1.01)
         add("energy", "token_j", watts * step_s(model, seq_len, batch) / batch)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retbench.report import compare, summarise, units
+from retbench.report import compare, summarise, units, write_tables
 from retbench.report.speed.ratio_tables import crossing
 from retbench.stats.comparison import paired_centre
 
@@ -201,6 +201,14 @@ def test_memory_ratios_have_words_of_their_own(make_run: MakeRun) -> None:
     assert ratio(summary, "state_bytes", "transformer", 4096)["verdict"] == "smaller"
     assert ratio(summary, "state_bytes", "transformer", 512)["verdict"] == "equivalent"
     assert ratio(summary, "state_bytes", "transformer-gqa", 512)["verdict"] == "larger"
+
+
+def test_blocks_are_those_of_times_and_memory_says_its_own(make_run: MakeRun) -> None:
+    run = make_run()
+    write_tables(run)
+    said = (run.path / "tables" / "ratios.md").read_text()
+    assert "Blocks 3" in said
+    assert "memory: read in the first 2 blocks" in said
 
 
 def test_a_ratio_with_a_failed_side_is_a_row_that_says_so(make_run: MakeRun) -> None:
