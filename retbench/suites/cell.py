@@ -78,17 +78,24 @@ class Cell:
         rows: take the samples.
         phases: what is timed in turns, in this order.
         first_s: seconds that the first call of each phase took when the cell was prepared; what
-            takes a good part of a phase's budget is called but once more before it is timed, and
-            only where memory was given back to be measured.
+            takes a good part of a phase's budget is called but once more before it is timed.
+        is_warm: whether those calls left all as it is when they are timed, so that one that takes
+            a good part is not called again: nothing was given back, compiled or tuned meanwhile.
 
     Attributes:
         phases: the phases by name.
     """
 
-    def __init__(self, rows: Rows, *phases: Phase, first_s: Mapping[str, float] | None = None):
+    def __init__(
+        self,
+        rows: Rows,
+        *phases: Phase,
+        first_s: Mapping[str, float] | None = None,
+        is_warm: bool = False,
+    ) -> None:
         self.rows = rows
         self.phases = {phase.name: phase for phase in phases}
-        self._first_s = first_s or {}
+        self._first_s, self._is_warm = first_s or {}, is_warm
         self._repeats = dict.fromkeys(self.phases, 1)
         self._flags: dict[str, list[str]] = {name: [] for name in self.phases}
         self._call_s = dict.fromkeys(self.phases, math.inf)
@@ -104,9 +111,10 @@ class Cell:
         for name, phase in self.phases.items():
             first_s = self._first_s.get(name, 0.0)
             if not phase.compiles and first_s > session.profile.phase_budget_s * LONG_CALL:
-                self._slice_s[name] = first_s
-                if session.reads_memory:  # which was given back, and is now had again
-                    self._slice_s[name] = self._sample(phase, 1)[phase.metric].host_s
+                again = not self._is_warm  # what was given back is then had
+                self._slice_s[name] = (
+                    self._sample(phase, 1)[phase.metric].host_s if again else first_s
+                )
                 continue
             timing = self._sample(phase, 1)[phase.metric]
             if timing.seconds < SLICE_S:  # the first call filled caches, and says too much

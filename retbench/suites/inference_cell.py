@@ -94,7 +94,8 @@ class InferenceMeasurer(Measurer):
         phases = (
             _prefill(rows, run, prompt, work), _decode(rows, run, work), _generation(rows, run),
         )  # fmt: skip
-        return Cell(rows, *phases, first_s={"prefill": first.seconds})
+        is_warm = session.config.device == "cpu" and not session.reads_memory
+        return Cell(rows, *phases, first_s={"prefill": first.seconds}, is_warm=is_warm)
 
 
 def _check_steps(rows: Rows, run: Execution, prompt: torch.Tensor) -> None:

@@ -13,7 +13,6 @@ from models.operations import Case, Operation
 from retbench import suites
 from retbench.config.plan import Contender, Point
 from retbench.config.run import RunConfig
-from retbench.machine.clock import Timing
 from retbench.machine.provenance import version
 from retbench.suites.cell import Cell, Phase
 from retbench.suites.kernels_gate import TOLERANCE, Call
@@ -89,16 +88,16 @@ class KernelsMeasurer(Measurer):
         mix = rows.closing.enter_context(operation.ready(case))
         call = Call(case, mix, session.config.seed)
         progress("check")
-        first = session.clock.time(call)
-        rows.add("gate", "kernel_first_s", first.seconds)
+        rows.add("gate", "kernel_first_s", session.clock.time(call).seconds)
         if rows.verify:
             error = call.error()
             rows.add("gate", "kernel_error", error, implementation="float64")
             _require_right(error, case.dtype)
         if session.reads_memory:
             progress("memory")
-            first = _measure_memory(rows, call)
+            _measure_memory(rows, call)
         progress("warm-up")
+        second = session.time(call)  # the first one may have compiled
         phase = Phase(
             "kernel",
             "kernel_s",
@@ -107,18 +106,17 @@ class KernelsMeasurer(Measurer):
             implementation=operation.name,
             flops=case.flops,
         )
-        return Cell(rows, phase, first_s={"kernel": first.seconds})
+        return Cell(rows, phase, first_s={"kernel": second.seconds})
 
 
-def _measure_memory(rows: Rows, call: Call) -> Timing:
-    """The peak of a call above what is held before it; the time of the call."""
+def _measure_memory(rows: Rows, call: Call) -> None:
+    """The peak of a call above what is held before it."""
     session = rows.session
     with session.meter.exact():
         held = session.meter.current_bytes()  # inputs, and libraries that the check brought in
-        timing = session.time(call)
+        call()
         peak = max(0, session.meter.peak_bytes() - held)
     rows.add("memory", "kernel_peak_bytes", peak, implementation=session.meter.source)
-    return timing
 
 
 def _gradients(case: Case) -> torch.set_grad_enabled:

@@ -69,10 +69,15 @@ def prepare_process(config: RunConfig) -> None:
 
 
 def keep_to_cpus(cpus: str) -> None:
-    """Compute on these logical processors alone, commas between; on any where there are none."""
+    """Compute on these logical processors alone, commas between; on any where there are none.
+
+    So do all threads that imports have started, and those that any of them starts.
+    """
     if cpus:
         with contextlib.suppress(OSError, ValueError):  # one may have gone since
-            os.sched_setaffinity(0, map(int, cpus.split(",")))
+            chosen = [int(cpu) for cpu in cpus.split(",")]
+            for thread in os.listdir("/proc/self/task"):
+                os.sched_setaffinity(int(thread), chosen)
 
 
 def bound_memory(config: RunConfig) -> None:

@@ -118,18 +118,21 @@ def test_workers_keep_to_the_fastest_cores_that_were_idle(
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
 @pytest.mark.parametrize("asked", ["one", "none", "gone"])
-def test_a_worker_keeps_to_the_cpus_that_its_environment_names(asked: str) -> None:
+def test_all_threads_of_a_worker_keep_to_the_cpus_that_its_environment_names(asked: str) -> None:
     usable = sorted(os.sched_getaffinity(0))
     cpus = {"one": usable[-1:], "none": [], "gone": [10**4]}[asked]
     program = (
-        "import os; from retbench.workers import CPUS, preparation; "
-        "preparation.keep_to_cpus(os.environ[CPUS]); print(sorted(os.sched_getaffinity(0)))"
+        "import os, threading, time; from retbench.workers import CPUS, preparation; "
+        "early = threading.Thread(target=time.sleep, args=[10], daemon=True); early.start(); "
+        "preparation.keep_to_cpus(os.environ[CPUS]); "
+        "print(sorted(os.sched_getaffinity(0)), sorted(os.sched_getaffinity(early.native_id)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], env=workers.variables(1, cpus), capture_output=True,
         text=True, check=True,
     )  # fmt: skip
-    assert done.stdout.strip() == str(cpus if asked == "one" else usable)
+    kept = cpus if asked == "one" else usable
+    assert done.stdout.strip() == f"{kept} {kept}"
 
 
 def test_a_shortage_of_threads_is_a_sentence() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -192,6 +193,21 @@ def test_decoding_is_timed_at_the_context_that_was_prefilled() -> None:
     seen.clear()
     ready.slice("decode", 0)
     assert 64 in {position for position, _ in seen} <= {64, 65, 66, 67}
+
+
+def test_a_long_call_that_left_all_warm_is_not_made_again() -> None:
+    made: list[int] = []
+    phase = Phase("prefill", "ttft_s", lambda: made.append(0))
+    warm = Cell(Rows(session(), Point(64, 1)), phase, first_s={"prefill": 10.0}, is_warm=True)
+    assert warm.warm_up() == {"prefill": 10.0}
+    assert not made
+
+
+@pytest.mark.parametrize("block", [0, 1, 2])
+def test_a_prefill_is_warm_at_once_where_no_memory_was_read(block: int) -> None:
+    ready = MEASURER.prepare(Rows(replace(session(), block=block), Point(64, 1)), lambda _: None)
+    ready._first_s["prefill"] = 10.0
+    assert (ready.warm_up()["prefill"] == 10.0) is (block == 2)
 
 
 @pytest.mark.parametrize(("first_s", "calls"), [(10.0, 1), (0.0, 5)])

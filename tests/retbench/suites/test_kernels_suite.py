@@ -22,6 +22,7 @@ from retbench.engine.forecast import forecast
 from retbench.engine.resolve import resolve
 from retbench.errors import UserError
 from retbench.machine import ceilings
+from retbench.machine.clock import Timing
 from retbench.metrics import METRICS
 from retbench.suites.kernels import SUITE
 from retbench.suites.kernels_cell import KernelsMeasurer
@@ -222,6 +223,27 @@ def test_an_operation_that_can_do_nothing_is_refused_once() -> None:
 
 
 # What a cell measures
+
+
+def test_a_later_process_is_timed_alone() -> None:
+    one = replace(session(), block=2)
+    rows = Rows(one, point(), verify=False)
+    measure(rows)
+    assert {row["metric"] for row in rows.samples} == {
+        "kernel_flops", "kernel_bytes", "kernel_first_s", "kernel_s",
+    }  # fmt: skip
+
+
+def test_a_first_call_that_compiles_does_not_stand_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A minute of it would have every slice be one call, and none warmed up."""
+    one = replace(session(), block=2)
+    calls = [Timing(60.0), Timing(1e-4)]
+    monkeypatch.setattr(one.clock, "time", lambda fn, repeats=1: calls.pop(0))
+    with (rows := Rows(one, point(), verify=False)).closing:
+        ready = suites.measurer_of("kernels").prepare(rows, lambda phase: None)
+    assert ready._first_s == {"kernel": 1e-4}
 
 
 @pytest.mark.parametrize("direction", ["forward", "train"])

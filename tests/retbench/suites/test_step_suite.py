@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -122,6 +123,14 @@ def test_an_implementation_is_asked_of_the_models_that_know_it() -> None:
     assert "implementation" not in config.overrides_for("retnet")
     labels = [contender.label for contender in suites.get("training").plan(config).contenders]
     assert labels == ["retnet", "retnet-parallel", "transformer"]  # which is the math one already
+
+
+def test_a_third_block_reads_no_memory() -> None:
+    rows = Rows(replace(session(), block=2), Point(32, 2))
+    measure(rows)
+    found = {row["metric"] for row in rows.samples}
+    assert "step_s" in found
+    assert not {metric for metric in found if metric.endswith("_bytes")}
 
 
 def test_a_cell_tells_the_parts_of_a_step_and_of_its_memory_apart() -> None:
