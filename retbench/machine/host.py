@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -127,6 +128,12 @@ def number(file: Path | str) -> int | None:
     """The whole number that a small file of the system holds; None for anything else."""
     text = read(file)
     return int(text) if text.isdigit() else None
+
+
+def field_bytes(file: Path, field: str) -> int | None:
+    """A field of a file of the system that has lines ``Name:  123 kB``; None where it has none."""
+    found = re.search(rf"^{field}:\s+(\d+) kB$", read(file), re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
 
 
 def output(

@@ -1,16 +1,4 @@
-"""How much memory a phase took, on a CPU and on a CUDA device, and how much there is.
-
-On a CPU the figures are the process's resident set above what it held when the meter was made (the
-interpreter and its libraries), so a meter is made after the imports and before the model. On a
-CUDA device they are the bytes that torch's allocator handed out; what it reserved and what the
-driver sees are figures of their own. Peaks are reset between phases.
-
-    meter = MemoryMeter("cpu")
-    model = build()
-    meter.reset()
-    prefill()
-    prefill_peak_bytes = meter.peak_bytes()
-"""
+"""How much memory there is, and what becomes of a want of it."""
 
 from __future__ import annotations
 
@@ -21,83 +9,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from retbench.errors import UserError
 from retbench.machine import host
-from retbench.machine.memory_probes import (
-    PROC_SELF,
-    field_bytes,
-    large_blocks_mapped,
-    probe_of,
-    status_bytes,
-)
-
-
-class MemoryMeter:
-    """The memory of this process on one device.
-
-    Args:
-        device: ``cpu``, or a CUDA device such as ``cuda``.
-        cuda: what to use in place of ``torch.cuda``.
-
-    Attributes:
-        source: where the figures come from: ``resident_set``, ``resident_set_without_reset``
-            (where the peak is the process's since its start, and cannot be reset) or
-            ``cuda_allocator``.
-        baseline: bytes that every figure is above; 0 on a CUDA device.
-    """
-
-    def __init__(self, device: str = "cpu", *, cuda: Any = None) -> None:
-        self._probe = probe_of(device, cuda)
-        self._probe.reset()
-        self.source = self._probe.source
-        self.baseline = self._probe.baseline_bytes()
-
-    def reset(self) -> None:
-        """Give unused memory back, and let the peak start again from what is held now."""
-        self._probe.reset()
-
-    @contextmanager
-    def exact(self) -> Iterator[None]:
-        """Reset, and let each large block that is allocated inside be given back when it is freed.
-
-        A heap that keeps freed blocks, as one that is timed should, is as fragmented as its
-        process's history made it: of the same prefill the peak of the resident set differed by 17%
-        between processes. Inside, glibc maps every block of 32 KiB and more by itself. Other C
-        libraries, and a GPU's allocator, are but reset.
-        """
-        self.reset()  # now, for what it frees would be a hole that the blocks inside fill
-        with large_blocks_mapped():
-            self.reset()
-            yield
-
-    def peak_bytes(self) -> int:
-        """The most that was held at once since the last reset, above the baseline."""
-        return max(0, self._probe.peak_bytes() - self.baseline)
-
-    def current_bytes(self) -> int:
-        """What is held now, above the baseline."""
-        return max(0, self._probe.current_bytes() - self.baseline)
-
-    def idle_pool_bytes(self, pool: tuple[int, int] | None) -> int:
-        """What a CUDA graph's private pool holds beyond the tensors in it; 0 where there is none.
-
-        A replay works in there, but the allocator has counted those blocks as free since the
-        capture: no peak contains them, and nobody else can have them.
-
-        Args:
-            pool: as ``torch.cuda.CUDAGraph.pool()`` names it.
-        """
-        return 0 if pool is None else self._probe.idle_pool_bytes(pool)
-
-    def reserved_peak_bytes(self) -> int | None:
-        """The most that the CUDA allocator reserved since the last reset; None on a CPU."""
-        return self._probe.reserved_peak_bytes()
-
-    def device_used_bytes(self) -> int | None:
-        """What all processes use on the CUDA device, as the driver reports; None on a CPU."""
-        return self._probe.device_used_bytes()
 
 
 def oom_kills() -> int | None:
@@ -120,41 +34,27 @@ def available_memory_bytes(
     Args:
         device: ``cpu``, or a CUDA device such as ``cuda``.
         proc: where the kernel shows its processes and its memory.
-        groups: where the control groups are mounted.
+        groups: where the control groups are mounted, version 1 or 2.
     """
     if device.startswith("cuda"):
         import torch
 
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    meminfo = proc / "meminfo"
-    if not meminfo.exists():
+    available = host.field_bytes(proc / "meminfo", "MemAvailable")
+    if available is None:
         return None
-    available = field_bytes(meminfo, "MemAvailable")
-    headroom = cgroup_headroom_bytes(groups, proc / "self" / "cgroup")
-    return available if headroom is None else min(available, headroom)
+    found = host.control_groups("memory", groups, proc / "self" / "cgroup")
+    rooms = [_group_headroom(group, version) for version, group in found]
+    return min([available, *(room for room in rooms if room is not None)])
 
 
-def cgroup_headroom_bytes(
-    root: Path = Path("/sys/fs/cgroup"), membership: Path = PROC_SELF / "cgroup"
-) -> int | None:
-    """What the process's control groups still let it allocate; None where none sets a limit.
-
-    Args:
-        root: where the control groups are mounted, version 1 or 2.
-        membership: the process's ``cgroup`` file.
-    """
-    files = {1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-             2: ("memory.max", "memory.current")}  # fmt: skip
-    rooms = [
-        _group_headroom(group, *files[version])
-        for version, group in host.control_groups("memory", root, membership)
-    ]
-    return min((room for room in rooms if room is not None), default=None)
-
-
-def _group_headroom(group: Path, limit: str, usage: str) -> int | None:
+def _group_headroom(group: Path, version: int) -> int | None:
     """Limit less usage of one control group, its reclaimable file cache not counted as used."""
+    limit, usage = {
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        2: ("memory.max", "memory.current"),
+    }[version]
     try:
         bound = (group / limit).read_text().strip()
         used = int((group / usage).read_text())
@@ -177,9 +77,10 @@ def limit_further_memory(further_bytes: int) -> None:
     Args:
         further_bytes: how much may still be allocated.
     """
-    if not (PROC_SELF / "status").exists():
+    held = host.field_bytes(Path("/proc/self/status"), "VmData")
+    if held is None:
         return
-    limit = status_bytes("VmData") + further_bytes
+    limit = held + further_bytes
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)

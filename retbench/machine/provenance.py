@@ -210,17 +210,13 @@ def _energy_counter(device: str, graphics: Mapping[str, Any] | None) -> str | No
 
 
 def _memory() -> dict[str, int | None]:
-    fields = dict(re.findall(r"^(\w+):\s+(\d+) kB$", host.read("/proc/meminfo"), re.MULTILINE))
+    meminfo = Path("/proc/meminfo")
     return {
-        "total_bytes": _kib_to_bytes(fields.get("MemTotal")),
-        "available_bytes": _kib_to_bytes(fields.get("MemAvailable")),
-        "swap_bytes": _kib_to_bytes(fields.get("SwapTotal")),
+        "total_bytes": host.field_bytes(meminfo, "MemTotal"),
+        "available_bytes": host.field_bytes(meminfo, "MemAvailable"),
+        "swap_bytes": host.field_bytes(meminfo, "SwapTotal"),
         "limit_bytes": host.number("/sys/fs/cgroup/memory.max"),
     }
-
-
-def _kib_to_bytes(kib: str | None) -> int | None:
-    return int(kib) * 1024 if kib else None
 
 
 def _system() -> dict[str, str | None]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from models.protocol import LanguageModel
     from retbench.machine.clock import Clock, Timing
-    from retbench.machine.memory import MemoryMeter
+    from retbench.machine.memory_meter import MemoryMeter
 
 
 @dataclass

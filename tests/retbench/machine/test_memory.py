@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from retbench import workers
-from retbench.machine import memory, memory_probes
-from retbench.machine.memory import MemoryMeter
+from retbench.machine import host, memory, memory_meter
+from retbench.machine.memory_meter import MemoryMeter, _CudaMeter
 
 MIB = 2**20
 SLACK = 4 * MIB  # the interpreter's own comings and goings; the kernel counts pages in batches
@@ -31,7 +31,7 @@ def allocate(mib):
 
 @linux
 def test_current_memory_counts_what_is_held_above_the_baseline():
-    meter = MemoryMeter("cpu")
+    meter = MemoryMeter()
     held = allocate(64)
     assert meter.current_bytes() == pytest.approx(held.nbytes, abs=SLACK)
     del held
@@ -42,11 +42,11 @@ def test_current_memory_counts_what_is_held_above_the_baseline():
 @linux
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="torch is built without MKL")
 def test_a_reset_gives_back_what_mkl_keeps():
-    meter = MemoryMeter("cpu")
+    meter = MemoryMeter()
     square = torch.ones(1024, 1024)
     square @ square
     gc.collect()
-    memory_probes._trim_heap()
+    memory_meter._trim_heap()
     kept = meter.current_bytes()
     meter.reset()
     assert meter.current_bytes() < kept - MIB
@@ -55,7 +55,7 @@ def test_a_reset_gives_back_what_mkl_keeps():
 FRAGMENTED = """
 import gc
 import sys
-from retbench.machine.memory import MemoryMeter
+from retbench.machine.memory_meter import MemoryMeter
 
 MIB = 2**20
 
@@ -73,7 +73,7 @@ kept = []
 if sys.argv[1] == "used":
     holed(kept)
 gc.disable()
-meter = MemoryMeter("cpu")
+meter = MemoryMeter()
 if sys.argv[1] == "full of garbage":
     garbage = holed(kept)
     garbage.append(garbage)
@@ -101,7 +101,7 @@ def test_exact_memory_does_not_depend_on_what_the_heap_has_been_used_for(heap):
 
 @linux
 def test_the_peak_outlives_what_was_held():
-    meter = MemoryMeter("cpu")
+    meter = MemoryMeter()
     del_me = allocate(64)
     del del_me
     assert meter.peak_bytes() == pytest.approx(64 * MIB, abs=SLACK)
@@ -109,7 +109,7 @@ def test_the_peak_outlives_what_was_held():
 
 @linux
 def test_a_reset_forgets_the_peak_but_not_what_is_held():
-    meter = MemoryMeter("cpu")
+    meter = MemoryMeter()
     held, passing = allocate(32), allocate(64)
     del passing
     meter.reset()
@@ -118,7 +118,7 @@ def test_a_reset_forgets_the_peak_but_not_what_is_held():
 
 @linux
 def test_a_reset_gives_freed_heap_back():
-    meter = MemoryMeter("cpu")
+    meter = MemoryMeter()
     # Many small blocks lie on the heap, which shrinks only when asked; the last one pins its top.
     blocks = [bytes(4096) for _ in range(16_000)]
     pin = bytes(4096)
@@ -128,19 +128,19 @@ def test_a_reset_gives_freed_heap_back():
 
 
 def test_a_cpu_has_no_allocator_figures_of_its_own():
-    meter = MemoryMeter("cpu")
+    meter = MemoryMeter()
     assert meter.reserved_peak_bytes() is None
     assert meter.device_used_bytes() is None
 
 
 @linux
 def test_the_source_is_named():
-    assert MemoryMeter("cpu").source.startswith("resident_set")
+    assert MemoryMeter().source.startswith("resident_set")
 
 
 def test_without_a_resettable_peak_getrusage_is_used_and_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(memory_probes, "PROC_SELF", tmp_path)
-    meter = MemoryMeter("cpu")
+    monkeypatch.setattr(memory_meter, "_PROC_SELF", tmp_path)
+    meter = MemoryMeter()
     passing = allocate(64)
     del passing
     meter.reset()
@@ -187,27 +187,27 @@ class FakeCuda:
 
 
 def test_cuda_figures_are_the_allocators_and_above_nothing():
-    meter = MemoryMeter("cuda", cuda=FakeCuda())
+    meter = _CudaMeter("cuda", FakeCuda())
     assert (meter.baseline, meter.current_bytes(), meter.peak_bytes()) == (0, 100, 200)
     assert meter.source == "cuda_allocator"
 
 
 def test_cuda_allocated_reserved_and_device_use_are_three_figures():
-    meter = MemoryMeter("cuda", cuda=FakeCuda())
+    meter = _CudaMeter("cuda", FakeCuda())
     assert (meter.peak_bytes(), meter.reserved_peak_bytes(), meter.device_used_bytes()) == (
         200, 300, 400,
     )  # fmt: skip
 
 
 def test_a_graphs_pool_is_what_it_reserved_less_what_is_counted_already():
-    meter = MemoryMeter("cuda", cuda=FakeCuda())
+    meter = _CudaMeter("cuda", FakeCuda())
     assert meter.idle_pool_bytes((0, 1)) == (70 - 20) + 5
     assert meter.idle_pool_bytes(None) == 0
 
 
 def test_a_cuda_reset_waits_for_the_device_and_empties_the_cache_first():
     cuda = FakeCuda()
-    meter = MemoryMeter("cuda", cuda=cuda)
+    meter = _CudaMeter("cuda", cuda)
     cuda.log.clear()
     meter.reset()
     assert cuda.log == ["synchronize", "empty_cache", "reset_peak_memory_stats"]
@@ -245,7 +245,7 @@ def test_an_allocation_over_the_limit_fails_in_python_and_one_under_it_succeeds(
 
 @linux
 def test_available_memory_is_part_of_the_machines():
-    total = memory_probes.field_bytes(Path("/proc/meminfo"), "MemTotal")
+    total = host.field_bytes(Path("/proc/meminfo"), "MemTotal")
     assert 0 < memory.available_memory_bytes("cpu") <= total
 
 
@@ -261,37 +261,33 @@ def group(folder, *, limit, used, cache=0, version=2):
     (folder / "memory.stat").write_text(f"anon 1\n{names[2]} {cache}\n")
 
 
-def headroom(root, membership):
-    path = root / "self"
-    path.write_text(membership)
-    return memory.cgroup_headroom_bytes(root, path)
+def available(root, membership):
+    """Bytes on a made-up machine with 10 KiB, of a process in these control groups."""
+    (root / "self").mkdir()
+    (root / "self/cgroup").write_text(membership)
+    (root / "meminfo").write_text("MemAvailable:   10 kB\n")
+    return memory.available_memory_bytes("cpu", proc=root, groups=root)
 
 
 def test_a_control_group_leaves_its_limit_less_what_cannot_be_reclaimed(tmp_path):
     group(tmp_path / "job", limit=1000, used=700, cache=200)
-    assert headroom(tmp_path, "0::/job\n") == 500
+    assert available(tmp_path, "0::/job\n") == 500
 
 
 def test_the_tightest_of_nested_control_groups_counts(tmp_path):
     group(tmp_path / "outer", limit=1000, used=900)
     group(tmp_path / "outer/inner", limit="max", used=100)
-    assert headroom(tmp_path, "0::/outer/inner\n") == 100
+    assert available(tmp_path, "0::/outer/inner\n") == 100
 
 
 def test_a_control_group_without_a_limit_leaves_the_machines(tmp_path):
     group(tmp_path / "job", limit="max", used=700)
-    assert headroom(tmp_path, "0::/job\n") is None
+    assert available(tmp_path, "0::/job\n") == 10 * 1024
 
 
 def test_control_groups_of_version_1_are_read_too(tmp_path):
     group(tmp_path / "memory/job", limit=1000, used=700, cache=100, version=1)
-    assert headroom(tmp_path, "5:cpuset:/\n4:memory:/job\n0::/\n") == 400
-
-
-@linux
-def test_a_tighter_control_group_lowers_what_is_available(monkeypatch):
-    monkeypatch.setattr(memory, "cgroup_headroom_bytes", lambda *_: 12345)
-    assert memory.available_memory_bytes("cpu") == 12345
+    assert available(tmp_path, "5:cpuset:/\n4:memory:/job\n0::/\n") == 400
 
 
 # Exceptions

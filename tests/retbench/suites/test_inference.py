@@ -17,7 +17,7 @@ from retbench.config.run import RunConfig
 from retbench.engine.resolve import resolve
 from retbench.errors import Misfit
 from retbench.machine import ceilings, host, interference
-from retbench.machine.memory import MemoryMeter
+from retbench.machine.memory_meter import MemoryMeter
 from retbench.metrics import METRICS
 from retbench.suites.cell import Cell, Phase
 from retbench.suites.execution import Execution, Generation, worst_distance

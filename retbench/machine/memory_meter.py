@@ -1,6 +1,15 @@
-"""Where figures of memory come from: the kernel on a CPU, torch's allocator on a CUDA device.
+"""How much memory a phase took, on a CPU and on a CUDA device.
 
-:mod:`retbench.machine.memory` measures with them.
+On a CPU the figures are the process's resident set above what it held when the meter was made (the
+interpreter and its libraries), so a meter is made after the imports and before the model. On a
+CUDA device they are the bytes that torch's allocator handed out; what it reserved and what the
+driver sees are figures of their own. Peaks are reset between phases.
+
+    meter = meter_of("cpu")
+    model = build()
+    meter.reset()
+    prefill()
+    prefill_peak_bytes = meter.peak_bytes()
 """
 
 from __future__ import annotations
@@ -14,9 +23,11 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-PROC_SELF = Path("/proc/self")
+from retbench.machine import host
+
+_PROC_SELF = Path("/proc/self")
 # malloc.h of glibc: options of mallopt, and its own limit of blocks that are mapped.
 _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -2, -3, -4
 _USUAL_MMAPS, _USUAL_BYTES = 65536, 2**17  # its own numbers: of blocks; of threshold and pad
@@ -26,104 +37,106 @@ _WORD_BYTES, _IS_MMAPPED = ctypes.sizeof(ctypes.c_size_t), 2
 _RESET_PEAK = "5"  # proc(5): written to clear_refs, sets VmHWM to VmRSS
 
 
-class Probe(Protocol):
-    """A source of memory figures, absolute, in bytes."""
+def meter_of(device: str) -> MemoryMeter:
+    """The meter of a device: ``cpu``, or a CUDA device such as ``cuda``."""
+    if not device.startswith("cuda"):
+        return MemoryMeter()
+    import torch
 
-    source: str
-
-    def reset(self) -> None:
-        """Give unused memory back, and let the peak start again."""
-
-    def baseline_bytes(self) -> int:
-        """What every figure is to be above."""
-
-    def peak_bytes(self) -> int:
-        """The most that was held at once."""
-
-    def current_bytes(self) -> int:
-        """What is held now."""
-
-    def idle_pool_bytes(self, pool: tuple[int, int]) -> int:
-        """What a CUDA graph's private pool has reserved, less what is allocated in it."""
-
-    def reserved_peak_bytes(self) -> int | None:
-        """The most that the CUDA allocator reserved; None on a CPU."""
-
-    def device_used_bytes(self) -> int | None:
-        """What all processes use on the CUDA device; None on a CPU."""
+    return _CudaMeter(device, torch.cuda)
 
 
-def probe_of(device: str, cuda: Any) -> Probe:
-    """The best source of figures for a device."""
-    if device.startswith("cuda"):
-        if cuda is None:
-            import torch
+class MemoryMeter:
+    """The memory of this process on a CPU.
 
-            cuda = torch.cuda
-        return _CudaAllocator(device, cuda)
-    if _peak_can_be_reset():
-        return _ResidentSet()
-    return _ResourceUsage()
+    Linux shows the resident set, and lets a process reset its peak. Elsewhere it is getrusage that
+    tells, which knows only the peak since the process began.
 
+    Attributes:
+        source: where the figures come from: ``resident_set``, ``resident_set_without_reset``
+            (where the peak is the process's since its start, and cannot be reset) or
+            ``cuda_allocator``.
+        baseline: bytes that every figure is above; 0 on a CUDA device.
+    """
 
-class _HostProbe:
-    """What the two sources on a CPU share."""
+    def __init__(self) -> None:
+        self._resets_peak = _peak_can_be_reset()
+        self.source = "resident_set" if self._resets_peak else "resident_set_without_reset"
+        self.reset()
+        self.baseline = self._resident_bytes()
 
     def reset(self) -> None:
+        """Give unused memory back, and let the peak start again from what is held now."""
         gc.collect()
         _free_mkl_buffers()
         _trim_heap()
+        if self._resets_peak:
+            (_PROC_SELF / "clear_refs").write_text(_RESET_PEAK)
+
+    @contextlib.contextmanager
+    def exact(self) -> Iterator[None]:
+        """Reset, and let each large block that is allocated inside be given back when it is freed.
+
+        A heap that keeps freed blocks, as one that is timed should, is as fragmented as its
+        process's history made it: of the same prefill the peak of the resident set differed by 17%
+        between processes. Inside, glibc maps every block of 32 KiB and more by itself. Other C
+        libraries, and a GPU's allocator, are but reset.
+        """
+        self.reset()  # now, for what it frees would be a hole that the blocks inside fill
+        with _large_blocks_mapped():
+            self.reset()
+            yield
+
+    def peak_bytes(self) -> int:
+        """The most that was held at once since the last reset, above the baseline."""
+        return max(0, self._peak_resident_bytes() - self.baseline)
 
     def current_bytes(self) -> int:
-        return status_bytes("VmRSS")
+        """What is held now, above the baseline."""
+        return max(0, self._resident_bytes() - self.baseline)
 
-    def baseline_bytes(self) -> int:
-        return self.current_bytes()
+    def idle_pool_bytes(self, pool: tuple[int, int] | None) -> int:
+        """What a CUDA graph's private pool holds beyond the tensors in it; 0 where there is none.
 
-    def idle_pool_bytes(self, pool: tuple[int, int]) -> int:
+        A replay works in there, but the allocator has counted those blocks as free since the
+        capture: no peak contains them, and nobody else can have them.
+
+        Args:
+            pool: as ``torch.cuda.CUDAGraph.pool()`` names it.
+        """
         return 0
 
     def reserved_peak_bytes(self) -> int | None:
+        """The most that the CUDA allocator reserved since the last reset; None on a CPU."""
         return None
 
     def device_used_bytes(self) -> int | None:
+        """What all processes use on the CUDA device, as the driver reports; None on a CPU."""
         return None
 
-
-class _ResidentSet(_HostProbe):
-    """Linux: VmRSS and VmHWM, whose peak the kernel lets a process reset."""
-
-    source = "resident_set"
-
-    def reset(self) -> None:
-        super().reset()
-        (PROC_SELF / "clear_refs").write_text(_RESET_PEAK)
-
-    def peak_bytes(self) -> int:
-        return status_bytes("VmHWM")
-
-
-class _ResourceUsage(_HostProbe):
-    """Elsewhere: getrusage, which knows only the peak since the process began."""
-
-    source = "resident_set_without_reset"
-
-    def peak_bytes(self) -> int:
+    def _peak_resident_bytes(self) -> int:
+        if self._resets_peak:
+            return host.field_bytes(_PROC_SELF / "status", "VmHWM") or 0
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
 
-    def current_bytes(self) -> int:
+    def _resident_bytes(self) -> int:
         # Without /proc the standard library knows no current figure; the peak bounds it.
-        return status_bytes("VmRSS") if (PROC_SELF / "status").exists() else self.peak_bytes()
+        return host.field_bytes(_PROC_SELF / "status", "VmRSS") or self._peak_resident_bytes()
 
 
-class _CudaAllocator:
-    """torch's caching allocator, and the driver's view of the device."""
+class _CudaMeter(MemoryMeter):
+    """The memory of this process on a CUDA device: torch's allocator, and the driver's view.
 
-    source = "cuda_allocator"
+    Args:
+        device: such as ``cuda``.
+        cuda: ``torch.cuda``.
+    """
 
     def __init__(self, device: str, cuda: Any) -> None:
         self._device, self._cuda = device, cuda
+        self.source, self.baseline = "cuda_allocator", 0
+        self.reset()
 
     def reset(self) -> None:
         gc.collect()
@@ -131,16 +144,15 @@ class _CudaAllocator:
         self._cuda.empty_cache()
         self._cuda.reset_peak_memory_stats(self._device)
 
-    def baseline_bytes(self) -> int:
-        return 0
-
     def peak_bytes(self) -> int:
         return int(self._cuda.max_memory_allocated(self._device))
 
     def current_bytes(self) -> int:
         return int(self._cuda.memory_allocated(self._device))
 
-    def idle_pool_bytes(self, pool: tuple[int, int]) -> int:
+    def idle_pool_bytes(self, pool: tuple[int, int] | None) -> int:
+        if pool is None:
+            return 0
         return sum(
             int(segment["total_size"]) - int(segment["allocated_size"])
             for segment in self._cuda.memory_snapshot()
@@ -158,28 +170,14 @@ class _CudaAllocator:
 def _peak_can_be_reset() -> bool:
     """Whether this kernel shows the resident set and lets the process reset its peak."""
     try:
-        (PROC_SELF / "clear_refs").write_text(_RESET_PEAK)
-        return status_bytes("VmHWM") > 0
-    except (OSError, KeyError):
+        (_PROC_SELF / "clear_refs").write_text(_RESET_PEAK)
+    except OSError:
         return False
-
-
-def status_bytes(field: str) -> int:
-    """A field of this process's status, in bytes."""
-    return field_bytes(PROC_SELF / "status", field)
-
-
-def field_bytes(path: Path, field: str) -> int:
-    """A field of a ``Name:  123 kB`` file, in bytes."""
-    for line in path.read_text().splitlines():
-        name, _, rest = line.partition(":")
-        if name == field:
-            return int(rest.split()[0]) * 1024
-    raise KeyError(f"{path} has no field {field}")
+    return bool(host.field_bytes(_PROC_SELF / "status", "VmHWM"))
 
 
 @contextlib.contextmanager
-def large_blocks_mapped() -> Iterator[None]:
+def _large_blocks_mapped() -> Iterator[None]:
     """Inside, glibc maps every block from 32 KiB on by itself, and unmaps it when it is freed.
 
     It would rather take a free chunk of its heap that is large enough, and keep that resident
