@@ -49,16 +49,6 @@ class Used:
     calls: int
 
 
-class _GpuCounter:
-    source = "nvml"
-
-    def __init__(self, gpu: nvml.Gpu) -> None:
-        self._gpu = gpu
-
-    def read_j(self) -> float | None:
-        return self._gpu.energy_j()
-
-
 class _Rapl:
     """The sum over zones, each of which begins anew at its own maximum."""
 
@@ -89,8 +79,7 @@ def counter(device: str, powercap: Path = POWERCAP) -> Counter | None:
     """
     found: Counter | None
     if device.startswith("cuda"):
-        gpu = nvml.computing_gpu()
-        found = None if gpu is None else _GpuCounter(gpu)
+        found = nvml.computing_gpu()
     else:
         zones = rapl_zones(powercap)
         readable = zones and all(host.number(zone / "energy_uj") is not None for zone in zones)

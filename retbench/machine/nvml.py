@@ -13,10 +13,14 @@ from typing import Any
 class Gpu:
     """One GPU as its driver knows it; what the driver does not tell is None.
 
+    It is a :class:`retbench.machine.energy.Counter` of its own energy.
+
     Args:
         library: the binding, initialised.
         handle: of the GPU.
     """
+
+    source = "nvml"
 
     def __init__(self, library: Any, handle: Any) -> None:
         self._library, self._handle = library, handle
@@ -40,7 +44,7 @@ class Gpu:
             "persistence_mode": self._mode(library.nvmlDeviceGetPersistenceMode),
             "ecc_mode": self._mode(library.nvmlDeviceGetEccMode),
             "mig_mode": self._mode(library.nvmlDeviceGetMigMode),
-            "counts_energy": self.energy_j() is not None,
+            "counts_energy": self.read_j() is not None,
         }
 
     def processes(self) -> int | None:
@@ -52,7 +56,7 @@ class Gpu:
         """The mask of nvmlClocksEventReasons that hold its clock back; 0 where it is not told."""
         return self._asked(self._library.nvmlDeviceGetCurrentClocksEventReasons) or 0
 
-    def energy_j(self) -> float | None:
+    def read_j(self) -> float | None:
         """Joules that it has used since its driver was loaded; of Volta and later.
 
         The counter is renewed some tens of times a second.

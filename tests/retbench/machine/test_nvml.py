@@ -31,7 +31,7 @@ def test_the_gpu_that_computes_is_torchs_and_not_the_drivers_first(driver: Drive
     driver(uuids=("GPU-a-1", "GPU-b-2"))
     computing, first = nvml.computing_gpu(), nvml.gpu()
     assert computing is not None and first is not None
-    assert (computing.energy_j(), first.energy_j()) == (10.0, 5.0)
+    assert (computing.read_j(), first.read_j()) == (10.0, 5.0)
 
 
 def test_where_torch_cannot_compute_no_gpu_does(
