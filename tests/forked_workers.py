@@ -24,7 +24,7 @@ from typing import NoReturn
 import pytest
 import torch
 
-from retbench.machine.interrupts import Wakes
+from retbench.machine.interrupts import Interrupts
 from retbench.machine.memory import oom_kills
 from retbench.workers import worker as worker_process
 from retbench.workers.process import PARENT, Worker
@@ -36,7 +36,7 @@ class WorkerForked(Worker):
     """A worker process as the runner has it, begun where the imports are done."""
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], interrupts: Wakes
+        self, command: Sequence[str], environment: Mapping[str, str], interrupts: Interrupts
     ) -> None:
         self._interrupts = interrupts
         self._buffer, self._late = bytearray(), 0

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 import pytest
 
 from retbench.distributed.process_group import ALONE
-from retbench.machine.interrupts import Wakes
+from retbench.machine.interrupts import Interrupts
 from retbench.workers import worker as worker_process
 from retbench.workers.process import Worker, WorkerFailure
 
@@ -28,7 +28,7 @@ class WorkerHere(Worker):
     """Answers as a worker process does; to kill it is to wait for the end of its last answer."""
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], interrupts: Wakes
+        self, command: Sequence[str], environment: Mapping[str, str], interrupts: Interrupts
     ) -> None:
         self._interrupts = interrupts
         self._buffer, self._late = bytearray(), 0

@@ -15,20 +15,9 @@ import select
 import signal
 import threading
 from types import FrameType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Wakes(Protocol):
-    """What may end a wait for a worker early."""
-
-    @property
-    def descriptors(self) -> tuple[int, ...]:
-        """One is readable when :meth:`check` is to be called."""
-
-    def check(self) -> None:
-        """Raise what ends the wait; return where it is to go on."""
 
 
 class Interrupts:
@@ -39,6 +28,7 @@ class Interrupts:
 
     Attributes:
         requested: whether the user has asked to stop.
+        descriptor: readable inside when a signal has come, and :meth:`check` is to be called.
     """
 
     def __init__(self) -> None:
@@ -47,8 +37,8 @@ class Interrupts:
         self._previous_wakeup = -1
 
     def __enter__(self) -> Self:
-        self._descriptor, self._wakeup = os.pipe()  # macOS has no pipe2
-        for end in (self._descriptor, self._wakeup):
+        self.descriptor, self._wakeup = os.pipe()  # macOS has no pipe2
+        for end in (self.descriptor, self._wakeup):
             os.set_blocking(end, False)
         if threading.current_thread() is threading.main_thread():
             self._previous_wakeup = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
@@ -62,7 +52,7 @@ class Interrupts:
             signal.signal(number, handler)
         if threading.current_thread() is threading.main_thread():
             signal.set_wakeup_fd(self._previous_wakeup)
-        os.close(self._descriptor)
+        os.close(self.descriptor)
         os.close(self._wakeup)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -73,14 +63,9 @@ class Interrupts:
     def wait(self, seconds: float) -> None:
         """Sleep that long, or until a signal comes; raises as :meth:`check` does."""
         poll = select.poll()
-        poll.register(self._descriptor, select.POLLIN)
+        poll.register(self.descriptor, select.POLLIN)
         poll.poll(math.ceil(seconds * 1000))
         self.check()
-
-    @property
-    def descriptors(self) -> tuple[int, ...]:
-        """The descriptor that is readable when a signal has come."""
-        return (self._descriptor,)
 
     def check(self) -> None:
         """Raise if the user has asked to stop.
@@ -89,6 +74,6 @@ class Interrupts:
             KeyboardInterrupt: a stopping signal has come.
         """
         with contextlib.suppress(BlockingIOError):
-            os.read(self._descriptor, 4096)  # a signal of another kind wakes the poll as well
+            os.read(self.descriptor, 4096)  # a signal of another kind wakes the poll as well
         if self.requested:
             raise KeyboardInterrupt

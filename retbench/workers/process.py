@@ -24,7 +24,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, Self
 
-from retbench.machine.interrupts import Wakes
+from retbench.machine.interrupts import Interrupts
 from retbench.machine.memory import oom_kills, says_out_of_memory
 from retbench.machine.provenance import anonymous
 from retbench.metrics import STATUSES, Status
@@ -78,7 +78,7 @@ class Worker:
     """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], interrupts: Wakes
+        self, command: Sequence[str], environment: Mapping[str, str], interrupts: Interrupts
     ) -> None:
         self._interrupts = interrupts
         self._buffer = bytearray()
@@ -157,8 +157,7 @@ class Worker:
         """Sleep until there is something to read from the worker."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
-        for descriptor in self._interrupts.descriptors:
-            poll.register(descriptor, select.POLLIN)
+        poll.register(self._interrupts.descriptor, select.POLLIN)
         while True:
             left_s = min(max(self._deadline - time.monotonic(), 0.0), _LONGEST_POLL_S)
             ready = dict(poll.poll(math.ceil(left_s * 1000)))
