@@ -142,9 +142,4 @@ def gpu_flags(own: int) -> list[str]:
     if gpu is None:
         return []
     flags = [FOREIGN_PROCESS] if (gpu.processes() or 0) > own else []
-    return flags + throttle_flags(gpu.clock_reasons())
-
-
-def throttle_flags(reasons: int) -> list[str]:
-    """The flag for a mask of nvmlClocksEventReasons."""
-    return [THROTTLED] if reasons & _THROTTLE_REASONS else []
+    return flags + ([THROTTLED] if gpu.clock_reasons() & _THROTTLE_REASONS else [])

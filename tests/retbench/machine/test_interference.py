@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from retbench.machine.interference import (
     THROTTLED,
     Disturbances,
     foreign_cpu_s,
-    throttle_flags,
+    gpu_flags,
 )
 
 BUSY_S = 0.3
@@ -100,5 +101,8 @@ def test_a_system_that_does_not_tell_flags_nothing(tmp_path: Path) -> None:
         (0x24, [THROTTLED]),  # software thermal slowdown beside a power cap
     ],
 )
-def test_a_clock_held_back_is_flagged(reasons: int, flags: list[str]) -> None:
-    assert throttle_flags(reasons) == flags
+def test_a_clock_held_back_is_flagged(
+    driver: Callable[..., None], reasons: int, flags: list[str]
+) -> None:
+    driver(reasons=reasons)
+    assert gpu_flags(1) == flags
