@@ -159,12 +159,11 @@ def judge(
     blocks = [row[np.isfinite(row)] for row in blocks]
     inside = math.log1p(margin)
     bounds = inside, max(inside, floor)
-    comparisons = []
-    for row, (variance, prior), family in zip(
-        blocks, _moderated(blocks), tests or [1] * len(blocks), strict=True
-    ):
-        comparisons.append(_judged(row, variance, prior, bounds, alpha / family))
-    return comparisons
+    families = tests or [1] * len(blocks)
+    return [
+        _judged(row, variance, prior, bounds, alpha / family)
+        for row, (variance, prior), family in zip(blocks, _moderated(blocks), families, strict=True)
+    ]
 
 
 def _judged(

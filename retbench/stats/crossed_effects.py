@@ -49,8 +49,6 @@ def crossed(values: ArrayLike, weights: ArrayLike | None = None) -> Estimate:
         1.5
     """
     effect, method = crossed_effect(values, weights)
-    if method == "none":
-        return Estimate(effect.centre, None, None, effect.n, "none")
     return effect.estimate(method)
 
 

@@ -80,7 +80,7 @@ class Effect:
 
     Attributes:
         centre: the centre, in the unit of the values.
-        error: standard error of the centre, at least 0.
+        error: standard error of the centre, at least 0; NaN where it is not known.
         df: its degrees of freedom; infinite where the error is known.
         n: replicates behind it.
         fixed: variance, part of ``error**2``, that more replicates do not lower.
@@ -95,7 +95,9 @@ class Effect:
     fixed_df: float = math.inf
 
     def estimate(self, method: Method) -> Estimate:
-        """The centre with Student's t interval."""
+        """The centre with Student's t interval; with none where the error is not known (NaN)."""
+        if math.isnan(self.error):
+            return Estimate(self.centre, None, None, self.n, "none")
         reach = t_quantile(self.df) * self.error
         return Estimate(self.centre, self.centre - reach, self.centre + reach, self.n, method)
 

@@ -150,13 +150,9 @@ def crossing(subject: PowerLaw, baseline: PowerLaw) -> Crossing:
     n = len(gaps)
     height, slope = (float(mean) for mean in gaps.mean(axis=0))
     nothing = Crossing("unclear", None, None, None, None, n)
-    if slope == 0:
+    edges = _fieller(gaps) if n > 1 else None
+    if slope == 0 or (n > 1 and edges is None):
         return nothing
-    edges: tuple[float, float] | None = None
-    if n > 1:
-        edges = _fieller(gaps)
-        if edges is None:
-            return nothing
     place, middle = -height / slope, subject.middle
     smallest = math.log(min(subject.smallest, baseline.smallest)) - middle
     largest = math.log(max(subject.largest, baseline.largest)) - middle
@@ -209,8 +205,6 @@ def _linear(u: Floats, losses: Floats, exponent: float) -> tuple[float, float, f
 
 
 def _mean(values: Floats) -> Estimate:
-    n, centre = len(values), float(values.mean())
-    if n < 2:
-        return Estimate(centre, None, None, n, "none")
-    error = float(values.std(ddof=1)) / math.sqrt(n)
-    return Effect(centre, error, n - 1, n).estimate("t")
+    n = len(values)
+    error = float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+    return Effect(float(values.mean()), error, n - 1, n).estimate("t")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -178,11 +178,8 @@ def accuracy_difference(subject: ArrayLike, baseline: ArrayLike, answers: ArrayL
         ValueError: as for :func:`accuracy`.
     """
     effect = _difference(subject, baseline, answers)
-    if effect.n == 0:
-        return Estimate(math.nan, None, None, 0, "none")
     estimate = effect.estimate("t" if effect.n > 1 else "answers")
-    assert estimate.low is not None and estimate.high is not None
-    return replace(estimate, low=max(estimate.low, -1.0), high=min(estimate.high, 1.0))
+    return estimate.mapped(lambda value: min(max(value, -1.0), 1.0))
 
 
 def _difference(subject: ArrayLike, baseline: ArrayLike, answers: ArrayLike) -> Effect:

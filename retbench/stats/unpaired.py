@@ -19,10 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtr, stdtrit
+from scipy.special import stdtr
 
 from retbench.stats.comparison import ALPHA, Verdict, verdict_of
-from retbench.stats.estimate import Floats, holm
+from retbench.stats.estimate import Effect, Floats, holm, satterthwaite, t_quantile
 
 
 @dataclass(frozen=True)
@@ -44,28 +44,6 @@ class Change:
     verdict: Verdict
 
 
-@dataclass(frozen=True)
-class _Difference:
-    """Of two means of logarithms: its standard error and Welch's degrees of freedom."""
-
-    centre: float
-    error: float
-    df: float
-    beyond: float
-
-    @property
-    def p(self) -> float:
-        """Of the hypothesis that the true difference is no larger than ``beyond``."""
-        gap = abs(self.centre) - self.beyond
-        if not self.error:
-            return float(gap <= 0)
-        return min(1.0, 2 * float(stdtr(self.df, -gap / self.error)))
-
-    def reach(self, alpha: float) -> float:
-        """Half the width of the interval that misses with probability ``alpha``."""
-        return float(stdtrit(self.df, 1 - alpha / 2)) * self.error if self.error else 0.0
-
-
 def judge(
     rows: Sequence[tuple[ArrayLike, ArrayLike]],
     margin: float,
@@ -79,34 +57,43 @@ def judge(
         floors: noise floor of each row, a log ratio: below it a difference is not told from none.
     """
     inside = math.log1p(margin)
+    bounds = [(inside, max(inside, floor)) for floor in floors or [0.0] * len(rows)]
     found = [
-        _difference(np.asarray(before, dtype=float), np.asarray(after, dtype=float),
-                    max(inside, floor))
-        for (before, after), floor in zip(rows, floors or [0.0] * len(rows), strict=True)
-    ]  # fmt: skip
-    known = [i for i, one in enumerate(found) if math.isfinite(one.error)]
-    judged = zip(known, holm([found[i].p for i in known], ALPHA), strict=True)
-    levels = {i: level for i, (level, _) in judged}
-    return [_change(one, levels.get(i), inside) for i, one in enumerate(found)]
+        _difference(np.asarray(before, dtype=float), np.asarray(after, dtype=float))
+        for before, after in rows
+    ]
+    known = [i for i, effect in enumerate(found) if math.isfinite(effect.error)]
+    judged = holm([_p_value(found[i], bounds[i][1]) for i in known], ALPHA)
+    levels = {i: level for i, (level, _) in zip(known, judged, strict=True)}
+    return [
+        _change(effect, levels.get(i), both)
+        for i, (effect, both) in enumerate(zip(found, bounds, strict=True))
+    ]
 
 
-def _change(found: _Difference, level: float | None, inside: float) -> Change:
+def _difference(before: Floats, after: Floats) -> Effect:
+    """The difference of two means of logarithms, with Welch's degrees of freedom."""
+    centre = float(after.mean() - before.mean())
+    n = min(len(before), len(after))
+    if n < 2:
+        return Effect(centre, math.nan, math.nan, n)
+    parts = [(float(logs.var(ddof=1)) / len(logs), len(logs) - 1) for logs in (before, after)]
+    return Effect(centre, math.sqrt(sum(part for part, _ in parts)), satterthwaite(parts), n)
+
+
+def _p_value(effect: Effect, beyond: float) -> float:
+    """Of the hypothesis that the true difference is no larger than ``beyond``."""
+    gap = abs(effect.centre) - beyond
+    if not effect.error:
+        return float(gap <= 0)
+    return min(1.0, 2 * float(stdtr(effect.df, -gap / effect.error)))
+
+
+def _change(effect: Effect, level: float | None, bounds: tuple[float, float]) -> Change:
     """A row at its level; None where it has no spread."""
-    value = math.exp(found.centre)
+    value = math.exp(effect.centre)
     if level is None:
         return Change(value, math.nan, math.nan, math.nan, "inconclusive")
-    low, high = found.centre - found.reach(level), found.centre + found.reach(level)
-    said = verdict_of(low, high, (inside, found.beyond))
-    return Change(value, math.exp(low), math.exp(high), 1 - level, said)
-
-
-def _difference(before: Floats, after: Floats, beyond: float) -> _Difference:
-    centre = float(after.mean() - before.mean())
-    if min(len(before), len(after)) < 2:
-        return _Difference(centre, math.nan, math.nan, beyond)
-    shares = [float(logs.var(ddof=1)) / len(logs) for logs in (before, after)]
-    total = sum(shares)
-    counts = len(before), len(after)
-    scatter = sum(share**2 / (n - 1) for share, n in zip(shares, counts, strict=True))
-    df = total**2 / scatter if scatter else math.inf
-    return _Difference(centre, math.sqrt(total), df, beyond)
+    reach = t_quantile(effect.df, 1 - level) * effect.error
+    low, high = effect.centre - reach, effect.centre + reach
+    return Change(value, math.exp(low), math.exp(high), 1 - level, verdict_of(low, high, bounds))
