@@ -76,10 +76,8 @@ def verify(file: Path, out: Path | None = None) -> Run:
 
 def _unpack(file: Path, folder: Path, form: str) -> None:
     try:
-        if form == "zip":  # members that lead outside are left out
-            shutil.unpack_archive(file, folder, form)
-        else:
-            shutil.unpack_archive(file, folder, form, filter="data")
+        # Of a zip, which takes no filter, members that lead outside are left out.
+        shutil.unpack_archive(file, folder, form, filter=None if form == "zip" else "data")
     except (
         OSError,
         EOFError,
@@ -114,13 +112,10 @@ def _checked(file: Path, scratch: Path) -> Path:
 def _hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every file but the sums themselves, by its path in the folder, sorted."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / SUMS)
-    found = {}
-    for path in files:
-        with path.open("rb") as stream:
-            found[path.relative_to(folder).as_posix()] = hashlib.file_digest(
-                stream, "sha256"
-            ).hexdigest()
-    return found
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def _format(file: Path) -> tuple[Path, str]:
