@@ -15,11 +15,11 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, cast
 
 from retbench.errors import UserError
 from retbench.metrics import COLUMNS, METRICS, STATUSES, Sample, sample_key
@@ -51,8 +51,7 @@ class Journal:
     Attributes:
         columns: the samples of the committed batches, a list for each of the columns.
         statuses: the status row of each ``(block, model, point)``.
-        committed_bytes: length of the file up to the end of the last committed batch.
-        committed_lines: the lines up to there.
+        committed_lines: the lines up to the end of the last committed batch.
         batch_bytes: length of the file up to the end of each of them, in their order.
         cut: whether anything follows them.
         sha256: digest of the whole file.
@@ -60,11 +59,19 @@ class Journal:
 
     columns: Columns
     statuses: dict[Key, dict[str, Any]]
-    committed_bytes: int
     committed_lines: int
     batch_bytes: list[int]
     cut: bool
     sha256: str
+
+    def batches(self) -> Iterator[list[Sample]]:
+        """The samples of each committed cell in the order of the file, the status row last."""
+        rows: list[Sample] = []
+        for values in zip(*(self.columns[name] for name in COLUMNS), strict=True):
+            rows.append(cast(Sample, dict(zip(COLUMNS, values, strict=True))))
+            if is_status_row(rows[-1]):
+                yield rows
+                rows = []
 
     def kept_bytes(self, together: int) -> int:
         """Length of the file without what a kill has left unfinished at its end.
@@ -186,7 +193,6 @@ def read(path: Path) -> Journal:
     return Journal(
         columns={name: values[:committed] for name, values in columns.items()},
         statuses=statuses,
-        committed_bytes=offsets[-1],
         committed_lines=committed,
         batch_bytes=[offsets[end] for end in ends],
         cut=bool(rest) or len(lines) > committed,

@@ -18,9 +18,9 @@ from retbench import store
 from retbench.config.plan import Contender, Plan, Point
 from retbench.config.run import RunConfig
 from retbench.machine import ceilings
-from retbench.metrics import COLUMNS, Sample, Status, sample_key
+from retbench.metrics import Sample, Status, sample_key
 from retbench.store import journal
-from retbench.store.journal import STATUS_METRIC, STATUS_PHASE, Columns, Key, is_status_row
+from retbench.store.journal import STATUS_METRIC, STATUS_PHASE, Key
 from retbench.store.samples import NO_PROCESS, new_sample
 
 FOLDER = "parts"
@@ -67,8 +67,8 @@ class Part:
         self.meta = store.read_meta(self.path)
         size = _size_bytes(self.path / store.SAMPLES_FILE)
         if size != self._read_bytes:
-            columns = journal.read(self.path / store.SAMPLES_FILE).columns
-            self.batches = _batches(columns)
+            content = journal.read(self.path / store.SAMPLES_FILE)
+            self.batches = {sample_key(rows[-1]): rows for rows in content.batches()}
             self._read_bytes = size
 
     def lose(self, status: Status, cause: str) -> None:
@@ -210,15 +210,3 @@ def _size_bytes(file: Path) -> int:
     """
     with open(file, "rb") as opened:
         return os.fstat(opened.fileno()).st_size
-
-
-def _batches(columns: Columns) -> dict[Key, list[Sample]]:
-    """The committed samples by cell."""
-    found: dict[Key, list[Sample]] = {}
-    rows: list[Sample] = []
-    for values in zip(*(columns[name] for name in COLUMNS), strict=True):
-        rows.append(cast(Sample, dict(zip(COLUMNS, values, strict=True))))
-        if is_status_row(rows[-1]):
-            found[sample_key(rows[-1])] = rows
-            rows = []
-    return found

@@ -18,10 +18,10 @@ from typing import Any, Self, cast
 
 from retbench.config.settings import contradictions
 from retbench.errors import UserError
-from retbench.metrics import COLUMNS, SCHEMA_VERSION, Sample, sample_key
+from retbench.metrics import SCHEMA_VERSION, Sample, sample_key
 from retbench.store import journal
 from retbench.store.files import CommitLog, cannot_write
-from retbench.store.journal import Columns, Key
+from retbench.store.journal import Key
 from retbench.store.meta import RUN_FILE, TEMPORARY, RunMeta, State, read_meta, write_meta
 from retbench.store.run import SAMPLES_FILE, check_samples, continue_command
 
@@ -134,20 +134,22 @@ class RunWriter:
             log.close()
             raise
         writer = cls(path, log, meta)
-        writer.statuses.update(content.statuses)
-        writer._remember(content.columns)
-        writer.last_process = max(content.columns["process"], default=-1)
+        for rows in content.batches():
+            writer._remember(rows)
         return writer
 
-    def _remember(self, columns: Columns) -> None:
-        """Keep the scalars of committed samples."""
-        names = ("block", "model", "point", "metric", "trial", "index", "value")
-        rows = zip(*(columns[name] for name in names), strict=True)
-        for *cell, metric, trial, index, value in rows:
-            key = (cell[0], cell[1], cell[2])
-            is_scalar = trial is None and index is None and value is not None
-            if is_scalar and self.statuses[key]["status"] == "ok":
-                self.scalars[*key, metric] = value
+    def _remember(self, rows: Sequence[Sample]) -> None:
+        """Keep of a cell that is committed how it ended, its processes and its scalars."""
+        ending = rows[-1]
+        key = sample_key(ending)
+        self.statuses[key] = dict(ending)
+        self.last_process = max(self.last_process, *(row["process"] for row in rows))
+        if ending["status"] == "ok":
+            self.scalars |= {
+                (*key, row["metric"]): row["value"]
+                for row in rows
+                if row["trial"] is None and row["index"] is None and row["value"] is not None
+            }
 
     def append(self, *batches: Sequence[Sample]) -> None:
         """Commit the samples of cells, all or none; they are on the disk when this returns.
@@ -168,9 +170,7 @@ class RunWriter:
             self.update(state="running", samples=None, finished=None)
         self._log.append(data)
         for rows in batches:
-            self.statuses[sample_key(rows[-1])] = dict(rows[-1])
-            self._remember({name: [row[name] for row in rows] for name in COLUMNS})  # type: ignore[literal-required]
-            self.last_process = max(self.last_process, *(row["process"] for row in rows))
+            self._remember(rows)
 
     def update(self, **meta: Any) -> None:
         """Replace keys of ``run.json``, atomically.
