@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit
+from scipy.special import stdtrit
 
 Floats = NDArray[np.float64]
 Method = Literal["order", "t", "crossed", "documents", "seeds", "wilson", "answers", "none"]
@@ -26,7 +26,6 @@ CONFIDENCE = 0.95
 """Of every interval, but where looks or corrections for several rows ask for more."""
 
 _OVERFLOWS = 709.0  # natural logarithm of the largest float64, rounded down
-_MOST_REPLICATES = 1000  # a row that needs more will not be settled by measuring longer
 
 
 def exp(value: float) -> float:
@@ -100,47 +99,6 @@ class Effect:
             return Estimate(self.centre, None, None, self.n, "none")
         reach = t_quantile(self.df) * self.error
         return Estimate(self.centre, self.centre - reach, self.centre + reach, self.n, method)
-
-
-def best_supported(effect: Effect, bound: float) -> tuple[int, float]:
-    """The claim that an effect supports best against a margin, and its p-value.
-
-    The claim is -1 (below ``-bound``), 0 (inside) or 1 (above ``bound``). Its p-value is the alpha
-    at which the two-sided interval of confidence 1 - alpha just touches the margin from that side.
-    """
-    depth = {-1: -bound - effect.centre, 0: bound - abs(effect.centre), 1: effect.centre - bound}
-    side = max(depth, key=lambda claim: depth[claim])
-    if depth[side] <= 0:  # exactly on the margin
-        return side, 1.0
-    if effect.error == 0:
-        return side, 0.0
-    return side, float(2 * stdtr(effect.df, -depth[side] / effect.error))
-
-
-def replicates_needed(effect: Effect, bound: float, level: float, least: int = 2) -> int | None:
-    """Replicates at which an interval of this centre and spread clears the margin.
-
-    Args:
-        effect: the centre of at least two replicates, and its error.
-        bound: half width of the margin, in the unit of the effect.
-        level: 1 - confidence of the interval.
-        least: the fewest to consider, at least 2.
-
-    Returns:
-        The number, or None where it would exceed a thousand, or where the part of the error that
-        replicates do not lower is too large by itself.
-    """
-    gap = abs(abs(effect.centre) - bound)
-    single = max(effect.error**2 - effect.fixed, 0.0) * effect.n
-    n = np.arange(least, _MOST_REPLICATES + 1, dtype=np.float64)
-    falling = single / n
-    variance = falling + effect.fixed
-    if not variance.any():
-        return least if gap > 0 else None
-    spread = falling**2 / (n - 1) + effect.fixed**2 / effect.fixed_df
-    df = np.divide(variance**2, spread, out=np.full_like(n, math.inf), where=spread > 0)
-    settled = stdtrit(df, 1 - level / 2) * np.sqrt(variance) < gap
-    return int(n[np.argmax(settled)]) if settled.any() else None
 
 
 def satterthwaite(parts: Sequence[tuple[float, float]], variance: float | None = None) -> float:

@@ -19,6 +19,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import stdtr, stdtrit
 
 from retbench.stats.crossed_effects import crossed_effect
 from retbench.stats.estimate import (
@@ -26,9 +27,7 @@ from retbench.stats.estimate import (
     Effect,
     Estimate,
     Floats,
-    best_supported,
     holm,
-    replicates_needed,
     satterthwaite,
     t_quantile,
 )
@@ -37,6 +36,7 @@ MARGIN_NATS = math.log(1.01)  # 1% of perplexity, in nats per token
 MARGIN_ACCURACY = 0.01
 LEAST_SEEDS = 5  # to say that one model is better
 LEAST_SEEDS_EQUIVALENT = 3  # to say anything
+MOST_SEEDS = 1000  # a row that needs more will not be settled by further trainings
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _verdicts(
     Rows of fewer than three seeds make no claim and do not count in the correction.
     """
     judged = {i: e for i, e in enumerate(effects) if e.n >= LEAST_SEEDS_EQUIVALENT}
-    support = {i: best_supported(effect, margin) for i, effect in judged.items()}
+    support = {i: _best_supported(effect, margin) for i, effect in judged.items()}
     levels = holm([p_value for _, p_value in support.values()], 1 - CONFIDENCE)
     corrected = dict(zip(support, levels, strict=True))
     verdicts = []
@@ -96,7 +96,7 @@ def _verdicts(
         level, stands = corrected.get(i, (1 - CONFIDENCE, False))
         side = support[i][0] if stands else 0
         if not stands:
-            needed = _needed(effect, margin, level)
+            needed = _seeds_needed(effect, margin, level)
             verdicts.append(QualityVerdict("inconclusive", needed))
         elif side == 0:
             verdicts.append(QualityVerdict("equivalent"))
@@ -107,13 +107,47 @@ def _verdicts(
     return verdicts
 
 
-def _needed(effect: Effect, margin: float, level: float) -> int | None:
-    """Seeds that would settle an effect; from one seed only that it takes five."""
-    if effect.n == 0:
-        return None
-    if effect.n == 1:
-        return LEAST_SEEDS
-    return replicates_needed(effect, margin, level, least=max(LEAST_SEEDS, effect.n + 1))
+def _best_supported(effect: Effect, margin: float) -> tuple[int, float]:
+    """The claim that an effect supports best against a margin, and its p-value.
+
+    The claim is -1 (below ``-margin``), 0 (inside) or 1 (above ``margin``). Its p-value is the
+    alpha at which the two-sided interval of confidence 1 - alpha just touches the margin from that
+    side.
+    """
+    depth = {-1: -margin - effect.centre, 0: margin - abs(effect.centre), 1: effect.centre - margin}
+    side = max(depth, key=lambda claim: depth[claim])
+    if depth[side] <= 0:  # exactly on the margin
+        return side, 1.0
+    if effect.error == 0:
+        return side, 0.0
+    return side, float(2 * stdtr(effect.df, -depth[side] / effect.error))
+
+
+def _seeds_needed(effect: Effect, margin: float, level: float) -> int | None:
+    """Seeds at which an interval of this centre and spread clears the margin, at least five.
+
+    From one seed only that it takes five. None where it would exceed a thousand, or where the part
+    of the error that further seeds do not lower is too large by itself.
+
+    Args:
+        effect: the centre, and its error.
+        margin: its half width, in the unit of the effect.
+        level: 1 - confidence of the interval.
+    """
+    if effect.n < 2:
+        return LEAST_SEEDS if effect.n else None
+    least = max(LEAST_SEEDS, effect.n + 1)
+    gap = abs(abs(effect.centre) - margin)
+    single = max(effect.error**2 - effect.fixed, 0.0) * effect.n
+    n = np.arange(least, MOST_SEEDS + 1, dtype=np.float64)
+    falling = single / n
+    variance = falling + effect.fixed
+    if not variance.any():
+        return least if gap > 0 else None
+    spread = falling**2 / (n - 1) + effect.fixed**2 / effect.fixed_df
+    df = np.divide(variance**2, spread, out=np.full_like(n, math.inf), where=spread > 0)
+    settled = stdtrit(df, 1 - level / 2) * np.sqrt(variance) < gap
+    return int(n[np.argmax(settled)]) if settled.any() else None
 
 
 def accuracy(correct: ArrayLike, answers: ArrayLike) -> Estimate:
