@@ -104,8 +104,8 @@ class Comparison:
     n: int
     confidence: float
     verdict: Verdict
-    resolution: float
-    n_needed: int | None
+    resolution: float = math.nan
+    n_needed: int | None = None
     gap: float = math.nan
 
 
@@ -173,9 +173,7 @@ def _judged(
     n = len(row)
     centre = float(row.mean()) if n else math.nan
     if n < 2:
-        return Comparison(
-            exp(centre), math.nan, math.nan, n, 1 - alpha, "inconclusive", math.nan, None
-        )
+        return Comparison(exp(centre), math.nan, math.nan, n, 1 - alpha, "inconclusive")
     df, error = n - 1 + prior, math.sqrt(variance / n)
     reach = float(stdtrit(df, 1 - alpha / 2)) * error
     told = bounds[1] + reach + float(stdtrit(df, POWER)) * error

@@ -77,15 +77,10 @@ def crossed_effect(values: ArrayLike, weights: ArrayLike | None = None) -> tuple
     rest_part = scale * float((rest**2 @ share**2).sum()) / (seeds * (seeds - 1))
     # The difference of estimates can fall below either; the truth cannot.
     variance = max(seed_part + document_part - rest_part, seed_part, document_part)
-    return Effect(
-        centre, math.sqrt(variance),
-        satterthwaite(
-            [(seed_part, seeds - 1), (document_part, document_df),
-             (rest_part, (seeds - 1) * document_df)],
-            variance,
-        ),
-        seeds, max(variance - seed_part, 0.0), document_df,
-    ), "crossed"  # fmt: skip
+    parts = [(seed_part, seeds - 1), (document_part, document_df)]
+    df = satterthwaite([*parts, (rest_part, (seeds - 1) * document_df)], variance)
+    fixed = max(variance - seed_part, 0.0)
+    return Effect(centre, math.sqrt(variance), df, seeds, fixed, document_df), "crossed"
 
 
 def _complete(values: ArrayLike, weights: ArrayLike | None) -> tuple[Floats, Floats]:

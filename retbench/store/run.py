@@ -75,8 +75,7 @@ class Run:
 
     def statuses(self) -> pd.DataFrame:
         """The status rows alone, as those of :meth:`frame`: how each cell ended in each block."""
-        rows = self.endings.values()
-        return self.placed(_frame({name: [row[name] for row in rows] for name in COLUMNS}))
+        return self.placed(_frame(list(self.endings.values())))
 
     def placed(self, table: pd.DataFrame) -> pd.DataFrame:
         """A table that has a column ``point``, with a column for each setting of the plan's points.
@@ -92,11 +91,11 @@ class Run:
         })  # fmt: skip
 
 
-def _frame(columns: Columns) -> pd.DataFrame:
+def _frame(samples: Columns | list[dict[str, Any]]) -> pd.DataFrame:
     import pandas as pd  # heavy, and of no use to a process that only writes
 
     whole = dict.fromkeys(("seq_len", "batch_size", "block", "process"), "int64")
-    frame = pd.DataFrame(columns, columns=list(COLUMNS))
+    frame = pd.DataFrame(samples, columns=list(COLUMNS))
     return frame.astype(whole | dict.fromkeys(("trial", "index"), "Int64") | {"value": "float64"})
 
 
