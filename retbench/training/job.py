@@ -7,10 +7,14 @@ trained.results["dev_loss"]
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,11 +31,11 @@ from retbench.data.dataset import Dataset, require_windows
 from retbench.data.vocabulary import Tokenizer
 from retbench.distributed.process_group import ALONE, Ranks
 from retbench.errors import Interrupted, UserError
-from retbench.machine import host
+from retbench.machine import host, provenance
 from retbench.machine.interrupts import Interrupts
 from retbench.machine.memory import enough_memory
 from retbench.store.results import new_folder, only_unfinished
-from retbench.training import model_folder, record_file
+from retbench.training import model_folder
 from retbench.training.checkpointing import Checkpoints
 from retbench.training.evaluation import mean_loss
 from retbench.training.loop import Record, Training, TrainingConfig, train
@@ -46,6 +50,9 @@ FINAL_TOKENS = 10**5
 
 SAMPLE_TOKENS = 250
 SAMPLE_TEMPERATURE = 0.8
+
+ENDED = ("finished", "diverged")
+"""States of a training that is not continued."""
 
 
 class Watcher(Protocol):
@@ -107,23 +114,22 @@ def prepare(*, out: Path | str | None = None, resume: bool = False, **given: Any
     """
     asked = TrainSettings.parse({key: raw for key, raw in given.items() if raw is not None})
     if resume:
-        job = _continued(value.folder(out) if out else _only_unfinished(), asked)
+        folder = value.folder(out) if out else only_unfinished(
+            "training", model_folder.RECORD, model_folder.read_record, ENDED
+        )  # fmt: skip
+        job = _continued(folder, asked)
     else:
         settings = settled(asked)
         folder = value.folder(out) if out else new_folder("train", settings.model, settings.preset)
         job = TrainJob(settings, folder, resume=False)
         model_folder.require_empty(job.out)
     if job.settings.compile:
-        _require_compiler()
+        try:
+            require_compiler()
+        except ConfigError as problem:
+            raise UserError(f"compile: {problem}", "unset it, or train without --compile") from None
     job.settings.model_config(vocab_size=1)  # whatever is wrong with it is known before the data
     return job
-
-
-def _require_compiler() -> None:
-    try:
-        require_compiler()
-    except ConfigError as problem:
-        raise UserError(f"compile: {problem}", "unset it, or train without --compile") from None
 
 
 def carry_out(job: TrainJob, watcher: Watcher | None = None, ranks: Ranks = ALONE) -> Trained:
@@ -145,14 +151,13 @@ def carry_out(job: TrainJob, watcher: Watcher | None = None, ranks: Ranks = ALON
     dataset = settings.dataset(watcher.data if watcher else None)
     require_windows(dataset, settings.seq_len)
     model = settings.model_config(dataset.tokenizer.vocab_size)
-    identity = record_file.identity(settings, model.to_dict(), dataset)
-    ranks.require_same(identity, "text, tokenizer or version of the program")
-    work = _Work(job, model, dataset, device, identity, ranks)
+    work = _Work(job, model, dataset, device, ranks)
+    ranks.require_same(work.identity, "text, tokenizer or version of the program")
     with ExitStack() as held:
 
         def begun() -> dict[str, Any]:
-            held.enter_context(record_file.locked(job.out))
-            return record_file.begun(job, model, dataset, ranks)
+            held.enter_context(model_folder.locked(job.out))
+            return _begun(work)
 
         record = ranks.broadcast(begun)
         with enough_memory(
@@ -170,8 +175,19 @@ class _Work:
     model_config: ModelConfig
     dataset: Dataset
     device: str
-    identity: str
     ranks: Ranks
+
+    @cached_property
+    def identity(self) -> str:
+        """Names all that decides on the loss curve."""
+        decides = {
+            "model": self.model_config.to_dict(),
+            "training": self.job.settings.training().to_json(),
+            "data": self.dataset.sha256,
+            "tokenizer": self.dataset.tokenizer.to_json(),
+            "device": self.job.settings.device,
+        }
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     def build(self) -> Any:
         """The model before its first step."""
@@ -182,6 +198,44 @@ class _Work:
         window = self.job.settings.seq_len
         tokens = self.dataset.dev.tokens
         return mean_loss(model, tokens, window=window, at_most=at_most, ranks=self.ranks)
+
+
+def _begun(work: _Work) -> dict[str, Any]:
+    """The record of a training that begins or goes on, which is written; the folder of the former.
+
+    The caller holds the folder's lock: what is in the folder is looked at once more, for another
+    command may have held it since the job was prepared.
+
+    Raises:
+        UserError: the folder is not what the job takes it for, or cannot be written.
+    """
+    job, settings, dataset = work.job, work.job.settings, work.dataset
+    here = provenance.provenance(
+        settings.device, settings.threads, sys.orig_argv, seed=settings.seed
+    ) | {"parallel": work.ranks.kind, "processes": work.ranks.size}
+    place = plugins.published(settings.plugins, job.out)
+    if job.resume:
+        record = model_folder.unfinished(job.out)
+        if record["data"].get("sha256") != dataset.sha256:
+            raise UserError(
+                f"the data or their tokens are not those that {job.out} was begun with",
+                "name the same --data, or begin a new training with another --out",
+            )
+        record |= {"resumed": [*record.get("resumed", []), here], "plugins": place}
+        model_folder.write_record(job.out, record)  # a session that is killed has trained too
+        return record
+    model_folder.require_empty(job.out, but=model_folder.LOCK)
+    record = {
+        "state": "running",
+        # Where the plugins are is recorded apart: a folder is published without this machine's.
+        "settings": settings.to_json() | {"plugins": []},
+        "plugins": place,
+        "data": dataset.to_json(),
+        "provenance": here,
+        "resumed": [],
+    }
+    model_folder.begin(job.out, work.model_config, dataset.tokenizer, record)
+    return record
 
 
 def _train(work: _Work, record: dict[str, Any], watcher: Watcher | None) -> Trained:
@@ -202,7 +256,7 @@ def _train(work: _Work, record: dict[str, Any], watcher: Watcher | None) -> Trai
     whole: Any = ranks.unshard(model, work.build)
     if not ranks.first:
         return Trained(job.out, training, results, "")
-    sample = _sample(whole, dataset.tokenizer)
+    sample = _sample(whole, dataset.tokenizer, work.device)
     record |= {"state": "finished", "results": results, "sample": sample}
     model_folder.finish(job.out, whole, record)
     Checkpoints(job.out / model_folder.CHECKPOINTS, work.identity).clear()
@@ -252,7 +306,7 @@ def _steps(
 def _results(
     work: _Work, model: Decoder, training: Training, config: TrainingConfig
 ) -> dict[str, float]:
-    with autocast(_device(model), config):
+    with autocast(torch.device(work.device), config):
         dev_loss = work.dev_loss(model, FINAL_TOKENS)
     dev = work.dataset.dev
     return {
@@ -265,24 +319,20 @@ def _results(
     }
 
 
-def _device(model: Decoder) -> torch.device:
-    return next(model.parameters()).device
-
-
-def _sample(model: Decoder, tokenizer: Tokenizer) -> str:
+def _sample(model: Decoder, tokenizer: Tokenizer, device: str) -> str:
     """Some text that follows a line's end, or the vocabulary's first token where it has none."""
     try:
         prompt = [int(token) for token in tokenizer.encode("\n")]
     except UserError:
         prompt = [0]
-    tokens = torch.tensor([prompt], device=_device(model))
+    tokens = torch.tensor([prompt], device=device)
     count = min(SAMPLE_TOKENS, model.config.max_len - len(prompt))
     made = generate(model, tokens, count, temperature=SAMPLE_TEMPERATURE)
-    return tokenizer.decode_bytes([int(token) for token in made]).decode(errors="replace")
+    return tokenizer.decode([int(token) for token in made])
 
 
 def _continued(out: Path, asked: dict[str, Any]) -> TrainJob:
-    record = record_file.unfinished(out)
+    record = model_folder.unfinished(out)
     try:
         settings = TrainSettings.from_json(record["settings"])
     except UserError as error:
@@ -299,8 +349,3 @@ def _continued(out: Path, asked: dict[str, Any]) -> TrainJob:
     data = asked.get("data", settings.data)
     settings = replace(settings, plugins=tuple(sources), data=data, threads=threads)
     return TrainJob(settings, out, resume=True)
-
-
-def _only_unfinished() -> Path:
-    ended = ("finished", "diverged")
-    return only_unfinished("training", model_folder.RECORD, model_folder.read_record, ended)

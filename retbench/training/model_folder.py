@@ -7,13 +7,15 @@
       tokenizer.json                   how its text becomes tokens
       training.json                    settings, data, loss curves, results, provenance, state
       checkpoints/                     while the training is not finished
+      lock                             while a command writes there
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,35 +29,46 @@ from retbench.config import plugins
 from retbench.data.vocabulary import Tokenizer, tokenizer_from_json, tokenizer_named
 from retbench.errors import UserError
 from retbench.store import documents
-from retbench.store.files import cannot_write, replace_file
+from retbench.store.files import CommitLog, cannot_write, replace_file
 from retbench.training.checkpointing import latest, write_tensors
 
 TOKENIZER = "tokenizer.json"
 RECORD = "training.json"
 CHECKPOINTS = "checkpoints"
+LOCK = "lock"
 SCHEMA_VERSION = 1
 
 
 def begin(
     folder: Path, config: ModelConfig, tokenizer: Tokenizer, record: Mapping[str, Any]
 ) -> None:
-    """Make the folder of a model that is about to be trained, with what there is of it.
+    """Write what there is of a model that is about to be trained into its folder.
 
     Raises:
         UserError: it cannot be written.
     """
-    make_folder(folder)
     _write_json(folder / checkpoint.CONFIG, config.to_dict())
     _write_json(folder / TOKENIZER, documents.sealed(tokenizer.to_json()))
     write_record(folder, record)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder, unless it is there; :class:`UserError` where it cannot be."""
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other commands from writing to a folder, which is made where there is none.
+
+    Raises:
+        UserError: it cannot be made, or another process is writing to it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         cannot_write(folder, error)
+    lock = CommitLog(folder / LOCK, create=True)
+    try:
+        yield
+    finally:
+        lock.close()
+        (folder / LOCK).unlink(missing_ok=True)
 
 
 def require_empty(folder: Path, *, but: str | None = None) -> None:
@@ -103,6 +116,21 @@ def read_record(folder: Path) -> dict[str, Any]:
     return documents.unsealed(file, record, _RESTORE)
 
 
+def unfinished(folder: Path) -> dict[str, Any]:
+    """The record of a training that can be continued.
+
+    Raises:
+        UserError: there is none, or it has ended.
+    """
+    record = read_record(folder)
+    if record["state"] != "running":
+        raise UserError(
+            f"the training in {folder} has {record['state']}: there is nothing to continue",
+            "begin a new one with another --out",
+        )
+    return record
+
+
 def finish(folder: Path, model: nn.Module, record: Mapping[str, Any]) -> None:
     """Write the trained weights, then the record.
 
@@ -142,7 +170,9 @@ def load(
     """
     if not os.path.isdir(folder):
         raise UserError(f"there is no folder {folder}", "name one that `retbench train` made")
-    _load_plugins(folder, plugin_sources)
+    if not plugin_sources and os.path.isfile(folder / RECORD):
+        plugin_sources = plugins.located(read_record(folder)["plugins"], folder)
+    plugins.load(plugin_sources)
     place = _weights_in(folder)
     try:
         model = checkpoint.load(place, device=device)
@@ -173,13 +203,6 @@ def _weights_in(folder: Path) -> Path:
             "name a folder that `retbench train` made and that has a checkpoint at least",
         )
     return unfinished
-
-
-def _load_plugins(folder: Path, given: Iterable[str]) -> None:
-    sources = tuple(given)
-    if not sources and os.path.isfile(folder / RECORD):
-        sources = plugins.located(read_record(folder)["plugins"], folder)
-    plugins.load(sources)
 
 
 def _tokenizer(folder: Path, name: str | None) -> Tokenizer:

@@ -30,6 +30,7 @@ def saved(tmp_path: Path) -> Callable[..., Path]:
         tokenizer = tokenizer_named(name, lambda: iter([text]))
         model: Any = build("retnet", preset="tiny", vocab_size=tokenizer.vocab_size)
         record = {"state": "running", "settings": {}, "data": {}, "plugins": []}
+        (tmp_path / "run").mkdir(exist_ok=True)
         model_folder.begin(tmp_path / "run", model.config, tokenizer, record)
         model_folder.finish(tmp_path / "run", model, record | {"state": "finished"})
         return tmp_path / "run"

@@ -247,11 +247,9 @@ def test_of_two_fresh_trainings_in_one_folder_the_first_is_left_alone(
     command: Command, text: Path, tmp_path: Path
 ) -> None:
     """The second has found the folder empty, and reads its text while the first begins."""
-    from retbench.training import record_file
-
     given = {"preset": "tiny", "data": text, "context": 16, "threads": 1, "device": "cpu"}
     late = job.prepare(out=tmp_path / "run", steps=5, **given)
-    with record_file.locked(tmp_path / "run"):
+    with model_folder.locked(tmp_path / "run"):
         (tmp_path / "run" / "training.json").write_text("the first's")
         with pytest.raises(UserError, match="another process is writing to"):
             job.carry_out(late)
