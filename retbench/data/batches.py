@@ -8,14 +8,16 @@ which :meth:`RandomWindows.digest` puts into one number.
 from __future__ import annotations
 
 import hashlib
-import queue
-import threading
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retbench.distributed.process_group import ALONE, Ranks
 from retbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ IGNORED = -100
 """A target that is not scored."""
 
 AHEAD = 4
+"""Batches that are made before they are asked for."""
 
 
 class BatchSource(Protocol):
@@ -86,14 +89,15 @@ def fingerprint(parts: Iterable[bytes | memoryview]) -> int:
 
 
 def prefetch(
-    source: BatchSource, steps: range, device: torch.device | str
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    source: BatchSource, steps: range, device: torch.device | str, ranks: Ranks = ALONE
+) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
     """The batches of some steps as tensors on a device, made by a thread while others are used.
 
     Args:
         source: its ``batch`` is called from the thread.
         steps: the steps whose batches are made, in order.
         device: where the tensors go; to a GPU through pinned memory, without waiting.
+        ranks: the processes that share every batch; this one gets its rows alone.
 
     Yields:
         Inputs and targets, int64. What the source raises is raised here; closing the iterator ends
@@ -101,37 +105,20 @@ def prefetch(
     """
     import torch
 
-    ready: queue.Queue[Any] = queue.Queue(maxsize=AHEAD)
-    stopped = threading.Event()
     is_gpu = torch.device(device).type == "cuda"
 
-    def put(item: Any) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
+    def made(step: int) -> list[torch.Tensor]:
+        pair = [torch.from_numpy(array[ranks.rows(len(array))]) for array in source.batch(step)]
+        return [tensor.pin_memory() for tensor in pair] if is_gpu else pair
 
-    def produce() -> None:
-        try:
-            for step in steps:
-                pair = [torch.from_numpy(array) for array in source.batch(step)]
-                if not put([t.pin_memory() for t in pair] if is_gpu else pair):
-                    return
-            put(None)
-        except BaseException as error:
-            put(error)
-
-    thread = threading.Thread(target=produce, name="batches", daemon=True)
-    thread.start()
+    thread = ThreadPoolExecutor(1, "batches")
+    following = iter(steps)
+    ahead = deque(thread.submit(made, step) for step in islice(following, AHEAD))
     try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            inputs, targets = (tensor.to(device, non_blocking=True) for tensor in item)
+        while ahead:
+            pair = ahead.popleft().result()
+            ahead.extend(thread.submit(made, step) for step in islice(following, 1))
+            inputs, targets = (tensor.to(device, non_blocking=True) for tensor in pair)
             yield inputs, targets
     finally:
-        stopped.set()
-        thread.join()
+        thread.shutdown(cancel_futures=True)

@@ -16,8 +16,6 @@ from retbench.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from retbench.data.batches import BatchSource
-
 T = TypeVar("T")
 
 
@@ -114,9 +112,10 @@ class Ranks(AbstractContextManager["Ranks"]):
                 f"use a multiple of {self.size * parts}",
             )
 
-    def share(self, source: BatchSource) -> BatchSource:
-        """The rows of this process in every batch."""
-        return source
+    def rows(self, count: int) -> slice:
+        """Those of this process in a batch of so many."""
+        each = count // self.size
+        return slice(self.rank * each, (self.rank + 1) * each)
 
     def shard_indices(self, count: int) -> range:
         """Which of so many pieces of work this process does; beyond ``count``: any, as padding.

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -35,9 +35,6 @@ from retbench.distributed.launch import Launch
 from retbench.distributed.process_group import Ranks
 from retbench.errors import UserError
 from retbench.machine.host import cuda_available
-
-if TYPE_CHECKING:
-    from retbench.data.batches import BatchSource, Ints
 
 T = TypeVar("T")
 
@@ -145,12 +142,6 @@ class Group(Ranks):
         own = distribute_tensor(full, like.device_mesh, like.placements, src_data_rank=None)
         return own.clone()  # not a view that keeps the whole in memory
 
-    # Data.
-
-    def share(self, source: BatchSource) -> BatchSource:
-        """See :meth:`Ranks.share`."""
-        return _Share(source, self.rank, self.size)
-
     # What ranks tell each other.
 
     def all_reduce_mean(self, value: Tensor) -> Tensor:
@@ -250,17 +241,3 @@ class Sharded(Group):
 
 
 GROUPS: dict[str, type[Group]] = {group.kind: group for group in (Replicated, Sharded)}
-
-
-class _Share:
-    """The rows of one rank in the batches of a source."""
-
-    def __init__(self, source: BatchSource, rank: int, size: int) -> None:
-        self._source, self._rank, self._size = source, rank, size
-
-    def batch(self, step: int) -> tuple[Ints, Ints]:
-        """See :class:`retbench.data.batches.BatchSource`."""
-        inputs, targets = self._source.batch(step)
-        rows = len(inputs) // self._size
-        own = slice(self._rank * rows, (self._rank + 1) * rows)
-        return inputs[own], targets[own]

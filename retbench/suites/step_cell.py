@@ -134,7 +134,7 @@ def _loader(rows: Rows, progress: Progress) -> Cell:
     source, device = _windows(rows), rows.session.device
 
     def load_batches() -> None:
-        with closing(prefetch(source, range(LOADED_BATCHES), device)) as batches:  # type: ignore[type-var]
+        with closing(prefetch(source, range(LOADED_BATCHES), device)) as batches:
             for _ in batches:
                 pass
 
@@ -164,7 +164,7 @@ def _stage(rows: Rows) -> _Staged:
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     inputs, targets = (
-        torch.from_numpy(array) for array in session.ranks.share(_windows(rows)).batch(0)
+        torch.from_numpy(array[session.ranks.rows(len(array))]) for array in _windows(rows).batch(0)
     )
     batch = inputs.to(session.device), targets.to(session.device)
     if config.compile:

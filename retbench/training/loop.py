@@ -24,7 +24,7 @@ from contextlib import ExitStack, closing
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from retbench.data.batches import BatchSource, prefetch
 from retbench.distributed.process_group import ALONE, Ranks
@@ -101,14 +101,11 @@ def train(
     Raises:
         UserError: activations are to be checkpointed in a model without ``layers``.
     """
-    wrapped = ranks.wrap(model)
-    optimizer = make_optimizer(model, config)
-    records = checkpoint.restore(model, optimizer) if checkpoint else ()
-    loop = _Loop(model, wrapped, optimizer, config, records, ranks)
+    loop = _Loop(model, config, checkpoint, ranks)
     was_training = model.training
     model.train()
     try:
-        return loop.run(source, dev, observe, checkpoint, stopping)
+        return loop.run(source, dev, observe, stopping)
     finally:
         model.train(was_training)
 
@@ -125,17 +122,16 @@ class _Loop:
     def __init__(
         self,
         model: nn.Module,
-        wrapped: nn.Module,
-        optimizer: torch.optim.AdamW,
         config: TrainingConfig,
-        records: Sequence[Record],
+        checkpoint: Checkpointer | None,
         ranks: Ranks,
     ) -> None:
-        self._model, self._optimizer, self._config = model, optimizer, config
-        self._ranks = ranks
-        self._step = Step(wrapped, optimizer, config, ranks)
+        self._model, self._config, self._checkpoint, self._ranks = model, config, checkpoint, ranks
+        wrapped = ranks.wrap(model)  # before the optimizer is made of its parameters
+        self._optimizer = make_optimizer(model, config)
+        self._step = Step(wrapped, self._optimizer, config, ranks)
         self._device = self._step.device
-        self._records = list(records)
+        self._records = list(checkpoint.restore(model, self._optimizer)) if checkpoint else []
         self._made, self._seconds, self._total = 0, 0.0, 0.0
         if self._records:
             last = self._records[-1]
@@ -160,7 +156,6 @@ class _Loop:
         source: BatchSource,
         dev: Callable[[], float] | None,
         observe: Callable[[Record], None] | None,
-        checkpoint: Checkpointer | None,
         stopping: Callable[[], bool] | None,
     ) -> Training:
         """Make all steps, or those until the training has diverged."""
@@ -169,13 +164,15 @@ class _Loop:
         with ExitStack() as stack:
             stack.enter_context(changed_layers(self._model, config, self._ranks))
             steps = range(self._made, config.steps)
-            share = self._ranks.share(source)
             if steps and (config.compile or self._device.type != "cpu"):
-                self._warm_up(share)
-            batches = stack.enter_context(closing(prefetch(share, steps, self._device)))  # type: ignore[type-var]
+                self._warm_up(source)
+            batches = prefetch(source, steps, self._device, self._ranks)
+            stack.enter_context(closing(batches))
             begun = time.perf_counter()
             for step, (inputs, targets) in enumerate(batches, steps.start + 1):
-                total += self._make(step - 1, inputs, targets)
+                for group in self._optimizer.param_groups:
+                    group["lr"] = config.rate(step - 1)
+                total += self._step(inputs, targets)
                 if not self._is_due(step) and not (stopping and stopping()):
                     continue
                 mean = self._ranks.all_reduce_mean(total).item() / (step - self._recorded)
@@ -184,8 +181,8 @@ class _Loop:
                 record = self._record(step, mean, dev)
                 records.append(record)
                 cause = _divergence(records, config)
-                if checkpoint and not cause:
-                    checkpoint.keep(self._model, self._optimizer, records)
+                if self._checkpoint and not cause:
+                    self._checkpoint.keep(self._model, self._optimizer, records)
                 if observe:
                     observe(record)
                 if cause:
@@ -199,21 +196,15 @@ class _Loop:
         The model's buffers and torch's random generators are put back; the gradients go, of which
         there are none between steps.
         """
-        first = prefetch(source, range(self._made, self._made + 1), self._device)
+        first = prefetch(source, range(self._made, self._made + 1), self._device, self._ranks)
         buffers = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
         used = [self._device] if self._device.type == "cuda" else []
-        with torch.random.fork_rng(devices=used), closing(first) as batches:  # type: ignore[type-var]
+        with torch.random.fork_rng(devices=used), closing(first) as batches:
             for inputs, targets in batches:
                 self._step.discarded(inputs, targets)
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
-
-    def _make(self, step: int, inputs: Tensor, targets: Tensor) -> Tensor:
-        """One update at the rate of the schedule; the loss of its batch, on the device."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._config.rate(step)
-        return self._step(inputs, targets)
 
     def _record(self, step: int, mean: float, dev: Callable[[], float] | None) -> Record:
         config, dev_loss = self._config, None

@@ -11,6 +11,7 @@ import torch
 
 from retbench import distributed
 from retbench.config import requirements
+from retbench.data.batches import prefetch
 from retbench.distributed.process_group import ALONE
 from retbench.errors import UserError
 from retbench.machine import host
@@ -94,6 +95,7 @@ def test_a_process_alone_is_its_own_answer() -> None:
     model = torch.nn.Linear(2, 2)
     assert ALONE.wrap(model) is model and ALONE.device("cuda") == "cuda"
     ALONE.require_shares(3, 3)
+    assert ALONE.rows(3) == slice(0, 3)
 
 
 def test_rows_and_turns_are_shared_out() -> None:
@@ -108,7 +110,7 @@ def test_rows_and_turns_are_shared_out() -> None:
     for rank in range(3):
         ranks = object.__new__(Replicated)  # connected to nothing
         ranks.rank, ranks.size = rank, 3
-        inputs, targets = ranks.share(Source()).batch(1)
+        ((inputs, targets),) = prefetch(Source(), range(1, 2), "cpu", ranks)
         assert (targets == -inputs).all()
         found.append(inputs[:, 0].tolist())
         turns.append(list(ranks.shard_indices(4)))
