@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from retbench.data.pretokens import bounded
@@ -49,7 +49,8 @@ def learn(
         raise UserError(
             f"tokenizer: no tokens could be learnt ({last})", "give less text, or fewer tokens"
         )
-    return _tokens_of(json.loads(found))
+    merges = (merged(" ".join(pair)) for pair in json.loads(found))
+    return list(dict.fromkeys((*(bytes([byte]) for byte in range(256)), *merges)))
 
 
 def _send(process: subprocess.Popen[str], texts: Iterable[str]) -> None:
@@ -73,8 +74,3 @@ def _answer(
         except subprocess.TimeoutExpired:
             if waiting:
                 waiting(time.monotonic() - begun)
-
-
-def _tokens_of(merges: Sequence[Sequence[str] | str]) -> list[bytes]:
-    made = (merged(merge if isinstance(merge, str) else " ".join(merge)) for merge in merges)
-    return list(dict.fromkeys((*(bytes([byte]) for byte in range(256)), *made)))

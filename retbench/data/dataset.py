@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retbench.data.cache import cache_folder
-from retbench.data.encoding import FORMAT, encode, manifest_of
-from retbench.data.split import SPLITS, Source, open_source
+from retbench.data.encoding import FORMAT, cache_folder, encode, manifest_of
+from retbench.data.split import SPLITS, Source
 from retbench.data.vocabulary import Progress, Tokenizer, tokenizer_from_json
 from retbench.errors import UserError
 
@@ -160,7 +159,7 @@ def load_dataset(
     Raises:
         UserError: the text cannot be read or is empty, or there is no such tokenizer.
     """
-    source = open_source(data, text_key)
+    source = Source(data, text_key)
     key = hashlib.sha256(f"{FORMAT} {tokenizer} {source.sha256}".encode()).hexdigest()
     folder = cache_folder() / "data" / key[:32]
     dataset = _opened(folder, source)

@@ -17,7 +17,7 @@ from typing import Any
 
 from retbench.data.corpus import plays
 from retbench.data.rows import rows_of, text_in
-from retbench.data.unpacking import contents_of, is_sought, looked_for
+from retbench.data.unpacking import LOOKED_FOR, contents_of, is_sought
 from retbench.errors import UserError
 
 EMBEDDED = "shakespeare"
@@ -71,7 +71,7 @@ def files_of(source: str) -> list[Path]:
     if os.path.isdir(path):
         files = sorted(file for file in path.rglob("*") if is_sought(file))
         if not files:
-            raise UserError(f"data: the folder {source} holds no text", looked_for())
+            raise UserError(f"data: the folder {source} holds no text", LOOKED_FOR)
         return files
     if os.path.isfile(path):
         return [path]

@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,31 @@ from retbench.store import documents
 
 FORMAT = 2
 _MANIFEST = "manifest.json"
+
+
+@cache
+def cache_folder() -> Path:
+    """Where encoded texts are kept: $RETBENCH_CACHE, else the user's cache, else a temporary one.
+
+    Raises:
+        UserError: $RETBENCH_CACHE cannot be written.
+    """
+    named = os.environ.get("RETBENCH_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(named) if named else Path(base) / "retbench"
+    try:
+        if base.startswith("~") and not named:  # neither a HOME nor an entry among the users
+            raise OSError
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        if named:
+            raise UserError(f"RETBENCH_CACHE: cannot write {folder}: {error.strerror}") from None
+        # The user's own, so that nobody else's files are taken for it.
+        folder = Path(tempfile.gettempdir()) / f"retbench-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def manifest_of(folder: Path) -> dict[str, Any] | None:
@@ -96,8 +122,7 @@ def _write(
     """Write one file a split; returns the manifest."""
     content = hashlib.sha256(json.dumps(tokenizer.to_json()).encode())
     sizes: dict[str, dict[str, list[int]]] = {s: {"ends": [], "bytes": []} for s in SPLITS}
-    ends = dict.fromkeys(SPLITS, 0)
-    done = 0
+    dtype, done = np.dtype(token_dtype(tokenizer.vocab_size)), 0
     with contextlib.ExitStack() as stack:
         files = {
             split: stack.enter_context(open(folder / f"{split}.bin", "wb")) for split in SPLITS
@@ -109,19 +134,18 @@ def _write(
                 tokens = tokenizer.encode(piece)
                 files[split].write(tokens.data)
                 content.update(tokens.data)
-                ends[split] += len(tokens)
                 length += len(piece.encode())
                 if progress:
                     share = (done + length) / max(1, source.bytes)
                     progress("encoding the text", min(1.0, share))
             done += length
-            sizes[split]["ends"].append(ends[split])
+            sizes[split]["ends"].append(files[split].tell() // dtype.itemsize)
             sizes[split]["bytes"].append(length)
     return {
         "format": FORMAT,
         "files": {split: _digest(folder / f"{split}.bin") for split in SPLITS},
         "tokenizer": tokenizer.to_json(),
-        "dtype": np.dtype(token_dtype(tokenizer.vocab_size)).name,
+        "dtype": dtype.name,
         "tokens": content.hexdigest(),
         "splits": sizes,
     }

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -23,34 +23,10 @@ SPLITS = ("train", "dev", "test")
 FEW_DOCUMENTS = 20
 """From so many on documents are split as wholes."""
 
-_Read = Callable[[], Iterator[Document]]
-
 _SHARES = {"test": 0.05, "dev": 0.10}  # of the hashes below that; the rest is trained on
 _EDGES = (0.90, 0.95)  # of a document's bytes
 _LINE_END = re.compile(rb"\r?\n|\r|\xe2\x80[\xa8\xa9]|\xc2\x85")  # the latter Unicode's own
 _SOUGHT = 0.025  # of them, behind an edge, for a line break: half of dev's share, or of test's
-
-
-@dataclass(frozen=True)
-class Source:
-    """A text whose documents are known, though not read at once.
-
-    Attributes:
-        name: where it comes from, without a folder of this machine.
-        sha256: the hash of the content, and of how it is split.
-        bytes: UTF-8 bytes of all documents.
-        by_ranges: whether each document is split, so that what is tested on ends a text whose
-            beginning is trained on.
-        documents: goes through the parts of the text anew, each with the name of its split; both
-            it and the reading of a part to its end raise :class:`UserError` where the text is
-            another by then.
-    """
-
-    name: str
-    sha256: str
-    bytes: int
-    by_ranges: bool
-    documents: Callable[[], Iterator[tuple[str, Document]]]
 
 
 @dataclass(frozen=True)
@@ -61,8 +37,8 @@ class _Known:
     size: int
 
 
-def open_source(data: str | None, text_key: str = "text") -> Source:
-    """Read a text once, in pieces, to know its documents and where each of them belongs.
+class Source:
+    """A text that has been read once, in pieces, so that its documents are known.
 
     Args:
         data: a source that :func:`retbench.data.documents.read_documents` takes.
@@ -70,25 +46,54 @@ def open_source(data: str | None, text_key: str = "text") -> Source:
 
     Raises:
         UserError: it cannot be read, or it is empty.
+
+    Attributes:
+        name: where it comes from, without a folder of this machine.
+        sha256: the hash of the content, and of how it is split.
+        bytes: UTF-8 bytes of all documents.
+        by_ranges: whether each document is split, so that what is tested on ends a text whose
+            beginning is trained on.
     """
-    name = EMBEDDED if data is None else data if data.startswith(HUB) else Path(data).name
-    known = _read(data, text_key, _stamp(data))
-    size = sum(document.size for document in known)
-    if not size:
-        raise UserError(f"data: {data} is empty", "give a text")
-    different = len({document.digest for document in known})
-    if len(known) >= FEW_DOCUMENTS and different < len(SPLITS):
-        raise UserError(
-            f"data: only {different} of the {len(known)} documents of {data} differ, too few for "
-            f"the splits {', '.join(SPLITS)}",
-            "give other texts, or a single one, which is split by ranges",
-        )
-    listed = json.dumps([SPLITS, _EDGES, _SOUGHT, FEW_DOCUMENTS, [doc.digest for doc in known]])
-    digest = hashlib.sha256(listed.encode()).hexdigest()
-    by_ranges = len(known) < FEW_DOCUMENTS
-    split = _ranges if by_ranges else _whole_documents
-    again = partial(_again, partial(read_documents, data, text_key=text_key), known, name)
-    return Source(name, digest, size, by_ranges, partial(split, again, known))
+
+    def __init__(self, data: str | None, text_key: str = "text") -> None:
+        self._documents = partial(read_documents, data, text_key=text_key)
+        self._known = known = _read(data, text_key, _stamp(data))
+        self.name = EMBEDDED if data is None else data if data.startswith(HUB) else Path(data).name
+        self.bytes = sum(document.size for document in known)
+        self.by_ranges = len(known) < FEW_DOCUMENTS
+        if not self.bytes:
+            raise UserError(f"data: {data} is empty", "give a text")
+        different = len({document.digest for document in known})
+        if not self.by_ranges and different < len(SPLITS):
+            raise UserError(
+                f"data: only {different} of the {len(known)} documents of {data} differ, too few "
+                f"for the splits {', '.join(SPLITS)}",
+                "give other texts, or a single one, which is split by ranges",
+            )
+        listed = json.dumps([SPLITS, _EDGES, _SOUGHT, FEW_DOCUMENTS, [doc.digest for doc in known]])
+        self.sha256 = hashlib.sha256(listed.encode()).hexdigest()
+
+    def documents(self) -> Iterator[tuple[str, Document]]:
+        """The parts of the text, read anew, each with the name of its split.
+
+        Raises:
+            UserError: here, or while a part is read to its end: the text is another by now.
+        """
+        if not self.by_ranges:
+            yield from zip(_homes(self._known), self._again(), strict=True)
+            return
+        for split, low, high in zip(SPLITS, (0.0, *_EDGES), (*_EDGES, 1.0), strict=True):
+            for document, doc in zip(self._again(), self._known, strict=True):
+                edges = round(doc.size * low), round(doc.size * high)
+                part = partial(_part, document, *edges, round(doc.size * _SOUGHT))
+                yield split, Document(document.name, part)
+
+    def _again(self) -> Iterator[Document]:
+        """The documents anew, unless there are fewer or more; the end of one tells of a change."""
+        for document, doc in itertools.zip_longest(self._documents(), self._known):
+            if document is None or doc is None:
+                raise _changed(self.name)
+            yield Document(document.name, partial(_unchanged, document, doc.digest))
 
 
 def _stamp(data: str | None) -> tuple[tuple[str, int, int], ...]:
@@ -116,18 +121,6 @@ def _read(data: str | None, text_key: str, stamp: tuple[tuple[str, int, int], ..
     return documents
 
 
-def _again(read: _Read, known: list[_Known], name: str) -> Iterator[Document]:
-    """The documents of a text anew.
-
-    Raises:
-        UserError: there are fewer or more, or, at the end of one, it is another.
-    """
-    for document, doc in itertools.zip_longest(read(), known):
-        if document is None or doc is None:
-            raise _changed(name)
-        yield Document(document.name, partial(_unchanged, document, doc.digest))
-
-
 def _unchanged(document: Document, known: str) -> Iterator[str]:
     digest = hashlib.sha256()
     for piece in document.pieces():
@@ -143,10 +136,6 @@ def _changed(name: str) -> UserError:
     )
 
 
-def _whole_documents(again: _Read, known: list[_Known]) -> Iterator[tuple[str, Document]]:
-    yield from zip(_homes(known), again(), strict=True)
-
-
 def _homes(known: list[_Known]) -> list[str]:
     """The split of each document, by its hash; the first by hash fill a split that got none."""
     homes = {}
@@ -158,14 +147,6 @@ def _homes(known: list[_Known]) -> list[str]:
         if split not in homes.values():
             homes[ranked[-1 - spare]] = split
     return [homes[document.digest] for document in known]
-
-
-def _ranges(again: _Read, known: list[_Known]) -> Iterator[tuple[str, Document]]:
-    for split, low, high in zip(SPLITS, (0.0, *_EDGES), (*_EDGES, 1.0), strict=True):
-        for document, doc in zip(again(), known, strict=True):
-            edges = round(doc.size * low), round(doc.size * high)
-            part = partial(_part, document, *edges, round(doc.size * _SOUGHT))
-            yield split, Document(document.name, part)
 
 
 def _part(document: Document, low: int, high: int, sought: int) -> Iterator[str]:

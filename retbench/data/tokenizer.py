@@ -34,7 +34,10 @@ def gpt2() -> tiktoken.Encoding:
     Raises:
         UserError: the embedded merges are missing or damaged.
     """
-    ranks = _ranks(read_verified(Path("gpt2_vocab.bpe.gz"), VOCAB_BPE_SHA256))
+    vocab_bpe = read_verified(Path("gpt2_vocab.bpe.gz"), VOCAB_BPE_SHA256)
+    singles = (bytes([byte]) for byte in _bytes_of().values())
+    merges = map(merged, vocab_bpe.splitlines()[1:])  # after "#version", in the order of ranks
+    ranks = {token: rank for rank, token in enumerate(chain(singles, merges))}
     return tiktoken.Encoding(
         "gpt2",
         pat_str=SPLIT,
@@ -42,13 +45,6 @@ def gpt2() -> tiktoken.Encoding:
         special_tokens={END_OF_TEXT: len(ranks)},
         explicit_n_vocab=VOCAB_SIZE,
     )
-
-
-def _ranks(vocab_bpe: str) -> dict[bytes, int]:
-    """Token bytes to rank: the 256 single bytes, then each merge in the order of the file."""
-    merges = map(merged, vocab_bpe.splitlines()[1:])  # after "#version"
-    singles = (bytes([byte]) for byte in _bytes_of().values())
-    return {token: rank for rank, token in enumerate(chain(singles, merges))}
 
 
 def merged(pair: str) -> bytes:

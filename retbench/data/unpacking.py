@@ -30,6 +30,9 @@ _TOLD_BYTES = 1 << 16
 TEXT_SUFFIXES = (".txt", ".text", ".md")
 _MARKUP_SUFFIXES = (".html", ".htm", ".xhtml", ".xml", ".svg")
 ROW_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
+LOOKED_FOR = f"it looks for {', '.join(f'*{suffix}' for suffix in TEXT_SUFFIXES + ROW_SUFFIXES)}"
+"""What is taken for a text, in words."""
+
 _PACKED: tuple[tuple[str, re.Pattern[bytes], Any], ...] = (
     (".gz", re.compile(rb"\x1f\x8b"), gzip.open),
     (".bz2", re.compile(rb"BZh[1-9]1AY&SY"), bz2.open),
@@ -196,16 +199,11 @@ def _members(file: Path) -> list[Content]:
     if len(shown) == 1:
         kept = shown
     if not kept:
-        raise UserError(f"data: the archive {file} holds no text", looked_for())
+        raise UserError(f"data: the archive {file} holds no text", LOOKED_FOR)
     return [
         Content(f"{file}:{name}", names[name].suffix.lower(), partial(archive.open, name))
         for name in kept
     ]
-
-
-def looked_for() -> str:
-    """What is taken for a text, in words."""
-    return f"it looks for {', '.join(f'*{suffix}' for suffix in TEXT_SUFFIXES + ROW_SUFFIXES)}"
 
 
 def _require_text(content: Content) -> None:

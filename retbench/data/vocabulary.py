@@ -47,7 +47,6 @@ _RANKS = {
         "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
     ),
 }
-_LEAST_BPE = 256
 
 
 class Tokenizer(Protocol):
@@ -76,7 +75,8 @@ class Tokenizer(Protocol):
         return self.decode_bytes(tokens).decode(errors="replace")
 
     def to_json(self) -> dict[str, Any]:
-        """What :func:`tokenizer_from_json` makes an equal tokenizer of."""
+        """What :func:`tokenizer_from_json` makes an equal tokenizer of: the name may suffice."""
+        return {"name": self.name}
 
 
 def tokenizer_named(
@@ -137,8 +137,7 @@ def tokenizer_from_json(document: Mapping[str, Any]) -> Tokenizer:
         if name == "char":
             return CharTokenizer(document["characters"])
         if name.startswith("bpe:"):
-            tokens = [base64.b64decode(token) for token in document["tokens"]]
-            return _bpe(name, tokens)
+            return _bpe(name, [base64.b64decode(token) for token in document["tokens"]])
     except (KeyError, TypeError, ValueError):
         raise UserError("the tokenizer's record is damaged", "restore it from a copy") from None
     return tokenizer_named(name, lambda: ())
@@ -173,7 +172,7 @@ class CharTokenizer(Tokenizer):
 
     def to_json(self) -> dict[str, Any]:
         """See :class:`Tokenizer`."""
-        return {"name": self.name, "characters": self.characters}
+        return {**super().to_json(), "characters": self.characters}
 
 
 class ByteTokenizer(Tokenizer):
@@ -189,10 +188,6 @@ class ByteTokenizer(Tokenizer):
     def decode_bytes(self, tokens: Sequence[int] | NDArray[Any]) -> bytes:
         """See :class:`Tokenizer`."""
         return bytes(int(token) for token in tokens)
-
-    def to_json(self) -> dict[str, Any]:
-        """See :class:`Tokenizer`."""
-        return {"name": self.name}
 
 
 class TiktokenTokenizer(Tokenizer):
@@ -216,13 +211,12 @@ class TiktokenTokenizer(Tokenizer):
 
     def to_json(self) -> dict[str, Any]:
         """See :class:`Tokenizer`."""
+        document = super().to_json()
         if not self.name.startswith("bpe:"):
-            return {"name": self.name}
+            return document
         tokens = self._encoding.token_byte_values()
         ranked = sorted(tokens, key=self._encoding.encode_single_token)
-        return {
-            "name": self.name, "tokens": [base64.b64encode(token).decode() for token in ranked]
-        }  # fmt: skip
+        return document | {"tokens": [base64.b64encode(token).decode() for token in ranked]}
 
 
 def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
@@ -251,10 +245,8 @@ def bpe_size(name: str) -> int:
     """
     wanted = name.removeprefix("bpe:")
     size = int(wanted) if wanted.isdecimal() and len(wanted) < 20 else 0
-    if size < _LEAST_BPE:
-        raise UserError(
-            f"tokenizer: {name!r} names no size of at least {_LEAST_BPE}", "such as bpe:4096"
-        )
+    if size < 256:
+        raise UserError(f"tokenizer: {name!r} names no size of at least 256", "such as bpe:4096")
     return size
 
 

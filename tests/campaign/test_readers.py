@@ -33,7 +33,7 @@ from retbench import report
 from retbench.data import dataset
 from retbench.data.documents import read_documents
 from retbench.data.encoding import encode
-from retbench.data.split import open_source
+from retbench.data.split import Source
 from retbench.data.vocabulary import CharTokenizer
 from retbench.engine.resolve import resolve
 from retbench.errors import UserError
@@ -159,11 +159,11 @@ def write_training(folder: Path) -> None:
 
 def write_encoded(folder: Path) -> None:
     (folder.parent / "text.txt").write_text(TEXT)
-    encode(open_source(str(folder.parent / "text.txt")), "char", folder, None)
+    encode(Source(str(folder.parent / "text.txt")), "char", folder, None)
 
 
 def read_encoded(folder: Path) -> object:
-    found = dataset._opened(folder, open_source(str(folder.parent / "text.txt")))
+    found = dataset._opened(folder, Source(str(folder.parent / "text.txt")))
     return found and [found.to_json(), found.train.tokens.tolist()]
 
 
