@@ -8,13 +8,12 @@ has told the cause; then the processes of this machine that are no more can be n
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import torch.distributed as dist
@@ -42,11 +41,6 @@ class Failures:
     def __init__(self, store: Store, rank: int, processes: Sequence[tuple[str, int]]) -> None:
         self._store, self._rank, self._processes = store, rank, processes
 
-    @staticmethod
-    def own_process() -> tuple[str, int]:
-        """Host and process id of this process."""
-        return socket.gethostname(), os.getpid()
-
     def end(self, error: BaseException) -> None:
         """Return where this process is to raise its error; raise what it is to end with instead.
 
@@ -65,10 +59,12 @@ class Failures:
             return
         if not isinstance(error, UserError):
             raise RuntimeError(f"rank {self._rank}: {type(error).__name__}: {error}") from error
-        if self._wait_for("told/0", GRACE_S):
-            raise SystemExit(error.exit_status) from error
-        message = f"rank {self._rank}: {error.message}"
-        raise RankFailed(message, error.hint, error.exit_status) from error
+        try:
+            self._store.wait(["told/0"], timedelta(seconds=GRACE_S))
+        except RuntimeError:  # rank 0 has not told, or whoever holds the store has ended
+            message = f"rank {self._rank}: {error.message}"
+            raise RankFailed(message, error.hint, error.exit_status) from error
+        raise SystemExit(error.exit_status) from error
 
     def _tell_of_the_lost(self, error: BaseException) -> None:
         """Raise what this rank has to say of a connection that has failed."""
@@ -106,14 +102,6 @@ class Failures:
     def _note(self, key: str, value: str = "") -> None:
         with suppress(RuntimeError):  # whoever holds the store has ended
             self._store.set(key, value)
-
-    def _wait_for(self, key: str, seconds: float) -> bool:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            if self._has(key):
-                return True
-            time.sleep(0.02)
-        return False
 
     def _has(self, key: str) -> bool:
         try:

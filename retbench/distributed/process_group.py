@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from retbench.errors import UserError
 
@@ -42,9 +42,6 @@ class Ranks(AbstractContextManager["Ranks"]):
         """Whether this is rank 0."""
         return self.rank == 0
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
@@ -66,7 +63,7 @@ class Ranks(AbstractContextManager["Ranks"]):
 
     def part(self, wrapped: nn.Module, last: bool) -> AbstractContextManager[object]:
         """Around the forward and backward pass of a part of a batch; ranks meet at the last."""
-        return _NOTHING
+        return nullcontext()
 
     def full_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Tensors of a wrapped model or its optimizer as one process would hold them.
@@ -184,5 +181,4 @@ class Ranks(AbstractContextManager["Ranks"]):
             )
 
 
-_NOTHING = nullcontext()
 ALONE = Ranks()

@@ -65,8 +65,8 @@ class Group(Ranks):
             dist.init_process_group(
                 backend, store=store, rank=self.rank, world_size=self.size, timeout=timeout
             )
-            processes = self.all_gather(Failures.own_process())
-            own = processes[self.rank]
+            own = socket.gethostname(), os.getpid()
+            processes = self.all_gather(own)
             self.mates = tuple(pid for host, pid in processes if host == own[0] and pid != own[1])
             self._notes = PrefixStore("retbench", store)
             self._failures = Failures(self._notes, self.rank, processes)
@@ -122,21 +122,18 @@ class Group(Ranks):
         """See :meth:`Ranks.distribute`; a tensor at a time."""
         kinds = self.broadcast(lambda: {n: (t.shape, t.dtype) for n, t in tensors.items()})
         return {
-            name: self._laid_out(self._broadcast_tensor(tensors.get(name), *kind), like(name))
+            name: self._distributed(tensors.get(name), *kind, like(name))
             for name, kind in kinds.items()
         }
 
-    def _broadcast_tensor(
-        self, tensor: Tensor | None, shape: torch.Size, dtype: torch.dtype
+    def _distributed(
+        self, tensor: Tensor | None, shape: torch.Size, dtype: torch.dtype, like: Tensor | None
     ) -> Tensor:
         if self.first and tensor is not None:
             full = tensor.to(self._device).contiguous()
         else:
             full = torch.empty(shape, dtype=dtype, device=self._device)
         dist.broadcast(full, 0)
-        return full
-
-    def _laid_out(self, full: Tensor, like: Tensor | None) -> Tensor:
         if not isinstance(like, DTensor):
             return full
         own = distribute_tensor(full, like.device_mesh, like.placements, src_data_rank=None)

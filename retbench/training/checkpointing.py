@@ -146,10 +146,6 @@ class Checkpoints:
             if other != path:
                 shutil.rmtree(other, ignore_errors=True)
 
-    def clear(self) -> None:
-        """Delete all checkpoints."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-
     def _write(
         self,
         path: Path,

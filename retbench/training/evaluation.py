@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from retbench.distributed.process_group import ALONE, Ranks
+from retbench.training.step import next_token_loss
 
 Floats = NDArray[np.float64]
 
@@ -137,20 +137,18 @@ def carried_nats(model: Any, tokens: NDArray[Any], *, window: int) -> Floats:
 
 
 def mean_loss(
-    model: nn.Module, tokens: NDArray[Any], *, window: int, at_most: int | None = None,
-    ranks: Ranks = ALONE,
-) -> float:  # fmt: skip
+    model: nn.Module, tokens: NDArray[Any], *, window: int, at_most: int, ranks: Ranks = ALONE
+) -> float:
     """Nats per token over contiguous windows, as an estimate on a dev split.
 
     Args:
         model: maps int64 tokens (batch, time) to logits (batch, time, vocab).
         tokens: shape (tokens,).
         window: tokens of a window.
-        at_most: tokens from the beginning that are scored; all where None.
+        at_most: tokens from the beginning that are scored.
         ranks: the processes that share the work; each gets the result.
     """
-    text = tokens if at_most is None else tokens[: at_most + 1]
-    return float(token_nats(model, text, window=window, ranks=ranks).mean())
+    return float(token_nats(model, tokens[: at_most + 1], window=window, ranks=ranks).mean())
 
 
 def by_position(nats: Iterable[Floats], window: int) -> dict[int, float]:
@@ -200,11 +198,7 @@ def repeated_bigrams(tokens: NDArray[Any], window: int) -> NDArray[np.bool_]:
 
 def _nats(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of every position, in float32 or wider: float64 (batch, time)."""
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    rows, wanted = logits.flatten(0, 1), targets.flatten()
     step = max(1, _LOGITS // logits.shape[-1])
-    parts = [
-        F.cross_entropy(part.to(wide), goal, reduction="none")
-        for part, goal in zip(rows.split(step), wanted.split(step), strict=True)
-    ]
+    places = zip(logits.flatten(0, 1).split(step), targets.flatten().split(step), strict=True)
+    parts = [next_token_loss(part[None], goal, "none") for part, goal in places]
     return torch.cat(parts).double().view(targets.shape)

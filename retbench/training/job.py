@@ -259,7 +259,6 @@ def _train(work: _Work, record: dict[str, Any], watcher: Watcher | None) -> Trai
     sample = _sample(whole, dataset.tokenizer, work.device)
     record |= {"state": "finished", "results": results, "sample": sample}
     model_folder.finish(job.out, whole, record)
-    Checkpoints(job.out / model_folder.CHECKPOINTS, work.identity).clear()
     flags = plugins.flags(job.settings.plugins, job.out)
     return Trained(job.out, training, results, sample, flags)
 

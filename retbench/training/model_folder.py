@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,8 @@ RECORD = "training.json"
 CHECKPOINTS = "checkpoints"
 LOCK = "lock"
 SCHEMA_VERSION = 1
+
+_RESTORE = "restore it from a copy, or train anew"
 
 
 def begin(
@@ -132,7 +135,7 @@ def unfinished(folder: Path) -> dict[str, Any]:
 
 
 def finish(folder: Path, model: nn.Module, record: Mapping[str, Any]) -> None:
-    """Write the trained weights, then the record.
+    """Write the trained weights, then the record, and delete the checkpoints.
 
     Raises:
         UserError: the disk does not take them; checkpoints are as they were.
@@ -146,6 +149,7 @@ def finish(folder: Path, model: nn.Module, record: Mapping[str, Any]) -> None:
         new.unlink(missing_ok=True)
         cannot_write(path, error)
     write_record(folder, record)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def load(
@@ -173,7 +177,12 @@ def load(
     if not plugin_sources and os.path.isfile(folder / RECORD):
         plugin_sources = plugins.located(read_record(folder)["plugins"], folder)
     plugins.load(plugin_sources)
-    place = _weights_in(folder)
+    place = folder if os.path.isfile(folder / checkpoint.WEIGHTS) else latest(folder / CHECKPOINTS)
+    if place is None:
+        raise UserError(
+            f"{folder} holds no weights: {checkpoint.WEIGHTS} is missing",
+            "name a folder that `retbench train` made and that has a checkpoint at least",
+        )
     try:
         model = checkpoint.load(place, device=device)
     except checkpoint.CheckpointError as error:
@@ -187,22 +196,6 @@ def load(
             "use the tokenizer that the model was trained with",
         )
     return model, encoder
-
-
-_RESTORE = "restore it from a copy, or train anew"
-
-
-def _weights_in(folder: Path) -> Path:
-    """The folder that holds the weights: itself, or its latest checkpoint."""
-    if os.path.isfile(folder / checkpoint.WEIGHTS):
-        return folder
-    unfinished = latest(folder / CHECKPOINTS)
-    if unfinished is None:
-        raise UserError(
-            f"{folder} holds no weights: {checkpoint.WEIGHTS} is missing",
-            "name a folder that `retbench train` made and that has a checkpoint at least",
-        )
-    return unfinished
 
 
 def _tokenizer(folder: Path, name: str | None) -> Tokenizer:

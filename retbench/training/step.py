@@ -18,8 +18,6 @@ from retbench.data.batches import IGNORED
 from retbench.distributed.process_group import ALONE, Ranks
 from retbench.training.config import TrainingConfig
 
-_FUSED_DEVICES = ("cpu", "cuda")
-
 
 class Step:
     """What one update does, in the parts it is made of.
@@ -133,7 +131,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    fused = all(p.device.type in _FUSED_DEVICES and p.is_floating_point() for p in trained)
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trained)
     betas = (config.beta1, config.beta2)
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],

@@ -50,7 +50,8 @@ def case(name, ranks):
     model = small.decoder(family)
 
     def dev():
-        return evaluation.mean_loss(model, small.tokens(545, seed=1), window=16, ranks=ranks)
+        tokens = small.tokens(545, seed=1)
+        return evaluation.mean_loss(model, tokens, window=16, at_most=544, ranks=ranks)
 
     training = train(
         model, Ragged(source) if name == "ragged" else source, config, dev=dev, ranks=ranks
