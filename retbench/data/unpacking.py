@@ -107,11 +107,14 @@ class Content:
                 which byte).
         """
         rest, offset = b"", 0
-        for block in self._blocks():
-            rest += block
-            text, used = self._decoded(rest, offset, final=False)
-            yield text if offset else text.removeprefix("\ufeff")
-            rest, offset = rest[used:], offset + used
+        with _named(self.name), self.open() as stream:
+            while block := stream.read(BLOCK_BYTES):
+                if b"\0" in block:
+                    self.refuse(*_ZEROS)
+                rest += block
+                text, used = self._decoded(rest, offset, final=False)
+                yield text if offset else text.removeprefix("\ufeff")
+                rest, offset = rest[used:], offset + used
         self._decoded(rest, offset, final=True)
 
     def lines(self) -> Iterator[str]:
@@ -129,13 +132,6 @@ class Content:
     def refuse(self, what: str, remedy: str) -> NoReturn:
         """Raise the user's error that says what it is, and what to do."""
         raise UserError(f"data: {self.name} is {what}", remedy)
-
-    def _blocks(self) -> Iterator[bytes]:
-        with _named(self.name), self.open() as stream:
-            while block := stream.read(BLOCK_BYTES):
-                if b"\0" in block:
-                    self.refuse(*_ZEROS)
-                yield block
 
     def _decoded(self, data: bytes, offset: int, *, final: bool) -> tuple[str, int]:
         try:
@@ -176,7 +172,12 @@ def contents_of(file: Path) -> Iterator[Content]:
         opened = partial(unpacked[0], file, "rb") if unpacked else plain.open
         found = [Content(plain.name, inner, opened)]
     for content in found:
-        _require_text(content)
+        head = content.head(_TOLD_BYTES)
+        for magic, what, remedy in _REFUSED:
+            if magic.match(head):
+                content.refuse(what, remedy)
+        if content.suffix in _MARKUP_SUFFIXES:
+            content.refuse("markup, not plain text", "extract its text")
         yield content
 
 
@@ -204,15 +205,6 @@ def _members(file: Path) -> list[Content]:
         Content(f"{file}:{name}", names[name].suffix.lower(), partial(archive.open, name))
         for name in kept
     ]
-
-
-def _require_text(content: Content) -> None:
-    head = content.head(_TOLD_BYTES)
-    for magic, what, remedy in _REFUSED:
-        if magic.match(head):
-            content.refuse(what, remedy)
-    if content.suffix in _MARKUP_SUFFIXES:
-        content.refuse("markup, not plain text", "extract its text")
 
 
 @contextlib.contextmanager

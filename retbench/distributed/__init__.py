@@ -7,8 +7,9 @@ seconds = ranks.all_reduce_max(time_of(wrapped))
 
 from __future__ import annotations
 
-from retbench.distributed.launch import required_launch
+from retbench.distributed.launch import KINDS, launch
 from retbench.distributed.process_group import ALONE, Ranks
+from retbench.errors import UserError
 
 __all__ = ["TIMEOUT_S", "connect"]
 
@@ -27,9 +28,22 @@ def connect(kind: str | None, timeout_s: float = TIMEOUT_S) -> Ranks:
         UserError: an unknown kind, processes without a kind, a kind without processes, or others
             that cannot be reached.
     """
-    launched = required_launch(kind)
-    if kind is None or launched is None:
+    launched = launch()
+    if kind is None:
+        if launched and launched.size > 1:
+            raise UserError(
+                f"torchrun has started {launched.size} processes, which would all do the same",
+                "say how they share the work, --parallel ddp or --parallel fsdp",
+            )
         return ALONE
+    if kind not in KINDS:
+        raise UserError(f"parallel: unknown kind {kind!r}", f"there are {' and '.join(KINDS)}")
+    if launched is None:
+        raise UserError(
+            f"--parallel {kind} is for the processes that torchrun starts, and it has started none",
+            f"begin the command with: torchrun --nproc-per-node N -m retbench, and --parallel "
+            f"{kind} behind the subcommand",
+        )
     from retbench.distributed.torch_group import GROUPS
 
     return GROUPS[kind](launched, timeout_s)

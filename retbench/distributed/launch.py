@@ -45,31 +45,6 @@ class Launch:
     local_size: int
 
 
-def required_launch(kind: str | None) -> Launch | None:
-    """What torchrun has told this process, where a kind is asked for; None where none is.
-
-    Raises:
-        UserError: an unknown kind, processes without a kind, or a kind without processes.
-    """
-    launched = launch()
-    if kind is None:
-        if launched and launched.size > 1:
-            raise UserError(
-                f"torchrun has started {launched.size} processes, which would all do the same",
-                "say how they share the work, --parallel ddp or --parallel fsdp",
-            )
-        return None
-    if kind not in KINDS:
-        raise UserError(f"parallel: unknown kind {kind!r}", f"there are {' and '.join(KINDS)}")
-    if launched is None:
-        raise UserError(
-            f"--parallel {kind} is for the processes that torchrun starts, and it has started none",
-            f"begin the command with: torchrun --nproc-per-node N -m retbench, and --parallel "
-            f"{kind} behind the subcommand",
-        )
-    return launched
-
-
 def launch() -> Launch | None:
     """What torchrun has told this process; None where it was started otherwise.
 

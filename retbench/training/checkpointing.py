@@ -130,13 +130,23 @@ class Checkpoints:
             return
         path = self._folder / f"step-{records[-1].step:08d}"
         unfinished = path.with_suffix(".new")
+        config: Any = getattr(model, "config", None)
+        values = config.to_dict() if hasattr(config, "to_dict") else {}
         try:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
-            config: Any = getattr(model, "config", None)
-            values = config.to_dict() if hasattr(config, "to_dict") else {}
             _write_json(unfinished / CONFIG, values)
-            self._write(unfinished, values, weights, moments, records)
+            digests = {
+                WEIGHTS: write_tensors(unfinished / WEIGHTS, weights, seal(values, weights)),
+                MOMENTS: write_tensors(unfinished / MOMENTS, {**moments, **_generators()}),
+            }
+            content = {
+                "schema_version": SCHEMA_VERSION, "identity": self._identity, "files": digests,
+                "step": records[-1].step, "seconds": records[-1].seconds,
+                "records": [asdict(record) for record in records],
+            }  # fmt: skip
+            _write_json(unfinished / PROGRESS, documents.sealed(content))
+            sync_folder(unfinished)
             os.rename(unfinished, path)
             sync_folder(self._folder)
         except OSError as error:
@@ -145,26 +155,6 @@ class Checkpoints:
         for other in self._folder.iterdir():
             if other != path:
                 shutil.rmtree(other, ignore_errors=True)
-
-    def _write(
-        self,
-        path: Path,
-        config: Mapping[str, Any],
-        weights: Mapping[str, Tensor],
-        moments: Mapping[str, Tensor],
-        records: Sequence[Record],
-    ) -> None:
-        digests = {
-            WEIGHTS: write_tensors(path / WEIGHTS, weights, seal(config, weights)),
-            MOMENTS: write_tensors(path / MOMENTS, {**moments, **_generators()}),
-        }
-        content = {
-            "schema_version": SCHEMA_VERSION, "identity": self._identity, "files": digests,
-            "step": records[-1].step, "seconds": records[-1].seconds,
-            "records": [asdict(record) for record in records],
-        }  # fmt: skip
-        _write_json(path / PROGRESS, documents.sealed(content))
-        sync_folder(path)
 
 
 def latest(folder: Path) -> Path | None:

@@ -19,20 +19,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, closing
-from typing import Protocol
 
 import torch
 from torch import nn
 
 from retbench.data.batches import BatchSource, prefetch
 from retbench.distributed.process_group import ALONE, Ranks
+from retbench.training.checkpointing import Checkpoints
 from retbench.training.config import Record, Training, TrainingConfig
 from retbench.training.layer_transforms import changed_layers
 from retbench.training.step import Step, autocast, make_optimizer
 
-__all__ = ["Checkpointer", "Record", "Training", "TrainingConfig", "train"]
+__all__ = ["Record", "Training", "TrainingConfig", "train"]
 
 DIVERGENCE_MARGIN = 0.5
 """A loss of so many nat/token above the first record's counts against a training."""
@@ -47,22 +47,6 @@ _SUM_BITS = 45
 """Digits of a sum of float32 losses, of 24 bits each: float64 adds them up without rounding."""
 
 
-class Checkpointer(Protocol):
-    """Keeps a training's state, and gives it back; see :mod:`retbench.training.checkpointing`.
-
-    With weights and optimizer the loss curves are all that continues a training: its next batch is
-    the source's of the last record's step.
-    """
-
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Sequence[Record]:
-        """Put a kept state into model and optimizer; its curves, empty where there is none."""
-
-    def keep(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, records: Sequence[Record]
-    ) -> None:
-        """Offered the state after every record whose loss is sound; may let it pass."""
-
-
 def train(
     model: nn.Module,
     source: BatchSource,
@@ -70,7 +54,7 @@ def train(
     *,
     dev: Callable[[], float] | None = None,
     observe: Callable[[Record], None] | None = None,
-    checkpoint: Checkpointer | None = None,
+    checkpoint: Checkpoints | None = None,
     stopping: Callable[[], bool] | None = None,
     ranks: Ranks = ALONE,
 ) -> Training:
@@ -86,7 +70,9 @@ def train(
             last one, with the model in evaluation mode, without gradients, under the training's
             autocast. Its time is not counted.
         observe: told of every record; may raise to stop.
-        checkpoint: continues an earlier training where it has one, and is offered the state.
+        checkpoint: continues an earlier training where it has one, and is offered the state after
+            every record whose loss is sound. With weights and optimizer the loss curves are all
+            that continues a training: its next batch is the source's of the last record's step.
         stopping: asked after every step; where it says so, a record is made out of turn, after
             which ``observe`` may stop the training. What continues it makes no difference of that
             record. None of several ranks may be asked, for they record together.
@@ -123,7 +109,7 @@ class _Loop:
         self,
         model: nn.Module,
         config: TrainingConfig,
-        checkpoint: Checkpointer | None,
+        checkpoint: Checkpoints | None,
         ranks: Ranks,
     ) -> None:
         self._model, self._config, self._checkpoint, self._ranks = model, config, checkpoint, ranks

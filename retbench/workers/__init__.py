@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 
 from retbench.machine import provenance
 from retbench.machine.threads import spin_limits
+
+STARTED = time.perf_counter()
+"""When a worker's imports began."""
 
 WORKER_COMMAND = (sys.executable, "-m", "retbench.workers")
 

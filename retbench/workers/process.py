@@ -228,13 +228,12 @@ def failure_of(code: int, log: BinaryIO, kills_before: int | None) -> WorkerFail
         kills = oom_kills()
         if kills is None or kills_before is None:
             cause = "killed by signal 9; whether for want of memory, this system does not say"
-            return WorkerFailure("error", cause)
-        if kills == kills_before:
-            return WorkerFailure(
-                "error", "killed by signal 9, not by the kernel for want of memory"
-            )
-        cause = "killed by signal 9, most likely by the kernel for want of memory"
-        return WorkerFailure("oom", cause, presumed=True)
+        elif kills == kills_before:
+            cause = "killed by signal 9, not by the kernel for want of memory"
+        else:
+            cause = "killed by signal 9, most likely by the kernel for want of memory"
+            return WorkerFailure("oom", cause, presumed=True)
+        return WorkerFailure("error", cause)
     status: Status = "oom" if says_out_of_memory(last) else "error"
     how = f"exit status {code}" if code >= 0 else f"killed by signal {-code}"
     return WorkerFailure(status, f"{how}: {last}" if last else how)

@@ -8,37 +8,35 @@ each message on to the others. Ends when the socket closes, and dies with its pa
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import signal
+import socket
 import time
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
 
-STARTED = time.perf_counter()
-
-import contextlib  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
-import signal  # noqa: E402
-import socket  # noqa: E402
-import traceback  # noqa: E402
-from collections.abc import Iterator, Sequence  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any, NoReturn, TextIO  # noqa: E402
-
-from retbench import suites  # noqa: E402
-from retbench.config.plan import Contender, Point  # noqa: E402
-from retbench.distributed import connect  # noqa: E402
-from retbench.distributed.process_group import ALONE, Ranks  # noqa: E402
-from retbench.errors import EXIT_FAILED  # noqa: E402
-from retbench.machine.memory import is_out_of_memory  # noqa: E402
-from retbench.metrics import Status  # noqa: E402
-from retbench.suites.cell import Cell  # noqa: E402
-from retbench.suites.limits import CellFailure  # noqa: E402
-from retbench.suites.session import Rows, Session  # noqa: E402
-from retbench.workers.preparation import (  # noqa: E402
+from retbench import suites
+from retbench.config.plan import Contender, Point
+from retbench.distributed import connect
+from retbench.distributed.process_group import ALONE, Ranks
+from retbench.errors import EXIT_FAILED
+from retbench.machine.memory import is_out_of_memory
+from retbench.metrics import Status
+from retbench.suites.cell import Cell
+from retbench.suites.limits import CellFailure
+from retbench.suites.session import Rows, Session
+from retbench.workers import STARTED
+from retbench.workers.preparation import (
     bound_memory,
     open_session,
     prepare_process,
     volunteer_for_the_oom_killer,
 )
-from retbench.workers.process import Message, die_with_parent  # noqa: E402
+from retbench.workers.process import Message, die_with_parent
 
 LOST_S = 3.0
 """How long a rank that has lost another stays: the agent is to see first which has ended before."""
