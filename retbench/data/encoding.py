@@ -86,8 +86,8 @@ def encode(source: Source, name: str, folder: Path, progress: Progress | None) -
         ) as new:
             tokenizer = tokenizer_named(
                 name,
-                lambda: _told(_texts(source, ("train",)), source.bytes, progress),
-                every=lambda: _told(_texts(source, SPLITS), source.bytes, progress),
+                lambda: _texts(source, ("train",), progress),
+                every=lambda: _texts(source, SPLITS, progress),
                 progress=progress,
             )
             manifest = _write(source, tokenizer, Path(new), progress)
@@ -100,20 +100,15 @@ def encode(source: Source, name: str, folder: Path, progress: Progress | None) -
         ) from None
 
 
-def _texts(source: Source, splits: Sequence[str]) -> Iterator[str]:
-    for split, document in source.documents():
-        if split in splits:
-            yield from in_pieces(document.pieces())
-
-
-def _told(texts: Iterator[str], size: int, progress: Progress | None) -> Iterator[str]:
-    """The texts, of ``size`` bytes or less, with word of how far they have been read."""
+def _texts(source: Source, splits: Sequence[str], progress: Progress | None) -> Iterator[str]:
+    """The texts of some splits, with word of how far they have been read."""
     done = 0
-    for text in texts:
-        yield text
-        done += len(text.encode())
-        if progress:
-            progress("reading the text", min(1.0, done / max(1, size)))
+    for split, document in source.documents():
+        for text in in_pieces(document.pieces()) if split in splits else ():
+            yield text
+            done += len(text.encode())
+            if progress:
+                progress("reading the text", min(1.0, done / source.bytes))
 
 
 def _write(
@@ -136,8 +131,7 @@ def _write(
                 content.update(tokens.data)
                 length += len(piece.encode())
                 if progress:
-                    share = (done + length) / max(1, source.bytes)
-                    progress("encoding the text", min(1.0, share))
+                    progress("encoding the text", min(1.0, (done + length) / source.bytes))
             done += length
             sizes[split]["ends"].append(files[split].tell() // dtype.itemsize)
             sizes[split]["bytes"].append(length)

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 
 import torch.distributed as dist
@@ -59,12 +58,10 @@ class Failures:
             return
         if not isinstance(error, UserError):
             raise RuntimeError(f"rank {self._rank}: {type(error).__name__}: {error}") from error
-        try:
-            self._store.wait(["told/0"], timedelta(seconds=GRACE_S))
-        except RuntimeError:  # rank 0 has not told, or whoever holds the store has ended
-            message = f"rank {self._rank}: {error.message}"
-            raise RankFailed(message, error.hint, error.exit_status) from error
-        raise SystemExit(error.exit_status) from error
+        if self._wait_for("told/0", GRACE_S):
+            raise SystemExit(error.exit_status) from error
+        message = f"rank {self._rank}: {error.message}"
+        raise RankFailed(message, error.hint, error.exit_status) from error
 
     def _tell_of_the_lost(self, error: BaseException) -> None:
         """Raise what this rank has to say of a connection that has failed."""
@@ -102,6 +99,15 @@ class Failures:
     def _note(self, key: str, value: str = "") -> None:
         with suppress(RuntimeError):  # whoever holds the store has ended
             self._store.set(key, value)
+
+    def _wait_for(self, key: str, seconds: float) -> bool:
+        """Whether a note comes in time; the store's own waiting would write to stderr."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if self._has(key):
+                return True
+            time.sleep(0.02)
+        return False
 
     def _has(self, key: str) -> bool:
         try:

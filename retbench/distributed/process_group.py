@@ -131,10 +131,6 @@ class Ranks(AbstractContextManager["Ranks"]):
         """The sum over ranks, the same bits on each."""
         return value
 
-    def all_reduce_any(self, flag: bool) -> bool:
-        """Whether the flag is up on any rank."""
-        return bool(self.all_reduce_max(float(flag)))
-
     def all_reduce_max(self, value: float) -> float:
         """The largest of the ranks' values: of times that of the slowest."""
         return value

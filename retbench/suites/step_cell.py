@@ -28,8 +28,7 @@ from retbench.suites.session import Rows, Session
 from retbench.suites.step_memory import held_bytes
 from retbench.suites.training import LOADER, UNSHARED, TrainingThroughputConfig
 from retbench.training.config import TrainingConfig
-from retbench.training.layer_transforms import changed_layers
-from retbench.training.step import Step, make_optimizer
+from retbench.training.step import Step, changed_layers, make_optimizer
 
 LOADED_BATCHES = 8
 """Batches of one trial of the loader: twice as many as are made ahead, so that none is free."""

@@ -60,13 +60,11 @@ class Checkpoints:
         self,
         folder: Path,
         identity: str,
-        due: Callable[[Record], bool] | None = None,
+        due: Callable[[Record], bool] = lambda record: record.dev_loss is not None,
         ranks: Ranks = ALONE,
     ) -> None:
-        self._folder = folder
-        self._identity = identity
-        self._due = due or (lambda record: record.dev_loss is not None)
-        self._ranks = ranks
+        self._folder, self._identity = folder, identity
+        self._due, self._ranks = due, ranks
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Sequence[Record]:
         """Put the latest checkpoint into model and optimizer; its loss curves, or nothing.

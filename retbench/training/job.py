@@ -224,7 +224,7 @@ def _begun(work: _Work) -> dict[str, Any]:
         record |= {"resumed": [*record.get("resumed", []), here], "plugins": place}
         model_folder.write_record(job.out, record)  # a session that is killed has trained too
         return record
-    model_folder.require_empty(job.out, but=model_folder.LOCK)
+    model_folder.require_empty(job.out)
     record = {
         "state": "running",
         # Where the plugins are is recorded apart: a folder is published without this machine's.
@@ -275,7 +275,7 @@ def _steps(
     with Interrupts() as interrupts:
 
         def stopping() -> bool:
-            return ranks.all_reduce_any(interrupts.requested)
+            return ranks.all_reduce_max(interrupts.requested) > 0
 
         def observe(point: Record) -> None:
             if watcher:

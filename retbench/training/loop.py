@@ -29,8 +29,7 @@ from retbench.data.batches import BatchSource, prefetch
 from retbench.distributed.process_group import ALONE, Ranks
 from retbench.training.checkpointing import Checkpoints
 from retbench.training.config import Record, Training, TrainingConfig
-from retbench.training.layer_transforms import changed_layers
-from retbench.training.step import Step, autocast, make_optimizer
+from retbench.training.step import Step, autocast, changed_layers, make_optimizer
 
 __all__ = ["Record", "Training", "TrainingConfig", "train"]
 
