@@ -48,15 +48,19 @@ class Task(ABC):
     loads: tuple[int, ...]
     share: float
     load_name: str
-    shown: bool
+    shown = True
 
     @abstractmethod
     def least(self, load: int) -> int:
         """Tokens that a sequence of that load takes at least."""
 
     @abstractmethod
-    def example(self, random: np.random.Generator, length: int, load: int) -> tuple[Ints, Ints]:
-        """One sequence: tokens and targets, int64 (length,)."""
+    def write(self, random: np.random.Generator, load: int, tokens: Ints) -> slice:
+        """Write a sequence and its last target over filler, int64 (length + 1,).
+
+        Returns:
+            The places among the first ``length`` whose next tokens are answers.
+        """
 
     def fitting(self, length: int) -> tuple[int, ...]:
         """The loads that fit into a sequence of that length."""
@@ -66,9 +70,13 @@ class Task(ABC):
         self, random: np.random.Generator, count: int, length: int, loads: Sequence[int] | Ints
     ) -> tuple[Ints, Ints]:
         """Sequences of loads drawn evenly from ``loads``: tokens and targets, (count, length)."""
+        tokens = np.full((count, length + 1), FILLER, dtype=np.int64)
+        targets = np.full((count, length), IGNORED, dtype=np.int64)
         drawn = random.choice(np.asarray(loads), size=count)
-        made = [self.example(random, length, int(load)) for load in drawn]
-        return np.stack([tokens for tokens, _ in made]), np.stack([goal for _, goal in made])
+        for row, goal, load in zip(tokens, targets, drawn, strict=True):
+            asked = self.write(random, int(load), row)
+            goal[asked] = row[1:][asked]
+        return tokens[:, :-1], targets
 
 
 class AssociativeRecall(Task):
@@ -78,13 +86,12 @@ class AssociativeRecall(Task):
     loads = (2, 4, 8, 16)
     share = 1.0
     load_name = "pairs"
-    shown = True
 
     def least(self, load: int) -> int:
         """The pairs, and as many queries with their answers."""
         return 4 * load
 
-    def example(self, random: np.random.Generator, length: int, load: int) -> tuple[Ints, Ints]:
+    def write(self, random: np.random.Generator, load: int, tokens: Ints) -> slice:
         """The pairs, then every key at least once, as often as there is room, with its value.
 
         Many questions about few pairs are what the binding of key and value is learned from in few
@@ -92,16 +99,14 @@ class AssociativeRecall(Task):
         """
         keys = random.permutation(np.array(KEYS))[:load]
         values = random.choice(np.array(VALUES), size=load)
+        length = len(tokens) - 1
         count = length // 2 - load
         further = random.integers(load, size=count - load)
         order = random.permutation(np.concatenate((np.arange(load), further)))
-        tokens = np.full(length, FILLER, dtype=np.int64)
-        targets = np.full(length, IGNORED, dtype=np.int64)
         begin, queries = length % 2, length - 2 * count
         tokens[begin:queries:2], tokens[begin + 1 : queries : 2] = keys, values
-        tokens[queries::2], tokens[queries + 1 :: 2] = keys[order], values[order]
-        targets[queries::2] = values[order]
-        return tokens, targets
+        tokens[queries:-1:2], tokens[queries + 1 : -1 : 2] = keys[order], values[order]
+        return slice(queries, None, 2)
 
 
 class Copying(Task):
@@ -111,22 +116,16 @@ class Copying(Task):
     loads = (4, 8, 15, 31)
     share = 0.5
     load_name = "tokens to copy"
-    shown = True
 
     def least(self, load: int) -> int:
         """The string twice, and the delimiter between; the last token is not read."""
         return 2 * load + 1
 
-    def example(self, random: np.random.Generator, length: int, load: int) -> tuple[Ints, Ints]:
+    def write(self, random: np.random.Generator, load: int, tokens: Ints) -> slice:
         """Filler, the string, the delimiter, the string; each token of the copy is an answer."""
         text = random.permutation(np.array(VALUES))[:load]
-        tokens = np.full(length + 1, FILLER, dtype=np.int64)
-        targets = np.full(length, IGNORED, dtype=np.int64)
-        tokens[length + 1 - load :] = text
-        tokens[length - load] = DELIMITER
-        tokens[length - 2 * load : length - load] = text
-        targets[length - load :] = text
-        return tokens[:length], targets
+        tokens[-2 * load - 1 :] = *text, DELIMITER, *text
+        return slice(-load, None)
 
 
 class Needle(Task):
@@ -142,16 +141,14 @@ class Needle(Task):
         """The mark, the value, some filler and the question."""
         return 8
 
-    def example(self, random: np.random.Generator, length: int, load: int) -> tuple[Ints, Ints]:
+    def write(self, random: np.random.Generator, load: int, tokens: Ints) -> slice:
         """Random filler, in it the mark and the value; the mark again at the end."""
-        tokens = random.choice(np.array(KEYS), size=length).astype(np.int64)
-        targets = np.full(length, IGNORED, dtype=np.int64)
+        length = len(tokens) - 1
+        tokens[:length] = random.choice(np.array(KEYS), size=length)
         value = random.choice(np.array(VALUES))
         place = random.integers(length - 3)
-        tokens[place : place + 2] = ASK, value
-        tokens[-1] = ASK
-        targets[-1] = value
-        return tokens, targets
+        tokens[place : place + 2] = tokens[-2:] = ASK, value
+        return slice(-1, None)
 
 
 TASKS: dict[str, Task] = {task.name: task for task in (AssociativeRecall(), Copying(), Needle())}

@@ -65,15 +65,9 @@ _REFUSED = (
     (re.compile(rb"\xff\xfe|\xfe\xff"), "UTF-16, not UTF-8", "convert it with iconv -f UTF-16"),
     (re.compile(rb"[^\0]*\0"), *_ZEROS),
 )  # fmt: skip
-_SOUGHT = (
-    ".zip",
-    ".tgz",
-    *(
-        kind + packed
-        for kind in (*TEXT_SUFFIXES, *ROW_SUFFIXES, ".tar", ".parquet")
-        for packed in ("", ".zst", *(suffix for suffix, _, _ in _PACKED))
-    ),
-)
+_KINDS = (*TEXT_SUFFIXES, *ROW_SUFFIXES, ".tar", ".parquet")
+_PACKINGS = ("", ".zst", *(suffix for suffix, _, _ in _PACKED))
+_SOUGHT = (".zip", ".tgz", *(kind + packed for kind in _KINDS for packed in _PACKINGS))
 
 
 @dataclass(frozen=True)

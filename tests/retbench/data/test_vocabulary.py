@@ -115,16 +115,15 @@ def test_ranks_that_a_package_carries_are_put_where_tiktoken_looks_for_them(
     cache = tmp_path / "cache"
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(cache))
     monkeypatch.setattr(vocabulary, "_packaged_ranks", lambda name: b"ranks")
-    key, _ = vocabulary._RANKS["cl100k_base"]
     sha256 = hashlib.sha256(b"ranks").hexdigest()
-    monkeypatch.setitem(vocabulary._RANKS, "cl100k_base", (key, sha256))
+    monkeypatch.setitem(vocabulary._RANKS, "cl100k_base", sha256)
     small = tiktoken.Encoding(
         "small", pat_str=".", mergeable_ranks={bytes([b]): b for b in range(256)}, special_tokens={}
     )
     monkeypatch.setattr(tiktoken, "get_encoding", lambda name: small)
     assert made("cl100k_base").vocab_size == 256
     (file,) = cache.iterdir()
-    assert (file.name, file.read_bytes()) == (key, b"ranks")
+    assert file == vocabulary._cached_ranks("cl100k_base") and file.read_bytes() == b"ranks"
 
 
 @pytest.mark.parametrize("name", ["cl100k_base", "o200k_base"])
@@ -139,7 +138,7 @@ def test_of_ranks_it_is_known_where_tiktoken_keeps_them_and_what_it_asks_of_them
 
     monkeypatch.setattr(openai_public, "load_tiktoken_bpe", load)
     openai_public.ENCODING_CONSTRUCTORS[name]()
-    assert asked == [vocabulary._RANKS[name]]
+    assert asked == [(vocabulary._cached_ranks(name).name, vocabulary._RANKS[name])]
 
 
 def test_damaged_ranks_are_named_and_left_and_nobody_asks_the_network(
@@ -147,7 +146,7 @@ def test_damaged_ranks_are_named_and_left_and_nobody_asks_the_network(
 ) -> None:
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(tiktoken, "get_encoding", lambda name: pytest.fail("asked the network"))
-    file = tmp_path / vocabulary._RANKS["cl100k_base"][0]
+    file = vocabulary._cached_ranks("cl100k_base")
     file.write_bytes(b"ranks")
     with pytest.raises(UserError, match=rf"{file} is damaged, it is not cl100k_base .*; restore"):
         made("cl100k_base")
