@@ -21,25 +21,26 @@ from typing import Any, NoReturn, TextIO
 
 from retbench import suites
 from retbench.config.plan import Contender, Point
+from retbench.config.run import RunConfig
 from retbench.distributed import connect
 from retbench.distributed.process_group import ALONE, Ranks
 from retbench.errors import EXIT_FAILED
-from retbench.machine.memory import is_out_of_memory
+from retbench.machine.memory import (
+    available_memory_bytes,
+    is_out_of_memory,
+    limit_further_memory,
+)
 from retbench.metrics import Status
 from retbench.suites.cell import Cell
 from retbench.suites.limits import CellFailure
 from retbench.suites.session import Rows, Session
-from retbench.workers import STARTED
-from retbench.workers.preparation import (
-    bound_memory,
-    open_session,
-    prepare_process,
-    volunteer_for_the_oom_killer,
-)
+from retbench.workers import CPUS, STARTED
 from retbench.workers.process import Message, die_with_parent
 
 LOST_S = 3.0
 """How long a rank that has lost another stays: the agent is to see first which has ended before."""
+
+_MEMORY_KEPT_FREE = 0.05
 
 
 def main(arguments: Sequence[str] = ()) -> None:
@@ -214,6 +215,91 @@ class _Worker:
         bound_memory(config)
         dtypes = list(dict.fromkeys(("float32", *config.computed_dtypes)))
         self._reply("ceilings", ceilings=ceilings.measure(config.device, dtypes, config.threads))
+
+
+def open_session(
+    config: RunConfig,
+    contender: Contender,
+    block: int,
+    process: int,
+    ceilings: dict[str, Any] | None = None,
+    ranks: Ranks = ALONE,
+) -> Session:
+    """Build what a contender is measured by and what measures it, in this process.
+
+    On a machine of several ranks each takes a GPU of its own.
+
+    Raises:
+        CellFailure: if it cannot be had on this machine.
+    """
+    import torch
+
+    from retbench.machine.clock import Clock
+    from retbench.machine.memory import MemoryMeter
+
+    suite, measurer = suites.get(config.suite), suites.measurer_of(config.suite)
+    suite.data(config)  # read the text now: it belongs to the meter's baseline
+    options = suite.model_options(config)
+    measurer.load(config)
+    device = torch.device(ranks.device(config.device))
+    meter = MemoryMeter(config.device)
+    with meter.exact():
+        subject = measurer.build(config, contender, options, device)
+    clock = Clock(config.device)
+    return Session(
+        config, contender, block, process, subject, device, clock, meter, ceilings, options, ranks
+    )
+
+
+def prepare_process(config: RunConfig) -> None:
+    """Import torch and third parties' models, set the threads, and keep to their processors.
+
+    Not before: the imports of several workers may go on side by side.
+    """
+    import torch
+
+    from models.registry import families, load_plugin
+
+    torch.set_num_threads(config.threads)
+    families()
+    for plugin in config.plugins:
+        load_plugin(plugin)
+    keep_to_cpus(os.environ.get(CPUS, ""))
+
+
+def keep_to_cpus(cpus: str) -> None:
+    """Compute on these logical processors alone, commas between; on any where there are none.
+
+    So do all threads that imports have started, and those that any of them starts.
+    """
+    if cpus:
+        with contextlib.suppress(OSError, ValueError):  # one may have gone since
+            chosen = [int(cpu) for cpu in cpus.split(",")]
+            for thread in os.listdir("/proc/self/task"):
+                os.sched_setaffinity(int(thread), chosen)
+
+
+def bound_memory(config: RunConfig) -> None:
+    """Make allocations beyond the run's limit fail; on a host those beyond what is free, too."""
+    import torch
+
+    limit_gib = config.memory_limit_gib
+    if config.device == "cpu":
+        available = available_memory_bytes("cpu")
+        limits = [] if available is None else [int(available * (1 - _MEMORY_KEPT_FREE))]
+        if limit_gib is not None:
+            limits.append(int(limit_gib * 2**30))
+        if limits:
+            limit_further_memory(min(limits))
+    elif limit_gib is not None:
+        _, total = torch.cuda.mem_get_info()
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit_gib * 2**30 / total))
+
+
+def volunteer_for_the_oom_killer() -> None:
+    """If the machine runs out of memory, let it be this process that goes, not the parent."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _explain(error: Exception) -> tuple[Status, str]:

@@ -122,9 +122,9 @@ def test_all_threads_of_a_worker_keep_to_the_cpus_that_its_environment_names(ask
     usable = sorted(os.sched_getaffinity(0))
     cpus = {"one": usable[-1:], "none": [], "gone": [10**4]}[asked]
     program = (
-        "import os, threading, time; from retbench.workers import CPUS, preparation; "
+        "import os, threading, time; from retbench.workers import CPUS, worker; "
         "early = threading.Thread(target=time.sleep, args=[10], daemon=True); early.start(); "
-        "preparation.keep_to_cpus(os.environ[CPUS]); "
+        "worker.keep_to_cpus(os.environ[CPUS]); "
         "print(sorted(os.sched_getaffinity(0)), sorted(os.sched_getaffinity(early.native_id)))"
     )
     done = subprocess.run(

@@ -16,7 +16,7 @@ from retbench.engine.resolve import resolve
 from retbench.suites.limits import CellFailure
 from retbench.suites.session import Rows
 from retbench.suites.step_cell import TrainingMeasurer
-from retbench.workers.preparation import open_session
+from retbench.workers.worker import open_session
 
 Change = Callable[[Tensor], Tensor]
 BATCH = 10  # more than parts, so that some have two sequences

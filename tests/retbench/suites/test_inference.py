@@ -25,7 +25,7 @@ from retbench.suites.inference import SUITE
 from retbench.suites.inference_cell import InferenceMeasurer
 from retbench.suites.limits import CellFailure
 from retbench.suites.session import Rows, Session
-from retbench.workers.preparation import open_session
+from retbench.workers.worker import open_session
 
 from ..conftest import measure
 

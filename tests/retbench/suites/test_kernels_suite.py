@@ -30,7 +30,7 @@ from retbench.suites.kernels_gate import TOLERANCE
 from retbench.suites.kernels_shapes import attention_dim, case_of
 from retbench.suites.limits import CellFailure
 from retbench.suites.session import Rows, Session
-from retbench.workers.preparation import open_session
+from retbench.workers.worker import open_session
 
 from ..conftest import measure
 

@@ -20,7 +20,7 @@ from retbench.report import export
 from retbench.store import Run, open_run
 from retbench.suites.limits import CellFailure
 from retbench.suites.session import Rows, Session
-from retbench.workers.preparation import open_session
+from retbench.workers.worker import open_session
 
 from ...forked_workers import forked_workers
 from ..conftest import measure
