@@ -108,7 +108,7 @@ def tokenizer_named(
         if progress:
             progress(f"learning the tokens, {seconds:.0f} s", None)
 
-    return _bpe(name, learn(bpe_size(name), training(), waiting))
+    return _bpe(name, learn(int(name.removeprefix("bpe:")), training(), waiting))
 
 
 def check_name(name: str) -> None:
@@ -118,7 +118,11 @@ def check_name(name: str) -> None:
         UserError: says which there are.
     """
     if name.startswith("bpe:"):
-        bpe_size(name)
+        size = name.removeprefix("bpe:")
+        if not size.isdecimal() or len(size) >= 20 or int(size) < 256:
+            raise UserError(
+                f"tokenizer: {name!r} names no size of at least 256", "such as bpe:4096"
+            )
     elif name not in NAMES:
         raise UserError(f"tokenizer: unknown tokenizer {name!r}", f"there are {', '.join(NAMES)}")
 
@@ -232,19 +236,6 @@ def _bpe(name: str, tokens: Sequence[bytes]) -> TiktokenTokenizer:
         raise ValueError("a token occurs twice")
     encoding = tiktoken.Encoding(name, pat_str=SPLIT, mergeable_ranks=ranks, special_tokens={})
     return TiktokenTokenizer(name, encoding)
-
-
-def bpe_size(name: str) -> int:
-    """The N of ``bpe:N``.
-
-    Raises:
-        UserError: it is no number of at least 256.
-    """
-    wanted = name.removeprefix("bpe:")
-    size = int(wanted) if wanted.isdecimal() and len(wanted) < 20 else 0
-    if size < 256:
-        raise UserError(f"tokenizer: {name!r} names no size of at least 256", "such as bpe:4096")
-    return size
 
 
 def _openai(name: str) -> tiktoken.Encoding:

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 from retbench.machine.interrupts import Interrupts
 from retbench.machine.memory import oom_kills, says_out_of_memory
@@ -65,7 +65,7 @@ class RankFailure(WorkerFailure):
     """One process of several has died, as their agent tells."""
 
 
-class Worker:
+class Worker(contextlib.AbstractContextManager["Worker"]):
     """A running worker process; a context manager that leaves no process behind.
 
     Args:
@@ -207,9 +207,6 @@ class Worker:
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.kill()

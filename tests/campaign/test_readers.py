@@ -31,8 +31,8 @@ from hypothesis import strategies as st
 from models import build, checkpoint
 from retbench import report
 from retbench.data import dataset
+from retbench.data.dataset import encode
 from retbench.data.documents import read_documents
-from retbench.data.encoding import encode
 from retbench.data.split import Source
 from retbench.data.vocabulary import CharTokenizer
 from retbench.engine.resolve import resolve

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retbench.data import dataset, encoding, split, unpacking
+from retbench.data import dataset, split, unpacking
 from retbench.data.corpus import plays
 from retbench.data.dataset import load_dataset, require_windows
 from retbench.data.split import SPLITS
@@ -28,7 +28,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def forget() -> None:
     """What a fresh process knows: nothing."""
-    for remembered in (encoding.cache_folder, load_dataset, split._read):
+    for remembered in (dataset.cache_folder, load_dataset, split._read):
         remembered.cache_clear()
 
 
@@ -152,7 +152,7 @@ def test_a_cache_in_which_nothing_can_be_kept_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["train.bin", "manifest.json"])
 def test_an_encoded_text_that_has_changed_is_encoded_anew(name: str) -> None:
     first = load_dataset(None, "byte").train.tokens.tolist()
-    (file,) = (encoding.cache_folder() / "data").glob(f"*/{name}")
+    (file,) = (dataset.cache_folder() / "data").glob(f"*/{name}")
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
@@ -167,7 +167,7 @@ def test_without_a_home_a_temporary_folder_is_the_cache(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os.path, "expanduser", str)  # neither HOME nor an entry among the users
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    assert encoding.cache_folder() == tmp_path / f"retbench-{os.getuid()}"
+    assert dataset.cache_folder() == tmp_path / f"retbench-{os.getuid()}"
     forget()
 
 
@@ -194,7 +194,7 @@ def test_a_text_that_changes_while_it_is_read_is_refused_and_not_kept(
 
     def late(*given: Any) -> None:
         file.write_text("\n".join(after))
-        encoding.encode(*given)
+        dataset.encode(*given)
 
     monkeypatch.setattr(dataset, "encode", late)
     with pytest.raises(UserError, match=rf"{name}.* changed while it was read; try again when"):
@@ -259,7 +259,7 @@ def test_a_full_disk_is_an_error_that_leaves_nothing_half_done(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(encoding, "_write", full)
+    monkeypatch.setattr(dataset, "_write", full)
     with pytest.raises(UserError, match="No space left on device; make room, or let RETBENCH_C"):
         load_dataset(None, "byte")
     assert files_in(tmp_path / "cache") == []

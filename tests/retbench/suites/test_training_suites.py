@@ -14,8 +14,7 @@ from models.registry import config_for
 from retbench import report, suites
 from retbench.config.plan import Contender, Plan, Point
 from retbench.config.run import RunConfig
-from retbench.data.dataset import SEVERAL
-from retbench.data.encoding import cache_folder
+from retbench.data.dataset import SEVERAL, cache_folder
 from retbench.engine.forecast import forecast
 from retbench.engine.resolve import resolve
 from retbench.errors import UserError
