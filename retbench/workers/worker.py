@@ -235,14 +235,14 @@ def open_session(
     import torch
 
     from retbench.machine.clock import Clock
-    from retbench.machine.memory import MemoryMeter
+    from retbench.machine.memory_meter import meter_of
 
     suite, measurer = suites.get(config.suite), suites.measurer_of(config.suite)
     suite.data(config)  # read the text now: it belongs to the meter's baseline
     options = suite.model_options(config)
     measurer.load(config)
     device = torch.device(ranks.device(config.device))
-    meter = MemoryMeter(config.device)
+    meter = meter_of(config.device)
     with meter.exact():
         subject = measurer.build(config, contender, options, device)
     clock = Clock(config.device)
