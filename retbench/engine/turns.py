@@ -20,7 +20,8 @@ from retbench.config.plan import Contender, Plan, Point
 from retbench.config.run import PROFILES, Profile, RunConfig
 from retbench.engine.contender_run import ContenderRun, Outcome
 from retbench.store.journal import ALONE, Key
-from retbench.suites.base import Cost, Suite
+from retbench.suites.base import Suite
+from retbench.suites.cost import Cost
 
 SHARE_OF_MEMORY = 0.8
 """Of the memory there is, what the cells of a point may need together to be side by side."""

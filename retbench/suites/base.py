@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import compress
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from models.config import ModelConfig
 from models.registry import config_for
@@ -17,6 +17,7 @@ from retbench.config import plugins
 from retbench.config.plan import Axis, Contender, Plan, Point
 from retbench.config.run import PROFILES, RunConfig
 from retbench.errors import Misfit
+from retbench.suites.cost import Cost
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -98,12 +99,14 @@ class Suite(ABC, Generic[Config]):
     Attributes:
         config: the class of its configuration; the settings of a run are its fields.
         measurer: what a worker does with the suite: module and class, a colon between.
+        cost: a model of what cells need, for a forecast.
         takes_turns: whether the contenders of a block are timed in turns, side by side; otherwise
             one after the other.
     """
 
     config: type[Config]
     measurer: ClassVar[str]
+    cost: ClassVar[type[Cost]]
     takes_turns: ClassVar[bool] = False
 
     @property
@@ -165,10 +168,6 @@ class Suite(ABC, Generic[Config]):
         """
         return None
 
-    @abstractmethod
-    def cost(self, config: Config, ceilings: Mapping[str, Any] | None) -> Cost:
-        """A model of what cells need, for a forecast."""
-
 
 def require_length(
     name: str, length: int, models: Mapping[str, ModelConfig], new_tokens: int = 0
@@ -190,19 +189,3 @@ def require_length(
                 f"shorten it or use --set max_len={length + new_tokens}",
                 keys=(name, "overrides.max_len", f"overrides.{family}.max_len"),
             )
-
-
-class Cost(Protocol):
-    """What a suite's cells are expected to need of one machine, within a factor of about two.
-
-    ``size`` is what the suite's own ``size`` gives: for most a model's configuration.
-    """
-
-    def process_s(self, size: Any, /) -> float:
-        """Seconds from the start of a worker until its first cell."""
-
-    def cell_s(self, size: Any, point: Point, /) -> float:
-        """Seconds of a cell in one process."""
-
-    def memory_bytes(self, size: Any, point: Point, /) -> int:
-        """Memory of a cell at its peak."""

@@ -31,9 +31,19 @@ from retbench.config.settings import changed, setting
 from retbench.data import prompt_tokens
 from retbench.data.tokenizer import VOCAB_SIZE
 from retbench.errors import Misfit
-from retbench.machine.ceilings import Ceilings
 from retbench.suites.base import Suite, plan_in_turns, require_length, swept
-from retbench.suites.inference_cost import InferenceCost
+from retbench.suites.cost import Cost
+from retbench.suites.limits import PREFILL_TOKENS, SLICE_S
+
+# Host work of one layer in one step: dispatch on a CPU, a launch (or its replay) on a GPU.
+_LAYER_OVERHEAD_S = {
+    "eager": {"cpu": 1e-4, "cuda": 3e-4},
+    "compile": {"cpu": 4e-5, "cuda": 1e-4},
+    "cudagraph": {"cpu": 0.0, "cuda": 2e-5},
+    "compile-cudagraph": {"cpu": 0.0, "cuda": 1e-5},
+}
+# A worker's imports, gate and first calls; compilation comes on top, once a process.
+_COMPILE_S = {"eager": 0.0, "compile": 45.0, "cudagraph": 2.0, "compile-cudagraph": 47.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +71,59 @@ class InferenceConfig(TimedModelsConfig):
     new_tokens: int = setting(value.positive, "Decode steps of one trial.", cpu=8, cuda=32)
 
 
+class InferenceCost(Cost):
+    """What prefill and decode need of one machine."""
+
+    config: InferenceConfig
+
+    def process_s(self, model: ModelConfig, /) -> float:
+        """Seconds until the first cell: imports, compilation, weights."""
+        return self.start_s(model.weight_bytes(self.dtype_bytes)) + _COMPILE_S[self.config.mode]
+
+    def cell_s(self, model: ModelConfig, point: Point, /) -> float:
+        """Seconds of the first calls, and of warm-up and rounds of all phases."""
+        prefill_s = self._prefill_s(model, point)
+        step_s = self._step_s(model, point)
+        # The first calls, and those that memory is read from.
+        once_s = prefill_s + (1 + self.config.new_tokens) * step_s
+        phases = (prefill_s, max(2 * step_s, SLICE_S), 8 * step_s)
+        return once_s + sum(map(self.phase_s, phases))
+
+    def memory_bytes(self, model: ModelConfig, point: Point, /) -> int:
+        """Weights, state, logits and the activations of a prefill."""
+        capacity = point.seq_len + self.config.new_tokens
+        state = model.state_bytes(point.batch_size, capacity, self.dtype_bytes)
+        weights = model.weight_bytes(self.dtype_bytes)
+        logits = point.batch_size * model.vocab_size * self.dtype_bytes
+        return weights + state + logits + self._activation_bytes(model, point)
+
+    def _prefill_s(self, model: ModelConfig, point: Point) -> float:
+        flops = model.hardware_flops_per_token(point.seq_len, "prefill") * point.tokens
+        moved = model.weight_bytes(self.dtype_bytes) + 2 * self._activation_bytes(model, point)
+        return self._call_s(model, flops, moved)
+
+    def _step_s(self, model: ModelConfig, point: Point) -> float:
+        flops = model.flops_per_token(point.seq_len, "decode") * point.batch_size
+        moved = model.decode_bytes(point.batch_size, point.seq_len, self.dtype_bytes)
+        return self._call_s(model, flops, moved)
+
+    def _call_s(self, model: ModelConfig, flops: float, moved_bytes: float) -> float:
+        host_s = model.n_layers * _LAYER_OVERHEAD_S[self.config.mode][self.config.device]
+        return self.roofline_s(flops, moved_bytes, self.config.dtype) + host_s
+
+    def _activation_bytes(self, model: ModelConfig, point: Point) -> int:
+        """Live activations of one layer at once: residual, mixer (RetNet's 8 d), feed-forward."""
+        width = 8 * model.d_model + model.d_ff
+        tokens = min(point.tokens, max(point.seq_len, PREFILL_TOKENS))
+        return tokens * width * self.dtype_bytes
+
+
 class InferenceSuite(Suite[InferenceConfig]):
     """Prefill and decode of matched models."""
 
     config = InferenceConfig
     measurer = "retbench.suites.inference_cell:InferenceMeasurer"
+    cost = InferenceCost
     takes_turns = True
 
     def plan(self, config: InferenceConfig) -> Plan:
@@ -100,10 +158,6 @@ class InferenceSuite(Suite[InferenceConfig]):
                     "use --mode eager",
                     keys=("mode", "models"),
                 )
-
-    def cost(self, config: InferenceConfig, ceilings: Ceilings) -> InferenceCost:
-        """Bounds of prefill and decode steps under the caps of the profile."""
-        return InferenceCost(config, ceilings)
 
 
 SUITE = InferenceSuite()

@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from models.config import ModelConfig
 from retbench.config import plugins
@@ -29,10 +29,17 @@ from retbench.config.run import DTYPES, TimedConfig
 from retbench.config.settings import changed, first_of, setting
 from retbench.errors import Misfit
 from retbench.suites.base import Suite, plan_in_turns
-from retbench.suites.kernels_cost import KernelsCost
+from retbench.suites.cost import Cost
 
 if TYPE_CHECKING:
     from retbench.suites.kernels_shapes import Size
+
+_CALL_S = 1e-4  # host work of one call
+_TOKEN_S = {"cpu": 4e-5, "cuda": 5e-5}  # of one token of a recurrence
+_COMPILE_S = {"cpu": 20.0, "cuda": 5.0}  # inductor keeps on disk what an earlier block compiled
+_SCORES_KEPT = {"forward": 3, "train": 5}
+_CELL_S = 0.4  # of any cell: the exact rows, and giving memory back before the clock runs
+_GATE_CALLS = 3  # the first, the one that is checked, the one that finds how long it takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +87,52 @@ class KernelsConfig(TimedConfig):
         return self.dtypes
 
 
+class KernelsCost(Cost):
+    """What operations need of one machine; the factor of two holds for the fused ones."""
+
+    config: KernelsConfig
+
+    def process_s(self, size: Size, /) -> float:
+        """Seconds until the first cell: imports, and the check of a small case."""
+        return self.start_s(0) + self._compile_s(size)
+
+    def cell_s(self, size: Size, point: Point, /) -> float:
+        """Seconds of the check, the warm-up and the trials; none where it is too long for them."""
+        if size.operation.recurrent and size.operation.unsupported(size.case):
+            return 0.0
+        call_s = self._call_s(size, point)
+        return _CELL_S + self._compile_s(size) + _GATE_CALLS * call_s + self.phase_s(call_s)
+
+    def memory_bytes(self, size: Size, point: Point, /) -> int:
+        """Inputs, outputs, gradients, and the scores of an operation that keeps them."""
+        return size.case.moved_bytes + self._score_bytes(size)
+
+    def _call_s(self, size: Size, point: Point) -> float:
+        case = size.case
+        moved = case.moved_bytes + 2 * self._score_bytes(size)
+        call_s = self.roofline_s(case.flops, moved, str(point.setting("dtype"))) + _CALL_S
+        if size.operation.recurrent:
+            passes = 3 if case.direction == "train" else 1
+            call_s += case.time * _TOKEN_S[self.config.device] * passes
+        return call_s
+
+    def _score_bytes(self, size: Size) -> int:
+        if size.operation.memory != "quadratic":
+            return 0
+        case = size.case
+        pairs = case.batch * case.heads * case.time**2
+        return _SCORES_KEPT[case.direction] * pairs * max(4, case.dtype.itemsize)
+
+    def _compile_s(self, size: Size) -> float:
+        return _COMPILE_S[self.config.device] if size.operation.compiles else 0.0
+
+
 class KernelsSuite(Suite[KernelsConfig]):
     """Single operations, forward and backward."""
 
     config = KernelsConfig
     measurer = "retbench.suites.kernels_cell:KernelsMeasurer"
+    cost = KernelsCost
     takes_turns = True
 
     def plan(self, config: KernelsConfig) -> Plan:
@@ -127,10 +175,6 @@ class KernelsSuite(Suite[KernelsConfig]):
         from retbench.suites.kernels_shapes import size_at
 
         return size_at(point or self.plan(config).points[0], contender.family, config.device)
-
-    def cost(self, config: KernelsConfig, ceilings: Mapping[str, Any] | None) -> KernelsCost:
-        """Bounds of a call under the caps of the profile."""
-        return KernelsCost(config, ceilings)
 
 
 SUITE = KernelsSuite()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 from models.config import ModelConfig
@@ -21,8 +20,8 @@ from retbench.config.values import nearest
 from retbench.errors import Misfit
 from retbench.stats import tuning
 from retbench.suites.base import Scalar, Suite, require_length
+from retbench.suites.cost import TrainingCost
 from retbench.suites.limits import CellFailure
-from retbench.suites.quality_cost import QualityCost
 from retbench.training.config import DTYPE, TrainingConfig
 
 Coordinate = tuple[tuple[str, Setting], ...]
@@ -31,6 +30,11 @@ Coordinate = tuple[tuple[str, Setting], ...]
 TUNE, FINAL = "tune", "final"
 # What the run decides on, for all trainings alike.
 _SETTLED = ("steps", "batch_size", "seq_len", "learning_rate", "seed", "dtype", "compile")
+
+_COMPILE_S = {"eager": 0.0, "compile": 90.0}
+# Estimates on the dev split on the way, and the tests of a final model, over the training's time.
+_DEV_SHARE = 0.1
+_TEST_SHARE = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +62,34 @@ class QualityConfig(ModelsConfig):
         flag="train", metavar="KEY=VALUE", default={}, repeats=True,
     )  # fmt: skip
 
+    def steps_at(self, point: Point) -> int:
+        """Optimizer steps of a point's trainings, the same for all models."""
+        return self.steps
+
 
 Quality = TypeVar("Quality", bound=QualityConfig)
 
 
+class QualityCost(TrainingCost):
+    """What trainings, and the tests that follow a final one, need of one machine."""
+
+    config: QualityConfig
+
+    def process_s(self, model: ModelConfig, /) -> float:
+        """Seconds until the first cell: imports, the text, the weights."""
+        return self.start_s(model.weight_bytes(4))
+
+    def cell_s(self, model: ModelConfig, point: Point, /) -> float:
+        """Seconds of one training and what is tested after it."""
+        share = 1 + _DEV_SHARE + (0.0 if point.once else _TEST_SHARE)
+        trained_s = self.config.steps_at(point) * self.step_s(model, point)
+        return _COMPILE_S[self.config.mode] + trained_s * share
+
+
 class QualitySuite(Suite[Quality]):
     """A suite whose cells each train a model of their own."""
+
+    cost = QualityCost
 
     def contenders(self, config: Quality) -> tuple[Contender, ...]:
         """The models of the run."""
@@ -72,10 +98,6 @@ class QualitySuite(Suite[Quality]):
     def coordinates(self, config: Quality) -> list[Coordinate]:
         """What there is a sweep and a final training for: presets or tasks; once by default."""
         return [()]
-
-    def steps(self, config: Quality, point: Point) -> int:
-        """Optimizer steps of a point's trainings, the same for all models."""
-        return config.steps
 
     def plan(self, config: Quality) -> Plan:
         """For each coordinate every learning rate once, then a final training in every block."""
@@ -96,7 +118,7 @@ class QualitySuite(Suite[Quality]):
         """
         tried = point.setting("stage") == TUNE
         rate = point.setting("lr") if tried else best_rate(config, point, scalar)
-        return {"learning_rate": rate, "steps": self.steps(config, point)}
+        return {"learning_rate": rate, "steps": config.steps_at(point)}
 
     def check(self, config: Quality, models: Mapping[str, ModelConfig]) -> None:
         """One context, one batch size, and known settings of the training."""
@@ -112,10 +134,6 @@ class QualitySuite(Suite[Quality]):
                 raise Misfit(problem, nearest(name, known), keys=(place, "training"))
         training_config(config, config.steps, config.learning_rates[0], 0)
         require_length("context", config.context[0], models)
-
-    def cost(self, config: Quality, ceilings: Mapping[str, Any] | None) -> QualityCost:
-        """FLOPs of forward and backward at the machine's rate."""
-        return QualityCost(config, ceilings, partial(self.steps, config))
 
 
 def tuning_points(config: QualityConfig, coordinate: Coordinate) -> list[Point]:

@@ -42,6 +42,10 @@ class RecallConfig(QualityConfig):
         QualityConfig, "learning_rates", cpu=(1e-3, 2e-3, 4e-3, 8e-3), cuda=(5e-4, 1e-3, 2e-3, 4e-3)
     )
 
+    def steps_at(self, point: Point) -> int:
+        """All of the run's for the hardest task, a share of them for one that is learned sooner."""
+        return max(1, round(self.steps * tasks.TASKS[str(point.setting("task"))].share))
+
 
 class RecallSuite(QualitySuite[RecallConfig]):
     """Synthetic recall tasks."""
@@ -67,11 +71,6 @@ class RecallSuite(QualitySuite[RecallConfig]):
     def coordinates(self, config: RecallConfig) -> list[Coordinate]:
         """Every task is trained and tuned by itself."""
         return [(("task", name),) for name in config.tasks]
-
-    def steps(self, config: RecallConfig, point: Point) -> int:
-        """All of the run's for the hardest task, a share of them for one that is learned sooner."""
-        task = tasks.TASKS[str(point.setting("task"))]
-        return max(1, round(config.steps * task.share))
 
     def check(self, config: RecallConfig, models: Mapping[str, ModelConfig]) -> None:
         """Check as any such suite does; a context that each task fits into."""

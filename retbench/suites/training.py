@@ -34,7 +34,7 @@ from retbench.data.config import TextData
 from retbench.distributed.launch import KINDS
 from retbench.errors import Misfit, UserError
 from retbench.suites.base import Suite, plan_in_turns, require_length, swept
-from retbench.suites.step_cost import StepCost
+from retbench.suites.cost import TrainingCost
 from retbench.training.config import DTYPE
 
 LOADER: tuple[tuple[str, Setting], ...] = (("part", "loader"),)
@@ -42,6 +42,9 @@ LOADER: tuple[tuple[str, Setting], ...] = (("part", "loader"),)
 
 UNSHARED: tuple[tuple[str, Setting], ...] = (("processes", 1),)
 """Those of the point, in a run of several processes, that times the step of one alone."""
+
+_LOADER_S = 0.5
+_COMPILE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -116,11 +119,39 @@ class TrainingThroughputConfig(TimedModelsConfig, TextData):
     )  # fmt: skip
 
 
+class StepCost(TrainingCost):
+    """What timed steps need of one machine, or of each process of several."""
+
+    config: TrainingThroughputConfig
+
+    def process_s(self, model: ModelConfig, /) -> float:
+        """Seconds until the first cell: imports, the text, the weights, the gate in float64."""
+        return self.start_s(3 * model.weight_bytes(4))
+
+    def cell_s(self, model: ModelConfig, point: Point, /) -> float:
+        """Seconds of the first step, the warm-up, whole steps and their parts."""
+        if point.setting("part") is not None:
+            return _LOADER_S
+        alone = point.setting("processes") is not None
+        step_s = self.step_s(model, point if alone else self._share(point))
+        compiles = point.setting("mode", self.config.mode) == "compile"
+        # Whole steps, then their parts; one step first, and one for the bytes that it keeps.
+        return (_COMPILE_S if compiles else 0.0) + 2 * self.phase_s(step_s) + 2 * step_s
+
+    def memory_bytes(self, model: ModelConfig, point: Point, /) -> int:
+        """That of any training, of one process's part of a step."""
+        return super().memory_bytes(model, self._share(point))
+
+    def _share(self, point: Point) -> Point:
+        return replace(point, batch_size=max(1, point.batch_size // self.config.world_size))
+
+
 class TrainingThroughputSuite(Suite[TrainingThroughputConfig]):
     """Throughput of training."""
 
     config = TrainingThroughputConfig
     measurer = "retbench.suites.step_cell:TrainingMeasurer"
+    cost = StepCost
     takes_turns = True
 
     def plan(self, config: TrainingThroughputConfig) -> Plan:
@@ -153,12 +184,6 @@ class TrainingThroughputSuite(Suite[TrainingThroughputConfig]):
         require_tokenizers_vocabulary(config.overrides)
         _check_variants(config, models)
         _check_lengths(config, models)
-
-    def cost(
-        self, config: TrainingThroughputConfig, ceilings: Mapping[str, Any] | None
-    ) -> StepCost:
-        """FLOPs of a step at the machine's rate, under the caps of the profile."""
-        return StepCost(config, ceilings)
 
 
 SUITE = TrainingThroughputSuite()
