@@ -19,7 +19,7 @@ from retbench.machine.provenance import anonymous
 from retbench.metrics import STATUSES, Sample, Status
 from retbench.store.journal import STATUS_METRIC, STATUS_PHASE, problem_of_batch
 from retbench.store.samples import NO_PROCESS, new_sample
-from retbench.suites.limits import CellFailure
+from retbench.suites.base import CellFailure
 from retbench.workers.process import Message, WorkerFailure
 
 _SETUP_PHASE = "setup"

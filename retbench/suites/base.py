@@ -17,6 +17,7 @@ from retbench.config import plugins
 from retbench.config.plan import Axis, Contender, Plan, Point
 from retbench.config.run import PROFILES, RunConfig
 from retbench.errors import Misfit
+from retbench.metrics import Status
 from retbench.suites.cost import Cost
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -24,6 +25,19 @@ Config = TypeVar("Config", bound=RunConfig)
 Scalar = Callable[[str, str], float | None]
 """Looks up ``(point id, metric)`` among one contender's committed figures of the first block that
 have one value a process; None where there is none."""
+
+
+SLICE_S = 0.02
+"""Seconds that a slice lasts at least, where its call is shorter and may be repeated."""
+
+
+class CellFailure(Exception):
+    """A cell that cannot be measured, with the status of M17 that says why."""
+
+    def __init__(self, status: Status, cause: str) -> None:
+        super().__init__(cause)
+        self.status = status
+        self.cause = cause
 
 
 def plan_in_turns(

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from retbench.suites.limits import CellFailure
+from retbench.suites.base import CellFailure
 from retbench.suites.session import Session
 
 CAUSAL_TOKENS = 64

@@ -19,7 +19,7 @@ from retbench.machine.ceilings import violates_physics
 from retbench.machine.clock import LAUNCH_BOUND, Timing
 from retbench.machine.energy import used
 from retbench.machine.interference import Disturbances
-from retbench.suites.limits import SLICE_S
+from retbench.suites.base import SLICE_S
 from retbench.suites.session import Rows
 
 ENERGY_S = 0.5

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from retbench.data.batches import IGNORED
 from retbench.distributed.process_group import ALONE, Ranks
+from retbench.suites.base import CellFailure
 from retbench.suites.gradient_gate import wrong_weight
-from retbench.suites.limits import CellFailure
 from retbench.training.config import TrainingConfig
 from retbench.training.step import Step
 

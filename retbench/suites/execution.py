@@ -15,7 +15,7 @@ from torch import Tensor
 from models.compiler import compiled
 from models.protocol import LanguageModel, State
 from retbench.config.run import CAPTURED_MODES, COMPILED_MODES
-from retbench.suites.limits import PREFILL_TOKENS
+from retbench.suites.inference import PREFILL_TOKENS
 
 STATE_ALIGNMENT = 16
 """States hold a multiple of so many tokens where the model can, for the kernels' sake."""

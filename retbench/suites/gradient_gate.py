@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from models.protocol import LanguageModel
-from retbench.suites.limits import CellFailure
+from retbench.suites.base import CellFailure
 from retbench.suites.session import Session
 from retbench.training.step import next_token_loss
 

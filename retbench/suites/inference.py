@@ -31,9 +31,12 @@ from retbench.config.settings import changed, setting
 from retbench.data import prompt_tokens
 from retbench.data.tokenizer import VOCAB_SIZE
 from retbench.errors import Misfit
-from retbench.suites.base import Suite, plan_in_turns, require_length, swept
+from retbench.suites.base import SLICE_S, Suite, plan_in_turns, require_length, swept
 from retbench.suites.cost import Cost
-from retbench.suites.limits import PREFILL_TOKENS, SLICE_S
+
+PREFILL_TOKENS = 65536
+"""Most tokens of one prefill call; a larger batch goes in by parts of whole sequences. Otherwise
+the activations of its prefill, not its state, would decide how large a batch fits."""
 
 # Host work of one layer in one step: dispatch on a CPU, a launch (or its replay) on a GPU.
 _LAYER_OVERHEAD_S = {

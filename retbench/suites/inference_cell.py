@@ -21,9 +21,9 @@ from retbench.config.plan import Contender, Point
 from retbench.config.run import RunConfig
 from retbench.data import prompt_tokens
 from retbench.machine.clock import Timing
+from retbench.suites.base import CellFailure
 from retbench.suites.cell import Cell, Phase
 from retbench.suites.execution import Execution, Generation, worst_distance
-from retbench.suites.limits import CellFailure
 from retbench.suites.measurer import Measurer, Progress
 from retbench.suites.session import Rows, Session
 

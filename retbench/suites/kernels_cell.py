@@ -14,10 +14,10 @@ from retbench import suites
 from retbench.config.plan import Contender, Point
 from retbench.config.run import RunConfig
 from retbench.machine.provenance import version
+from retbench.suites.base import CellFailure
 from retbench.suites.cell import Cell, Phase
 from retbench.suites.kernels_gate import TOLERANCE, Call
 from retbench.suites.kernels_shapes import case_of
-from retbench.suites.limits import CellFailure
 from retbench.suites.measurer import Measurer, Progress
 from retbench.suites.session import Rows, Session
 

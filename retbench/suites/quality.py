@@ -19,9 +19,8 @@ from retbench.config.settings import changed, setting
 from retbench.config.values import nearest
 from retbench.errors import Misfit
 from retbench.stats import tuning
-from retbench.suites.base import Scalar, Suite, require_length
+from retbench.suites.base import CellFailure, Scalar, Suite, require_length
 from retbench.suites.cost import TrainingCost
-from retbench.suites.limits import CellFailure
 from retbench.training.config import DTYPE, TrainingConfig
 
 Coordinate = tuple[tuple[str, Setting], ...]

@@ -18,8 +18,7 @@ from retbench.machine.ceilings import Ceilings
 from retbench.machine.clock import slowed, warm_up
 from retbench.metrics import Sample
 from retbench.store.samples import new_sample
-from retbench.suites.base import model_config
-from retbench.suites.limits import CellFailure
+from retbench.suites.base import CellFailure, model_config
 
 NOT_FINITE = "not_finite"
 """Flags a sample, and its cell, whose value was NaN or infinite."""

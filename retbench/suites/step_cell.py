@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from retbench.data.batches import RandomWindows, prefetch
 from retbench.distributed.process_group import ALONE
 from retbench.machine.clock import Timing
+from retbench.suites.base import CellFailure
 from retbench.suites.causality_gate import check_causality
 from retbench.suites.cell import Cell, Phase
 from retbench.suites.compile_gate import check_compiled
 from retbench.suites.gradient_gate import check_gradients
-from retbench.suites.limits import CellFailure
 from retbench.suites.measurer import Measurer, Progress
 from retbench.suites.session import Rows, Session
 from retbench.suites.step_memory import held_bytes

@@ -31,8 +31,8 @@ from retbench.machine.memory import (
     limit_further_memory,
 )
 from retbench.metrics import Status
+from retbench.suites.base import CellFailure
 from retbench.suites.cell import Cell
-from retbench.suites.limits import CellFailure
 from retbench.suites.session import Rows, Session
 from retbench.workers import CPUS, STARTED
 from retbench.workers.process import Message, die_with_parent

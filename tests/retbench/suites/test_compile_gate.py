@@ -13,7 +13,7 @@ from torch import Tensor
 from retbench.config.plan import Contender, Point
 from retbench.distributed.process_group import Ranks
 from retbench.engine.resolve import resolve
-from retbench.suites.limits import CellFailure
+from retbench.suites.base import CellFailure
 from retbench.suites.session import Rows
 from retbench.suites.step_cell import TrainingMeasurer
 from retbench.workers.worker import open_session

@@ -19,11 +19,11 @@ from retbench.errors import Misfit
 from retbench.machine import ceilings, host, interference
 from retbench.machine.memory_meter import MemoryMeter
 from retbench.metrics import METRICS
+from retbench.suites.base import CellFailure
 from retbench.suites.cell import Cell, Phase
 from retbench.suites.execution import Execution, Generation, worst_distance
 from retbench.suites.inference import SUITE
 from retbench.suites.inference_cell import InferenceMeasurer
-from retbench.suites.limits import CellFailure
 from retbench.suites.session import Rows, Session
 from retbench.workers.worker import open_session
 

@@ -18,7 +18,7 @@ from retbench.engine.resolve import resolve
 from retbench.errors import UserError
 from retbench.report import export
 from retbench.store import Run, open_run
-from retbench.suites.limits import CellFailure
+from retbench.suites.base import CellFailure
 from retbench.suites.session import Rows, Session
 from retbench.workers.worker import open_session
 
