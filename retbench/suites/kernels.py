@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from models.config import ModelConfig
 from retbench.config import plugins
@@ -32,7 +32,14 @@ from retbench.suites.base import Suite, plan_in_turns
 from retbench.suites.cost import Cost
 
 if TYPE_CHECKING:
-    from retbench.suites.kernels_shapes import Size
+    import torch
+
+    from models.operations import Case, Kind, Operation
+
+RETENTION_HEADS = 8
+VALUES_PER_KEY = 2  # d_v / d_k of a RetNet
+ATTENTION_DIMS = 64, 128
+"""A Transformer's heads have RetNet's d_k up to the first, else half of it up to the second."""
 
 _CALL_S = 1e-4  # host work of one call
 _TOKEN_S = {"cpu": 4e-5, "cuda": 5e-5}  # of one token of a recurrence
@@ -85,6 +92,14 @@ class KernelsConfig(TimedConfig):
     def computed_dtypes(self) -> tuple[str, ...]:
         """Every type that an operation is measured in."""
         return self.dtypes
+
+
+@dataclass(frozen=True)
+class Size:
+    """An operation, and what it has to do."""
+
+    operation: Operation
+    case: Case
 
 
 class KernelsCost(Cost):
@@ -156,7 +171,6 @@ class KernelsSuite(Suite[KernelsConfig]):
     def check(self, config: KernelsConfig, models: Mapping[str, ModelConfig]) -> None:
         """The operations must be known, and each head dimension have a matched Transformer."""
         from models import operations
-        from retbench.suites.kernels_shapes import RETENTION_HEADS, attention_dim
 
         plugins.load(config.plugins)
         plugins.families()  # installed packages may bring operations along
@@ -172,9 +186,35 @@ class KernelsSuite(Suite[KernelsConfig]):
 
     def size(self, config: KernelsConfig, contender: Contender, point: Point | None = None) -> Size:
         """The operation and its case at a point, at the plan's first where None."""
-        from retbench.suites.kernels_shapes import size_at
+        import torch
 
-        return size_at(point or self.plan(config).points[0], contender.family, config.device)
+        from models import operations
+
+        operation = operations.get(contender.family)
+        at = point or self.plan(config).points[0]
+        return Size(operation, case_of(at, operation.kind, torch.device(config.device)))
 
 
 SUITE = KernelsSuite()
+
+
+def attention_dim(head_dim: int) -> int:
+    """Head dimension of the Transformer that is matched with a RetNet of that d_k."""
+    narrow, wide = ATTENTION_DIMS
+    return head_dim if head_dim <= narrow else min(head_dim // 2, wide)
+
+
+def case_of(point: Point, kind: Kind, device: torch.device) -> Case:
+    """What an operation of a kind has to do at a point."""
+    import torch
+
+    from models.operations import Case
+
+    head_dim = int(point.setting("head_dim", 0) or 0)
+    heads, d_k, d_v = RETENTION_HEADS, head_dim, VALUES_PER_KEY * head_dim
+    if kind == "attention":
+        d_k = d_v = attention_dim(head_dim)
+        heads = RETENTION_HEADS * head_dim // d_k
+    direction: Any = point.setting("direction")
+    dtype = getattr(torch, str(point.setting("dtype")))
+    return Case(kind, direction, point.batch_size, heads, point.seq_len, d_k, d_v, dtype, device)

@@ -16,8 +16,8 @@ from retbench.config.run import RunConfig
 from retbench.machine.provenance import version
 from retbench.suites.base import CellFailure
 from retbench.suites.cell import Cell, Phase
+from retbench.suites.kernels import case_of
 from retbench.suites.kernels_gate import TOLERANCE, Call
-from retbench.suites.kernels_shapes import case_of
 from retbench.suites.measurer import Measurer, Progress
 from retbench.suites.session import Rows, Session
 

@@ -25,10 +25,9 @@ from retbench.machine import ceilings
 from retbench.machine.clock import Timing
 from retbench.metrics import METRICS
 from retbench.suites.base import CellFailure
-from retbench.suites.kernels import SUITE
+from retbench.suites.kernels import SUITE, attention_dim, case_of
 from retbench.suites.kernels_cell import KernelsMeasurer
 from retbench.suites.kernels_gate import TOLERANCE
-from retbench.suites.kernels_shapes import attention_dim, case_of
 from retbench.suites.session import Rows, Session
 from retbench.workers.worker import open_session
 
