@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from retbench.config import values as value
 from retbench.config.run import presets
 from retbench.config.settings import changed, first_of, setting
+from retbench.suites.perplexity import PerplexityConfig, PerplexitySuite
 from retbench.suites.quality import Coordinate
-from retbench.suites.text import TextConfig, TextSuite
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScalingConfig(TextConfig):
+class ScalingConfig(PerplexityConfig):
     """Perplexity of matched models over their size."""
 
     suite = "scaling"
@@ -25,12 +25,12 @@ class ScalingConfig(TextConfig):
         value.distinct_names, "Sizes of all models.", metavar="PRESETS", choices=presets,
         cpu=("50k", "tiny", "300k"), cuda=("30m", "125m", "350m"),
     )  # fmt: skip
-    preset: str = first_of(TextConfig, "preset", "presets")
+    preset: str = first_of(PerplexityConfig, "preset", "presets")
     # On a CPU small batches, so that there are steps enough.
-    batch: tuple[int, ...] = changed(TextConfig, "batch", cpu=(2,), cuda=(32,))
-    steps: int = changed(TextConfig, "steps", cpu=500, cuda=1000)
+    batch: tuple[int, ...] = changed(PerplexityConfig, "batch", cpu=(2,), cuda=(32,))
+    steps: int = changed(PerplexityConfig, "steps", cpu=500, cuda=1000)
     learning_rates: tuple[float, ...] = changed(
-        TextConfig,
+        PerplexityConfig,
         "learning_rates",
         cpu=(4e-3, 8e-3, 1.6e-2, 3.2e-2),
         cuda=(5e-4, 1e-3, 2e-3, 4e-3),
@@ -42,15 +42,15 @@ class ScalingConfig(TextConfig):
         return self.presets
 
 
-class ScalingSuite(TextSuite[ScalingConfig]):
+class ScalingSuite(PerplexitySuite):
     """Perplexity of matched models over their size."""
 
     config = ScalingConfig
     measurer = "retbench.suites.text_cell:TextMeasurer"
 
-    def coordinates(self, config: ScalingConfig) -> list[Coordinate]:
+    def coordinates(self, config: PerplexityConfig) -> list[Coordinate]:
         """Every preset is tuned by itself."""
-        return [(("preset", preset),) for preset in config.presets]
+        return [(("preset", preset),) for preset in config.sizes]
 
 
 SUITE = ScalingSuite()

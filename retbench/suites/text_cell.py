@@ -14,9 +14,9 @@ from models.protocol import LanguageModel
 from retbench.data.batches import RandomWindows
 from retbench.data.dataset import Dataset, Documents
 from retbench.suites.measurer import Progress
+from retbench.suites.perplexity import LENGTHS, test_documents
 from retbench.suites.quality_cell import Material, QualityMeasurer
 from retbench.suites.session import Rows
-from retbench.suites.text import LENGTHS, test_documents
 from retbench.training.evaluation import (
     by_position,
     carried_nats,
