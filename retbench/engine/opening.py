@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from retbench import store, suites, workers
+from retbench import store, workers
 from retbench.config import plugins
 from retbench.config.plan import Plan
 from retbench.config.run import RunConfig, TimedConfig
@@ -96,8 +96,7 @@ def open_writer(
     asked, timed = _published(config, out), isinstance(config, TimedConfig)
     if not timed:  # models are compared by what they learn, on any machine
         del asked["threads"]
-    suite = suites.get(config.suite)
-    together = len(plan.contenders) if in_turns(config, suite, plan) else 1
+    together = len(plan.contenders) if in_turns(config, plan) else 1
     writer = store.RunWriter.resume(out, asked, together)
     try:
         if here and timed:

@@ -17,17 +17,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from retbench import store, suites, workers
 from retbench.config import plugins
-from retbench.config.plan import Contender, Plan
+from retbench.config.plan import Contender, Plan, Point
 from retbench.config.run import RunConfig, TimedConfig
 from retbench.engine.contender_run import ContenderRun
 from retbench.engine.contender_worker import Verified
 from retbench.engine.observer import Observer, Silent
 from retbench.engine.opening import Audits, open_writer
-from retbench.engine.turns import Block, in_turns, needed_bytes
+from retbench.engine.turns import Block, in_turns
 from retbench.errors import Interrupted, UserError
 from retbench.machine import ceilings, threads
 from retbench.machine.interrupts import Interrupts
@@ -37,7 +37,6 @@ from retbench.report import units
 from retbench.stats.comparison import level
 from retbench.store import merge
 from retbench.store.meta import CeilingsRecord, misfit
-from retbench.suites.base import Suite
 from retbench.workers import WORKER_COMMAND, agent
 from retbench.workers.agent import ONE_NODE, Nodes
 from retbench.workers.process import Worker, WorkerFailure
@@ -46,6 +45,9 @@ if TYPE_CHECKING:
     from retbench.engine.slurm import Launcher
 
 __all__ = ["WORKER_COMMAND", "Call", "execute"]
+
+SHARE_OF_MEMORY = 0.8
+"""Of the memory there is, what the cells of a point may need together to be side by side."""
 
 Settled = Callable[[store.Run, float], list[str]]
 """The ratios of a run that are not settled yet, by name, when it is looked at for the n-th time."""
@@ -183,48 +185,46 @@ class _Session:
         planned = (self.plan.keys(block) for block in self.plan.measured_blocks)
         if all(keys <= self.writer.done for keys in planned) or self.writer.meta.get("stopped"):
             return
-        suite = suites.get(self.config.suite)
-        self._choose_cpus(suite)
+        self._choose_cpus()
         self._measure_ceilings()
         with ScatteredPages(self._cpus) as scattered:
             for block in self.plan.measured_blocks:
-                self._hold(scattered, suite)
-                self._measure(suite, block)
+                self._hold(scattered)
+                self._measure(block)
                 if self._is_last_begun(block) and self._stops(block):
                     break
         if self.config.profile != "smoke":
             # What else the machine does can only lower them: the better of two measurements counts.
             self._measure_ceilings()
 
-    def _choose_cpus(self, suite: Suite[Any]) -> None:
+    def _choose_cpus(self) -> None:
         """Choose the processors that the workers keep to: for those in turns, the same for all.
 
         What else a core serves would else happen to one contender alone.
         """
-        if self.config.device == "cpu" and in_turns(self.config, suite, self.plan):
+        if self.config.device == "cpu" and in_turns(self.config, self.plan):
             self._cpus = threads.idle_cpus(self.config.threads)
             self.writer.update(cpus=list(self._cpus))
 
-    def _hold(self, scattered: ScatteredPages, suite: Suite[Any]) -> None:
+    def _hold(self, scattered: ScatteredPages) -> None:
         """Hold the scattered pages where times on a CPU are to be compared, and there is room."""
-        config, plan = self.config, self.plan
-        if config.device == "cpu" and suite.takes_turns and config.profile != "smoke":
-            cost = suite.cost(config, self.writer.meta["ceilings"])
-            needed = (needed_bytes(config, suite, plan.contenders, p, cost) for p in plan.points)
-            scattered.take(max(needed))
+        config = self.config
+        takes_turns = suites.get(config.suite).takes_turns
+        if config.device == "cpu" and takes_turns and config.profile != "smoke":
+            scattered.take(max(map(self._needed_bytes, self.plan.points)))
             self.writer.update(held_bytes=scattered.held_bytes)
 
-    def _measure(self, suite: Suite[Any], block: int) -> None:
+    def _measure(self, block: int) -> None:
         """What is lacking of one block."""
         cells = self.plan.keys(block)
         done = cells & self.writer.done
         if done == cells:
             return
         begun = time.monotonic()
-        cost = suite.cost(self.config, self.writer.meta["ceilings"])
+        available = self._available_bytes()
         measured = Block(
-            self.config, suite, self.plan, block, done, partial(self._contender_run, block), cost,
-            self._available_bytes(),
+            self.config, self.plan, block, done, partial(self._contender_run, block),
+            lambda point: available is None or self._needed_bytes(point) <= available,
         )  # fmt: skip
         self._call.interrupts.check()
         for ended in measured.outcomes():
@@ -236,6 +236,13 @@ class _Session:
         if not done:  # a block in two parts has no length
             taken = self.writer.meta["block_s"] | {str(block): time.monotonic() - begun}
             self.writer.update(block_s=taken)
+
+    def _needed_bytes(self, point: Point) -> float:
+        """Memory that there is to be for the cells of a point to be side by side, by prediction."""
+        suite, config = suites.get(self.config.suite), self.config
+        cost = suite.cost(config, self.writer.meta["ceilings"])
+        sizes = (suite.size(config, contender, point) for contender in self.plan.contenders)
+        return sum(cost.memory_bytes(size, point) for size in sizes) / SHARE_OF_MEMORY
 
     def _available_bytes(self) -> int | None:
         """Memory that there is for the cells of a point, without asking a GPU; None if unknown."""

@@ -12,34 +12,22 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
 
+from retbench import suites
 from retbench.config.plan import Contender, Plan, Point
 from retbench.config.run import PROFILES, Profile, RunConfig
 from retbench.engine.contender_run import ContenderRun, Outcome
 from retbench.store.journal import ALONE, Key
-from retbench.suites.base import Suite
-from retbench.suites.cost import Cost
-
-SHARE_OF_MEMORY = 0.8
-"""Of the memory there is, what the cells of a point may need together to be side by side."""
 
 Ended = tuple[Contender, Point, Outcome]
 
 
-def in_turns(config: RunConfig, suite: Suite[Any], plan: Plan) -> bool:
+def in_turns(config: RunConfig, plan: Plan) -> bool:
     """Whether contenders take turns where they can; not those of several processes each."""
-    return suite.takes_turns and config.world_size == 1 and len(plan.contenders) > 1
-
-
-def needed_bytes(
-    config: RunConfig, suite: Suite[Any], contenders: Sequence[Contender], point: Point, cost: Cost
-) -> float:
-    """Memory that there is to be for the cells of a point to be side by side, by prediction."""
-    sizes = (suite.size(config, contender, point) for contender in contenders)
-    return sum(cost.memory_bytes(size, point) for size in sizes) / SHARE_OF_MEMORY
+    takes_turns = suites.get(config.suite).takes_turns
+    return takes_turns and config.world_size == 1 and len(plan.contenders) > 1
 
 
 class Block:
@@ -47,55 +35,48 @@ class Block:
 
     Args:
         config: of the run.
-        suite: of the run.
         plan: of the run.
         block: its number.
         done: the ``(block, model, point)`` of cells that are committed.
         contender_run: makes a contender's run of this block.
-        cost: of cells, to predict their memory.
-        available_bytes: memory that there is for them; None where it is unknown.
+        fits: predicts whether the cells of a point fit into memory together.
     """
 
     def __init__(
         self,
         config: RunConfig,
-        suite: Suite[Any],
         plan: Plan,
         block: int,
         done: set[Key],
         contender_run: Callable[[Contender], ContenderRun],
-        cost: Cost,
-        available_bytes: int | None,
+        fits: Callable[[Point], bool],
     ) -> None:
-        self._config, self._suite, self._plan, self._block = config, suite, plan, block
-        self._contender_run, self._cost = contender_run, cost
-        self._available_bytes = available_bytes
+        self._config, self._plan, self._block = config, plan, block
+        self._contender_run = contender_run
         self._order = plan.order(block)
         self._left = {
             point: [c for c in self._order if (block, c.label, point.id) not in done]
             for point in plan.ascending(block)
         }
+        # All contenders are to be side by side at a point, or none.
+        self._together = [
+            point
+            for point, left in self._left.items()
+            if in_turns(config, plan) and left == self._order and fits(point)
+        ]
 
     def outcomes(self) -> Iterator[list[Ended]]:
         """Measure; yields how the cells of one point ended, those of turns together."""
-        together = [point for point in self._left if self._can_take_turns(point)]
         observed: list[Point] = []
-        if together:
-            yield from self._in_turns(together, observed)
-        alone = [p for p in self._left if p not in together or p in observed]
+        if self._together:
+            yield from self._in_turns(observed)
+        alone = [p for p in self._left if p not in self._together or p in observed]
         for contender in self._order:
             points = [point for point in alone if contender in self._left[point]]
             if points:
                 yield from self._one_by_one(contender, points)
 
-    def _can_take_turns(self, point: Point) -> bool:
-        """Whether the contenders are to be side by side at a point, all of them, and likely fit."""
-        if not in_turns(self._config, self._suite, self._plan) or self._left[point] != self._order:
-            return False
-        needed = needed_bytes(self._config, self._suite, self._order, point, self._cost)
-        return self._available_bytes is None or needed <= self._available_bytes
-
-    def _in_turns(self, points: Sequence[Point], observed: list[Point]) -> Iterator[list[Ended]]:
+    def _in_turns(self, observed: list[Point]) -> Iterator[list[Ended]]:
         """Points at which all contenders are side by side; ``observed`` gets those that cannot."""
         with ExitStack() as stack:
             runs = [stack.enter_context(self._contender_run(c)) for c in self._order]
@@ -103,7 +84,7 @@ class Block:
                 run.begin()
             for run in runs:
                 run.wait()  # or one's imports would run beside another's first calls
-            for point in points:
+            for point in self._together:
                 implied = any(_is_smaller(other, point) for other in observed)
                 outcomes = None if implied else self._turns(point, runs)
                 if outcomes is None:
@@ -132,14 +113,14 @@ class Block:
             else:
                 outcomes[run] = prepared
         draw = self._plan.shuffler(self._block, point.id)
-        outcomes |= Rounds(slices, PROFILES[self._config.profile], draw).run()
+        outcomes |= take_turns(slices, PROFILES[self._config.profile], draw)
         left = [run for run in slices if run not in outcomes]
         flags = (ALONE,) if len(left) == 1 < len(runs) else ()
         return outcomes | {run: run.finish().flagged(*flags) for run in left}
 
     def _one_by_one(self, contender: Contender, points: Sequence[Point]) -> Iterator[list[Ended]]:
         """Points that one contender is measured at while no other one's worker is alive."""
-        flags = (ALONE,) if self._suite.takes_turns else ()
+        flags = (ALONE,) if suites.get(self._config.suite).takes_turns else ()
         with self._contender_run(contender) as run:
             for point in points:
                 outcomes = self._turns(point, [run])
@@ -157,47 +138,35 @@ def _is_smaller(one: Point, other: Point) -> bool:
     )
 
 
-class Rounds:
-    """The rounds of all phases at one point.
+def take_turns(
+    slices: Mapping[ContenderRun, Mapping[str, float]], profile: Profile, draw: random.Random
+) -> dict[ContenderRun, Outcome]:
+    """Go through all phases at one point: each in rounds until there are enough, or time is up.
 
     Args:
         slices: the contenders that take part, with the seconds of a slice of each phase.
         profile: how many rounds there are, and how long they may take.
         draw: of the orders of rounds.
+
+    Returns:
+        How the cells of those ended that did not come to the end.
     """
-
-    def __init__(
-        self,
-        slices: dict[ContenderRun, dict[str, float]],
-        profile: Profile,
-        draw: random.Random,
-    ) -> None:
-        self._slices, self._profile, self._draw = slices, profile, draw
-        self._outcomes: dict[ContenderRun, Outcome] = {}
-
-    def run(self) -> dict[ContenderRun, Outcome]:
-        """Go through all phases; how the cells of those ended that did not come to the end."""
-        for phase in dict.fromkeys(name for slices in self._slices.values() for name in slices):
-            self._phase(phase)
-        return self._outcomes
-
-    def _phase(self, phase: str) -> None:
-        """Rounds until there are enough, or their time is up."""
-        turns = [run for run, slices in self._slices.items() if phase in slices]
-        budget_s = self._profile.phase_budget_s * len(turns)
+    outcomes: dict[ContenderRun, Outcome] = {}
+    for phase in dict.fromkeys(name for phases in slices.values() for name in phases):
+        turns = [run for run, phases in slices.items() if phase in phases]
+        budget_s = profile.phase_budget_s * len(turns)
         begun = time.monotonic()
         order: list[ContenderRun] = []
-        for number in range(self._profile.rounds):
-            turns = [run for run in turns if run not in self._outcomes]
-            if not turns:
-                return
-            expected_s = sum(self._slices[run][phase] for run in turns)
+        for number in range(profile.rounds):
+            turns = [run for run in turns if run not in outcomes]
+            expected_s = sum(slices[run][phase] for run in turns)
             spent_s = time.monotonic() - begun
-            if number >= self._profile.min_rounds and spent_s + expected_s > budget_s:
-                return
+            if number >= profile.min_rounds and spent_s + expected_s > budget_s:
+                break
             # Whoever came first in a round comes last in the next.
-            order = order[::-1] if number % 2 else self._draw.sample(turns, len(turns))
+            order = order[::-1] if number % 2 else draw.sample(turns, len(turns))
             for run in (run for run in order if run in turns):
                 failed = run.slice(phase, number)
                 if failed is not None:
-                    self._outcomes[run] = failed
+                    outcomes[run] = failed
+    return outcomes

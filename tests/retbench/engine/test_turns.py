@@ -18,8 +18,7 @@ from retbench.config.plan import Plan
 from retbench.config.run import Profile
 from retbench.engine import turns
 from retbench.engine.contender_run import ContenderRun, Outcome
-from retbench.engine.turns import Rounds, in_turns
-from retbench.suites.inference import InferenceConfig
+from retbench.engine.turns import in_turns, take_turns
 from retbench.suites.training import TrainingThroughputConfig
 
 Requests = Callable[[], list[dict[str, Any]]]
@@ -90,11 +89,10 @@ def test_samples_keep_their_round_which_all_contenders_share(
 
 
 def test_a_suite_that_is_not_timed_takes_no_turns(drive: ModuleType) -> None:
-    config = InferenceConfig(**drive.CONFIG)
     for name in ("inference", "training", "kernels"):
-        assert in_turns(config, suites.get(name), drive.THREE)
+        assert in_turns(suites.get(name).config(device="cpu"), drive.THREE)
     for name in ("perplexity", "scaling", "ablation", "recall"):
-        assert not in_turns(config, suites.get(name), drive.THREE)
+        assert not in_turns(suites.get(name).config(device="cpu"), drive.THREE)
 
 
 @pytest.mark.parametrize("case", ["one contender", "two processes"])
@@ -106,7 +104,7 @@ def test_one_contender_or_one_of_several_processes_has_nobody_to_take_turns_with
         plan = replace(plan, contenders=plan.contenders[:1])
     processes = 1 if case == "one contender" else 2
     config = TrainingThroughputConfig(device="cpu", world_size=processes)
-    assert not in_turns(config, suites.get("training"), plan)
+    assert not in_turns(config, plan)
 
 
 # The number of rounds, on a clock that moves only with the slices.
@@ -145,7 +143,7 @@ def run_rounds(
     contenders: list[Timed], given: Profile, phases: tuple[str, ...] = ("decode",)
 ) -> dict[ContenderRun, Outcome]:
     slices = {cast(ContenderRun, one): dict.fromkeys(phases, one.slice_s) for one in contenders}
-    return Rounds(slices, given, random.Random(0)).run()
+    return take_turns(slices, given, random.Random(0))
 
 
 def test_there_are_as_many_rounds_as_the_profile_says(now: list[float]) -> None:
@@ -178,7 +176,7 @@ def test_each_phase_has_rounds_and_a_budget_of_its_own(now: list[float]) -> None
 def test_a_phase_that_one_contender_lacks_is_the_others_own(now: list[float]) -> None:
     whole, part = Timed(now), Timed(now)
     slices = {whole: {"prefill": 1.0, "decode": 1.0}, part: {"decode": 1.0}}
-    Rounds(cast(Any, slices), profile(rounds=2), random.Random(0)).run()
+    take_turns(cast(Any, slices), profile(rounds=2), random.Random(0))
     assert [phase for phase, _ in whole.turns] == ["prefill"] * 2 + ["decode"] * 2
     assert [phase for phase, _ in part.turns] == ["decode"] * 2
 
