@@ -14,11 +14,11 @@ from models.protocol import LanguageModel
 from retbench.data.batches import RandomWindows
 from retbench.data.recall import RecallBatches
 from retbench.suites.base import CellFailure
-from retbench.suites.causality_gate import check_causality
 from retbench.suites.cell import Cell
 from retbench.suites.measurer import Measurer, Progress
 from retbench.suites.quality import FINAL, training_config
 from retbench.suites.session import Rows, Session
+from retbench.suites.training_gate import check_causality
 from retbench.training.config import Record, TrainingConfig
 from retbench.training.loop import train
 

@@ -19,14 +19,12 @@ from retbench.data.batches import RandomWindows, prefetch
 from retbench.distributed.process_group import ALONE
 from retbench.machine.clock import Timing
 from retbench.suites.base import CellFailure
-from retbench.suites.causality_gate import check_causality
 from retbench.suites.cell import Cell, Phase
-from retbench.suites.compile_gate import check_compiled
-from retbench.suites.gradient_gate import check_gradients
 from retbench.suites.measurer import Measurer, Progress
 from retbench.suites.session import Rows, Session
 from retbench.suites.step_memory import held_bytes
 from retbench.suites.training import LOADER, UNSHARED, TrainingThroughputConfig
+from retbench.suites.training_gate import check_causality, check_compiled, check_gradients
 from retbench.training.config import TrainingConfig
 from retbench.training.step import Step, changed_layers, make_optimizer
 

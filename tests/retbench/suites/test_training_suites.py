@@ -20,10 +20,10 @@ from retbench.engine.resolve import resolve
 from retbench.errors import UserError
 from retbench.store import Run, read_meta, write_meta
 from retbench.suites.base import CellFailure
-from retbench.suites.causality_gate import check_causality
 from retbench.suites.perplexity import test_documents as text_documents
 from retbench.suites.quality import best_rate, final_point, tuning_points
 from retbench.suites.session import Session
+from retbench.suites.training_gate import check_causality
 
 from ...workers_here import workers_here
 
