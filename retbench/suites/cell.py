@@ -124,9 +124,9 @@ class Cell:
             )
             # All ranks must make as many calls.
             repeats = min(phase.most_calls, session.ranks.broadcast(partial(int, enough)))
-            trial = partial(self._trial, phase, repeats)
+            trial = partial(self._sample, phase, repeats)
             self._repeats[name], self._flags[name] = repeats, session.warm_up(trial)
-            self._slice_s[name] = sum(timing.host_s * repeats for timing in trial())
+            self._slice_s[name] = sum(timing.host_s * repeats for timing in trial().values())
         return dict(self._slice_s)
 
     def slice(self, name: str, number: int) -> None:
@@ -190,9 +190,6 @@ class Cell:
                 self.rows.add("energy", phase.energy, joules, implementation=source)
         if idle := used(session.energy_counter, partial(time.sleep, 0.01), ENERGY_S):
             self.rows.add("energy", "idle_w", idle.joules / idle.seconds, implementation=source)
-
-    def _trial(self, phase: Phase, repeats: int) -> list[Timing]:
-        return list(self._sample(phase, repeats).values())
 
     def _sample(self, phase: Phase, repeats: int) -> dict[str, Timing]:
         """One sample of a phase: the time of a call by metric."""

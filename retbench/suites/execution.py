@@ -6,7 +6,7 @@ lacks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import accumulate
 
 import torch
@@ -92,8 +92,7 @@ class Execution:
             self._prompt.copy_(prompt)
             self._prefill_graph.replay()
             return
-        parts = prompt.split(max(1, PREFILL_TOKENS // prompt.shape[1]))
-        self.prompt_logits = self._prefill_parts(parts, self._prefill)
+        self.prompt_logits = self._prefill_by_parts(prompt, self._prefill)
         self.token.copy_(self.prompt_logits.argmax(-1))
 
     @torch.inference_mode()
@@ -108,8 +107,7 @@ class Execution:
         """
         tokens = torch.cat([prompt, self.prompt_logits.argmax(-1, keepdim=True)], dim=1)
         self.state.reset()
-        parts = tokens.split(max(1, PREFILL_TOKENS // tokens.shape[1]))
-        expected = self._prefill_parts(parts, self._model.prefill).double()
+        expected = self._prefill_by_parts(tokens, self._model.prefill).double()
         return worst_distance(self.step_logits.double(), expected)
 
     @torch.inference_mode()
@@ -126,15 +124,14 @@ class Execution:
             The relative L2 distance of the logits of the worst sequence; NaN where one is NaN.
         """
         tokens, kept = prompt[:, : position + 1], self.step_logits
-        rows = max(1, PREFILL_TOKENS // (position + 1))
         self.state.reset()
         if position:
-            self._prefill_parts(tokens[:, :-1].split(rows), self._model.prefill)
+            self._prefill_by_parts(tokens[:, :-1], self._model.prefill)
         self.token.copy_(tokens[:, -1])
         self.step_at(position, self.state_at(position))
         found, self.step_logits = self.step_logits.double(), kept
         self.state.reset()
-        expected = self._prefill_parts(tokens.split(rows), self._model.prefill).double()
+        expected = self._prefill_by_parts(tokens, self._model.prefill).double()
         return worst_distance(found, expected)
 
     @property
@@ -172,10 +169,11 @@ class Execution:
             self.step_logits = self._model_step(self.token, state)
             self.token.copy_(self.step_logits.argmax(-1))
 
-    def _prefill_parts(
-        self, parts: Sequence[Tensor], prefill: Callable[[Tensor, State], Tensor]
+    def _prefill_by_parts(
+        self, prompt: Tensor, prefill: Callable[[Tensor, State], Tensor]
     ) -> Tensor:
-        """Take in prompts (some of the batch, time), one part after the other; logits of all."""
+        """Take in a prompt (batch, time), some sequences after the others; logits of all."""
+        parts = prompt.split(max(1, PREFILL_TOKENS // prompt.shape[1]))
         if len(parts) == 1:
             return prefill(parts[0], self.state)
         ends = list(accumulate(len(part) for part in parts))

@@ -10,12 +10,12 @@ heads of 256 in training, takes 2.5 TFLOP, and 64 rows at a time 34 MB for each 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from models.operations import Case, Kind, Mix
+from models.operations import Case, Mix
 from models.retention import log_decays
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
@@ -179,7 +179,7 @@ def exact_rows(
     for place in torch.arange(len(rows), device=rows.device).split(ROWS):  # bounds the memory
         distance = rows[place, None] - torch.arange(case.time, device=rows.device)
         scores = leaves[0][rows[place]] @ leaves[1].T
-        out = _WEIGHTS[case.kind](case, head, scores, distance) @ leaves[2]
+        out = _mixed(case, head, scores, distance) @ leaves[2]
         outs.append(out.detach())
         if grad is not None:
             for total, part in zip(
@@ -189,20 +189,14 @@ def exact_rows(
     return {"out": torch.cat(outs), **dict(zip(("q", "k", "v"), gradients, strict=False))}
 
 
-def _retained(case: Case, head: int, scores: Tensor, distance: Tensor) -> Tensor:
-    """Scores decayed by distance, none from the future; both of shape (rows, time)."""
+def _mixed(case: Case, head: int, scores: Tensor, distance: Tensor) -> Tensor:
+    """The weights that scores become, none from the future; both of shape (rows, time).
+
+    Decayed by distance for retention, their softmax for attention.
+    """
+    if case.kind == "attention":
+        scaled: Tensor = scores * case.d_k**-0.5
+        return scaled.masked_fill(distance < 0, float("-inf")).softmax(dim=-1)
     log_gamma = float(log_decays(case.heads, "eq8")[head])
     decays = torch.exp(log_gamma * distance.clamp(min=0).double())
     return scores * torch.where(distance >= 0, decays, 0.0)
-
-
-def _attended(case: Case, head: int, scores: Tensor, distance: Tensor) -> Tensor:
-    """The softmax of scores, none from the future; both of shape (rows, time)."""
-    scaled: Tensor = scores * case.d_k**-0.5
-    return scaled.masked_fill(distance < 0, float("-inf")).softmax(dim=-1)
-
-
-_WEIGHTS: dict[Kind, Callable[[Case, int, Tensor, Tensor], Tensor]] = {
-    "retention": _retained,
-    "attention": _attended,
-}

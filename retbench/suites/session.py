@@ -118,28 +118,24 @@ class Session:
 
         What the run slows down on purpose is slowed down here (see :class:`Contender`).
         """
-        ranks = self.ranks
+        ranks, slowdown = self.ranks, self.contender.slowdown
         ranks.barrier()
-        timing = self.clock.time(self._slowed(fn), repeats)
+        timing = self.clock.time(slowed(fn, slowdown, self.clock) if slowdown else fn, repeats)
         return replace(
             timing,
             host_s=ranks.all_reduce_max(timing.host_s),
             device_s=None if timing.device_s is None else ranks.all_reduce_max(timing.device_s),
         )
 
-    def _slowed(self, fn: Callable[[], object]) -> Callable[[], object]:
-        slowdown = self.contender.slowdown
-        return slowed(fn, slowdown, self.clock) if slowdown else fn
-
     def now(self) -> float:
         """Seconds on a clock that all ranks read alike, so that they agree on when to stop."""
         return self.ranks.broadcast(time.perf_counter)
 
-    def warm_up(self, trial: Callable[[], Sequence[Timing]]) -> list[str]:
+    def warm_up(self, trial: Callable[[], Mapping[str, Timing]]) -> list[str]:
         """Repeat a trial until its time no longer falls (rule M3); the flags of its samples."""
 
         def trial_s() -> float:
-            return sum(timing.seconds for timing in trial())
+            return sum(timing.seconds for timing in trial().values())
 
         profile = self.profile
         return warm_up(

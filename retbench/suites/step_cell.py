@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -22,7 +23,6 @@ from retbench.suites.base import CellFailure
 from retbench.suites.cell import Cell, Phase
 from retbench.suites.measurer import Measurer, Progress
 from retbench.suites.session import Rows, Session
-from retbench.suites.step_memory import held_bytes
 from retbench.suites.training import LOADER, UNSHARED, TrainingThroughputConfig
 from retbench.suites.training_gate import check_causality, check_compiled, check_gradients
 from retbench.training.config import TrainingConfig
@@ -30,6 +30,10 @@ from retbench.training.step import Step, changed_layers, make_optimizer
 
 LOADED_BATCHES = 8
 """Batches of one trial of the loader: twice as many as are made ahead, so that none is free."""
+
+
+Local = Callable[[Tensor], Tensor]
+"""This rank's share of a tensor."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def _measure_memory(rows: Rows, staged: _Staged) -> None:
         staged.step(*staged.batch)
     rows.add("memory", "step_peak_bytes", session.ranks.all_reduce_max(session.meter.peak_bytes()),
              implementation=session.meter.source)  # fmt: skip
-    counted = held_bytes(
+    counted = _held_bytes(
         staged.model, staged.optimizer, staged.step, staged.batch, session.ranks.local
     )
     for metric, total in counted.items():
@@ -234,3 +238,76 @@ def _flops(rows: Rows) -> float:
     """FLOPs that a step's forward and backward need."""
     point = rows.point
     return rows.session.model.flops_per_token(point.seq_len, "train") * point.tokens
+
+
+def _held_bytes(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: Step,
+    batch: tuple[Tensor, Tensor],
+    local: Local,
+) -> dict[str, int]:
+    """Bytes by metric: of the weights, gradients and optimizer, and of what a forward keeps.
+
+    Makes a forward and a backward pass of the batch, and leaves the gradients.
+
+    Args:
+        model: the model that holds the optimizer's parameters, or a rank's share of each.
+        optimizer: has made a step before.
+        step: computes the loss.
+        batch: inputs and targets.
+        local: this rank's share of a tensor.
+    """
+    held = [*model.parameters(), *model.buffers()]
+    kept, loss = _kept_for_backward([*held, *batch], step, batch, local)
+    step.backward(loss)
+    moments = [
+        value
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, Tensor)
+    ]
+    kinds = {
+        "weights_bytes": held,
+        "gradients_bytes": [p.grad for p in model.parameters() if p.grad is not None],
+        "optimizer_bytes": moments,
+    }
+    found = {
+        metric: sum(local(tensor).nbytes for tensor in tensors) for metric, tensors in kinds.items()
+    }
+    return {**found, "activations_bytes": kept}
+
+
+def _kept_for_backward(
+    held: list[Tensor], step: Step, batch: tuple[Tensor, Tensor], local: Local
+) -> tuple[int, Tensor]:
+    """Bytes that autograd keeps of one forward pass, weights and their casts not counted; its loss.
+
+    The casts of an autocast are known in eager mode; a compiled graph may keep some among the rest.
+    """
+    held_storages = {local(tensor).untyped_storage().data_ptr() for tensor in held}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in held_storages and not _is_weight(tensor):
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = step.forward(*batch)
+    return sum(kept.values()), loss
+
+
+def _is_weight(tensor: Tensor) -> bool:
+    """Whether a tensor is a parameter, its cast to another type, or a view of either.
+
+    Weights that several ranks collect for a layer's use lie elsewhere than this rank's share, and
+    what an autocast makes of them elsewhere again.
+    """
+    whole = tensor if tensor._base is None else tensor._base
+    made_by = whole.grad_fn
+    if made_by is not None and made_by.name().startswith("ToCopyBackward"):
+        (source, _), *_ = made_by.next_functions
+        whole = getattr(source, "variable", whole)
+    return isinstance(whole, nn.Parameter)
