@@ -99,9 +99,7 @@ def open_writer(
     together = len(plan.contenders) if in_turns(config, plan) else 1
     writer = store.RunWriter.resume(out, asked, together)
     try:
-        if here and timed:
-            _require_same_machine(writer, found)
-        _require_same_plan(writer, plan, data)
+        _require_same(writer, plan, data, found["machine_id"] if here and timed else None)
         if audits and writer.meta["audit"] is None:
             writer.update(audit=audits(config, writer.meta["provenance"]["machine_id"]))
         if writer.meta["state"] != "finished":
@@ -118,19 +116,23 @@ def _published(config: RunConfig, out: Path) -> dict[str, Any]:
     return config.to_json() | {"out": None, "plugins": known}
 
 
-def _require_same_machine(writer: store.RunWriter, found: Mapping[str, Any]) -> None:
-    """Cells of two machines make no comparison."""
+def _require_same(
+    writer: store.RunWriter, plan: Plan, data: Mapping[str, Any] | None, machine_id: str | None
+) -> None:
+    """Cells of two machines make no comparison, nor do those of two plans or of two texts.
+
+    Args:
+        writer: of the run that is continued.
+        plan: its cells now.
+        data: its text or tasks now.
+        machine_id: the machine it is to have been begun on; None for any.
+    """
     begun = writer.meta["provenance"].get("machine_id")
-    if begun != found["machine_id"]:
+    if machine_id is not None and begun != machine_id:
         raise UserError(
-            f"{writer.path} was begun on another machine ({begun}, this one is "
-            f"{found['machine_id']})",
+            f"{writer.path} was begun on another machine ({begun}, this one is {machine_id})",
             "continue it there, or begin a new run with another --out",
         )
-
-
-def _require_same_plan(writer: store.RunWriter, plan: Plan, data: Mapping[str, Any] | None) -> None:
-    """Nor do cells of two plans or of two texts."""
     if writer.meta["plan"] != plan.to_json():
         raise UserError(
             f"{writer.path} was begun with other cells than this version of the suite plans",

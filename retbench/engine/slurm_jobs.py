@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -195,10 +195,11 @@ class Jobs:
             return
         executor = load_submitit().AutoExecutor(self._made_folder(), cluster=self._launcher.cluster)
         tasks = [self._task(block) for block in blocks]
+        expected = forecast(self._call.config, self._call.plan)
+        longest_s = max(map(expected.block_s, blocks))
+        time_min = max(_LEAST_TIME_MIN, math.ceil(_TIME_MARGIN * longest_s / 60))
         try:
-            executor.update_parameters(
-                **self._launcher.parameters(self._call.config, self._time_min(blocks))
-            )
+            executor.update_parameters(**self._launcher.parameters(self._call.config, time_min))
             jobs = executor.map_array(carry_out, tasks)
         except (RuntimeError, OSError) as problem:  # what sbatch has against it comes last
             raise UserError(f"no job can be submitted: {_last_line(str(problem))}") from None
@@ -227,11 +228,6 @@ class Jobs:
             known=self._writer.known,
             worker_command=tuple(call.worker_command),
         )
-
-    def _time_min(self, blocks: Iterable[int]) -> int:
-        expected = forecast(self._call.config, self._call.plan)
-        longest_s = max(expected.block_s(block) for block in blocks)
-        return max(_LEAST_TIME_MIN, math.ceil(_TIME_MARGIN * longest_s / 60))
 
     def _record_death(self, block: int) -> None:
         job = self._jobs[block]

@@ -13,12 +13,10 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
 
 import torch
 
-from retbench.config.plan import Contender, Point
-from retbench.config.run import RunConfig
+from retbench.config.plan import Point
 from retbench.data import prompt_tokens
 from retbench.machine.clock import Timing
 from retbench.suites.base import CellFailure
@@ -41,24 +39,12 @@ MATH_LIMIT = 512
 class InferenceMeasurer(Measurer):
     """Prefill and decode of one model."""
 
-    def build(
-        self,
-        config: RunConfig,
-        contender: Contender,
-        options: Mapping[str, Any],
-        device: torch.device,
-    ) -> Any:
-        """The model, unless its attention would fall back to the math kernel on a GPU."""
-        model = super().build(config, contender, options, device)
-        insisted = model.config.implementation == "math"
-        if device.type == "cuda" and max(config.context) >= MATH_LIMIT and not insisted:
-            for phase in ("prefill", "decode"):
-                if "sdpa-math" in model.implementation(phase):
-                    raise CellFailure("unsupported", f"{phase} has no fused attention on this GPU")
-        return model
-
     def verify(self, session: Session) -> float:
-        """Decoding a short text must reproduce the full forward, in this mode and dtype."""
+        """Decoding a short text must reproduce the full forward, in this mode and dtype.
+
+        Nor may the model's attention fall back to the math kernel on a GPU.
+        """
+        _require_fused(session)
         tokens = _prompt(session, Point(GATE_PROMPT + GATE_STEPS, 1))
         run = _execution(session, Point(GATE_PROMPT, 1), GATE_STEPS)
         run.ready()
@@ -96,6 +82,15 @@ class InferenceMeasurer(Measurer):
         )  # fmt: skip
         is_warm = session.config.device == "cpu" and not session.reads_memory
         return Cell(rows, *phases, first_s={"prefill": first.seconds}, is_warm=is_warm)
+
+
+def _require_fused(session: Session) -> None:
+    model = session.model
+    insisted = model.config.implementation == "math"
+    if session.device.type == "cuda" and max(session.config.context) >= MATH_LIMIT and not insisted:
+        for phase in ("prefill", "decode"):
+            if "sdpa-math" in model.implementation(phase):
+                raise CellFailure("unsupported", f"{phase} has no fused attention on this GPU")
 
 
 def _check_steps(rows: Rows, run: Execution, prompt: torch.Tensor) -> None:

@@ -13,18 +13,19 @@ torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from models.config import ModelConfig
 from retbench.config import values as value
 from retbench.config.file import parse_toml
-from retbench.config.plan import Axis, Contender, Plan, Point
+from retbench.config.plan import Contender, Plan
 from retbench.config.run import DTYPE_BYTES, SWEEP, WHERE, ModelsConfig
 from retbench.config.settings import changed, setting
 from retbench.errors import UserError
@@ -32,6 +33,7 @@ from retbench.machine.devices import DataSheet, data_sheets, read_sheets
 from retbench.metrics import Sample
 from retbench.store.journal import STATUS_METRIC, STATUS_PHASE
 from retbench.store.samples import NO_PROCESS, new_sample
+from retbench.suites.base import swept
 
 Floats = NDArray[np.float64]
 
@@ -147,23 +149,19 @@ class Bounds:
     def _bytes(self) -> int:
         return DTYPE_BYTES[self.dtype]
 
-    def time_s(self, moved_bytes: float, flops: float) -> float:
-        """Seconds in which so many bytes can move and, meanwhile, so many FLOPs be computed."""
-        return float(self._times_s(np.array([moved_bytes, flops])))
-
-    def _times_s(self, needs: Floats) -> Floats:
-        """Of bytes and FLOPs, shape (..., 2)."""
+    def _least_s(self, needs: ArrayLike) -> Floats:
+        """Seconds in which bytes can move and, meanwhile, FLOPs be computed, shape (..., 2)."""
         rates = self.sheet.bandwidth_bytes_per_s, self.sheet.flop_per_s[self.dtype]
-        return np.max(needs / rates, axis=-1)  # type: ignore[no-any-return]
+        return np.max(np.divide(needs, rates), axis=-1)  # type: ignore[no-any-return]
 
     def step_s(self, batch: int, context: int) -> float:
         """Least seconds of a decode step of ``batch`` sequences at a context, in tokens."""
-        return float(self._times_s(step_needs(self.model, self._bytes, batch, context)))
+        return float(self._least_s(step_needs(self.model, self._bytes, batch, context)))
 
     def generation_s(self, batch: int, context: int) -> float:
         """Least seconds a step, on average over a generation from nothing to a context."""
         needs = generation_needs(self.model, self._bytes, batch, context)
-        return float(np.mean(self._times_s(needs)))
+        return float(np.mean(self._least_s(needs)))
 
     def largest_batch(self, context: int) -> int:
         """The most sequences of a context whose state fits beside the weights; 0 where none."""
@@ -171,57 +169,48 @@ class Bounds:
         return max(0, int(room // self.model.state_bytes(1, context, self._bytes)))
 
     def figures(self, batch: int, context: int) -> dict[str, float]:
-        """Every figure of one cell, by metric, in the metrics' units."""
-        return self._decoding(batch, context) | self._sequences(batch, context)
+        """Every figure of one cell, by metric, in the metrics' units.
 
-    def _decoding(self, batch: int, context: int) -> dict[str, float]:
-        """Of decode steps, and of the memory that they need."""
-        model, size = self.model, self._bytes
+        Of decode steps and the memory that they need, then of whole sequences: a prefill, and an
+        optimizer step on as many tokens.
+        """
+        model, size, tokens = self.model, self._bytes, batch * context
         weights, state = model.weight_bytes(size), model.state_bytes(batch, context, size)
-        moved, flops = step_needs(model, size, batch, context)
+        decode = step_needs(model, size, batch, context)
+        prefill_flops = tokens * model.flops_per_token(context, "prefill")
+        prefill = model.prefill_bytes(batch, context, size), prefill_flops
+        step = model.step_bytes(size), tokens * model.flops_per_token(context, "train")
         most = self.largest_batch(context)
         return {
             "weights_bytes": weights,
             "state_bytes": state,
             "held_bytes": weights + state,
-            "decode_bytes": moved,
-            "decode_flops": flops,
+            "decode_bytes": decode[0],
+            "decode_flops": decode[1],
             "tpot_bound_s": self.step_s(batch, context),
             "mean_tpot_bound_s": self.generation_s(batch, context),
             "largest_batch": most,
             "largest_batch_tokens_per_s": most / self.step_s(most, context) if most else 0.0,
-        }
-
-    def _sequences(self, batch: int, context: int) -> dict[str, float]:
-        """Of whole sequences: a prefill, and an optimizer step on as many tokens."""
-        model, size, tokens = self.model, self._bytes, batch * context
-        prefill_flops = tokens * model.flops_per_token(context, "prefill")
-        prefill_bytes = model.prefill_bytes(batch, context, size)
-        step_flops = tokens * model.flops_per_token(context, "train")
-        step_bytes = model.step_bytes(size)
-        return {
-            "prefill_bytes": prefill_bytes,
-            "prefill_flops": prefill_flops,
+            "prefill_bytes": prefill[0],
+            "prefill_flops": prefill[1],
             "prefill_working_bytes": model.prefill_working_bytes(batch, context, size),
-            "ttft_bound_s": self.time_s(prefill_bytes, prefill_flops),
+            "ttft_bound_s": float(self._least_s(prefill)),
             "training_bytes": model.training_bytes(batch, context, size),
-            "step_bytes": step_bytes,
-            "step_flops": step_flops,
-            "step_bound_s": self.time_s(step_bytes, step_flops),
+            "step_bytes": step[0],
+            "step_flops": step[1],
+            "step_bound_s": float(self._least_s(step)),
         }
 
 
 def plan(config: ProjectionConfig, hardware: Mapping[str, DataSheet]) -> Plan:
     """Every context and batch size on every device."""
     contenders = tuple(Contender(name, name, config.overrides_for(name)) for name in config.models)
-    points = []
-    for key in hardware:
-        for context in sorted({*config.context, config.batch_context}):
-            for batch in config.batch:
-                on: tuple[Axis, ...] = ("context",) if context in config.context else ()
-                on += ("batch",) if context == config.batch_context else ()
-                points.append(Point(context, batch, (("hardware", key),), sweeps=on))
-    return Plan(config.suite, contenders, tuple(points), 1, config.seed)
+    sizes = product(sorted({*config.context, config.batch_context}), config.batch)
+    on_each = swept(sizes, lambda context, _: context in config.context, config.batch_context)
+    points = tuple(
+        replace(point, settings=(("hardware", key),)) for key in hardware for point in on_each
+    )
+    return Plan(config.suite, contenders, points, 1, config.seed)
 
 
 def cells(
