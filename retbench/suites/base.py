@@ -7,7 +7,7 @@ run has this one alone; a :class:`retbench.suites.measurer.Measurer` is loaded b
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from itertools import compress
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -41,16 +41,14 @@ class CellFailure(Exception):
 
 
 def plan_in_turns(
-    name: str,
     config: RunConfig,
-    contenders: Sequence[Contender],
-    points: Sequence[Point],
-    primary: Sequence[tuple[str, Point]],
+    contenders: Iterable[Contender],
+    points: Iterable[Point],
+    primary: Iterable[tuple[str, Point]],
 ) -> Plan:
     """The plan of a suite whose contenders take turns: blocks are added until all is settled.
 
     Args:
-        name: the suite's name.
         config: the run's configuration.
         contenders: the subject, then the others.
         points: the sweep.
@@ -59,7 +57,7 @@ def plan_in_turns(
     profile = PROFILES[config.profile]
     adds = config.minutes > 0 and config.world_size == 1
     return Plan(
-        name, tuple(contenders), tuple(points),
+        config.suite, tuple(contenders), tuple(points),
         profile.most_blocks if adds else profile.blocks, config.seed,
         least=profile.blocks if adds else None,
         primary=tuple((metric, point.id) for metric, point in primary),
@@ -122,11 +120,6 @@ class Suite(ABC, Generic[Config]):
     measurer: ClassVar[str]
     cost: ClassVar[type[Cost]]
     takes_turns: ClassVar[bool] = False
-
-    @property
-    def name(self) -> str:
-        """What ``--suite`` calls it."""
-        return self.config.suite
 
     @abstractmethod
     def plan(self, config: Config) -> Plan:

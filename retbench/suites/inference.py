@@ -141,7 +141,7 @@ class InferenceSuite(Suite[InferenceConfig]):
         contenders = [Contender(name, name, config.overrides_for(name)) for name in config.models]
         longest = Point(config.context[-1], config.batch[0])
         primary = [("tpot_s", longest), ("ttft_s", longest)]
-        return plan_in_turns(self.name, config, contenders, sorted(points), primary)
+        return plan_in_turns(config, contenders, sorted(points), primary)
 
     def data(self, config: InferenceConfig) -> None:
         """Read and encode the embedded text that prompts are made of."""

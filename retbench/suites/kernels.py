@@ -166,7 +166,7 @@ class KernelsSuite(Suite[KernelsConfig]):
         contenders = [Contender(name, name) for name in config.operations]
         # Of the first direction, type, head dimension and batch size, at the longest context.
         primary = [("kernel_s", points[len(config.context) - 1])]
-        return plan_in_turns(self.name, config, contenders, points, primary)
+        return plan_in_turns(config, contenders, points, primary)
 
     def check(self, config: KernelsConfig, models: Mapping[str, ModelConfig]) -> None:
         """The operations must be known, and each head dimension have a matched Transformer."""

@@ -105,7 +105,7 @@ class QualitySuite(Suite[Quality]):
             points += tuning_points(config, coordinate)
             points.append(final_point(config, coordinate))
         blocks = PROFILES[config.profile].blocks
-        return Plan(self.name, self.contenders(config), tuple(points), blocks, config.seed)
+        return Plan(config.suite, self.contenders(config), tuple(points), blocks, config.seed)
 
     def brief(
         self, config: Quality, contender: Contender, point: Point, scalar: Scalar
@@ -123,7 +123,7 @@ class QualitySuite(Suite[Quality]):
         """One context, one batch size, and known settings of the training."""
         for name in ("context", "batch"):
             if len(getattr(config, name)) > 1:
-                problem = f"{name}: the suite {self.name} trains at one, not at several"
+                problem = f"{name}: the suite {config.suite} trains at one, not at several"
                 raise Misfit(problem, "name a single one", keys=(name,))
         known = [name for name in TrainingConfig.settings() if name not in _SETTLED]
         for name in config.training:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from models.config import ModelConfig
 from models.protocol import LanguageModel
 from retbench.data.batches import RandomWindows
-from retbench.data.dataset import Dataset, Documents
+from retbench.data.dataset import Documents
 from retbench.suites.measurer import Progress
 from retbench.suites.perplexity import LENGTHS, test_documents
 from retbench.suites.quality_cell import Material, QualityMeasurer
@@ -49,10 +49,9 @@ class TextMeasurer(QualityMeasurer):
         source = RandomWindows(
             dataset.train.tokens, batch_size=config.batch[0], seq_len=window, seed=seed
         )
+        loss = partial(mean_loss, tokens=dataset.dev.tokens, window=window)
         return Material(
-            source,
-            partial(_dev_loss, dataset, window, DEV_TOKENS),
-            partial(_dev_loss, dataset, window, FINAL_DEV_TOKENS),
+            source, partial(loss, at_most=DEV_TOKENS), partial(loss, at_most=FINAL_DEV_TOKENS)
         )
 
     def test(self, rows: Rows, model: LanguageModel, progress: Progress) -> None:
@@ -81,10 +80,6 @@ class AblationMeasurer(PerplexityMeasurer):
     """Tests at the training's length: six models are tested, and it is parts that are compared."""
 
     lengths = (1,)
-
-
-def _dev_loss(dataset: Dataset, window: int, at_most: int, model: LanguageModel) -> float:
-    return mean_loss(model, dataset.dev.tokens, window=window, at_most=at_most)  # type: ignore[arg-type]
 
 
 def _add_test(rows: Rows, model: LanguageModel, documents: Documents) -> None:

@@ -161,7 +161,7 @@ class TrainingThroughputSuite(Suite[TrainingThroughputConfig]):
         points = dict.fromkeys([*sweep(config), *settings(config), *bases])
         longest = config.context[-1]
         primary = [("step_s", Point(longest, config.tokens_per_step // longest))]
-        return plan_in_turns(self.name, config, list(_contenders(config)), list(points), primary)
+        return plan_in_turns(config, _contenders(config), points, primary)
 
     def data(self, config: TrainingThroughputConfig) -> dict[str, Any]:
         """Encode the text, unless the cache has it."""
