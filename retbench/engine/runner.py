@@ -300,8 +300,6 @@ class _Session:
             variables = workers.variables(self.config.threads, self._cpus)
             with Worker(self._call.worker_command, variables, self._call.interrupts) as worker:
                 reply = worker.ask(request, self.config.timeout_s)
-                while reply["event"] == "phase":
-                    reply = worker.receive()
                 if reply["event"] != "ceilings":
                     raise WorkerFailure("error", str(reply.get("cause") or reply["event"]))
                 if problem := misfit(CeilingsRecord, reply.get("ceilings")):

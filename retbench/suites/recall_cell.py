@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
-import numpy as np
 import torch
 
 from models.protocol import LanguageModel
@@ -53,26 +53,25 @@ class RecallMeasurer(QualityMeasurer):
 
 def _loss(tokens: Ints, targets: Ints, model: LanguageModel) -> float:
     """Mean nats of the answers."""
-    device = next(model.parameters()).device
-    total = 0.0
-    for part in _parts(tokens):
-        goal = torch.from_numpy(targets[part]).to(device)
-        logits = model(torch.from_numpy(tokens[part]).to(device))
-        total += float(next_token_loss(logits, goal, "sum"))
+    total = sum(float(next_token_loss(*part, "sum")) for part in _answered(model, tokens, targets))
     return total / int((targets != IGNORED).sum())
 
 
 def _right(model: LanguageModel, tokens: Ints, targets: Ints) -> tuple[int, int]:
     """Answers whose likeliest token is the target, and all answers."""
-    device = next(model.parameters()).device
     right = 0
     with torch.inference_mode():
-        for part in _parts(tokens):
-            answers = model(torch.from_numpy(tokens[part]).to(device)).argmax(-1).cpu().numpy()
-            right += int(np.sum(answers == targets[part]))
+        for logits, goal in _answered(model, tokens, targets):
+            right += int((logits.argmax(-1) == goal).sum())
     return right, int((targets != IGNORED).sum())
 
 
-def _parts(tokens: Ints) -> list[slice]:
+def _answered(
+    model: LanguageModel, tokens: Ints, targets: Ints
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The logits of some sequences at a time, and their targets beside them."""
+    device = next(model.parameters()).device
     rows = max(1, _BATCH_TOKENS // tokens.shape[1])
-    return [slice(start, start + rows) for start in range(0, len(tokens), rows)]
+    given, goals = (torch.from_numpy(array).split(rows) for array in (tokens, targets))
+    for part, goal in zip(given, goals, strict=True):
+        yield model(part.to(device)), goal.to(device)
