@@ -8,7 +8,7 @@ at; a fresh one takes what is left.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -55,7 +55,7 @@ class ContenderRun(ContenderWorker):
     _point: Point | None = None
     _spent_s = 0.0
 
-    def prepare(self, point: Point, companions: int) -> dict[str, float] | Outcome:
+    def prepare(self, point: Point, companions: int) -> list[str] | Outcome:
         """Have a cell made ready, or say why it is not measured.
 
         Args:
@@ -63,7 +63,7 @@ class ContenderRun(ContenderWorker):
             companions: how many other contenders' workers are alive.
 
         Returns:
-            Seconds of a slice of each of its phases, by name; or how the cell ended.
+            The names of its phases; or how the cell ended.
         """
         self._point, self._spent_s = point, 0.0
         cell = self.contender.label, point.id
@@ -79,8 +79,12 @@ class ContenderRun(ContenderWorker):
             reply = self._asked(request, "prepared")
             if isinstance(reply, Outcome):
                 return reply
+            phases = reply.get("phases")
+            if not isinstance(phases, list):
+                cause = f"the worker's reply names no phases: {phases!r:.60}"
+                raise WorkerFailure("error", cause)
             self._verified.add(*cell)
-            return _slices_of(reply)
+            return [str(phase) for phase in phases]
         except CellFailure as failure:  # what an earlier cell should have found is not there
             return self._ended(failure.status, failure.cause, process=NO_PROCESS)
         except WorkerFailure as failure:
@@ -220,17 +224,3 @@ class ContenderRun(ContenderWorker):
         sample = new_sample(self._config, self.contender, self._point, phase, metric, value)
         sample |= {"block": self._block, "process": self._process}
         return sample
-
-
-def _slices_of(reply: Message) -> dict[str, float]:
-    """Seconds of a slice by phase, as a worker has told them.
-
-    Raises:
-        WorkerFailure: it has told something else.
-    """
-    slices = reply.get("slices")
-    if not isinstance(slices, Mapping):
-        raise WorkerFailure("error", f"the worker's reply names no phases: {slices!r:.60}")
-    if not all(isinstance(seconds, int | float) for seconds in slices.values()):
-        raise WorkerFailure("error", f"the worker's phases have no length: {slices!r:.60}")
-    return {str(name): float(seconds) for name, seconds in slices.items()}

@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import chain
 
 from retbench import suites
 from retbench.config.plan import Contender, Plan, Point
@@ -99,22 +100,22 @@ class Block:
     ) -> dict[ContenderRun, Outcome] | None:
         """How each run's cell ended; None where several do not fit into memory side by side."""
         outcomes: dict[ContenderRun, Outcome] = {}
-        slices: dict[ContenderRun, dict[str, float]] = {}
+        phases: dict[ContenderRun, list[str]] = {}
         order = [c.label for c in self._plan.order(self._block, point.id)]
         for run in sorted(runs, key=lambda run: order.index(run.contender.label)):
             prepared = run.prepare(point, companions=len(runs) - 1)
             if not isinstance(prepared, Outcome):
-                slices[run] = prepared
+                phases[run] = prepared
             elif prepared.status == "oom" and len(runs) > 1:
                 # Perhaps for what the others' workers hold: it is to be tried alone.
-                for other in slices:
+                for other in phases:
                     other.discard()
                 return None
             else:
                 outcomes[run] = prepared
         draw = self._plan.shuffler(self._block, point.id)
-        outcomes |= take_turns(slices, PROFILES[self._config.profile], draw)
-        left = [run for run in slices if run not in outcomes]
+        outcomes |= take_turns(phases, PROFILES[self._config.profile], draw)
+        left = [run for run in phases if run not in outcomes]
         flags = (ALONE,) if len(left) == 1 < len(runs) else ()
         return outcomes | {run: run.finish().flagged(*flags) for run in left}
 
@@ -139,12 +140,12 @@ def _is_smaller(one: Point, other: Point) -> bool:
 
 
 def take_turns(
-    slices: Mapping[ContenderRun, Mapping[str, float]], profile: Profile, draw: random.Random
+    phases: Mapping[ContenderRun, Sequence[str]], profile: Profile, draw: random.Random
 ) -> dict[ContenderRun, Outcome]:
     """Go through all phases at one point: each in rounds until there are enough, or time is up.
 
     Args:
-        slices: the contenders that take part, with the seconds of a slice of each phase.
+        phases: the contenders that take part, with the names of their phases.
         profile: how many rounds there are, and how long they may take.
         draw: of the orders of rounds.
 
@@ -152,16 +153,16 @@ def take_turns(
         How the cells of those ended that did not come to the end.
     """
     outcomes: dict[ContenderRun, Outcome] = {}
-    for phase in dict.fromkeys(name for phases in slices.values() for name in phases):
-        turns = [run for run, phases in slices.items() if phase in phases]
+    for phase in dict.fromkeys(chain.from_iterable(phases.values())):
+        turns = [run for run in phases if phase in phases[run]]
         budget_s = profile.phase_budget_s * len(turns)
         begun = time.monotonic()
         order: list[ContenderRun] = []
         for number in range(profile.rounds):
             turns = [run for run in turns if run not in outcomes]
-            expected_s = sum(slices[run][phase] for run in turns)
             spent_s = time.monotonic() - begun
-            if number >= profile.min_rounds and spent_s + expected_s > budget_s:
+            # One more is likely to take as long as those before it.
+            if number >= profile.min_rounds and spent_s + spent_s / number > budget_s:
                 break
             # Whoever came first in a round comes last in the next.
             order = order[::-1] if number % 2 else draw.sample(turns, len(turns))

@@ -172,7 +172,7 @@ class _Worker:
         )
 
     def _prepare(self, message: Message) -> None:
-        """Make a cell ready, and say what is to be timed: the seconds of a slice by phase."""
+        """Make a cell ready, and say which phases of it are to be timed."""
         session = self._session
         if session is None:
             raise RuntimeError("asked for a cell before a model was built")
@@ -181,7 +181,7 @@ class _Worker:
         self._rows = Rows(session, point, message["brief"], verify=message["verify"])
         measurer = suites.measurer_of(session.config.suite)
         self._cell = measurer.prepare(self._rows, lambda phase: self._say("phase", phase=phase))
-        self._reply("prepared", slices=self._cell.warm_up())
+        self._reply("prepared", phases=list(self._cell.warm_up()))
 
     def _slice(self, message: Message) -> None:
         """Time one slice."""

@@ -131,7 +131,6 @@ class Cell:
             "a far index": {"rows": [row | {"index": 10**18 * 30}], "status": "ok", "cause": None},
             "nan": {"rows": [row | {"value": float("nan")}], "status": "ok", "cause": None},
             "no phases": {"event": "prepared"},
-            "phases without length": {"event": "prepared", "slices": {"decode": None}},
         }
         if action in bad and not (action.endswith("others") and self.companions == 0):
             return {"event": "cell", "flags": [], **bad[action]}
@@ -140,7 +139,7 @@ class Cell:
 
     def prepared(self):
         reply(event="phase", phase="warm-up")
-        return {"event": "prepared", "slices": {"decode": 0.001}}
+        return {"event": "prepared", "phases": ["decode"]}
 
     def sliced(self, trial):
         self.rows.append(self.sample(trial=trial))

@@ -142,8 +142,9 @@ def profile(rounds: int = 10, min_rounds: int = 2, budget_s: float = 1e9) -> Pro
 def run_rounds(
     contenders: list[Timed], given: Profile, phases: tuple[str, ...] = ("decode",)
 ) -> dict[ContenderRun, Outcome]:
-    slices = {cast(ContenderRun, one): dict.fromkeys(phases, one.slice_s) for one in contenders}
-    return take_turns(slices, given, random.Random(0))
+    return take_turns(
+        {cast(ContenderRun, one): phases for one in contenders}, given, random.Random(0)
+    )
 
 
 def test_there_are_as_many_rounds_as_the_profile_says(now: list[float]) -> None:
@@ -175,8 +176,8 @@ def test_each_phase_has_rounds_and_a_budget_of_its_own(now: list[float]) -> None
 
 def test_a_phase_that_one_contender_lacks_is_the_others_own(now: list[float]) -> None:
     whole, part = Timed(now), Timed(now)
-    slices = {whole: {"prefill": 1.0, "decode": 1.0}, part: {"decode": 1.0}}
-    take_turns(cast(Any, slices), profile(rounds=2), random.Random(0))
+    phases = {whole: ("prefill", "decode"), part: ("decode",)}
+    take_turns(cast(Any, phases), profile(rounds=2), random.Random(0))
     assert [phase for phase, _ in whole.turns] == ["prefill"] * 2 + ["decode"] * 2
     assert [phase for phase, _ in part.turns] == ["decode"] * 2
 

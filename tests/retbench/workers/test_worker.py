@@ -136,10 +136,7 @@ def test_a_worker_builds_verifies_and_measures_slice_by_slice(lasting: Worker) -
     assert ready["model"]["family"] == "retnet"
     assert 0 <= ready["gate_error"] < 1e-4
     prepared = answer(lasting, prepare(64, 1))
-    assert (prepared["event"], list(prepared["slices"])) == (
-        "prepared", ["prefill", "decode", "generation"],
-    )  # fmt: skip
-    assert all(seconds > 0 for seconds in prepared["slices"].values())
+    assert prepared == {"event": "prepared", "phases": ["prefill", "decode", "generation"]}
     for phase, number in (("prefill", 0), ("prefill", 1), ("decode", 0)):
         assert answer(lasting, timed(phase, number)) == {"event": "slice"}
     reply = answer(lasting, {"do": "finish"})
