@@ -40,6 +40,20 @@ class CellFailure(Exception):
         self.cause = cause
 
 
+def require_close(what: str, error: float, limit: float, where: str) -> None:
+    """Raise a CellFailure where a relative error is not within what is allowed; NaN is not.
+
+    Args:
+        what: is then wrong, in words.
+        error: the one that was found.
+        limit: the largest that is allowed.
+        where: it was found, such as a type of numbers.
+    """
+    if not error <= limit:
+        cause = f"{what}: relative error {error:.2g}, allowed {limit:.2g} in {where}"
+        raise CellFailure("error", cause)
+
+
 def plan_in_turns(
     config: RunConfig,
     contenders: Iterable[Contender],

@@ -19,7 +19,7 @@ import torch
 from retbench.config.plan import Point
 from retbench.data import prompt_tokens
 from retbench.machine.clock import Timing
-from retbench.suites.base import CellFailure
+from retbench.suites.base import CellFailure, require_close
 from retbench.suites.cell import Cell, Phase
 from retbench.suites.execution import Execution, Generation, worst_distance
 from retbench.suites.measurer import Measurer, Progress
@@ -109,11 +109,8 @@ def _check_steps(rows: Rows, run: Execution, prompt: torch.Tensor) -> None:
 
 
 def _require_close(session: Session, error: float, what: str) -> None:
-    limit, dtype = GATE_TOLERANCE[session.config.dtype], session.config.dtype
-    if not error <= limit:  # NaN fails too
-        raise CellFailure(
-            "error", f"{what}: relative error {error:.2g}, allowed {limit:g} in {dtype}"
-        )
+    dtype = session.config.dtype
+    require_close(what, error, GATE_TOLERANCE[dtype], dtype)
 
 
 def _prompt(session: Session, point: Point) -> torch.Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from models.protocol import LanguageModel
 from retbench.data.batches import IGNORED
 from retbench.distributed.process_group import ALONE, Ranks
-from retbench.suites.base import CellFailure
+from retbench.suites.base import CellFailure, require_close
 from retbench.suites.session import Session
 from retbench.training.config import TrainingConfig
 from retbench.training.step import Step, next_token_loss
@@ -132,12 +132,12 @@ def check_gradients(session: Session) -> float:
     own_error, error = (_distance(found.tokens, exact.tokens) for found in (formula, computed))
     dtype = session.config.dtype
     limit = min(GATE_CAP, max(GATE_FLOOR[dtype], GATE_MARGIN * own_error))
-    if not error <= limit:  # NaN fails too
-        raise _wrong(error, limit, dtype)
+    wrong = "the gradients are not those of the formula"
+    require_close(wrong, error, limit, dtype)
     for name, gradient in exact.weights.items():
         far = wrong_weight(gradient, formula.weights[name], computed.weights[name], dtype)
         if far is not None:
-            raise _wrong(*far, f"{dtype} at {name}")
+            require_close(wrong, *far, f"{dtype} at {name}")
     return error
 
 
@@ -164,14 +164,6 @@ def wrong_weight(
         return None
     first = int(wrong.nonzero()[0])
     return float(error[first]), float(limits[first])
-
-
-def _wrong(error: float, limit: float, where: str) -> CellFailure:
-    return CellFailure(
-        "error",
-        f"the gradients are not those of the formula: relative error {error:.2g}, allowed "
-        f"{limit:.2g} in {where}",
-    )
 
 
 def _distance(computed: Tensor, exact: Tensor) -> float:
