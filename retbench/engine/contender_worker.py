@@ -55,23 +55,23 @@ class ContenderWorker:
 
     Args:
         config: of the run.
-        contender: whose cells.
         block: of the run.
         writer: knows how earlier cells ended, and keeps what a worker says of its model.
         observer: told of worker starts and phases.
         start_worker: gives a fresh worker and its process number.
         verified: what need not be verified again; of the session.
+        contender: whose cells.
     """
 
     def __init__(
         self,
         config: RunConfig,
-        contender: Contender,
         block: int,
         writer: store.RunWriter,
         observer: Observer,
         start_worker: Callable[[], tuple[Worker, int]],
         verified: Verified,
+        contender: Contender,
     ) -> None:
         self.contender = contender
         self._config = config

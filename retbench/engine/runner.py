@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, cast
 
 from retbench import store, suites, workers
 from retbench.config import plugins
-from retbench.config.plan import Contender, Plan, Point
+from retbench.config.plan import Plan, Point
 from retbench.config.run import RunConfig, TimedConfig
 from retbench.engine.contender_run import ContenderRun
 from retbench.engine.contender_worker import Verified
@@ -222,8 +222,12 @@ class _Session:
             return
         begun = time.monotonic()
         available = self._available_bytes()
+        contender_run = partial(
+            ContenderRun, self.config, block, self.writer, self._call.observer,
+            self._numbered_worker, self._verified,
+        )  # fmt: skip
         measured = Block(
-            self.config, self.plan, block, done, partial(self._contender_run, block),
+            self.config, self.plan, block, done, contender_run,
             lambda point: available is None or self._needed_bytes(point) <= available,
         )  # fmt: skip
         self._call.interrupts.check()
@@ -278,12 +282,6 @@ class _Session:
                 stopped={"blocks": block + 1, "alpha": alpha, "why": why, "open": still_open}
             )
         return why is not None
-
-    def _contender_run(self, block: int, contender: Contender) -> ContenderRun:
-        return ContenderRun(
-            self.config, contender, block, self.writer, self._call.observer,
-            self._numbered_worker, self._verified,
-        )  # fmt: skip
 
     def _measure_ceilings(self) -> None:
         """Ask a worker of its own for what this machine can do; a failure is but a warning.

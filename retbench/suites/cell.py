@@ -52,6 +52,10 @@ class Phase:
             where that is not measured.
         energy_per: things of one call that share its energy, such as sequences.
         compiles: whether a first call is slow for another reason than its work.
+        first_s: seconds that its first call took when the cell was prepared; what takes a good part
+            of a phase's budget is called but once more before it is timed.
+        is_warm: whether that call left all as it is when it is timed, so that one that takes a good
+            part is not called again: nothing was given back, compiled or tuned meanwhile.
     """
 
     name: str
@@ -69,6 +73,8 @@ class Phase:
     energy: str = ""
     energy_per: int = 1
     compiles: bool = False
+    first_s: float = 0.0
+    is_warm: bool = False
 
 
 class Cell:
@@ -77,25 +83,14 @@ class Cell:
     Args:
         rows: take the samples.
         phases: what is timed in turns, in this order.
-        first_s: seconds that the first call of each phase took when the cell was prepared; what
-            takes a good part of a phase's budget is called but once more before it is timed.
-        is_warm: whether those calls left all as it is when they are timed, so that one that takes
-            a good part is not called again: nothing was given back, compiled or tuned meanwhile.
 
     Attributes:
         phases: the phases by name.
     """
 
-    def __init__(
-        self,
-        rows: Rows,
-        *phases: Phase,
-        first_s: Mapping[str, float] | None = None,
-        is_warm: bool = False,
-    ) -> None:
+    def __init__(self, rows: Rows, *phases: Phase) -> None:
         self.rows = rows
         self.phases = {phase.name: phase for phase in phases}
-        self._first_s, self._is_warm = first_s or {}, is_warm
         self._repeats = dict.fromkeys(self.phases, 1)
         self._flags: dict[str, list[str]] = {name: [] for name in self.phases}
         self._call_s = dict.fromkeys(self.phases, math.inf)
@@ -109,12 +104,10 @@ class Cell:
         """Repeat each phase until its time no longer falls; the seconds of a slice of each."""
         session = self.rows.session
         for name, phase in self.phases.items():
-            first_s = self._first_s.get(name, 0.0)
-            if not phase.compiles and first_s > session.profile.phase_budget_s * LONG_CALL:
-                again = not self._is_warm  # what was given back is then had
-                self._slice_s[name] = (
-                    self._sample(phase, 1)[phase.metric].host_s if again else first_s
-                )
+            if not phase.compiles and phase.first_s > session.profile.phase_budget_s * LONG_CALL:
+                self._slice_s[name] = phase.first_s
+                if not phase.is_warm:  # what was given back is then had
+                    self._slice_s[name] = self._sample(phase, 1)[phase.metric].host_s
                 continue
             timing = self._sample(phase, 1)[phase.metric]
             if timing.seconds < SLICE_S:  # the first call filled caches, and says too much

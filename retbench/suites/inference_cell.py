@@ -78,10 +78,10 @@ class InferenceMeasurer(Measurer):
             _add_sizes(rows, run)  # of a state that holds all its tokens
         progress("warm-up")
         phases = (
-            _prefill(rows, run, prompt, work), _decode(rows, run, work), _generation(rows, run),
+            _prefill(rows, run, prompt, work, first), _decode(rows, run, work),
+            _generation(rows, run),
         )  # fmt: skip
-        is_warm = session.config.device == "cpu" and not session.reads_memory
-        return Cell(rows, *phases, first_s={"prefill": first.seconds}, is_warm=is_warm)
+        return Cell(rows, *phases)
 
 
 def _require_fused(session: Session) -> None:
@@ -169,7 +169,9 @@ def _measure_memory(rows: Rows, run: Execution, prompt: torch.Tensor) -> None:
     _add_memory(rows, "device_used_bytes", session.meter.device_used_bytes())
 
 
-def _prefill(rows: Rows, run: Execution, prompt: torch.Tensor, work: Mapping[str, float]) -> Phase:
+def _prefill(
+    rows: Rows, run: Execution, prompt: torch.Tensor, work: Mapping[str, float], first: Timing
+) -> Phase:
     session = rows.session
     return Phase(
         "prefill",
@@ -181,6 +183,8 @@ def _prefill(rows: Rows, run: Execution, prompt: torch.Tensor, work: Mapping[str
         moved_bytes=work["prefill_bytes"],
         energy="prefill_j",
         compiles=session.config.mode != "eager",
+        first_s=first.seconds,
+        is_warm=session.config.device == "cpu" and not session.reads_memory,
     )
 
 

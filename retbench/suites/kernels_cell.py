@@ -97,7 +97,6 @@ class KernelsMeasurer(Measurer):
             progress("memory")
             _measure_memory(rows, call)
         progress("warm-up")
-        second = session.time(call)  # the first one may have compiled
         phase = Phase(
             "kernel",
             "kernel_s",
@@ -105,8 +104,9 @@ class KernelsMeasurer(Measurer):
             most_calls=1_000_000,
             implementation=operation.name,
             flops=case.flops,
+            first_s=session.time(call).seconds,  # the very first one may have compiled
         )
-        return Cell(rows, phase, first_s={"kernel": second.seconds})
+        return Cell(rows, phase)
 
 
 def _measure_memory(rows: Rows, call: Call) -> None:

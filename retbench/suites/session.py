@@ -15,7 +15,7 @@ from retbench.config.run import MEMORY_BLOCKS, PROFILES, Profile
 from retbench.distributed.process_group import ALONE, Ranks
 from retbench.machine import ceilings, energy
 from retbench.machine.ceilings import Ceilings
-from retbench.machine.clock import slowed, warm_up
+from retbench.machine.clock import Clock, Timing, slowed, warm_up
 from retbench.metrics import Sample
 from retbench.store.samples import new_sample
 from retbench.suites.base import CellFailure, model_config
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from models.protocol import LanguageModel
-    from retbench.machine.clock import Clock, Timing
+    from retbench.machine.clock import Clock
     from retbench.machine.memory_meter import MemoryMeter
 
 

@@ -103,7 +103,7 @@ def _step(rows: Rows, progress: Progress) -> Cell:
         progress("memory")
         _measure_memory(rows, staged)
     progress("warm-up")
-    return Cell(rows, _steps(rows, staged), _parts(staged), first_s={"train": first.seconds})
+    return Cell(rows, _steps(rows, staged, first), _parts(staged))
 
 
 def _measure_memory(rows: Rows, staged: _Staged) -> None:
@@ -127,7 +127,7 @@ def _unshared_step(rows: Rows, progress: Progress) -> Cell:
     unshared = replace(rows, session=replace(session, subject=model))
     staged = _stage(unshared)
     first = _first_step(unshared, staged, progress)
-    return Cell(unshared, _steps(unshared, staged), first_s={"train": first.seconds})
+    return Cell(unshared, _steps(unshared, staged, first))
 
 
 def _loader(rows: Rows, progress: Progress) -> Cell:
@@ -203,7 +203,7 @@ def _windows(rows: Rows) -> RandomWindows:
     )
 
 
-def _steps(rows: Rows, staged: _Staged) -> Phase:
+def _steps(rows: Rows, staged: _Staged, first: Timing) -> Phase:
     """Whole steps."""
     return Phase(
         "train",
@@ -213,6 +213,7 @@ def _steps(rows: Rows, staged: _Staged) -> Phase:
         flops=_flops(rows) / rows.session.ranks.size,  # the ceilings are one process's
         energy="step_j",
         compiles=staged.config.compile,
+        first_s=first.seconds,
     )
 
 

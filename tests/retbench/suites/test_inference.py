@@ -197,16 +197,15 @@ def test_decoding_is_timed_at_the_context_that_was_prefilled() -> None:
 
 def test_a_long_call_that_left_all_warm_is_not_made_again() -> None:
     made: list[int] = []
-    phase = Phase("prefill", "ttft_s", lambda: made.append(0))
-    warm = Cell(Rows(session(), Point(64, 1)), phase, first_s={"prefill": 10.0}, is_warm=True)
-    assert warm.warm_up() == {"prefill": 10.0}
+    phase = Phase("prefill", "ttft_s", lambda: made.append(0), first_s=10.0, is_warm=True)
+    assert Cell(Rows(session(), Point(64, 1)), phase).warm_up() == {"prefill": 10.0}
     assert not made
 
 
 @pytest.mark.parametrize("block", [0, 1, 2])
 def test_a_prefill_is_warm_at_once_where_no_memory_was_read(block: int) -> None:
     ready = MEASURER.prepare(Rows(replace(session(), block=block), Point(64, 1)), lambda _: None)
-    ready._first_s["prefill"] = 10.0
+    ready.phases["prefill"].first_s = 10.0
     assert (ready.warm_up()["prefill"] == 10.0) is (block == 2)
 
 
@@ -214,9 +213,8 @@ def test_a_prefill_is_warm_at_once_where_no_memory_was_read(block: int) -> None:
 def test_a_long_call_is_made_once_more_before_it_is_timed(first_s: float, calls: int) -> None:
     """Its first one is no warm-up: the memory that it took has been given back meanwhile."""
     made: list[int] = []
-    phase = Phase("prefill", "ttft_s", lambda: made.append(0))
-    one = session()
-    slices = Cell(Rows(one, Point(64, 1)), phase, first_s={"prefill": first_s}).warm_up()
+    phase = Phase("prefill", "ttft_s", lambda: made.append(0), first_s=first_s)
+    slices = Cell(Rows(session(), Point(64, 1)), phase).warm_up()
     assert (len(made) == 1) == (first_s > 0) and len(made) >= calls
     assert slices["prefill"] < 1.0  # of the call that was made, not of the first one
 
