@@ -148,12 +148,20 @@ class InferenceSuite(Suite[InferenceConfig]):
         prompt_tokens(1, 1, config.seed)
 
     def check(self, config: InferenceConfig, models: Mapping[str, ModelConfig]) -> None:
-        """Every model must hold the contexts and know every token of the prompts."""
+        """Every model must hold the contexts and know every token of the prompts.
+
+        Those are text of GPT-2's tokenizer.
+        """
         require_length("context", config.context[-1], models, config.new_tokens)
         if len(config.batch) > 1:
             require_length("batch_context", config.batch_context, models, config.new_tokens)
         for family, model in models.items():
-            _check_vocabulary(family, model)
+            if model.vocab_size < VOCAB_SIZE:
+                raise Misfit(
+                    f"set: vocab_size = {model.vocab_size} of {family} is less than the "
+                    f"{VOCAB_SIZE} tokens that prompts are made of",
+                    keys=("overrides.vocab_size", f"overrides.{family}.vocab_size"),
+                )
             if config.mode != "eager" and not model.static_state:
                 raise Misfit(
                     f"mode {config.mode} is impossible for {family}: its state grows with each "
@@ -164,13 +172,3 @@ class InferenceSuite(Suite[InferenceConfig]):
 
 
 SUITE = InferenceSuite()
-
-
-def _check_vocabulary(family: str, model: ModelConfig) -> None:
-    """The prompts are text of GPT-2's tokenizer, whose every token a model must know."""
-    if model.vocab_size < VOCAB_SIZE:
-        raise Misfit(
-            f"set: vocab_size = {model.vocab_size} of {family} is less than the {VOCAB_SIZE} "
-            "tokens that prompts are made of",
-            keys=("overrides.vocab_size", f"overrides.{family}.vocab_size"),
-        )

@@ -186,13 +186,11 @@ class KernelsSuite(Suite[KernelsConfig]):
 
     def size(self, config: KernelsConfig, contender: Contender, point: Point | None = None) -> Size:
         """The operation and its case at a point, at the plan's first where None."""
-        import torch
-
         from models import operations
 
         operation = operations.get(contender.family)
         at = point or self.plan(config).points[0]
-        return Size(operation, case_of(at, operation.kind, torch.device(config.device)))
+        return Size(operation, case_of(at, operation.kind, config.device))
 
 
 SUITE = KernelsSuite()
@@ -204,7 +202,7 @@ def attention_dim(head_dim: int) -> int:
     return head_dim if head_dim <= narrow else min(head_dim // 2, wide)
 
 
-def case_of(point: Point, kind: Kind, device: torch.device) -> Case:
+def case_of(point: Point, kind: Kind, device: torch.device | str) -> Case:
     """What an operation of a kind has to do at a point."""
     import torch
 
@@ -216,5 +214,5 @@ def case_of(point: Point, kind: Kind, device: torch.device) -> Case:
         d_k = d_v = attention_dim(head_dim)
         heads = RETENTION_HEADS * head_dim // d_k
     direction: Any = point.setting("direction")
-    dtype = getattr(torch, str(point.setting("dtype")))
-    return Case(kind, direction, point.batch_size, heads, point.seq_len, d_k, d_v, dtype, device)
+    dtype, on = getattr(torch, str(point.setting("dtype"))), torch.device(device)
+    return Case(kind, direction, point.batch_size, heads, point.seq_len, d_k, d_v, dtype, on)

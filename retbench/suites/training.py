@@ -182,7 +182,11 @@ class TrainingThroughputSuite(Suite[TrainingThroughputConfig]):
     def check(self, config: TrainingThroughputConfig, models: Mapping[str, ModelConfig]) -> None:
         """Contexts that divide a step's tokens, and variants that some model has."""
         require_tokenizers_vocabulary(config.overrides)
-        _check_variants(config, models)
+        known = sorted({name for model in models.values() for name in model.variants()})
+        for name in config.variants:
+            if name not in known:
+                problem = f"variants: no model of the run has a variant {name!r}"
+                raise Misfit(problem, nearest(name, known), keys=("variants",))
         _check_lengths(config, models)
 
 
@@ -222,14 +226,6 @@ def _contenders(config: TrainingThroughputConfig) -> Iterator[Contender]:
         for name in config.variants:
             if name in known and replace(model, **known[name]) != model:
                 yield Contender(f"{family}-{name}", family, options | known[name])
-
-
-def _check_variants(config: TrainingThroughputConfig, models: Mapping[str, ModelConfig]) -> None:
-    known = sorted({name for model in models.values() for name in model.variants()})
-    for name in config.variants:
-        if name not in known:
-            problem = f"variants: no model of the run has a variant {name!r}"
-            raise Misfit(problem, nearest(name, known), keys=("variants",))
 
 
 def _check_lengths(config: TrainingThroughputConfig, models: Mapping[str, ModelConfig]) -> None:
