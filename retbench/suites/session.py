@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import torch
 
     from models.protocol import LanguageModel
-    from retbench.machine.clock import Clock
     from retbench.machine.memory_meter import MemoryMeter
 
 
