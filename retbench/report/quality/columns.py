@@ -11,6 +11,8 @@ from retbench.config.run import PROFILES
 from retbench.report import units
 from retbench.report.content import open_line
 from retbench.report.frames import Row, edges_of
+from retbench.report.quality.loss_frames import Losses
+from retbench.report.quality.trained import Trainings
 from retbench.report.tables import Column
 from retbench.stats import tuning
 
@@ -20,6 +22,7 @@ VERDICTS = (
     "paired by seed and document; margin of verdicts 1%, corrected over the table (Holm); better "
     "or worse takes 5 seeds"
 )
+SEEDS = Column("Seeds", lambda row: units.count(row["n"]), rank=3)
 
 
 def quantity(title: str, key: str, unit: str = "", *, rank: int = 1, metric: str = "") -> Column:
@@ -31,9 +34,9 @@ def quantity(title: str, key: str, unit: str = "", *, rank: int = 1, metric: str
     return Column(title, text, unit, rank, metric=metric)
 
 
-def learning_rate(rank: int, chosen_for: str, meta: Mapping[str, Any]) -> Column:
-    """A column of the rate that was chosen for each of ``chosen_for``, and where in the grid."""
-    grid = meta["configuration"]["learning_rates"]
+def learning_rate(found: Trainings, rank: int) -> Column:
+    """A column of the rate that was chosen for each model and place, and where in the grid."""
+    grid = found.meta["configuration"]["learning_rates"]
 
     def text(row: Row) -> str:
         rate = row.get("learning_rate")
@@ -43,21 +46,24 @@ def learning_rate(rank: int, chosen_for: str, meta: Mapping[str, Any]) -> Column
 
     fitted = len(grid) >= tuning.LEAST
     how = "is lowest on a parabola through the dev losses" if fitted else "has the lowest dev loss"
+    and_place = f" and {found.setting}" if found.setting in found.endings else ""
     note = (
         f"learning rate: the one of the grid {', '.join(f'{rate:g}' for rate in grid)} that {how}, "
-        f"for each {chosen_for}; inside the grid, or at its edge, where a better one may lie beyond"
+        f"for each model{and_place}; inside the grid, or at its edge, where a better one may lie "
+        "beyond"
     )
     return Column("Learning rate", text, rank=rank, metric="learning_rate", note=note)
 
 
-def seeds(row: Row) -> str:
-    """How many trainings a row rests on."""
-    return units.DASH if units.is_missing(row["n"]) else f"{row['n']:.0f}"
-
-
-def protocol(named: str) -> str:
-    """How documents are tested, as a note."""
-    return f"test protocol: {named}, in tokens; every token but a document's first scored once"
+def tested_on(found: Losses) -> tuple[str, ...]:
+    """How and on what models were tested, and how they were trained: notes."""
+    return (
+        INTERVAL,
+        f"test protocol: {found.protocol}, in tokens; every token but a document's first scored "
+        "once",
+        *replicates(found.meta),
+        *untuned(found.meta),
+    )
 
 
 def replicates(meta: Mapping[str, Any]) -> tuple[str, ...]:

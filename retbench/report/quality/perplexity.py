@@ -7,35 +7,35 @@ length and by position, the sweep of learning rates, and the loss curves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
-from retbench.report import stamp, units
+from retbench.report import stamp, theme, units
 from retbench.report.content import Content, made
-from retbench.report.frames import Row, ordered, records
-from retbench.report.quality import loss_frames as frames
-from retbench.report.quality import perplexity_figures as figures
-from retbench.report.quality import warnings
+from retbench.report.figure import DECIDED, Axis, Curve, Figure, Panel, tuples
+from retbench.report.frames import EDGES, Row, column, groups, lookup, ordered, records
 from retbench.report.quality.columns import (
     INTERVAL,
+    SEEDS,
     SETTLED,
     VERDICTS,
     compared,
     learning_rate,
-    protocol,
     quantity,
-    replicates,
-    seeds,
     still_open,
-    untuned,
+    tested_on,
 )
-from retbench.report.quality.perplexity_figures import Perplexity
-from retbench.report.quality.trained import ending, endings
-from retbench.report.summary import model_order
+from retbench.report.quality.loss_frames import CROSSED, MARGIN, PAIRED, Losses
+from retbench.report.quality.trained import ending
+from retbench.report.quality.warnings import of_trainings
 from retbench.report.tables import Column, Table, name, wide, within
+from retbench.stats.estimate import exp
 
 if TYPE_CHECKING:
     from retbench.store import Run
@@ -53,113 +53,76 @@ _LAST = (
     "the last tokens of every training window, the same at any context (as in the RetNet paper, "
     "arXiv 2307.08621, table 8)"
 )
+_LOSS = Axis("loss (nats per token)")
+_DEV_LOSS = Axis("dev loss (nats per token)")
 _PERPLEXITY = quantity("Perplexity", "perplexity", rank=0, metric="test_nats")
 
 
 def content(run: Run) -> Content:
     """All that the report says of a perplexity or ablation run."""
-    models, tested, tuning = model_order(run.meta), frames.tests(run), frames.tuning(run)
-    found = Perplexity(
-        meta=run.meta,
-        models=models,
-        is_ablation=run.meta["suite"] == "ablation",
-        tested={tuple(place): test for (_, *place), test in tested.items()},
-        losses=_of_one_preset(frames.losses(tested, run, models)),
-        ratios=_of_one_preset(frames.ratios(tested, run, comparisons(run))),
-        scalars=_of_one_preset(frames.scalars(run, models)),
-        tuning=tuning,
-        curves=frames.curves(run),
-        positions=frames.positions(run),
-        endings=endings(run, models),
-        caveat=warnings.caveat(run, tuning),
-    )
+    found = Losses(run)
     return made(
-        run, models, (table(found) for table in _TABLES), partial(figures.figures, found),
-        stamp=_stamped(found), findings=_findings(found), unsettled=still_open(found.ratios),
-        warnings=warnings.of_trainings(run, models, found.tuning, found.endings),
+        run, found.models,
+        (_losses(found), lengths(found), _contexts(found), _bigrams(found), _tuning(found),
+         _trainings(found)),
+        partial(_figures, found), stamp=_stamped(found), findings=_findings(found),
+        unsettled=still_open(found.ratios), warnings=of_trainings(found),
     )  # fmt: skip
 
 
-def _of_one_preset(table: pd.DataFrame) -> pd.DataFrame:
-    return table.drop(columns="preset")
-
-
-def comparisons(run: Run) -> list[tuple[str, str]]:
-    """Subject and baseline of each ratio.
-
-    The first model over each other one; in an ablation each variant over its own family's whole.
-    """
-    contenders = run.plan.contenders
-    first, *others = [contender.label for contender in contenders]
-    if run.plan.suite != "ablation":
-        return [(first, other) for other in others]
-    return [(c.label, c.family) for c in contenders if c.label != c.family]
-
-
-def _findings(found: Perplexity) -> Iterator[str]:
+def _findings(found: Losses) -> Iterator[str]:
     """The change of perplexity in each comparison, then how each model does at length."""
     for row in records(found.ratios[found.ratios["value"].notna()]):
         yield f"{row['subject']} against {row['baseline']}: {compared(row)}"
     yield from _at_length(found)
 
 
-def _at_length(found: Perplexity) -> Iterator[str]:
+def _at_length(found: Losses) -> Iterator[str]:
     """How each model does beyond the length of its training, and as it would be used there."""
     ways = {"test": "in sliding windows of the training length",
             "carried": "with the state carried on"}  # fmt: skip
+    values = lookup(found.losses, ["phase", "model", "seq_len"], "perplexity")
+    lengths = found.at("length")
     for model in found.models if not found.is_ablation else ():
-        values = _values(found.at("length"), model)
-        longest = max(values, default=0)
-        if longest > found.context and found.context in values:
+        longest = lengths.loc[lengths["model"] == model, "seq_len"].max()
+        at_context = values.get(("length", model, found.context))
+        if at_context is not None and longest > found.context:
             said = (
-                f"{model}: perplexity {units.significant(values[found.context])} at the training "
-                f"length, {units.significant(values[longest])} at {units.tokens(longest)} tokens"
+                f"{model}: perplexity {units.significant(at_context)} at the training length, "
+                f"{units.significant(values['length', model, longest])} at "
+                f"{units.tokens(longest)} tokens"
             )
             for phase, way in ways.items():
-                if found.context in (kept := _values(found.at(phase), model)):
-                    said += f"; {units.significant(kept[found.context])} {way}"
+                if (kept := values.get((phase, model, found.context))) is not None:
+                    said += f"; {units.significant(kept)} {way}"
             yield said
 
 
-def _values(rows: pd.DataFrame, model: str) -> dict[int, float]:
-    own = rows[rows["model"] == model]
-    return {int(row["seq_len"]): float(row["perplexity"]) for row in records(own)}
-
-
-def _losses(found: Perplexity) -> Table:
+def _losses(found: Losses) -> Table:
     """One row per model: size, rate, perplexity, bits per byte, and the ratio with its verdict."""
-    # In an ablation a row is a variant over the whole; else the subject over that row's model.
-    side = "subject" if found.is_ablation else "baseline"
-    frame = (
-        found.endings.merge(found.at("test"), on="model", how="left", sort=False)
-        .merge(found.scalars, on="model", how="left", sort=False)
-        .merge(found.ratios.rename(columns={side: "model", "n": "pairs"}), on="model", how="left",
-               sort=False)
-    )  # fmt: skip
     subject = found.models[0]
-    title = f"Over {subject}" if found.is_ablation else f"{subject} / model"
-    meaning = (
-        "ratio of perplexities variant / whole: above 1 the part that is left out helps"
-        if found.is_ablation
-        else "ratio of perplexities subject / model: below 1 the subject is better"
-    )
+    side, title = "baseline", f"{subject} / model"
+    meaning = "ratio of perplexities subject / model: below 1 the subject is better"
+    if found.is_ablation:  # a row is a variant over the whole, else the subject over a row's model
+        side, title = "subject", f"Over {subject}"
+        meaning = "ratio of perplexities variant / whole: above 1 the part that is left out helps"
+    ratios = found.ratios.rename(columns={side: "model", "n": "pairs"})
+    frame = found.endings
+    for more in (found.at("test"), found.scalars, ratios):
+        frame = frame.merge(more, on="model", how="left", sort=False)
     columns = [
         name("Model", "model"),
         Column("Parameters", lambda row: units.count(row["parameters"]), rank=3,
                metric="parameters"),
-        learning_rate(4, "model", found.meta), Column("Seeds", seeds, rank=3),
-        _PERPLEXITY,
+        learning_rate(found, 4), SEEDS, _PERPLEXITY,
         quantity("Bits per byte", "bits_per_byte", rank=1),
         Column(title, units.ratio_of, rank=0),
         Column("Verdict", _verdict, rank=0, style="verdict", note=SETTLED),
         Column("Status", ending, style="name", rank=2),
     ]  # fmt: skip
-    notes = (
-        INTERVAL, protocol(found.protocol), *replicates(found.meta), *untuned(found.meta),
-        f"{meaning}; {VERDICTS}",
-    )  # fmt: skip
     return Table(
-        "perplexity", "Perplexity", frame, columns, notes, above=True,
+        "perplexity", "Perplexity", frame, columns, (*tested_on(found), f"{meaning}; {VERDICTS}"),
+        above=True,
         cited={"perplexity": "perplexity", "bits_per_byte": "bits_per_byte",
                "value": "perplexity_ratio"}, ids=("model",),
     )  # fmt: skip
@@ -172,7 +135,7 @@ def _verdict(row: Row) -> str:
     return units.verdict(row | {"n": row["pairs"]}, "seed")
 
 
-def lengths(found: Perplexity) -> Table:
+def lengths(found: Losses) -> Table:
     """One row per model and protocol: perplexity at every evaluation length."""
     several = found.at("length")["seq_len"].nunique() > 1
     frame = found.losses[found.losses["phase"].isin(_WINDOWS if several else ())]
@@ -194,7 +157,7 @@ def lengths(found: Perplexity) -> Table:
     )  # fmt: skip
 
 
-def _bigrams(found: Perplexity) -> Table:
+def _bigrams(found: Losses) -> Table:
     """One row per model: perplexity of what the window has shown before, and of the rest."""
     phases = {"ar_hit": "AR hit", "first_occur": "First occurrence"}
     frame = found.losses[found.losses["phase"].isin(phases)]
@@ -203,21 +166,20 @@ def _bigrams(found: Perplexity) -> Table:
         *(Column(title, within(phase, _PERPLEXITY.cell), metric=f"{phase}_loss")
           for phase, title in phases.items()),
     ]  # fmt: skip
-    rows = wide(ordered(frame, ["model"], model=found.models), ["model"], "phase")
     return Table(
         "bigrams", "Perplexity by what the window has shown", frame, columns, (_BIGRAMS, INTERVAL),
-        rows, cited={"perplexity": "perplexity"}, ids=("model", "phase"),
+        wide(frame, ["model"], "phase"), cited={"perplexity": "perplexity"}, ids=("model", "phase"),
     )  # fmt: skip
 
 
-def _contexts(found: Perplexity) -> Table:
+def _contexts(found: Losses) -> Table:
     """One row per model: perplexity of the same tokens at every context."""
     frame = found.at("last")
     columns = [name("Model", "model"), *_length_columns(frame, "last_loss")]
-    rows = wide(ordered(frame, ["model"], model=found.models), ["model"], "seq_len")
     return Table(
-        "contexts", "Perplexity by context", frame, columns, (_LAST, INTERVAL), rows,
-        cited={"perplexity": "perplexity"}, ids=("model", "seq_len"),
+        "contexts", "Perplexity by context", frame, columns, (_LAST, INTERVAL),
+        wide(frame, ["model"], "seq_len"), cited={"perplexity": "perplexity"},
+        ids=("model", "seq_len"),
     )  # fmt: skip
 
 
@@ -230,7 +192,7 @@ def _length_columns(frame: pd.DataFrame, metric: str) -> list[Column]:
     ]  # fmt: skip
 
 
-def _tuning(found: Perplexity) -> Table:
+def _tuning(found: Losses) -> Table:
     """One row per model: the dev loss at every learning rate, the chosen one marked."""
     columns = [
         Column(f"{rate:g}", within(rate, _tried), metric="final_dev_loss")
@@ -242,7 +204,7 @@ def _tuning(found: Perplexity) -> Table:
     )
     return Table(
         "tuning", "Learning rates", found.tuning, [name("Model", "model"), *columns], (note,),
-        wide(ordered(found.tuning, ["model"], model=found.models), ["model"], "learning_rate"),
+        wide(found.tuning, ["model"], "learning_rate"),
     )  # fmt: skip
 
 
@@ -252,7 +214,7 @@ def _tried(row: Row) -> str:
     return f"{row['final_dev_loss']:.4f}{'*' if row['chosen'] else ''}"
 
 
-def _trainings(found: Perplexity) -> Table:
+def _trainings(found: Losses) -> Table:
     """One row per model: what its final trainings took."""
     columns = [
         name("Model", "model"),
@@ -269,15 +231,153 @@ def _trainings(found: Perplexity) -> Table:
     )  # fmt: skip
 
 
-def _stamped(found: Perplexity) -> tuple[str, str]:
+def _stamped(found: Losses) -> tuple[str, str]:
     """The conditions of the run; its text and tokenizer, and what each model was trained on."""
     text = found.meta.get("data") or {}
-    configuration = found.meta["configuration"]
+    config = found.run.config
     return stamp.conditions(found.meta), (
         f"text {text.get('name', 'unknown')}, tokenizer {text.get('tokenizer', 'unknown')}; "
-        f"{configuration['steps']} steps of {configuration['batch'][0]} x "
-        f"{configuration['context'][0]} tokens"
+        f"{config.steps} steps of {config.batch[0]} x {found.context} tokens"
     )
 
 
-_TABLES = (_losses, lengths, _contexts, _bigrams, _tuning, _trainings)  # in reading order
+def _figures(found: Losses) -> Iterator[Figure]:
+    """Each figure that there is data for, the answer first."""
+    if found.ratios["value"].notna().any():
+        yield _ratios_figure(found)
+    if found.curves["dev_loss"].notna().any():
+        yield _loss_curves(found)
+    if found.tuning["final_dev_loss"].notna().any():
+        yield _tuning_figure(found)
+    if found.at("length")["seq_len"].nunique() > 1:
+        yield lengths_figure(found)
+    if len(found.positions):
+        yield _positions_figure(found)
+
+
+def _loss_curves(found: Losses) -> Figure:
+    """Dev loss over tokens, over FLOPs and over time."""
+    rows = found.curves[found.curves["dev_loss"].notna()]
+    panels = (
+        Panel("tokens", "", Axis("tokens trained on (thousands)", divisor=1e3), _DEV_LOSS),
+        Panel("flops", "", Axis("TFLOP", divisor=1e12), _DEV_LOSS),
+        Panel("train_s", "", Axis("seconds of training"), _DEV_LOSS),
+    )
+    data = [
+        _over_seeds(found, rows, "dev_loss", panel.key).assign(panel=panel.key) for panel in panels
+    ]
+    return found.figure(
+        "loss_curves", "Dev loss over tokens, FLOPs and time", panels, pd.concat(data), shared=True,
+        styles={m: replace(style, marker="") for m, style in theme.of_plan(found.meta).items()},
+    )  # fmt: skip
+
+
+def _tuning_figure(found: Losses) -> Figure:
+    """Dev loss over the learning rate; the chosen rate's mark is filled."""
+    table = found.tuning.assign(
+        panel="", series=found.tuning["model"], x=found.tuning["learning_rate"],
+        value=found.tuning["final_dev_loss"], n=1, open=~found.tuning["chosen"],
+    )  # fmt: skip
+    known = table[table["value"].notna()].sort_values("x")
+    panel = Panel("", "", Axis("learning rate"), _DEV_LOSS)
+    return found.figure(
+        "tuning", "Dev loss over the learning rate", (panel,), known, table[table["value"].isna()],
+        notes=("one training each",), opened="filled: chosen",
+    )  # fmt: skip
+
+
+def lengths_figure(found: Losses) -> Figure:
+    """Perplexity over the length: in windows alone, and as a model would read a longer text.
+
+    That is with the state carried on, or in sliding windows of the training's length.
+    """
+    rows = found.at("length").sort_values("seq_len")
+    ticks = tuple(sorted({int(length) for length in rows["seq_len"]}))
+    data = rows.assign(
+        panel="", series=rows["model"], x=rows["seq_len"], value=rows["perplexity"],
+        low=rows["perplexity_low"], high=rows["perplexity_high"], point=found.final_point(),
+        each=tuples(
+            (list(map(exp, test.losses)) if (test := found.test_of(row)) else ()
+             for row in records(rows)), rows,
+        ),
+    )  # fmt: skip
+    carried = found.at("carried")
+    slid = found.at("test")
+    ways = {"state carried": (carried, np.array(ticks)), "sliding windows": (
+        slid[~slid["model"].isin(carried["model"])],
+        np.array([n for n in ticks if n >= found.context]),
+    )}  # fmt: skip
+    alone = lookup(rows, ["model", "seq_len"], "perplexity")
+    curves, alike = [], []
+    for way, (table, x) in ways.items():
+        for (model,), own in groups(table, ["model"]):
+            level = own["perplexity"].iloc[0]
+            apart = [abs(math.log(level / alone.get((model, n), math.inf))) for n in x]
+            if max(apart) <= math.log1p(MARGIN):
+                alike.append(f"{model}, {way}")
+                continue
+            levels = np.full(len(x), level)
+            curves.append(Curve("", str(model), x, levels, f"{model}, {way}", theme.CARRIED))
+    left_out = f"left out, for it lies within {units.rough(MARGIN)} of the model's line: "
+    panel = Panel(
+        "", "", Axis("evaluation length (tokens)", ticks, units.tokens), Axis("perplexity"),
+        marks={f"training length, {units.tokens(found.context)} tokens": found.context},
+    )  # fmt: skip
+    return found.figure(
+        "perplexity_length", "Perplexity over the evaluation length", (panel,),
+        data[["panel", "series", "model", "point", "x", "seq_len", *EDGES, "n", "each"]],
+        interval=CROSSED, curves=curves, notes=(left_out + "; ".join(alike),) if alike else (),
+    )  # fmt: skip
+
+
+def _positions_figure(found: Losses) -> Figure:
+    """Loss by position in the window, a panel for each window."""
+    panels, data = [], []
+    for (window,), rows in groups(found.positions, ["seq_len"]):
+        ticks = tuple(sorted({int(edge) for edge in rows["index"]}))
+        x = Axis("position (tokens)", ticks, units.tokens)
+        panels.append(Panel(str(window), f"Window of {units.tokens(window)} tokens", x, _LOSS))
+        data.append(_over_seeds(found, rows, "value", "index").assign(panel=str(window)))
+    return found.figure(
+        "loss_position", "Loss by position in the window", panels, pd.concat(data),
+        notes=("a mark: mean over the positions from the mark before up to it",), shared=True,
+    )  # fmt: skip
+
+
+def _ratios_figure(found: Losses) -> Figure:
+    """The ratios of perplexities with their intervals, a row a pair, the largest first."""
+    table = found.ratios.sort_values("value", ascending=False, na_position="last")
+    named = "subject" if found.is_ablation else "baseline"
+    data = table.assign(
+        panel="", series=table[named], model=table["baseline"], point=found.final_point(),
+        open=~table["verdict"].isin(DECIDED),
+        row=table[named],
+        text=[
+            r["note"] or f"{units.ratio_of(r)}  {units.verdict(r, 'seed')}"
+            for r in records(table)
+        ],
+        each=tuples(map(found.seed_ratios, records(table)), table),
+    )  # fmt: skip
+    first = found.models[0]
+    title, sides = f"Perplexity of {first} over each baseline's", (f"{first} better", "worse")
+    if found.is_ablation:
+        title = f"Perplexity over that of {first}"
+        sides = ("better without the part", "the part helps")
+    panel = Panel("", "", Axis("ratio"), margin=MARGIN, sides=sides)
+    return found.figure(
+        "ratios", title, (panel,), data, (), geometry="rows",
+        notes=(f"grey: margin ±{units.rough(MARGIN)}",), interval=PAIRED,
+    )  # fmt: skip
+
+
+def _over_seeds(found: Losses, rows: pd.DataFrame, of: str, along: str) -> pd.DataFrame:
+    """Mean over the seeds, and the value of each, for each model and index."""
+    table = []
+    for (model, _), group in groups(rows, ["model", "index"]):
+        values = column(group.sort_values("block"), of)
+        table.append({
+            "series": model, "model": model, "point": found.final_point(), "along": along,
+            "x": float(column(group, along).mean()), "value": float(values.mean()),
+            "n": len(values), "each": tuple(values),
+        })  # fmt: skip
+    return pd.DataFrame(table)

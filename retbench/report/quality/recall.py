@@ -7,30 +7,26 @@ sequence. An honest suite shows where attention wins, so no task, length or load
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from retbench.report import stamp, units
 from retbench.report.content import Content, made
-from retbench.report.frames import EDGES, Row, groups, ordered, records
-from retbench.report.quality import recall_figures as figures
-from retbench.report.quality import recall_frames as frames
-from retbench.report.quality import warnings
+from retbench.report.figure import Axis, Curve, Figure, Panel, tuples
+from retbench.report.frames import EDGES, Row, groups, lookup, ordered, records
 from retbench.report.quality.columns import SETTLED, learning_rate, still_open, untuned
-from retbench.report.quality.loss_frames import tuning
-from retbench.report.quality.recall_figures import Recall
-from retbench.report.quality.trained import ending, endings, planned
-from retbench.report.summary import model_order
+from retbench.report.quality.recall_frames import PLACE, Recall, load_name
+from retbench.report.quality.trained import ending
+from retbench.report.quality.warnings import of_trainings
 from retbench.report.tables import Column, Table, name, wide, within
-from retbench.report.terms import is_smoke
 
 if TYPE_CHECKING:
     from retbench.store import Run
-
-Place = tuple[str, int, int]
 
 LEARNED = 0.1  # of the way from guessing to always right: less is not having learned a task
 SAME = 0.03  # difference of accuracies up to which an open one is told as its interval's reach
@@ -39,6 +35,7 @@ _INTERVAL = (
     "sequences both random, every seed having answered the same ones; what is asked in one "
     "sequence counts as one answer)"
 )
+_ACCURACY = Axis("accuracy", share=True)
 _GUESS = "guess: an answer drawn from those that were shown, knowing none of their places"
 _DIFFERENCE = (
     "difference: subject - baseline in percentage points, paired by seed; above 0 the subject is "
@@ -50,43 +47,22 @@ _DIFFERENCE = (
 
 def content(run: Run) -> Content:
     """All that the report says of a recall run; the same samples give the same content."""
-    models, tasks, counted, tried = (
-        model_order(run.meta), planned(run, "task"), frames.answers(run), tuning(run),
-    )  # fmt: skip
-    recall = Recall(
-        meta=run.meta,
-        models=models,
-        tasks=tasks,
-        answers=counted,
-        accuracy=frames.cells(counted, models),
-        states=frames.states(run),
-        endings=endings(run, models, "task"),
-        length=run.config.context[0],
-        chance=frames.chance(run),
-        caveat=warnings.caveat(run, tried),
-    )
-    difference = frames.differences(counted, models, smoke=is_smoke(run.meta))
-    limit = frames.limits(recall.accuracy, recall.length, tasks)
+    recall = Recall(run)
     return made(
-        run, models,
-        (_accuracies(recall, difference), _limits(recall, limit),
-         _trainings(recall, frames.rates(run))),
-        partial(figures.figures, recall),
-        stamp=(stamp.conditions(run.meta),), findings=_findings(recall, difference),
-        unsettled=still_open(difference),
-        warnings=(
-            *warnings.of_trainings(run, models, tried, recall.endings), *_not_learned(recall),
-        ),
+        run, recall.models, (_accuracies(recall), _limits(recall), _trainings(recall)),
+        partial(_figures, recall), stamp=(stamp.conditions(run.meta),), findings=_findings(recall),
+        unsettled=still_open(recall.differences),
+        warnings=(*of_trainings(recall), *_not_learned(recall)),
     )  # fmt: skip
 
 
 def _not_learned(recall: Recall) -> Iterator[str]:
     """The models that a longer training might have taught a task."""
-    at_length = recall.accuracy[recall.accuracy["seq_len"] == recall.length]
+    at_length = recall.accuracy[recall.accuracy["seq_len"] == recall.context]
     for (task, model), group in groups(at_length, ["task", "model"]):
-        if task in recall.chance and _gain(task, group, recall.chance) < LEARNED:
+        if task in recall.chance and _gain(recall, group) < LEARNED:
             best = max(records(group), key=lambda row: float(row["value"]))
-            guess = frames.guess(recall.chance, task, best["load"])
+            guess = recall.guess(task, best["load"])
             yield (
                 f"{task}: {model} has not learned the task: {units.percent(best['value'])} at best "
                 f"at the training length, where guessing has {units.percent(guess)}; a longer "
@@ -94,41 +70,34 @@ def _not_learned(recall: Recall) -> Iterator[str]:
             )
 
 
-def _gain(task: str, group: pd.DataFrame, chances: Mapping[str, float]) -> float:
+def _gain(recall: Recall, group: pd.DataFrame) -> float:
     """How far, at its best load, a model is from guessing (0) to always right (1)."""
     gains = []
     for row in records(group):
-        guess = frames.guess(chances, task, row["load"]) or 0.0
+        guess = recall.guess(row["task"], row["load"]) or 0.0
         gains.append((float(row["value"]) - guess) / (1 - guess) if guess < 1 else 0.0)
     return max(gains)
 
 
-def _findings(recall: Recall, difference: pd.DataFrame) -> Iterator[str]:
+def _findings(recall: Recall) -> Iterator[str]:
     """For each task what separates the models at the training length and at the longest."""
-    cells = {(*_place_of(row), row["model"]): row for row in records(recall.accuracy)}
-    compared = {(*_place_of(row), row["baseline"]): row for row in records(difference)}
-    for task in recall.tasks:
-        places = sorted({place[:3] for place in cells if place[0] == task})
-        for length in dict.fromkeys((recall.length, max((p[1] for p in places), default=0))):
-            loads = [place[2] for place in places if place[1] == length]
-            if loads:
-                yield _sentence(recall.models, (task, length, max(loads)), cells, compared)
-
-
-def _sentence(
-    models: Sequence[str], place: Place, cells: Mapping[Any, Row],
-    compared: Mapping[Any, Row],
-) -> str:  # fmt: skip
-    task, length, load = place
-    name = frames.load_name(task)
-    of = "" if name == "needle" else f", {load} {name}"
-    said = []
-    for model in models:
-        accuracy = cells.get((*place, model), {}).get("value")
-        said.append(f"{model} {units.percent(accuracy)}")
-        if found := compared.get((*place, model)):
-            said[-1] += f", {_compared(found)}"
-    return f"{task} at {units.tokens(length)} tokens{of}: {'; '.join(said)}"
+    values = lookup(recall.accuracy, [*PLACE, "model"], "value")
+    compared = {(*_place_of(row), row["baseline"]): row for row in records(recall.differences)}
+    for task in recall.places:
+        own = recall.accuracy[recall.accuracy["task"] == task]
+        for length in dict.fromkeys((recall.context, own["seq_len"].max())):
+            loads = own.loc[own["seq_len"] == length, "load"]
+            if loads.empty:
+                continue
+            said = []
+            for model in recall.models:
+                cell = (task, length, loads.max(), model)
+                said.append(f"{model} {units.percent(values.get(cell))}")
+                if cell in compared:
+                    said[-1] += f", {_compared(compared[cell])}"
+            counts = load_name(task)
+            of = "" if counts == "needle" else f", {loads.max()} {counts}"
+            yield f"{task} at {units.tokens(length)} tokens{of}: {'; '.join(said)}"
 
 
 def _compared(row: Row) -> str:
@@ -140,16 +109,19 @@ def _compared(row: Row) -> str:
     return f"open [{', '.join(f'{100 * row[edge]:+.0f}' for edge in EDGES[1:])}]".replace("-", "−")
 
 
-def _accuracies(recall: Recall, difference: pd.DataFrame) -> Table:
+def _accuracies(recall: Recall) -> Table:
     """One row per task, length and load: each model's accuracy, and how the subject compares."""
     subject, *baselines = recall.models
 
     def against(baseline: str) -> str:
         return f"{subject} − {baseline}"
 
-    accuracy = ordered(recall.accuracy, frames.PLACE, task=recall.tasks)
-    rows = {_place_of(row): row for row in wide(accuracy, frames.PLACE, "model")}
-    for row in records(difference):
+    def guessed(row: Row) -> str:
+        return units.percent(recall.guess(row["task"], row["load"]))
+
+    accuracy = ordered(recall.accuracy, PLACE, task=recall.places)
+    rows = {_place_of(row): row for row in wide(accuracy, PLACE, "model")}
+    for row in records(recall.differences):
         if (place := _place_of(row)) in rows:
             rows[place][against(row["baseline"])] = row
     columns = [
@@ -158,7 +130,7 @@ def _accuracies(recall: Recall, difference: pd.DataFrame) -> Table:
         Column("Load", "load", rank=0),
     ]  # fmt: skip
     if recall.chance:
-        columns.append(Column("Guess", partial(_guessed, recall.chance), rank=2, note=_GUESS))
+        columns.append(Column("Guess", guessed, rank=2, note=_GUESS))
     columns += [
         Column(model, within(model, _interval), metric="accuracy") for model in recall.models
     ]
@@ -169,10 +141,10 @@ def _accuracies(recall: Recall, difference: pd.DataFrame) -> Table:
             Column("Verdict", within(pair, partial(units.verdict, replicate="seed")), rank=rank,
                    style="verdict", note=f"{SETTLED}; without seeds only more questions would"),
         ]  # fmt: skip
-    named = {task: frames.load_name(task) for task in recall.tasks}
+    named = {task: load_name(task) for task in recall.places}
     loads = "; ".join(f"{t}: {'one needle' if n == 'needle' else n}" for t, n in named.items())
     notes = (_INTERVAL, _DIFFERENCE, f"load: {loads}")
-    compared = difference.rename(columns={"subject": "model"})
+    compared = recall.differences.rename(columns={"subject": "model"})
     frame = pd.concat(
         [recall.accuracy.assign(quantity="accuracy"), compared.assign(quantity="difference")],
         ignore_index=True,
@@ -184,16 +156,16 @@ def _accuracies(recall: Recall, difference: pd.DataFrame) -> Table:
     )  # fmt: skip
 
 
-def _limits(recall: Recall, limit: pd.DataFrame) -> Table:
+def _limits(recall: Recall) -> Table:
     """The first length and the first load at which a model is right less than 90% of the time."""
 
     def along(row: Row) -> str:
-        return "length" if row["along"] == "seq_len" else frames.load_name(row["task"])
+        return "length" if row["along"] == "seq_len" else load_name(row["task"])
 
     def held(row: Row) -> str:
         if row["along"] == "load":
             return f"{units.tokens(row['held'])} tokens"
-        load = frames.load_name(row["task"])
+        load = load_name(row["task"])
         return units.DASH if load == "needle" else f"{row['held']} {load}"
 
     columns = [
@@ -202,22 +174,22 @@ def _limits(recall: Recall, limit: pd.DataFrame) -> Table:
     ]  # fmt: skip
     notes = (
         "the first length or load, ascending, at which the mean accuracy is under 90%",
-        f"along the load the length is the training length, {units.tokens(recall.length)} tokens",
+        f"along the load the length is the training length, {units.tokens(recall.context)} tokens",
     )
     return Table(
-        "limits", "Where the accuracy falls under 90%", limit, columns, notes,
-        sorted(records(limit), key=lambda row: recall.tasks.index(row["task"])), grouped=True,
-        above=True, cited={"fails_at": "fails_at"}, ids=("task", "model", "along", "held"),
+        "limits", "Where the accuracy falls under 90%", recall.limits, columns, notes,
+        records(ordered(recall.limits, ["task"], task=recall.places)), grouped=True, above=True,
+        cited={"fails_at": "fails_at"}, ids=("task", "model", "along", "held"),
     )  # fmt: skip
 
 
-def _trainings(recall: Recall, rates: pd.DataFrame) -> Table:
+def _trainings(recall: Recall) -> Table:
     """One row per task and model: the chosen learning rate, the seeds, and the state's bytes."""
     states = recall.states.groupby(["task", "model"], observed=True, as_index=False).agg(
         state_low=("state_bytes", "min"), state_high=("state_bytes", "max")
     )
     frame = recall.endings
-    for more in (rates, states):
+    for more in (recall.scalars[["task", "model", "learning_rate"]], states):
         frame = frame.merge(more, on=["task", "model"], how="left", sort=False)
 
     def state(row: Row) -> str:
@@ -226,14 +198,13 @@ def _trainings(recall: Recall, rates: pd.DataFrame) -> Table:
 
     columns = [
         name("Task", "task"), name("Model", "model"),
-        learning_rate(1, "model and task", recall.meta),
+        learning_rate(recall, 1),
         Column("Seeds", lambda row: f"{row['ok_blocks']} of {row['blocks']}"),
         Column("Status", ending, style="name"),
         Column("State", state, metric="state_bytes",
                note="state: of one sequence, from the shortest evaluation length to the longest"),
     ]  # fmt: skip
-    notes = untuned(recall.meta)
-    return Table("training", "Trainings", frame, columns, notes, grouped=True)
+    return Table("training", "Trainings", frame, columns, untuned(recall.meta), grouped=True)
 
 
 def _interval(row: Mapping[str, Any]) -> str:
@@ -245,10 +216,6 @@ def _points(row: Row) -> str:
     return units.points(*(row[edge] for edge in EDGES))
 
 
-def _guessed(chances: Mapping[str, float], row: Row) -> str:
-    return units.percent(frames.guess(chances, row["task"], row["load"]))
-
-
 def falls(row: Mapping[str, Any]) -> str:
     """Where an accuracy falls under 90%, in words."""
     place = units.tokens if row["along"] == "seq_len" else str
@@ -258,6 +225,101 @@ def falls(row: Mapping[str, Any]) -> str:
     return f"{place(row['fails_at'])}{every}: {_interval(row)}"
 
 
-def _place_of(row: Mapping[str, Any]) -> Place:
+def _place_of(row: Row) -> tuple[Any, ...]:
     """Task, length and load of a row."""
-    return str(row["task"]), int(row["seq_len"]), int(row["load"])
+    return tuple(row[key] for key in PLACE)
+
+
+def _figures(recall: Recall) -> Iterator[Figure]:
+    """Each figure that there is data for."""
+    if recall.accuracy.empty:
+        return
+    by_seed = {
+        key: tuple(own["correct"] / own["answers"])
+        for key, own in groups(recall.answers, [*PLACE, "model"])
+    }
+    cells = recall.accuracy.assign(
+        series=recall.accuracy["model"],
+        point=[recall.final_point(task) for task in recall.accuracy["task"]],
+        each=tuples(
+            (by_seed[*_place_of(row), row["model"]] for row in records(recall.accuracy)),
+            recall.accuracy,
+        ),
+    )  # fmt: skip
+    yield _over_length(recall, cells)
+    if _differ(recall.states[recall.states["seq_len"] == recall.context]):
+        yield _over_state(recall, cells)
+
+
+def _differ(states: pd.DataFrame) -> bool:
+    """Whether in some task no more than half of the models keep a state of the same size."""
+    return any(
+        2 * own["state_bytes"].value_counts().max() <= len(own)
+        for _, own in groups(states, ["task"])
+    )
+
+
+def _over_length(recall: Recall, cells: pd.DataFrame) -> Figure:
+    """Accuracy over the evaluation length: a row of panels a task, a panel a load."""
+    panels, curves = [], []
+    marks = {f"training length, {units.tokens(recall.context)} tokens": float(recall.context)}
+    for task in recall.places:
+        own = cells[cells["task"] == task]
+        # A task in which every model failed keeps its panel.
+        for load in sorted({int(load) for load in own["load"]}) or [0]:
+            lengths = own.loc[own["load"] == load, "seq_len"]
+            ticks = tuple(sorted({int(length) for length in lengths})) or (recall.context,)
+            key = f"{task} {load}"
+            x = Axis("evaluation length (tokens)", ticks, units.tokens)
+            panels.append(Panel(key, _title(task, load), x, _ACCURACY, marks=marks, group=task))
+            level = recall.guess(task, load) if load else None
+            if level is not None:
+                curves.append(Curve(key, "", np.array(ticks), np.full(len(ticks), level), "guess"))
+    data = cells.assign(panel=cells["task"] + " " + cells["load"].astype(str), x=cells["seq_len"])
+    return _figure(recall, "accuracy_length", "Accuracy over length", panels, data, curves)
+
+
+def _over_state(recall: Recall, cells: pd.DataFrame) -> Figure:
+    """Accuracy at the training length over the bytes of the state, a mark a model, a panel a task.
+
+    The load is the heaviest of those that the training length holds.
+    """
+    panels, data = [], []
+    merged = cells.merge(recall.states, on=["task", "model", "seq_len"])
+    at_length = merged[merged["seq_len"] == recall.context]
+    for task in (task for task in recall.places if task in set(at_length["task"])):
+        own = at_length[at_length["task"] == task]
+        load = int(own["load"].max())
+        sizes = tuple(sorted(set(own["state_bytes"])))
+        x = Axis("state of one sequence", sizes, _size)
+        panels.append(Panel(str(task), _title(task, load), x, _ACCURACY))
+        data.append(own[own["load"] == load].assign(panel=task, x=own["state_bytes"]))
+    return _figure(
+        recall, "accuracy_state", "Accuracy over state size", panels, pd.concat(data), (),
+        (f"at the training length, {units.tokens(recall.context)} tokens",),
+    )  # fmt: skip
+
+
+def _title(task: str, load: int) -> str:
+    return f"{task}, {load} {load_name(task)}" if load > 1 else task
+
+
+def _figure(
+    recall: Recall, name: str, title: str, panels: list[Panel], data: pd.DataFrame,
+    curves: Sequence[Curve], notes: tuple[str, ...] = (),
+) -> Figure:  # fmt: skip
+    lost = [
+        (panel.key, row["model"], math.nan, ending(row))
+        for panel in panels for row in recall.failed if panel.key.split(" ")[0] == row["task"]
+    ]  # fmt: skip
+    grey = ["grey: guessing among what was shown"] if curves else []
+    return recall.figure(
+        name, title, panels, data, lost, notes=(*notes, *grey), curves=curves, columns=4,
+        shared=True, interval="95% interval over seeds and sequences",
+    )  # fmt: skip
+
+
+def _size(bytes_: float) -> str:
+    """A number of bytes in its own unit: 512 B, 64 KiB."""
+    scale = units.scale_for("bytes", [bytes_])
+    return f"{bytes_ / scale.divisor:.3g} {scale.symbol}"

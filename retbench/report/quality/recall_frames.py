@@ -7,31 +7,25 @@ A cell is one task at one evaluation length and one load (key-value pairs of ``m
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Mapping
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from retbench.data.recall import TASKS
 from retbench.report.compare import NO_CLAIM
-from retbench.report.frames import Floats, Row, column, edges, groups, ordered, records
-from retbench.report.quality.trained import final, planned
+from retbench.report.frames import EDGES, Floats, Row, column, edges, groups, ordered, records
+from retbench.report.quality.trained import Trainings
+from retbench.report.terms import is_smoke
 from retbench.stats import quality
-
-if TYPE_CHECKING:
-    from retbench.store import Run
 
 GOOD = 0.9  # an accuracy under this counts as failing the task
 PLACE = ["task", "seq_len", "load"]
-CELL_COLUMNS = [*PLACE, "model", "value", "low", "high", "n", "answers"]
-DIFFERENCE_COLUMNS = [
-    *PLACE, "subject", "baseline", "value", "low", "high", "n", "verdict", "n_needed",
-]  # fmt: skip
-LIMIT_COLUMNS = [
-    "task", "model", "along", "held", "smallest", "largest", "fails_at", "value", "low", "high",
-]  # fmt: skip
-_NAN = float("nan")
+CELL_COLUMNS = [*PLACE, "model", *EDGES, "n", "answers"]
+DIFFERENCE_COLUMNS = [*PLACE, "subject", "baseline", *EDGES, "n", "verdict", "n_needed"]
+LIMIT_COLUMNS = ["task", "model", "along", "held", "smallest", "largest", "fails_at", *EDGES]
 
 
 def load_name(task: str) -> str:
@@ -39,141 +33,117 @@ def load_name(task: str) -> str:
     return TASKS[task].load_name if task in TASKS else "load"
 
 
-def chance(run: Run) -> dict[str, float]:
-    """The accuracy of guessing among all answers, of the tasks whose description names it."""
-    described = (run.meta["data"] or {}).get("tasks", {})
-    return {
-        task: float(described[task]["chance"])
-        for task in planned(run, "task")
-        if "chance" in described.get(task, {})
-    }
+class Recall(Trainings):
+    """The trainings of a run whose models are tested on what they recall, each for its task."""
 
+    setting = "task"
 
-def guess(chances: Mapping[str, float], task: str, load: int) -> float | None:
-    """The accuracy of guessing at a load; None for a task whose chance is not known.
+    @cached_property
+    def chance(self) -> Mapping[str, float]:
+        """The accuracy of guessing among all answers, of the tasks whose description names it."""
+        described = (self.meta["data"] or {}).get("tasks", {})
+        return {
+            task: float(described[task]["chance"])
+            for task in self.places
+            if "chance" in described.get(task, {})
+        }
 
-    Who has read what was shown, but not what belongs where, is right once in ``load`` times: that
-    is no recall either.
-    """
-    if task not in chances:
-        return None
-    shown = task in TASKS and TASKS[task].shown
-    return max(chances[task], 1 / load) if shown else chances[task]
+    def guess(self, task: str, load: int) -> float | None:
+        """The accuracy of guessing at a load; None for a task whose chance is not known.
 
+        Who has read what was shown, but not what belongs where, is right once in ``load`` times:
+        that is no recall either.
+        """
+        if task not in self.chance:
+            return None
+        shown = task in TASKS and TASKS[task].shown
+        return max(self.chance[task], 1 / load) if shown else self.chance[task]
 
-def answers(run: Run) -> pd.DataFrame:
-    """One row per task, length, load, model and block: ``correct`` of ``answers``.
+    @cached_property
+    def answers(self) -> pd.DataFrame:
+        """One row per task, length, load, model and block: ``correct`` of ``answers``.
 
-    A sequence counts as one answer at most, its share of right ones as that answer's: what is asked
-    in one sequence hangs together, for ``mqar`` asks about the same pairs again. Whatever ties
-    them, the variance of such a share is no more than that of one answer, p (1 - p).
-    """
-    frame = final(run)
-    keys = [*PLACE, "model", "block"]
-    rows = frame[frame["phase"] == "recall"].rename(columns={"index": "load"})
-    wide = rows.pivot_table(index=keys, columns="metric", values="value", observed=True)
-    for metric in ("accuracy", "answers"):
-        if metric not in wide:
-            wide[metric] = np.nan
-    wide = wide.dropna(subset=["accuracy", "answers"]).reset_index()
-    sequences = (run.meta["data"] or {}).get("sequences", np.inf)
-    wide["answers"] = wide["answers"].clip(upper=sequences)
-    wide["correct"] = wide["accuracy"] * wide["answers"]
-    return wide[[*keys, "correct", "answers"]].astype({"load": "int64"})
+        A sequence counts as one answer at most, its share of right ones as that answer's: what is
+        asked in one sequence hangs together, for ``mqar`` asks about the same pairs again. Whatever
+        ties them, the variance of such a share is no more than that of one answer, p (1 - p).
+        """
+        keys = [*PLACE, "model", "block"]
+        rows = self.final[self.final["phase"] == "recall"].rename(columns={"index": "load"})
+        wide = rows.pivot_table(index=keys, columns="metric", values="value", observed=True)
+        wide = wide.reindex(columns=["accuracy", "answers"]).dropna().reset_index()
+        sequences = (self.meta["data"] or {}).get("sequences", np.inf)
+        wide["answers"] = wide["answers"].clip(upper=sequences)
+        wide["correct"] = wide["accuracy"] * wide["answers"]
+        return wide[[*keys, "correct", "answers"]].astype({"load": "int64"})
 
+    @cached_property
+    def accuracy(self) -> pd.DataFrame:
+        """One row per task, length, load and model: the accuracy over seeds with its interval."""
+        rows = []
+        for key, group in groups(self.answers, [*PLACE, "model"]):
+            found = quality.accuracy(column(group, "correct"), column(group, "answers"))
+            rows.append((*key, *edges(found), found.n, int(group["answers"].sum())))
+        table = pd.DataFrame(rows, columns=CELL_COLUMNS)
+        return ordered(table, [*PLACE, "model"], model=self.models)
 
-def cells(counted: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
-    """One row per task, length, load and model: the accuracy over seeds with its interval.
+    @cached_property
+    def differences(self) -> pd.DataFrame:
+        """One row per cell and baseline: subject - baseline, paired by seed, with its verdict.
 
-    Args:
-        counted: as :func:`answers` gives it.
-        models: the order of the rows.
-    """
-    rows = []
-    for key, group in groups(counted, [*PLACE, "model"]):
-        found = quality.accuracy(column(group, "correct"), column(group, "answers"))
-        rows.append((*key, *edges(found), found.n, int(group["answers"].sum())))
-    table = pd.DataFrame(rows, columns=CELL_COLUMNS)
-    return ordered(table, [*PLACE, "model"], model=models)
-
-
-def differences(counted: pd.DataFrame, models: Sequence[str], *, smoke: bool) -> pd.DataFrame:
-    """One row per cell and baseline: subject - baseline, paired by seed, with its verdict.
-
-    Args:
-        counted: as :func:`answers` gives it.
-        models: the subject, then the baselines.
-        smoke: whether the run is a smoke run, which makes no claims.
-    """
-    subject, *baselines = models
-    by_model = {(key[:-1], key[-1]): group for key, group in groups(counted, [*PLACE, "model"])}
-    places = sorted({key for key, _ in by_model})
-    rows: list[Row] = []
-    pairs: list[tuple[Floats, Floats, Floats]] = []
-    for baseline, key in itertools.product(baselines, places):
-        if (key, subject) not in by_model or (key, baseline) not in by_model:
-            continue
-        both = by_model[key, subject].merge(
-            by_model[key, baseline], on="block", suffixes=("", "_other")
-        )
-        right, other, asked = (column(both, n) for n in ("correct", "correct_other", "answers"))
-        found = quality.accuracy_difference(right, other, asked)
-        value, low, high = edges(found)
-        rows.append(dict(zip(PLACE, key, strict=True)) | {
-            "subject": subject, "baseline": baseline, "value": value, "low": low, "high": high,
-            "n": found.n, "verdict": NO_CLAIM, "n_needed": None,
-        })  # fmt: skip
-        pairs.append((right, other, asked))
-    if not smoke:
-        for row, verdict in zip(rows, quality.accuracy_verdicts(pairs), strict=True):
-            row |= {"verdict": verdict.word, "n_needed": verdict.n_needed}
-    table = pd.DataFrame(rows, columns=DIFFERENCE_COLUMNS).astype({"n_needed": "Int64"})
-    return ordered(table, [*PLACE, "baseline"], baseline=models)
-
-
-def limits(accuracy: pd.DataFrame, length: int, order: Sequence[str]) -> pd.DataFrame:
-    """Where the accuracy first falls under 90%: along the length, and along the load.
-
-    Along the length the load is held, along the load the training length. ``fails_at`` is the first
-    place, ascending, at which the accuracy (``value``) is under 90%; missing where there is none.
-
-    Args:
-        accuracy: as :func:`cells` gives it.
-        length: the training length.
-        order: of the tasks; models keep theirs.
-    """
-    rows = []
-    at_length = accuracy[accuracy["seq_len"] == length]
-    for along, held, table in (("seq_len", "load", accuracy), ("load", "seq_len", at_length)):
-        places = [(t, m) for t in order for m in dict.fromkeys(accuracy["model"])]
-        found = dict(groups(table, ["task", "model", held]))
-        for task, model, fixed in sorted(found, key=lambda k: (places.index(k[:2]), k[2])):
-            group = found[task, model, fixed]
-            if len(group) < 2:
+        A smoke run makes no claims (M2).
+        """
+        subject, *baselines = self.models
+        by_model = dict(groups(self.answers, ["model", *PLACE]))
+        places = sorted({key[1:] for key in by_model})
+        rows: list[Row] = []
+        pairs: list[tuple[Floats, Floats, Floats]] = []
+        for baseline, place in itertools.product(baselines, places):
+            if (subject, *place) not in by_model or (baseline, *place) not in by_model:
                 continue
-            ascending = group.sort_values(along)
-            tried = ascending[along]
-            under = records(ascending[ascending["value"] < GOOD])
-            first = under[0] if under else {}
-            rows.append((
-                task, model, along, fixed, tried.min(), tried.max(), first.get(along),
-                *(first.get(edge, _NAN) for edge in ("value", "low", "high")),
-            ))  # fmt: skip
-    return pd.DataFrame(rows, columns=LIMIT_COLUMNS).astype({"fails_at": "Int64"})
+            both = by_model[subject, *place].merge(
+                by_model[baseline, *place], on="block", suffixes=("", "_other")
+            )
+            right, other, asked = (column(both, n) for n in ("correct", "correct_other", "answers"))
+            found = quality.accuracy_difference(right, other, asked)
+            rows.append(dict(zip((*PLACE, *EDGES), (*place, *edges(found)), strict=True)) | {
+                "subject": subject, "baseline": baseline, "n": found.n, "verdict": NO_CLAIM,
+                "n_needed": None,
+            })  # fmt: skip
+            pairs.append((right, other, asked))
+        if not is_smoke(self.meta):
+            for row, verdict in zip(rows, quality.accuracy_verdicts(pairs), strict=True):
+                row |= {"verdict": verdict.word, "n_needed": verdict.n_needed}
+        table = pd.DataFrame(rows, columns=DIFFERENCE_COLUMNS).astype({"n_needed": "Int64"})
+        return ordered(table, [*PLACE, "baseline"], baseline=baselines)
 
+    @cached_property
+    def limits(self) -> pd.DataFrame:
+        """Where the accuracy first falls under 90%: along the length, and along the load.
 
-def states(run: Run) -> pd.DataFrame:
-    """One row per task, model and evaluation length: ``state_bytes`` of one sequence."""
-    frame = final(run)
-    rows = frame[frame["metric"] == "state_bytes"]
-    keys = ["task", "model", "seq_len"]
-    grouped = rows.groupby(keys, observed=True, sort=True)["value"].max()
-    return grouped.rename("state_bytes").reset_index()
+        Along the length the load is held, along the load the training length. ``fails_at`` is the
+        first place, ascending, at which the accuracy (``value``) is under 90%; missing where there
+        is none.
+        """
+        rows = []
+        at_length = self.accuracy[self.accuracy["seq_len"] == self.context]
+        tables = (("seq_len", "load", self.accuracy), ("load", "seq_len", at_length))
+        for along, held, table in tables:
+            keys = ["task", "model", held]
+            ascending = ordered(table, [*keys, along], task=self.places, model=self.models)
+            for (task, model, fixed), group in ascending.groupby(keys, sort=False):
+                if len(group) < 2:
+                    continue
+                under = records(group[group["value"] < GOOD])
+                first = under[0] if under else {}
+                rows.append((
+                    task, model, along, fixed, group[along].iloc[0], group[along].iloc[-1],
+                    first.get(along), *(first.get(edge, math.nan) for edge in EDGES),
+                ))  # fmt: skip
+        return pd.DataFrame(rows, columns=LIMIT_COLUMNS).astype({"fails_at": "Int64"})
 
-
-def rates(run: Run) -> pd.DataFrame:
-    """One row per task and model: the learning rate that was chosen on the dev set."""
-    frame = final(run)
-    rows = frame[frame["metric"] == "learning_rate"]
-    grouped = rows.groupby(["task", "model"], observed=True, sort=True)["value"].first()
-    return grouped.rename("learning_rate").reset_index()
+    @cached_property
+    def states(self) -> pd.DataFrame:
+        """One row per task, model and evaluation length: ``state_bytes`` of one sequence."""
+        rows = self.final[self.final["metric"] == "state_bytes"]
+        grouped = rows.groupby(["task", "model", "seq_len"], observed=True)["value"]
+        return grouped.max().reset_index(name="state_bytes")

@@ -7,74 +7,137 @@ size at which the subject's law meets a baseline's, if that lies among those mea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from functools import partial
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import pandas as pd
+from matplotlib.ticker import EngFormatter
 
-from retbench.report import units
+from retbench.report import stamp, theme, units
 from retbench.report.content import Content, made
-from retbench.report.frames import Row, edges, records
-from retbench.report.quality import loss_frames, warnings
-from retbench.report.quality import scaling_figures as figures
-from retbench.report.quality import scaling_frames as frames
+from retbench.report.figure import DECIDED, Axis, Curve, Figure, Panel, tuples
+from retbench.report.frames import EDGES, Floats, Row, edges, edges_of, records
 from retbench.report.quality.columns import (
-    INTERVAL,
+    SEEDS,
     SETTLED,
     VERDICTS,
     compared,
     learning_rate,
-    protocol,
     quantity,
-    replicates,
-    seeds,
     still_open,
-    untuned,
+    tested_on,
 )
-from retbench.report.quality.scaling_figures import TITLES, Scaling, conditions
-from retbench.report.quality.scaling_frames import ALONG, Along
-from retbench.report.quality.trained import ending, endings, planned
-from retbench.report.summary import model_order
+from retbench.report.quality.loss_frames import CROSSED, MARGIN, PAIRED, Losses
+from retbench.report.quality.trained import ending
+from retbench.report.quality.warnings import of_trainings
 from retbench.report.tables import Column, Table, name
 from retbench.report.terms import is_smoke
-from retbench.stats.power_law import LEAST_SIZES_OFFSET
+from retbench.stats.power_law import LEAST_SIZES_OFFSET, Crossing, PowerLaw, crossing, power_law
 
 if TYPE_CHECKING:
     from retbench.store import Run
 
+Along = Literal["parameters", "train_flops"]
+ALONG: tuple[Along, ...] = ("parameters", "train_flops")
+_TITLES: dict[Along, str] = {"parameters": "parameters", "train_flops": "training FLOPs"}
+_NAMES: dict[Along, str] = {"parameters": "loss_parameters", "train_flops": "loss_flops"}
+_AXES: dict[Along, Axis] = {
+    "parameters": Axis("non-embedding parameters", text=EngFormatter(sep="")),
+    "train_flops": Axis("FLOPs of one training", text=EngFormatter("FLOP")),
+}
 _PAPER = (
     "the RetNet paper (arXiv 2307.08621, figure 5) reports that RetNet does better than the "
     "Transformer above about 2B parameters"
 )
-_OVER = name("Over", lambda row: TITLES[row["along"]])
-_SEEDS = Column("Seeds", seeds, rank=3)
+_OVER = name("Over", lambda row: _TITLES[row["along"]])
+
+
+class Scaling(Losses):
+    """The losses of a run with several presets, over the size of the models."""
+
+    @property
+    def conditions(self) -> str:
+        """The conditions of the run, with its presets in place of the one of the configuration."""
+        named = " to ".join(dict.fromkeys((self.places[0], self.places[-1])))
+        configuration = {**self.meta["configuration"], "preset": named}
+        return stamp.conditions({**self.meta, "configuration": configuration})
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """One row per preset and model that was tested: its size, then what was measured."""
+        sizes = self.scalars[
+            ["preset", "model", "parameters", "train_flops", "train_tokens", "learning_rate"]
+        ]
+        tested = self.at("test").drop(columns=["phase", "seq_len"])
+        return sizes.merge(tested, on=["preset", "model"], how="right", sort=False)
+
+    @cached_property
+    def sized(self) -> pd.DataFrame:
+        """The ratios with the parameters of their baselines."""
+        sizes = self.cells[["preset", "model", "parameters"]].rename(columns={"model": "baseline"})
+        table = self.ratios.merge(sizes, on=["preset", "baseline"], how="left", sort=False)
+        table.insert(3, "parameters", table.pop("parameters"))
+        return table
+
+    def laws(self, along: Along, *, offset: bool = False) -> dict[str, PowerLaw]:
+        """The power law over a size of each model that has one.
+
+        A law takes the seeds that a model has at all its sizes.
+
+        Args:
+            along: which size.
+            offset: whether with an irreducible loss, which takes at least four sizes.
+        """
+        found = {}
+        for model in self.models:
+            sizes, losses = self._curve(model, along)
+            law = power_law(sizes, losses.to_numpy(float), offset=offset)
+            if law is not None:
+                found[model] = law
+        return found
+
+    def crossing(self, along: Along, baseline: str) -> Crossing | None:
+        """Where the subject's law meets a baseline's, over the presets and seeds that both have."""
+        curves = [self._curve(model, along) for model in (self.models[0], baseline)]
+        (_, upper), (_, lower) = curves
+        shared = [preset for preset in upper if preset in lower]
+        seeds = upper[shared].dropna().index.intersection(lower[shared].dropna().index)
+        fits = []
+        for sizes, losses in curves:
+            kept = [preset in shared for preset in losses]
+            fits.append(power_law(sizes[kept], losses.loc[seeds, shared].to_numpy(float)))
+        if fits[0] is None or fits[1] is None:
+            return None
+        # A seed's losses may be none that a power law could have.
+        if len(fits[0].lines) != len(fits[1].lines):
+            return None
+        return crossing(fits[0], fits[1])
+
+    def _curve(self, model: str, along: Along) -> tuple[Floats, pd.DataFrame]:
+        """Sizes, and losses with a row a seed and a column a preset, NaN where there is none."""
+        own = self.cells[(self.cells["model"] == model) & self.cells[along].notna()]
+        tests = {
+            preset: self.tested[preset, "test", self.context, model] for preset in own["preset"]
+        }
+        losses = {
+            preset: pd.Series(test.losses, index=list(test.seeds)) for preset, test in tests.items()
+        }
+        return own[along].to_numpy(dtype=np.float64), pd.DataFrame(losses)
 
 
 def content(run: Run) -> Content:
     """All that the report says of a scaling run; the same samples give the same content."""
-    models, tested, tuning = model_order(run.meta), loss_frames.tests(run), loss_frames.tuning(run)
-    table = frames.cells(loss_frames.losses(tested, run, models), loss_frames.scalars(run, models))
-    ratios = loss_frames.ratios(tested, run, [(models[0], other) for other in models[1:]])
-    smoke = is_smoke(run.meta)
-    scaling = Scaling(
-        meta=run.meta,
-        models=models,
-        presets=planned(run, "preset"),
-        tested=frames.at_test(tested),
-        table=table,
-        ratios=frames.with_sizes(ratios, table),
-        endings=endings(run, models, "preset"),
-        laws={along: frames.laws(tested, table, models, along, smoke=smoke) for along in ALONG},
-        caveat=warnings.caveat(run, tuning),
-    )
+    scaling = Scaling(run)
     crossings = _crossings(scaling)
     return made(
-        run, models, (_losses(scaling), _ratios(scaling), crossings, _laws(scaling)),
-        partial(figures.figures, scaling),
-        stamp=(conditions(run.meta, scaling.presets),),
+        run, scaling.models, (_losses(scaling), _ratios(scaling), crossings, _laws(scaling)),
+        partial(_figures, scaling), stamp=(scaling.conditions,),
         findings=_findings(scaling, crossings.frame), unsettled=still_open(scaling.ratios),
-        warnings=warnings.of_trainings(run, models, tuning, scaling.endings),
+        warnings=of_trainings(scaling),
     )  # fmt: skip
 
 
@@ -92,38 +155,34 @@ def _findings(scaling: Scaling, crossings: pd.DataFrame) -> Iterator[str]:
 
 def _losses(scaling: Scaling) -> Table:
     """One row per preset and model: its size, its learning rate, and how well it predicts."""
-    frame = scaling.endings.merge(scaling.table, on=["preset", "model"], how="left", sort=False)
+    frame = scaling.endings.merge(scaling.cells, on=["preset", "model"], how="left", sort=False)
     columns = [
         name("Preset", "preset"), name("Model", "model"),
         Column("Parameters", lambda row: units.count(row["parameters"]), metric="parameters"),
-        learning_rate(4, "model and preset", scaling.meta), _SEEDS,
+        learning_rate(scaling, 4), SEEDS,
         quantity("Test loss", "loss", "nat/token", rank=2, metric="test_nats"),
         quantity("Perplexity", "perplexity", rank=0),
         quantity("Bits per byte", "bits_per_byte", rank=1),
         Column("Status", ending, style="name", rank=2),
     ]  # fmt: skip
-    protocols = ", ".join(dict.fromkeys(scaling.table["protocol"])) or "not measured"
-    notes = (INTERVAL, protocol(protocols), *replicates(scaling.meta), *untuned(scaling.meta))
-    cited = ("loss", "perplexity", "bits_per_byte")
     return Table(
-        "scaling", "Test loss by size", frame, columns, notes, grouped=True, above=True,
-        cited={key: key for key in cited}, ids=("model", "preset"),
+        "scaling", "Test loss by size", frame, columns, tested_on(scaling), grouped=True,
+        above=True, cited={key: key for key in ("loss", "perplexity", "bits_per_byte")},
+        ids=("model", "preset"),
     )  # fmt: skip
 
 
 def _ratios(scaling: Scaling) -> Table:
     """One row per preset and baseline: the ratio of perplexities and its verdict."""
     columns = [
-        name("Preset", "preset"), name("Baseline", "baseline"), _SEEDS,
+        name("Preset", "preset"), name("Baseline", "baseline"), SEEDS,
         Column("Ratio", units.ratio_of, rank=0),
         Column("Verdict", lambda row: units.verdict(row, "seed"), rank=0, style="verdict",
                note=SETTLED),
     ]  # fmt: skip
-    notes = (
-        "ratio of perplexities subject / baseline; below 1 the subject is better", VERDICTS,
-    )  # fmt: skip
+    notes = ("ratio of perplexities subject / baseline; below 1 the subject is better", VERDICTS)
     return Table(
-        "ratios", f"Ratio of perplexities: {scaling.models[0]} / baseline", scaling.ratios, columns,
+        "ratios", f"Ratio of perplexities: {scaling.models[0]} / baseline", scaling.sized, columns,
         notes, grouped=True, above=True, cited={"value": "perplexity_ratio"},
         ids=("subject", "baseline", "preset"),
     )  # fmt: skip
@@ -133,26 +192,20 @@ def _laws(scaling: Scaling) -> Table:
     """The fitted power laws: one row per size they run over and model that has one."""
     rows: list[Row] = []
     for along in ALONG:
-        fits = scaling.laws[along]
-        for model in scaling.models:
-            if (law := fits.plain.get(model)) is None:
-                continue
-            bent = fits.bent.get(model)
+        with_offset = scaling.laws(along, offset=True)
+        for model, law in scaling.laws(along).items():
             rows.append({"along": along, "model": model, "smallest": law.smallest,
                          "largest": law.largest, "n": law.exponent.n})  # fmt: skip
-            estimates = {"exponent": law.exponent, "scale": law.scale, "offset": None,
-                         "offset_exponent": None}  # fmt: skip
-            if bent is not None:
+            estimates = {"exponent": law.exponent, "scale": law.scale}
+            if (bent := with_offset.get(model)) is not None and bent.offset is not None:
                 estimates |= {"offset": bent.offset, "offset_exponent": bent.exponent}
             for key, found in estimates.items():
-                ends = edges(found) if found is not None else (None, None, None)
-                rows[-1] |= dict(zip((key, f"{key}_low", f"{key}_high"), ends, strict=True))
+                rows[-1] |= dict(zip((key, *edges_of(key)), edges(found), strict=True))
     names = ("exponent", "scale", "offset", "offset_exponent")
-    keys = [f"{key}{end}" for key in names for end in ("", "_low", "_high")]
-    header = ["along", "model", "smallest", "largest", "n", *keys]
-    frame = pd.DataFrame(rows, columns=header)
+    keys = [each for key in names for each in (key, *edges_of(key))]
+    frame = pd.DataFrame(rows, columns=["along", "model", "smallest", "largest", "n", *keys])
     columns = [
-        _OVER, name("Model", "model"), Column("Sizes", _sizes, style="name"), _SEEDS,
+        _OVER, name("Model", "model"), Column("Sizes", _sizes, style="name"), SEEDS,
         quantity("Exponent", "exponent", rank=0), quantity("Irreducible loss", "offset"),
         quantity("Exponent beside it", "offset_exponent"),
     ]  # fmt: skip
@@ -181,17 +234,10 @@ def _sized(size: float, along: Along) -> str:
 def _crossings(scaling: Scaling) -> Table:
     """Where the subject's law meets each baseline's, if anywhere; a smoke run claims nothing."""
     rows: list[Row] = []
-    smoke = is_smoke(scaling.meta)
-    for along in () if smoke else ALONG:
+    for along in () if is_smoke(scaling.meta) else ALONG:
         for baseline in scaling.models[1:]:
-            found = scaling.laws[along].crossings.get(baseline)
-            rows.append({"along": along, "baseline": baseline})
-            if found is None:
-                continue
-            rows[-1] |= {
-                "status": found.status, "value": found.value, "low": found.low, "high": found.high,
-                "beyond": found.beyond, "n": found.n,
-            }  # fmt: skip
+            found = scaling.crossing(along, baseline)
+            rows.append({"along": along, "baseline": baseline} | (asdict(found) if found else {}))
     notes = (
         "95% interval by Fieller's method, paired by seed; the law says nothing beyond the sizes "
         "measured, so a crossing whose interval reaches there is not given",
@@ -219,3 +265,67 @@ def _meets(row: Row) -> str:
         at += f" [{_sized(row['low'], row['along'])}, {_sized(row['high'], row['along'])}]"
     noun = " parameters" if row["along"] == "parameters" else ""
     return f"{at}{noun}, {row['beyond']} beyond" + (", from one seed" if row["n"] < 2 else "")
+
+
+def _figures(scaling: Scaling) -> Iterator[Figure]:
+    """Each figure that there is data for."""
+    for along in ALONG:
+        if scaling.cells[along].notna().any():
+            yield _loss_figure(scaling, along)
+    if scaling.ratios["value"].notna().any():
+        yield _ratio_figure(scaling)
+
+
+def _loss_figure(scaling: Scaling, along: Along) -> Figure:
+    """Test loss over a size, both logarithmic, with the fitted power laws.
+
+    The marks are measured, the thin dashed lines fitted to them; a line ends where its marks do.
+    """
+    table = scaling.cells[scaling.cells[along].notna()].sort_values(along)
+    data = table.assign(
+        panel="", series=table["model"], x=table[along], value=table["loss"],
+        low=table["loss_low"], high=table["loss_high"],
+        point=[scaling.final_point(preset) for preset in table["preset"]],
+        each=tuples(
+            (scaling.tested[r["preset"], "test", scaling.context, r["model"]].losses
+             for r in records(table)), table,
+        ),
+    )  # fmt: skip
+    curves = []
+    for model, law in scaling.laws(along).items():
+        x = np.geomspace(law.smallest, law.largest, 50)
+        exponent = units.significant(law.exponent.value, 2)
+        curves.append(Curve("", model, x, law.at(x), f"{model}: exponent {exponent}"))
+    unjoined = {
+        model: replace(style, line="") for model, style in theme.of_plan(scaling.meta).items()
+    }
+    keys = ["panel", "series", "preset", "model", "point", "x", along, *EDGES, "n", "each"]
+    panel = Panel("", "", _AXES[along], Axis("test loss (nats per token)"))
+    return scaling.figure(
+        _NAMES[along], f"Test loss over {_TITLES[along]}", (panel,), data[keys],
+        notes=("thin dashes: fitted power law",) if curves else (), styles=unjoined,
+        interval=CROSSED, curves=curves, caption=scaling.conditions,
+    )  # fmt: skip
+
+
+def _ratio_figure(scaling: Scaling) -> Figure:
+    """Perplexity of the subject over each baseline's, over parameters."""
+    subject = scaling.models[0]
+    table = scaling.sized.sort_values("parameters")
+    data = table.assign(
+        panel="", series=table["baseline"], model=table["baseline"], x=table["parameters"],
+        point=[scaling.final_point(preset) for preset in table["preset"]],
+        open=~table["verdict"].isin(DECIDED),
+        each=tuples(map(scaling.seed_ratios, records(table)), table),
+    )  # fmt: skip
+    missing = records(data[data["value"].isna()])
+    lost = [("", row["model"], math.nan, f"{row['preset']} no pair") for row in missing]
+    panel = Panel(
+        "", "", _AXES["parameters"], Axis("ratio of perplexities"), MARGIN,
+        (f"{subject} better", "worse"),
+    )  # fmt: skip
+    return scaling.figure(
+        "ratio_parameters", f"Perplexity of {subject} over each baseline's", (panel,),
+        data[data["value"].notna()], lost, notes=(f"grey: margin ±{units.rough(MARGIN)}",),
+        interval=PAIRED, caption=scaling.conditions,
+    )  # fmt: skip

@@ -8,55 +8,29 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from retbench.report import units
-from retbench.report.frames import groups, records
-from retbench.report.quality.trained import ending
-from retbench.report.terms import is_smoke
+from retbench.report.frames import groups
 from retbench.report.warnings import PARAMETERS, claims, recorded
 
 if TYPE_CHECKING:
-    from retbench.store import Run
+    from retbench.report.quality.trained import Trainings
 
 LEAST_SEEDS, SEEDS_TO_CLAIM = 3, 5
 
 
-def of_trainings(
-    run: Run, models: Sequence[str], tried: pd.DataFrame, endings: pd.DataFrame
-) -> tuple[str, ...]:
-    """Every warning that applies to a run of trained models, the gravest first.
-
-    Args:
-        run: the run.
-        models: the subject, then the baselines.
-        tried: the learning rates, see :func:`retbench.report.quality.loss_frames.tuning`.
-        endings: of final trainings, see :func:`retbench.report.quality.trained.endings`.
-    """
-    frame = run.frame()
+def of_trainings(found: Trainings) -> tuple[str, ...]:
+    """Every warning that applies to a run of trained models, the gravest first."""
+    frame = found.run.frame()
     return (
-        *claims(run.meta, "training"),
-        *_few_seeds(run.plan.blocks),
-        *_unequal_sizes(frame, models),
+        *claims(found.meta, "training"),
+        *_few_seeds(found.run.plan.blocks),
+        *_unequal_sizes(frame, found.models),
         *_order(frame),
-        *_epochs(run.meta, frame),
-        *edge_of_grid(tried),
-        *_failed_trainings(endings),
+        *_epochs(found.meta, frame),
+        *edge_of_grid(found.tuning),
+        *_failed_trainings(found),
         *_not_finite(frame),
-        *recorded(run.meta),
+        *recorded(found.meta),
     )
-
-
-def caveat(run: Run, tried: pd.DataFrame) -> str:
-    """What forbids or weakens claims from trainings, for the header of a figure; else empty.
-
-    Args:
-        run: whose trainings they are.
-        tried: the learning rates, see :func:`retbench.report.quality.loss_frames.tuning`.
-    """
-    if is_smoke(run.meta):
-        return "SMOKE: no claims"
-    seeds = run.plan.blocks
-    few = [f"{seeds} seed{'s' * (seeds > 1)}"] if seeds < SEEDS_TO_CLAIM else []
-    edge = ["learning rates at the grid's end"] if any(edge_of_grid(tried)) else []
-    return ", ".join([*few, *edge]) + (": no claim" if few or edge else "")
 
 
 def _few_seeds(seeds: int) -> Iterator[str]:
@@ -127,12 +101,12 @@ def edge_of_grid(tried: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _failed_trainings(endings: pd.DataFrame) -> Iterator[str]:
-    for row in records(endings[endings["status"] != "ok"]):
+def _failed_trainings(found: Trainings) -> Iterator[str]:
+    for row in found.failed:
         place = f"preset {row['preset']}: " if "preset" in row else ""
         place += f"{row['task']}: " if "task" in row else ""
         cause = f": {row['cause']}" if isinstance(row["cause"], str) else ""
-        yield f"{place}{row['model']} {ending(row)}{cause}"
+        yield f"{place}{row['model']} {units.ending(row, 'seeds')}{cause}"
 
 
 def _not_finite(frame: pd.DataFrame) -> Iterator[str]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 from retbench.config.plan import Contender, Plan
 from retbench.report.quality.columns import replicates, untuned
-from retbench.report.quality.loss_frames import LOSS_COLUMNS, RATIO_COLUMNS
-from retbench.report.quality.perplexity import lengths as length_table
-from retbench.report.quality.perplexity_figures import Perplexity, lengths
+from retbench.report.quality.loss_frames import LOSS_COLUMNS, Losses
+from retbench.report.quality.perplexity import lengths, lengths_figure
 from retbench.report.units import DASH
 from retbench.suites.quality import final_point
 
@@ -22,12 +21,12 @@ ALONE = {128: 9.0, 256: 8.0, 512: 8.5}
 CONFIG = configuration("perplexity", preset="1m", context=(CONTEXT,), batch=(4,))
 PLAN = Plan("perplexity", (Contender("retnet", "retnet"),), (final_point(CONFIG, ()),), 3, 0)
 META = {
-    "configuration": CONFIG.to_json(), "plan": PLAN.to_json(), "provenance": PROVENANCE,
-    "stopped": None, "audit": None,
+    "suite": "perplexity", "configuration": CONFIG.to_json(), "plan": PLAN.to_json(),
+    "provenance": PROVENANCE, "stopped": None, "audit": None,
 }  # fmt: skip
 
 
-def found(**ways: float) -> Perplexity:
+def found(**ways: float) -> Losses:
     """A run of one model, tested at three lengths and in other ways, by phase."""
     rows = [
         dict.fromkeys(LOSS_COLUMNS)
@@ -36,17 +35,14 @@ def found(**ways: float) -> Perplexity:
         for phase, values in {"length": ALONE, **{p: {CONTEXT: v} for p, v in ways.items()}}.items()
         for length, value in values.items()
     ]
-    nothing = pd.DataFrame()
-    ended = pd.DataFrame([{"model": "retnet", "status": "ok", "ok_blocks": 3, "blocks": 3}])
-    return Perplexity(
-        meta=META, models=("retnet",), is_ablation=False, tested={}, caveat="",
-        losses=pd.DataFrame(rows), ratios=pd.DataFrame(columns=RATIO_COLUMNS), scalars=nothing,
-        tuning=nothing, curves=nothing, positions=nothing, endings=ended,
-    )  # fmt: skip
+    made = Losses(SimpleNamespace(meta=META, config=CONFIG, plan=PLAN))  # type: ignore[arg-type]
+    made.losses, made.tested, made.caveat = pd.DataFrame(rows), {}, ""
+    made.endings = pd.DataFrame([{"model": "retnet", "status": "ok", "ok_blocks": 3, "blocks": 3}])
+    return made
 
 
 def test_beyond_the_training_length_the_table_has_sliding_windows_and_the_carried_state() -> None:
-    cells = length_table(found(carried=7.5, test=7.7)).cells
+    cells = lengths(found(carried=7.5, test=7.7)).cells
     shown = {row[1]: [text.partition(" ")[0] for text in row[2:]] for row in cells}
     assert shown["sliding"] == [DASH, "7.70", DASH]
     assert shown["state carried"] == [DASH, "7.50", DASH]
@@ -62,7 +58,7 @@ def test_beyond_the_training_length_the_table_has_sliding_windows_and_the_carrie
 def test_the_figure_draws_how_a_model_would_read_a_longer_text(
     ways: dict[str, float], label: str, value: float, drawn: list[int]
 ) -> None:
-    (across,) = lengths(found(**ways)).curves
+    (across,) = lengths_figure(found(**ways)).curves
     assert across.label == label
     assert list(across.x) == drawn and set(across.value) == {value}
 
@@ -71,10 +67,11 @@ def test_a_second_line_within_the_margin_of_the_first_is_left_out_and_named() ->
     alike = {"phase": "length", "model": "retnet", "perplexity": 7.5}
     near = found(carried=7.56)
     near.losses.loc[near.losses["phase"] == "length", list(alike)] = list(alike.values())
-    figure = lengths(near)
+    figure = lengths_figure(near)
     assert not figure.curves
     assert any("within 1%" in n and n.endswith("line: retnet, state carried") for n in figure.notes)
-    assert len(lengths(replace(near, losses=near.losses.replace(7.56, 7.6))).curves) == 1
+    near.losses = near.losses.replace(7.56, 7.6)
+    assert len(lengths_figure(near).curves) == 1
 
 
 @pytest.mark.parametrize(

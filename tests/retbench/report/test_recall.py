@@ -12,7 +12,7 @@ import pytest
 
 from retbench.report import export
 from retbench.report.quality import recall
-from retbench.report.quality import recall_frames as frames
+from retbench.report.quality.recall_frames import Recall
 from retbench.store import Run
 
 from .recall_run import ANSWERS, MODELS, TASKS, TRAINED, write_recall
@@ -33,8 +33,7 @@ def table(run: Run, name: str) -> Any:
 
 
 def cell(run: Run, model: str, task: str, seq_len: int, load: int) -> Any:
-    accuracy = frames.cells(frames.answers(run), MODELS)
-    found = accuracy.query(
+    found = Recall(run).accuracy.query(
         "model == @model and task == @task and seq_len == @seq_len and load == @load"
     )
     return found.iloc[0]
@@ -72,13 +71,13 @@ def test_a_seed_that_failed_does_not_count(make: Make) -> None:
 
 def test_trainings_of_the_learning_rate_do_not_count(make: Make) -> None:
     run = make()
-    assert set(frames.answers(run)["block"]) == {0, 1, 2}
-    assert frames.rates(run)["learning_rate"].tolist() == [0.001] * 6
+    assert set(Recall(run).answers["block"]) == {0, 1, 2}
+    assert Recall(run).scalars["learning_rate"].tolist() == [0.001] * 6
 
 
 def test_every_task_length_and_load_has_a_row(make: Make) -> None:
     rows = table(make(), "accuracy").cells
-    assert len(rows) == len(frames.cells(frames.answers(make()), MODELS)) / len(MODELS)
+    assert len(rows) == len(Recall(make()).accuracy) / len(MODELS)
     assert [row[0] for row in rows] == sorted((row[0] for row in rows), key=list(TASKS).index)
 
 
@@ -86,8 +85,7 @@ def test_every_task_length_and_load_has_a_row(make: Make) -> None:
 
 
 def compared(run: Run) -> Any:
-    found = frames.differences(frames.answers(run), MODELS, smoke=False)
-    return found.set_index(["task", "seq_len", "load"])
+    return Recall(run).differences.set_index(["task", "seq_len", "load"])
 
 
 def test_verdicts_of_five_seeds(make: Make) -> None:
@@ -119,11 +117,11 @@ def test_models_are_paired_by_seed(make: Make) -> None:
 
 
 def limit(run: Run, model: str, along: str, held: int) -> Any:
-    accuracy = frames.cells(frames.answers(run), MODELS)
-    found = frames.limits(accuracy, TRAINED, tuple(TASKS))
-    return found.query(
-        "task == 'mqar' and model == @model and along == @along and held == @held"
-    ).iloc[0]
+    return (
+        Recall(run)
+        .limits.query("task == 'mqar' and model == @model and along == @along and held == @held")
+        .iloc[0]
+    )
 
 
 def test_the_length_at_which_the_accuracy_falls_under_90_percent(make: Make) -> None:
@@ -206,13 +204,15 @@ def test_one_load_well_above_guessing_is_learning(make: Make) -> None:
     [("mqar", 4, 0.25), ("copy", 31, 1 / 31), ("mqar", 32, 0.05), ("needle", 1, None)],
 )
 def test_guessing_is_among_what_was_shown_or_among_all(
-    task: str, load: int, expected: float | None
+    make: Make, task: str, load: int, expected: float | None
 ) -> None:
-    assert frames.guess({"mqar": 0.05, "copy": 0.03}, task, load) == expected
+    chances = {"mqar": {"chance": 0.05}, "copy": {"chance": 0.03}}
+    assert Recall(make(data={"tasks": chances})).guess(task, load) == expected
 
 
-def test_the_needle_is_not_given_away_by_its_load() -> None:
-    assert frames.guess({"needle": 0.03}, "needle", 1) == 0.03
+def test_the_needle_is_not_given_away_by_its_load(make: Make) -> None:
+    run = make(data={"tasks": {"needle": {"chance": 0.03}}})
+    assert Recall(run).guess("needle", 1) == 0.03
 
 
 def test_few_seeds_and_an_unfinished_run_are_warned_of(make: Make) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from retbench.report import export
-from retbench.report.quality import loss_frames, scaling, trained
-from retbench.report.quality import scaling_frames as frames
+from retbench.report.quality import scaling
+from retbench.report.quality.loss_frames import Tested, difference
+from retbench.report.quality.scaling import Scaling
 from retbench.store import Run
 
 from .scaling_run import (
@@ -38,21 +39,11 @@ def make(tmp_path: Path) -> Make:
 
 
 def cells(run: Run) -> Any:
-    return sizes(run).set_index(["preset", "model"])
-
-
-def sizes(run: Run) -> Any:
-    losses = loss_frames.losses(loss_frames.tests(run), run, MODELS)
-    return frames.cells(losses, loss_frames.scalars(run, MODELS))
+    return Scaling(run).cells.set_index(["preset", "model"])
 
 
 def ratios(run: Run) -> Any:
-    found = loss_frames.ratios(loss_frames.tests(run), run, [MODELS])
-    return found.set_index("preset")
-
-
-def laws(run: Run, along: Any = "parameters") -> Any:
-    return frames.laws(loss_frames.tests(run), sizes(run), MODELS, along)
+    return Scaling(run).ratios.set_index("preset")
 
 
 def table(run: Run, name: str) -> Any:
@@ -135,29 +126,31 @@ def test_a_smoke_run_makes_no_claim(make: Make) -> None:
 
 
 def test_models_tested_on_different_documents_are_not_compared(make: Make) -> None:
-    tested = loss_frames.tests(make())
+    tested = Scaling(make()).tested
     other = tested["tiny", "test", CONTEXT, "transformer"]
-    shorter = trained.Tested(other.seeds, other.nats, other.tokens + 1, other.bytes, "")
+    shorter = Tested(other.seeds, other.nats, other.tokens + 1, other.bytes, "")
     with pytest.raises(ValueError, match="different documents"):
-        trained.difference(tested["tiny", "test", CONTEXT, "retnet"], shorter)
+        difference(tested["tiny", "test", CONTEXT, "retnet"], shorter)
 
 
 # Laws
 
 
 def test_the_exponents_are_found(make: Make) -> None:
-    found = laws(make(spread=1e-4)).plain
+    found = Scaling(make(spread=1e-4)).laws("parameters")
     for model, exponent in EXPONENTS.items():
         assert found[model].exponent.value == pytest.approx(exponent, abs=1e-3)
 
 
 def test_three_sizes_have_no_irreducible_loss_and_four_have(make: Make) -> None:
-    assert laws(make()).bent == {}
-    assert set(laws(make(presets=FOUR)).bent) == set(MODELS)
+    assert Scaling(make()).laws("parameters", offset=True) == {}
+    four = Scaling(make(presets=FOUR)).laws("parameters", offset=True)
+    assert set(four) == set(MODELS)
 
 
 def test_the_crossing_lies_where_the_laws_meet(make: Make) -> None:
-    found = laws(make()).crossings["transformer"]
+    found = Scaling(make()).crossing("parameters", "transformer")
+    assert found is not None and found.low is not None and found.high is not None
     assert found.low < MEET < found.high
     assert (found.status, found.beyond) == ("within", "better")
 
@@ -179,12 +172,13 @@ def test_one_seed_says_so(make: Make) -> None:
 def test_a_crossing_takes_the_sizes_and_seeds_of_both(make: Make) -> None:
     failures = {("transformer", "3m", seed): "oom" for seed in range(3)}
     failures |= {("retnet", "tiny", 0): "error"}
-    assert laws(make(failures=failures)).crossings["transformer"].n == 2
+    found = Scaling(make(failures=failures)).crossing("parameters", "transformer")
+    assert found is not None and found.n == 2
 
 
 def test_one_size_has_no_law(make: Make) -> None:
     run = make(presets={"tiny": 1e5})
-    assert laws(run).plain == {}
+    assert Scaling(run).laws("parameters") == {}
     assert table(run, "crossing").cells[0][-1].startswith("not fitted")
     assert "laws" not in {found.name for found in scaling.content(run).tables}
 
@@ -248,7 +242,7 @@ def test_one_model_alone_has_a_law_and_no_ratio(make: Make) -> None:
 
 def test_a_seed_with_a_document_of_no_finite_loss_is_left_out_and_named(make: Make) -> None:
     run = make(not_finite=("retnet", "tiny", 1))
-    tested = loss_frames.tests(run)
+    tested = Scaling(run).tested
     assert tested["tiny", "test", CONTEXT, "retnet"].seeds == (0, 2)
     assert tested["tiny", "test", CONTEXT, "retnet"].nats.shape == (2, DOCUMENTS)
     content = scaling.content(run)
@@ -256,4 +250,4 @@ def test_a_seed_with_a_document_of_no_finite_loss_is_left_out_and_named(make: Ma
     assert said.startswith("retnet: ") and "256 tokens in block 1" in said
     assert list(content.figures())
     alone = make(not_finite=("retnet", "tiny", 0), seeds=1)
-    assert ("tiny", "test", CONTEXT, "retnet") not in loss_frames.tests(alone)
+    assert ("tiny", "test", CONTEXT, "retnet") not in Scaling(alone).tested
