@@ -12,6 +12,8 @@ from importlib import resources
 from typing import Any, Literal
 
 Outcome = Literal["holds", "fails", "open"]
+Cell = tuple[str, int, int]
+"""Model, context and batch size."""
 SUBJECT = "retnet"
 AT = 0.1
 """How far from a number that a claim expects *at* which another one is still called so."""
@@ -93,13 +95,13 @@ class Bound:
     """Two cells of a projection, whose figures' ratio stands beside the claim."""
 
     metric: str
-    of: tuple[str, int, int]
-    over: tuple[str, int, int]
-    strongest: tuple[str, int, int] | None = None
+    of: Cell
+    over: Cell
+    expect: Expectation
+    strongest: Cell | None = None
     over_metric: str = ""
     settles: bool = False
     batches: tuple[int, ...] = ()
-    expect: Expectation = field(default_factory=lambda: Expectation("below", 1.0))
 
 
 @dataclass(frozen=True)
@@ -173,13 +175,13 @@ def claims() -> tuple[Claim, ...]:
 def _claim(given: dict[str, Any], commands: Mapping[str, Command]) -> Claim:
     made = dict(given)
     if test := given.get("test"):
-        models = {role: tuple(test[role]) for role in ("paper", "strongest") if role in test}
-        made["test"] = Test(**test | models | {"expect": Expectation.of(test["expect"])})
+        made["test"] = Test(**_tuples(test) | {"expect": Expectation.of(test["expect"])})
     if bound := given.get("bound"):
-        cells = {
-            key: tuple(bound[key]) for key in ("of", "over", "strongest", "batches") if key in bound
-        }
         expect = Expectation.of(bound.get("expect", "below 1"))
-        made["bound"] = Bound(**bound | cells | {"expect": expect})
+        made["bound"] = Bound(**_tuples(bound) | {"expect": expect})
     made["settle"] = commands[given["settle"]] if "settle" in given else None
     return Claim(**made)
+
+
+def _tuples(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(each) if isinstance(each, list) else each for key, each in given.items()}

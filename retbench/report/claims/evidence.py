@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Literal
 
 import pandas as pd
@@ -49,15 +50,17 @@ class Evidence:
     exact: bool
 
 
+@dataclass(frozen=True)
 class Source:
     """A run whose report may hold evidence."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.suite = str(run.meta["suite"])
-        self.configuration = run.meta["configuration"]
-        several = "presets" in self.configuration
-        self.preset = "" if several else str(self.configuration.get("preset") or "")
+    run: Run
+
+    @property
+    def preset(self) -> str:
+        """That of its models; empty where they have several."""
+        given = self.run.meta["configuration"]
+        return "" if "presets" in given else str(given.get("preset") or "")
 
     @cached_property
     def _tables(self) -> dict[str, pd.DataFrame]:
@@ -87,43 +90,37 @@ def evidence(claim: Claim, sources: Sequence[Source]) -> dict[Role, Evidence]:
         number = Number.exact(IDENTITIES[test.table]())
         outcome = test.expect.outcome(number)
         return {"paper": Evidence("", "", "", "computed, float64", number, outcome, exact=True)}
-    own = [source for source in sources if source.suite == test.suite]
-    if not (test.paper or test.strongest):
-        roles: dict[Role, tuple[str, ...]] = {"paper": ("",)}
-    else:
-        roles = {"paper": test.paper, "strongest": test.strongest}
-    return {
-        role: found
-        for role, baselines in roles.items()
-        for found in _search(claim, test, own, role, baselines)
-    }
+    own = [source for source in sources if source.run.meta["suite"] == test.suite]
+    roles: dict[Role, tuple[str, ...]] = {"paper": test.paper, "strongest": test.strongest}
+    if not any(roles.values()):
+        roles = {"paper": ("",)}
+    found = {role: _search(claim, test, own, role, each) for role, each in roles.items()}
+    return {role: each for role, each in found.items() if each is not None}
 
 
 def _search(
     claim: Claim, test: Test, sources: Sequence[Source], role: Role, baselines: Sequence[str]
-) -> Iterator[Evidence]:
+) -> Evidence | None:
     """The first evidence, of runs at the claim's size if any, against the first baseline in it.
 
     At its size a claim is tested by the paper's own kind of baseline alone, the first of its list.
     """
-    alike = [source for source in sources if _is_exact(claim, source)]
-    for group in (alike, [source for source in sources if source not in alike]):
-        for baseline in baselines:
-            for source in group:
-                found = _number(source.frame(test.table), test, baseline)
-                if found is not None:
-                    number, place, is_there, said = found
-                    outcome = test.expect.outcome(number)
-                    if said in ("inconclusive", UNFUSED) or _may_turn(
-                        outcome, test, source, baseline
-                    ):
-                        outcome = "open"
-                    own_kind = role == "strongest" or baseline == baselines[0]
-                    yield Evidence(
-                        source.run.path.name, source.preset, baseline, place, number, outcome,
-                        group is alike and is_there and own_kind,
-                    )  # fmt: skip
-                    return
+    for is_alike, baseline, source in product((True, False), baselines, sources):
+        if is_alike != _is_exact(claim, source):
+            continue
+        found = _number(source.frame(test.table), test, baseline)
+        if found is None:
+            continue
+        number, place, is_there, said = found
+        outcome = test.expect.outcome(number)
+        if said in ("inconclusive", UNFUSED) or _may_turn(outcome, test, source, baseline):
+            outcome = "open"
+        own_kind = role == "strongest" or baseline == baselines[0]
+        return Evidence(
+            source.run.path.name, source.preset, baseline, place, number, outcome,
+            is_alike and is_there and own_kind,
+        )  # fmt: skip
+    return None
 
 
 def _may_turn(outcome: Outcome, test: Test, source: Source, baseline: str) -> bool:
@@ -141,7 +138,7 @@ def _may_turn(outcome: Outcome, test: Test, source: Source, baseline: str) -> bo
 
 def _is_exact(claim: Claim, source: Source) -> bool:
     """Whether a run is of the claim's size and type, on a device of the kind it was made on."""
-    given = source.configuration
+    given = source.run.meta["configuration"]
     if claim.size == "any":
         return True
     return (
@@ -175,8 +172,7 @@ def _number(frame: pd.DataFrame, test: Test, baseline: str) -> _Found | None:
             return None
         first, last = rows[0], rows[-1]
         said = f"{_place(last, test)} over {_place(first, test)}"
-        ends = {_verdict(first), _verdict(last)}
-        unfused = UNFUSED if UNFUSED in ends else ""
+        unfused = UNFUSED if UNFUSED in (_verdict(first), _verdict(last)) else ""
         return _over(_as_number(last, test), _as_number(first, test)), said, is_there, unfused
     if test.at and there:
         return _as_number(there[0], test), _place(there[0], test), True, _verdict(there[0])

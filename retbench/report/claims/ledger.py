@@ -17,7 +17,7 @@ from models.presets import PRESETS
 from models.registry import config_for
 from retbench.errors import UserError
 from retbench.machine.devices import data_sheets
-from retbench.report.claims.entries import Bound, Claim, Expectation, Number, Outcome
+from retbench.report.claims.entries import Bound, Cell, Claim, Expectation, Number, Outcome
 from retbench.report.claims.evidence import Evidence, Role, Source, evidence
 from retbench.report.terms import is_smoke
 from retbench.store import RUN_FILE, Run, open_run, read_meta
@@ -147,13 +147,11 @@ def bounds(claim: Claim) -> dict[Role, Number]:
     bound = claim.bound
     if bound is None:
         return {}
-    others: dict[Role, tuple[str, int, int] | None] = {
-        "paper": bound.over, "strongest": bound.strongest,
-    }  # fmt: skip
+    others: dict[Role, Cell | None] = {"paper": bound.over, "strongest": bound.strongest}
     return {role: _ratio(claim, bound, cell) for role, cell in others.items() if cell is not None}
 
 
-def _ratio(claim: Claim, bound: Bound, over: tuple[str, int, int]) -> Number:
+def _ratio(claim: Claim, bound: Bound, over: Cell) -> Number:
     """One cell's figure over another's; its range over the batch sizes that are left open."""
     family, context, batch = bound.of
     ratios = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,25 +59,24 @@ def tables(entries: Sequence[Entry]) -> tuple[Table, ...]:
         Column("At the bound", lambda row: _bounds(row["entry"]), rank=2, style="sentence"),
         Column("Verdict", "verdict", rank=0, style="sentence"),
     ]  # fmt: skip
-    rows = [_row(entry) for entry in entries]
-    frame = pd.DataFrame([plain(entry) for entry in entries])
-    ledger = Table("claims", "The claims", frame, columns, _NOTES, rows)
-    open_ = [row for row in rows if row["verdict"] in ("open", "not tested")]
+    frame = pd.DataFrame([_row(entry) for entry in entries])
+    ledger = Table("claims", "The claims", frame, columns, _NOTES)
     missing = Table(
-        "unsettled", "What would settle those that are open or not tested", pd.DataFrame(open_),
+        "unsettled", "What would settle those that are open or not tested",
+        frame[frame["verdict"].isin(["open", "not tested"])],
         [name("Claim", "id"), name("Takes", "hardware"),
-         Column("By", "by", rank=0, style="sentence")], rows=open_,
+         Column("By", "by", rank=0, style="sentence")],
     )  # fmt: skip
-    return (ledger, missing) if open_ else (ledger,)
+    return (ledger, missing) if missing.cells else (ledger,)
 
 
 def _row(entry: Entry) -> Row:
     claim, command = entry.claim, entry.claim.settle
-    by = f"`{command.command}`" if command else claim.why_not
     return {
         "id": claim.id, "says": claim.says, "entry": entry, "verdict": entry.verdict,
         "stated": f"{claim.figure} ({claim.size}, {claim.hardware}; {claim.place})",
-        "hardware": command.hardware if command else "", "by": by,
+        "hardware": command.hardware if command else "",
+        "by": f"`{command.command}`" if command else claim.why_not,
     }  # fmt: skip
 
 
@@ -103,9 +103,9 @@ def _text(number: Number) -> str:
 def plain(entry: Entry) -> dict[str, Any]:
     """An entry as JSON has it."""
     claim = entry.claim
+    about = ("id", "says", "place", "size", "hardware", "figure", "ratio")
     return {
-        "id": claim.id, "says": claim.says, "place": claim.place, "size": claim.size,
-        "hardware": claim.hardware, "figure": claim.figure, "ratio": claim.ratio,
+        **{key: getattr(claim, key) for key in about},
         "verdict": entry.verdict,
         "evidence": {role: _plain_evidence(found) for role, found in entry.evidence.items()},
         "bound": {role: number.value for role, number in entry.bounds.items()},
@@ -114,9 +114,9 @@ def plain(entry: Entry) -> dict[str, Any]:
 
 
 def _plain_evidence(found: Evidence) -> dict[str, Any]:
-    number = {key: units.plain(getattr(found.number, key)) for key in ("value", "low", "high")}
-    about = ("run", "preset", "baseline", "where", "outcome", "exact")
-    return {key: getattr(found, key) for key in about} | number
+    about = asdict(found)
+    number = about.pop("number")
+    return {**about, **units.plain(number)}
 
 
 def figure(entries: Sequence[Entry]) -> Figure:
@@ -151,11 +151,6 @@ def _marks(entry: Entry) -> Iterator[Row]:
         }  # fmt: skip
 
 
-def _used(entries: Sequence[Entry]) -> list[str]:
-    """The names of the runs that some evidence is from."""
-    return sorted({f.run for entry in entries for f in entry.evidence.values() if f.run})
-
-
 def said(entries: Sequence[Entry], skipped: Mapping[str, str]) -> list[str]:
     """How many claims there are of which verdict, by what evidence, a line each.
 
@@ -165,10 +160,11 @@ def said(entries: Sequence[Entry], skipped: Mapping[str, str]) -> list[str]:
     """
     counts = Counter(entry.verdict for entry in entries)
     known = sum(1 for entry in entries if entry.evidence or entry.bounds)
+    used = sorted({f.run for entry in entries for f in entry.evidence.values() if f.run})
     of_each = [f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]]
     return [
         f"{len(entries)} claims, {known} with evidence or a bound: {', '.join(of_each)}",
-        f"evidence: {', '.join(_used(entries)) or 'none'}",
+        f"evidence: {', '.join(used) or 'none'}",
         *(f"no evidence: {run}, {why}" for run, why in skipped.items()),
     ]
 
