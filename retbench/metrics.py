@@ -74,7 +74,6 @@ class Metric:
         better: which direction wins; None where neither does.
         compared: its place among the metrics that models are compared by; None for any other.
         crosses: whether the context is looked for at which two models are equal in it.
-        cited: whether its value has a name in ``numbers.tex``.
         formula: what a derived metric is computed by, see :attr:`needs`; None of a measured one.
     """
 
@@ -86,7 +85,6 @@ class Metric:
     better: Literal["lower", "higher"] | None = None
     compared: int | None = None
     crosses: bool = True
-    cited: bool = False
     formula: Callable[..., float] | None = None
 
     @property
@@ -110,15 +108,15 @@ _DECLARED = (
     # What one process measures many times.
     Metric("ttft_s", "s", "TTFT", "time",
            "time to first token: from the prompt's tokens on the device to the first new token, "
-           "prefill included, state allocation excluded", "lower", compared=3, cited=True),
+           "prefill included, state allocation excluded", "lower", compared=3),
     Metric("tpot_s", "s", "TPOT", "time",
            "time per output token: one decode step of the whole batch at the context, greedy "
-           "choice included", "lower", compared=1, cited=True),
+           "choice included", "lower", compared=1),
     Metric("mean_tpot_s", "s", "Mean TPOT", "time",
            "time per output token over a whole generation, from a prompt of one token to the "
            "context: the mean of decode steps at positions spread evenly over it, each with a "
            "cache no longer than it must be (of compiled and captured steps as long as the whole "
-           "context, for their shapes are fixed)", "lower", compared=2, cited=True),
+           "context, for their shapes are fixed)", "lower", compared=2),
     # What one process measures once.
     Metric("cold_start_s", "s", "Cold start", "time",
            "compilation or graph capture, then the first prefill and the first decode step at "
@@ -136,13 +134,13 @@ _DECLARED = (
            "bytes of all parameters and buffers", "lower"),
     Metric("state_bytes", "bytes", "State", "memory",
            "bytes of the KV cache or retention state, summed over its tensors",
-           "lower", compared=8, cited=True),
+           "lower", compared=8),
     Metric("prefill_peak_bytes", "bytes", "Prefill peak", "memory",
            "peak memory during prefill; resident set above the import baseline on a CPU, "
-           "allocated bytes on a GPU", "lower", compared=6, crosses=False, cited=True),
+           "allocated bytes on a GPU", "lower", compared=6, crosses=False),
     Metric("decode_peak_bytes", "bytes", "Decode peak", "memory",
            "peak memory during decoding; of a CUDA graph its whole memory pool",
-           "lower", compared=7, cited=True),
+           "lower", compared=7),
     Metric("steady_bytes", "bytes", "Steady state", "memory",
            "memory held between decode steps, a CUDA graph's pool included", "lower"),
     Metric("prefill_reserved_bytes", "bytes", "Reserved", "memory",
@@ -152,14 +150,13 @@ _DECLARED = (
     # What the device's own counter says, of calls that follow each other for a while.
     Metric("token_j", "J", "Energy per token", "energy",
            "energy of the whole device per output token: of a decode step at the context, over its "
-           "sequences; idle power included", "lower", compared=11, crosses=False, cited=True),
+           "sequences; idle power included", "lower", compared=11, crosses=False),
     Metric("mean_token_j", "J", "Mean energy per token", "energy",
            "energy of the whole device per output token over a whole generation, at the positions "
-           "of the mean TPOT; idle power included",
-           "lower", compared=12, crosses=False, cited=True),
+           "of the mean TPOT; idle power included", "lower", compared=12, crosses=False),
     Metric("prefill_j", "J", "Prefill energy", "energy",
            "energy of the whole device per prefill of the batch, idle power included",
-           "lower", compared=13, crosses=False, cited=True),
+           "lower", compared=13, crosses=False),
     Metric("idle_w", "W", "Idle power", "energy",
            "power of the whole device while the process that holds the model waits"),
     # Analytic.
@@ -218,8 +215,7 @@ _DECLARED = (
     # One optimizer step, timed alone; its parts are timed one by one, each waited for.
     Metric("step_s", "s", "Step", "time",
            "one optimizer step on a batch that lies on the device: forward, backward, clipping "
-           "and AdamW; of processes that share it the slowest one's time",
-           "lower", compared=4, cited=True),
+           "and AdamW; of processes that share it the slowest one's time", "lower", compared=4),
     Metric("forward_s", "s", "Forward", "time", "forward pass and loss of a step, alone", "lower"),
     Metric("backward_s", "s", "Backward", "time",
            "backward pass of a step, alone; what was not kept is computed anew in it", "lower"),
@@ -231,13 +227,13 @@ _DECLARED = (
            "bytes of AdamW's moments and counters", "lower"),
     Metric("activations_bytes", "bytes", "Activations", "memory",
            "bytes that autograd keeps of a forward pass for the backward, the weights not counted",
-           "lower", compared=10, cited=True),
+           "lower", compared=10),
     Metric("step_peak_bytes", "bytes", "Step peak", "memory",
            "peak memory over whole steps; resident set above the import baseline on a CPU, "
-           "allocated bytes on a GPU", "lower", compared=9, cited=True),
+           "allocated bytes on a GPU", "lower", compared=9),
     Metric("step_j", "J", "Step energy", "energy",
            "energy of the whole device per optimizer step, idle power included",
-           "lower", compared=14, crosses=False, cited=True),
+           "lower", compared=14, crosses=False),
     Metric("step_flops", "flop", "Step FLOPs", "analytic",
            "analytic FLOPs that forward and backward (three times the forward) of a batch need, "
            "whichever form runs"),
@@ -276,8 +272,7 @@ _DECLARED = (
     Metric("kernel_error", "ratio", "Error", "quality",
            "relative L2 distance from float64 of some rows of the output and, in training, of the "
            "gradients of all inputs: the largest of any row, or block of a gradient's rows, in any "
-           "head and sequence",
-           "lower"),
+           "head and sequence", "lower"),
     Metric("kernel_peak_bytes", "bytes", "Peak", "memory",
            "peak memory during the calls above what was held before them: outputs, gradients and "
            "what is kept in between; resident set on a CPU, allocated bytes on a GPU", "lower"),
@@ -292,14 +287,14 @@ _DECLARED = (
     # ceilings that the run measured, or there is none (M15). MFU and HFU as in arXiv 2204.02311,
     # appendix B: over the peak that the maker states, where it is known.
     Metric("prefill_tokens_per_s", "tokens/s", "Prefill throughput", "rate",
-           "prompt tokens of the batch over the median TTFT", "higher", cited=True,
+           "prompt tokens of the batch over the median TTFT", "higher",
            formula=lambda tokens, ttft_s: tokens / ttft_s),
     Metric("decode_tokens_per_s", "tokens/s", "Decode throughput", "rate",
-           "batch size over the median TPOT", "higher", cited=True,
+           "batch size over the median TPOT", "higher",
            formula=lambda batch_size, tpot_s: batch_size / tpot_s),
     Metric("prefill_mfu", "ratio", "Prefill MFU", "rate",
            "model FLOPs utilisation: prefill FLOPs over TTFT over the device's dense peak, as its "
-           "maker states it", "higher", cited=True,
+           "maker states it", "higher",
            formula=lambda ttft_s, prefill_flops, peak_rate: prefill_flops / peak_rate / ttft_s),
     Metric("prefill_hfu", "ratio", "Prefill HFU", "rate",
            "hardware FLOPs utilisation: prefill hardware FLOPs over TTFT over the same peak",
@@ -307,7 +302,7 @@ _DECLARED = (
                prefill_hardware_flops / peak_rate / ttft_s),
     Metric("prefill_matmul_share", "ratio", "Prefill, share of matmul rate", "rate",
            "share of the measured matmul rate: prefill FLOPs over TTFT over the fastest matrix "
-           "product measured on this machine", "higher", cited=True,
+           "product measured on this machine", "higher",
            formula=lambda ttft_s, prefill_flops, matmul_rate:
                prefill_flops / matmul_rate / ttft_s),
     Metric("prefill_hardware_share", "ratio", "Prefill, hardware share", "rate",
@@ -316,14 +311,14 @@ _DECLARED = (
            formula=lambda ttft_s, prefill_hardware_flops, matmul_rate:
                prefill_hardware_flops / matmul_rate / ttft_s),
     Metric("step_tokens_per_s", "tokens/s", "Throughput", "rate",
-           "tokens of a step over the median step time", "higher", cited=True,
+           "tokens of a step over the median step time", "higher",
            formula=lambda tokens, step_s: tokens / step_s),
     Metric("process_tokens_per_s", "tokens/s", "Throughput per process", "rate",
            "tokens of a step over the median step time and over the processes that share it",
            "higher", formula=lambda tokens, processes, step_s: tokens / processes / step_s),
     Metric("step_mfu", "ratio", "MFU", "rate",
            "model FLOPs utilisation: step FLOPs over step time over the dense peak of the devices "
-           "that share it, as their maker states it", "higher", cited=True,
+           "that share it, as their maker states it", "higher",
            formula=lambda step_s, step_flops, peak_rate: step_flops / peak_rate / step_s),
     Metric("step_hfu", "ratio", "HFU", "rate",
            "hardware FLOPs utilisation: step hardware FLOPs over step time over the same peak",
@@ -331,7 +326,7 @@ _DECLARED = (
                step_hardware_flops / peak_rate / step_s),
     Metric("step_matmul_share", "ratio", "Share of matmul rate", "rate",
            "share of the measured matmul rate: step FLOPs over step time over the fastest matrix "
-           "product measured on this machine, of all processes", "higher", cited=True,
+           "product measured on this machine, of all processes", "higher",
            formula=lambda step_s, step_flops, matmul_rate: step_flops / matmul_rate / step_s),
     Metric("step_hardware_share", "ratio", "Hardware share", "rate",
            "step hardware FLOPs over step time over the fastest matrix product measured on this "
@@ -340,7 +335,7 @@ _DECLARED = (
                step_hardware_flops / matmul_rate / step_s),
     Metric("capacity_tokens_per_s", "tokens/s", "Throughput there", "rate",
            "tokens a second of all sequences, of decoding or of training steps, at the largest "
-           "batch size tried that fits", "higher", cited=True),
+           "batch size tried that fits", "higher"),
     Metric("prefill_above_weights_bytes", "bytes", "Prefill above weights", "memory",
            "prefill peak less the weights: the state, and what a prefill uses in passing", "lower",
            formula=lambda prefill_peak_bytes, weights_bytes: prefill_peak_bytes - weights_bytes),
@@ -348,7 +343,7 @@ _DECLARED = (
            "decode peak less the weights: the state, and what a step uses in passing", "lower",
            formula=lambda decode_peak_bytes, weights_bytes: decode_peak_bytes - weights_bytes),
     Metric("decode_bandwidth", "bytes/s", "Achieved bandwidth", "rate",
-           "analytic decode bytes over TPOT", "higher", cited=True,
+           "analytic decode bytes over TPOT", "higher",
            formula=lambda tpot_s, decode_bytes: decode_bytes / tpot_s),
     Metric("kernel_flop_per_s", "flop/s", "Rate", "rate",
            "analytic FLOPs over the median time of a call", "higher",
@@ -375,7 +370,7 @@ _DECLARED = (
     Metric("tpot_over_bound", "ratio", "x bound", "rate",
            "TPOT over its bound: how many times as long a step takes as moving its bytes, or "
            "computing its FLOPs, would; the rest is dispatch of operations and synchronisation",
-           "lower", cited=True,
+           "lower",
            formula=lambda tpot_s, tpot_bound_s: tpot_s * (1 / tpot_bound_s)),
     Metric("ttft_bound_s", "s", "TTFT bound", "analytic",
            "analytic prefill FLOPs over the machine's measured matmul rate, or analytic prefill "
