@@ -23,35 +23,29 @@ def hardware(meta: Mapping[str, Any]) -> str:
     configuration = meta["configuration"]
     provenance = meta["provenance"]
     if configuration["device"] == "cuda":
-        return _name(provenance.get("gpu")) or "unknown GPU"
-    name = _name(provenance.get("processor")) or "unknown processor"
+        return (provenance.get("gpu") or {}).get("name") or "unknown GPU"
+    name = provenance.get("processor", {}).get("name") or "unknown processor"
     threads = configuration["threads"]
     return f"{name}, {threads} thread{'s' if threads != 1 else ''}"
 
 
-def _name(described: Any) -> str:
-    """The name in a provenance entry: a string, a mapping with a name, or a list of those."""
-    if isinstance(described, str):
-        return described
-    if isinstance(described, Mapping):
-        return str(described.get("name") or described.get("model") or "")
-    if isinstance(described, (list, tuple)) and described:
-        return _name(described[0])
-    return ""
-
-
 def conditions(meta: Mapping[str, Any]) -> str:
-    """Hardware, dtype, mode, preset, profile and blocks, on one line."""
+    """Hardware, dtype, mode, preset, profile and blocks, on one line.
+
+    Where several processes share the work, their number follows the hardware, of which each has as
+    much. A smoke run is stamped so that nobody cites it.
+    """
     configuration = meta["configuration"]
-    blocks = measured_blocks(meta)
-    dtypes = configuration.get("dtypes") or [configuration.get("dtype")]
-    named = [*dtypes, *(configuration.get(name) for name in ("mode", "preset"))]
-    return " · ".join((
+    size, blocks = processes_of(meta), measured_blocks(meta)
+    profile = configuration["profile"]
+    return " · ".join(filter(None, (
         hardware(meta),
-        *processes(meta),
-        *(given for given in named if given),
-        f"{profile(meta)}, {blocks} block{'s' if blocks != 1 else ''}",
-    ))  # fmt: skip
+        f"{size} processes ({configuration['parallel']})" if size > 1 else None,
+        *(configuration.get("dtypes") or [configuration.get("dtype")]),
+        *(configuration.get(name) for name in ("mode", "preset")),
+        f"{'SMOKE (no claims)' if profile == 'smoke' else f'profile {profile}'}, "
+        f"{blocks} block{'s' if blocks != 1 else ''}",
+    )))  # fmt: skip
 
 
 def measured_blocks(meta: Mapping[str, Any]) -> int:
@@ -61,24 +55,22 @@ def measured_blocks(meta: Mapping[str, Any]) -> int:
     return len(meta["block_s"]) if "least" in meta["plan"] else int(meta["plan"]["blocks"])
 
 
-def processes(meta: Mapping[str, Any]) -> tuple[str, ...]:
-    """How many share the work and how, where several do: their threads or GPUs are one's each."""
-    configuration = meta["configuration"]
-    size = processes_of(meta)
-    return (f"{size} processes ({configuration['parallel']})",) if size > 1 else ()
-
-
-def profile(meta: Mapping[str, Any]) -> str:
-    """The profile; a smoke run is stamped so that nobody cites it."""
-    name = str(meta["configuration"]["profile"])
-    return "SMOKE (no claims)" if name == "smoke" else f"profile {name}"
-
-
 def noise_floor(meta: Mapping[str, Any]) -> str:
-    """What this machine was found to tell from nothing, and the margin that verdicts use."""
-    return "; ".join(
-        (f"noise floor: {_floors(meta)}", f"margin of verdicts: {rough(terms.margin(meta))}")
-    )
+    """What this machine was found to tell from nothing, and the margin that verdicts use.
+
+    Of each metric, and whether the audit found what was planted.
+    """
+    audit, floors = meta["audit"], terms.floors(meta)
+    found = "not audited"
+    if floors:
+        by_metric = ", ".join(
+            f"{METRICS[tag].title} {rough(math.expm1(floor))}" for tag, floor in floors.items()
+        )
+        found = (
+            f"{by_metric} (audit of {str(audit['time'])[:10]}: {audit['found']} of "
+            f"{audit['planted']} planted differences of {audit['slowdown']:.0%} found)"
+        )
+    return f"noise floor: {found}; margin of verdicts: {rough(terms.margin(meta))}"
 
 
 def environment(meta: Mapping[str, Any]) -> str | None:
@@ -87,21 +79,6 @@ def environment(meta: Mapping[str, Any]) -> str | None:
     if not found:
         return None
     return "environment: " + " ".join(f"{name}={value}" for name, value in found.items())
-
-
-def _floors(meta: Mapping[str, Any]) -> str:
-    """The floor of each metric, and whether the audit found what was planted."""
-    audit, floors = meta["audit"], terms.floors(meta)
-    if floors:
-        by_metric = ", ".join(
-            f"{METRICS[metric].title} {rough(math.expm1(floor))}"
-            for metric, floor in floors.items()
-        )
-        return (
-            f"{by_metric} (audit of {str(audit['time'])[:10]}: {audit['found']} of "
-            f"{audit['planted']} planted differences of {audit['slowdown']:.0%} found)"
-        )
-    return "not audited"
 
 
 def ended(meta: Mapping[str, Any]) -> str | None:
