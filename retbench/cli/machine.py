@@ -41,7 +41,7 @@ def project(
     from retbench import api, report
     from retbench.cli.console import Console
     from retbench.engine.projection import project as projected
-    from retbench.report import derivation
+    from retbench.report.projection import DERIVATION
 
     run = projected(given)
     content = report.content_of(run)
@@ -50,7 +50,7 @@ def project(
         files = report.write_all(run, content)
     console.report(content, files)
     if explain:
-        console.tables(table for table in content.tables if table.name == derivation.NAME)
+        console.tables(table for table in content.tables if table.name == DERIVATION)
 
 
 @with_options(options(ModelsConfig, "device", "threads"))

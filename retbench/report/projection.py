@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from retbench.report import derivation, units
+from retbench.config.run import DTYPE_BYTES
+from retbench.report import units
 from retbench.report.content import Content, made
-from retbench.report.frames import Floats, Row, column, groups, ordered, records
+from retbench.report.frames import Floats, Row, column, groups, ordered, records, where
 from retbench.report.projection_figures import IS, conditions, figures, usual_batch
 from retbench.report.tables import BATCH, CONTEXT, Column, Table, name
+from retbench.store import Run
 from retbench.suites.projection import USABLE
 
-if TYPE_CHECKING:
-    from retbench.store import Run
+DERIVATION = "derivation"
+"""The name of the table that explains the bounds."""
 
 _KEY = ["hardware", "model", "batch_size", "seq_len", "point"]
 _SHOWN = (
@@ -44,7 +46,7 @@ def content(run: Run) -> Content:
     tables = (
         _ratio_table(compared), _break_even(wide, labels), _cell_table(wide, run.meta),
         _training_table(wide, run.meta),
-        derivation.table(wide, run.meta, usual_batch(run.meta)), _devices(run.meta),
+        _derivation(wide, run.meta), _devices(run.meta),
     )  # fmt: skip
     return made(
         run, labels, tables, partial(figures, wide, run.meta), stamp=(IS, conditions(run.meta)),
@@ -52,34 +54,40 @@ def content(run: Run) -> Content:
     )  # fmt: skip
 
 
+def _one_cell(meta: Mapping[str, Any]) -> Row:
+    """The first device, the context of the figures over the batch, and the batch of the others."""
+    return {
+        "hardware": next(iter(meta["hardware"])), "batch_size": usual_batch(meta),
+        "seq_len": meta["configuration"]["batch_context"],
+    }  # fmt: skip
+
+
 def _ratios(wide: pd.DataFrame, labels: list[str]) -> pd.DataFrame:
     """The first model over each other one, by device, batch size, context and metric."""
-    rows = []
     at = ["hardware", "batch_size", "seq_len", "point"]
-    subject = wide[wide["model"] == labels[0]].set_index(at)
-    for baseline in labels[1:]:
-        other = wide[wide["model"] == baseline].set_index(at)
-        ratio = (subject[list(_COMPARED)] / other[list(_COMPARED)]).reset_index()
-        rows.append(ratio.assign(subject=labels[0], baseline=baseline))
+    own = {model: wide[wide["model"] == model].set_index(at)[list(_COMPARED)] for model in labels}
+    subject, *baselines = labels
+    rows = [
+        (own[subject] / own[baseline]).reset_index().assign(subject=subject, baseline=baseline)
+        for baseline in baselines
+    ]
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 
 def _findings(compared: pd.DataFrame, meta: Mapping[str, Any]) -> Iterator[str]:
     """Against each baseline a step, memory and throughput on the first device, at one cell."""
-    device, asked = next(iter(meta["hardware"])), meta["configuration"]
-    context, batch = asked["batch_context"], usual_batch(meta)
-    for row in records(compared):
-        if (row["hardware"], row["seq_len"], row["batch_size"]) == (device, context, batch):
-            step, held = (units.significant(row[name]) for name in ("tpot_bound_s", "held_bytes"))
-            most = row["largest_batch_tokens_per_s"]
-            yield (
-                f"{row['subject']} / {row['baseline']} at the bound of {device}, "
-                f"{units.tokens(context)} tokens, batch {batch}: step {step}, memory {held}; "
-            ) + (
-                f"at the largest batches that fit {units.significant(most)} times the tokens/s"
-                if math.isfinite(most) and most > 0
-                else "at that context not one sequence of both fits"
-            )
+    at = _one_cell(meta)
+    for row in records(where(compared, at)):
+        step, held = (units.significant(row[name]) for name in ("tpot_bound_s", "held_bytes"))
+        most = row["largest_batch_tokens_per_s"]
+        there = "at that context not one sequence of both fits"
+        if math.isfinite(most) and most > 0:
+            there = f"at the largest batches that fit {units.significant(most)} times the tokens/s"
+        yield (
+            f"{row['subject']} / {row['baseline']} at the bound of {at['hardware']}, "
+            f"{units.tokens(at['seq_len'])} tokens, batch {at['batch_size']}: step {step}, "
+            f"memory {held}; {there}"
+        )
 
 
 def _number(metric: str, title: str, unit: str, divisor: float, rank: int = 1) -> Column:
@@ -195,7 +203,8 @@ def _training_table(wide: pd.DataFrame, meta: Mapping[str, Any]) -> Table:
         _fits("training_bytes", meta),
         _number("step_bound_s", "Step", "s", 1, 0),
         _bound_by("step", meta),
-        Column("Tokens/s", _training_tokens_per_s, rank=1),
+        Column("Tokens/s", lambda row: units.significant(
+            row["batch_size"] * row["seq_len"] / row["step_bound_s"])),
     ]  # fmt: skip
     notes = (
         f"{IS}, of one device",
@@ -226,7 +235,7 @@ def _bound_by(work: str, meta: Mapping[str, Any]) -> Column:
 
     def text(row: Row) -> str:
         sheet = meta["hardware"][row["hardware"]]
-        moving, computing = derivation.times_s(row, work, dtype, sheet)
+        moving, computing = _times_s(row, work, dtype, sheet)
         return "bytes" if moving >= computing else "FLOPs"
 
     return Column("Bound by", text, rank=4, style="name")
@@ -234,10 +243,6 @@ def _bound_by(work: str, meta: Mapping[str, Any]) -> Column:
 
 def _tokens_per_s_a_gb(row: Row) -> str:
     return units.significant(row["batch_size"] / row["tpot_bound_s"] / (row["held_bytes"] / 1e9))
-
-
-def _training_tokens_per_s(row: Row) -> str:
-    return units.significant(row["batch_size"] * row["seq_len"] / row["step_bound_s"])
 
 
 def _devices(meta: Mapping[str, Any]) -> Table:
@@ -256,3 +261,113 @@ def _devices(meta: Mapping[str, Any]) -> Table:
         Column("Source", "source", rank=1, style="sentence"),
     ]
     return Table("devices", "Devices", frame, columns)
+
+
+def _derivation(wide: pd.DataFrame, meta: Mapping[str, Any]) -> Table:
+    """How the bounds of each model come about at one cell: every factor of every figure."""
+    at = _one_cell(meta)
+    rows = [
+        {"model": row["model"], "figure": figure, "how": how, "value": value}
+        for row in records(where(wide, at))
+        for figure, how, value in _derived(row, meta, meta["hardware"][at["hardware"]])
+    ]
+    columns = [
+        name("Model", "model"),
+        name("Figure", "figure"),
+        Column("Derivation", "how", rank=0, style="sentence"),
+        Column("Value", "value", rank=0),
+    ]
+    notes = (
+        f"{at['hardware']}, {units.tokens(at['seq_len'])} tokens, batch {at['batch_size']}; "
+        "GB are 10^9 bytes",
+        "a step must read every matrix and the state once; of the embedding one row a sequence; "
+        "what a cache gains by its new token is too little to count",
+        "a training step has as many tokens as the prefill; AdamW reads weight, gradient and two "
+        "moments in float32 and writes all but the gradient, 28 bytes a parameter",
+    )
+    frame = pd.DataFrame(rows, columns=["model", "figure", "how", "value"])
+    return Table(DERIVATION, "How the bounds come about", frame, columns, notes, grouped=True)
+
+
+def _derived(
+    row: Row, meta: Mapping[str, Any], sheet: Mapping[str, Any]
+) -> Iterator[tuple[str, str, str]]:
+    """Each figure of one model: its name, its factors, and what they come to."""
+    model, dtype = meta["models"][row["model"]], meta["configuration"]["dtype"]
+    size, batch = DTYPE_BYTES[dtype], row["batch_size"]
+    body, embedding = model["parameters"], model["parameters_embedding"]
+    yield (
+        "weights", f"({body:,} + {embedding:,} of embedding) parameters x {size} bytes",
+        _gb(row["weights_bytes"]),
+    )  # fmt: skip
+    sequence = row["state_bytes"] / batch
+    yield "state", f"{_gb(sequence)} a sequence x {batch}", _gb(row["state_bytes"])
+    d_model, vocabulary = (model["config"][name] for name in ("d_model", "vocab_size"))
+    matrices = (body + vocabulary * d_model + batch * d_model) * size
+    written = row["decode_bytes"] - matrices - row["state_bytes"]
+    yield (
+        "bytes of a step",
+        f"{_gb(matrices)} of matrices + {_gb(row['state_bytes'])} of state read + {_gb(written)} "
+        "of it written",
+        _gb(row["decode_bytes"]),
+    )
+    yield "step at least", _longer(row, "decode", dtype, sheet), _ms(row["tpot_bound_s"])
+    yield (
+        "largest batch",
+        f"({USABLE:g} x {_gb(sheet['memory_bytes'])} - {_gb(row['weights_bytes'])}) / "
+        f"{_gb(sequence)} a sequence",
+        f"{row['largest_batch']:.0f}",
+    )
+    yield (
+        "prefill at least", _longer(row, "prefill", dtype, sheet), _ms(row["ttft_bound_s"]),
+    )  # fmt: skip
+    tokens = batch * row["seq_len"]
+    width = row["prefill_working_bytes"] / tokens / size
+    yield (
+        "prefill in passing",
+        f"{tokens:,.0f} tokens x ({d_model:,} of residual + {width - d_model:,.0f} of the widest "
+        f"operation) x {size} bytes",
+        _gb(row["prefill_working_bytes"]),
+    )
+    layers = model["config"]["n_layers"]
+    yield (
+        "training memory",
+        f"{body + embedding:,} parameters x 16 bytes + {tokens:,.0f} tokens x {layers} layers x "
+        f"{d_model:,} x {size} bytes",
+        _gb(row["training_bytes"]),
+    )
+    yield (
+        "training step at least", _longer(row, "step", dtype, sheet), _ms(row["step_bound_s"]),
+    )  # fmt: skip
+
+
+def _times_s(row: Row, work: str, dtype: str, sheet: Mapping[str, Any]) -> tuple[float, float]:
+    """Seconds in which a device moves the bytes of a piece of work, and computes its FLOPs.
+
+    Args:
+        row: of a cell, with ``{work}_bytes`` and ``{work}_flops``.
+        work: ``decode``, ``prefill`` or ``step``.
+        dtype: whose rate counts.
+        sheet: the device's data sheet, as ``run.json`` has it.
+    """
+    moving = row[f"{work}_bytes"] / sheet["bandwidth_bytes_per_s"]
+    return moving, row[f"{work}_flops"] / sheet["flop_per_s"][dtype]
+
+
+def _longer(row: Row, work: str, dtype: str, sheet: Mapping[str, Any]) -> str:
+    """The times of a piece of work's bytes and FLOPs, and which of them is the bound."""
+    bandwidth, rate = sheet["bandwidth_bytes_per_s"], sheet["flop_per_s"][dtype]
+    moving, computing = _times_s(row, work, dtype, sheet)
+    return (
+        f"{_gb(row[f'{work}_bytes'])} / {units.scaled(bandwidth, 'bytes/s')} = {_ms(moving)}; "
+        f"{units.scaled(row[f'{work}_flops'], 'flop')} / {units.scaled(rate, 'flop/s')} = "
+        f"{_ms(computing)}: the {'bytes' if moving >= computing else 'FLOPs'} take longer"
+    )
+
+
+def _gb(count: float) -> str:
+    return f"{units.significant(count / 1e9)} GB"
+
+
+def _ms(seconds: float) -> str:
+    return f"{units.significant(1e3 * seconds)} ms"
