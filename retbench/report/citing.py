@@ -153,13 +153,13 @@ def _numbers(content: Content) -> Iterator[_Number]:
     for table in content.tables:
         for row in records(table.frame):
             for name, quantity in table.cited.items():
-                number = _Number(quantity, name, row, tuple(table.ids))
-                named = quantity or number.given("metric") or number.given("quantity")
-                known = named and not units.is_missing(row[name])
+                named = quantity or row.get("metric", row.get("quantity"))
+                number = _Number(str(named), name, row, tuple(table.ids))
                 is_of_one = number.given("model") and not number.given("baseline")
                 has_interval = edges_of(name)[0] in row
-                if known and has_interval and (number.is_ratio or is_of_one):
-                    yield _Number(str(named), name, row, tuple(table.ids))
+                is_known = named and not units.is_missing(row[name])
+                if is_known and has_interval and (number.is_ratio or is_of_one):
+                    yield number
 
 
 def _sentence(number: _Number, meta: Mapping[str, Any], flags: _Flags) -> str:
@@ -213,8 +213,7 @@ def _basis(number: _Number) -> str:
     if metric and number.is_ratio:
         one = "block"
     n = int(number.given("pairs" if number.is_ratio and "pairs" in number.row else "n") or 0)
-    over = f"{n} {one}{'es' * (one == 'process') if n != 1 else ''}"
-    over = over if n == 1 or one == "process" else f"{over}s"
+    over = f"{n} processes" if one == "process" and n != 1 else units.counted(n, one)
     if metric and metric.kind == "analytic":
         return "computed, exact"
     if number.edges[1] is None:

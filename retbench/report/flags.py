@@ -46,7 +46,7 @@ Cell = tuple[str, str]
 
 
 def of_cells(times: pd.DataFrame, processes: pd.DataFrame) -> dict[Cell, list[str]]:
-    """The flags of each cell ``(model, point)`` that has any.
+    """The flags of each timed cell ``(model, point)``.
 
     Args:
         times: the samples that count, of any metric.
@@ -61,8 +61,9 @@ def of_cells(times: pd.DataFrame, processes: pd.DataFrame) -> dict[Cell, list[st
             if applies and name not in flags:
                 flags.append(name)
     for cell, count in _outliers(times[times["metric"].isin(TIMES)]).items():
-        found.setdefault(cell, []).append(f"outliers={count}")
-    return {cell: flags for cell, flags in found.items() if flags}
+        if count:
+            found.setdefault(cell, []).append(f"outliers={count}")
+    return found
 
 
 def is_noisy(by_block: Floats) -> bool:
@@ -86,13 +87,12 @@ def is_drift(by_block: Floats) -> bool:
     return bool(abs(rises) >= DRIFT_DEVIATIONS * math.sqrt(n * (n - 1) * (2 * n + 5) / 18))
 
 
-def _outliers(times: pd.DataFrame) -> dict[Cell, int]:
+def _outliers(times: pd.DataFrame) -> Counter[Cell]:
     """How many samples of a cell lie far outside their own process's quartiles."""
-    counts: dict[Cell, int] = {}
+    counts: Counter[Cell] = Counter()
     by_process = arrays(times, ["model", "point", "metric", "block"], "value")
     for (model, point, _, _), samples in by_process.items():
-        if count := count_outliers(samples):
-            counts[model, point] = counts.get((model, point), 0) + count
+        counts[model, point] += count_outliers(samples)
     return counts
 
 

@@ -7,9 +7,10 @@ run has no row there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -19,10 +20,7 @@ from retbench.metrics import METRICS
 from retbench.report import change, units
 from retbench.report.frames import Row, records
 from retbench.report.tables import Column, Table, name
-
-if TYPE_CHECKING:
-    from retbench.report.change import Change
-    from retbench.store import Run
+from retbench.store import Run
 
 NOTES = (
     "step: the run over the one before it, above 1 slower or larger; the verdicts of times of two "
@@ -63,7 +61,7 @@ def history(runs: Sequence[Run], metric: str | None = None) -> Table:
     return Table("history", title, own.drop(columns="place"), _COLUMNS, NOTES, grouped=True)
 
 
-def _rows(ordered: Sequence[Run], steps: Sequence[Change]) -> Iterator[Row]:
+def _rows(ordered: Sequence[Run], steps: Sequence[change.Change]) -> Iterator[Row]:
     """What each step says of its second run, and of its first one where none came before."""
     seen: set[tuple[Any, ...]] = set()
     for (before, after), step in zip(pairwise(ordered), steps, strict=True):
@@ -88,25 +86,16 @@ def _row(run: Run, cell: Row, measured: float) -> Row:
     return {
         **{key: cell[key] for key in (*_CELL, "seq_len", "batch_size", "unit")},
         "run": run.path.name, "started": str(run.meta["started"]), "commit": code,
-        "measured": measured, "value": None, "low": None, "high": None, "verdict": "",
+        "measured": measured, "value": math.nan, "low": math.nan, "high": math.nan, "verdict": "",
     }  # fmt: skip
 
 
-def _cell(row: Row) -> str:
-    return f"{row['model']}, {row['point']}"
-
-
-def _step(row: Row) -> str:
-    value = row["value"]
-    return units.DASH if pd.isna(value) else units.ratio(value, row["low"], row["high"])
-
-
 _COLUMNS = (
-    name("Cell", _cell),
+    name("Cell", lambda row: f"{row['model']}, {row['point']}"),
     name("Run", "run"),
     Column("Begun", lambda row: row["started"][:16].replace("T", " "), rank=1, style="name"),
     Column("Commit", "commit", rank=2, style="name"),
     Column("Measured", lambda row: units.scaled(row["measured"], row["unit"]), rank=0),
-    Column("Step", _step, rank=0),
+    Column("Step", units.ratio_of, rank=0),
     Column("Verdict", "verdict", rank=0, style="verdict"),
 )

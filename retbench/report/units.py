@@ -48,10 +48,7 @@ _SCALES: dict[str, tuple[Scale, ...]] = {
     ),
     "flop/s": (Scale("TFLOP/s", 1e12), Scale("GFLOP/s", 1e9), Scale("MFLOP/s", 1e6)),
     "J": (Scale("J", 1.0), Scale("mJ", 1e-3), Scale("µJ", 1e-6)),
-    "W": (Scale("W", 1.0),),
-    "tokens/s": (Scale("tokens/s", 1.0),),
     "ratio": (Scale("", 1.0),),
-    "tokens": (Scale("tokens", 1.0),),
 }  # fmt: skip
 
 
