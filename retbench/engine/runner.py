@@ -133,9 +133,10 @@ def execute(
 
 def still_open(run: store.Run, alpha: float) -> list[str]:
     """See :data:`Settled`; by the report's own verdicts."""
-    from retbench.report import settled  # pandas, which no run needs that stops after its blocks
+    # pandas, which no run needs that stops after its blocks
+    from retbench.report.speed import comparison
 
-    return settled.still_open(run, alpha)
+    return comparison.still_open(run, alpha)
 
 
 def _run_to_the_end(call: Call, launcher: Launcher | None) -> None:

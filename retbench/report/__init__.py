@@ -23,9 +23,9 @@ TABLES, PLOTS, PAPER = "tables", "plots", "paper"
 
 def summarise(run: Run) -> Summary:
     """Reduce an inference run to its numbers; see :class:`retbench.report.summary.Summary`."""
-    from retbench.report import summary
+    from retbench.report.summary import Summary
 
-    return summary.summarise(run)
+    return Summary(run)
 
 
 def content_of(run: Run) -> Content:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,12 +20,10 @@ from retbench.errors import UserError
 from retbench.metrics import METRICS, compared
 from retbench.report import axes, compare, export, terms, units, warnings
 from retbench.report.frames import Floats, Row, arrays, lookup, records
-from retbench.report.summary import Reduced, reduced
+from retbench.report.summary import Summary
 from retbench.report.tables import BATCH, CONTEXT, Column, Table, name
 from retbench.stats import unpaired
-
-if TYPE_CHECKING:
-    from retbench.store import Run
+from retbench.store import Run
 
 REGRESSIONS = ("slower", "larger", "failed")
 COLUMNS = [
@@ -99,17 +97,16 @@ def between(before: Run, after: Run, margin: float | None = None) -> Change:
         raise UserError(f"{before.path} is of the suite {suites[0]}, {after.path} of {suites[1]}")
     metas = before.meta, after.meta
     margin = margin or max(map(terms.margin, metas))
-    rows = _rows(reduced(before), reduced(after), margin, metas)
+    rows = _rows(Summary(before), Summary(after), margin)
     if not rows:
         raise UserError(
             f"{before.path} and {after.path} have no cell with a time or memory in common",
             "compare runs of the same models and points",
         )
     frame = pd.DataFrame(rows, columns=COLUMNS)
-    differing = {kind: list(lines) for kind, lines in _differing(*metas).items()}
     return Change(
-        before.path, after.path, {kind: lines for kind, lines in differing.items() if lines},
-        tuple(_warnings(before, after)), _table(frame, after),
+        before.path, after.path, _differing(*metas), tuple(_warnings(before, after)),
+        _table(frame, after),
     )  # fmt: skip
 
 
@@ -130,11 +127,10 @@ def markdown(found: Change) -> str:
     return "\n".join([*head, "", export.markdown(found.table, ())]).rstrip()
 
 
-def _rows(
-    before: Reduced, after: Reduced, margin: float, metas: tuple[Mapping[str, Any], ...]
-) -> list[Row]:
+def _rows(before: Summary, after: Summary, margin: float) -> list[Row]:
+    metas = before.meta, after.meta
     old, new = _by_cell(before), _by_cell(after)
-    centres = [lookup(side.cells, _CELL, "value") for side in (before, after)]
+    centres = [lookup(side.measured, _CELL, "value") for side in (before, after)]
     places = {(row["model"], row["point"]): row for row in records(after.statuses)}
     rows = {
         key: _row(places[key[1:]], key[0]) | {
@@ -176,7 +172,7 @@ def _row(place: Row, metric: str) -> Row:
     return empty | {key: place[key] for key in ("model", "seq_len", "batch_size", "point")}
 
 
-def _by_cell(found: Reduced) -> _Cells:
+def _by_cell(found: Summary) -> _Cells:
     """The value of each block, by metric, model and point, of what models are compared by."""
     rows = found.processes[found.processes["metric"].isin(compared())]
     cells = {
@@ -187,7 +183,7 @@ def _by_cell(found: Reduced) -> _Cells:
     return dict(sorted(cells.items(), key=lambda cell: (order[cell[0][0]], at[cell[0][1:]])))
 
 
-def _alone(found: Reduced) -> set[tuple[str, str]]:
+def _alone(found: Summary) -> set[tuple[str, str]]:
     """Model and point of the cells of which some process took no turns."""
     return {
         (row["model"], row["point"])
@@ -196,21 +192,36 @@ def _alone(found: Reduced) -> set[tuple[str, str]]:
     }
 
 
-def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Iterator[str]]:
-    made = [meta["provenance"] for meta in (before, after)]
+def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What is another in the second run, by kind of thing; of a kind where that is nothing, none.
+
+    Args:
+        before: the first run's ``run.json``.
+        after: the second's.
+    """
+    made = _lines(before["provenance"], after["provenance"])
     found = {
-        kind: _lines(*({k: v for k, v in _flat(meta).items() if _is_of(k, keys)} for meta in made))
-        for kind, keys in _SAID.items()
+        kind: [
+            line for key, line in made.items()
+            if any(f"{key}.".startswith(f"{place}.") for place in places)
+            and not key.endswith(_PASSING)
+        ]
+        for kind, places in _SAID.items()
+    }  # fmt: skip
+    for kind in ("configuration", "models"):
+        lines = _lines(before[kind], after[kind])
+        found[kind] = [line for key, line in lines.items() if key != "out"]
+    return {kind: lines for kind, lines in found.items() if lines}
+
+
+def _lines(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, str]:
+    """A line for each leaf of nested mappings that differs, by its keys with dots between."""
+    old, new = _flat(before), _flat(after)
+    return {
+        key: f"{key}: {_written(old.get(key))}, then {_written(new.get(key))}"
+        for key in dict.fromkeys((*old, *new))
+        if old.get(key) != new.get(key)
     }
-    settings = ({k: v for k, v in meta["configuration"].items() if k != "out"}
-                for meta in (before, after))  # fmt: skip
-    found["configuration"] = _lines(*map(_flat, settings))
-    found["models"] = _lines(*(_flat(meta["models"]) for meta in (before, after)))
-    return found
-
-
-def _is_of(key: str, places: tuple[str, ...]) -> bool:
-    return not key.endswith(_PASSING) and any(f"{key}.".startswith(f"{p}.") for p in places)
 
 
 def _flat(given: Any, at: str = "") -> dict[str, Any]:
@@ -224,13 +235,6 @@ def _flat(given: Any, at: str = "") -> dict[str, Any]:
     }
 
 
-def _lines(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-    for key in dict.fromkeys((*before, *after)):
-        old, new = before.get(key), after.get(key)
-        if old != new:
-            yield f"{key}: {_written(old)}, then {_written(new)}"
-
-
 def _written(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
@@ -241,9 +245,8 @@ def _warnings(before: Run, after: Run) -> Iterator[str]:
     machines = {run.meta["provenance"].get("machine_id") for run in (before, after)}
     if len(machines) > 1:
         yield "the runs are of different machines: a ratio says nothing of the code alone"
-    for run in dict.fromkeys((before.path, after.path)):
-        meta = before.meta if run == before.path else after.meta
-        yield from (f"{run}: {line}" for line in warnings.claims(meta, "process"))
+    for path, meta in {run.path: run.meta for run in (before, after)}.items():
+        yield from (f"{path}: {line}" for line in warnings.claims(meta, "process"))
 
 
 def _table(frame: pd.DataFrame, run: Run) -> Table:

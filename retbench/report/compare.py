@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -20,13 +21,13 @@ import numpy as np
 import pandas as pd
 
 from retbench import metrics
-from retbench.report import fusion, terms
+from retbench.report import terms
 from retbench.report.frames import Floats, Row, arrays, column, groups, lookup, records
 from retbench.stats import comparison
 from retbench.stats.estimate import exp
 
 if TYPE_CHECKING:
-    from retbench.report.summary import Reduced
+    from retbench.report.summary import Summary
 
 # A run has those of its suite; the others do not show.
 TIMES, MEMORY = metrics.compared("time"), metrics.compared("memory")
@@ -52,44 +53,33 @@ _UNKNOWN: Row = {
 }  # fmt: skip
 _NOTHING_NEEDED: Row = {"n_needed": None, "minutes_needed": _NAN, "precision_needed": _NAN}
 _CELL = ["block", "model", "point"]
+_FUSED = re.compile("triton|flash|efficient|cudnn|fa3|fla|compile", re.IGNORECASE)
+"""In what a sample says that ran, or in its mode: a compiler fuses whatever it is given."""
 
 
-def pairs(
-    frame: pd.DataFrame,
-    kept: pd.DataFrame,
-    processes: pd.DataFrame,
-    models: Sequence[str],
-    meta: Mapping[str, Any],
-) -> pd.DataFrame:
+def pairs(found: Summary) -> pd.DataFrame:
     """One row per metric, baseline, point and block that both sides were measured in.
-
-    Args:
-        frame: every sample; status rows say what was measured alone.
-        kept: the samples that count.
-        processes: one value per block, cell and metric.
-        models: the subject, then the baselines.
-        meta: ``run.json``.
 
     Returns:
         ``ratio``, NaN where only one side took turns; ``alone`` names who did not, a tuple;
-        ``unfused`` the side that runs unfused where the other does not, see
-        :mod:`retbench.report.fusion`.
+        ``unfused`` the side that runs unfused where the other does not.
     """
     place = ["metric", "seq_len", "batch_size", "point", "block"]
-    compared = processes[processes["metric"].isin(metrics.compared())]
+    compared = found.processes[found.processes["metric"].isin(metrics.compared())]
     values = compared.pivot_table(index=place, columns="model", values="value", observed=True)
-    alone, rounds = _alone(frame), _rounds(kept)
-    unfused = fusion.unfused(kept, models, meta)
+    alone, rounds = _alone(found.frame), _rounds(found.kept)
+    unfused = _unfused(found)
+    subject, *baselines = found.models
     rows = []
-    for baseline in models[1:]:
-        if not {models[0], baseline} <= set(values.columns):
+    for baseline in baselines:
+        if not {subject, baseline} <= set(values.columns):
             continue
-        both = values[[models[0], baseline]].dropna()
-        centres = _centres(rounds, models[0], baseline)
+        both = values[[subject, baseline]].dropna()
+        centres = _centres(rounds, subject, baseline)
         for (metric, seq_len, batch_size, point, block), pair in zip(
             both.index, both.to_numpy(dtype=float), strict=True
         ):
-            apart = tuple(m for m in (models[0], baseline) if (block, m, point) in alone)
+            apart = tuple(m for m in (subject, baseline) if (block, m, point) in alone)
             if metric not in TIMES or len(apart) == 2:
                 ratio = pair[0] / pair[1] if pair[1] else _NAN
             else:
@@ -126,12 +116,40 @@ def _centres(rounds: pd.DataFrame, subject: str, baseline: str) -> Mapping[tuple
     }
 
 
-def ratios(found: Reduced, meta: Mapping[str, Any]) -> pd.DataFrame:
-    """One row per metric, planned point and baseline; where there is none, ``note`` says why.
+def _unfused(found: Summary) -> dict[tuple[str, str, str], str]:
+    """Which side runs unfused where the other does not, by metric, point and baseline.
 
-    Args:
-        found: the run's blocks, cells and endings.
-        meta: ``run.json``.
+    One runs in fused kernels on a GPU, the other in eager PyTorch: between the two, times say more
+    of the code than of the models. A comparison that was asked for is none of these: where a
+    contender has its implementation, or its form, by name; a run on a CPU and one that compares
+    operations have none.
+    """
+    configuration, subject = found.configuration, found.models[0]
+    if configuration["device"] != "cuda" or "models" not in configuration:
+        return {}
+    named = {
+        contender["label"]
+        for contender in found.meta["plan"]["contenders"]
+        if {"implementation", "form"} & set(contender["options"])
+    }
+    timed = found.kept[found.kept["phase"].isin(["prefill", "decode", "generation", "train"])]
+    first = timed.drop_duplicates(["metric", "point", "model"])
+    ways = {
+        (row["metric"], row["point"], row["model"]): f"{row['implementation']} {row['mode']}"
+        for row in records(first[["metric", "point", "model", "implementation", "mode"]])
+    }
+    unfused = {}
+    for (metric, point, model), way in ways.items():
+        own = ways.get((metric, point, subject))
+        if own is None or {model, subject} & named:
+            continue
+        if bool(_FUSED.search(own)) != bool(_FUSED.search(way)):
+            unfused[metric, point, model] = model if _FUSED.search(own) else subject
+    return unfused
+
+
+def ratios(found: Summary) -> pd.DataFrame:
+    """One row per metric, planned point and baseline; where there is none, ``note`` says why.
 
     Returns:
         ``value`` with its interval of ``confidence`` over ``n`` blocks, ``verdict``,
@@ -142,28 +160,29 @@ def ratios(found: Reduced, meta: Mapping[str, Any]) -> pd.DataFrame:
         whether it comes from processes that took no turns; ``unfused``: which side runs unfused
         where the other does not, for which a time has no verdict unless the run was asked.
     """
-    paired, statuses, models = found.pairs, found.statuses, found.models
+    paired, statuses, meta = found.pairs, found.statuses, found.meta
+    subject, *baselines = found.models
     by_row = dict(groups(paired, ["metric", "baseline", "point"]))
-    value_of = lookup(found.cells, ["metric", "model", "point"], "value")
+    value_of = lookup(found.measured, ["metric", "model", "point"], "value")
     ended = lookup(statuses, ["model", "point"], "status")
     points = statuses[["batch_size", "seq_len", "point"]].drop_duplicates()
     primary = {(metric, point) for metric, point in meta["primary"]}
-    measured = set(found.cells["metric"])
+    measured = set(found.measured["metric"])
     table: list[Row] = []
     in_blocks: list[Floats] = []
     for metric, baseline, at in itertools.product(
         (tag for tag in metrics.compared() if tag in measured),
-        models[1:],
-        records(points.sort_values(["batch_size", "seq_len"])),
+        baselines,
+        records(points.sort_values(["batch_size", "seq_len", "point"])),
     ):
-        sides = models[0], baseline
+        sides = subject, baseline
         missing = [model for model in sides if (metric, model, at["point"]) not in value_of]
         if len(missing) == 2 and all(ended.get((model, at["point"])) == "ok" for model in sides):
             continue  # the point has no such metric
         own = by_row.get((metric, baseline, at["point"]), paired.iloc[:0])
         known = column(own, "ratio")
         known = known[np.isfinite(known)]
-        row: Row = {"metric": metric} | at | {"subject": models[0], "baseline": baseline}
+        row: Row = {"metric": metric} | at | {"subject": subject, "baseline": baseline}
         row |= {"n": len(known), "primary": (metric, at["point"]) in primary}
         row["unfused"] = own["unfused"].max() if len(own) else ""
         row["alone"] = metric in TIMES and any(len(apart) == 2 for apart in own["alone"])
@@ -174,7 +193,7 @@ def ratios(found: Reduced, meta: Mapping[str, Any]) -> pd.DataFrame:
             row |= memory_verdict(whole / part, known, terms.margin(meta))
         table.append(_UNKNOWN | row)
         in_blocks.append(known)
-    _judge(table, in_blocks, len(models) - 1, meta)
+    _judge(table, in_blocks, len(baselines), meta)
     if not meta["configuration"].get("compare_unfused"):
         for row in table:
             if row["unfused"] and row["n"]:

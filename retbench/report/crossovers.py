@@ -14,14 +14,13 @@ import numpy as np
 import pandas as pd
 
 from retbench import metrics
-from retbench.config.plan import Point
 from retbench.report import axes, terms, units
 from retbench.report.compare import NO_CLAIM
 from retbench.report.frames import by_block, column, groups, lookup, records
 from retbench.stats.crossover import Crossover, crossover
 
 if TYPE_CHECKING:
-    from retbench.report.summary import Reduced
+    from retbench.report.summary import Summary
 
 WINS, LOSES = {"faster", "smaller"}, {"slower", "larger"}
 _THROUGHOUT = {"always below": WINS, "always above": LOSES}
@@ -33,35 +32,27 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def crossovers(
-    found: Reduced, ratios: pd.DataFrame, points: Mapping[str, Point], meta: Mapping[str, Any]
-) -> pd.DataFrame:
+def crossovers(found: Summary) -> pd.DataFrame:
     """The context from which on the ratio has changed sides, per metric, baseline and sweep.
 
     A smoke run earns none (M2): its rows have the status "no claim".
-
-    Args:
-        found: whose blocks are compared.
-        ratios: what these say together, see :func:`retbench.report.compare.ratios`.
-        points: of the plan, by id.
-        meta: ``run.json``.
 
     Returns:
         No row for a time of which one side alone runs fused, unless the run was asked;
         ``batch_size`` is None where it is another at each context.
     """
-    along = found.pairs[axes.is_plain(points, found.pairs)]
-    if not meta["configuration"].get("compare_unfused"):
+    along = found.pairs[axes.is_plain(found.points, found.pairs)]
+    if not found.configuration.get("compare_unfused"):
         along = along[along["unfused"] == ""]
     subject, *baselines = found.models
     rows = []
     crossable = [tag for tag in metrics.compared() if metrics.METRICS[tag].crosses]
     for metric, baseline in itertools.product(crossable, baselines):
         own = along[(along["metric"] == metric) & (along["baseline"] == baseline)]
-        held = axes.held_at(own, "context", meta["configuration"])
+        held = axes.held_at(own, "context", found.configuration)
         for _, sweep in groups(own.assign(held=held), ["held"]):
             sizes = sweep["batch_size"].unique()
-            crossed = crossing(sweep, ratios, meta)
+            crossed = crossing(sweep, found.ratios, found.meta)
             if crossed is not None:
                 batch_size = sizes[0] if len(sizes) == 1 else None
                 rows.append((metric, subject, baseline, batch_size, *crossed))

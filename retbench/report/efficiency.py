@@ -7,7 +7,6 @@ paired by block and carries the interval of that ratio (M7).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +15,11 @@ import pandas as pd
 
 from retbench.config.plan import Point
 from retbench.config.run import RunConfig
-from retbench.report.frames import EDGES, Row, edges, in_blocks, lookup, ordered, records
+from retbench.report.frames import edges, in_blocks, lookup, ordered, records
 from retbench.stats import intervals
 
 if TYPE_CHECKING:
-    from retbench.report.summary import Reduced
+    from retbench.report.summary import Summary
 
 COLUMNS = [
     "model", "seq_len", "batch_size", "point", "processes", "value", "low", "high", "n", "note",
@@ -41,39 +40,28 @@ def is_unshared(point: Point) -> bool:
     return point.setting("processes") is not None
 
 
-def efficiencies(
-    found: Reduced, points: Mapping[str, Point], meta: Mapping[str, Any]
-) -> pd.DataFrame:
+def efficiencies(found: Summary) -> pd.DataFrame:
     """One row per model and point that one process measured too; none in a run of one.
-
-    Args:
-        found: the run's processes and endings, and the order of its models.
-        points: of the plan, by id.
-        meta: ``run.json``.
 
     Returns:
         ``value`` with ``low`` and ``high``, from ``n`` blocks; ``note`` says which side is missing.
     """
-    size = processes_of(meta)
-    by_cell = in_blocks(found.processes) if size > 1 else {}
+    size = processes_of(found.meta)
+    by_cell = in_blocks(found.processes)
+    nothing = np.full(found.processes["block"].nunique(), np.nan)
     ended = lookup(found.statuses, ["model", "point"], "status")
-    rows: list[Row] = []
-    for row in records(found.statuses) if size > 1 else ():
-        if not is_unshared(points[row["point"]]):
+    rows = []
+    for row in records(found.statuses):
+        if not is_unshared(found.points[row["point"]]):
             continue
         model, shared = row["model"], Point(row["seq_len"], row["batch_size"]).id
-        nothing = np.array([])
         alone = by_cell.get(("step_s", model, row["point"]), nothing)
         together = by_cell.get(("step_s", model, shared), nothing)
+        gain = intervals.ratio(alone, together).mapped(lambda ratio: ratio / size)
         sides = ((1, row["status"]), (size, ended.get((model, shared), "not run")))
         failed = [f"{count}: {status}" for count, status in sides if status != "ok"]
-        numbers: dict[str, float] = dict.fromkeys(EDGES, math.nan) | {"n": 0}
-        if len(alone) == len(together) > 0:
-            ratio = intervals.ratio(alone, together)
-            gained = (edge / size for edge in edges(ratio))
-            numbers = dict(zip(EDGES, gained, strict=True)) | {"n": ratio.n}
-        rows.append(
-            {"model": model, "point": shared, "processes": size, "note": ", ".join(failed)}
-            | {key: row[key] for key in ("seq_len", "batch_size")} | numbers
-        )  # fmt: skip
+        rows.append((
+            model, row["seq_len"], row["batch_size"], shared, size, *edges(gain), gain.n,
+            ", ".join(failed),
+        ))  # fmt: skip
     return ordered(pd.DataFrame(rows, columns=COLUMNS), ["model"], model=found.models)

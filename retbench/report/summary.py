@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -25,11 +25,9 @@ from retbench.config.plan import Point
 from retbench.metrics import METRICS
 from retbench.report import capacity, compare, crossovers, derive, efficiency, warnings
 from retbench.report import flags as flagging
-from retbench.report.frames import Floats, arrays, column, groups, ordered, positions
+from retbench.report.frames import Floats, arrays, column, edges, groups, ordered, positions
 from retbench.stats import intervals
-
-if TYPE_CHECKING:
-    from retbench.store import Run
+from retbench.store import Run
 
 CELL = ["model", "seq_len", "batch_size", "point"]
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
@@ -43,54 +41,175 @@ STATUS_COLUMNS = [*CELL, "status", "ok_blocks", "blocks", "cause", "flags"]
 
 @dataclass(frozen=True)
 class Summary:
-    """All that the report says about one run; pure data.
+    """All that the report says about one run, each part made when it is first asked for.
+
+    The same samples give the same summary, digit for digit.
 
     Attributes:
-        path: the run directory.
-        meta: ``run.json``.
-        models: the labels in the order of the plan; the first is the subject of every ratio.
-        points: the planned points by their ids, which all tables name in a column ``point``.
-        cells: one row per model, point and metric: ``value`` in ``unit`` with ``low`` and ``high``
-            (interval of ``method``; for memory the range over processes), ``n`` processes,
-            their ``trials`` together, ``samples`` raw values, ``spread`` = max / min - 1 over
-            processes, percentiles of the raw values where n supports them, ``source`` = the
-            implementation that was measured.
-        statuses: one row per model and point: ``status`` ok only if all blocks ended ok;
-            ``ok_blocks`` of ``blocks``, first ``cause``, ``flags``: those of the report (see
-            :mod:`retbench.report.flags`), then the worker's by blocks, e.g. ``unsettled x2``.
-        setup: as ``cells`` without a point: import, build, gate and cold start of each model.
-        ratios: one row per metric, point and baseline: subject / baseline with interval and
-            ``verdict``, see :func:`retbench.report.compare.ratios`.
-        crossovers: per metric and baseline the context at which the subject and the baseline are
-            equal, in which direction it was not reached, or the ``reason`` why it is unclear.
-        batches: per model and context with several batch sizes the largest that fits, what
-            stopped it, and the throughput there, see :mod:`retbench.report.capacity`.
-        efficiencies: of a run of several processes what each model gains by them, see
-            :mod:`retbench.report.efficiency`.
-        warnings: what is unequal, noisy or missing, one line each.
-        processes: one value per block, cell and measured metric.
-        pairs: the ratio of each block, see :func:`retbench.report.compare.pairs`.
+        run: of which only the samples, ``meta`` and the plan's points are read.
     """
 
-    path: Path
-    meta: Mapping[str, Any]
-    models: tuple[str, ...]
-    points: Mapping[str, Point]
-    cells: pd.DataFrame
-    statuses: pd.DataFrame
-    setup: pd.DataFrame
-    ratios: pd.DataFrame
-    crossovers: pd.DataFrame
-    batches: pd.DataFrame
-    efficiencies: pd.DataFrame
-    warnings: tuple[str, ...]
-    processes: pd.DataFrame
-    pairs: pd.DataFrame
+    run: Run
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """``run.json``."""
+        return self.run.meta
 
     @property
     def configuration(self) -> Mapping[str, Any]:
         """The resolved configuration of the run."""
         return cast(Mapping[str, Any], self.meta["configuration"])
+
+    @property
+    def points(self) -> Mapping[str, Point]:
+        """The planned points by their ids, which all tables name in a column ``point``."""
+        return self.run.points
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """Every sample."""
+        # Categories halve the time: every grouping would take the texts apart again.
+        return self.run.frame().astype(dict.fromkeys(_LABELS, "category"))
+
+    @cached_property
+    def models(self) -> tuple[str, ...]:
+        """The labels in the order of the plan; the first is the subject of every ratio."""
+        return model_order(self.meta, self.frame["model"].unique())
+
+    @cached_property
+    def kept(self) -> pd.DataFrame:
+        """The samples that count: cells of blocks that ended ok, and analytic figures of any."""
+        frame = self.frame
+        ended = frame.loc[frame["phase"] == "cell", ["block", "model", "point", "status"]]
+        ok = ended.loc[ended["status"] == "ok", ["block", "model", "point"]]
+        of_cells = ~frame["phase"].isin(["cell", "setup"]) | (frame["metric"] == "cold_start_s")
+        rows = frame[of_cells & frame["value"].notna()]
+        rows = rows[rows["status"] == "ok"]
+        good = pd.MultiIndex.from_frame(rows[["block", "model", "point"]]).isin(
+            pd.MultiIndex.from_frame(ok)
+        )
+        return rows[good | (rows["phase"] == "analytic").to_numpy()]
+
+    @cached_property
+    def processes(self) -> pd.DataFrame:
+        """One row per block, cell and metric: the median of the process that measured it."""
+        keys = [*CELL, "phase", "metric", "unit", "block"]
+        grouped = self.kept.groupby(keys, observed=True, sort=True)
+        return grouped.agg(
+            value=("value", "median"),
+            trials=("trial", "nunique"),
+            source=("implementation", "first"),
+        ).reset_index()
+
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        """The ratio of each block, see :func:`retbench.report.compare.pairs`."""
+        return compare.pairs(self)
+
+    @cached_property
+    def statuses(self) -> pd.DataFrame:
+        """How each cell ended, one row per model and point.
+
+        ``status`` is ok only if all blocks ended ok; ``ok_blocks`` of ``blocks``, first ``cause``,
+        ``flags``: those of the report (see :mod:`retbench.report.flags`), then the worker's by
+        blocks, e.g. ``unsettled x2``.
+        """
+        found = flagging.of_cells(self.kept, self.processes)
+        rows = []
+        for key, group in groups(self.frame[self.frame["phase"] == "cell"], CELL):
+            failed = group[group["status"] != "ok"]
+            worst = "ok" if failed.empty else Counter(failed["status"]).most_common(1)[0][0]
+            causes = failed.loc[failed["status"] == worst, "cause"].dropna()
+            counts = Counter(flag for flags in group["flags"] for flag in flags)
+            flags = found.get((key[0], key[-1]), [])
+            rows.append((
+                *key, worst, len(group) - len(failed), len(group),
+                None if causes.empty else causes.iloc[0],
+                ", ".join([*flags, *(f"{flag} x{n}" for flag, n in sorted(counts.items()))]),
+            ))  # fmt: skip
+        table = pd.DataFrame(rows, columns=STATUS_COLUMNS)
+        return ordered(table, ["model", "batch_size", "seq_len"], model=self.models)
+
+    @cached_property
+    def measured(self) -> pd.DataFrame:
+        """As :attr:`cells`, of the metrics that were measured, in any order."""
+        raw = arrays(self.kept, [*CELL, "metric"], "value")
+        by_process, trials = column(self.processes, "value"), self.processes["trials"].to_numpy()
+        sources = self.processes["source"].to_numpy()
+        rows = []
+        for key, places in positions(self.processes, [*CELL, "phase", "metric", "unit"]).items():
+            *cell, phase, metric, unit = key
+            values = by_process[places]
+            samples = raw[(*cell, metric)]
+            rows.append((
+                *cell, metric, unit, *_centre(values, metric), len(values),
+                int(trials[places].sum()), len(samples), _spread(values),
+                *_percentiles(samples if phase in ("prefill", "decode") else samples[:0]),
+                sources[places[0]],
+            ))  # fmt: skip
+        return pd.DataFrame(rows, columns=CELL_COLUMNS)
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """One row per model, point and metric, derived ones too.
+
+        ``value`` in ``unit`` with ``low`` and ``high`` (interval of ``method``; for memory the
+        range over processes), ``n`` processes, their ``trials`` together, ``samples`` raw values,
+        ``spread`` = max / min - 1 over processes, percentiles of the raw values where n supports
+        them, ``source`` = the implementation that was measured.
+        """
+        cells = derive.with_derived(self.measured, self.points, self.meta)
+        order = ["model", "batch_size", "seq_len", "metric"]
+        return ordered(cells, order, model=self.models, metric=tuple(METRICS))
+
+    @cached_property
+    def setup(self) -> pd.DataFrame:
+        """As :attr:`cells` without a point: import, build, gate and cold start of each model."""
+        # They belong to a process, not to the cell whose batch carries them.
+        rows = self.frame[(self.frame["phase"] == "setup") & self.frame["value"].notna()]
+        keys = ["model", "metric", "unit", "process"]
+        first = rows.groupby(keys, observed=True)["value"].first().reset_index()
+        table = [
+            (*key, *_estimate(column(group, "value"), key[1]), len(group))
+            for key, group in groups(first, ["model", "metric", "unit"])
+        ]
+        columns = ["model", "metric", "unit", "value", "low", "high", "method", "n"]
+        return ordered(pd.DataFrame(table, columns=columns), ["model", "metric"], model=self.models)
+
+    @cached_property
+    def ratios(self) -> pd.DataFrame:
+        """One row per metric, point and baseline, see :func:`retbench.report.compare.ratios`."""
+        return compare.ratios(self)
+
+    @property
+    def timed(self) -> pd.DataFrame:
+        """The ratios of times that some block has."""
+        return self.ratios[self.ratios["metric"].isin(compare.TIMES) & (self.ratios["n"] > 0)]
+
+    @cached_property
+    def crossovers(self) -> pd.DataFrame:
+        """Per metric and baseline the context at which the subject and the baseline are equal.
+
+        Or in which direction it was not reached, or the ``reason`` why it is unclear; see
+        :func:`retbench.report.crossovers.crossovers`.
+        """
+        return crossovers.crossovers(self)
+
+    @cached_property
+    def batches(self) -> pd.DataFrame:
+        """The largest batches that fit, see :func:`retbench.report.capacity.largest_batches`."""
+        return capacity.largest_batches(self.statuses, self.processes, self.points, self.models)
+
+    @cached_property
+    def efficiencies(self) -> pd.DataFrame:
+        """What several processes gain, see :func:`retbench.report.efficiency.efficiencies`."""
+        return efficiency.efficiencies(self)
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """What is unequal, noisy or missing, one line each."""
+        return warnings.of_times(self)
 
     def value(self, model: str, metric: str, seq_len: int, batch_size: int) -> float | None:
         """The value of one cell in the metric's unit, or None where it was not measured."""
@@ -101,157 +220,22 @@ class Summary:
         return None if found.empty else float(found["value"].iloc[0])
 
 
-@dataclass(frozen=True)
-class Reduced:
-    """The samples of a run, reduced level by level (M1): what a report of times starts from.
-
-    Attributes:
-        frame: every sample.
-        models: the labels in the order of the plan.
-        processes: one value per block, cell and metric.
-        pairs: the ratio of each block, see :func:`retbench.report.compare.pairs`.
-        cells: one row per cell and measured metric, see :class:`Summary`.
-        statuses: how each cell ended, likewise.
-    """
-
-    frame: pd.DataFrame
-    models: tuple[str, ...]
-    processes: pd.DataFrame
-    pairs: pd.DataFrame
-    cells: pd.DataFrame
-    statuses: pd.DataFrame
-
-
-def reduced(run: Run) -> Reduced:
-    """Reduce a run's samples to its cells, whatever its suite; arguments as :func:`summarise`."""
-    # Categories halve the time: every grouping would take the texts apart again.
-    frame = run.frame().astype(dict.fromkeys(_LABELS, "category"))
-    models = model_order(run.meta, frame["model"].unique())
-    kept = _kept(frame)
-    processes = _processes(kept)
-    pairs = compare.pairs(frame, kept, processes, models, run.meta)
-    statuses = _statuses(frame, flagging.of_cells(kept, processes), models)
-    return Reduced(frame, models, processes, pairs, _cells(kept, processes), statuses)
-
-
-def summarise(run: Run) -> Summary:
-    """Reduce a run to its summary; the same samples give the same summary, digit for digit.
-
-    Args:
-        run: a handle with ``path``, ``meta``, ``points`` and ``frame()``; only these are read.
-    """
-    found, meta = reduced(run), run.meta
-    order = ["model", "batch_size", "seq_len", "metric"]
-    cells = derive.with_derived(found.cells, run.points, meta)
-    ratios = compare.ratios(found, meta)
-    summary = Summary(
-        path=run.path,
-        meta=meta,
-        models=found.models,
-        points=run.points,
-        cells=ordered(cells, order, model=found.models, metric=tuple(METRICS)),
-        statuses=found.statuses,
-        setup=_setup(found.frame, found.models),
-        ratios=ratios,
-        crossovers=crossovers.crossovers(found, ratios, run.points, meta),
-        batches=capacity.largest_batches(found.statuses, found.processes, run.points, found.models),
-        efficiencies=efficiency.efficiencies(found, run.points, meta),
-        warnings=(),
-        processes=found.processes,
-        pairs=found.pairs,
-    )
-    modes = {
-        str(model): mode
-        for model, mode in found.frame.groupby("model", observed=True)["mode"].first().items()
-    }
-    return replace(summary, warnings=warnings.of_times(summary, modes))
-
-
 def model_order(meta: Mapping[str, Any], measured: Iterable[str] = ()) -> tuple[str, ...]:
     """The labels in the order of the plan, then any that only the samples know."""
     planned = [contender["label"] for contender in meta["plan"]["contenders"]]
     return (*planned, *sorted(set(measured) - set(planned)))
 
 
-def _kept(frame: pd.DataFrame) -> pd.DataFrame:
-    """The samples that count: cells of blocks that ended ok, and analytic figures of any."""
-    ended = frame.loc[frame["phase"] == "cell", ["block", "model", "point", "status"]]
-    ok = ended.loc[ended["status"] == "ok", ["block", "model", "point"]]
-    of_cells = ~frame["phase"].isin(["cell", "setup"]) | (frame["metric"] == "cold_start_s")
-    rows = frame[of_cells & frame["value"].notna()]
-    rows = rows[rows["status"] == "ok"]
-    good = pd.MultiIndex.from_frame(rows[["block", "model", "point"]]).isin(
-        pd.MultiIndex.from_frame(ok)
-    )
-    return rows[good | (rows["phase"] == "analytic").to_numpy()]
-
-
-def _processes(kept: pd.DataFrame) -> pd.DataFrame:
-    """One row per block, cell and metric: the median of the process that measured it."""
-    keys = [*CELL, "phase", "metric", "unit", "block"]
-    grouped = kept.groupby(keys, observed=True, sort=True)
-    return grouped.agg(
-        value=("value", "median"), trials=("trial", "nunique"), source=("implementation", "first")
-    ).reset_index()
-
-
-def _statuses(
-    frame: pd.DataFrame, found: Mapping[tuple[str, str], list[str]], models: tuple[str, ...]
-) -> pd.DataFrame:
-    rows = []
-    for key, group in groups(frame[frame["phase"] == "cell"], CELL):
-        failed = group[group["status"] != "ok"]
-        worst = "ok" if failed.empty else Counter(failed["status"]).most_common(1)[0][0]
-        causes = failed.loc[failed["status"] == worst, "cause"].dropna()
-        counts = Counter(flag for flags in group["flags"] for flag in flags)
-        flags = found.get((key[0], key[-1]), [])
-        rows.append((
-            *key, worst, len(group) - len(failed), len(group),
-            None if causes.empty else causes.iloc[0],
-            ", ".join([*flags, *(f"{flag} x{count}" for flag, count in sorted(counts.items()))]),
-        ))  # fmt: skip
-    table = pd.DataFrame(rows, columns=STATUS_COLUMNS)
-    return ordered(table, ["model", "batch_size", "seq_len"], model=models)
-
-
-def _cells(kept: pd.DataFrame, processes: pd.DataFrame) -> pd.DataFrame:
-    raw = arrays(kept, [*CELL, "metric"], "value")
-    by_process, trials = column(processes, "value"), processes["trials"].to_numpy()
-    sources = processes["source"].to_numpy()
-    rows = []
-    for key, places in positions(processes, [*CELL, "phase", "metric", "unit"]).items():
-        *cell, phase, metric, unit = key
-        values = by_process[places]
-        samples = raw[(*cell, metric)]
-        centre = _range(values) if METRICS[metric].centre == "max" else _estimate(values, metric)
-        rows.append((
-            *cell, metric, unit, *centre, len(values), int(trials[places].sum()), len(samples),
-            _spread(values),
-            *(_percentiles(samples) if phase in ("prefill", "decode") else _NO_PERCENTILES),
-            sources[places[0]],
-        ))  # fmt: skip
-    return pd.DataFrame(rows, columns=CELL_COLUMNS)
-
-
-def _setup(frame: pd.DataFrame, models: tuple[str, ...]) -> pd.DataFrame:
-    """Setup figures belong to a process, not to the cell whose batch carries them."""
-    rows = frame[(frame["phase"] == "setup") & frame["value"].notna()]
-    keys = ["model", "metric", "unit", "process"]
-    first = rows.groupby(keys, observed=True)["value"].first().reset_index()
-    table = [
-        (*key, *_estimate(column(group, "value"), key[1]), len(group))
-        for key, group in groups(first, ["model", "metric", "unit"])
-    ]
-    columns = ["model", "metric", "unit", "value", "low", "high", "method", "n"]
-    return ordered(pd.DataFrame(table, columns=columns), ["model", "metric"], model=models)
-
-
-_NO_PERCENTILES = tuple(float("nan") for _ in PERCENTILES)
-
-
 def _percentiles(samples: Floats) -> tuple[float, ...]:
     found = (intervals.percentile(samples, q) for q in PERCENTILES.values())
-    return tuple(float("nan") if value is None else float(value) for value in found)
+    return tuple(float("nan") if value is None else value for value in found)
+
+
+def _centre(values: Floats, metric: str) -> tuple[float, float, float, str]:
+    """What of the values of all processes is a cell's, low, high and method."""
+    if METRICS[metric].centre == "max":
+        return float(values.max()), float(values.min()), float(values.max()), "range"
+    return _estimate(values, metric)
 
 
 def _estimate(values: Floats, metric: str) -> tuple[float, float, float, str]:
@@ -259,12 +243,7 @@ def _estimate(values: Floats, metric: str) -> tuple[float, float, float, str]:
     if METRICS[metric].kind == "analytic" or (values <= 0).any():
         return float(np.median(values)), float("nan"), float("nan"), "none"
     found = intervals.estimate(values)
-    low, high = (float("nan") if edge is None else edge for edge in (found.low, found.high))
-    return found.value, low, high, found.method
-
-
-def _range(values: Floats) -> tuple[float, float, float, str]:
-    return float(values.max()), float(values.min()), float(values.max()), "range"
+    return *edges(found), found.method
 
 
 def _spread(values: Floats) -> float:

@@ -6,7 +6,7 @@ did during the run, and what failed, each as one line.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -25,19 +25,14 @@ MATH_BACKEND_FROM = 512  # tokens, on a GPU
 LEAST_BLOCKS = 3
 
 
-def of_times(summary: Summary, modes: Mapping[str, str]) -> tuple[str, ...]:
-    """Every warning that applies to a run of timed models, the gravest first.
-
-    Args:
-        summary: of the run, all but its warnings.
-        modes: the execution mode that the samples of each model name.
-    """
+def of_times(summary: Summary) -> tuple[str, ...]:
+    """Every warning that applies to a run of timed models, the gravest first."""
     meta, cells, ratios = summary.meta, summary.cells, summary.ratios
     return (
         *claims(meta, "process"),
         *audited(meta),
         *few_blocks(ratios),
-        *_unequal_models(meta, summary.models, modes),
+        *_unequal_models(summary),
         *_unfused(meta, cells, ratios),
         *_attention(meta, cells),
         *_physics(cells, summary.points),
@@ -108,10 +103,9 @@ def audited(meta: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _unequal_models(
-    meta: Mapping[str, Any], models: Sequence[str], modes: Mapping[str, str]
-) -> Iterator[str]:
-    known = {model: meta["models"][model] for model in models if model in meta["models"]}
+def _unequal_models(summary: Summary) -> Iterator[str]:
+    models = summary.meta["models"]
+    known = {model: models[model] for model in summary.models if model in models}
     if not known:
         return
     first, reference = next(iter(known.items()))
@@ -122,11 +116,12 @@ def _unequal_models(
                 f"{model} has {excess:+.1%} non-embedding parameters compared with {first} "
                 f"({described['parameters']:,} against {reference['parameters']:,})"
             )
+    modes = summary.frame.groupby("model", observed=True)["mode"].first()
     for what, of in (
         ("preset", {model: described["preset"] for model, described in known.items()}),
         ("dtype of weights", {m: described["weights_dtype"] for m, described in known.items()}),
         ("feed-forward", {m: described["config"].get("ffn") for m, described in known.items()}),
-        ("execution mode", modes),
+        ("execution mode", {str(model): mode for model, mode in modes.items()}),
     ):
         yield from _unequal(what, of)
     states = {model: described["state_dtype"] for model, described in known.items()}
@@ -160,8 +155,7 @@ def _attention(meta: Mapping[str, Any], cells: pd.DataFrame) -> Iterator[str]:
         return
     timed = cells[cells["metric"].isin(TIMES) & (cells["seq_len"] >= MATH_BACKEND_FROM)]
     for model in timed.loc[timed["source"].str.contains(r"\bmath\b", case=False), "model"].unique():
-        described = meta["models"].get(model, {})
-        if described.get("config", {}).get("implementation") == "math":
+        if meta["models"].get(model, {}).get("config", {}).get("implementation") == "math":
             continue  # asked for, and named so
         yield f"{model} ran attention's math backend on a GPU: that is not the fused baseline"
 
@@ -204,8 +198,6 @@ def _failures(statuses: pd.DataFrame, points: Mapping[str, Point]) -> Iterator[s
 
 def _share(row: Row) -> str:
     """How many blocks failed, where not all did."""
-    return (
-        f" ({row['blocks'] - row['ok_blocks']} of {row['blocks']} blocks)"
-        if row["ok_blocks"]
-        else ""
-    )
+    if not row["ok_blocks"]:
+        return ""
+    return f" ({row['blocks'] - row['ok_blocks']} of {row['blocks']} blocks)"

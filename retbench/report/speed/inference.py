@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING
 
 from retbench import metrics
 from retbench.report.content import Content, made
-from retbench.report.speed import exponents, grid_figures, inference_figures, ratio_tables, tables
-from retbench.report.speed.answers import answers, still_open
+from retbench.report.speed import comparison, exponents, grid_figures, inference_figures, tables
 from retbench.report.speed.tables import FLAGS, STATUS
-from retbench.report.summary import Summary, summarise
+from retbench.report.summary import Summary
 from retbench.report.tables import BATCH, CONTEXT, Table, name
-
-if TYPE_CHECKING:
-    from retbench.store import Run
+from retbench.store import Run
 
 # Metric or percentile, and its rank.
 _COLUMNS = (
@@ -33,17 +29,17 @@ _ANSWERED = ("tpot_s", "ttft_s", "state_bytes")
 
 def content(run: Run) -> Content:
     """All that the report says of an inference run."""
-    summary = summarise(run)
+    summary = Summary(run)
     shown = (
-        ratio_tables.ratios(summary, summary.ratios, metrics.compared()),
-        ratio_tables.crossovers(summary), tables.batches(summary),
+        comparison.ratios(summary, summary.ratios, metrics.compared()),
+        comparison.crossovers(summary), tables.batches(summary),
         exponents.table(summary, _GROWING), _cells(summary), tables.setup(summary),
     )  # fmt: skip
     return made(
         run, summary.models, shown,
         lambda: chain(inference_figures.figures(summary), grid_figures.figures(summary)),
-        stamp=tables.stamped(summary.meta), findings=answers(summary, _ANSWERED),
-        unsettled=still_open(summary.ratios, summary.meta), warnings=summary.warnings,
+        stamp=tables.stamped(summary.meta), findings=comparison.answers(summary, _ANSWERED),
+        unsettled=comparison.unsettled(summary), warnings=summary.warnings,
     )  # fmt: skip
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -12,16 +11,12 @@ from retbench.report import flags, terms, units, warnings
 from retbench.report.content import Content, made
 from retbench.report.frames import Row, groups, lookup, ordered, records, where
 from retbench.report.glossary import CENTRE
+from retbench.report.speed import comparison, tables
 from retbench.report.speed import kernels_figures as figures
-from retbench.report.speed import kernels_frames as frames
-from retbench.report.speed import ratio_tables, tables
-from retbench.report.speed.answers import still_open
 from retbench.report.speed.kernels_frames import SETTING, Kernels
 from retbench.report.speed.tables import STATUS
-from retbench.report.tables import CONTEXT, Column, Table, name, wide
-
-if TYPE_CHECKING:
-    from retbench.store import Run
+from retbench.report.tables import CONTEXT, Column, Table, name
+from retbench.store import Run
 
 # Metric, and its rank.
 _COLUMNS = (
@@ -34,13 +29,14 @@ _FAILURE = ["model", "status", "cause"]
 
 def content(run: Run) -> Content:
     """All that the report says of a kernels run; the same samples give the same content."""
-    kernels = frames.kernels(run)
+    kernels = Kernels(run)
     return made(
         run, kernels.models,
         (_times(kernels), _ratios(kernels), _crossovers(kernels), _cells(kernels)),
         partial(figures.figures, kernels),
         stamp=tables.stamped(run.meta), findings=_findings(kernels),
-        unsettled=still_open(kernels.ratios, kernels.meta), warnings=_warnings(kernels),
+        unsettled=comparison.unsettled(kernels),
+        warnings=_warnings(kernels),
     )  # fmt: skip
 
 
@@ -114,15 +110,9 @@ def _cells(kernels: Kernels) -> Table:
         lambda row: flags.spoken(row["flags"]) if row["status"] == "ok" else row["cause"] or "",
         rank=9, style="sentence",
     )  # fmt: skip
-    keys = ["model", "point", *SETTING, "seq_len"]
-    frame = kernels.statuses.merge(kernels.cells, on=keys, how="left", sort=False)
     columns = [_setting(kernels), CONTEXT, name("Operation", "model"), STATUS, *shown, why]
-    return Table(
-        "cells", "Measurements", frame, columns,
-        (f"value [low, high]: {CENTRE}, with its 95% interval",),
-        wide(frame, ["model", "point"]), grouped=True, cited={"value": ""},
-        ids=("metric", "model", "point"),
-    )  # fmt: skip
+    notes = (f"value [low, high]: {CENTRE}, with its 95% interval",)
+    return tables.cells(kernels, columns, notes)
 
 
 def _in_order(kernels: Kernels, frame: pd.DataFrame) -> list[Row]:
@@ -138,23 +128,23 @@ def _ratios(kernels: Kernels) -> Table:
         _setting(kernels), name("Baseline", "baseline"), CONTEXT, Column("Blocks", "n", rank=3),
         Column("Time", units.ratio_of,
                rank=0, metric="kernel_s"),
-        Column("Verdict", units.verdict, rank=0, style="verdict", note=ratio_tables.SETTLED),
+        Column("Verdict", units.verdict, rank=0, style="verdict", note=comparison.SETTLED),
     ]  # fmt: skip
     rows = _in_order(kernels, kernels.ratios)
     return Table(
         "ratios", f"Ratios of times: {kernels.models[0]} / baseline", kernels.ratios, columns,
-        ratio_tables.ratio_notes(kernels.ratios, kernels.meta), rows, grouped=True, above=True,
+        comparison.ratio_notes(kernels.ratios, kernels.meta), rows, grouped=True, above=True,
         cited={"value": ""}, ids=_IDS,
     )  # fmt: skip
 
 
 def _crossovers(kernels: Kernels) -> Table:
     """From which context on the subject is faster or slower."""
-    columns = [_setting(kernels), name("Baseline", "baseline"), *ratio_tables.CROSSING_COLUMNS]
+    columns = [_setting(kernels), name("Baseline", "baseline"), *comparison.CROSSING_COLUMNS]
     return Table(
-        "crossover", f"Crossover of {kernels.models[0]}", ratio_tables.claimed(kernels.crossovers),
+        "crossover", f"Crossover of {kernels.models[0]}", comparison.claimed(kernels.crossovers),
         columns,
-        (ratio_tables.CROSSOVER_IS,), grouped=True, above=True, cited={"value": "crossover"},
+        (comparison.CROSSOVER_IS,), grouped=True, above=True, cited={"value": "crossover"},
         ids=("baseline", *SETTING),
     )  # fmt: skip
 

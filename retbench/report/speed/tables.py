@@ -12,7 +12,7 @@ from retbench.report import derive, stamp, units
 from retbench.report.flags import spoken
 from retbench.report.frames import Row
 from retbench.report.glossary import CENTRE, LARGEST
-from retbench.report.summary import CELL, Summary
+from retbench.report.summary import Summary
 from retbench.report.tables import CONTEXT, Column, Table, name, wide, within
 
 CELLS_ARE = f"value [low, high]: {CENTRE}, with its 95% interval; memory: {LARGEST}"
@@ -116,7 +116,10 @@ def batches(summary: Summary) -> Table:
     """How far each model's batch size can go; no row where every batch tried fits."""
     columns = (
         name("Model", "model"), CONTEXT,
-        Column("Largest batch", _largest, rank=0),
+        Column(
+            "Largest batch",
+            lambda row: "none" if pd.isna(row["batch_size"]) else str(row["batch_size"]), rank=0,
+        ),
         Column("Beyond it", _stopped, style="name"),
         Column(
             METRICS["capacity_tokens_per_s"].title,
@@ -139,11 +142,6 @@ def batches(summary: Summary) -> Table:
         cited={"batch_size": "batch_size", "tokens_per_s": "capacity_tokens_per_s",
                "ratio": "capacity_ratio"}, ids=("model", "seq_len"),
     )  # fmt: skip
-
-
-def _largest(row: Mapping[str, Any]) -> str:
-    """The largest batch size that fits."""
-    return "none" if pd.isna(row["batch_size"]) else str(row["batch_size"])
 
 
 def _stopped(row: Mapping[str, Any]) -> str:
@@ -178,7 +176,7 @@ def cells(
 ) -> Table:
     """Every figure of the cells, or how each failed; one row per model and point."""
     # A cell that has no figures at all is a row without a metric.
-    frame = summary.statuses.merge(summary.cells, on=CELL, how="left", sort=False)
+    frame = summary.statuses.merge(summary.cells, how="left", sort=False)
     return Table(
         table, title, frame, columns, notes, wide(frame, ["model", "point"]), grouped=True,
         cited={"value": ""}, ids=("metric", "model", "point"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -17,14 +17,11 @@ from retbench.report.axes import held, is_plain, settings
 from retbench.report.content import Content, made
 from retbench.report.efficiency import APART, is_unshared, processes_of
 from retbench.report.frames import lookup, records
-from retbench.report.speed import exponents, ratio_tables, tables, training_figures
-from retbench.report.speed.answers import answers, still_open
+from retbench.report.speed import comparison, exponents, tables, training_figures
 from retbench.report.speed.tables import FLAGS, STATUS
-from retbench.report.summary import Summary, summarise
+from retbench.report.summary import Summary
 from retbench.report.tables import BATCH, CONTEXT, Column, Table, name, wide
-
-if TYPE_CHECKING:
-    from retbench.store import Run
+from retbench.store import Run
 
 # Metric, and its rank.
 _COLUMNS = (
@@ -40,21 +37,21 @@ _COMPARED = (*_GROWING, "step_j")
 
 def content(run: Run) -> Content:
     """All that the report says of a training run; the same samples give the same content."""
-    summary = summarise(run)
-    crossover_is = f"{ratio_tables.CROSSOVER_IS}, at {held(summary.meta, 'context')}"
+    summary = Summary(run)
+    crossover_is = f"{comparison.CROSSOVER_IS}, at {held(summary.meta, 'context')}"
     shown = (
-        ratio_tables.ratios(
+        comparison.ratios(
             summary, _of_steps(summary, summary.ratios), _COMPARED, _settings(summary)
         ),
-        ratio_tables.crossovers(summary, crossover_is), tables.batches(summary),
+        comparison.crossovers(summary, crossover_is), tables.batches(summary),
         exponents.table(summary, _GROWING), _processes(summary), _steps(summary), _loader(summary),
         tables.setup(summary),
     )  # fmt: skip
     return made(
         run, summary.models, shown, partial(training_figures.figures, summary),
         stamp=tables.stamped(summary.meta),
-        findings=(*_gains(summary), *answers(summary, ("step_s", "activations_bytes"))),
-        unsettled=still_open(summary.ratios, summary.meta), warnings=summary.warnings,
+        findings=(*_gains(summary), *comparison.answers(summary, ("step_s", "activations_bytes"))),
+        unsettled=comparison.unsettled(summary), warnings=summary.warnings,
     )  # fmt: skip
 
 

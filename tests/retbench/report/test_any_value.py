@@ -20,7 +20,7 @@ from retbench.config.plan import Contender, Point
 from retbench.errors import EXIT_FAILED, UserError
 from retbench.report import drawing, figures, marks, theme, units
 from retbench.report.figure import FAILURES, Axis, Figure, Panel
-from retbench.report.speed.ratio_tables import crossing
+from retbench.report.speed.comparison import crossing
 
 from .conftest import CONTEXTS, MakeRun
 from .samples import Add, Ending, configuration, described, write

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from retbench.report import compare, summarise, units, write_tables
-from retbench.report.speed.ratio_tables import crossing
+from retbench.report.speed.comparison import crossing
 from retbench.stats.comparison import paired_centre
 
 from .conftest import AUDIT, CONTEXTS, FAILURES, MakeRun, ratio, step_s

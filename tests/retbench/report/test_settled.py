@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
 import pytest
 
 from retbench.report import compare, summarise
-from retbench.report.settled import still_open
+from retbench.report.speed.comparison import still_open
 
 from .conftest import MakeRun
 
@@ -62,7 +64,6 @@ def test_a_ratio_that_failed_is_not_waited_for_and_one_of_a_single_block_is(
 def test_a_run_of_one_model_has_nothing_to_settle(make_run: MakeRun) -> None:
     run = make_run()
     run.meta["plan"]["contenders"] = run.meta["plan"]["contenders"][:1]
-    frame = run.frame()
-    alone = type("Alone", (), {"path": run.path, "meta": run.meta, "config": run.config})()
-    alone.frame = lambda: frame[frame["model"] == "retnet"]
-    assert still_open(alone, alpha=0.01) == []
+    own = [model == "retnet" for model in run.columns["model"]]
+    columns = {name: list(compress(values, own)) for name, values in run.columns.items()}
+    assert still_open(replace(run, columns=columns), alpha=0.01) == []

@@ -1,21 +1,29 @@
-"""The tables that compare speeds: ratios with their verdicts, and where they cross 1."""
+"""How speeds compare: ratios with their verdicts, where they cross 1, and what is still open.
+
+Both as tables and as answers, one line a question.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 
 from retbench.config.run import MEMORY_BLOCKS
 from retbench.metrics import METRICS
-from retbench.report import compare, stamp, terms, units
+from retbench.report import axes, compare, stamp, terms, units
+from retbench.report.content import open_line
 from retbench.report.flags import MEANING
-from retbench.report.frames import Row
+from retbench.report.frames import Row, column, records
 from retbench.report.speed.tables import in_order
 from retbench.report.summary import Summary
 from retbench.report.tables import BATCH, CONTEXT, Column, Table, name, wide
+from retbench.store import Run, RunMeta
 
 SETTLED = (
     "inconclusive (+4 min): blocks of 4 minutes more would settle it, were centre and spread to "
@@ -180,3 +188,83 @@ def crossovers(summary: Summary, note: str = CROSSOVER_IS) -> Table:
         ids=("metric", "subject", "baseline",
              *(["batch_size"] if summary.configuration.get("grid") else [])),
     )  # fmt: skip
+
+
+def answers(summary: Summary, tags: Sequence[str]) -> Iterator[str]:
+    """How the subject compares with each baseline at the longest context, and where they cross.
+
+    Args:
+        summary: of the run; a smoke run has no answers (M2).
+        tags: the metrics to speak of, the most important first.
+    """
+    if terms.is_smoke(summary.meta):
+        return
+    subject, *_ = summary.models
+    on_sweep = summary.ratios[axes.on_sweep(summary.points, summary.ratios, "context")]
+    for baseline in baselines(summary.meta):
+        rows = on_sweep[(on_sweep["baseline"] == baseline) & on_sweep["value"].notna()]
+        if rows.empty:
+            yield f"{subject} and {baseline} have no context that both could run"
+            continue
+        longest = rows["seq_len"].max()
+        at = {row["metric"]: row for row in records(rows[rows["seq_len"] == longest])}
+        said = "; ".join(said_of(at[tag]) for tag in tags if tag in at)
+        yield f"{subject} against {baseline} at {units.tokens(longest)} tokens: {said}"
+    crossed = summary.crossovers[summary.crossovers["status"] == "reached"]
+    for row in records(crossed[crossed["metric"].isin(compare.TIMES)]):
+        batch = f" at batch {row['batch_size']}" if summary.configuration.get("grid") else ""
+        yield f"{METRICS[row['metric']].title} against {row['baseline']}{batch}: {crossing(row)}"
+
+
+def baselines(meta: Mapping[str, Any]) -> list[str]:
+    """The baselines, variants of the subject last."""
+    subject, *others = meta["plan"]["contenders"]
+    others = sorted(others, key=lambda other: other["family"] == subject["family"])
+    return [other["label"] for other in others]
+
+
+def said_of(row: Row) -> str:
+    """What a ratio says of its metric."""
+    title = METRICS[row["metric"]].title
+    timed = row["metric"] in compare.TIMES
+    if not timed:  # the same in every block, or nearly
+        row = row | {"low": math.nan, "high": math.nan}
+    if not row["verdict"]:
+        return f"{title} not compared ({row['note']})"
+    if row["verdict"] in ("inconclusive", "equivalent"):
+        word = "open" if row["verdict"] == "inconclusive" else "the same"
+        return f"{title} {word} ({units.ratio_of(row)})"
+    words = ("faster", "slower") if timed else ("smaller", "larger")
+    return f"{title} {units.factor(row, *words)}"
+
+
+def unsettled(summary: Summary) -> str:
+    """How many ratios of times are open, and what would settle them; empty where none is."""
+    timed = summary.timed
+    undecided = timed[timed["verdict"] == "inconclusive"]
+    needed = undecided["minutes_needed"].dropna()
+    taken = sum(summary.meta.get("block_s", {}).values()) / 60
+    options = f"--minutes {math.ceil(taken + needed.max())}" if len(needed) else ""
+    if len(precisions := undecided["precision_needed"].dropna()):
+        options += f" --precision {units.below(precisions.min())}"
+    return open_line(len(undecided), f"{len(timed)} ratios of times", len(needed), options)
+
+
+def still_open(run: Run, alpha: float) -> list[str]:
+    """Name the ratios of times that are neither decided nor as narrow as the run was asked.
+
+    They are those that the report will show, from the same code. A ratio that a failure leaves
+    without any block is not waited for.
+
+    Args:
+        run: the run so far.
+        alpha: of the intervals of this look (see :func:`retbench.stats.comparison.level`).
+    """
+    meta = cast("RunMeta", {**run.meta, "stopped": {"alpha": alpha}})
+    timed = Summary(replace(run, meta=meta)).timed
+    narrow = np.log(column(timed, "high") / column(timed, "low")) / 2 <= terms.narrow(meta)
+    rows = timed[(timed["verdict"] == "inconclusive") & ~narrow]
+    return [
+        f"{row['metric']} of {row['subject']} / {row['baseline']} at {row['point']}"
+        for row in records(rows)
+    ]
