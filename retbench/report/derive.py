@@ -21,10 +21,9 @@ from retbench.report.efficiency import is_unshared, processes_of
 from retbench.report.frames import Row, groups, records
 
 _DERIVED = [metric for metric in METRICS.values() if metric.formula is not None]
-_NAN = float("nan")
 _WITHOUT_INTERVAL: Row = {
-    "low": _NAN, "high": _NAN, "method": "none",
-    "p50": _NAN, "p90": _NAN, "p95": _NAN, "p99": _NAN,
+    "low": math.nan, "high": math.nan, "method": "none",
+    "p50": math.nan, "p90": math.nan, "p95": math.nan, "p99": math.nan,
 }  # fmt: skip
 
 
@@ -42,12 +41,10 @@ def with_derived(
     for (_, point), group in groups(cells, ["model", "point"]):
         found = {row["metric"]: row for row in records(group)}
         known = _known(points[point], meta)
-        waiting = _DERIVED
-        # A derived metric may need another one, in whatever order they are declared.
-        while ready := [m for m in waiting if all(n in found or n in known for n in m.needs)]:
-            found |= {metric.tag: _row(metric, found, known) for metric in ready}
-            waiting = [metric for metric in waiting if metric not in ready]
-        rows += (found[metric.tag] for metric in _DERIVED if metric.tag in found)
+        for metric in _DERIVED:  # what one of them needs of the others is declared before it
+            if all(name in found or name in known for name in metric.needs):
+                found[metric.tag] = _row(metric, found, known)
+                rows.append(found[metric.tag])
     if not rows:
         return cells
     return pd.concat([cells, pd.DataFrame(rows)[cells.columns]], ignore_index=True)
@@ -62,13 +59,14 @@ def _known(point: Point, meta: Mapping[str, Any]) -> dict[str, Any]:
     peak = None if sheet is None else sheet.flop_per_s.get(dtype)
     bandwidth: Callable[[float], float | None] = partial(ceiling.bandwidth_at, ceilings)
     facts = {
+        "tokens": point.tokens,
+        "batch_size": point.batch_size,
         "processes": processes if processes > 1 else None,
         "matmul_rate": None if rate is None else rate * processes,
         "peak_rate": None if peak is None else peak * processes,
         "bandwidth": bandwidth if ceiling.peak_bandwidth(ceilings) is not None else None,
     }
-    sizes = {"tokens": point.tokens, "batch_size": point.batch_size}
-    return sizes | {name: fact for name, fact in facts.items() if fact is not None}
+    return {name: fact for name, fact in facts.items() if fact is not None}
 
 
 def sheet_of(meta: Mapping[str, Any]) -> DataSheet | None:

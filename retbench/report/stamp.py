@@ -9,7 +9,7 @@ from typing import Any
 from retbench.metrics import METRICS
 from retbench.report import terms
 from retbench.report.efficiency import processes_of
-from retbench.report.units import rough
+from retbench.report.units import counted, rough
 
 HOW_TO_READ = (
     "ratio = subject / baseline, the geometric mean of the blocks' paired ratios (so not the "
@@ -25,8 +25,7 @@ def hardware(meta: Mapping[str, Any]) -> str:
     if configuration["device"] == "cuda":
         return (provenance.get("gpu") or {}).get("name") or "unknown GPU"
     name = provenance.get("processor", {}).get("name") or "unknown processor"
-    threads = configuration["threads"]
-    return f"{name}, {threads} thread{'s' if threads != 1 else ''}"
+    return f"{name}, {counted(configuration['threads'], 'thread')}"
 
 
 def conditions(meta: Mapping[str, Any]) -> str:
@@ -36,15 +35,14 @@ def conditions(meta: Mapping[str, Any]) -> str:
     much. A smoke run is stamped so that nobody cites it.
     """
     configuration = meta["configuration"]
-    size, blocks = processes_of(meta), measured_blocks(meta)
-    profile = configuration["profile"]
+    size, profile = processes_of(meta), configuration["profile"]
     return " · ".join(filter(None, (
         hardware(meta),
         f"{size} processes ({configuration['parallel']})" if size > 1 else None,
         *(configuration.get("dtypes") or [configuration.get("dtype")]),
         *(configuration.get(name) for name in ("mode", "preset")),
         f"{'SMOKE (no claims)' if profile == 'smoke' else f'profile {profile}'}, "
-        f"{blocks} block{'s' if blocks != 1 else ''}",
+        f"{counted(measured_blocks(meta), 'block')}",
     )))  # fmt: skip
 
 
@@ -88,4 +86,4 @@ def ended(meta: Mapping[str, Any]) -> str | None:
         return None
     said = f"ended after {stopped['blocks']} blocks: {stopped['why']}"
     still = len(stopped.get("open", ()))
-    return said + (f"; {still} ratio{'s' if still > 1 else ''} open" if still else "")
+    return f"{said}; {counted(still, 'ratio')} open" if still else said

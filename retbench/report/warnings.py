@@ -55,8 +55,7 @@ def claims(meta: Mapping[str, Any], unit: str) -> Iterator[str]:
     if meta["state"] != "finished":
         yield f"the run is {meta.get('state')}, not finished: cells may be missing"
     provenance = meta["provenance"]
-    nested = [value for value in provenance.values() if isinstance(value, Mapping)]
-    if any(part.get("dirty") for part in (provenance, *nested)):
+    if (provenance.get("commit") or {}).get("dirty"):
         yield "the source tree was dirty: the commit does not say what ran"
     if "commit" in provenance and not provenance["commit"]:
         why = provenance.get("commit_unknown") or "for an unknown reason"

@@ -18,6 +18,12 @@ def test_a_formula_takes_metrics_and_what_is_known_of_a_cell() -> None:
         assert set(metric.needs) <= METRICS.keys() | KNOWN
 
 
+def test_what_a_derived_metric_needs_of_the_others_is_declared_before_it() -> None:
+    derived = [tag for tag, metric in METRICS.items() if metric.formula is not None]
+    for place, tag in enumerate(derived):
+        assert set(METRICS[tag].needs).isdisjoint(derived[place:])
+
+
 def test_a_rate_has_the_interval_of_one_time() -> None:
     for metric in METRICS.values():
         if metric.kind == "rate" and metric.formula is not None:

@@ -23,7 +23,6 @@ NEAR = 0.1
 """How far an interval may reach from a whole exponent to have its word."""
 
 _WORDS = ("constant", "linear", "quadratic")
-_AXES: tuple[Axis, ...] = ("context", "batch")
 COLUMNS = [
     "metric", "model", "along", "held", "smallest", "largest", "value", "low", "high", "n", "word",
 ]  # fmt: skip
@@ -65,7 +64,7 @@ def fitted(summary: Summary, tags: Sequence[str]) -> Iterator[Row]:
         of_tag = plain[plain["metric"] == tag]
         for model in summary.models:
             own = of_tag[of_tag["model"] == model]
-            for axis in _AXES:
+            for axis in axes.COLUMN:
                 held_at = axes.held_at(own, axis, summary.configuration)
                 for (held,), along in groups(own.assign(held=held_at), ["held"]):
                     fit = _fit(along, axis)

@@ -23,7 +23,6 @@ _COLUMNS = (
     ("kernel_s", 0), ("kernel_error", 2), ("kernel_flop_per_s", 2), ("kernel_bandwidth", 3),
     ("kernel_share", 1), ("kernel_peak_bytes", 1), ("kernel_first_s", 4),
 )  # fmt: skip
-_IDS = ("metric", "subject", "baseline", "point")
 _FAILURE = ["model", "status", "cause"]
 
 
@@ -134,7 +133,7 @@ def _ratios(kernels: Kernels) -> Table:
     return Table(
         "ratios", f"Ratios of times: {kernels.models[0]} / baseline", kernels.ratios, columns,
         comparison.ratio_notes(kernels.ratios, kernels.meta), rows, grouped=True, above=True,
-        cited={"value": ""}, ids=_IDS,
+        cited={"value": ""}, ids=("metric", "subject", "baseline", "point"),
     )  # fmt: skip
 
 
