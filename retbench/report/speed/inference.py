@@ -9,7 +9,7 @@ from retbench.report.content import Content, made
 from retbench.report.speed import comparison, exponents, grid_figures, inference_figures, tables
 from retbench.report.speed.tables import FLAGS, STATUS
 from retbench.report.summary import Summary
-from retbench.report.tables import BATCH, CONTEXT, Table, name
+from retbench.report.tables import BATCH, CONTEXT, name
 from retbench.store import Run
 
 # Metric or percentile, and its rank.
@@ -30,10 +30,14 @@ _ANSWERED = ("tpot_s", "ttft_s", "state_bytes")
 def content(run: Run) -> Content:
     """All that the report says of an inference run."""
     summary = Summary(run)
+    columns = [
+        name("Model", "model"), CONTEXT, BATCH, STATUS, *tables.metrics(summary, _COLUMNS), FLAGS,
+    ]  # fmt: skip
     shown = (
         comparison.ratios(summary, summary.ratios, metrics.compared()),
         comparison.crossovers(summary), tables.batches(summary),
-        exponents.table(summary, _GROWING), _cells(summary), tables.setup(summary),
+        exponents.table(summary, _GROWING),
+        tables.cells(summary, columns, tables.cell_notes(summary.meta)), tables.setup(summary),
     )  # fmt: skip
     return made(
         run, summary.models, shown,
@@ -41,10 +45,3 @@ def content(run: Run) -> Content:
         stamp=tables.stamped(summary.meta), findings=comparison.answers(summary, _ANSWERED),
         unsettled=comparison.unsettled(summary), warnings=summary.warnings,
     )  # fmt: skip
-
-
-def _cells(summary: Summary) -> Table:
-    """One row per model and point: every figure, or how the cell failed, and its flags."""
-    columns = tables.metrics(summary.cells, _COLUMNS, summary.meta)
-    first = (name("Model", "model"), CONTEXT, BATCH, STATUS)
-    return tables.cells(summary, [*first, *columns, FLAGS], tables.cell_notes(summary.meta))

@@ -103,7 +103,7 @@ def _times(kernels: Kernels) -> Table:
 
 def _cells(kernels: Kernels) -> Table:
     """One row per point and operation: every figure, or how the cell failed and why."""
-    shown = tables.metrics(kernels.cells, _COLUMNS, kernels.meta)
+    shown = tables.metrics(kernels, _COLUMNS)
     why = Column(
         "Flags or cause",
         lambda row: flags.spoken(row["flags"]) if row["status"] == "ok" else row["cause"] or "",

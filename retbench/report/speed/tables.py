@@ -67,23 +67,20 @@ def cell_notes(meta: Mapping[str, Any]) -> list[str]:
     return [CELLS_ARE, NO_ENERGY] if is_uncounted else [CELLS_ARE]
 
 
-def metrics(
-    cells: pd.DataFrame, ranks: Iterable[tuple[str, int]], meta: Mapping[str, Any]
-) -> Iterator[Column]:
+def metrics(summary: Summary, ranks: Iterable[tuple[str, int]]) -> Iterator[Column]:
     """The columns of those of some metrics that were measured, or that stand in for another.
 
     Args:
-        cells: one row per cell and metric.
+        summary: of the run.
         ranks: the metrics with the ranks of their columns; ``tpot_s p90`` is a percentile.
-        meta: ``run.json``.
     """
-    measured = set(cells["metric"])
+    measured = set(summary.cells["metric"])
     for named, rank in ranks:
         tag, _, percentile = named.partition(" ")
         if tag in measured and _IN_PLACE_OF.get(tag) not in measured:
             yield metric(
-                cells, tag, interval=named in _WITH_INTERVAL, percentile=percentile, rank=rank,
-                note=_TAILS if percentile else _peak_note(meta, tag),
+                summary.cells, tag, interval=named in _WITH_INTERVAL, percentile=percentile,
+                rank=rank, note=_TAILS if percentile else _peak_note(summary.meta, tag),
             )  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def _of_steps(summary: Summary, table: pd.DataFrame) -> pd.DataFrame:
 
 def _steps(summary: Summary) -> Table:
     """One row per model and point: every figure, or how the cell failed, and its flags."""
-    shown = tables.metrics(summary.cells, _COLUMNS, summary.meta)
+    shown = tables.metrics(summary, _COLUMNS)
     notes = tables.cell_notes(summary.meta)
     if processes_of(summary.meta) > 1:
         notes.append("bytes: of one process, a peak the largest of all")
