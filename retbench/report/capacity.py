@@ -7,7 +7,8 @@ of the weights.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,29 +18,21 @@ from retbench.report import axes, units
 from retbench.report.frames import Floats, Row, in_blocks
 from retbench.stats import intervals
 
+if TYPE_CHECKING:
+    from retbench.report.summary import Summary
+
 COLUMNS = [
     "model", "seq_len", "batch_size", "stopped_at", "stopped_by", "cause", "largest_tried",
     "tokens_per_s", "low", "high", "ratio", "ratio_low", "ratio_high",
 ]  # fmt: skip
 
 
-def largest_batches(
-    statuses: pd.DataFrame,
-    processes: pd.DataFrame,
-    points: Mapping[str, Point],
-    models: Sequence[str],
-) -> pd.DataFrame:
+def largest_batches(found: Summary) -> pd.DataFrame:
     """The largest batch size that ended ok, per model and context that had several.
 
     ``stopped_at`` is the smallest larger batch size that failed, ``stopped_by`` its status; both
     are missing where the largest tried fits. A smaller one that failed, as by a timeout, stops
     nothing: a larger one is known to fit.
-
-    Args:
-        statuses: how each cell ended.
-        processes: one value per block, cell and metric.
-        points: of the plan, by id.
-        models: in the order of the rows, the subject first.
 
     Returns:
         Besides the throughput there, tokens a second of all sequences (of decoding, or of training
@@ -47,8 +40,8 @@ def largest_batches(
         largest batch, paired by block, with ``ratio_low`` and ``ratio_high``.
     """
     rows = []
-    along = statuses[axes.is_plain(points, statuses)]
-    for model, seq_len in itertools.product(models, sorted(along["seq_len"].unique())):
+    along = found.statuses[axes.is_plain(found.points, found.statuses)]
+    for model, seq_len in itertools.product(found.models, sorted(along["seq_len"].unique())):
         at = (along["model"] == model) & (along["seq_len"] == seq_len)
         own = along[at].sort_values("batch_size")
         if len(own) < 2:
@@ -61,11 +54,10 @@ def largest_batches(
             "stopped_at": stop.get("batch_size"), "stopped_by": stop.get("status"),
             "cause": stop.get("cause"), "largest_tried": own["batch_size"].max(),
         })  # fmt: skip
-    rates = _rates(processes, rows)
+    rates = _rates(found.processes, rows)
     for row in rows:
-        row |= _throughput(
-            rates[row["model"], row["seq_len"]], rates.get((models[0], row["seq_len"]))
-        )
+        subject = rates.get((found.models[0], row["seq_len"]))
+        row |= _throughput(rates[row["model"], row["seq_len"]], subject)
     counts = dict.fromkeys(("seq_len", "batch_size", "stopped_at", "largest_tried"), "Int64")
     return pd.DataFrame(rows, columns=COLUMNS).astype(counts)
 

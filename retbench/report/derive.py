@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -20,6 +20,9 @@ from retbench.metrics import METRICS, Metric
 from retbench.report.efficiency import is_unshared, processes_of
 from retbench.report.frames import Row, groups, records
 
+if TYPE_CHECKING:
+    from retbench.report.summary import Summary
+
 _DERIVED = [metric for metric in METRICS.values() if metric.formula is not None]
 _WITHOUT_INTERVAL: Row = {
     "low": math.nan, "high": math.nan, "method": "none",
@@ -27,20 +30,16 @@ _WITHOUT_INTERVAL: Row = {
 }  # fmt: skip
 
 
-def with_derived(
-    cells: pd.DataFrame, points: Mapping[str, Point], meta: Mapping[str, Any]
-) -> pd.DataFrame:
-    """The cells with a row for every derived metric of which a cell has all that it needs.
+def with_derived(summary: Summary) -> pd.DataFrame:
+    """The measured cells with a row for every derived metric of which one has all that it needs.
 
-    Args:
-        cells: the measured metrics, one row per cell and metric.
-        points: of the plan, by id.
-        meta: ``run.json``; ``ceilings``, the GPU, dtype and number of processes are used.
+    Of ``run.json`` the ceilings, the GPU, the dtype and the number of processes are used.
     """
+    cells = summary.measured
     rows: list[Row] = []
     for (_, point), group in groups(cells, ["model", "point"]):
         found = {row["metric"]: row for row in records(group)}
-        known = _known(points[point], meta)
+        known = _known(summary.points[point], summary.meta)
         for metric in _DERIVED:  # what one of them needs of the others is declared before it
             if all(name in found or name in known for name in metric.needs):
                 found[metric.tag] = _row(metric, found, known)

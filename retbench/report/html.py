@@ -26,13 +26,6 @@ def write(content: Content, figures: Sequence[Path], folder: Path) -> list[Path]
         figures: the SVG files to show, in this order, each with its list of cells beside it.
         folder: the run directory.
     """
-    path = folder / "report.html"
-    path.write_text(page(content, figures), encoding="utf-8", newline="\n")
-    return [path]
-
-
-def page(content: Content, figures: Sequence[Path]) -> str:
-    """The report as HTML; arguments as :func:`write`."""
     environment = Environment(
         loader=PackageLoader("retbench.report", "."), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
@@ -43,7 +36,7 @@ def page(content: Content, figures: Sequence[Path]) -> str:
     commit = (source.get("commit") or {}).get("hash")
     origin = [f"measured {str(meta['started'])[:10]}" if meta.get("started") else ""]
     origin += [f"Retbench {version}" if version else "", f"commit {commit[:10]}" if commit else ""]
-    return environment.get_template("template.html").render(
+    text = environment.get_template("template.html").render(
         content=content,
         title=f"Retbench: {content.title}",
         smoke=terms.is_smoke(meta),
@@ -52,6 +45,9 @@ def page(content: Content, figures: Sequence[Path]) -> str:
         provenance=json.dumps(meta, indent=1, ensure_ascii=False),
         tone=units.tone,
     )
+    path = folder / "report.html"
+    path.write_text(text, encoding="utf-8", newline="\n")
+    return [path]
 
 
 def _figure(path: Path) -> dict[str, object]:

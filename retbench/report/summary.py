@@ -159,8 +159,8 @@ class Summary:
         ``spread`` = max / min - 1 over processes, percentiles of the raw values where n supports
         them, ``source`` = the implementation that was measured.
         """
-        cells = derive.with_derived(self.measured, self.points, self.meta)
         order = ["model", "batch_size", "seq_len", "metric"]
+        cells = derive.with_derived(self)
         return ordered(cells, order, model=self.models, metric=tuple(METRICS))
 
     @cached_property
@@ -199,7 +199,7 @@ class Summary:
     @cached_property
     def batches(self) -> pd.DataFrame:
         """The largest batches that fit, see :func:`retbench.report.capacity.largest_batches`."""
-        return capacity.largest_batches(self.statuses, self.processes, self.points, self.models)
+        return capacity.largest_batches(self)
 
     @cached_property
     def efficiencies(self) -> pd.DataFrame:

@@ -44,7 +44,7 @@ class Kernels(Summary):
     @cached_property
     def cells(self) -> pd.DataFrame:
         """As of any run, by setting and context."""
-        return self._ordered(derive.with_derived(self.measured, self.points, self.meta))
+        return self._ordered(derive.with_derived(self))
 
     @cached_property
     def statuses(self) -> pd.DataFrame:

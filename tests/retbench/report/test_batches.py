@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -30,7 +31,8 @@ def largest(ends: dict[int, str]) -> tuple[object, ...]:
         columns=["model", "seq_len", "batch_size", "point", "status", "cause"],
     )
     points = {point.id: point for point in swept([(1024, b) for b in ends], lambda *_: False, 1024)}
-    (row,) = capacity.largest_batches(statuses, NOTHING, points, ["retnet"]).to_dict("records")
+    found = SimpleNamespace(statuses=statuses, processes=NOTHING, points=points, models=["retnet"])
+    (row,) = capacity.largest_batches(found).to_dict("records")
     keys = ("batch_size", "stopped_at", "stopped_by", "largest_tried")
     return tuple(None if pd.isna(row[key]) else row[key] for key in keys)
 
