@@ -139,7 +139,11 @@ def _rows(before: Summary, after: Summary, margin: float) -> list[Row]:
         }
         for key in new if key in old
     }  # fmt: skip
-    alone = [_alone(side) for side in (before, after)]
+    alone = [  # the cells of which some process took no turns
+        {(row["model"], row["point"]) for row in records(side.statuses)
+         if compare.ALONE in row["flags"]}
+        for side in (before, after)
+    ]  # fmt: skip
     timed = []
     for key, row in rows.items():
         if METRICS[key[0]].kind != "time":
@@ -181,15 +185,6 @@ def _by_cell(found: Summary) -> _Cells:
     at = {key: i for i, key in enumerate(lookup(found.statuses, ["model", "point"], "status"))}
     order = {tag: i for i, tag in enumerate(compared())}
     return dict(sorted(cells.items(), key=lambda cell: (order[cell[0][0]], at[cell[0][1:]])))
-
-
-def _alone(found: Summary) -> set[tuple[str, str]]:
-    """Model and point of the cells of which some process took no turns."""
-    return {
-        (row["model"], row["point"])
-        for row in records(found.statuses)
-        if compare.ALONE in row["flags"]
-    }
 
 
 def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -199,9 +199,11 @@ def answers(summary: Summary, tags: Sequence[str]) -> Iterator[str]:
     """
     if terms.is_smoke(summary.meta):
         return
-    subject, *_ = summary.models
+    first, *others = summary.meta["plan"]["contenders"]
+    variants_last = sorted(others, key=lambda other: other["family"] == first["family"])
+    subject = first["label"]
     on_sweep = summary.ratios[axes.on_sweep(summary.points, summary.ratios, "context")]
-    for baseline in baselines(summary.meta):
+    for baseline in (other["label"] for other in variants_last):
         rows = on_sweep[(on_sweep["baseline"] == baseline) & on_sweep["value"].notna()]
         if rows.empty:
             yield f"{subject} and {baseline} have no context that both could run"
@@ -214,13 +216,6 @@ def answers(summary: Summary, tags: Sequence[str]) -> Iterator[str]:
     for row in records(crossed[crossed["metric"].isin(compare.TIMES)]):
         batch = f" at batch {row['batch_size']}" if summary.configuration.get("grid") else ""
         yield f"{METRICS[row['metric']].title} against {row['baseline']}{batch}: {crossing(row)}"
-
-
-def baselines(meta: Mapping[str, Any]) -> list[str]:
-    """The baselines, variants of the subject last."""
-    subject, *others = meta["plan"]["contenders"]
-    others = sorted(others, key=lambda other: other["family"] == subject["family"])
-    return [other["label"] for other in others]
 
 
 def said_of(row: Row) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-import pandas as pd
-
 from retbench.report import flags, terms, units, warnings
 from retbench.report.content import Content, made
 from retbench.report.frames import Row, groups, lookup, ordered, records, where
@@ -76,19 +74,14 @@ def _times(kernels: Kernels) -> Table:
     """One row per setting and operation: the time at each context, or how the cell failed."""
     timed = kernels.cells[kernels.cells["metric"] == "kernel_s"]
     scale = units.scale_for("s", timed["value"])
-    seconds = lookup(timed, ["model", "point"], "value")
-    ended = {
-        tuple(row[key] for key in (*SETTING, "model", "seq_len")): row
-        for row in records(kernels.statuses)
-    }
+    seconds = lookup(timed, [*SETTING, "model", "seq_len"], "value")
+    ended = lookup(kernels.statuses, [*SETTING, "model", "seq_len"], "status")
 
     def time(row: Row, context: int) -> str:
-        status = ended.get((*(row[key] for key in SETTING), row["model"], context))
-        if status is None:
-            return "not run"
-        if status["status"] != "ok":
-            return str(status["status"]).replace("_", " ")
-        return units.significant(seconds[status["model"], status["point"]] / scale.divisor)
+        place = (*(row[key] for key in SETTING), row["model"], context)
+        if (status := ended.get(place, "not run")) != "ok":
+            return str(status).replace("_", " ")
+        return units.significant(seconds[place] / scale.divisor)
 
     columns = [
         Column(units.tokens(n), partial(time, context=n)) for n in kernels.planned("seq_len")
@@ -114,22 +107,16 @@ def _cells(kernels: Kernels) -> Table:
     return tables.cells(kernels, columns, notes)
 
 
-def _in_order(kernels: Kernels, frame: pd.DataFrame) -> list[Row]:
-    """The rows of a comparison by setting and baseline."""
-    planned = {name: kernels.planned(name) for name in SETTING}
-    keys = [*SETTING, "baseline", "seq_len"]
-    return records(ordered(frame, keys, baseline=kernels.models, **planned))
-
-
 def _ratios(kernels: Kernels) -> Table:
     """The subject's time over each other operation's, with the verdict."""
     columns = [
         _setting(kernels), name("Baseline", "baseline"), CONTEXT, Column("Blocks", "n", rank=3),
-        Column("Time", units.ratio_of,
-               rank=0, metric="kernel_s"),
+        Column("Time", units.ratio_of, rank=0, metric="kernel_s"),
         Column("Verdict", units.verdict, rank=0, style="verdict", note=comparison.SETTLED),
     ]  # fmt: skip
-    rows = _in_order(kernels, kernels.ratios)
+    planned = {key: kernels.planned(key) for key in SETTING}
+    places = [*SETTING, "baseline", "seq_len"]
+    rows = records(ordered(kernels.ratios, places, baseline=kernels.models, **planned))
     return Table(
         "ratios", f"Ratios of times: {kernels.models[0]} / baseline", kernels.ratios, columns,
         comparison.ratio_notes(kernels.ratios, kernels.meta), rows, grouped=True, above=True,
