@@ -64,7 +64,6 @@ class Console:
         self.quiet = quiet
         self._told_s = time.monotonic()
         self.as_json = as_json
-        self._out = rich_console(as_json=as_json)
         self._tables = rich_console(as_json=as_json, least=_FEWEST_COLUMNS)
 
     def show(self, *what: RenderableType) -> None:
@@ -86,7 +85,8 @@ class Console:
 
     def progress(self, config: RunConfig, *, side_by_side: bool = False) -> Progress:
         """An observer for a run of this configuration, its blocks perhaps at the same time."""
-        return Progress(self._out, config, quiet=self.quiet, side_by_side=side_by_side)
+        out = rich_console(as_json=self.as_json, quiet=self.quiet)
+        return Progress(out, config, side_by_side=side_by_side)
 
     def report(self, content: Content, files: Sequence[Path] = (), *, tables: bool = False) -> None:
         """Print what a run says, the answer first, and where its files are.
@@ -158,7 +158,7 @@ class Console:
     def sizes(self, sizes: Sequence[ModelSize]) -> None:
         """Print the sizes of models."""
         self.show(render.sizes(sizes))
-        self.emit({"models": [size.to_json() for size in sizes]})
+        self.emit({"models": [asdict(size) | {"matches": size.matches} for size in sizes]})
 
     def change(self, found: Change) -> None:
         """Print what changed from one run to another, what differs between them first."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from retbench.config import plugins
 from retbench.config.requirements import require_known
+from retbench.config.run import FEED_FORWARDS
 from retbench.errors import UserError
 
 MATCH_TOLERANCE = 0.005
@@ -47,10 +47,6 @@ class ModelSize:
         """Whether it is within 0.5% of the first model."""
         return abs(self.ratio - 1) <= MATCH_TOLERANCE
 
-    def to_json(self) -> dict[str, Any]:
-        """All fields, and whether it matches."""
-        return asdict(self) | {"matches": self.matches}
-
 
 def model_sizes(preset: str | None = None, ffn: str = "gelu") -> list[ModelSize]:
     """Sizes of every registered model.
@@ -65,7 +61,6 @@ def model_sizes(preset: str | None = None, ffn: str = "gelu") -> list[ModelSize]
     from models.config import ConfigError
     from models.presets import PRESETS
     from models.registry import config_for
-    from retbench.config.run import FEED_FORWARDS
 
     require_known("feed-forward", ffn, FEED_FORWARDS)
     if preset is not None:

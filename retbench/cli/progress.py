@@ -8,58 +8,76 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Self
 
 from rich.console import Console as RichConsole
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from retbench.config.plan import Contender, Plan, Point
+from retbench.config.run import RunConfig
+from retbench.engine.forecast import TimeLeft, forecast
+from retbench.metrics import Status
 from retbench.report import units
-
-if TYPE_CHECKING:
-    from retbench.config.plan import Contender, Plan, Point
-    from retbench.config.run import RunConfig
-    from retbench.engine.forecast import TimeLeft
-    from retbench.metrics import Status
-    from retbench.store import Run
-    from retbench.store.journal import Key
+from retbench.store import Run
+from retbench.store.journal import Key
 
 
-class Progress:
-    """The observer of a run: a bar on a terminal, a line a cell elsewhere, nothing when quiet."""
+class Display:
+    """What is redrawn in its place on a terminal, by no thread; gone at the end of the context.
 
-    def __init__(
-        self, out: RichConsole, config: RunConfig, *, quiet: bool, side_by_side: bool = False
-    ) -> None:
+    Args:
+        out: where.
+    """
+
+    def __init__(self, out: RichConsole) -> None:
         self._out = out
-        self._config = config
-        self._quiet = quiet
-        self._side_by_side = side_by_side
         self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def draw(self, shown: RenderableType) -> None:
+        """Show this instead of what was shown before."""
+        if self._live is None:
+            self._live = Live(console=self._out, auto_refresh=False, transient=True)
+            self._live.start()
+        self._live.update(shown, refresh=True)
+
+    def close(self) -> None:
+        """Give the terminal back; harmless when repeated."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+class Progress(Display):
+    """The observer of a run: a bar on a terminal, a line a cell elsewhere."""
+
+    def __init__(self, out: RichConsole, config: RunConfig, *, side_by_side: bool = False) -> None:
+        super().__init__(out)
+        self._config = config
+        self._side_by_side = side_by_side
         self._left: TimeLeft | None = None
         self._doing = ""
         self._worker = ""
 
     def started(self, plan: Plan, done: set[Key]) -> None:
         """Show how many cells there are, and how many an earlier session finished."""
-        from retbench.engine.forecast import TimeLeft, forecast
-
         certain = plan.certain
         self._left = TimeLeft(
             certain, forecast(self._config, certain), done, side_by_side=self._side_by_side
         )
         self._begun_s = time.monotonic()
-        if self._quiet:
-            return
         least = "" if plan.least is None else "at least "
         earlier = f", {len(done)} of them done earlier" if done else ""
         self._out.print(f"{least}{self._total} cells in {certain.blocks} blocks{earlier}")
-        if self._out.is_terminal:
-            self._live = Live(console=self._out, auto_refresh=False, transient=True)
-            self._live.start()
 
     def worker(self, contender: Contender, block: int) -> None:
         """Say whose worker is being started."""
@@ -78,9 +96,7 @@ class Progress:
         assert self._left is not None
         self._left.observe(block, contender.label, point.id, elapsed_s)
         place = self._place(block)
-        if self._quiet:
-            return
-        if self._live is None or status != "ok":
+        if not self._out.is_terminal or status != "ok":
             line = (
                 f"[{self._left.cells_done}/{self._total}] {place} "
                 f"{contender.label} {point.id}: {status}, {elapsed_s:.1f} s{self._remaining()}"
@@ -91,12 +107,6 @@ class Progress:
     def finished(self, run: Run) -> None:
         """All cells are committed."""
         self.close()
-
-    def close(self) -> None:
-        """Give the terminal back; harmless when repeated."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
 
     @property
     def _total(self) -> int:
@@ -115,7 +125,7 @@ class Progress:
         return "" if left_s is None else f", about {units.duration(left_s)} left"
 
     def _redraw(self) -> None:
-        if self._live is None or self._left is None:
+        if self._left is None or not self._out.is_terminal:
             return
         elapsed_s = time.monotonic() - self._begun_s
         bar = Table.grid(padding=(0, 1))
@@ -124,4 +134,4 @@ class Progress:
             f"{self._left.cells_done}/{self._total} cells, {units.duration(elapsed_s)}"
             f"{self._remaining()}",
         )
-        self._live.update(Group(bar, Text(f"{self._worker}  {self._doing}")), refresh=True)
+        self.draw(Group(bar, Text(f"{self._worker}  {self._doing}")))

@@ -8,15 +8,14 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from retbench.cli.console import Console, rich_console
+from retbench.cli.progress import Display
 from retbench.errors import UserError
 from retbench.report import units
 
@@ -32,11 +31,11 @@ _PIPED_EVERY_S = 10.0
 _RISEN = 0.02  # nat/token; less is the noise of an estimate
 
 
-class TrainingDisplay:
+class TrainingDisplay(Display):
     """Shows a training: a bar on a terminal, a line now and then elsewhere, nothing when quiet.
 
-    The bar has no refresh thread, which would take the interpreter from the training's steps; it
-    is redrawn at the records.
+    A refresh thread would take the interpreter from the training's steps: the bar is redrawn at the
+    records.
 
     Args:
         quiet: print nothing.
@@ -47,29 +46,18 @@ class TrainingDisplay:
     def __init__(
         self, *, quiet: bool = False, as_json: bool = False, tensorboard: TensorBoard | None = None
     ) -> None:
+        super().__init__(rich_console(as_json=as_json, quiet=quiet))
         self._tensorboard = tensorboard
-        self._out = rich_console(as_json=as_json, quiet=quiet)
-        self._live: Live | None = None
         self._config: TrainingConfig | None = None
         self._last_line_s = time.monotonic()
         self._first: Record | None = None
         self._dev_loss: float | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
-
     def data(self, doing: str, share: float | None) -> None:
         """Say what is being done with the text, and how much of it is done."""
         line = Text(doing if share is None else f"{doing}: {share:.0%}")
         if self._out.is_terminal:
-            self._update(line)
+            self.draw(line)
         elif self._due() and share != 1:
             self._out.print(line)
 
@@ -102,7 +90,7 @@ class TrainingDisplay:
             row = Table.grid(padding=(0, 1))
             bar = ProgressBar(total=self._config.steps, completed=record.step, width=20)
             row.add_row(bar, line)
-            self._update(row)
+            self.draw(row)
         elif self._due() or record.step == self._config.steps:
             self._out.print(line)
         if self._tensorboard is not None:
@@ -124,12 +112,6 @@ class TrainingDisplay:
             return record.tokens / record.seconds if record.seconds else None
         seconds = record.seconds - self._first.seconds
         return (record.tokens - self._first.tokens) / seconds if seconds > 0 else None
-
-    def _update(self, shown: Any) -> None:
-        if self._live is None:
-            self._live = Live(console=self._out, auto_refresh=False, transient=True)
-            self._live.start()
-        self._live.update(shown, refresh=True)
 
     def _due(self) -> bool:
         now = time.monotonic()

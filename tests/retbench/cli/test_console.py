@@ -30,8 +30,10 @@ def follow(small: tuple[RunConfig, Plan], *, terminal: bool, quiet: bool = False
     """All that is printed over the first two cells of a run."""
     config, plan = small
     text = io.StringIO()
-    out = RichConsole(file=text, force_terminal=terminal, width=100, color_system=None)
-    progress = Progress(out, config, quiet=quiet)
+    out = RichConsole(
+        file=text, force_terminal=terminal, width=100, color_system=None, quiet=quiet
+    )  # fmt: skip
+    progress = Progress(out, config)
     threads = threading.active_count()
     progress.started(plan, set())
     progress.worker(plan.contenders[0], 0)
@@ -58,7 +60,7 @@ def test_without_a_terminal_each_cell_is_a_line_with_the_time_left(
 def test_a_block_that_the_run_adds_is_counted_from_then_on(small: tuple[RunConfig, Plan]) -> None:
     config, plan = small
     text = io.StringIO()
-    progress = Progress(RichConsole(file=text, width=100), config, quiet=False)
+    progress = Progress(RichConsole(file=text, width=100), config)
     progress.started(plan, {(b, "retnet", p.id) for b in range(3) for p in plan.points})
     progress.worker(plan.contenders[0], 3)
     progress.cell(3, plan.contenders[0], plan.ascending()[0], "ok", 2.0)
