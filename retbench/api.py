@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from retbench import report, store, suites
 from retbench.config import plugins
 from retbench.config import values as value
 from retbench.config.file import read_config_file
@@ -27,7 +28,7 @@ from retbench.workers.agent import ONE_NODE, Nodes
 if TYPE_CHECKING:
     from retbench.engine.observer import Observer
     from retbench.engine.slurm import Launcher
-    from retbench.store import Run
+    from retbench.report.content import Content
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def run(
     *,
     observer: Observer | None = None,
     **given: Any,
-) -> Run:
+) -> store.Run:
     """Measure a suite, write its tables and plots, and return the run.
 
     Args:
@@ -71,7 +72,9 @@ def run(
         UserError: for anything the configuration, the machine or the disk does not allow.
         Interrupted: the user stopped it; what was finished is kept.
     """
-    return carry_out(prepare(suite, **given), observer)[0]
+    made = carry_out(prepare(suite, **given), observer)
+    write_derived(made)
+    return made
 
 
 def prepare(
@@ -132,33 +135,34 @@ def beside_others(config: RunConfig) -> RunConfig:
     return replace(config, threads=threads.beside_others(config.threads, spared))
 
 
-def carry_out(job: Job, observer: Observer | None = None) -> tuple[Run, list[Path]]:
-    """Measure, then write all derived files; returns the run and those. Errors as :func:`run`."""
+def carry_out(job: Job, observer: Observer | None = None) -> store.Run:
+    """Measure, and return the run, of which nothing is derived yet. Errors as :func:`run`."""
     from retbench.engine import audit, runner
 
-    run = runner.execute(
+    return runner.execute(
         job.config, out=job.out, resume=job.resume, observer=observer,
         # A job looks for the audit of the machine that it finds itself on.
         audits=audit.known if job.launcher is None else None,
         launcher=job.launcher, nodes=job.nodes, note=job.note,
     )  # fmt: skip
-    return run, write_derived(run)
 
 
-def write_derived(run: Run) -> list[Path]:
+def write_derived(run: store.Run) -> tuple[Content, list[Path]]:
     """Write every table, plot and report of a run anew; torch is not needed.
+
+    Returns:
+        What its report says, and the files.
 
     Raises:
         UserError: they cannot be written.
     """
-    from retbench import report
-
     with explained(run):
-        return list(report.write_all(run))
+        content = report.content_of(run)
+        return content, report.write_all(run, content)
 
 
 @contextmanager
-def explained(run: Run) -> Iterator[None]:
+def explained(run: store.Run) -> Iterator[None]:
     """Turn whatever keeps derived files from being written into one line that says how to go on.
 
     Raises:
@@ -188,8 +192,6 @@ def stored_configuration(path: Path, meta: Mapping[str, Any]) -> RunConfig:
     Raises:
         UserError: it is damaged.
     """
-    from retbench import store, suites
-
     try:
         return suites.configuration(meta["configuration"])
     except UserError as problem:
@@ -197,10 +199,8 @@ def stored_configuration(path: Path, meta: Mapping[str, Any]) -> RunConfig:
         raise UserError(what, "restore it from a copy") from None
 
 
-def open_run(path: Path) -> Run:
+def open_run(path: Path) -> store.Run:
     """Open a run to report on it: :func:`retbench.store.open_run`, its configuration checked."""
-    from retbench import store
-
     run = store.open_run(path)
     stored_configuration(path, run.meta)
     return run
@@ -215,8 +215,6 @@ def _continued(
     here: bool,
 ) -> tuple[RunConfig, Path]:
     """The configuration of a run that was begun, and its folder; arguments as :func:`prepare`."""
-    from retbench import store
-
     if out is None and config_file is not None:
         out = read_config_file(config_file)[0].get("out")
     folder = (

@@ -17,13 +17,23 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.main import get_command
 
-from retbench import __version__
+from retbench import __version__, api, report
 from retbench.cli import machine, results, run, train
 from retbench.cli.exits import UsageProblem, end, fail, usage
-from retbench.cli.options import AsJson, Folder, Quiet, options, with_options
+from retbench.cli.model_sizes import model_sizes
+from retbench.cli.options import (
+    AsJson,
+    Folder,
+    GroupedCommand,
+    Quiet,
+    RunCommand,
+    options,
+    with_options,
+)
 from retbench.config.run import ModelsConfig
 from retbench.config.values import is_writable
 from retbench.errors import EXIT_INTERRUPTED, UserError
+from retbench.machine.clock import garbage_collection_off
 from retbench.machine.threads import limit_spinning
 
 app = typer.Typer(
@@ -46,10 +56,6 @@ def _root(
         typer.echo(context.get_help())
 
 
-run.register(app)
-
-
-@app.command()
 def plot(
     folder: Folder,
     paper: Annotated[
@@ -67,9 +73,7 @@ def plot(
     """Make a run's plots and HTML report anew from its samples."""
     import webbrowser
 
-    from retbench import api, report
     from retbench.cli.console import Console
-    from retbench.machine.clock import garbage_collection_off
 
     if width and not paper:
         raise UserError("width: a plot for the screen has its own", "add --paper")
@@ -87,12 +91,9 @@ def plot(
         webbrowser.open(page.resolve().as_uri())
 
 
-@app.command()
 def table(folder: Folder, quiet: Quiet = False, as_json: AsJson = False) -> None:
     """Make a run's tables anew from its samples, and print them."""
-    from retbench import api, report
     from retbench.cli.console import Console
-    from retbench.machine.clock import garbage_collection_off
 
     with garbage_collection_off():  # as in plot
         opened = api.open_run(folder)
@@ -102,12 +103,10 @@ def table(folder: Folder, quiet: Quiet = False, as_json: AsJson = False) -> None
     Console(quiet=quiet, as_json=as_json).report(content, files, tables=True)
 
 
-@app.command()
 @with_options(options(ModelsConfig, "ffn", preset="all"))
 def models(as_json: AsJson = False, **given: Any) -> None:
     """Print the sizes of all models. Fails where those of a preset differ by over 0.5%."""
     from retbench.cli.console import Console
-    from retbench.cli.model_sizes import model_sizes
 
     sizes = model_sizes(given.get("preset"), given.get("ffn", "gelu"))
     console = Console(as_json=as_json)
@@ -120,9 +119,17 @@ def models(as_json: AsJson = False, **given: Any) -> None:
         )
 
 
-machine.register(app)
-results.register(app)
-train.register(app)
+app.command(cls=RunCommand, epilog=run.EXAMPLES)(run.run)
+for command in (plot, table, models, machine.project, machine.doctor, machine.audit, results.show):
+    app.command()(command)
+app.command("list")(results.list_)
+for command in (
+    results.explain, results.compare, results.history, results.cite, results.claims,
+    results.bundle, results.verify,
+):  # fmt: skip
+    app.command()(command)
+app.command(cls=GroupedCommand)(train.train)
+app.command()(train.generate)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -8,19 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-from retbench import suites
-from retbench.cli.options import AsJson, Quiet, options, path_option, suite_names, with_options
+from retbench import api, suites
+from retbench.cli.options import (
+    AsJson,
+    Quiet,
+    option,
+    options,
+    path_option,
+    suite_names,
+    with_options,
+)
 from retbench.config.run import ModelsConfig
 from retbench.errors import CheckFailed, UserError
 from retbench.suites.inference import InferenceConfig
 from retbench.suites.projection import ProjectionConfig
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    app.command()(project)
-    app.command()(doctor)
-    app.command()(audit)
 
 
 @with_options(
@@ -38,16 +39,12 @@ def project(
     **given: Any,
 ) -> None:
     """Compute what no device can be better at: least memory and time, from data sheets."""
-    from retbench import api, report
     from retbench.cli.console import Console
     from retbench.engine.projection import project as projected
     from retbench.report.projection import DERIVATION
 
-    run = projected(given)
-    content = report.content_of(run)
+    content, files = api.write_derived(projected(given))
     console = Console(quiet=quiet, as_json=as_json)
-    with api.explained(run):
-        files = report.write_all(run, content)
     console.report(content, files)
     if explain:
         console.tables(table for table in content.tables if table.name == DERIVATION)
@@ -86,19 +83,13 @@ def doctor(as_json: AsJson = False, **given: Any) -> None:
 def audit(
     suite: Annotated[
         str | None,
-        typer.Option(
-            help="[default: inference]",
-            metavar="inference|training|kernels",
-            autocompletion=suite_names,
-        ),
+        option("[default: inference]", "inference|training|kernels", autocompletion=suite_names),
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help="The model, or operation, that is compared with itself.", metavar="NAME"),
+        str | None, option("The model, or operation, that is compared with itself.", "NAME")
     ] = None,
     slowdown: Annotated[
-        str,
-        typer.Option(help="By how much a copy of it is slowed down, to be found.", metavar="SHARE"),
+        str, option("By how much a copy of it is slowed down, to be found.", "SHARE")
     ] = "5%",
     out: Annotated[Path | None, path_option("Keep the run here. [default: nowhere]")] = None,
     quiet: Quiet = False,
@@ -106,7 +97,6 @@ def audit(
     **given: Any,
 ) -> None:
     """Compare a model with itself, and with a slowed copy. Can a difference be trusted here?"""
-    from retbench import api
     from retbench.cli.console import Console
     from retbench.config import values
     from retbench.engine import audit as auditing
@@ -124,11 +114,8 @@ def audit(
         config = api.beside_others(config)
     console = Console(quiet=quiet, as_json=as_json)
     auditing.require_storable()
-    progress = console.progress(config)
-    try:
+    with console.progress(config) as progress:
         record = auditing.audit(config, slowdown=planted, out=out, observer=progress)
-    finally:
-        progress.close()
     console.audit(record, auditing.remember(record))
     if out is not None:
         api.write_derived(api.open_run(out))

@@ -27,9 +27,14 @@ AsJson = Annotated[
 ]
 
 
-def path_option(help: str, metavar: str = "PATH", panel: str | None = None) -> Any:
+def option(help: str, metavar: str | None = None, group: str | None = None, **more: Any) -> Any:
+    """An option that no setting gives, described as :class:`Spec` does; more is for typer."""
+    return typer.Option(help=help, metavar=metavar, rich_help_panel=group, **more)
+
+
+def path_option(help: str, metavar: str = "PATH", group: str | None = None) -> Any:
     """An option for a path; ``~`` is the user's home, which shells leave in ``--out=~/x``."""
-    return typer.Option(help=help, metavar=metavar, rich_help_panel=panel, parser=_path)
+    return option(help, metavar, group, parser=_path)
 
 
 def _path(word: str) -> Path:

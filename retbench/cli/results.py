@@ -9,10 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from retbench.cli.options import AsJson, Folder, completing, path_option
+from retbench import api, report, suites
+from retbench.cli.options import AsJson, Folder, completing, option, path_option
+from retbench.cli.run import asked
 from retbench.config.values import OneOf, SomeOf, read, share
+from retbench.engine.forecast import forecast
+from retbench.engine.resolve import resolve
 from retbench.errors import UserError
 from retbench.metrics import METRICS
+from retbench.report import glossary
 
 TEXT_OR_MARKDOWN = ("text", "markdown")
 
@@ -21,19 +26,6 @@ class Regressed(UserError):
     """The second of two runs is worse in what --fail-on names."""
 
     exit_status = 3
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    app.command()(show)
-    app.command("list")(list_)
-    app.command()(explain)
-    app.command()(compare)
-    app.command()(history)
-    app.command()(cite)
-    app.command()(claims)
-    app.command()(bundle)
-    app.command()(verify)
 
 
 def _kinds() -> Iterable[str]:
@@ -56,7 +48,6 @@ def _format(*known: str) -> Any:
 
 def show(folder: Folder, as_json: AsJson = False) -> None:
     """Print a run's tables; writes nothing."""
-    from retbench import api, report
     from retbench.cli.console import Console
 
     content = report.content_of(api.open_run(folder))
@@ -88,8 +79,6 @@ def explain(
     form: Annotated[str, _format(*TEXT_OR_MARKDOWN)] = "text",
 ) -> None:
     """Say what a metric is: definition, unit, formula and centre. Of all where none is named."""
-    from retbench.report import glossary
-
     typer.echo(glossary.markdown(metric) if form == "markdown" else glossary.described(metric))
 
 
@@ -97,22 +86,15 @@ def compare(
     before: Annotated[Path, typer.Argument(help="The run that counts as 1.", metavar="A")],
     after: Annotated[Path, typer.Argument(help="The run that is judged.", metavar="B")],
     fail_on: Annotated[
-        str | None,
-        typer.Option(
-            metavar="slower,larger,failed", help="Exit with status 3 where a cell of B is that."
-        ),
+        str | None, option("Exit with status 3 where a cell of B is that.", "slower,larger,failed")
     ] = None,
     margin: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SHARE", help="Smallest difference that matters. [default: the runs']"
-        ),
+        str | None, option("Smallest difference that matters. [default: the runs']", "SHARE")
     ] = None,
     form: Annotated[str, _format(*TEXT_OR_MARKDOWN)] = "text",
     as_json: AsJson = False,
 ) -> None:
     """Compare two runs cell by cell, B / A. First it says what differs in machines and code."""
-    from retbench import api
     from retbench.cli.console import Console
     from retbench.report import change
 
@@ -132,16 +114,13 @@ def history(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Runs of one suite.")],
     metric: Annotated[
         str | None,
-        typer.Option(
-            metavar="METRIC", help="Its tag. [default: the first that models are compared by]",
-            autocompletion=_METRICS,
-        ),
+        option("Its tag. [default: the first that models are compared by]", "METRIC",
+               autocompletion=_METRICS),
     ] = None,
     form: Annotated[str, _format(*TEXT_OR_MARKDOWN)] = "text",
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Print a metric over several runs, in the order of their time. Each step has a verdict."""
-    from retbench import api
     from retbench.cli.console import Console
     from retbench.report import export
     from retbench.report.history import history as history_of
@@ -157,23 +136,18 @@ def cite(
     folder: Folder,
     metric: Annotated[
         str | None,
-        typer.Option(
-            metavar="METRIC", help="Its tag or title. [default: what was named before the run]",
-            autocompletion=_METRICS,
-        ),
+        option("Its tag or title. [default: what was named before the run]", "METRIC",
+               autocompletion=_METRICS),
     ] = None,
-    context: Annotated[int | None, typer.Option(metavar="N", help="At this context.")] = None,
-    batch: Annotated[int | None, typer.Option(metavar="N", help="At this batch size.")] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of this model, or against it.")
-    ] = None,
+    context: Annotated[int | None, option("At this context.", "N")] = None,
+    batch: Annotated[int | None, option("At this batch size.", "N")] = None,
+    model: Annotated[str | None, option("Of this model, or against it.", "NAME")] = None,
     form: Annotated[str, _format("text", "markdown", "latex")] = "text",
     bibtex: Annotated[
         bool, typer.Option("--bibtex", help="Print entries of Retbench and of RetNet's paper.")
     ] = False,
 ) -> None:  # fmt: skip
     """Print a run's numbers as sentences to cite. Each says all that weakens its number."""
-    from retbench import api, report
     from retbench.report import citing
 
     content = report.content_of(api.open_run(folder))
@@ -220,11 +194,6 @@ def claims(
 
 def _minutes(command: str) -> float:
     """What a command ``retbench run --flag value ...`` is likely to take here."""
-    from retbench import suites
-    from retbench.cli.run import asked
-    from retbench.engine.forecast import forecast
-    from retbench.engine.resolve import resolve
-
     _, _, *words = shlex.split(command)
     config = resolve(**asked(words))
     return forecast(config, suites.get(config.suite).plan(config)).total_s / 60
@@ -233,12 +202,10 @@ def _minutes(command: str) -> float:
 def bundle(
     folder: Folder,
     out: Annotated[
-        Path | None,
-        path_option("A .tar.gz or .zip. [default: DIR.tar.gz]", "FILE"),
+        Path | None, path_option("A .tar.gz or .zip. [default: DIR.tar.gz]", "FILE")
     ] = None,
 ) -> None:
     """Pack a run into one archive that others can check. It holds the hash of every file."""
-    from retbench import api
     from retbench.store.bundle import bundle
 
     typer.echo(bundle(api.open_run(folder), out))

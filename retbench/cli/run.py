@@ -9,40 +9,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.main import get_command
 
-from retbench import suites
+from retbench import api, suites
 from retbench.cli.exits import fail
 from retbench.cli.options import (
     AsJson,
     Quiet,
-    RunCommand,
     of_all_suites,
+    option,
     path_option,
     suite_names,
     with_options,
 )
-from retbench.config.run import WHERE
+from retbench.config.run import WHERE, RunConfig
 from retbench.data.config import TextData
 from retbench.distributed.launch import refuse_launch
+from retbench.engine.forecast import forecast
 from retbench.errors import UserError
+from retbench.machine import ceilings, memory
+from retbench.workers import agent
 
 if TYPE_CHECKING:
     from retbench.cli.console import Console
-    from retbench.config.run import RunConfig
-    from retbench.store import Run
-    from retbench.workers.agent import Nodes
 
-_EXAMPLES = """\b
+EXAMPLES = """\b
 Examples:
   retbench run inference
   retbench run perplexity --data 'books/*.txt' --tokenizer bpe:4096 --preset 10m
   retbench run inference --context 512:32768 --batch 1,8,32 --profile report --dry-run
   retbench run --resume --out results/mine
 """
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    app.command(cls=RunCommand, epilog=_EXAMPLES)(run)
 
 
 def asked(words: list[str]) -> dict[str, Any]:
@@ -52,7 +47,7 @@ def asked(words: list[str]) -> dict[str, Any]:
         click.UsageError: there is no such option.
     """
     app = typer.Typer()
-    register(app)
+    app.command()(run)
     given = get_command(app).make_context("run", words).params
     options = {key: given[key] for key in of_all_suites() if given[key] not in (None, [], ())}
     return {"suite": given["named"] or given["suite"], **options}
@@ -69,75 +64,52 @@ def run(
         typer.Option("--suite", help="The same.", autocompletion=suite_names, hidden=True),
     ] = None,
     nodes: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            help="Machines that --processes run on, equally many on each.",
-            rich_help_panel=WHERE,
-        ),
+        int, option("Machines that --processes run on, equally many on each.", "N", WHERE)
     ] = 1,
-    node_rank: Annotated[
-        int,
-        typer.Option(
-            metavar="K", help="Of this machine; the first, 0, writes.", rich_help_panel=WHERE
-        ),
-    ] = 0,
+    node_rank: Annotated[int, option("Of this machine; the first, 0, writes.", "K", WHERE)] = 0,
     rendezvous: Annotated[
-        str,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Of the first machine, where all meet.",
-            rich_help_panel=WHERE,
-        ),
+        str, option("Of the first machine, where all meet.", "HOST:PORT", WHERE)
     ] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show cells, minutes and memory; write nothing.")
     ] = False,
     config: Annotated[
-        Path | None,
-        path_option("TOML file with the same keys; flags win.", "FILE"),
+        Path | None, path_option("TOML file with the same keys; flags win.", "FILE")
     ] = None,
     launcher: Annotated[
         str,
-        typer.Option(
-            help="slurm: each block as a job of a cluster. [default: local]",
-            metavar="local|slurm",
-            show_default=False,
-            rich_help_panel=WHERE,
-        ),
+        option("slurm: each block as a job of a cluster. [default: local]", "local|slurm", WHERE,
+               show_default=False),
     ] = "local",
     slurm: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="Ask for a partition, a time in minutes... Repeatable.",
-            rich_help_panel=WHERE,
-        ),
+        option("Ask for a partition, a time in minutes... Repeatable.", "KEY=VALUE", WHERE),
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     **given: Any,
-) -> None:
+) -> None:  # fmt: skip
     """Measure a suite; write samples, tables and plots. Without a name, it is inference."""
     from retbench.cli.console import Console
-    from retbench.workers.agent import Nodes
 
     refuse_launch()
     if suite is not None and named is not None and suite != named:
         raise UserError(f"two suites are named, {suite} and {named}", "name one")
     console = Console(quiet=quiet, as_json=as_json)
     given |= {"resume": resume, "config_file": config, "launcher": launcher, "slurm": slurm or ()}
-    _run(console, suite or named, given, Nodes(nodes, node_rank, rendezvous), dry_run=dry_run)
+    _run(console, suite or named, given, agent.Nodes(nodes, node_rank, rendezvous), dry_run=dry_run)
 
 
 def _run(
-    console: Console, suite: str | None, given: Mapping[str, Any], nodes: Nodes, *, dry_run: bool
+    console: Console,
+    suite: str | None,
+    given: Mapping[str, Any],
+    nodes: agent.Nodes,
+    *,
+    dry_run: bool,
 ) -> None:
     """Measure, or say what would be; on a machine that is not the first do what that asks."""
-    from retbench import api, report
-    from retbench.workers import agent
-
     job = api.prepare(suite, nodes=nodes, **given)
     here = job.launcher is None
     if dry_run:
@@ -148,30 +120,21 @@ def _run(
         return
     if here and isinstance(job.config, TextData):
         job.config.dataset(console.reading)  # once: the run finds it encoded
-    progress = console.progress(job.config, side_by_side=not here)
     try:
-        done, files = api.carry_out(job, progress)
+        with console.progress(job.config, side_by_side=not here) as progress:
+            done = api.carry_out(job, progress)
+            content, files = api.write_derived(done)
     finally:
-        progress.close()
         agent.release(job.config, nodes)
-    console.report(report.content_of(done), files)
-    _require_a_number(done)
-
-
-def _require_a_number(run: Run) -> None:
-    """A run of which nothing came is a failure to whatever started it."""
-    statuses = run.statuses()
-    if not len(statuses) or (statuses["status"] == "ok").any():
-        return
-    first = statuses.iloc[0]
-    fail(f"no cell of {run.path} succeeded; the first, of {first['model']}: {first['cause']}")
+    console.report(content, files)
+    statuses = done.statuses()
+    if len(statuses) and not (statuses["status"] == "ok").any():  # a failure to whatever started it
+        first = statuses.iloc[0]
+        fail(f"no cell of {done.path} succeeded; the first, of {first['model']}: {first['cause']}")
 
 
 def _show_forecast(console: Console, config: RunConfig, *, here: bool) -> None:
     """Print what a run would need; of a machine that is not here nothing is known."""
-    from retbench.engine.forecast import forecast
-    from retbench.machine import ceilings, memory
-
     plan = suites.get(config.suite).plan(config)
     measured = available = None
     if here:

@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retbench.cli.options import (
-    AsJson,
-    GroupedCommand,
-    Quiet,
-    options,
-    path_option,
-    with_options,
-)
+from retbench.cli.options import AsJson, Quiet, option, options, path_option, with_options
 from retbench.config.run import OUTPUT, WHERE, RunConfig
 from retbench.distributed.launch import KINDS
 from retbench.errors import UserError
@@ -35,27 +28,13 @@ class Diverged(UserError):
     exit_status = 3
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    app.command(cls=GroupedCommand)(train)
-    app.command()(generate)
-
-
 @with_options(options(TrainSettings))
 def train(
     parallel: Annotated[
-        str | None,
-        typer.Option(
-            help="Share the work of one model under torchrun.", metavar="|".join(KINDS),
-            rich_help_panel=WHERE,
-        ),
+        str | None, option("Share the work of one model under torchrun.", "|".join(KINDS), WHERE)
     ] = None,
     out: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH", help="The model's folder. [default: a new one in results/]",
-            rich_help_panel=OUTPUT,
-        ),
+        str | None, option("The model's folder. [default: a new one in results/]", "PATH", OUTPUT)
     ] = None,
     resume: Annotated[
         bool,
@@ -67,7 +46,7 @@ def train(
     quiet: Quiet = False,
     as_json: AsJson = False,
     **given: Any,
-) -> None:  # fmt: skip
+) -> None:
     """Train a model on text. Continues an interrupted training with --resume."""
     from retbench import distributed
 
