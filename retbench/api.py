@@ -53,10 +53,7 @@ class Job:
 
 
 def run(
-    suite: str | None = "inference",
-    *,
-    observer: Observer | None = None,
-    **given: Any,
+    suite: str | None = "inference", *, observer: Observer | None = None, **given: Any
 ) -> store.Run:
     """Measure a suite, write its tables and plots, and return the run.
 

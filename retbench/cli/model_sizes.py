@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from models.config import ConfigError
+from models.presets import PRESETS
+from models.registry import config_for
 from retbench.config import plugins
 from retbench.config.requirements import require_known
 from retbench.config.run import FEED_FORWARDS
@@ -58,10 +61,6 @@ def model_sizes(preset: str | None = None, ffn: str = "gelu") -> list[ModelSize]
     Raises:
         UserError: unknown preset or feed-forward kind, or a model that cannot be that size.
     """
-    from models.config import ConfigError
-    from models.presets import PRESETS
-    from models.registry import config_for
-
     require_known("feed-forward", ffn, FEED_FORWARDS)
     if preset is not None:
         require_known("preset", preset, PRESETS)

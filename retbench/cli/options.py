@@ -19,8 +19,7 @@ from retbench.config.settings import ByDevice, Settings, Spec
 
 Folder = Annotated[Path, typer.Argument(help="A run directory.", metavar="DIR")]
 Quiet = Annotated[
-    bool,
-    typer.Option("--quiet", help="Print no progress and no summary.", rich_help_panel=OUTPUT),
+    bool, typer.Option("--quiet", help="Print no progress and no summary.", rich_help_panel=OUTPUT)
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="One JSON document on stdout.", rich_help_panel=OUTPUT)
@@ -49,10 +48,15 @@ _GROUPS = (WHAT, _TRAINING, SWEEP, HOW_SURE, WHERE, OUTPUT)
 
 
 def completing(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """What a shell offers for the beginning of one of some names."""
+    """What a shell offers for the beginning of a name; of names with commas between for the last.
+
+    Args:
+        names: gives those that there are.
+    """
 
     def complete(incomplete: str) -> list[str]:
-        return [name for name in names() if name.startswith(incomplete)]
+        before, comma, last = incomplete.rpartition(",")
+        return [before + comma + name for name in names() if name.startswith(last)]
 
     return complete
 
@@ -108,7 +112,8 @@ def _parameter(key: str, entry: Spec) -> inspect.Parameter:
     name, metavar = _flag(key), _metavar(entry)
     option = typer.Option(
         name, help=_help(entry), metavar=metavar or None, rich_help_panel=entry.group or _TRAINING,
-        show_default=False, autocompletion=_completion(entry),
+        show_default=False,
+        autocompletion=completing(lambda: getattr(entry.reader, "known", None) or entry.choices()),
     )  # fmt: skip
     kind = inspect.Parameter.KEYWORD_ONLY
     annotation: Any = Annotated[_type(entry) | None, option]
@@ -158,17 +163,6 @@ def _written(given: Any) -> str:
     if len(given) > 2 and isinstance(given[0], int) and given == value.powers(given[0], given[-1]):
         return f"{given[0]}:{given[-1]}"
     return ",".join(map(_written, given))
-
-
-def _completion(entry: Spec) -> Callable[[str], list[str]]:
-    """What a shell offers behind a flag; of names with commas between for the last one."""
-
-    def complete(incomplete: str) -> list[str]:
-        known = getattr(entry.reader, "known", None) or entry.choices()
-        before, comma, last = incomplete.rpartition(",")
-        return [before + comma + name for name in known if name.startswith(last)]
-
-    return complete
 
 
 class GroupedCommand(TyperCommand):

@@ -58,7 +58,8 @@ def of_table(declared: Declared, width: int) -> Text:
         )
     lines = Text(f"{declared.title}\n", style="bold")
     headings = [shown.heading(i) for i in kept]
-    for line in zip_longest(*(_bottom(heading, headings) for heading in headings)):
+    highest = max(map(len, headings))
+    for line in zip(*([""] * (highest - len(each)) + [*each] for each in headings), strict=True):
         lines.append(_line(shown, line, widths))
     lines.append("─" * (sum(widths) + shown.GAP * len(kept[1:])) + "\n")
     for group, rows in shown.groups():
@@ -105,11 +106,6 @@ def gravest(warnings: Sequence[str], width: int) -> list[str]:
     if height([line], width) == 1:
         return [line]
     return [f"warning: {re.split('[:;] ', warnings[0])[0]}{more}"]
-
-
-def _bottom(heading: Sequence[str], headings: Sequence[Sequence[str]]) -> list[str]:
-    """A heading's lines, as many as the highest has, the empty ones above."""
-    return [""] * (max(map(len, headings)) - len(heading)) + list(heading)
 
 
 def _line(table: Declared, texts: Sequence[str], widths: Sequence[int]) -> Text:

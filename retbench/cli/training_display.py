@@ -123,7 +123,8 @@ class TrainingDisplay(Display):
 
 def show_trained(console: Console, trained: Trained) -> None:
     """Print what came of a training: losses, a sample, where it is and how to go on."""
-    found, command = trained.results, generate_command(trained)
+    found, folder = trained.results, shlex.quote(str(trained.folder))
+    command = f'python -m retbench generate {folder} --prompt "..."{trained.flags}'
     table = Table.grid(padding=(0, 2))
     for name, text in (
         ("train loss", f"{found['train_loss']:.4f} nat/token"),
@@ -163,12 +164,6 @@ def _overfitted(trained: Trained) -> str | None:
     if estimates[-1].dev_loss < best.dev_loss + _RISEN:
         return None
     return f"the dev loss was lowest, {best.dev_loss:.3f}, at step {best.step}: train for fewer"
-
-
-def generate_command(trained: Trained) -> str:
-    """The command line that makes text with the model."""
-    folder = shlex.quote(str(trained.folder))
-    return f'python -m retbench generate {folder} --prompt "..."{trained.flags}'
 
 
 def stream_text(tokens: Iterable[int], tokenizer: Tokenizer) -> None:

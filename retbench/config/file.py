@@ -50,14 +50,14 @@ def read_config_file(path: Path | str) -> tuple[dict[str, Any], dict[str, int]]:
     except ValueError as problem:
         raise UserError(f"{path}: {problem}") from None
     values: dict[str, Any] = {}
-    lines: dict[str, int] = {}
+    lines = _inner_lines(text)
     for written, value in document.items():
         key = written.replace("-", "_")
         lines[key] = _line_of(text, written)
         if key in values:
             raise UserError(f"{path}:{lines[key]}: {key} is given twice")
         values[key] = value
-    return values, _inner_lines(text) | lines
+    return values, lines
 
 
 def parse_toml(text: str) -> dict[str, Any]:
@@ -113,8 +113,6 @@ def _inner_lines(text: str) -> dict[str, int]:
 def _line_of(text: str, key: str) -> int:
     """The line that sets a top-level key, or opens its table; 1 if the key is written oddly."""
     name = rf"[\"']?{re.escape(key)}[\"']?"
-    opening = re.compile(rf"^\s*(?:{name}\s*[=.]|\[\s*{name}\s*[\].])")
-    for number, line in enumerate(text.splitlines(), start=1):
-        if opening.match(line):
-            return number
-    return 1
+    opening = re.compile(rf"\s*(?:{name}\s*[=.]|\[\s*{name}\s*[\].])")
+    numbered = enumerate(text.splitlines(), start=1)
+    return next((number for number, line in numbered if opening.match(line)), 1)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from models.config import ConfigError, ModelConfig
+from models.registry import config_for
 from retbench.config import plugins
 from retbench.config.run import CAPTURED_MODES, DEVICES, RunConfig, own_cores, presets
 from retbench.config.values import nearest
 from retbench.distributed.launch import launch
 from retbench.errors import Misfit
 from retbench.machine import host
-
-if TYPE_CHECKING:
-    from models.config import ModelConfig
 
 
 def require_known(what: str, name: str, known: Iterable[str], *, key: str | None = None) -> None:
@@ -49,9 +48,6 @@ def model_config(family: str, preset: str, options: Mapping[str, Any]) -> ModelC
     Raises:
         Misfit: an unknown field, or sizes that do not fit together.
     """
-    from models.config import ConfigError
-    from models.registry import config_for
-
     try:
         return config_for(family, preset, **options)
     except (ConfigError, TypeError) as problem:

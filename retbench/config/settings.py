@@ -77,28 +77,20 @@ class Spec:
         return None if raw is None and self.default is None else self.reader(raw)
 
 
-def setting(
-    reader: value.Reader, help: str = "", *, cpu: Any = UNSET, cuda: Any = UNSET, **given: Any
-) -> Any:
+def setting(reader: value.Reader, help: str = "", **given: Any) -> Any:
     """A field of a :class:`Settings` class.
 
     Args:
         reader: see :class:`Spec`, as for the rest.
         help: what it is.
-        cpu: the default on a CPU.
-        cuda: the default on a GPU.
-        given: further attributes of :class:`Spec`.
+        given: further attributes of :class:`Spec`; ``cpu`` and ``cuda`` for a default of each.
     """
-    if cpu is not UNSET:
-        given["default"] = ByDevice(cpu, cuda)
-    return _field(Spec(reader, help, **given))
+    return _field(Spec(reader, help), given)
 
 
 def changed(base: type[Settings], name: str, **given: Any) -> Any:
     """A field as a base class has it, but for the attributes given; see :func:`setting`."""
-    if "cpu" in given:
-        given["default"] = ByDevice(given.pop("cpu"), given.pop("cuda"))
-    return _field(dataclasses.replace(base.settings()[name], **given))
+    return _field(base.settings()[name], given)
 
 
 def first_of(base: type[Settings], name: str, several: str) -> Any:
@@ -106,7 +98,11 @@ def first_of(base: type[Settings], name: str, several: str) -> Any:
     return changed(base, name, flag="", first_of=several, default=lambda known: known[several][0])
 
 
-def _field(entry: Spec) -> Any:
+def _field(entry: Spec, given: dict[str, Any]) -> Any:
+    """A dataclass's field of a setting, but for the attributes given."""
+    if "cpu" in given:
+        given["default"] = ByDevice(given.pop("cpu"), given.pop("cuda"))
+    entry = dataclasses.replace(entry, **given)
     metadata = {"setting": entry}
     if isinstance(entry.default, Mapping):
         # Not hashed: a mapping cannot be.
@@ -144,11 +140,7 @@ class Settings:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the values alone: the proxies that keep mappings from being changed cannot be."""
-        given = {
-            name: dict(given) if isinstance(given, Mapping) else given
-            for name, given in vars(self).items()
-        }
-        return partial(type(self), **given), ()
+        return partial(type(self), **Settings.to_json(self)), ()
 
     @classmethod
     def settings(cls) -> dict[str, Spec]:
