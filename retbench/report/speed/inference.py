@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from functools import partial
 
 from retbench import metrics
 from retbench.report.content import Content, made
-from retbench.report.speed import comparison, exponents, grid_figures, inference_figures, tables
+from retbench.report.speed import comparison, exponents, inference_figures, tables
 from retbench.report.speed.tables import FLAGS, STATUS
 from retbench.report.summary import Summary
 from retbench.report.tables import BATCH, CONTEXT, name
@@ -40,8 +40,7 @@ def content(run: Run) -> Content:
         tables.cells(summary, columns, tables.cell_notes(summary.meta)), tables.setup(summary),
     )  # fmt: skip
     return made(
-        run, summary.models, shown,
-        lambda: chain(inference_figures.figures(summary), grid_figures.figures(summary)),
+        run, summary.models, shown, partial(inference_figures.figures, summary),
         stamp=tables.stamped(summary.meta), findings=comparison.answers(summary, _ANSWERED),
         unsettled=comparison.unsettled(summary), warnings=summary.warnings,
     )  # fmt: skip

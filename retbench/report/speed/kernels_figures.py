@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from retbench.report.speed.sweep_figures import (
     INTERVAL,
     LABELS,
     PAIRED,
+    RATIO,
     as_data,
     as_ratios,
     located,
@@ -38,22 +38,21 @@ def figures(kernels: Kernels) -> Iterator[Figure]:
     for dtype, batch in itertools.product(kernels.planned("dtype"), kernels.planned("batch_size")):
         sheet: Row = {"dtype": dtype, "batch_size": batch}
         if len(kernels.models) > 1:
-            yield ratio(kernels, sheet)
-        yield over_context(kernels, sheet, "time", "kernel_s", "Time of a call")
-        yield over_context(kernels, sheet, "rate", "kernel_flop_per_s", "Rate of a call")
+            yield _ratio(kernels, sheet)
+        yield _over_context(kernels, sheet, "time", "kernel_s", "Time of a call")
+        yield _over_context(kernels, sheet, "rate", "kernel_flop_per_s", "Rate of a call")
 
 
-def over_context(kernels: Kernels, sheet: Row, name: str, metric: str, title: str) -> Figure:
+def _over_context(kernels: Kernels, sheet: Row, name: str, metric: str, title: str) -> Figure:
     """A metric over the context; the rate under the machine's matmul rate."""
-    cells = where(kernels.cells[kernels.cells["metric"] == metric], sheet).sort_values("seq_len")
-    data = as_data(cells, kernels.processes, "seq_len").assign(panel=_keys(cells))
+    cells = where(kernels.cells, sheet | {"metric": metric}).sort_values("seq_len")
+    data = as_data(cells, kernels.processes, panel=_keys(cells))
     y = Axis.scaled(METRICS[metric].title.lower(), METRICS[metric].unit, cells["value"])
     panels = _panels(kernels, y)
-    peak = ceiling.matmul_rate(kernels.meta.get("ceilings"), sheet["dtype"])
     curves, notes = [], []
     if name == "rate":
         notes.append(f"rate: {METRICS[metric].definition}")
-        if peak:
+        if peak := ceiling.matmul_rate(kernels.meta.get("ceilings"), sheet["dtype"]):
             notes.append("thin dashes: measured matmul rate")
             ends = np.array([min(panels[0].x.ticks), max(panels[0].x.ticks)], dtype=float)
             curves = [Curve(panel.key, "", ends, np.full(2, peak)) for panel in panels]
@@ -62,26 +61,22 @@ def over_context(kernels: Kernels, sheet: Row, name: str, metric: str, title: st
     )
 
 
-def ratio(kernels: Kernels, sheet: Row) -> Figure:
+def _ratio(kernels: Kernels, sheet: Row) -> Figure:
     """The subject's time over each other operation's, along the context."""
-    rows = where(kernels.ratios, sheet).sort_values("seq_len", kind="stable")
-    rows = rows[rows["metric"] == "kernel_s"]
-    data = as_ratios(rows, kernels.pairs).assign(panel=_keys(rows))[rows["value"].notna()]
+    rows = where(kernels.ratios, sheet | {"metric": "kernel_s"})
+    rows = rows[rows["value"].notna()].sort_values("seq_len", kind="stable")
+    data = as_ratios(rows, kernels.pairs, panel=_keys(rows))
     margin = terms.threshold(kernels.meta, "kernel_s")
-    panels = [
-        replace(panel, margin=margin, sides=("faster", "slower"))
-        for panel in _panels(kernels, Axis("ratio of times"))
-    ]
     crossed = where(kernels.crossovers, sheet)
     crossings = [
         crossing
         for row, key in zip(records(crossed), _keys(crossed), strict=True)
         for crossing in located(key, row)
     ]
-    title = f"Time of {kernels.models[0]} over each other operation's"
-    notes = [margin_note(kernels.meta, ["kernel_s"])]
     return _figure(
-        kernels, sheet, "ratio", title, panels, data, notes, interval=PAIRED, each="block",
+        kernels, sheet, "ratio", f"Time of {kernels.models[0]} over each other operation's",
+        _panels(kernels, RATIO, margin=margin, sides=("faster", "slower")), data,
+        [margin_note(kernels.meta, ["kernel_s"])], interval=PAIRED, each="block",
         crossings=crossings,
     )  # fmt: skip
 
@@ -90,26 +85,29 @@ def _figure(
     kernels: Kernels, sheet: Row, name: str, title: str, panels: Sequence[Panel],
     data: pd.DataFrame, notes: Sequence[str], **more: Any,
 ) -> Figure:  # fmt: skip
+    """A figure of a type and batch size, with the failed cells of the operations in it."""
     several = len(kernels.planned("batch_size")) > 1
     file = f"{name}_{sheet['dtype']}" + (f"_b{sheet['batch_size']}" if several else "")
     batch = f", batch {sheet['batch_size']}" if several else ""
-    alive = set(where(kernels.cells[kernels.cells["metric"] == "kernel_s"], sheet)["model"])
-    lost = [model for model in kernels.models if model not in alive]
-    absent = [f"no cell succeeded: {', '.join(lost)}"] if lost else []
+    alive = set(where(kernels.cells, sheet | {"metric": "kernel_s"})["model"])
+    absent = ", ".join(model for model in kernels.models if model not in alive)
+    rows = where(kernels.statuses, sheet)
+    rows = rows[(rows["status"] != "ok") & rows["model"].isin(list(alive))].sort_values("seq_len")
+    lost = rows.assign(panel=_keys(rows), series=rows["model"], x=rows["seq_len"])
     configuration = {**kernels.meta["configuration"], "dtypes": [sheet["dtype"]]}
     return Figure.of(
         {**kernels.meta, "configuration": configuration}, file,
-        f"{title}, {sheet['dtype']}{batch}", panels, data, notes=(*notes, *absent),
-        failures=_failures(kernels, sheet, alive), columns=len(kernels.planned("direction")),
-        shared=True, **more,
+        f"{title}, {sheet['dtype']}{batch}", panels, data,
+        notes=(*notes, *([f"no cell succeeded: {absent}"] if absent else [])),
+        failures=lost[FAILURES], columns=len(kernels.planned("direction")), shared=True, **more,
     )  # fmt: skip
 
 
-def _panels(kernels: Kernels, y: Axis) -> list[Panel]:
+def _panels(kernels: Kernels, y: Axis, **more: Any) -> list[Panel]:
     """A panel a head dimension and direction."""
     x = Axis(LABELS["context"], tuple(kernels.planned("seq_len")), units.tokens)
     return [
-        Panel(f"{size} {way}", f"{_DIRECTIONS[way]}, d_k = {size}", x, y, group=str(size))
+        Panel(f"{size} {way}", f"{_DIRECTIONS[way]}, d_k = {size}", x, y, group=str(size), **more)
         for size in kernels.planned("head_dim")
         for way in kernels.planned("direction")
     ]
@@ -118,10 +116,3 @@ def _panels(kernels: Kernels, y: Axis) -> list[Panel]:
 def _keys(rows: pd.DataFrame) -> list[str]:
     """The panel of each row."""
     return [f"{row['head_dim']} {row['direction']}" for row in records(rows)]
-
-
-def _failures(kernels: Kernels, sheet: Row, alive: set[str]) -> pd.DataFrame:
-    """The failed cells of the operations that are drawn."""
-    rows = where(kernels.statuses, sheet)
-    rows = rows[(rows["status"] != "ok") & rows["model"].isin(list(alive))].sort_values("seq_len")
-    return rows.assign(panel=_keys(rows), series=rows["model"], x=rows["seq_len"])[FAILURES]

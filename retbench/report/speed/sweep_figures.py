@@ -17,7 +17,7 @@ from retbench.config.plan import Axis as Sweep
 from retbench.metrics import METRICS
 from retbench.report import axes, compare, terms, units
 from retbench.report.figure import DECIDED, FAILURES, Axis, Crossing, Curve, Figure, Panel, tuples
-from retbench.report.frames import EDGES, Floats, Row, arrays, column, groups, records
+from retbench.report.frames import EDGES, Floats, Row, arrays, column, groups, records, where
 from retbench.report.summary import Summary
 
 INTERVAL = "95% interval over processes"
@@ -25,6 +25,7 @@ RANGE = "range over processes, the value is the largest"
 PAIRED = "the verdict's interval, paired by block"
 BOUND = "thin dashes: analytic bound from measured ceilings"
 LABELS = {"context": "context (tokens)", "batch": "batch size (sequences)"}
+RATIO = Axis("ratio of times")
 # The time that a rate is made from, the work over it.
 _TIME_OF = {
     "prefill_tokens_per_s": "ttft_s", "decode_tokens_per_s": "tpot_s",
@@ -61,16 +62,12 @@ def over_sweep(
         for each in shown if each.metric in measured or not each.optional
     ]  # fmt: skip
     data = [cells_of(summary, each.metric, sweep) for each in kept]
-    x = Axis(LABELS[sweep], tuple(planned(summary, sweep)), units.tokens)
-    panels, curves = [], []
+    x, panels, curves = along(summary, sweep), [], []
     for each, cells in zip(kept, data, strict=True):
-        metric = METRICS[each.metric]
-        panels.append(
-            Panel(each.metric, "", x, Axis.scaled(metric.title, metric.unit, cells["value"]))
-        )
+        panels.append(Panel(each.metric, "", x, scaled(each.metric, cells)))
         if each.bound in measured:
             for (model,), own in groups(cells_of(summary, str(each.bound), sweep), ["model"]):
-                places = column(own, axes.COLUMN[sweep])
+                places = column(own, "x")
                 if len(places) > 1:  # one is no line
                     curves.append(Curve(each.metric, str(model), places, column(own, "value")))
     notes = [axes.held(summary.meta, sweep), *([BOUND] if curves else [])]
@@ -91,19 +88,14 @@ def _source(cells: pd.DataFrame) -> str:
 
 def ratios(summary: Summary, metrics: Sequence[str]) -> Figure:
     """Times of the subject over each baseline's along the context, a panel a metric."""
-    subject = summary.models[0]
     rows = summary.ratios[axes.on_sweep(summary.points, summary.ratios, "context")]
     rows = rows[rows["metric"].isin(metrics)].sort_values("seq_len")
-    data = as_ratios(rows, summary.pairs).assign(panel=rows["metric"])
+    data = as_ratios(rows, summary.pairs, panel=rows["metric"])
     lost = without_ratio(data)
-    x = Axis(LABELS["context"], tuple(planned(summary, "context")), units.tokens)
     panels = [
-        Panel(
-            metric, METRICS[metric].title if len(metrics) > 1 else "", x, Axis("ratio of times"),
-            terms.threshold(summary.meta, metric), (f"{subject} faster", "slower"),
-        )
+        ratio_panel(summary, metric, metric, METRICS[metric].title if len(metrics) > 1 else "")
         for metric in metrics
-    ]  # fmt: skip
+    ]
     crossings = [
         crossing
         for row in records(summary.crossovers)
@@ -113,10 +105,18 @@ def ratios(summary: Summary, metrics: Sequence[str]) -> Figure:
     alone = ["alone: only one of the two took turns"] * (compare.ALONE in set(lost["status"]))
     held = axes.held(summary.meta, "context")
     return Figure.of(
-        summary.meta, "ratio_context", f"Time of {subject} over each baseline's", panels,
+        summary.meta, "ratio_context", f"Time of {summary.models[0]} over each baseline's", panels,
         data[data["value"].notna()], interval=PAIRED, each="block",
         notes=(margin_note(summary.meta, metrics), held, *alone), crossings=crossings,
         failures=lost,
+    )  # fmt: skip
+
+
+def ratio_panel(summary: Summary, metric: str, key: str, title: str) -> Panel:
+    """A panel of ratios of a time along the context."""
+    return Panel(
+        key, title, along(summary, "context"), RATIO, terms.threshold(summary.meta, metric),
+        (f"{summary.models[0]} faster", "slower"),
     )  # fmt: skip
 
 
@@ -126,14 +126,15 @@ def _is_of_the_sweep(summary: Summary, crossing: Row) -> bool:
     return not summary.configuration.get("grid") or bool(crossing["batch_size"] == first)
 
 
-def as_ratios(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Ratios with the columns of a figure; in ``each`` those of the blocks."""
+def as_ratios(rows: pd.DataFrame, pairs: pd.DataFrame, **columns: Any) -> pd.DataFrame:
+    """Ratios with the columns of a figure, some of them given; in ``each`` those of the blocks."""
     by_block = arrays(pairs, ["metric", "baseline", "point"], "ratio")
     each = [by_block.get((r["metric"], r["baseline"], r["point"]), ()) for r in records(rows)]
-    return rows.assign(
-        series=rows["baseline"], model=rows["baseline"], x=rows["seq_len"],
-        open=~rows["verdict"].isin(DECIDED), each=tuples(each, rows),
-    )  # fmt: skip
+    drawn = {
+        "series": rows["baseline"], "model": rows["baseline"], "x": rows["seq_len"],
+        "open": ~rows["verdict"].isin(DECIDED), "each": tuples(each, rows),
+    }  # fmt: skip
+    return rows.assign(**(drawn | columns))
 
 
 def without_ratio(data: pd.DataFrame) -> pd.DataFrame:
@@ -165,16 +166,25 @@ def planned(summary: Summary, sweep: Sweep) -> list[int]:
     return sorted({int(value) for value in summary.statuses.loc[on_sweep, axes.COLUMN[sweep]]})
 
 
+def along(summary: Summary, sweep: Sweep) -> Axis:
+    """The axis of a sweep, its ticks at the planned values."""
+    return Axis(LABELS[sweep], tuple(planned(summary, sweep)), units.tokens)
+
+
+def scaled(metric: str, cells: pd.DataFrame) -> Axis:
+    """The axis of a metric, in the scale that suits these cells."""
+    return Axis.scaled(METRICS[metric].title, METRICS[metric].unit, cells["value"])
+
+
 def cells_of(summary: Summary, metric: str, sweep: Sweep) -> pd.DataFrame:
     """A metric's cells along a sweep, ascending, as a figure has them."""
-    cells = summary.cells[summary.cells["metric"] == metric]
-    cells = cells[axes.on_sweep(summary.points, cells, sweep)]
-    return as_data(cells.sort_values(axes.COLUMN[sweep], kind="stable"), summary.processes,
-                   axes.COLUMN[sweep])  # fmt: skip
+    cells, size = where(summary.cells, {"metric": metric}), axes.COLUMN[sweep]
+    cells = cells[axes.on_sweep(summary.points, cells, sweep)].sort_values(size, kind="stable")
+    return as_data(cells, summary.processes, x=cells[size])
 
 
-def as_data(cells: pd.DataFrame, processes: pd.DataFrame, along: str) -> pd.DataFrame:
-    """Cells with the columns of a figure, and in ``each`` the values of their processes."""
+def as_data(cells: pd.DataFrame, processes: pd.DataFrame, **columns: Any) -> pd.DataFrame:
+    """Cells with the columns of a figure, some given; in ``each`` the values of their processes."""
     by_process = arrays(processes, ["model", "point", "metric"], "value")
     each: list[Sequence[float] | Floats] = []
     for row in records(cells):
@@ -186,23 +196,24 @@ def as_data(cells: pd.DataFrame, processes: pd.DataFrame, along: str) -> pd.Data
             each.append(row["value"] * np.median(values) / values)
         else:
             each.append(values)
-    return cells.assign(panel=cells["metric"], series=cells["model"], x=cells[along],
-                        each=tuples(each, cells))  # fmt: skip
+    drawn = {"panel": cells["metric"], "series": cells["model"], "x": cells["seq_len"],
+             "each": tuples(each, cells)}  # fmt: skip
+    return cells.assign(**(drawn | columns))
+
+
+def failed(statuses: pd.DataFrame) -> pd.DataFrame:
+    """The cells that failed; their status has the share of blocks where some were ok."""
+    rows = statuses[statuses["status"] != "ok"]
+    shares = [
+        f" {row['blocks'] - row['ok_blocks']}/{row['blocks']}" if row["ok_blocks"] else ""
+        for row in records(rows)
+    ]
+    return rows.assign(status=rows["status"] + shares)
 
 
 def failures(summary: Summary, sweep: Sweep, panels: Sequence[str]) -> pd.DataFrame:
-    """The cells of a sweep that failed, in every panel; with a share where some blocks were ok."""
-    on_sweep = axes.on_sweep(summary.points, summary.statuses, sweep)
-    rows = summary.statuses[on_sweep & (summary.statuses["status"] != "ok")]
-    found = [
-        (panel, row["model"], row[axes.COLUMN[sweep]], ended(row))
-        for panel in panels
-        for row in records(rows.sort_values(axes.COLUMN[sweep], kind="stable"))
-    ]
-    return pd.DataFrame(found, columns=FAILURES)
-
-
-def ended(row: Row) -> str:
-    """How a cell ended, with the share of blocks where some were ok."""
-    share = f" {row['blocks'] - row['ok_blocks']}/{row['blocks']}" if row["ok_blocks"] else ""
-    return f"{row['status']}{share}"
+    """The cells of a sweep that failed, ascending, in every panel."""
+    rows = failed(summary.statuses[axes.on_sweep(summary.points, summary.statuses, sweep)])
+    rows = rows.sort_values(axes.COLUMN[sweep], kind="stable")
+    rows = rows.assign(series=rows["model"], x=rows[axes.COLUMN[sweep]])
+    return pd.concat([rows.assign(panel=panel) for panel in panels])[FAILURES]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -12,7 +12,7 @@ from retbench.metrics import METRICS
 from retbench.report import axes, theme, units
 from retbench.report.efficiency import APART
 from retbench.report.figure import Axis, Figure, Panel
-from retbench.report.frames import groups, lookup, records
+from retbench.report.frames import Row, lookup, records, where
 from retbench.report.speed.sweep_figures import (
     INTERVAL,
     Shown,
@@ -21,6 +21,7 @@ from retbench.report.speed.sweep_figures import (
     over_sweep,
     planned,
     ratios,
+    scaled,
 )
 from retbench.report.summary import Summary
 
@@ -45,72 +46,65 @@ def figures(summary: Summary) -> Iterator[Figure]:
     for name, title, sweep, shown in SWEEPS:
         if len(planned(summary, sweep)) > 1:
             yield over_sweep(summary, name, title, sweep, shown)
-    if not _breakdown(summary).empty:
-        yield memory_parts(summary)
-    if len(_settings(summary)) > 1:
-        yield settings(summary)
+    kept = pd.concat([cells_of(summary, tag, "context") for tag in _KINDS])
+    if not kept.empty:
+        yield _memory_parts(summary, kept[kept["seq_len"] == kept["seq_len"].max()])
+    if len(points := _settings(summary)) > 1:
+        yield _over_settings(summary, points)
 
 
-def memory_parts(summary: Summary) -> Figure:
-    """What a step keeps at the longest context: a row a part, a mark a model, and the factor."""
-    cells = _breakdown(summary)
-    longest = units.tokens(cells["seq_len"].max())
-    parts = [METRICS[tag].title for tag in cells["metric"]]
-    named = cells.assign(panel="", series=cells["model"], row=parts, low=float("nan"))
+def _memory_parts(summary: Summary, cells: pd.DataFrame) -> Figure:
+    """What a step keeps: a row a part, a mark a model, and the factor.
+
+    Args:
+        summary: of the run.
+        cells: the bytes of each kind at the longest context that any model could train at.
+    """
     families = {c["label"]: c["family"] for c in summary.meta["plan"]["contenders"]}
     subject = summary.models[0]
-    others = [model for model in families if families[model] != families[subject]]
-    sides = (subject, *others[:1])
-    data = named.assign(text=_factors(named, "row", "model", sides))
-    factor = [f"at the right: {sides[0]} over {sides[1]}"] if len(sides) > 1 else []
+    other = next((name for name in families if families[name] != families[subject]), "")
+    parts = [METRICS[tag].title for tag in cells["metric"]]
+    data = _with_factors(cells.assign(panel="", row=parts, low=float("nan")), subject, other)
     return Figure.of(
-        summary.meta, "memory_parts", f"What a training step keeps at {longest} tokens",
-        (Panel("", "", Axis.scaled("bytes", "bytes", data["value"])),), data,
-        geometry="rows", notes=("summed over tensors, without what is used in passing", *factor,
-                                axes.held(summary.meta, "context")),
+        summary.meta, "memory_parts",
+        f"What a training step keeps at {units.tokens(cells['seq_len'].max())} tokens",
+        (Panel("", "", Axis.scaled("bytes", "bytes", data["value"])),), data, geometry="rows",
+        notes=("summed over tensors, without what is used in passing",
+               *([f"at the right: {subject} over {other}"] if other else []),
+               axes.held(summary.meta, "context")),
     )  # fmt: skip
 
 
-def settings(summary: Summary) -> Figure:
+def _over_settings(summary: Summary, points: Sequence[str]) -> Figure:
     """Time and activations of a step in every mode: a row a model, and the factor."""
-    points = _settings(summary)
     first = summary.configuration
     usual = f"{first['modes'][0]}, {first['activations'][0]}"
     labels = {point: ", ".join(summary.points[point].texts.values()) or usual for point in points}
     metrics = ("step_s", "activations_bytes")
     kept = summary.cells["point"].isin(points) & summary.cells["metric"].isin(metrics)
-    cells = as_data(summary.cells[kept], summary.processes, "seq_len")
-    data = cells.assign(series=cells["point"].map(labels), row=cells["model"])
+    cells = summary.cells[kept].sort_values("metric", kind="stable")
+    data = as_data(cells, summary.processes, series=cells["point"].map(labels), row=cells["model"])
     sides = labels[points[-1]], labels[points[0]]
-    data = pd.concat([
-        own.assign(text=_factors(own, "row", "series", sides))
-        for _, own in groups(data, ["metric"])
-    ])  # fmt: skip
-    sizes = {tag: data.loc[data["metric"] == tag, "value"] for tag in metrics}
-    panels = [
-        Panel(tag, "", Axis.scaled(METRICS[tag].title, METRICS[tag].unit, values))
-        for tag, values in sizes.items()
-    ]
-    at = records(summary.statuses[summary.statuses["point"] == points[0]])[0]
+    panels = [Panel(tag, "", scaled(tag, where(data, {"metric": tag}))) for tag in metrics]
+    at = summary.points[points[0]]
     return Figure.of(
         summary.meta, "settings", "A training step by mode and treatment of activations", panels,
-        data, geometry="rows", interval=INTERVAL,
+        _with_factors(data, *sides), geometry="rows", interval=INTERVAL,
         styles=dict(zip(labels.values(), theme.SETTINGS, strict=False)),
         notes=(f"at the right: {sides[0]} over {sides[1]}",
-               f"context {units.tokens(at['seq_len'])} tokens, batch size {at['batch_size']}"),
+               f"context {units.tokens(at.seq_len)} tokens, batch size {at.batch_size}"),
     )  # fmt: skip
 
 
-def _factors(data: pd.DataFrame, row: str, series: str, sides: tuple[str, ...]) -> list[str]:
-    """For each mark the factor between two series of its row; empty where one is missing."""
-    values = lookup(data, [row, series], "value")
-    texts = []
-    for own in records(data):
-        pair = [values.get((own[row], side), 0.0) for side in sides]
-        texts.append(
-            f"{units.significant(pair[0] / pair[1], 2)}x" if len(pair) == 2 and all(pair) else ""
-        )
-    return texts
+def _with_factors(data: pd.DataFrame, series: str, over: str) -> pd.DataFrame:
+    """Rows with the factor between two series at the right; nothing where one is missing."""
+    values = lookup(data, ["panel", "row", "series"], "value")
+
+    def factor(row: Row) -> str:
+        pair = [values.get((row["panel"], row["row"], side), 0.0) for side in (series, over)]
+        return f"{units.significant(pair[0] / pair[1], 2)}x" if all(pair) else ""
+
+    return data.assign(text=[factor(row) for row in records(data)])
 
 
 def _settings(summary: Summary) -> list[str]:
@@ -120,10 +114,3 @@ def _settings(summary: Summary) -> list[str]:
     others = [point for point, names in named.items() if names and not names & APART]
     usual = {replace(summary.points[other], settings=()).id for other in others}
     return [*(point for point in points if point in usual), *others]
-
-
-def _breakdown(summary: Summary) -> pd.DataFrame:
-    """The bytes of each kind at the longest context that any model could train at."""
-    cells = pd.concat([cells_of(summary, tag, "context") for tag in _KINDS])
-    longest: pd.DataFrame = cells[cells["seq_len"] == cells["seq_len"].max()]
-    return longest
