@@ -8,19 +8,18 @@ drawn, and the footer says how to read it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Drawing
 from matplotlib.figure import FigureBase
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
 
 from retbench.report import theme
-from retbench.report.figure import Figure, Panel
-from retbench.report.marks import draw_lines, draw_rows, failure_lanes
-from retbench.report.panel_axes import Legend, frame_panel
+from retbench.report.figure import Figure
+from retbench.report.marks import Marks
+from retbench.report.panel_axes import frame_panel
 
 _PANEL_IN = (3.6, 3.1)  # width and height of a panel, with its labels
 _SMALL_IN = (2.7, 2.2)  # where there are more than three in a row or a grid of them
@@ -28,9 +27,6 @@ _ALONE_IN = 6.0  # width of a single panel
 _ROW_IN = 0.3  # height of a row of the geometry ``rows``
 _PAPER_IN = (2.0, 1.55)  # least width of a panel in print; of one of many
 _MANY = 4  # more panels are small ones
-_GEOMETRIES: dict[str, Callable[[Axes, Figure, Panel, Legend], list[str]]] = {
-    "lines": draw_lines, "rows": draw_rows,
-}  # fmt: skip
 
 
 def draw(figure: Figure, paper_in: float | None = None) -> tuple[Drawing, tuple[str, ...]]:
@@ -45,31 +41,29 @@ def draw(figure: Figure, paper_in: float | None = None) -> tuple[Drawing, tuple[
         The drawing, and how to read it, a clause each.
     """
     places, size = _places(figure, paper_in)
-    drawing = Drawing(
-        figsize=size, dpi=theme.DPI, layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.04)
-    )
+    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.04)
+    drawing = Drawing(figsize=size, dpi=theme.DPI, layout=layout)
     FigureCanvasAgg(drawing)
-    body: FigureBase = drawing
-    if paper_in is None:
-        body = _header(drawing, figure)
+    body = _header(drawing, figure) if paper_in is None else drawing
     rows, columns = (1 + max(axis) for axis in zip(*places, strict=True))
     grid = body.add_gridspec(rows, columns)
-    legend: Legend = {}
+    legend: dict[str, Line2D] = {}
     notes: list[str] = []
     lanes = 0
     axes = {place: body.add_subplot(grid[place]) for place in places}
     for panel, place in zip(figure.panels, places, strict=True):
         ax = axes[place]
         frame_panel(ax, figure, panel, width_in=size[0] / columns, outer=place[1] == 0)
-        notes += _GEOMETRIES[figure.geometry](ax, figure, panel, legend)
-        own, said = failure_lanes(ax, figure, panel)
-        lanes, notes = max(lanes, own), [*notes, *said]
+        marks = Marks(ax, figure, panel, legend, notes)
+        (marks.rows if figure.geometry == "rows" else marks.lines)()
+        lanes = max(lanes, marks.failure_lanes())
     for (row, column), ax in axes.items():
         below = axes.get((row + 1, column))
         if below and below.get_xlabel() == ax.get_xlabel():
             ax.set_xlabel("")
-    legend = {name: legend.pop(name) for name in figure.styles if name in legend} | legend
-    taken = lanes * 0.14 * rows + _legend(drawing, body, legend)
+    in_order = dict.fromkeys([*(name for name in figure.styles if name in legend), *legend])
+    entries = {figure.named(name): legend[name] for name in in_order}
+    taken = lanes * 0.14 * rows + _legend(drawing, body, entries)
     notes = list(dict.fromkeys([*notes, *figure.notes]))
     if paper_in is None:
         footer = drawing.supxlabel(**_wrapped(" · ".join(notes)), size=7)
@@ -135,7 +129,7 @@ def _header(drawing: Drawing, figure: Figure) -> FigureBase:
     return level
 
 
-def _legend(drawing: Drawing, body: FigureBase, entries: Legend) -> float:
+def _legend(drawing: Drawing, body: FigureBase, entries: dict[str, Line2D]) -> float:
     """The legend over the panels, in as many columns as fit; returns its height in inches."""
     if not entries:
         return 0.0

@@ -8,14 +8,14 @@ here knows a suite. :mod:`retbench.report.drawing` draws any of them, and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from retbench.report import stamp, terms, theme, units
-from retbench.report.frames import Floats
+from retbench.report.frames import EDGES, Floats
 from retbench.report.theme import BOUND, LineStyle, Style
 
 COLUMNS = ["panel", "series", "x", "value", "low", "high", "n", "open", "each", "row", "text"]
@@ -137,6 +137,7 @@ class Figure:
         columns: panels in a row, at most.
         shared: whether all panels have the same limits of sizes.
         caveat: what forbids claims from it; empty where nothing does.
+        named: how the label of a series, or of a row, is written.
     """
 
     name: str
@@ -156,6 +157,7 @@ class Figure:
     columns: int = 3
     shared: bool = False
     caveat: str = ""
+    named: Callable[[str], str] = str
 
     @classmethod
     def of(
@@ -163,45 +165,27 @@ class Figure:
         data: pd.DataFrame, **more: Any,
     ) -> Figure:  # fmt: skip
         """A figure of a run, whose models, conditions and profile it takes from ``run.json``."""
-        smoke = terms.is_smoke(meta)
         given = {
             "styles": theme.of_plan(meta), "caption": stamp.conditions(meta),
-            "caveat": "SMOKE: no claims" if smoke else "",
+            "caveat": "SMOKE: no claims" if terms.is_smoke(meta) else "",
         }  # fmt: skip
         return cls(name, title, tuple(panels), data, **(given | more))
 
-    def renamed(self, name: Callable[[str], str]) -> Figure:
-        """The figure with the labels of its series, and of its rows, written otherwise."""
-        frames = {}
-        for key in ("data", "failures"):
-            frame = getattr(self, key)
-            named = {label: frame[label].map(name) for label in ("series", "row") if label in frame}
-            frames[key] = frame.assign(**named)
-        return replace(
-            self, **frames, styles={name(label): style for label, style in self.styles.items()},
-            curves=[replace(curve, series=name(curve.series), label=name(curve.label))
-                    for curve in self.curves],
-            crossings=[replace(each, series=name(each.series)) for each in self.crossings],
-            panels=tuple(replace(panel, sides=_sides(panel.sides, name)) for panel in self.panels),
-        )  # fmt: skip
+    def sizes(self, panel: Panel) -> Axis:
+        """The axis of a panel that its values lie along."""
+        return panel.x if self.geometry == "rows" else panel.y
 
     def rows(self, panel: Panel) -> pd.DataFrame:
         """The marks of a panel, in the units of its axes, with all of :data:`COLUMNS`."""
         own = self.data[self.data["panel"] == panel.key]
         own = own.reindex(columns=list(dict.fromkeys([*COLUMNS, *own])))
-        sizes, places = (panel.x, panel.y) if self.geometry == "rows" else (panel.y, panel.x)
-        for name in ("value", "low", "high"):
-            given = own[name].astype(float) / sizes.divisor
+        divisor = self.sizes(panel).divisor
+        for name in EDGES:
+            given = own[name].astype(float) / divisor
             own[name] = given.where(np.isfinite(given))  # an infinite loss has no place
-        own["x"] = own["x"].astype(float) / places.divisor
+        own["x"] = own["x"].astype(float) / panel.x.divisor
         values = (value if isinstance(value, tuple) else () for value in own["each"])
-        return own.assign(each=tuples([np.array(each) / sizes.divisor for each in values], own))
-
-
-def _sides(sides: tuple[str, str], name: Callable[[str], str]) -> tuple[str, str]:
-    """What a ratio's sides mean, where the first word is a label."""
-    subject, _, rest = sides[0].partition(" ")
-    return f"{name(subject)} {rest}".strip(), sides[1]
+        return own.assign(each=tuples([np.array(each) / divisor for each in values], own))
 
 
 def tuples(values: Iterable[Sequence[float] | Floats], like: pd.DataFrame) -> pd.Series[Any]:

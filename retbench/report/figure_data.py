@@ -1,15 +1,22 @@
-"""The list of what a figure shows and what it leaves out, and why: one format for every suite."""
+"""What a figure shows and leaves out, and why, and where its marks are: one format for all suites.
+
+A reader can point at the marks, whose values are said in words.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
 
 from retbench.report import units
-from retbench.report.figure import Figure
+from retbench.report.figure import Figure, Panel
 from retbench.report.frames import Row, records
 
 if TYPE_CHECKING:
@@ -37,7 +44,7 @@ def sidecar(figure: Figure, ends: Sequence[Row], notes: Iterable[str]) -> dict[s
         units.plain({name: row[name] for name in ("model", "point", *kept)})
         for row in records(drawn)
     ]
-    metrics = list(dict.fromkeys(drawn["metric"])) if "metric" in drawn else [None]
+    metrics = list(dict.fromkeys(drawn.get("metric", ()))) or [None]
     present = {
         (row[side], row["point"], row.get("metric"))
         for row in records(drawn) for side in ("model", "subject") if side in row
@@ -45,7 +52,7 @@ def sidecar(figure: Figure, ends: Sequence[Row], notes: Iterable[str]) -> dict[s
     left_out = [
         end | ({} if metric is None else {"metric": metric})
         for end in ends
-        for metric in metrics or [None]
+        for metric in metrics
         if (end["model"], end["point"], metric) not in present or end["why"] != ELSEWHERE
     ]
     return {
@@ -60,16 +67,56 @@ def cells(run: Run) -> list[Row]:
     for row in records(run.statuses()[["model", "point", "status", "cause"]]):
         ended[row["model"], row["point"]].append(row)
     found = []
-    for contender in run.meta["plan"]["contenders"]:
-        for point in run.meta["plan"]["points"]:
-            at = point.get("point") or f"context={point['seq_len']},batch={point['batch_size']}"
-            own = ended.get((contender["label"], at), [])
-            failed = [row for row in own if row["status"] != "ok"]
-            worst = Counter(row["status"] for row in failed).most_common(1)
-            why = worst[0][0] if worst else ELSEWHERE if own else UNMEASURED
-            causes = (row["cause"] for row in failed if not pd.isna(row["cause"]))
-            found.append({
-                "model": contender["label"], "point": at, "why": why,
-                "cause": next(causes, None), "blocks": len(failed) or len(own),
-            })  # fmt: skip
+    for contender, point in itertools.product(run.plan.contenders, run.points):
+        own = ended.get((contender.label, point), [])
+        failed = [row for row in own if row["status"] != "ok"]
+        worst = Counter(row["status"] for row in failed).most_common(1)
+        why = worst[0][0] if worst else ELSEWHERE if own else UNMEASURED
+        causes = (row["cause"] for row in failed if not pd.isna(row["cause"]))
+        found.append({
+            "model": contender.label, "point": point, "why": why, "cause": next(causes, None),
+            "blocks": len(failed) or len(own),
+        })  # fmt: skip
     return found
+
+
+def marks(figure: Figure, drawing: Drawing) -> list[dict[str, Any]]:
+    """The marks of the values of a figure.
+
+    Args:
+        figure: the declaration.
+        drawing: of it, laid out.
+
+    Returns:
+        ``x`` and ``y``, from the left and from the upper edge as shares of the drawing's width and
+        height, and ``text``.
+    """
+    width, height = drawing.bbox.width, drawing.bbox.height
+    return [
+        {"x": round(x / width, 4), "y": round(1 - y / height, 4), "text": text}
+        for panel, ax in zip(figure.panels, drawing.axes, strict=True)
+        for x, y, text in _of_panel(figure, panel, ax)
+    ]
+
+
+def _of_panel(figure: Figure, panel: Panel, ax: Axes) -> Iterator[tuple[float, float, str]]:
+    """Place in pixels and text of each mark; the geometries label the lines that are marks."""
+    in_rows, sizes = figure.geometry == "rows", figure.sizes(panel)
+    order = {label: place for place, label in enumerate(dict.fromkeys(figure.data.get("row", ())))}
+    texts: dict[tuple[str, float, float], str] = {}
+    for row in records(figure.rows(panel).dropna(subset=["value"])):
+        name, x, value = str(row["series"]), row["x"], row["value"]
+        number = units.with_interval(value, row["low"], row["high"])
+        if sizes.share:
+            number = f"{value:.1%}"
+        if in_rows:
+            texts[name, value, order[row["row"]]] = f"{row['row']}, {name}: {sizes.label} {number}"
+        else:
+            at = panel.x.text(x * panel.x.divisor)
+            texts[name, x, value] = f"{name} at {at}: {sizes.label} {number}"
+    for line in ax.lines:
+        name = str(line.get_label())
+        if name in figure.styles:
+            data = np.asarray(line.get_xydata(), dtype=np.float64)
+            for (x, y), place in zip(data, line.get_transform().transform(data), strict=True):
+                yield *place, texts[name, x, y]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retbench.errors import UserError
-from retbench.report import drawing, figure_data, pointing, theme
+from retbench.report import drawing, figure_data, theme
 from retbench.report.export import escape
 from retbench.report.figure import Figure
 
@@ -40,12 +41,12 @@ def save(figure: Figure, stem: Path) -> tuple[list[Path], tuple[str, ...], list[
     """Write a figure as PNG and SVG, the same bytes each time.
 
     Returns:
-        The files, how to read it, and its marks, see :func:`retbench.report.pointing.marks`.
+        The files, how to read it, and its marks, see :func:`retbench.report.figure_data.marks`.
     """
     files = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
     with theme.fixed():
         drawn, notes = drawing.draw(figure)
-        marks = pointing.marks(figure, drawn)
+        marks = figure_data.marks(figure, drawn)
         drawn.savefig(
             files[0], dpi=theme.DPI, metadata={"Software": None},
             pil_kwargs={"compress_level": _COMPRESSION},
@@ -71,7 +72,7 @@ def write_for_print(figures: Iterable[Figure], folder: Path, width_in: float) ->
     for figure in figures:
         path = folder / f"{figure.name}.pdf"
         with theme.fixed(paper=True):
-            drawn, notes = drawing.draw(figure.renamed(theme.display), width_in)
+            drawn, notes = drawing.draw(replace(figure, named=theme.display), width_in)
             # Without dates and versions the same samples give the same bytes.
             drawn.savefig(path, metadata=dict.fromkeys(("CreationDate", "Creator", "Producer")))
         said = (figure.title, figure.caption, figure.caveat, "; ".join(notes))
@@ -90,11 +91,8 @@ def inches(text: str) -> float:
     Raises:
         UserError: it is none, or no figure fits it.
     """
-    found = re.fullmatch(r"([0-9.]+)(in|cm|mm|pt)", text.replace(" ", ""))
-    try:
-        width = float(found[1]) * _INCHES[found[2]] if found else 0.0
-    except ValueError:
-        width = 0.0
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)(in|cm|mm|pt)", text.replace(" ", ""), re.ASCII)
+    width = float(found[1]) * _INCHES[found[2]] if found else 0.0
     if not 1 <= width <= _WIDEST_IN:
         raise UserError(
             f"width: {text!r} is no width from 1in to {_WIDEST_IN:g}in", "e.g. 3.25in, 8.3cm, 240pt"

@@ -18,8 +18,9 @@ from matplotlib.figure import Figure as Drawing
 from retbench import api, report
 from retbench.config.plan import Contender, Point
 from retbench.errors import EXIT_FAILED, UserError
-from retbench.report import drawing, figures, marks, theme, units
+from retbench.report import drawing, figures, theme, units
 from retbench.report.figure import FAILURES, Axis, Figure, Panel
+from retbench.report.marks import Marks
 from retbench.report.speed.comparison import crossing
 
 from .conftest import CONTEXTS, MakeRun
@@ -108,7 +109,7 @@ def test_a_line_is_interrupted_where_its_series_has_failed() -> None:
         (whole, [1.0, 1.0]), (replace(whole, failures=failed), [1.0, np.nan, 1.0]),
     ):  # fmt: skip
         ax = Drawing().add_subplot()
-        marks.draw_lines(ax, figure, panel, {})
+        Marks(ax, figure, panel, {}, []).lines()
         np.testing.assert_array_equal(lines_of(ax)[0], expected)
 
 

@@ -17,7 +17,7 @@ from matplotlib.colors import same_color, to_rgb
 from matplotlib.figure import Figure as Drawing
 
 from retbench.errors import UserError
-from retbench.report import content_of, drawing, figure_data, figures, pointing, theme, units
+from retbench.report import content_of, drawing, figure_data, figures, theme, units
 from retbench.report.figure import Axis, Crossing, Curve, Figure, Panel
 from retbench.report.marks import statuses
 from retbench.store import Run
@@ -88,7 +88,7 @@ def test_every_mark_can_be_pointed_at_and_says_its_value(
     drawings: list[tuple[Figure, Drawing, str]],
 ) -> None:
     for figure, picture, _ in drawings:
-        found = pointing.marks(figure, picture)
+        found = figure_data.marks(figure, picture)
         rows = [figure.rows(panel).dropna(subset=["value"]) for panel in figure.panels]
         with_marker = [name for name, style in figure.styles.items() if style.marker]
         marked = [own[own["series"].isin(with_marker)] for own in rows]
@@ -100,7 +100,7 @@ def test_every_mark_can_be_pointed_at_and_says_its_value(
 
 def test_a_mark_says_what_its_row_says(make_run: MakeRun) -> None:
     figure = named(make_run(), "tpot_context")
-    texts_ = {mark["text"] for mark in pointing.marks(figure, drawn(figure)[0])}
+    texts_ = {mark["text"] for mark in figure_data.marks(figure, drawn(figure)[0])}
     rows = figure.rows(figure.panels[0])
     row = rows[(rows["series"] == "retnet") & (rows["x"] == 8192)].iloc[0]
     value = units.with_interval(row["value"], row["low"], row["high"])
@@ -345,6 +345,16 @@ def test_the_legend_names_what_is_drawn_and_nothing_else() -> None:
     (legend,) = picture.findobj(lambda a: type(a).__name__ == "Legend")
     entries = [text.get_text() for text in legend.get_texts()]
     assert entries == ["retnet", "transformer", "retnet, fitted"]
+
+
+def test_in_print_every_label_of_a_model_is_its_name() -> None:
+    lost = pd.DataFrame([("p", "h3", 2, "oom")], columns=["panel", "series", "x", "status"])
+    panel = replace(declared().panels[0], margin=0.01, sides=("retnet faster", "slower"))
+    found = declared(named=theme.display, failures=lost, panels=(panel,))
+    picture, _ = drawn(found, paper_in=3.25)
+    (legend,) = picture.findobj(lambda a: type(a).__name__ == "Legend")
+    assert [text.get_text() for text in legend.get_texts()] == ["RetNet", "Transformer"]
+    assert {"H3: oom", "← RetNet faster", "slower →"} <= texts(picture)
 
 
 def test_a_hollow_mark_has_no_verdict() -> None:
