@@ -18,17 +18,8 @@ from retbench.metrics import METRICS
 from retbench.report import terms, units
 from retbench.report.figure import FAILURES, Axis, Curve, Figure, Panel
 from retbench.report.frames import Row, records, where
+from retbench.report.speed import sweep_figures as sweeps
 from retbench.report.speed.kernels_frames import Kernels
-from retbench.report.speed.sweep_figures import (
-    INTERVAL,
-    LABELS,
-    PAIRED,
-    RATIO,
-    as_data,
-    as_ratios,
-    located,
-    margin_note,
-)
 
 _DIRECTIONS = {"forward": "Forward", "train": "Forward and backward"}
 
@@ -46,7 +37,7 @@ def figures(kernels: Kernels) -> Iterator[Figure]:
 def _over_context(kernels: Kernels, sheet: Row, name: str, metric: str, title: str) -> Figure:
     """A metric over the context; the rate under the machine's matmul rate."""
     cells = where(kernels.cells, sheet | {"metric": metric}).sort_values("seq_len")
-    data = as_data(cells, kernels.processes, panel=_keys(cells))
+    data = sweeps.as_data(cells, kernels.processes, panel=_keys(cells))
     y = Axis.scaled(METRICS[metric].title.lower(), METRICS[metric].unit, cells["value"])
     panels = _panels(kernels, y)
     curves, notes = [], []
@@ -57,7 +48,7 @@ def _over_context(kernels: Kernels, sheet: Row, name: str, metric: str, title: s
             ends = np.array([min(panels[0].x.ticks), max(panels[0].x.ticks)], dtype=float)
             curves = [Curve(panel.key, "", ends, np.full(2, peak)) for panel in panels]
     return _figure(
-        kernels, sheet, name, title, panels, data, notes, interval=INTERVAL, curves=curves
+        kernels, sheet, name, title, panels, data, notes, interval=sweeps.INTERVAL, curves=curves
     )
 
 
@@ -65,18 +56,18 @@ def _ratio(kernels: Kernels, sheet: Row) -> Figure:
     """The subject's time over each other operation's, along the context."""
     rows = where(kernels.ratios, sheet | {"metric": "kernel_s"})
     rows = rows[rows["value"].notna()].sort_values("seq_len", kind="stable")
-    data = as_ratios(rows, kernels.pairs, panel=_keys(rows))
+    data = sweeps.as_ratios(rows, kernels.pairs, panel=_keys(rows))
     margin = terms.threshold(kernels.meta, "kernel_s")
     crossed = where(kernels.crossovers, sheet)
     crossings = [
         crossing
         for row, key in zip(records(crossed), _keys(crossed), strict=True)
-        for crossing in located(key, row)
+        for crossing in sweeps.located(key, row)
     ]
     return _figure(
         kernels, sheet, "ratio", f"Time of {kernels.models[0]} over each other operation's",
-        _panels(kernels, RATIO, margin=margin, sides=("faster", "slower")), data,
-        [margin_note(kernels.meta, ["kernel_s"])], interval=PAIRED, each="block",
+        _panels(kernels, sweeps.RATIO, margin=margin, sides=("faster", "slower")), data,
+        [sweeps.margin_note(kernels.meta, ["kernel_s"])], interval=sweeps.PAIRED, each="block",
         crossings=crossings,
     )  # fmt: skip
 
@@ -105,7 +96,7 @@ def _figure(
 
 def _panels(kernels: Kernels, y: Axis, **more: Any) -> list[Panel]:
     """A panel a head dimension and direction."""
-    x = Axis(LABELS["context"], tuple(kernels.planned("seq_len")), units.tokens)
+    x = Axis(sweeps.LABELS["context"], tuple(kernels.planned("seq_len")), units.tokens)
     return [
         Panel(f"{size} {way}", f"{_DIRECTIONS[way]}, d_k = {size}", x, y, group=str(size), **more)
         for size in kernels.planned("head_dim")

@@ -96,12 +96,10 @@ def ratios(summary: Summary, metrics: Sequence[str]) -> Figure:
         ratio_panel(summary, metric, metric, METRICS[metric].title if len(metrics) > 1 else "")
         for metric in metrics
     ]
-    crossings = [
-        crossing
-        for row in records(summary.crossovers)
-        if row["metric"] in metrics and _is_of_the_sweep(summary, row)
-        for crossing in located(row["metric"], row)
-    ]
+    crossed = summary.crossovers[summary.crossovers["metric"].isin(metrics)]
+    if summary.configuration.get("grid"):  # it has one at each batch size
+        crossed = where(crossed, {"batch_size": summary.configuration["batch"][0]})
+    crossings = [each for row in records(crossed) for each in located(row["metric"], row)]
     alone = ["alone: only one of the two took turns"] * (compare.ALONE in set(lost["status"]))
     held = axes.held(summary.meta, "context")
     return Figure.of(
@@ -118,12 +116,6 @@ def ratio_panel(summary: Summary, metric: str, key: str, title: str) -> Panel:
         key, title, along(summary, "context"), RATIO, terms.threshold(summary.meta, metric),
         (f"{summary.models[0]} faster", "slower"),
     )  # fmt: skip
-
-
-def _is_of_the_sweep(summary: Summary, crossing: Row) -> bool:
-    """Whether a crossover is of the sweep over contexts: a grid has one at each batch size."""
-    first = summary.configuration["batch"][0]
-    return not summary.configuration.get("grid") or bool(crossing["batch_size"] == first)
 
 
 def as_ratios(rows: pd.DataFrame, pairs: pd.DataFrame, **columns: Any) -> pd.DataFrame:
@@ -185,17 +177,15 @@ def cells_of(summary: Summary, metric: str, sweep: Sweep) -> pd.DataFrame:
 
 def as_data(cells: pd.DataFrame, processes: pd.DataFrame, **columns: Any) -> pd.DataFrame:
     """Cells with the columns of a figure, some given; in ``each`` the values of their processes."""
-    by_process = arrays(processes, ["model", "point", "metric"], "value")
+    timed = processes[~processes["metric"].isin(compare.MEMORY)]
+    by_process = arrays(timed, ["model", "point", "metric"], "value")
     each: list[Sequence[float] | Floats] = []
     for row in records(cells):
-        metric = str(row["metric"])
-        values = by_process.get((row["model"], row["point"], _TIME_OF.get(metric, metric)))
-        if values is None or metric in compare.MEMORY:
-            each.append(())
-        elif metric in _TIME_OF:
-            each.append(row["value"] * np.median(values) / values)
-        else:
-            each.append(values)
+        of_rate = _TIME_OF.get(row["metric"])
+        values = by_process.get((row["model"], row["point"], of_rate or row["metric"]))
+        if values is not None and of_rate:
+            values = row["value"] * np.median(values) / values
+        each.append(() if values is None else values)
     drawn = {"panel": cells["metric"], "series": cells["model"], "x": cells["seq_len"],
              "each": tuples(each, cells)}  # fmt: skip
     return cells.assign(**(drawn | columns))

@@ -13,16 +13,8 @@ from retbench.report import axes, theme, units
 from retbench.report.efficiency import APART
 from retbench.report.figure import Axis, Figure, Panel
 from retbench.report.frames import Row, lookup, records, where
-from retbench.report.speed.sweep_figures import (
-    INTERVAL,
-    Shown,
-    as_data,
-    cells_of,
-    over_sweep,
-    planned,
-    ratios,
-    scaled,
-)
+from retbench.report.speed import sweep_figures as sweeps
+from retbench.report.speed.sweep_figures import Shown, planned
 from retbench.report.summary import Summary
 
 _THROUGHPUT, _PEAK = Shown("step_tokens_per_s"), Shown("step_peak_bytes")
@@ -42,11 +34,11 @@ _KINDS = ("weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_by
 def figures(summary: Summary) -> Iterator[Figure]:
     """Each figure that this run has data for, the answer first."""
     if len(summary.models) > 1:
-        yield ratios(summary, ("step_s",))
+        yield sweeps.ratios(summary, ("step_s",))
     for name, title, sweep, shown in SWEEPS:
         if len(planned(summary, sweep)) > 1:
-            yield over_sweep(summary, name, title, sweep, shown)
-    kept = pd.concat([cells_of(summary, tag, "context") for tag in _KINDS])
+            yield sweeps.over_sweep(summary, name, title, sweep, shown)
+    kept = pd.concat([sweeps.cells_of(summary, tag, "context") for tag in _KINDS])
     if not kept.empty:
         yield _memory_parts(summary, kept[kept["seq_len"] == kept["seq_len"].max()])
     if len(points := _settings(summary)) > 1:
@@ -83,13 +75,15 @@ def _over_settings(summary: Summary, points: Sequence[str]) -> Figure:
     metrics = ("step_s", "activations_bytes")
     kept = summary.cells["point"].isin(points) & summary.cells["metric"].isin(metrics)
     cells = summary.cells[kept].sort_values("metric", kind="stable")
-    data = as_data(cells, summary.processes, series=cells["point"].map(labels), row=cells["model"])
+    data = sweeps.as_data(
+        cells, summary.processes, series=cells["point"].map(labels), row=cells["model"]
+    )
     sides = labels[points[-1]], labels[points[0]]
-    panels = [Panel(tag, "", scaled(tag, where(data, {"metric": tag}))) for tag in metrics]
+    panels = [Panel(tag, "", sweeps.scaled(tag, where(data, {"metric": tag}))) for tag in metrics]
     at = summary.points[points[0]]
     return Figure.of(
         summary.meta, "settings", "A training step by mode and treatment of activations", panels,
-        _with_factors(data, *sides), geometry="rows", interval=INTERVAL,
+        _with_factors(data, *sides), geometry="rows", interval=sweeps.INTERVAL,
         styles=dict(zip(labels.values(), theme.SETTINGS, strict=False)),
         notes=(f"at the right: {sides[0]} over {sides[1]}",
                f"context {units.tokens(at.seq_len)} tokens, batch size {at.batch_size}"),
