@@ -18,7 +18,7 @@ from retbench.config.values import nearest
 from retbench.errors import UserError
 from retbench.metrics import METRICS
 from retbench.report import change, units
-from retbench.report.frames import Row, records
+from retbench.report.frames import EDGES, Row, records
 from retbench.report.tables import Column, Table, name
 from retbench.store import Run
 
@@ -76,7 +76,7 @@ def _rows(ordered: Sequence[Run], steps: Sequence[change.Change]) -> Iterator[Ro
             verdict = row["note"] or row["verdict"]
             if apart is not None:
                 verdict = f"another {'machine' if apart == 'hardware' else apart}"
-            ratio = {key: row[key] for key in ("value", "low", "high")}
+            ratio = {key: row[key] for key in EDGES}
             yield _row(after, row, row["after"]) | ratio | {"verdict": verdict}
 
 
@@ -86,7 +86,7 @@ def _row(run: Run, cell: Row, measured: float) -> Row:
     return {
         **{key: cell[key] for key in (*_CELL, "seq_len", "batch_size", "unit")},
         "run": run.path.name, "started": str(run.meta["started"]), "commit": code,
-        "measured": measured, "value": math.nan, "low": math.nan, "high": math.nan, "verdict": "",
+        "measured": measured, **dict.fromkeys(EDGES, math.nan), "verdict": "",
     }  # fmt: skip
 
 

@@ -56,25 +56,24 @@ def figures(wide: pd.DataFrame, meta: Mapping[str, Any]) -> Iterator[Figure]:
     at = units.tokens(asked["batch_context"])
     context = Axis("context (tokens)", tuple(asked["context"]), units.tokens)
     sizes = Axis("batch size (sequences)", tuple(asked["batch"]))
-    held, step = Axis("weights and state (GB)", divisor=1e9), Axis("step (ms)", divisor=1e-3)
     over_context = (
-        Panel("held_bytes", "", context, held),
+        Panel("held_bytes", "", context, Axis("weights and state (GB)", divisor=1e9)),
         Panel("mean_tokens_per_s", "", context, Axis("mean tokens/s")),
     )
+    step = Panel("tpot_bound_s", "", sizes, Axis("step (ms)", divisor=1e-3))
     for device in meta["hardware"]:
         own = wide[wide["hardware"] == device]
         lengths = own[(own["batch_size"] == batch) & own["seq_len"].isin(asked["context"])]
         batches = own[own["seq_len"] == asked["batch_context"]].sort_values("batch_size")
-        title = f"At best on {device}, batch {batch}"
         yield _over(
-            meta, device, f"context_{device}", title, lengths.assign(x=lengths["seq_len"]),
-            over_context, ("mean: over a generation from nothing to the context",),
+            meta, device, f"context_{device}", f"At best on {device}, batch {batch}",
+            lengths.assign(x=lengths["seq_len"]), over_context,
+            ("mean: over a generation from nothing to the context",),
         )  # fmt: skip
         if len(asked["batch"]) > 1 and len(batches):
             title = f"A step at best on {device}, {at} tokens"
             rows = batches.assign(x=batches["batch_size"])
-            panel = Panel("tpot_bound_s", "", sizes, step)
-            yield _over(meta, device, f"batch_{device}", title, rows, (panel,))
+            yield _over(meta, device, f"batch_{device}", title, rows, (step,))
 
 
 def _over(
@@ -85,12 +84,12 @@ def _over(
     data = pd.concat(
         rows.assign(panel=panel.key, metric=panel.key, value=rows[panel.key]) for panel in panels
     )
+    data = data.assign(series=data["model"], low=None, high=None, each=None)
     curves = list(_paper(meta, panels, device))
     said = ("thin dashes: the paper's measured points",) if curves else ()
-    nothing: Mapping[str, Any] = dict.fromkeys(("low", "high", "each"))
     return Figure.of(
-        meta, name, title, panels, data.assign(series=data["model"], **nothing), curves=curves,
-        caption=conditions(meta), caveat=IS.upper(), notes=(*said, *notes),
+        meta, name, title, panels, data, curves=curves, caption=conditions(meta),
+        caveat=IS.upper(), notes=(*said, *notes),
     )  # fmt: skip
 
 

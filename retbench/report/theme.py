@@ -125,9 +125,9 @@ def styles(families: Mapping[str, str]) -> dict[str, Style]:
     bases = {label: _family(label, family) for label, family in families.items()}
     used = set(bases.values())
     free = itertools.cycle([s for name, s in FAMILIES.items() if name not in used])
-    hues = {base: FAMILIES.get(base) or next(free) for base in dict.fromkeys(bases.values())}
     found = {}
-    for base, hue in hues.items():
+    for base in dict.fromkeys(bases.values()):
+        hue = FAMILIES.get(base) or next(free)
         own = [label for label, its in bases.items() if its == base]
         own.sort(key=lambda label: label != base)
         for place, label in enumerate(own):
