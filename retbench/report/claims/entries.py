@@ -87,7 +87,6 @@ class Test:
     paper: tuple[str, ...] = ()
     strongest: tuple[str, ...] = ()
     value: str = "value"
-    compare: bool = False
 
 
 @dataclass(frozen=True)

@@ -155,8 +155,6 @@ _Found = tuple[Number, str, bool, str]
 
 def _number(frame: pd.DataFrame, test: Test, baseline: str) -> _Found | None:
     """The number that a test asks for; None where the frame has none."""
-    if test.compare:
-        return _compared(frame, test, baseline)
     if baseline:
         subject = {} if "subject" in test.where or "subject" not in frame else {"subject": SUBJECT}
         frame = where(frame, {test.baseline: baseline} | subject)
@@ -184,19 +182,6 @@ def _number(frame: pd.DataFrame, test: Test, baseline: str) -> _Found | None:
 def _verdict(row: Row) -> str:
     """What the report says of a row: its verdict, or why it has none."""
     return str(row.get("verdict") or (UNFUSED if row.get("unfused") else ""))
-
-
-def _compared(frame: pd.DataFrame, test: Test, baseline: str) -> _Found | None:
-    """The subject's number over the baseline's, where each has a row of its own."""
-    sides = [
-        _known(where(frame, {**test.where, test.baseline: model}), test)
-        for model in (SUBJECT, baseline)
-    ]
-    if not all(sides):
-        return None
-    subject, other = (_as_number(rows[-1], test) for rows in sides)
-    said = _place(sides[0][-1], test) if test.take else ""
-    return _over(subject, other), said, not test.at, ""
 
 
 def _known(frame: pd.DataFrame, test: Test) -> list[Row]:

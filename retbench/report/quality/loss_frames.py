@@ -39,7 +39,9 @@ LOSS_COLUMNS = [
     "perplexity", "perplexity_low", "perplexity_high", "bits_per_byte", "bits_per_byte_low",
     "bits_per_byte_high", "n", "documents",
 ]  # fmt: skip
-RATIO_COLUMNS = ["preset", "subject", "baseline", *EDGES, "n", "verdict", "n_needed", "note"]
+RATIO_COLUMNS = [
+    "preset", "phase", "seq_len", "subject", "baseline", *EDGES, "n", "verdict", "n_needed", "note",
+]  # fmt: skip
 PER_TOKEN = ("last_loss", "ar_hit_loss", "first_occur_loss")
 """Metrics of a part of a document's tokens: documents are weighed by all of theirs."""
 
@@ -184,16 +186,26 @@ class Losses(Trainings):
 
     @cached_property
     def ratios(self) -> pd.DataFrame:
+        """The ratios of the test in windows of the training's length, see :meth:`ratios_at`."""
+        return self.ratios_at("test", self.context).drop(columns=["phase", "seq_len"])
+
+    def ratios_at(self, phase: str, seq_len: int) -> pd.DataFrame:
         """One row per preset and pair of models: perplexity of the first over the second's.
 
-        It is paired by seed and document, and has its verdict; a smoke run makes no claims (M2).
+        It is paired by seed and document, and has its verdict, corrected over these rows; a smoke
+        run makes no claims (M2).
+
+        Args:
+            phase: what of the test is compared, see :data:`Place`.
+            seq_len: its window or context, tokens.
         """
         rows: list[Row] = []
         judged: list[tuple[Row, Floats, Floats]] = []
         for preset, (subject, baseline) in itertools.product(self.places, self.pairs):
             row: Row = dict.fromkeys(RATIO_COLUMNS) | {
-                "preset": preset, "subject": subject, "baseline": baseline, "n": 0, "verdict": "",
-                "note": "", **dict.fromkeys(EDGES, math.nan),
+                "preset": preset, "phase": phase, "seq_len": seq_len, "subject": subject,
+                "baseline": baseline, "n": 0, "verdict": "", "note": "",
+                **dict.fromkeys(EDGES, math.nan),
             }  # fmt: skip
             rows.append(row)
             above, below = self.test_of(row, "subject"), self.test_of(row, "baseline")

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -100,24 +100,20 @@ def _at_length(found: Losses) -> Iterator[str]:
 
 def _losses(found: Losses) -> Table:
     """One row per model: size, rate, perplexity, bits per byte, and the ratio with its verdict."""
-    subject = found.models[0]
-    side, title = "baseline", f"{subject} / model"
     meaning = "ratio of perplexities subject / model: below 1 the subject is better"
-    if found.is_ablation:  # a row is a variant over the whole, else the subject over a row's model
-        side, title = "subject", f"Over {subject}"
+    if found.is_ablation:
         meaning = "ratio of perplexities variant / whole: above 1 the part that is left out helps"
-    ratios = found.ratios.rename(columns={side: "model", "n": "pairs"})
     frame = found.endings
-    for more in (found.at("test"), found.scalars, ratios):
+    for more in (found.at("test"), found.scalars):
         frame = frame.merge(more, on="model", how="left", sort=False)
+    frame = _with_ratios(found, frame, found.ratios)
     columns = [
         name("Model", "model"),
         Column("Parameters", lambda row: units.count(row["parameters"]), rank=3,
                metric="parameters"),
         learning_rate(found, 4), SEEDS, _PERPLEXITY,
         quantity("Bits per byte", "bits_per_byte", rank=1),
-        Column(title, units.ratio_of, rank=0),
-        Column("Verdict", _verdict, rank=0, style="verdict", note=SETTLED),
+        *_ratio_columns(found),
         Column("Status", ending, style="name", rank=2),
     ]  # fmt: skip
     return Table(
@@ -126,6 +122,36 @@ def _losses(found: Losses) -> Table:
         cited={"perplexity": "perplexity", "bits_per_byte": "bits_per_byte",
                "value": "perplexity_ratio"}, ids=("model",),
     )  # fmt: skip
+
+
+def _with_ratios(found: Losses, frame: pd.DataFrame, ratios: pd.DataFrame) -> pd.DataFrame:
+    """Rows of models, and beside each the ratio that it is part of, over ``pairs`` seeds.
+
+    In an ablation a row is a variant over the whole, else the subject over that row's model.
+    """
+    side = "subject" if found.is_ablation else "baseline"
+    ratios = ratios.rename(columns={side: "model", "n": "pairs"})
+    keys = [key for key in ("model", "phase", "seq_len") if key in frame and key in ratios]
+    return frame.merge(ratios, on=keys, how="left", sort=False)
+
+
+def _ratio_columns(found: Losses, at: Any = None, of: str = "") -> list[Column]:
+    """The ratio of a model and its verdict.
+
+    Args:
+        found: the trainings.
+        at: where in a row of :func:`wide` the ratio stands; None in a row of its own.
+        of: what of the table is compared, where it is not all.
+    """
+    subject = found.models[0]
+    title = f"Over {subject}" if found.is_ablation else f"{subject} / model"
+    ratio, verdict = (
+        text if at is None else within(at, text) for text in (units.ratio_of, _verdict)
+    )
+    return [
+        Column(title + of, ratio, rank=0),
+        Column("Verdict", verdict, rank=0, style="verdict", note=SETTLED),
+    ]
 
 
 def _verdict(row: Row) -> str:
@@ -161,23 +187,30 @@ def _bigrams(found: Losses) -> Table:
     """One row per model: perplexity of what the window has shown before, and of the rest."""
     phases = {"ar_hit": "AR hit", "first_occur": "First occurrence"}
     frame = found.losses[found.losses["phase"].isin(phases)]
+    frame = _with_ratios(found, frame, found.ratios_at("ar_hit", found.context))
     columns = [
         name("Model", "model"),
         *(Column(title, within(phase, _PERPLEXITY.cell), metric=f"{phase}_loss")
           for phase, title in phases.items()),
+        *_ratio_columns(found, "ar_hit", " (AR hit)"),
     ]  # fmt: skip
     return Table(
-        "bigrams", "Perplexity by what the window has shown", frame, columns, (_BIGRAMS, INTERVAL),
-        wide(frame, ["model"], "phase"), cited={"perplexity": "perplexity"}, ids=("model", "phase"),
+        "bigrams", "Perplexity by what the window has shown", frame, columns,
+        (_BIGRAMS, INTERVAL, VERDICTS), wide(frame, ["model"], "phase"),
+        cited={"perplexity": "perplexity"}, ids=("model", "phase"),
     )  # fmt: skip
 
 
 def _contexts(found: Losses) -> Table:
     """One row per model: perplexity of the same tokens at every context."""
-    frame = found.at("last")
-    columns = [name("Model", "model"), *_length_columns(frame, "last_loss")]
+    longest = found.context
+    frame = _with_ratios(found, found.at("last"), found.ratios_at("last", longest))
+    columns = [
+        name("Model", "model"), *_length_columns(frame, "last_loss"),
+        *_ratio_columns(found, longest, f" (at {units.tokens(longest)})"),
+    ]  # fmt: skip
     return Table(
-        "contexts", "Perplexity by context", frame, columns, (_LAST, INTERVAL),
+        "contexts", "Perplexity by context", frame, columns, (_LAST, INTERVAL, VERDICTS),
         wide(frame, ["model"], "seq_len"), cited={"perplexity": "perplexity"},
         ids=("model", "seq_len"),
     )  # fmt: skip
