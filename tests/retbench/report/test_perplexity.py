@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from retbench.config.plan import Contender, Plan
 from retbench.report.quality.columns import replicates, untuned
-from retbench.report.quality.loss_frames import LOSS_COLUMNS, Losses
+from retbench.report.quality.loss_frames import LOSS_COLUMNS, Losses, Tested
 from retbench.report.quality.perplexity import lengths, lengths_figure
 from retbench.report.units import DASH
 from retbench.suites.quality import final_point
@@ -61,6 +62,26 @@ def test_the_figure_draws_how_a_model_would_read_a_longer_text(
     (across,) = lengths_figure(found(**ways)).curves
     assert across.label == label
     assert list(across.x) == drawn and set(across.value) == {value}
+
+
+def test_a_ratio_at_a_context_is_paired_by_seed_and_document() -> None:
+    models = ("retnet", "transformer")
+    contenders = tuple(Contender(model, model) for model in models)
+    plan = Plan("perplexity", contenders, PLAN.points, 5, 0)
+    run = SimpleNamespace(meta=META | {"plan": plan.to_json()}, config=CONFIG, plan=plan)
+    # Seeds and documents differ by far more than the two models, which do by as much in each.
+    tokens, noise = np.full(8, 1000.0), np.add.outer(np.arange(5) / 4, np.arange(8) / 8)
+    losses = Losses(run)  # type: ignore[arg-type]
+    losses.tested = {
+        ("1m", "last", CONTEXT, model): Tested(
+            tuple(range(5)), (1 + noise + apart) * tokens, tokens, tokens, "last=32,window=256"
+        )
+        for model, apart in zip(models, (0.05, 0.0), strict=True)
+    }
+    row = losses.ratios_at("last", CONTEXT).iloc[0]
+    assert (row["subject"], row["baseline"], row["verdict"]) == (*models, "worse")
+    assert [row["low"], row["high"]] == pytest.approx([np.exp(0.05)] * 2)
+    assert losses.ratios_at("ar_hit", CONTEXT)["note"].tolist() == ["not measured"]
 
 
 def test_a_second_line_within_the_margin_of_the_first_is_left_out_and_named() -> None:
