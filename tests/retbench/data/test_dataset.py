@@ -192,9 +192,11 @@ def test_a_text_that_changes_while_it_is_read_is_refused_and_not_kept(
     file = tmp_path / name
     file.write_text("\n".join(before))
 
+    encode = dataset.encode
+
     def late(*given: Any) -> None:
         file.write_text("\n".join(after))
-        dataset.encode(*given)
+        encode(*given)
 
     monkeypatch.setattr(dataset, "encode", late)
     with pytest.raises(UserError, match=rf"{name}.* changed while it was read; try again when"):

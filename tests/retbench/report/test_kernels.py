@@ -12,7 +12,7 @@ import pytest
 
 from retbench.report import content_of, write_tables
 from retbench.report.content import Content
-from retbench.report.speed.kernels_frames import Kernels, kernels
+from retbench.report.speed.kernels_frames import Kernels
 from retbench.store import Run
 
 from .kernels_run import (
@@ -58,7 +58,7 @@ def table(content: Content, name: str) -> Any:
 def test_a_rate_is_analytic_work_over_the_median_time(
     make: Make, direction: str, passes: int
 ) -> None:
-    found = kernels(make())
+    found = Kernels(make())
     seconds = value(found, "sdpa-flash", "kernel_s", direction, 2048)
     flops, moved = (2048 * passes * each for each in (FLOPS_PER_TOKEN, BYTES_PER_TOKEN))
     rate, bandwidth, share = (
@@ -71,12 +71,12 @@ def test_a_rate_is_analytic_work_over_the_median_time(
 
 
 def test_a_machine_whose_ceilings_are_unknown_gets_none_assumed(make: Make) -> None:
-    metrics = set(kernels(make(ceilings=None)).cells["metric"])
+    metrics = set(Kernels(make(ceilings=None)).cells["metric"])
     assert "kernel_flop_per_s" in metrics and "kernel_share" not in metrics
 
 
 def test_the_subject_is_compared_with_each_operation_at_each_point(make: Make) -> None:
-    ratios = kernels(make()).ratios
+    ratios = Kernels(make()).ratios
     own = ratios[(ratios["direction"] == "train") & (ratios["seq_len"] == 2048)]
     by_baseline = own.set_index("baseline")
     assert by_baseline.loc["sdpa-flash", "value"] == pytest.approx(1 / 2.048, rel=0.03)
@@ -86,7 +86,7 @@ def test_the_subject_is_compared_with_each_operation_at_each_point(make: Make) -
 
 @pytest.mark.parametrize("direction", ["forward", "train"])
 def test_two_operations_cross_where_their_laws_do(make: Make, direction: str) -> None:
-    crossovers = kernels(make(head_dims=(32, 64))).crossovers
+    crossovers = Kernels(make(head_dims=(32, 64))).crossovers
     own = crossovers.query(
         "direction == @direction and baseline == 'sdpa-flash' and head_dim == 64"
     )
@@ -97,14 +97,14 @@ def test_two_operations_cross_where_their_laws_do(make: Make, direction: str) ->
 def test_a_smoke_run_earns_no_claim(make: Make) -> None:
     run = make(configuration={"profile": "smoke"}, blocks=1)
     content = content_of(run)
-    assert set(kernels(run).crossovers["status"]) == {"no claim"}
-    assert set(kernels(run).ratios["verdict"]) == {"no claim", ""}
+    assert set(Kernels(run).crossovers["status"]) == {"no claim"}
+    assert set(Kernels(run).ratios["verdict"]) == {"no claim", ""}
     assert content.findings == ()
     assert any("SMOKE" in warning for warning in content.warnings)
 
 
 def test_the_primary_comparisons_are_those_of_one_point(make: Make) -> None:
-    rows = kernels(make()).ratios
+    rows = Kernels(make()).ratios
     assert set(rows.loc[rows["primary"], "point"]) == {POINT.format("forward", 4096)}
     confidence = rows.loc[rows["primary"] & (rows["n"] > 0), "confidence"]
     assert confidence.tolist() == pytest.approx([1 - 0.05 / 3] * len(confidence))
