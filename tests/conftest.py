@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import gc
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -31,19 +34,36 @@ if not torch.cuda.is_available():
     # Read when Triton is imported, which torch.compile does too: so before any test.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+RANKS = ("test_agent", "test_parallel_command", "test_parallel_loop", "test_failure")
+"""Files whose programs are several processes each, which wait for one another: beside another of
+them each takes two or three times as long, so that one at a time has the machine."""
+
 SLOW = (
-    "test_agent", "test_training_suites", "test_parallel_command", "test_step_suite",
-    "test_commands", "test_slurm", "test_faults", "test_interruptions", "test_chunk", "test_worker",
-    "test_files", "test_figures", "test_train_resume", "test_contributing", "test_parallel_loop",
-    "test_tutorial",
+    "test_agent", "test_training_suites", "test_commands", "test_tutorial", "test_step_suite",
+    "test_figures", "test_parallel_command", "test_slurm", "test_train_resume",
+    "test_parallel_loop", "test_files", "test_chunk", "test_failure", "test_faults",
+    "test_interruptions", "test_compile_ahead", "test_worker", "test_contributing",
 )  # fmt: skip
-"""Files that begin first, so that none of them is left over for one process at the end."""
+"""Files that begin first, so that none of them is left over for one process at the end; between
+those of :data:`RANKS` stand others."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The slow files first: with ``--dist loadfile`` none is left over for one process."""
     order = {name: place for place, name in enumerate(SLOW)}
     items.sort(key=lambda item: order.get(item.path.stem, len(SLOW)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ranks_take_turns(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Let one file of :data:`RANKS` run at a time, whatever process of xdist it is in."""
+    with contextlib.ExitStack() as stack:
+        if request.path.stem in RANKS and "PYTEST_XDIST_WORKER" in os.environ:
+            shared = tmp_path_factory.getbasetemp().parent
+            fcntl.flock(stack.enter_context(open(shared / "ranks.lock", "w")), fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
