@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import lzma
 import os
+import platform
 import shutil
 import tarfile
 import tempfile
@@ -76,8 +77,16 @@ def verify(file: Path, out: Path | None = None) -> Run:
 
 def _unpack(file: Path, folder: Path, form: str) -> None:
     try:
-        # Of a zip, which takes no filter, members that lead outside are left out.
-        shutil.unpack_archive(file, folder, form, filter=None if form == "zip" else "data")
+        if form == "zip":  # members that lead outside are left out
+            shutil.unpack_archive(file, folder, form)
+        elif hasattr(tarfile, "data_filter"):
+            shutil.unpack_archive(file, folder, form, filter="data")
+        else:  # Python 3.11 before 3.11.4
+            raise UserError(
+                f"{file}: this Python ({platform.python_version()}) cannot keep a tar archive from "
+                "writing outside of its folder",
+                "use Python 3.11.4 or newer",
+            )
     except (
         OSError,
         EOFError,

@@ -224,7 +224,7 @@ def _begun(work: _Work) -> dict[str, Any]:
         record |= {"resumed": [*record.get("resumed", []), here], "plugins": place}
         model_folder.write_record(job.out, record)  # a session that is killed has trained too
         return record
-    model_folder.require_empty(job.out)
+    model_folder.require_empty(job.out, but=model_folder.LOCK)
     record = {
         "state": "running",
         # Where the plugins are is recorded apart: a folder is published without this machine's.

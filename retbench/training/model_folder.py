@@ -74,14 +74,15 @@ def locked(folder: Path) -> Iterator[None]:
         (folder / LOCK).unlink(missing_ok=True)
 
 
-def require_empty(folder: Path) -> None:
-    """Raise the user's error where a new training would mix with something else than a lock.
+def require_empty(folder: Path, *, but: str | None = None) -> None:
+    """Raise the user's error where a new training would mix with something else.
 
     Args:
         folder: the folder of the training; need not be there.
+        but: the name of a file that may be in it.
     """
     try:
-        taken = any(name != LOCK for name in os.listdir(folder))
+        taken = any(name != but for name in os.listdir(folder))
     except FileNotFoundError:
         return
     except NotADirectoryError:

@@ -133,3 +133,14 @@ def test_an_archive_may_not_write_outside_its_folder(tmp_path: Path) -> None:
         archive.add(tmp_path / "evil", "../outside")
     with pytest.raises(UserError, match="cannot be unpacked"):
         verify(tmp_path / "a.tar.gz")
+
+
+def test_a_python_that_cannot_keep_an_archive_in_its_folder_unpacks_zips_alone(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpack = shutil.unpack_archive
+    monkeypatch.setattr(shutil, "unpack_archive", lambda file, out, form: unpack(file, out, form))
+    monkeypatch.delattr(tarfile, "data_filter")
+    assert verify(bundle(run, tmp_path / "sent.zip")).meta == run.meta
+    with pytest.raises(UserError, match=r"sent\.tar\.gz: this Python .* cannot keep a tar archive"):
+        verify(bundle(run, tmp_path / "sent.tar.gz"))

@@ -139,14 +139,16 @@ def test_a_disk_that_fills_leaves_a_training_to_continue(
         (("--data", "empty.txt"), "empty.txt is empty"),
         (("--data", "missing.txt"), "missing.txt"),
         (("--out", "full"), "--out full is there already and not an empty folder"),
+        (("--out", "of-mine"), "--out of-mine is there already and not an empty folder"),
         (("--resume", "--out", "full"), "full holds no training: training.json is missing"),
     ],
 )
 def test_mistakes_are_one_line(
     command: Command, tmp_path: Path, flags: tuple[str, ...], says: str
 ) -> None:
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "file").touch()
+    for name, file in (("full", "file"), ("of-mine", "lock")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).touch()
     (tmp_path / "empty.txt").touch()
     (tmp_path / "short.txt").write_text("to be or not to be\n" * 20)
     before = sorted(tmp_path.rglob("*"))
