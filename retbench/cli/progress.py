@@ -44,7 +44,9 @@ class Display:
         self.close()
 
     def draw(self, shown: RenderableType) -> None:
-        """Show this instead of what was shown before."""
+        """Show this instead of what was shown before; a quiet console shows nothing."""
+        if self._out.quiet:  # it would still take stdout and stderr
+            return
         if self._live is None:
             self._live = Live(console=self._out, auto_refresh=False, transient=True)
             self._live.start()

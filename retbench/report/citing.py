@@ -155,7 +155,10 @@ def _numbers(content: Content) -> Iterator[_Number]:
             for name, quantity in table.cited.items():
                 named = quantity or row.get("metric", row.get("quantity"))
                 number = _Number(str(named), name, row, tuple(table.ids))
-                is_of_one = number.given("model") and not number.given("baseline")
+                # Beside a model's own number a row may have the ratio that it is part of.
+                is_of_one = number.given("model") and not (
+                    name == "value" and number.given("baseline")
+                )
                 has_interval = edges_of(name)[0] in row
                 is_known = named and not units.is_missing(row[name])
                 if is_known and has_interval and (number.is_ratio or is_of_one):

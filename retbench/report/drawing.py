@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from retbench.report import theme  # isort: skip (before matplotlib, see there)
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Drawing
 from matplotlib.figure import FigureBase
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from retbench.report import theme
 from retbench.report.figure import Figure
 from retbench.report.marks import Marks
 from retbench.report.panel_axes import frame_panel

@@ -132,7 +132,7 @@ class Marks:
             )
             ax.fill_between(line[0], first, last, color=style.color, alpha=0.16, lw=0, zorder=2)
             self.notes.append(f"band: {self.figure.interval}")
-            self._cut(x, low, high, style, at)
+            self._cut(x[known], low[known], high[known], style, at)
             return
         self._whiskers(x, low, high, style, at)
         several = rows["each"].map(len).max() > 1

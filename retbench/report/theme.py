@@ -124,7 +124,8 @@ def styles(families: Mapping[str, str]) -> dict[str, Style]:
     """
     bases = {label: _family(label, family) for label, family in families.items()}
     used = set(bases.values())
-    free = itertools.cycle([s for name, s in FAMILIES.items() if name not in used])
+    unused = [style for name, style in FAMILIES.items() if name not in used]
+    free = itertools.cycle(unused or FAMILIES.values())
     found = {}
     for base in dict.fromkeys(bases.values()):
         hue = FAMILIES.get(base) or next(free)

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
+
+from retbench.report import stamp, theme, units  # isort: skip (before matplotlib, see theme)
 from matplotlib.ticker import EngFormatter
 
-from retbench.report import stamp, theme, units
 from retbench.report.content import Content, made
 from retbench.report.figure import DECIDED, Axis, Curve, Figure, Panel, tuples
 from retbench.report.frames import EDGES, Floats, Row, edges, edges_of, records

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import threading
 
 import numpy as np
@@ -34,11 +35,12 @@ def follow(small: tuple[RunConfig, Plan], *, terminal: bool, quiet: bool = False
         file=text, force_terminal=terminal, width=100, color_system=None, quiet=quiet
     )  # fmt: skip
     progress = Progress(out, config)
-    threads = threading.active_count()
+    threads, streams = threading.active_count(), (sys.stdout, sys.stderr)
     progress.started(plan, set())
     progress.worker(plan.contenders[0], 0)
     progress.phase("prefill")
     assert threading.active_count() == threads
+    assert not quiet or (sys.stdout, sys.stderr) == streams
     short, long = plan.ascending()
     progress.cell(0, plan.contenders[0], short, "ok", 2.0)
     progress.cell(0, plan.contenders[0], long, "oom", 1.0)

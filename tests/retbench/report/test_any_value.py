@@ -120,13 +120,14 @@ def test_a_crossover_says_at_which_lengths_there_is_no_value(make_run: MakeRun) 
     assert "no value at 1k" in crossing(rows.iloc[0].to_dict())
 
 
-def test_figures_need_no_backend_that_a_notebook_names() -> None:
+@pytest.mark.parametrize("first", ["theme", "quality.scaling", "claims.page"])
+def test_figures_need_no_backend_that_a_notebook_names(first: str) -> None:
     line = [
         sys.executable,
         "-c",
-        "import retbench.report.theme, os; print(os.environ['MPLBACKEND'])",
+        f"import retbench.report.{first}, os; print(os.environ['MPLBACKEND'])",
     ]
-    named = {"MPLBACKEND": "module://nowhere.to_be_found"}
+    named = {"MPLBACKEND": "nowhere-to-be-found"}
     ended = subprocess.run(line, env=os.environ | named, capture_output=True, text=True)
     assert (ended.stdout.strip(), ended.returncode) == (named["MPLBACKEND"], 0), ended.stderr
 

@@ -10,9 +10,11 @@ import pytest
 from retbench import report
 from retbench.errors import UserError
 from retbench.report.citing import Wanted, bibtex, sentences
+from retbench.store import open_run
 
 from .conftest import MakeRun, write_run
 
+RESULTS = Path(__file__).parents[3] / "results"
 SHORT = {"trials": 4, "steps": 4}
 MADE = (
     "Measured on Example CPU, 2 threads, float32, eager, 10m, profile {}, {} blocks, with "
@@ -47,6 +49,14 @@ def test_a_value_has_its_unit_and_memory_its_range(content: Any) -> None:
     assert "the state of transformer is 32.0 MiB [32.0, 32.0] (range over 4 processes). " in memory
     latex = sentences(content, Wanted("state_bytes", 8192), "latex")[0]
     assert r"{[}0.0625, 0.0625] times" in latex
+
+
+def test_a_variant_has_a_perplexity_of_its_own_beside_its_ratio() -> None:
+    ablation = report.content_of(open_run(RESULTS / "cpu-tiny-ablation"))
+    said = sentences(ablation, Wanted("perplexity", 256, model="retnet-no-gate"))
+    assert any("the perplexity of retnet-no-gate is 9.59 [9.30, 9.89]" in line for line in said)
+    (ratio,) = sentences(ablation, Wanted("perplexity_ratio", model="retnet-no-gate"))
+    assert "of retnet-no-gate is 1.139 [1.098, 1.182] times that of retnet " in ratio
 
 
 def test_without_a_wish_the_comparisons_that_were_named_before_the_run_are_cited(

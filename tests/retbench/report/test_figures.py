@@ -270,6 +270,8 @@ def test_no_first_variant_looks_like_another_family_or_its_first_variant() -> No
 
 
 def test_an_unknown_family_takes_a_hue_that_the_run_leaves_free() -> None:
+    every = {family: family for family in theme.FAMILIES}
+    assert theme.styles(every | {"mine": "mine"}).keys() == {*every, "mine"}
     found = theme.styles({"mine": "mine", "retnet": "retnet", "yours": "yours"})
     assert len({style.color for style in found.values()}) == 3
 
