@@ -13,6 +13,7 @@ import retbench
 from retbench.cli.app import main
 from retbench.store import Run
 
+from .conftest import RANKS, SLOW
 from .forked_workers import Fork, forked_workers
 
 ROOT = Path(__file__).parents[1]
@@ -78,3 +79,8 @@ def test_every_file_that_the_guide_names_is_there() -> None:
     named = set(re.findall(r"`([\w/]+/[\w./]+\.py)`", GUIDE))
     assert len(named) > 5
     assert [name for name in named if "NAME" not in name and not (ROOT / name).is_file()] == []
+
+
+def test_the_files_that_begin_first_are_there() -> None:
+    stems = {file.stem for file in ROOT.glob("tests/**/test_*.py")}
+    assert {*RANKS} <= {*SLOW} <= stems

@@ -145,7 +145,7 @@ class Losses(Trainings):
         Where the row does not say how, it is the test in windows of the training's length.
         """
         return self.tested.get((
-            row.get("preset", self.places[0]), row.get("phase", "test"),
+            row.get("preset", self.setting_values[0]), row.get("phase", "test"),
             row.get("seq_len", self.context), row[side],
         ))  # fmt: skip
 
@@ -173,7 +173,7 @@ class Losses(Trainings):
             ))  # fmt: skip
         table = pd.DataFrame(rows, columns=LOSS_COLUMNS)
         keys = ["preset", "model", "phase", "seq_len"]
-        return self.shown(ordered(table, keys, preset=self.places, model=self.models))
+        return self.shown(ordered(table, keys, preset=self.setting_values, model=self.models))
 
     def at(self, phase: str) -> pd.DataFrame:
         """The losses of one phase."""
@@ -201,7 +201,7 @@ class Losses(Trainings):
         """
         rows: list[Row] = []
         judged: list[tuple[Row, Floats, Floats]] = []
-        for preset, (subject, baseline) in itertools.product(self.places, self.pairs):
+        for preset, (subject, baseline) in itertools.product(self.setting_values, self.pairs):
             row: Row = dict.fromkeys(RATIO_COLUMNS) | {
                 "preset": preset, "phase": phase, "seq_len": seq_len, "subject": subject,
                 "baseline": baseline, "n": 0, "verdict": "", "note": "",

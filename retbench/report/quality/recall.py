@@ -83,7 +83,7 @@ def _findings(recall: Recall) -> Iterator[str]:
     """For each task what separates the models at the training length and at the longest."""
     values = lookup(recall.accuracy, [*PLACE, "model"], "value")
     compared = {(*_place_of(row), row["baseline"]): row for row in records(recall.differences)}
-    for task in recall.places:
+    for task in recall.setting_values:
         own = recall.accuracy[recall.accuracy["task"] == task]
         for length in dict.fromkeys((recall.context, own["seq_len"].max())):
             loads = own.loc[own["seq_len"] == length, "load"]
@@ -119,7 +119,7 @@ def _accuracies(recall: Recall) -> Table:
     def guessed(row: Row) -> str:
         return units.percent(recall.guess(row["task"], row["load"]))
 
-    accuracy = ordered(recall.accuracy, PLACE, task=recall.places)
+    accuracy = ordered(recall.accuracy, PLACE, task=recall.setting_values)
     rows = {_place_of(row): row for row in wide(accuracy, PLACE, "model")}
     for row in records(recall.differences):
         if (place := _place_of(row)) in rows:
@@ -141,7 +141,7 @@ def _accuracies(recall: Recall) -> Table:
             Column("Verdict", within(pair, partial(units.verdict, replicate="seed")), rank=rank,
                    style="verdict", note=f"{SETTLED}; without seeds only more questions would"),
         ]  # fmt: skip
-    named = {task: load_name(task) for task in recall.places}
+    named = {task: load_name(task) for task in recall.setting_values}
     loads = "; ".join(f"{t}: {'one needle' if n == 'needle' else n}" for t, n in named.items())
     notes = (_INTERVAL, _DIFFERENCE, f"load: {loads}")
     compared = recall.differences.rename(columns={"subject": "model"})
@@ -178,8 +178,8 @@ def _limits(recall: Recall) -> Table:
     )
     return Table(
         "limits", "Where the accuracy falls under 90%", recall.limits, columns, notes,
-        records(ordered(recall.limits, ["task"], task=recall.places)), grouped=True, above=True,
-        cited={"fails_at": "fails_at"}, ids=("task", "model", "along", "held"),
+        records(ordered(recall.limits, ["task"], task=recall.setting_values)),
+        grouped=True, above=True, cited={"fails_at": "fails_at"}, ids=("task", "model", "along", "held"),
     )  # fmt: skip
 
 
@@ -263,7 +263,7 @@ def _over_length(recall: Recall, cells: pd.DataFrame) -> Figure:
     """Accuracy over the evaluation length: a row of panels a task, a panel a load."""
     panels, curves = [], []
     marks = {f"training length, {units.tokens(recall.context)} tokens": float(recall.context)}
-    for task in recall.places:
+    for task in recall.setting_values:
         own = cells[cells["task"] == task]
         # A task in which every model failed keeps its panel.
         for load in sorted({int(load) for load in own["load"]}) or [0]:
@@ -287,7 +287,7 @@ def _over_state(recall: Recall, cells: pd.DataFrame) -> Figure:
     panels, data = [], []
     merged = cells.merge(recall.states, on=["task", "model", "seq_len"])
     at_length = merged[merged["seq_len"] == recall.context]
-    for task in (task for task in recall.places if task in set(at_length["task"])):
+    for task in (task for task in recall.setting_values if task in set(at_length["task"])):
         own = at_length[at_length["task"] == task]
         load = int(own["load"].max())
         sizes = tuple(sorted(set(own["state_bytes"])))

@@ -44,7 +44,7 @@ class Recall(Trainings):
         described = (self.meta["data"] or {}).get("tasks", {})
         return {
             task: float(described[task]["chance"])
-            for task in self.places
+            for task in self.setting_values
             if "chance" in described.get(task, {})
         }
 
@@ -129,7 +129,7 @@ class Recall(Trainings):
         tables = (("seq_len", "load", self.accuracy), ("load", "seq_len", at_length))
         for along, held, table in tables:
             keys = ["task", "model", held]
-            ascending = ordered(table, [*keys, along], task=self.places, model=self.models)
+            ascending = ordered(table, [*keys, along], task=self.setting_values, model=self.models)
             for (task, model, fixed), group in ascending.groupby(keys, sort=False):
                 if len(group) < 2:
                     continue

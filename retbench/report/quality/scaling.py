@@ -63,7 +63,7 @@ class Scaling(Losses):
     @property
     def conditions(self) -> str:
         """The conditions of the run, with its presets in place of the one of the configuration."""
-        named = " to ".join(dict.fromkeys((self.places[0], self.places[-1])))
+        named = " to ".join(dict.fromkeys((self.setting_values[0], self.setting_values[-1])))
         configuration = {**self.meta["configuration"], "preset": named}
         return stamp.conditions({**self.meta, "configuration": configuration})
 

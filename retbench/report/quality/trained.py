@@ -48,7 +48,7 @@ class Trainings:
         return tuple(dict.fromkeys(str(value) for value in named if value is not None))
 
     @property
-    def places(self) -> tuple[str, ...]:
+    def setting_values(self) -> tuple[str, ...]:
         """The values of the setting, in the order of the plan; one where the plan has none."""
         return self._planned or (self.run.config.preset,)
 
@@ -73,11 +73,11 @@ class Trainings:
 
     @cached_property
     def scalars(self) -> pd.DataFrame:
-        """One row per place and model: its size, rate and training; medians over seeds."""
+        """One row per model and value of the setting: size, rate, training; medians over seeds."""
         rows = self.final[self.final["metric"].isin(SCALARS) & self.final["index"].isna()]
         keys = [self.setting, "model"]
         wide = rows.pivot_table(index=keys, columns="metric", values="value", aggfunc="median")
-        every = pd.MultiIndex.from_product([self.places, self.models], names=keys)
+        every = pd.MultiIndex.from_product([self.setting_values, self.models], names=keys)
         table = wide.reindex(index=every, columns=list(SCALARS)).rename_axis(columns=None)
         return self.shown(table.reset_index())
 
@@ -114,7 +114,7 @@ class Trainings:
 
     @cached_property
     def endings(self) -> pd.DataFrame:
-        """How the final trainings ended, one row per place and model.
+        """How the final trainings ended, one row per value of the setting and model.
 
         The columns are the setting, model, status (``ok``, the most frequent failure, or
         ``not run``), ok_blocks, blocks and cause.
@@ -122,14 +122,14 @@ class Trainings:
         statuses = self.run.statuses()
         statuses = statuses[statuses["stage"] == "final"]
         rows: list[tuple[Any, ...]] = []
-        for place in self.places:
+        for value in self.setting_values:
             for model in self.models:
-                own = statuses[(statuses["model"] == model) & (statuses[self.setting] == place)]
+                own = statuses[(statuses["model"] == model) & (statuses[self.setting] == value)]
                 failed = own[own["status"] != "ok"]
                 status = "ok" if failed.empty else str(failed["status"].mode().iloc[0])
                 status = "not run" if own.empty else status
                 cause = None if failed.empty else failed["cause"].iloc[0]
-                rows.append((place, model, status, len(own) - len(failed), len(own), cause))
+                rows.append((value, model, status, len(own) - len(failed), len(own), cause))
         columns = [self.setting, "model", "status", "ok_blocks", "blocks", "cause"]
         return self.shown(pd.DataFrame(rows, columns=columns))
 
@@ -148,17 +148,17 @@ class Trainings:
         edge = ["learning rates at the grid's end"] if any(edge_of_grid(self.tuning)) else []
         return ", ".join([*few, *edge]) + (": no claim" if few or edge else "")
 
-    def final_point(self, place: str = "") -> str:
-        """The id of the final trainings' point: of all, or of those of a place.
+    def final_point(self, value: str = "") -> str:
+        """The id of the final trainings' point: of all, or of those of a value of the setting.
 
         Raises:
             LookupError: the plan has no such point.
         """
         for point in self.run.plan.points:
-            at_place = not place or str(point.setting(self.setting)) == place
-            if point.setting("stage") == "final" and at_place:
+            is_its = not value or str(point.setting(self.setting)) == value
+            if point.setting("stage") == "final" and is_its:
                 return point.id
-        raise LookupError(f"the plan has no final training with {self.setting}={place}")
+        raise LookupError(f"the plan has no final training with {self.setting}={value}")
 
     def figure(
         self, name: str, title: str, panels: Sequence[Panel], data: pd.DataFrame,
