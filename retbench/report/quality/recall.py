@@ -179,7 +179,8 @@ def _limits(recall: Recall) -> Table:
     return Table(
         "limits", "Where the accuracy falls under 90%", recall.limits, columns, notes,
         records(ordered(recall.limits, ["task"], task=recall.setting_values)),
-        grouped=True, above=True, cited={"fails_at": "fails_at"}, ids=("task", "model", "along", "held"),
+        grouped=True, above=True, cited={"fails_at": "fails_at"},
+        ids=("task", "model", "along", "held"),
     )  # fmt: skip
 
 
