@@ -51,7 +51,7 @@ def sample(
     # Less than the first, no quotient overflows; an impossible token stays so at any temperature.
     below = ordered[..., :kept].double() - ordered[..., :1].double()
     scaled = torch.where(below.isneginf(), below, below / temperature).float()
-    if top_p is not None:
+    if top_p is not None and top_p < 1:  # all: a sum of float32 may reach 1 sooner
         probabilities = scaled.softmax(-1)
         # A token stays if those before it do not reach top_p yet, and the first always.
         dropped = probabilities.cumsum(-1) - probabilities >= top_p

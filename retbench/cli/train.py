@@ -84,7 +84,9 @@ def _train(
 @with_options(options(RunConfig, "plugins", "device", "threads"))
 def generate(
     folder: Annotated[Path, typer.Argument(help="A trained model's folder.", metavar="DIR")],
-    prompt: Annotated[str, typer.Option(help="The text to continue.")] = "\n",
+    prompt: Annotated[
+        str | None, typer.Option(help="The text to continue.", show_default="a line's end")
+    ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="How many tokens to make.")] = 300,
     temperature: Annotated[float, typer.Option(min=0, help="0: the likeliest token.")] = 0.8,
     top_k: Annotated[int | None, typer.Option(min=1, help="Choose among so many tokens.")] = None,
@@ -102,6 +104,7 @@ def generate(
 
     from retbench.cli.training_display import stream_text
     from retbench.config import requirements
+    from retbench.data.vocabulary import line_end
     from retbench.machine.memory import enough_memory
     from retbench.training import model_folder
 
@@ -115,7 +118,7 @@ def generate(
         model, known = model_folder.load(
             folder, device=device, tokenizer=tokenizer, plugin_sources=given.get("plugin", ())
         )
-        start = _encoded(prompt, known)
+        start = line_end(known) if prompt is None else _encoded(prompt, known)
         if len(start) + tokens > model.config.max_len:
             raise UserError(
                 f"{len(start)} tokens of prompt and {tokens} new ones are more than the model's "

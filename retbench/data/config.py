@@ -50,3 +50,9 @@ class TextData(Settings):
         from retbench.data.dataset import load_dataset
 
         return load_dataset(self.data, self.tokenizer, self.text_key, progress=progress)
+
+    def forget(self) -> None:
+        """Let :meth:`dataset` read the text anew: it may have changed since a process read it."""
+        from retbench.data.dataset import load_dataset
+
+        load_dataset.cache_clear()

@@ -42,7 +42,7 @@ from retbench.store import documents
 SEVERAL = 4
 """Documents that an interval over documents takes at least."""
 
-FORMAT = 2
+FORMAT = 3
 _MANIFEST = "manifest.json"
 
 
@@ -245,8 +245,14 @@ def cache_folder() -> Path:
         if named:
             raise UserError(f"RETBENCH_CACHE: cannot write {folder}: {error.strerror}") from None
         # The user's own, so that nobody else's files are taken for it.
-        folder = Path(tempfile.gettempdir()) / f"retbench-{os.getuid()}"
-        folder.mkdir(mode=0o700, exist_ok=True)
+        try:
+            folder = Path(tempfile.gettempdir()) / f"retbench-{os.getuid()}"
+            folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as problem:
+            raise UserError(
+                f"no folder for encoded texts: {problem.strerror or problem}",
+                "let RETBENCH_CACHE name one that can be written",
+            ) from None
     return folder
 
 

@@ -22,19 +22,28 @@ from pathlib import Path
 from typing import Any
 
 from retbench.data.corpus import plays
-from retbench.data.unpacking import LOOKED_FOR, Content, contents_of, is_sought
+from retbench.data.unpacking import (
+    BLOCK_BYTES,
+    LOOKED_FOR,
+    Content,
+    contents_of,
+    is_sought,
+)
 from retbench.errors import UserError
 
 EMBEDDED = "shakespeare"
 HUB = "hf:"
+TEXT_KEY = "text"
+_NOT_DATA = frozenset({"run.json", "training.json"})
+"""What a run or a trained model has in its folder, which may lie among the texts."""
 
 _DELIMITED = (".csv", ".tsv")
 _JSON = (".json", ".jsonl", ".ndjson")
 _LETTER = rb'(?:[^"\\\x00-\x1f]|\\.)'
 _JSON_START = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*(?:"
-    rb'(?:\[\s*)?\{\s*"%b*"\s*:'  # a row, or a list of them
-    rb'|\[\s*"%b*"\s*,\s*"'  # or one of texts
+    rb'(?:\[\s*)?\{\s*(?:"%b*"\s*:|\}\s*[\n,])'  # a row, or a list of them
+    rb'|(?:\[\s*){1,2}"%b*"\s*(?:,\s*"|\]\s*\Z)'  # or one of texts
     rb'|\[\s*"%b{2000,}\Z)' % (_LETTER, _LETTER, _LETTER)  # of which the first is long
 )
 
@@ -53,7 +62,7 @@ class Document:
     pieces: Callable[[], Iterator[str]]
 
 
-def read_documents(source: str | None, *, text_key: str = "text") -> Iterator[Document]:
+def read_documents(source: str | None, *, text_key: str = TEXT_KEY) -> Iterator[Document]:
     """Find the documents of a source, in an order that is always the same.
 
     Args:
@@ -65,49 +74,83 @@ def read_documents(source: str | None, *, text_key: str = "text") -> Iterator[Do
 
     Raises:
         UserError: there is nothing to read; or, while a document is read, it is damaged, is not
-            text of UTF-8 (names the file and the byte), or a row lacks the key.
+            text of UTF-8 (names the file and the byte), or a row lacks the key; or no file has rows
+            that another key than the usual one could be of.
     """
     if source is None:
         yield from (_of_row(f"{EMBEDDED}: {title}", text) for title, text in plays().items())
     elif source.startswith(HUB):
         yield from _of_hub(source.removeprefix(HUB), text_key)
     else:
+        has_rows = False
         for file in files_of(source):
-            yield from _of_file(file, text_key)
+            for content in contents_of(file):
+                rows = _rows(content, text_key)
+                if rows is None:
+                    yield Document(_short(content.name, file), content.texts)
+                    continue
+                has_rows = True
+                yield from (_of_row(_short(place, file), text) for place, text in rows)
+        if not has_rows and text_key != TEXT_KEY:
+            raise UserError(
+                f"data: {source} has no rows, so none with the field {text_key!r}",
+                "leave out --text-key, or call a table .csv, .tsv or .jsonl",
+            )
 
 
 def files_of(source: str) -> list[Path]:
     """The files behind a file's, a folder's or a pattern's name, sorted.
 
+    Of a folder those at any depth that can be texts by their names, what links lead to included,
+    but for hidden folders and those of runs and of trained models. Each is there once.
+
     Raises:
-        UserError: there are none.
+        UserError: there are none, or a folder cannot be listed.
     """
     path = Path(source)
     if os.path.isdir(path):
-        files = sorted(file for file in path.rglob("*") if is_sought(file))
+        files = sorted(_walk(path))
         if not files:
             raise UserError(f"data: the folder {source} holds no text", LOOKED_FOR)
         return files
     if os.path.isfile(path):
         return [path]
-    matches = (Path(match) for match in glob.glob(source, recursive=True))
-    files = sorted(match for match in matches if os.path.isfile(match))
+    if os.path.exists(path):
+        raise UserError(f"data: {source} is no regular file", "write its content to one first")
+    matches = {os.path.realpath(match): Path(match) for match in glob.glob(source, recursive=True)}
+    files = sorted(match for match in matches.values() if os.path.isfile(match))
     if not files:
         what = "no file matches" if glob.has_magic(source) else "there is no file or folder"
         raise UserError(f"data: {what} {source}", "name a text, a folder or a pattern")
     return files
 
 
-def _of_file(file: Path, text_key: str) -> Iterator[Document]:
-    for content in contents_of(file):
-        if content.suffix in _DELIMITED:
-            rows = _delimited(content, text_key)
-        elif content.suffix in _JSON or _JSON_START.match(content.head()):
-            rows = _json(content, text_key)
-        else:
-            yield Document(_short(content.name, file), content.texts)
+def _walk(top: Path) -> Iterator[Path]:
+    """The files of a folder that are sought; a link that leads nowhere is one, to be told of."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"data: cannot read {error.filename}: {error.strerror}") from None
+
+    seen = set()
+    for folder, below, names in os.walk(top, onerror=refuse, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen or not _NOT_DATA.isdisjoint(names):
+            below.clear()
             continue
-        yield from (_of_row(_short(place, file), text) for place, text in rows)
+        seen.add(real)
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        for name in filter(is_sought, names):
+            file = Path(folder, name)
+            if os.path.isfile(file) or (file.is_symlink() and not os.path.exists(file)):
+                yield file
+
+
+def _rows(content: Content, key: str) -> Iterator[tuple[str, str]] | None:
+    """The place and the text of every row; None of what has none."""
+    if content.suffix in _DELIMITED:
+        return _delimited(content, key)
+    if content.suffix in _JSON or _JSON_START.match(content.head()):
+        return _json(content, key)
+    return None
 
 
 def _short(place: str, file: Path) -> str:
@@ -117,7 +160,8 @@ def _short(place: str, file: Path) -> str:
 
 
 def _of_row(name: str, text: str) -> Document:
-    return Document(name, lambda: iter((text,)))
+    starts = range(0, len(text), BLOCK_BYTES)
+    return Document(name, lambda: (text[start : start + BLOCK_BYTES] for start in starts))
 
 
 def _of_hub(name: str, text_key: str) -> Iterator[Document]:
@@ -130,13 +174,15 @@ def _of_hub(name: str, text_key: str) -> Iterator[Document]:
     path, _, configuration = name.partition(":")
     try:
         rows: Iterable[Any] = load_dataset(path, configuration or None, split="train")
-    except Exception as problem:  # whatever the hub, its scripts or the network say
+        for number, row in enumerate(rows):
+            text = _text_in(row, text_key, f"{HUB}{name}: row {number}")
+            yield _of_row(f"{name}:{number}", text)
+    except UserError:
+        raise
+    except Exception as problem:  # whatever the hub, its scripts, decoders or the network say
         raise UserError(
             f"data: {HUB}{name} cannot be loaded: {type(problem).__name__}: {problem}"
         ) from None
-    for number, row in enumerate(rows):
-        text = _text_in(row, text_key, f"{HUB}{name}: row {number}")
-        yield _of_row(f"{name}:{number}", text)
 
 
 def _text_in(row: Any, key: str, place: str) -> str:
@@ -174,6 +220,11 @@ def _json(content: Content, key: str) -> Iterator[tuple[str, str]]:
                 raise UserError(f"data: {content.name}:{number}: not JSON") from None
             yield from _values(content, key)
             return
+        if nth and isinstance(value, list) and any(isinstance(field, str) for field in value):
+            raise UserError(
+                f"data: {content.name}:{number}: a row without names of its fields",
+                'write rows such as {"text": "..."}',
+            )
         yield from _texts(value, key, f"{content.name}:{number}")
 
 
@@ -208,12 +259,19 @@ def _delimited(content: Content, key: str) -> Iterator[tuple[str, str]]:
     csv.field_size_limit(sys.maxsize)
     header = next(content.lines(), "")
     delimiter = "\t" if content.suffix == ".tsv" else max(",;\t", key=header.count)
-    reader = csv.DictReader(content.lines(), delimiter=delimiter, strict=True)
+    reader = csv.DictReader(
+        content.lines(), delimiter=delimiter, strict=True, skipinitialspace=True
+    )
     try:
+        if (reader.fieldnames or []).count(key) > 1:
+            raise UserError(f"data: {content.name}:1: two fields are called {key!r}")
         for row in reader:
             place = f"{content.name}:{reader.line_num}"
-            if None in row:
-                raise UserError(f"data: {place}: the row has more fields than the first line names")
+            if None in row or None in row.values():
+                many = "more" if None in row else "fewer"
+                raise UserError(
+                    f"data: {place}: the row has {many} fields than the first line names"
+                )
             yield place, _text_in(row, key, place)
     except csv.Error as error:
         raise UserError(f"data: {content.name}:{reader.line_num}: not CSV: {error}") from None

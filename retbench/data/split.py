@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
 
 from retbench.data.documents import EMBEDDED, HUB, Document, files_of, read_documents
 from retbench.errors import UserError
@@ -27,6 +27,7 @@ _SHARES = {"test": 0.05, "dev": 0.10}  # of the hashes below that; the rest is t
 _EDGES = (0.90, 0.95)  # of a document's bytes
 _LINE_END = re.compile(rb"\r?\n|\r|\xe2\x80[\xa8\xa9]|\xc2\x85")  # the latter Unicode's own
 _SOUGHT = 0.025  # of them, behind an edge, for a line break: half of dev's share, or of test's
+_SOUGHT_BYTES = 1 << 20  # at most
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ class Source:
     def __init__(self, data: str | None, text_key: str = "text") -> None:
         self._documents = partial(read_documents, data, text_key=text_key)
         self._known = known = _read(data, text_key, _stamp(data))
-        self.name = EMBEDDED if data is None else data if data.startswith(HUB) else Path(data).name
+        self.name = EMBEDDED if data is None else data
+        if data is not None and not data.startswith(HUB):
+            self.name = os.path.basename(os.path.abspath(data))
         self.bytes = sum(document.size for document in known)
         self.by_ranges = len(known) < FEW_DOCUMENTS
         if not self.bytes:
@@ -85,7 +88,8 @@ class Source:
         for split, low, high in zip(SPLITS, (0.0, *_EDGES), (*_EDGES, 1.0), strict=True):
             for document, doc in zip(self._again(), self._known, strict=True):
                 edges = round(doc.size * low), round(doc.size * high)
-                part = partial(_part, document, *edges, round(doc.size * _SOUGHT))
+                sought = min(round(doc.size * _SOUGHT), _SOUGHT_BYTES)
+                part = partial(_part, document, *edges, sought)
                 yield split, Document(document.name, part)
 
     def _again(self) -> Iterator[Document]:
@@ -152,18 +156,21 @@ def _homes(known: list[_Known]) -> list[str]:
 def _part(document: Document, low: int, high: int, sought: int) -> Iterator[str]:
     """The text of a range of bytes, its ends moved behind a line break among the ``sought`` next.
 
-    Both neighbours of an edge move it alike, so that every character is in exactly one part.
+    Both neighbours of an edge move it alike, so that every character is in exactly one part,
+    wherever the document is cut into pieces.
     """
-    offset = 0
-    for piece in document.pieces():  # all of them, so that it is seen where they have changed
-        if offset >= high:
-            continue
-        content = piece.encode()
+    offset, content = 0, b""
+    for piece in itertools.chain(document.pieces(), (None,)):  # all, to see whether they changed
+        if piece is not None:
+            content += piece.encode()
+            end = offset + len(content)
+            if any(edge <= end <= edge + sought + 1 for edge in (low, high)):
+                continue  # what is sought behind the edge may be in the next piece
         start = _edge(content, low - offset, sought) if offset < low else 0
-        stop = _edge(content, high - offset, sought)
-        offset += len(content)
+        stop = _edge(content, high - offset, sought) if offset < high else 0
         if start < stop:
             yield content[start:stop].decode()
+        offset, content = offset + len(content), b""
 
 
 def _edge(content: bytes, at: int, sought: int) -> int:
@@ -171,7 +178,8 @@ def _edge(content: bytes, at: int, sought: int) -> int:
     if at >= len(content):
         return len(content)
     if line_end := _LINE_END.search(content, at, at + sought):
-        return line_end.end()
+        end = line_end.end()
+        return end + (content[end - 1 : end + 1] == b"\r\n")  # the break's second half
     while at < len(content) and content[at] & 0xC0 == 0x80:  # inside a character of UTF-8
         at += 1
     return at

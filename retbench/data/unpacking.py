@@ -11,7 +11,6 @@ import codecs
 import contextlib
 import gzip
 import lzma
-import os
 import re
 import zipfile
 import zlib
@@ -41,6 +40,10 @@ _PACKED: tuple[tuple[str, re.Pattern[bytes], Any], ...] = (
 )
 _ZIP = re.compile(rb"PK(\x03\x04|\x05\x06)")
 _UNPACK = "unpack it and give the folder"
+_UNPACKERS = {
+    ".zst": "zstd -d", ".lz4": "lz4 -d", ".z": "gzip -d", ".br": "brotli -d", ".lz": "lzip -d",
+    ".lzo": "lzop -d", ".sz": "snzip -d",
+}  # fmt: skip
 _ZEROS = (
     "no text: it holds zero bytes, as binary files and UTF-16 do",
     "convert it to UTF-8, for example with iconv",
@@ -50,24 +53,37 @@ _REFUSED = (
     (re.compile(rb"\x04\x22\x4d\x18"), "packed with lz4", "unpack it with lz4 -d"),
     (re.compile(rb"\x1f\x9d"), "packed with compress", "unpack it with gzip -d"),
     (re.compile(rb".{257}ustar", re.DOTALL), "a tar archive", _UNPACK),
+    (re.compile(rb"!<arch>\n"), "an ar archive", _UNPACK),
     (re.compile(rb"7z\xbc\xaf\x27\x1c"), "a 7-Zip archive", _UNPACK),
     (re.compile(rb"Rar!\x1a\x07"), "a RAR archive", _UNPACK),
     (re.compile(rb"PAR1"), "a Parquet table", "write its rows as JSON lines"),
     (re.compile(rb"ARROW1"), "an Arrow table", "write its rows as JSON lines"),
+    (re.compile(rb"WARC/\d"), "a web archive (WARC)", "extract the texts of its records"),
+    (re.compile(rb"version https://git-lfs\.github\.com/"), "a pointer of Git LFS, not the text",
+     "fetch the text with git lfs pull"),
+    (re.compile(rb"\S*/annex/objects/"), "a pointer of git-annex, not the text",
+     "fetch the text with git annex get"),
     (re.compile(rb"%PDF-"), "a PDF", "extract its text, for example with pdftotext"),
     (re.compile(rb"\{\\rtf"), "RTF, not plain text", "extract its text"),
     (re.compile(rb"%!PS"), "PostScript", "extract its text, for example with ps2ascii"),
     (re.compile(rb"(\xef\xbb\xbf)?(\s|<!--((?!-->).)*+-->)*+<"
-                rb"(!--|(!doctype|html|\?xml|head|body|svg|rss|tei|mediawiki)(?=[\s/>]))",
-                re.IGNORECASE | re.DOTALL),  # a comment there is one without an end
+                rb"(!--|\?xml[-\s]|(!doctype|html|head|body|svg|rss|tei|mediawiki)(?=[\s/>])"
+                rb"|[a-z][\w:.]*\s+[\w:.-]+\s*=\s*[\"']|(?!s>)[a-z][\w:.]*>(?=.*</[a-z]))",
+                re.IGNORECASE | re.DOTALL),  # a comment there is one without an end; <s> is a token
      "markup, not plain text", "extract its text, for example with pandoc -t plain"),
     *((magic, "packed twice", _UNPACK) for _, magic, _ in _PACKED), (_ZIP, "packed twice", _UNPACK),
+    (re.compile(rb"\x1e\s*\{"), "a JSON text sequence", "delete its separators with tr -d '\\036'"),
+    (re.compile(rb"[^\x1b\x80-\xff]*\x1b\$[@AB()]"), "ISO-2022, not UTF-8",
+     "convert it, for example with iconv -f ISO-2022-JP"),
+    (re.compile(rb"\xff\xfe\0\0|\0\0\xfe\xff"), "UTF-32, not UTF-8",
+     "convert it with iconv -f UTF-32"),
     (re.compile(rb"\xff\xfe|\xfe\xff"), "UTF-16, not UTF-8", "convert it with iconv -f UTF-16"),
     (re.compile(rb"[^\0]*\0"), *_ZEROS),
 )  # fmt: skip
 _KINDS = (*TEXT_SUFFIXES, *ROW_SUFFIXES, ".tar", ".parquet")
-_PACKINGS = ("", ".zst", *(suffix for suffix, _, _ in _PACKED))
-_SOUGHT = (".zip", ".tgz", *(kind + packed for kind in _KINDS for packed in _PACKINGS))
+_PACKINGS = ("", *_UNPACKERS, *(suffix for suffix, _, _ in _PACKED))
+_ARCHIVES = (".zip", ".7z", ".rar", ".tgz", ".tbz", ".tbz2", ".txz")
+_SOUGHT = (*_ARCHIVES, *(kind + packed for kind in _KINDS for packed in _PACKINGS))
 
 
 @dataclass(frozen=True)
@@ -138,10 +154,12 @@ class Content:
             ) from None
 
 
-def is_sought(file: Path) -> bool:
-    """Whether a folder's file counts as a part of its text, by its name."""
-    name = file.name.lower()
-    return os.path.isfile(file) and not name.startswith(".") and name.endswith(_SOUGHT)
+def is_sought(name: str) -> bool:
+    """Whether a file of a folder or an archive counts as a part of its text, by its name.
+
+    What is packed in a way that is not unpacked here counts, so that it is refused and not missed.
+    """
+    return not name.startswith(".") and name.lower().endswith(_SOUGHT)
 
 
 def contents_of(file: Path) -> Iterator[Content]:
@@ -153,16 +171,23 @@ def contents_of(file: Path) -> Iterator[Content]:
         UserError: it is no text, and what it is can be told; it holds none; it cannot be read.
     """
     plain = Content(str(file), file.suffix.lower(), lambda: file.open("rb"))
-    head = plain.head()
+    head = plain.head(_TOLD_BYTES)
     by_name = [opened for suffix, _, opened in _PACKED if plain.suffix == suffix]
     if (by_name or plain.suffix == ".zip") and not head:
         raise UserError(f"data: {file} is damaged: it is empty", "restore it from a copy")
     by_content = [opened for _, magic, opened in _PACKED if magic.match(head)]
-    if _ZIP.match(head) or (plain.suffix == ".zip" and not by_content):
+    is_text = _is_text(head)
+    if not (by_content or is_text or _ZIP.match(head)):
+        for magic, what, remedy in _REFUSED[:-1]:  # whatever its name says
+            if magic.match(head):
+                plain.refuse(what, remedy)
+        if unpacker := _UNPACKERS.get(plain.suffix):
+            plain.refuse("packed, as its name says", f"unpack it with {unpacker}")
+    if _ZIP.match(head) or (plain.suffix == ".zip" and not by_content and not is_text):
         found = _members(file)
     else:
         inner = Path(file.stem).suffix.lower() if by_name else plain.suffix
-        unpacked = by_content or ([] if _is_text(head) else by_name)
+        unpacked = by_content or ([] if is_text else by_name)
         opened = partial(unpacked[0], file, "rb") if unpacked else plain.open
         found = [Content(plain.name, inner, opened)]
     for content in found:
@@ -189,8 +214,8 @@ def _members(file: Path) -> list[Content]:
         archive = zipfile.ZipFile(file)
     every = [entry for entry in archive.infolist() if entry.filename and not entry.is_dir()]
     names = {entry.filename: PurePath(entry.filename) for entry in every}
-    shown = [n for n, path in names.items() if not str(path).startswith(("__MACOSX", "."))]
-    kept = sorted(n for n in shown if names[n].suffix.lower() in TEXT_SUFFIXES + ROW_SUFFIXES)
+    shown = [n for n, path in names.items() if not _is_hidden(path)]
+    kept = sorted(name for name in shown if is_sought(names[name].name))
     if len(shown) == 1:
         kept = shown
     if not kept:
@@ -199,6 +224,11 @@ def _members(file: Path) -> list[Content]:
         Content(f"{file}:{name}", names[name].suffix.lower(), partial(archive.open, name))
         for name in kept
     ]
+
+
+def _is_hidden(path: PurePath) -> bool:
+    inner = [part for part in path.parts if part != ".."]
+    return not inner or any(part.startswith((".", "__MACOSX")) for part in inner)
 
 
 @contextlib.contextmanager

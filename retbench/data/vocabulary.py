@@ -76,6 +76,14 @@ class Tokenizer(Protocol):
         return {"name": self.name}
 
 
+def line_end(tokenizer: Tokenizer) -> list[int]:
+    """What a text may begin behind: a line's end, or the first token where none is known."""
+    try:
+        return [int(token) for token in tokenizer.encode("\n")]
+    except UserError:
+        return [0]
+
+
 def tokenizer_named(
     name: str, training: Texts, *, every: Texts | None = None, progress: Progress | None = None
 ) -> Tokenizer:

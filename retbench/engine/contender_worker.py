@@ -16,6 +16,7 @@ from retbench import store
 from retbench.config.plan import Contender
 from retbench.config.run import RunConfig
 from retbench.engine.observer import Observer
+from retbench.errors import UserError
 from retbench.metrics import STATUSES
 from retbench.store.meta import ModelRecord, OperationRecord, misfit
 from retbench.store.samples import NO_PROCESS
@@ -140,6 +141,11 @@ class ContenderWorker:
             if self._failed_starts > 1:  # once may be an accident
                 self._refusal = failure
             raise
+        if ready["event"] == "text changed":
+            raise UserError(
+                "the text changed while the run went on, and no model is trained on another",
+                f"restore it and continue with: {store.continue_command(self._writer.path)}",
+            )
         problem = _problem_of(ready)
         if problem is not None:
             self._refusal = problem
@@ -163,6 +169,7 @@ class ContenderWorker:
             "contender": self.contender.to_json(),
             "block": self._block,
             "process": self._process,
+            "data": self._writer.meta["data"],
             "ceilings": self._writer.meta["ceilings"],
             "verify": self._verified.lacks(self.contender.label),
         }

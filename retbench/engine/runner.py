@@ -23,6 +23,7 @@ from retbench import store, suites, workers
 from retbench.config import plugins
 from retbench.config.plan import Plan, Point
 from retbench.config.run import RunConfig, TimedConfig
+from retbench.data.config import TextData
 from retbench.engine.contender_run import ContenderRun
 from retbench.engine.contender_worker import Verified
 from retbench.engine.observer import Observer, Silent
@@ -108,6 +109,8 @@ def execute(
     observer = observer or Silent()
     suite = suites.get(config.suite)
     plan = plan or suite.plan(config)
+    if isinstance(config, TextData):
+        config.forget()
     data = suite.data(config)  # may take minutes: Ctrl-C ends it at once
     with Interrupts() as interrupts:
         try:

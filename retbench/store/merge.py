@@ -17,6 +17,7 @@ from typing import Any, cast
 from retbench import store
 from retbench.config.plan import Contender, Plan, Point
 from retbench.config.run import RunConfig
+from retbench.errors import UserError
 from retbench.machine import ceilings
 from retbench.metrics import Sample, Status, sample_key
 from retbench.store import journal
@@ -108,7 +109,7 @@ def merge(
         gaps: pass over cells that are still to come; otherwise the first of them is where it stops.
 
     Raises:
-        UserError: the disk is full or gone.
+        UserError: the disk is full or gone, or a part was measured with another text.
     """
     for (block, point), cells in itertools.groupby(plan.cells(), lambda cell: (cell[0], cell[2])):
         lacking = [c for _, c, _ in cells if (block, c.label, point.id) not in writer.statuses]
@@ -131,11 +132,19 @@ def _adopt(writer: store.RunWriter, part: Part) -> None:
     Done before its first cell is appended, and once more when the part has finished. The first
     part of a run that nothing had been measured for lends it its provenance: the machine that only
     submits jobs is no part of the measurement.
+
+    Raises:
+        UserError: it was measured with another text.
     """
     records = {record["block"]: record for record in writer.meta.get("parts", [])}
     earlier = records.get(part.block)
     if part.meta is None or (earlier and earlier["finished"] >= part.finished):
         return
+    if part.meta["data"] != writer.meta["data"]:
+        raise UserError(
+            f"{part.path} was measured with another text than {writer.path} was begun with",
+            f"delete it, restore the text and continue with: {store.continue_command(writer.path)}",
+        )
     meta, provenance = writer.meta, part.meta["provenance"]
     changes: dict[str, Any] = {}
     if not records and not writer.statuses:

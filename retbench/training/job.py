@@ -28,7 +28,7 @@ from retbench.config import plugins, requirements
 from retbench.config import values as value
 from retbench.data.batches import RandomWindows
 from retbench.data.dataset import Dataset, require_windows
-from retbench.data.vocabulary import Tokenizer
+from retbench.data.vocabulary import Tokenizer, line_end
 from retbench.distributed.process_group import ALONE, Ranks
 from retbench.errors import Interrupted, UserError
 from retbench.machine import host, provenance
@@ -148,6 +148,7 @@ def carry_out(job: TrainJob, watcher: Watcher | None = None, ranks: Ranks = ALON
     ranks.require_shares(settings.batch_size, settings.accumulate)
     device = ranks.device(settings.device)
     torch.set_num_threads(settings.threads)
+    settings.forget()
     dataset = settings.dataset(watcher.data if watcher else None)
     require_windows(dataset, settings.seq_len)
     model = settings.model_config(dataset.tokenizer.vocab_size)
@@ -319,11 +320,8 @@ def _results(
 
 
 def _sample(model: Decoder, tokenizer: Tokenizer, device: str) -> str:
-    """Some text that follows a line's end, or the vocabulary's first token where it has none."""
-    try:
-        prompt = [int(token) for token in tokenizer.encode("\n")]
-    except UserError:
-        prompt = [0]
+    """Some text that follows a line's end."""
+    prompt = line_end(tokenizer)
     tokens = torch.tensor([prompt], device=device)
     count = min(SAMPLE_TOKENS, model.config.max_len - len(prompt))
     made = generate(model, tokens, count, temperature=SAMPLE_TEMPERATURE)

@@ -24,7 +24,7 @@ from retbench.config.plan import Contender, Point
 from retbench.config.run import RunConfig
 from retbench.distributed import connect
 from retbench.distributed.process_group import ALONE, Ranks
-from retbench.errors import EXIT_FAILED
+from retbench.errors import EXIT_FAILED, UserError
 from retbench.machine.memory import (
     available_memory_bytes,
     is_out_of_memory,
@@ -150,6 +150,9 @@ class _Worker:
         import_s = time.perf_counter() - STARTED
         self._ranks.device(config.device)  # before anything else asks for a GPU
         bound_memory(config)
+        if any(self._ranks.all_gather(_text_of(config) != message["data"])):
+            self._say("text changed")
+            return
         started = time.perf_counter()
         session = open_session(
             config, contender, message["block"], message["process"], message.get("ceilings"),
@@ -238,7 +241,6 @@ def open_session(
     from retbench.machine.memory_meter import meter_of
 
     suite, measurer = suites.get(config.suite), suites.measurer_of(config.suite)
-    suite.data(config)  # read the text now: it belongs to the meter's baseline
     options = suite.model_options(config)
     measurer.load(config)
     device = torch.device(ranks.device(config.device))
@@ -249,6 +251,14 @@ def open_session(
     return Session(
         config, contender, block, process, subject, device, clock, meter, ceilings, options, ranks
     )
+
+
+def _text_of(config: RunConfig) -> Any:
+    """The text or the tasks, read before the meter's baseline is taken; what is wrong with it."""
+    try:
+        return suites.get(config.suite).data(config)
+    except UserError as problem:
+        return str(problem)
 
 
 def prepare_process(config: RunConfig) -> None:

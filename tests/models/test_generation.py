@@ -67,6 +67,11 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float, kept: set[in
     assert set(frequencies.nonzero().flatten().tolist()) == kept
 
 
+def test_top_p_of_one_is_all_whatever_a_sum_of_float32_reaches() -> None:
+    logits = torch.linspace(0, 30, 50_000)[None]  # whose last million-millionths no sum shows
+    assert torch.equal(draws(1000, logits, top_p=1.0), draws(1000, logits))
+
+
 def test_top_p_is_taken_of_what_temperature_and_top_k_leave() -> None:
     # Of the two kept by top_k, 4/7 and 3/7: 0.5 is reached by the first alone.
     assert draws(100, top_k=2, top_p=0.5)[0].tolist() == [0, 1, 0, 0]

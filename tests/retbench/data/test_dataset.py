@@ -122,6 +122,32 @@ def test_a_text_of_lines_is_cut_behind_one(tmp_path: Path, end: str) -> None:
     assert all(text_of(getattr(found, name)).endswith(f"be{end}") for name in SPLITS)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+def test_where_a_text_is_split_does_not_depend_on_its_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    file = tmp_path / "lines.txt"
+    file.write_bytes(f"to be or not to be — {end}".encode() * 300)
+    whole = [text_of(getattr(load_dataset(str(file), "byte"), name)) for name in SPLITS]
+    for block in (7, 64, 1000):
+        monkeypatch.setattr(unpacking, "BLOCK_BYTES", block)
+        monkeypatch.setenv("RETBENCH_CACHE", str(tmp_path / f"cache-{block}"))
+        forget()
+        parts = [text_of(getattr(load_dataset(str(file), "byte"), name)) for name in SPLITS]
+        assert parts == whole
+
+
+def test_a_cache_that_cannot_be_anywhere_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("RETBENCH_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"no folder for encoded texts: .*; let RETBENCH"):
+        dataset.cache_folder()
+
+
 def test_the_tokens_of_a_part_are_those_of_its_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from retbench.data import shakespeare, unpacking
+from retbench.data import documents, shakespeare, unpacking
 from retbench.data.documents import read_documents
 from retbench.errors import UserError
 
@@ -33,13 +33,49 @@ def test_without_a_source_there_are_the_nine_embedded_plays() -> None:
 
 
 def test_a_folder_gives_its_texts_in_the_order_of_their_names(tmp_path: Path) -> None:
-    for name in ("b.txt", "A.MD", "sub/c.txt", ".hidden.txt", "picture.png"):
+    for name in ("b.txt", "A.MD", "sub/c.txt", ".hidden.txt", "picture.png", ".git/d.txt"):
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
         file.write_text(name)
     assert names(str(tmp_path)) == ["A.MD", "b.txt", "c.txt"]
     assert names(str(tmp_path / "*.txt")) == ["b.txt"]
     assert names(str(tmp_path / "**" / "*.txt")) == ["b.txt", "c.txt"]
+
+
+def test_links_are_followed_each_once(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.txt").write_text("a")
+    (tmp_path / "texts" / "there").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "round").symlink_to(tmp_path / "elsewhere")
+    assert names(str(tmp_path / "texts")) == ["a.txt"]
+    assert names(str(tmp_path / "elsewhere" / "**" / "*.txt")) == ["a.txt"]
+    (tmp_path / "texts" / "b.txt").symlink_to(tmp_path / "not-fetched")
+    with pytest.raises(UserError, match=r"cannot read .*b.txt: No such file"):
+        names(str(tmp_path / "texts"))
+
+
+@pytest.mark.parametrize("file", ["run.json", "training.json"])
+def test_what_a_run_or_a_training_wrote_among_the_texts_is_none_of_them(
+    tmp_path: Path, file: str
+) -> None:
+    (tmp_path / "model" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "a.txt").write_text("to be")
+    for written in (file, "checkpoints/config.json"):
+        (tmp_path / "model" / written).write_text("{}")
+    assert names(str(tmp_path)) == ["a.txt"]
+
+
+def test_a_folder_that_cannot_be_listed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "a.txt").write_text("to be")
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(UserError, match=rf"data: cannot read {tmp_path}: Permission denied"):
+        names(str(tmp_path))
 
 
 PACKING = {
@@ -63,7 +99,7 @@ def test_a_packed_text_is_unpacked_whether_or_not_its_name_says_so(
     ("name", "really"),
     [
         *itertools.product(["a.txt.gz", "a.txt.bz2", "a.txt.XZ", "a.txt.lzma"], PACKING),
-        ("a.zip", ".gz"),
+        *itertools.product(["a.zip"], ["", ".gz"]),
     ],
 )
 def test_a_name_that_tells_of_another_packing_is_not_believed(
@@ -91,7 +127,7 @@ TABLES = {
     "told-by-content.txt": json.dumps(ROWS, indent=2),
     "told-by-content": "\n".join(map(json.dumps, ROWS)),
     "strings.txt": json.dumps([row["text"] for row in ROWS]),
-    "a.csv": 'id,text\n1,one\n2,"zwei ü\n"\n',
+    "a.csv": 'id,text\n1,one\n2, "zwei ü\n"\n',
     "a.CSV.bz2": 'text;id\r\none;1\r\n"zwei ü\n";2\r\n',
     "a.tsv": 'id\ttext\n1\tone\n2\t"zwei ü\n"\n',
 }
@@ -126,6 +162,8 @@ def test_a_row_is_named_with_its_place_and_its_text_may_have_another_key(tmp_pat
         "<!-- a comment -->\n" * 500 + "# To be",
         f"<!-- {'a long one ' * 500} -->\n# To be",
         "<header> to be",
+        "<s> to be </s>",
+        "<unk> to be, a=b",
         "<body-snatchers> or not",
         "%! to be",
         '["Epigraph"]\nTo be',
@@ -138,6 +176,26 @@ def test_a_text_that_begins_like_markup_or_rows_is_a_text(tmp_path: Path, text: 
     (tmp_path / "a.md").write_text(text)
     (document,) = read_documents(str(tmp_path / "a.md"))
     assert "".join(document.pieces()) == text
+
+
+def test_a_file_that_is_a_list_of_one_text_is_a_list(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text('["to be"]')
+    (document,) = read_documents(str(tmp_path / "a.txt"))
+    assert "".join(document.pieces()) == "to be"
+
+
+def test_a_key_where_no_file_has_rows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tab").write_text("id\treview\n1\tto be\n")
+    with pytest.raises(UserError, match=r"a.tab has no rows, so none with the field 'review'"):
+        list(read_documents(str(tmp_path / "a.tab"), text_key="review"))
+
+
+def test_a_long_row_comes_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "BLOCK_BYTES", 64)
+    (tmp_path / "a.json").write_text(json.dumps({"text": "€" * 500}))
+    (document,) = read_documents(str(tmp_path / "a.json"))
+    pieces = list(document.pieces())
+    assert "".join(pieces) == "€" * 500 and len(pieces) == 8
 
 
 def test_a_list_of_long_texts_is_a_list(tmp_path: Path) -> None:
@@ -170,6 +228,20 @@ def test_an_archive_gives_its_texts_in_the_order_of_their_names(tmp_path: Path) 
         (b"name.txt".ljust(257, b"\0") + b"ustar\x0000", "is a tar archive; unpack it"),
         (gzip.compress(b"x".ljust(257, b"\0") + b"ustar  \0", mtime=0), "is a tar archive"),
         (gzip.compress(gzip.compress(b"x", mtime=0), mtime=0), "is packed twice"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "is a pointer of Git LFS"),
+        (b"/annex/objects/SHA256E-s5--a.txt\n", "is a pointer of git-annex"),
+        (b"../.git/annex/objects/a.txt\n", "is a pointer of git-annex"),
+        (b"WARC/1.0\r\nWARC-Type: conversion\r\n", "is a web archive"),
+        (gzip.compress(b"WARC/1.0\r\n", mtime=0), "is a web archive"),
+        (b"!<arch>\na.txt/", "is an ar archive"),
+        (b'<doc id="12" url="x">\nto be\n</doc>', "is markup"),
+        (b"<DOC>\n<DOCNO>1</DOCNO>\nto be", "is markup"),
+        (b"<p>to be</p>", "is markup"),
+        (b'<FictionBook xmlns="x">', "is markup"),
+        (b'<?xml-stylesheet href="a.xsl"?>', "is markup"),
+        (b'\x1e{"text": "to be"}\n', "is a JSON text sequence; delete"),
+        ("\u751f\u304d\u308b".encode("iso-2022-jp"), "is ISO-2022, not UTF-8"),
+        ("to be".encode("utf-32"), "is UTF-32, not UTF-8; convert it with iconv -f UTF-32"),
         (b"PAR1\x15\x04", "is a Parquet table; write its rows as JSON lines"),
         (b"%PDF-1.7\n", "is a PDF"),
         (b"<!DOCTYPE html>\n<p>to be", "is markup, not plain text; extract its text"),
@@ -226,9 +298,10 @@ def _corrupt(packed: bytes) -> bytes:
     return packed[:10] + b"\xff" * 8 + packed[18:]
 
 
-def _zip_of(name: str) -> bytes:
+def _zip_of(*names: str, content: bytes = b"x") -> bytes:
     with zipfile.ZipFile(packed := io.BytesIO(), "w") as archive:
-        archive.writestr(name, "x")
+        for name in names:
+            archive.writestr(name, content)
     return packed.getvalue()
 
 
@@ -239,7 +312,7 @@ def _zip_of(name: str) -> bytes:
         ("a.jsonl", b'{"text": "x"}\nnot json\n', "a.jsonl:2: not JSON"),
         ("a.txt.gz", b"no\0gzip", "a.txt.gz is damaged"),
         ("a.txt.gz", b"", "a.txt.gz is damaged: it is empty"),
-        ("a.zip", b"not zip", "a.zip is damaged"),
+        ("a.zip", b"not\0zip", "a.zip is damaged"),
         ("a.txt.gz", gzip.compress(b"x" * 5000, mtime=0)[:-12], "a.txt.gz is damaged"),
         (
             "a.txt.gz",
@@ -257,6 +330,8 @@ def _zip_of(name: str) -> bytes:
         ("a.zip", _zip_of("x\u00e9.txt").replace("x\u00e9".encode(), b"x\xff\xff"), "is damaged"),
         ("a.zip", _zip_of("."), "the archive .*a.zip holds no text"),
         ("a.zip", _zip_of("q.txt").replace(b"q.t", b"\0.t"), "the archive .*a.zip holds no text"),
+        ("a.md", b'{}\n{"text": "x"}\n', "a.md:1: it has no text in the field"),
+        ("a.txt", b'[["to be", "or"], ["not"]]', r"a.txt:1\[0\]: it has no text in the field"),
         (
             "a.txt",
             b'{"cells": []}',
@@ -264,7 +339,17 @@ def _zip_of(name: str) -> bytes:
         ),
         ("a.csv", b'id,text\n1,"x', "a.csv:1: not CSV: unexpected end of data"),
         ("a.csv", b"id,text\n1,x\n2,y,z\n", "a.csv:3: the row has more fields"),
-        ("a.csv", b"id,text\n1\n", "a.csv:2: it has no text in the field"),
+        ("a.csv", b"id,text\n1\n", "a.csv:2: the row has fewer fields"),
+        ("a.csv", b"text,text\nx,y\n", "a.csv:1: two fields are called 'text'"),
+        ("a.jsonl", b'["1", "x"]\n["2", "y"]\n', "a.jsonl:2: a row without names"),
+        ("a.txt.br", b"\x8b\x02\x80to be", "a.txt.br is packed, as its name says; .* brotli -d"),
+        ("a.txt.zst", b"\x50\x2a\x4d\x18\0\0\0\0", "a.txt.zst is packed, .* zstd -d"),
+        ("a.txt.gz", b"\x28\xb5\x2f\xfd\x04\xff", "a.txt.gz is packed with zstd"),
+        (
+            "a.zip",
+            _zip_of("b.txt.gz", "c.txt", content=b"\x1f\x8b"),
+            "a.zip:b.txt.gz is packed twice",
+        ),
         ("a.csv", b"id|text\n1|x\n", "its fields are id.text"),
         ("a.zip", b"PK\x03\x04 and no more", "a.zip is damaged"),
         ("a.txt.bz2", b"\xffnot bz2", "cannot read .*a.txt.bz2"),
@@ -290,6 +375,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes, said
         ("nowhere.txt", "there is no file or folder nowhere.txt"),
         ("nothing-*.txt", "no file matches nothing"),
         ("empty", "the folder empty holds no text"),
+        ("/dev/null", "/dev/null is no regular file; write its content to one first"),
     ],
 )
 def test_a_source_without_texts_is_refused(

@@ -365,6 +365,17 @@ def test_parts_of_other_hardware_are_a_warning(
     assert warning.startswith("block 1 was measured on other hardware, NVIDIA T4 (machine another)")
 
 
+def test_a_part_that_was_measured_with_another_text_is_refused(
+    drive: ModuleType, tmp_path: Path, launched: tuple[Path, Any]
+) -> None:
+    run = Path(shutil.copytree(launched[0], tmp_path / "run"))
+    change_meta(run / "parts" / "block-1", data={"sha256": "another"})
+    change_meta(run, parts=[])
+    forget_all_but(run, 0)
+    with pytest.raises(UserError, match=r"block-1 was measured with another text than .*; delete"):
+        drive.execute(run, resume=True, launcher=local())
+
+
 def test_what_sbatch_refuses_is_said_in_its_words(
     drive: ModuleType, tmp_path: Path, fake_slurm: Path
 ) -> None:

@@ -14,11 +14,11 @@ from models.registry import config_for
 from retbench import report, suites
 from retbench.config.plan import Contender, Plan, Point
 from retbench.config.run import RunConfig
-from retbench.data.dataset import SEVERAL, cache_folder
+from retbench.data.dataset import SEVERAL, cache_folder, load_dataset
 from retbench.engine.forecast import forecast
 from retbench.engine.resolve import resolve
 from retbench.errors import UserError
-from retbench.store import Run, read_meta, write_meta
+from retbench.store import Run, open_run, read_meta, write_meta
 from retbench.suites.base import CellFailure
 from retbench.suites.perplexity import test_documents as text_documents
 from retbench.suites.quality import best_rate, final_point, tuning_points
@@ -338,6 +338,40 @@ def test_the_recall_of_a_length_comes_with_its_state(runs: dict[str, Run]) -> No
     assert state["transformer"].is_monotonic_increasing
     accuracy = frame.loc[frame["metric"] == "accuracy", "value"]
     assert accuracy.between(0, 1).all()
+
+
+class Rewrites:
+    """An observer that writes another text once a cell is there; the next worker reads it."""
+
+    def __init__(self, text: Path, after: str) -> None:
+        self.text, self.after = text, after
+
+    def cell(self, *_: Any) -> None:
+        self.text.write_text(self.after)
+
+    def worker(self, *_: Any) -> None:
+        load_dataset.cache_clear()  # as a new process has it
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+@pytest.mark.parametrize("after", ["or not to be? " * 600, "none"])
+def test_a_text_that_changes_ends_the_run_and_costs_no_cell(tmp_path: Path, after: str) -> None:
+    text, out = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text(before := "to be or not? " * 600)
+    options = given("perplexity") | {
+        "data": text, "tokenizer": "byte", "overrides": {"n_layers": 1}, "lr": "1e-3",
+    }  # fmt: skip
+    with workers_here():
+        with pytest.raises(UserError, match=r"the text changed .*; restore it and continue with: "):
+            retbench.run("perplexity", out=out, observer=Rewrites(text, after), **options)
+        assert set(open_run(out).statuses()["status"]) == {"ok"}
+        with pytest.raises(UserError, match=r"was begun with another text|less than one window"):
+            retbench.run(None, out=out, resume=True, data=text)
+        text.write_text(before)
+        assert retbench.run(None, out=out, resume=True, data=text).meta["state"] == "finished"
+    assert set(open_run(out).statuses()["status"]) == {"ok"}
 
 
 def test_a_run_with_another_text_is_not_continued(

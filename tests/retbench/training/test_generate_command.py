@@ -49,6 +49,13 @@ def test_it_continues_the_prompt(command: Command, saved: Callable[..., Path], n
     assert first.out == again.out != other.out
 
 
+def test_without_a_prompt_it_begins_where_the_vocabulary_knows_no_line(
+    command: Command, saved: Callable[..., Path]
+) -> None:
+    ended = command("generate", saved("char", "ACGT"), "--tokens", "20")
+    assert (ended.status, ended.err) == (0, "") and set(ended.out.strip()) <= set("ACGT")
+
+
 def test_choices_are_heeded(command: Command, saved: Callable[..., Path]) -> None:
     line = ("generate", saved(), "--prompt", "to", "--tokens", "30")
     greedy = command(*line, "--temperature", "0").out

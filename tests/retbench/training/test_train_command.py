@@ -226,6 +226,22 @@ def test_tensorboard_is_written_or_its_lack_said(
     assert written[-1][0] == "closed"
 
 
+def test_a_text_that_changed_is_read_anew_in_the_same_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RETBENCH_CACHE", str(tmp_path / "cache"))
+    read = []
+    for word in ("abc", "xyz"):
+        (tmp_path / "text.txt").write_text(f"{word} " * 500)
+        asked = job.prepare(
+            out=word, preset="tiny", data="text.txt", context=16, steps=1, threads=1
+        )
+        job.carry_out(asked)
+        read.append(record_of(tmp_path / word)["data"]["sha256"])
+    assert read[0] != read[1]
+
+
 def test_from_python(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RETBENCH_CACHE", str(tmp_path / "cache"))

@@ -284,7 +284,8 @@ def start(config: RunConfig) -> Message:
     contender, *_ = suites.get("training").plan(config).contenders
     return {
         "do": "start", "configuration": config.to_json(), "contender": contender.to_json(),
-        "block": 0, "process": 0, "ceilings": None, "verify": True,
+        "block": 0, "process": 0, "data": suites.get("training").data(config), "ceilings": None,
+        "verify": True,
     }  # fmt: skip
 
 

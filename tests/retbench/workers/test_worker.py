@@ -78,6 +78,7 @@ def start(
         "contender": {"label": "A", "family": family, "options": options},
         "block": block,
         "process": 7,
+        "data": suites.get(config.suite).data(config),
         "ceilings": None,
         "verify": verify,
     }
