@@ -86,6 +86,8 @@ def load(
     values = _read_values(path / CONFIG)
     config = _config(path / CONFIG, values)
     weights, header = _read_weights(path / WEIGHTS)
+    if not all(tensor.is_floating_point() for tensor in weights.values()):
+        raise CheckpointError(f"{path / WEIGHTS} is damaged: a weight is of integers")
     # Before it is built: a damaged size could ask for all memory there is.
     if config.num_parameters(embeddings=True) > 2 * sum(map(torch.numel, weights.values())):
         raise CheckpointError(f"{path / WEIGHTS} does not fit {CONFIG}, which asks for more")

@@ -261,7 +261,7 @@ def manifest_of(folder: Path) -> dict[str, Any] | None:
     file = folder / _MANIFEST
     try:
         manifest = documents.unsealed(file, documents.read(file, ""), "")
-        if manifest["format"] != FORMAT:
+        if (manifest["format"], manifest["folder"]) != (FORMAT, folder.name):
             return None
         files = {split: _digest(folder / f"{split}.bin") for split in SPLITS}
     except (OSError, UserError, KeyError):
@@ -292,7 +292,7 @@ def encode(source: Source, name: str, folder: Path, progress: Progress | None) -
                 every=lambda: _texts(source, SPLITS, progress),
                 progress=progress,
             )
-            manifest = _write(source, tokenizer, Path(new), progress)
+            manifest = _write(source, tokenizer, Path(new), progress) | {"folder": folder.name}
             (Path(new) / _MANIFEST).write_text(json.dumps(documents.sealed(manifest)))
             _move(Path(new), folder)
     except OSError as error:

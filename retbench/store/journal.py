@@ -40,8 +40,8 @@ _TYPES: dict[str, set[type[Any]]] = {column: {str} for column in COLUMNS} | {
 }  # fmt: skip
 _LEAST = {"seq_len": 0, "batch_size": 1, "block": 0, "process": -1, "trial": 0, "index": 0}
 _MOST = sys.float_info.max
-_DIGEST = re.compile(rb',"sha256":"([0-9a-f]{64})"}$')
 _LINE_START = b'{"%s":"' % COLUMNS[0].encode()
+_DIGEST = re.compile(rb',"sha256":"([0-9a-f]{64})"}$')
 
 
 @dataclass(frozen=True)
@@ -180,22 +180,23 @@ def read(path: Path) -> Journal:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    *lines, rest = data.split(b"\n")
-    if rest[: len(_LINE_START)] != _LINE_START[: len(rest)]:
-        raise _damaged(path, len(lines) + 1, "not a sample")
+    *lines, _ = data.split(b"\n")
+    while lines and not _DIGEST.search(lines[-1]):  # uncommitted, whatever a crash has made of it
+        lines.pop()
+    if not lines and data[: len(_LINE_START)].strip(b"\0") != _LINE_START[: len(data)]:
+        raise _damaged(path, 1, "not a sample")
     columns = _decode(path, lines)
     ends, statuses = _batches(path, columns)
     for first, last in itertools.pairwise([0, *ends]):
         if not _intact(lines[first:last]):
             raise _damaged(path, first + 1, "its cell is not what was written (SHA-256 differs)")
-    committed = ends[-1] if ends else 0
-    offsets = [0, *itertools.accumulate(len(line) + 1 for line in lines[:committed])]
+    offsets = [0, *itertools.accumulate(len(line) + 1 for line in lines)]
     return Journal(
-        columns={name: values[:committed] for name, values in columns.items()},
+        columns=columns,
         statuses=statuses,
-        committed_lines=committed,
+        committed_lines=len(lines),
         batch_bytes=[offsets[end] for end in ends],
-        cut=bool(rest) or len(lines) > committed,
+        cut=offsets[-1] < len(data),
         sha256=hashlib.sha256(data).hexdigest(),
     )
 
@@ -253,6 +254,8 @@ def _batches(path: Path, columns: Columns) -> tuple[list[int], dict[Key, dict[st
             statuses[key] = {name: values[index] for name, values in columns.items()}
             ends.append(index + 1)
             current = None
+    if current is not None:
+        raise _damaged(path, len(columns["phase"]), "the cell has no status row")
     return ends, statuses
 
 

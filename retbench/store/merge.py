@@ -109,7 +109,8 @@ def merge(
         gaps: pass over cells that are still to come; otherwise the first of them is where it stops.
 
     Raises:
-        UserError: the disk is full or gone, or a part was measured with another text.
+        UserError: the disk is full or gone, or a part was measured with another text or
+            configuration.
     """
     for (block, point), cells in itertools.groupby(plan.cells(), lambda cell: (cell[0], cell[2])):
         lacking = [c for _, c, _ in cells if (block, c.label, point.id) not in writer.statuses]
@@ -134,16 +135,17 @@ def _adopt(writer: store.RunWriter, part: Part) -> None:
     submits jobs is no part of the measurement.
 
     Raises:
-        UserError: it was measured with another text.
+        UserError: it was measured with another text or configuration.
     """
     records = {record["block"]: record for record in writer.meta.get("parts", [])}
     earlier = records.get(part.block)
     if part.meta is None or (earlier and earlier["finished"] >= part.finished):
         return
-    if part.meta["data"] != writer.meta["data"]:
+    if _asked(part.meta) != _asked(writer.meta):
         raise UserError(
-            f"{part.path} was measured with another text than {writer.path} was begun with",
-            f"delete it, restore the text and continue with: {store.continue_command(writer.path)}",
+            f"{part.path} was measured with another text or configuration than {writer.path} was "
+            "begun with",
+            f"delete it and continue with: {store.continue_command(writer.path)}",
         )
     meta, provenance = writer.meta, part.meta["provenance"]
     changes: dict[str, Any] = {}
@@ -166,6 +168,15 @@ def _adopt(writer: store.RunWriter, part: Part) -> None:
     elif part.finished and part.meta["ceilings"] is not None:
         changes["ceilings"] = ceilings.merge(meta["ceilings"], part.meta["ceilings"])
     writer.update(**changes, warnings=list(dict.fromkeys(warnings)))
+
+
+def _asked(meta: store.RunMeta) -> tuple[object, dict[str, Any]]:
+    """What a part has in common with its run: the text and, but for a machine's own, what is set.
+
+    The number of threads is the machine's where nothing is timed, and the place of plugins always.
+    """
+    kept = {k: v for k, v in meta["configuration"].items() if k not in ("plugins", "threads")}
+    return meta["data"], kept
 
 
 def _differences(meta: store.RunMeta, theirs: store.RunMeta) -> list[str]:

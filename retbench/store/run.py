@@ -18,13 +18,16 @@ from retbench.config.run import RunConfig
 from retbench.errors import UserError
 from retbench.metrics import COLUMNS
 from retbench.store import journal
-from retbench.store.journal import Columns, Journal, Key
-from retbench.store.meta import RunMeta, read_meta
+from retbench.store.journal import STATUS_METRIC, STATUS_PHASE, Columns, Journal, Key
+from retbench.store.meta import RUN_FILE, RunMeta, read_meta
+from retbench.store.samples import new_sample
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SAMPLES_FILE = "samples.jsonl"
+_OF_A_CELL = ("suite", "preset", "mode", "seq_len", "batch_size", "dtype", "device")
+"""What a cell's status row has from the plan and the configuration."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,7 @@ class Run:
     @cached_property
     def config(self) -> Any:
         """What was asked for, as attributes; what the suite has no setting for as all suites do."""
-        absent = ("preset", "mode", "minutes", "parallel", "world_size")
-        stored = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in self.meta["configuration"].items()
-        }
-        return SimpleNamespace(**({name: getattr(RunConfig, name) for name in absent} | stored))
+        return _config(self.meta)
 
     @cached_property
     def plan(self) -> Plan:
@@ -91,6 +89,15 @@ class Run:
         })  # fmt: skip
 
 
+def _config(meta: RunMeta) -> Any:
+    absent = ("preset", "mode", "minutes", "parallel", "world_size")
+    stored = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in meta["configuration"].items()
+    }
+    return SimpleNamespace(**({name: getattr(RunConfig, name) for name in absent} | stored))
+
+
 def _frame(samples: Columns | list[dict[str, Any]]) -> pd.DataFrame:
     import pandas as pd  # heavy, and of no use to a process that only writes
 
@@ -126,12 +133,40 @@ def continue_command(path: str | Path) -> str:
     return f"python -m retbench run --resume --out {shlex.quote(str(path))}"
 
 
-def check_samples(path: Path, meta: RunMeta, content: Journal) -> None:
-    """Compare the file with what ``run.json`` recorded when the run ended."""
+def check_samples(path: Path, meta: RunMeta, content: Journal, *, shorter: bool = False) -> None:
+    """Compare the file with what ``run.json`` plans, and recorded when the run ended.
+
+    Args:
+        path: the run's directory.
+        meta: its ``run.json``.
+        content: the file.
+        shorter: whether the file may lack its end, whose cells will be measured anew.
+
+    Raises:
+        UserError: a cell is of another run, or the file is not what it was; names the place.
+    """
     recorded, file = meta["samples"], path / SAMPLES_FILE
+    plan, config = Plan.from_json(cast("dict[str, Any]", meta["plan"])), _config(meta)
+    contenders = {contender.label: contender for contender in plan.contenders}
+    points = {point.id: point for point in plan.points}
+    for (block, label, place), row in content.statuses.items():
+        planned = label in contenders and place in points
+        if planned:
+            expected = new_sample(
+                config, contenders[label], points[place], STATUS_PHASE, STATUS_METRIC, None
+            )
+            planned = all(row[name] == expected[name] for name in _OF_A_CELL)  # type: ignore[literal-required]
+        if not planned:
+            raise UserError(
+                f"{file}: block {block}'s {label} {place} is of another run: {RUN_FILE} plans none "
+                "such",
+                "restore the file from a copy; nothing was changed",
+            )
     if recorded is None:
         return
     if content.cut or content.committed_lines < recorded["lines"]:
+        if shorter:
+            return
         line = content.committed_lines + 1
         problem = f"{file}:{line}: cut short, the run had {recorded['lines']} lines"
     elif recorded != {"lines": content.committed_lines, "sha256": content.sha256}:

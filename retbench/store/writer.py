@@ -126,8 +126,7 @@ class RunWriter:
         try:
             # Only now is the content certain: another writer may have been at it before the lock.
             meta, content = read_meta(path), journal.read(path / SAMPLES_FILE)
-            if meta["state"] == "finished":
-                check_samples(path, meta, content)
+            check_samples(path, meta, content, shorter=meta["state"] != "finished")
             log.set_aside(path / CUT_FILE, content.kept_bytes(together))
             content = journal.read(path / SAMPLES_FILE)
         except BaseException:

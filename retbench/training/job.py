@@ -34,6 +34,7 @@ from retbench.errors import Interrupted, UserError
 from retbench.machine import host, provenance
 from retbench.machine.interrupts import Interrupts
 from retbench.machine.memory import enough_memory
+from retbench.store import documents
 from retbench.store.results import new_folder, only_unfinished
 from retbench.training import model_folder
 from retbench.training.checkpointing import Checkpoints
@@ -227,6 +228,7 @@ def _begun(work: _Work) -> dict[str, Any]:
         return record
     model_folder.require_empty(job.out, but=model_folder.LOCK)
     record = {
+        "tokenizer": documents.digest(dataset.tokenizer.to_json()),
         "state": "running",
         # Where the plugins are is recorded apart: a folder is published without this machine's.
         "settings": settings.to_json() | {"plugins": []},

@@ -208,6 +208,10 @@ def _tokenizer(folder: Path, name: str | None) -> Tokenizer:
         return tokenizer_named(name, lambda: _no_text(folder, name))
     try:
         content = documents.unsealed(file, documents.read(file, _RESTORE), _RESTORE)
+        if os.path.isfile(folder / RECORD):
+            made_with = read_record(folder).get("tokenizer")
+            if made_with not in (None, documents.digest(content)):
+                raise UserError(f"{file} is of another training than {RECORD}", _RESTORE)
         stored = tokenizer_from_json(content)
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"

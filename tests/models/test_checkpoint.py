@@ -85,6 +85,7 @@ def flipped(file: Path) -> None:
         (CONFIG, changed(norm_eps=1e-3), "has changed"),
         (CONFIG, lambda f: f.write_text("[" * 100_000), "recursion"),
         (WEIGHTS, flipped, "has changed"),
+        (WEIGHTS, lambda f: f.write_bytes(f.read_bytes().replace(b'"F', b'"I')), "of integers"),
         (WEIGHTS, Path.unlink, "is missing"),
         (WEIGHTS, lambda f: f.write_bytes(b""), "damaged"),
         (WEIGHTS, lambda f: f.write_bytes(f.read_bytes()[:-9]), "damaged"),

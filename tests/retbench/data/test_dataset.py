@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,19 @@ def test_another_text_or_another_tokenizer_is_another_data_set(tmp_path: Path) -
     file.write_text("to be or not to bee\n" * 50)
     forget()
     assert load_dataset(str(file), "char").sha256 != first
+
+
+def test_a_cache_that_holds_another_text_is_made_again(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.txt").write_text(f"{name} " * 500)
+    first = load_dataset(str(tmp_path / "one.txt"), "byte").sha256
+    kept = {file.parent for file in files_in(tmp_path / "cache")}
+    second = load_dataset(str(tmp_path / "two.txt"), "byte").sha256
+    (one,) = kept
+    (two,) = {file.parent for file in files_in(tmp_path / "cache")} - kept
+    shutil.copytree(one, two, dirs_exist_ok=True)
+    forget()
+    assert load_dataset(str(tmp_path / "two.txt"), "byte").sha256 == second != first
 
 
 def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:

@@ -365,14 +365,16 @@ def test_parts_of_other_hardware_are_a_warning(
     assert warning.startswith("block 1 was measured on other hardware, NVIDIA T4 (machine another)")
 
 
-def test_a_part_that_was_measured_with_another_text_is_refused(
-    drive: ModuleType, tmp_path: Path, launched: tuple[Path, Any]
+@pytest.mark.parametrize("key", ["data", "configuration"])
+def test_a_part_of_another_text_or_configuration_is_refused(
+    drive: ModuleType, tmp_path: Path, launched: tuple[Path, Any], key: str
 ) -> None:
     run = Path(shutil.copytree(launched[0], tmp_path / "run"))
-    change_meta(run / "parts" / "block-1", data={"sha256": "another"})
+    meta: Any = open_run(run / "parts" / "block-1").meta
+    change_meta(run / "parts" / "block-1", **{key: (meta[key] or {}) | {"seed": 7}})
     change_meta(run, parts=[])
     forget_all_but(run, 0)
-    with pytest.raises(UserError, match=r"block-1 was measured with another text than .*; delete"):
+    with pytest.raises(UserError, match=r"block-1 was measured with another text or .*; delete"):
         drive.execute(run, resume=True, launcher=local())
 
 

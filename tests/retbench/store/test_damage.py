@@ -10,9 +10,9 @@ import pytest
 
 from retbench.errors import UserError
 from retbench.metrics import SCHEMA_VERSION
-from retbench.store import RunWriter, open_run, read_meta, write_meta
+from retbench.store import RunWriter, journal, open_run, read_meta, write_meta
 
-from .run_files import lines_of, set_lines, snapshot
+from .run_files import Batch, lines_of, set_lines, snapshot
 
 
 def test_a_missing_run_is_named(tmp_path: Path) -> None:
@@ -144,6 +144,32 @@ def test_a_cell_whose_lines_are_not_those_that_were_written_is_named(
     for attempt in (open_run, lambda run: RunWriter.resume(run, meta["configuration"])):
         with pytest.raises(UserError, match=r"samples\.jsonl:4: .*not what was written"):
             attempt(run)
+
+
+@pytest.mark.parametrize("state", ["finished", "interrupted", "running"])
+@pytest.mark.parametrize(
+    "other",
+    [{"preset": "1m"}, {"model": "gqa"}, {"point": "context=64,batch=1"}, {"dtype": "bfloat16"}],
+)
+def test_a_cell_of_another_run_is_named(
+    run: Path, meta: dict[str, Any], batch: Batch, other: dict[str, str], state: str
+) -> None:
+    set_lines(run, [*lines_of(run)[3:], journal.encode(batch(**other))], state=state)
+    for attempt in (open_run, lambda run: RunWriter.resume(run, meta["configuration"])):
+        with pytest.raises(UserError, match=r"block 0's .* is of another run: run.json plans none"):
+            attempt(run)
+
+
+def test_an_interrupted_run_is_not_continued_with_other_cells_than_it_had(
+    run: Path, meta: dict[str, Any], batch: Batch
+) -> None:
+    write_meta(run, {**read_meta(run), "state": "interrupted"})
+    others = [journal.encode(batch(block=block, value=0.5)) for block in range(3)]
+    (run / "samples.jsonl").write_bytes(b"".join(others))
+    with pytest.raises(UserError, match=r"samples\.jsonl: changed since the run ended"):
+        RunWriter.resume(run, meta["configuration"])
+    (run / "samples.jsonl").write_bytes(b"".join(others[:2]))  # which tells nothing of the third
+    RunWriter.resume(run, meta["configuration"]).close()
 
 
 def test_a_finished_run_that_lost_whole_cells_and_gained_others_is_named(run: Path) -> None:

@@ -24,6 +24,13 @@ def in_turns(batch: Batch, block: int, **last: Any) -> list[list[dict[str, Any]]
 
 
 @pytest.fixture
+def meta(meta: dict[str, Any]) -> dict[str, Any]:
+    """That of a run of three contenders."""
+    contenders = [{"label": label, "family": "retnet", "options": {}} for label in LABELS]
+    return meta | {"plan": meta["plan"] | {"contenders": contenders}}
+
+
+@pytest.fixture
 def shared(tmp_path: Path, meta: dict[str, Any], batch: Batch) -> Path:
     """A run of two blocks of three contenders that took turns."""
     path = tmp_path / "run"
@@ -92,6 +99,16 @@ def test_cells_that_were_measured_alone_are_kept_one_by_one(
 def test_a_killed_run_with_whole_cells_opens(run: Path) -> None:
     set_lines(run, lines_of(run)[:6], state="running")
     assert len(open_run(run).statuses()) == 2
+
+
+@pytest.mark.parametrize("tail", [b"\0" * 4096, b"\0" * 80 + b"\n", b"{}\n{"])
+def test_whatever_a_crash_leaves_behind_the_last_cell_is_set_aside(
+    run: Path, meta: dict[str, Any], tail: bytes
+) -> None:
+    set_lines(run, [*lines_of(run), tail], state="running")
+    with RunWriter.resume(run, meta["configuration"]) as writer:
+        assert len(writer.done) == 3
+    assert (run / "samples.jsonl.cut").read_bytes() == tail
 
 
 def test_a_killed_run_with_half_a_cell_names_the_way_on(run: Path) -> None:

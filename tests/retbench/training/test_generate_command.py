@@ -179,6 +179,14 @@ def test_a_tokenizer_of_another_size_is_named(command: Command, saved: Callable[
     assert "the model knows 8 tokens, the tokenizer char has 3" in ended.err
 
 
+def test_the_tokenizer_of_another_training_is_named(
+    command: Command, saved: Callable[..., Path]
+) -> None:
+    folder = saved()
+    model_folder.write_record(folder, model_folder.read_record(folder) | {"tokenizer": "another"})
+    assert "tokenizer.json is of another training than training" in command("generate", folder).err
+
+
 def test_a_model_that_the_host_has_no_memory_for_is_one_line(
     command: Command, saved: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
