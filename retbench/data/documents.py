@@ -34,8 +34,8 @@ from retbench.errors import UserError
 EMBEDDED = "shakespeare"
 HUB = "hf:"
 TEXT_KEY = "text"
-_NOT_DATA = frozenset({"run.json", "training.json"})
-"""What a run or a trained model has in its folder, which may lie among the texts."""
+_MADE_HERE = ({"run.json", "samples.jsonl"}, {"training.json", "tokenizer.json"})
+"""What the folder of a run holds, or of a trained model, which may lie among the texts."""
 
 _DELIMITED = (".csv", ".tsv")
 _JSON = (".json", ".jsonl", ".ndjson")
@@ -133,7 +133,8 @@ def _walk(top: Path) -> Iterator[Path]:
 
     seen = set()
     for folder, below, names in os.walk(top, onerror=refuse, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen or not _NOT_DATA.isdisjoint(names):
+        real = os.path.realpath(folder)
+        if real in seen or any(made <= {*names} for made in _MADE_HERE):
             below.clear()
             continue
         seen.add(real)

@@ -55,15 +55,15 @@ def test_links_are_followed_each_once(tmp_path: Path) -> None:
         names(str(tmp_path / "texts"))
 
 
-@pytest.mark.parametrize("file", ["run.json", "training.json"])
+@pytest.mark.parametrize("files", ["run.json samples.jsonl", "training.json tokenizer.json"])
 def test_what_a_run_or_a_training_wrote_among_the_texts_is_none_of_them(
-    tmp_path: Path, file: str
+    tmp_path: Path, files: str
 ) -> None:
     (tmp_path / "model" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "a.txt").write_text("to be")
-    for written in (file, "checkpoints/config.json"):
+    (tmp_path / "training.json").write_text('["to be"]')
+    for written in (*files.split(), "checkpoints/config.json"):
         (tmp_path / "model" / written).write_text("{}")
-    assert names(str(tmp_path)) == ["a.txt"]
+    assert names(str(tmp_path)) == ["training.json:1[0]"]
 
 
 def test_a_folder_that_cannot_be_listed_is_named(
