@@ -7,7 +7,7 @@ told only where it says enough.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,7 +103,7 @@ def crossing(
     elif status in _THROUGHOUT and (reason := _others(said, _THROUGHOUT[status])):
         status = "not seen"
     elif status != "unclear":
-        reason = _gaps(said, meta["configuration"]["context"])
+        reason = units.gaps(said, sorted(meta["configuration"]["context"]), units.tokens)
     claim: tuple[Any, ...] = (None, None, None, None)
     if status not in (NO_CLAIM, "unclear", "not seen"):
         claim = found.value, found.low, found.high, found.direction
@@ -137,13 +137,6 @@ def _undecided(found: Crossover, said: Mapping[int, str]) -> str:
     ]
     where = f"no verdict {' and '.join(missing)} it"
     return f"near {units.rounded_tokens(at)}, but {where}" if missing else ""
-
-
-def _gaps(known: Iterable[int], planned: Iterable[int]) -> str:
-    """At which planned contexts between known ones there is no value; empty where at none."""
-    lengths = sorted(known)
-    gaps = [size for size in planned if lengths[0] < size < lengths[-1] and size not in lengths]
-    return f"no value at {', '.join(map(units.tokens, gaps))}" if gaps else ""
 
 
 def _vagueness(found: Crossover) -> str:

@@ -119,10 +119,11 @@ class Figure:
         name: of its files.
         title: what it shows.
         panels: in reading order.
-        data: one row a mark, with the columns :data:`COLUMNS` as far as they apply (``open``:
-            whether the mark is hollow; ``each``: the values of single processes or seeds; ``row``
-            and ``text`` of the geometry ``rows``), and the coordinates of its cell: ``model``,
-            ``point``, and ``subject`` and ``metric`` where there are such.
+        data: one row a mark, or without a value a gap in its line, with the columns
+            :data:`COLUMNS` as far as they apply (``open``: whether the mark is hollow; ``each``:
+            the values of single processes or seeds; ``row`` and ``text`` of the geometry
+            ``rows``), and the coordinates of its cell: ``model``, ``point``, and ``subject`` and
+            ``metric`` where there are such.
         styles: of the series.
         caption: the conditions.
         geometry: ``lines`` of one quantity over another, or ``rows``, one a thing that is compared,

@@ -53,11 +53,14 @@ class Marks:
     def lines(self) -> None:
         """A line a series over the x axis, with intervals; of ratios also where they cross 1."""
         figure = self.figure
-        rows = figure.rows(self.panel).dropna(subset=["value"])
+        every = figure.rows(self.panel)
+        rows = every.dropna(subset=["value"])
         names = [name for name in figure.styles if (rows["series"] == name).any()]
         apart = min(_DODGE_PT, _DODGED_PT / max(len(names), 1)) if rows["low"].notna().any() else 0
         for place, name in enumerate(names):
-            own = rows[rows["series"] == name].sort_values("x", kind="stable")
+            own = every[every["series"] == name]
+            # What failed may have no place: it stays behind the row that it follows.
+            own = own.sort_values("x", kind="stable", key=lambda x: x.ffill())
             self._series(own, name, apart * (place - (len(names) - 1) / 2))
         for curve in figure.curves:
             if curve.panel == self.panel.key:
@@ -108,7 +111,7 @@ class Marks:
             self.notes.append(self.figure.opened)
 
     def _series(self, rows: pd.DataFrame, name: str, aside_pt: float) -> None:
-        """The line of one series, interrupted where it failed, its marks, and their intervals."""
+        """The line of one series, interrupted where it has no value, its marks, their intervals."""
         ax, style = self.ax, self.figure.styles[name]
         x, value, low, high = (column(rows, key) for key in ("x", "value", "low", "high"))
         known = np.isfinite(low) & np.isfinite(high)
@@ -119,7 +122,8 @@ class Marks:
         line = np.insert(x, gaps, np.nan), np.insert(value, gaps, np.nan)
         ax.plot(*line, color=style.color, linestyle=style.line, transform=at, zorder=3)
         hollow = (rows["open"] == True).to_numpy(bool)  # noqa: E712 (missing is no)
-        for mask, open_ in ((~hollow, False), (hollow, True)):
+        valued = np.isfinite(value)
+        for mask, open_ in ((valued & ~hollow, False), (valued & hollow, True)):
             if mask.any() and style.marker:
                 ax.plot(x[mask], value[mask], label=name, transform=at, **_marker(style, open_))
                 if open_:
@@ -135,6 +139,7 @@ class Marks:
             self._cut(x[known], low[known], high[known], style, at)
             return
         self._whiskers(x, low, high, style, at)
+        rows, x = rows[valued], x[valued]
         several = rows["each"].map(len).max() > 1
         if several and not style.marker:  # of a curve they are thin lines
             for own in zip(*rows["each"], strict=False):

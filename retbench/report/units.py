@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from retbench.config.plan import Point
+
+T = TypeVar("T")
 
 DASH = "–"  # what a table shows where there is no value
 
@@ -280,6 +282,14 @@ def place(point: Point) -> str:
     """A point in words, the sizes last: direction train, context 2k batch 1."""
     words = "".join(f"{name.replace('_', ' ')} {given}, " for name, given in point.texts.items())
     return f"{words}context {tokens(point.seq_len)} batch {point.batch_size}"
+
+
+def gaps(known: Collection[T], planned: Sequence[T], text: Callable[[T], str] = str) -> str:
+    """At which planned values, ascending, between known ones there is none; empty where at none."""
+    places = [place for place, each in enumerate(planned) if each in known]
+    between = planned[places[0] : places[-1]] if places else ()
+    lost = [text(each) for each in between if each not in known]
+    return f"no value at {', '.join(lost)}" if lost else ""
 
 
 def rough(share: float) -> str:

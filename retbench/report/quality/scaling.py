@@ -21,7 +21,7 @@ from matplotlib.ticker import EngFormatter
 
 from retbench.report.content import Content, made
 from retbench.report.figure import DECIDED, Axis, Curve, Figure, Panel, tuples
-from retbench.report.frames import EDGES, Floats, Row, edges, edges_of, records
+from retbench.report.frames import EDGES, Floats, Row, edges, edges_of, ordered, records
 from retbench.report.quality.columns import (
     SEEDS,
     SETTLED,
@@ -83,6 +83,17 @@ class Scaling(Losses):
         table = self.ratios.merge(sizes, on=["preset", "baseline"], how="left", sort=False)
         table.insert(3, "parameters", table.pop("parameters"))
         return table
+
+    @cached_property
+    def presets(self) -> list[str]:
+        """All presets, ascending; one of unknown size follows the one before it in the plan."""
+        sizes = self.scalars.groupby("preset", sort=False)["parameters"].max().ffill()
+        return list(sizes.sort_values(kind="stable", na_position="first").index)
+
+    def gaps(self, *models: str) -> str:
+        """Which sizes one of these models lacks, between those that all have; empty where none."""
+        known = (set(self.cells.loc[self.cells["model"] == model, "preset"]) for model in models)
+        return units.gaps(set.intersection(*known), self.presets)
 
     def laws(self, along: Along, *, offset: bool = False) -> dict[str, PowerLaw]:
         """The power law over a size of each model that has one.
@@ -151,7 +162,7 @@ def _findings(scaling: Scaling, crossings: pd.DataFrame) -> Iterator[str]:
             yield f"{subject} against {baseline} at {row['preset']}: {compared(row)}"
     for row in records(crossings[crossings["status"].notna()]):
         if row["along"] == "parameters":
-            yield f"the laws of {subject} and {row['baseline']} meet: {_meets(row)}"
+            yield f"the laws of {subject} and {row['baseline']} meet: {_meets(scaling, row)}"
 
 
 def _losses(scaling: Scaling) -> Table:
@@ -206,7 +217,8 @@ def _laws(scaling: Scaling) -> Table:
     keys = [each for key in names for each in (key, *edges_of(key))]
     frame = pd.DataFrame(rows, columns=["along", "model", "smallest", "largest", "n", *keys])
     columns = [
-        _OVER, name("Model", "model"), Column("Sizes", _sizes, style="name"), SEEDS,
+        _OVER, name("Model", "model"), Column("Sizes", partial(_sizes, scaling), style="name"),
+        SEEDS,
         quantity("Exponent", "exponent", rank=0), quantity("Irreducible loss", "offset"),
         quantity("Exponent beside it", "offset_exponent"),
     ]  # fmt: skip
@@ -223,8 +235,9 @@ def _laws(scaling: Scaling) -> Table:
     )  # fmt: skip
 
 
-def _sizes(row: Row) -> str:
-    return " to ".join(_sized(row[end], row["along"]) for end in ("smallest", "largest"))
+def _sizes(scaling: Scaling, row: Row) -> str:
+    ends = " to ".join(_sized(row[end], row["along"]) for end in ("smallest", "largest"))
+    return ", ".join(filter(None, (ends, scaling.gaps(row["model"]))))
 
 
 def _sized(size: float, along: Along) -> str:
@@ -248,12 +261,13 @@ def _crossings(scaling: Scaling) -> Table:
     return Table(
         "crossing", f"Where the law of {scaling.models[0]} meets the baseline's",
         pd.DataFrame(rows, columns=header),
-        [_OVER, name("Baseline", "baseline"), Column("Crossing", _meets, rank=0, style="sentence")],
+        [_OVER, name("Baseline", "baseline"),
+         Column("Crossing", partial(_meets, scaling), rank=0, style="sentence")],
         notes, grouped=True, above=True, cited={"value": "crossing"}, ids=("baseline", "along"),
     )  # fmt: skip
 
 
-def _meets(row: Row) -> str:
+def _meets(scaling: Scaling, row: Row) -> str:
     """A crossing in words."""
     if not isinstance(row["status"], str):
         return "not fitted: it takes two sizes of both models"
@@ -265,7 +279,8 @@ def _meets(row: Row) -> str:
     if not units.is_missing(row["low"]) and not units.is_missing(row["high"]):
         at += f" [{_sized(row['low'], row['along'])}, {_sized(row['high'], row['along'])}]"
     noun = " parameters" if row["along"] == "parameters" else ""
-    return f"{at}{noun}, {row['beyond']} beyond" + (", from one seed" if row["n"] < 2 else "")
+    said = f"{at}{noun}, {row['beyond']} beyond" + (", from one seed" if row["n"] < 2 else "")
+    return "; ".join(filter(None, (said, scaling.gaps(scaling.models[0], row["baseline"]))))
 
 
 def _figures(scaling: Scaling) -> Iterator[Figure]:
@@ -280,7 +295,8 @@ def _figures(scaling: Scaling) -> Iterator[Figure]:
 def _loss_figure(scaling: Scaling, along: Along) -> Figure:
     """Test loss over a size, both logarithmic, with the fitted power laws.
 
-    The marks are measured, the thin dashed lines fitted to them; a line ends where its marks do.
+    The marks are measured, the thin dashed lines fitted to them; a line ends where its marks do,
+    and is interrupted where a size between them has none.
     """
     table = scaling.cells[scaling.cells[along].notna()].sort_values(along)
     data = table.assign(
@@ -294,9 +310,13 @@ def _loss_figure(scaling: Scaling, along: Along) -> Figure:
     )  # fmt: skip
     curves = []
     for model, law in scaling.laws(along).items():
+        own = table[table["model"] == model]
+        apart = np.diff(own["preset"].map(scaling.presets.index))
         x = np.geomspace(law.smallest, law.largest, 50)
+        between = np.searchsorted(own[along], x).clip(1, len(apart)) - 1
+        fitted = np.where(apart[between] > 1, math.nan, law.at(x))
         exponent = units.significant(law.exponent.value, 2)
-        curves.append(Curve("", model, x, law.at(x), f"{model}: exponent {exponent}"))
+        curves.append(Curve("", model, x, fitted, f"{model}: exponent {exponent}"))
     unjoined = {
         model: replace(style, line="") for model, style in theme.of_plan(scaling.meta).items()
     }
@@ -312,7 +332,7 @@ def _loss_figure(scaling: Scaling, along: Along) -> Figure:
 def _ratio_figure(scaling: Scaling) -> Figure:
     """Perplexity of the subject over each baseline's, over parameters."""
     subject = scaling.models[0]
-    table = scaling.sized.sort_values("parameters")
+    table = ordered(scaling.sized, ["preset"], preset=scaling.presets)
     data = table.assign(
         panel="", series=table["baseline"], model=table["baseline"], x=table["parameters"],
         point=[scaling.final_point(preset) for preset in table["preset"]],
@@ -327,6 +347,6 @@ def _ratio_figure(scaling: Scaling) -> Figure:
     )  # fmt: skip
     return scaling.figure(
         "ratio_parameters", f"Perplexity of {subject} over each baseline's", (panel,),
-        data[data["value"].notna()], lost, notes=(f"grey: margin ±{units.rough(MARGIN)}",),
+        data, lost, notes=(f"grey: margin ±{units.rough(MARGIN)}",),
         interval=PAIRED, caption=scaling.conditions,
     )  # fmt: skip

@@ -11,7 +11,7 @@ import pandas as pd
 from retbench.config.plan import Axis
 from retbench.metrics import METRICS
 from retbench.report import axes, terms, units
-from retbench.report.frames import Row, by_block, groups
+from retbench.report.frames import Row, by_block, groups, where
 from retbench.report.summary import Summary
 from retbench.report.tables import Column, Table, name
 from retbench.stats.power_law import power_law
@@ -39,7 +39,7 @@ def table(summary: Summary, tags: Sequence[str]) -> Table:
     columns = [
         name("Metric", lambda row: METRICS[row["metric"]].title),
         name("Model", "model"),
-        name("Along", _along),
+        name("Along", partial(_along, summary)),
         Column("At", partial(_at, summary), style="name"),
         Column("Exponent", _exponent, rank=0),
         name("Growth", "word"),
@@ -113,7 +113,14 @@ def _word(low: float, high: float) -> str:
     return next(words, "")
 
 
-def _along(row: Row) -> str:
-    sizes = (row["smallest"], row["largest"])
+def _along(summary: Summary, row: Row) -> str:
+    """What a sweep varies, between which sizes, and at which of them there is no value."""
     text = units.tokens if row["along"] == "context" else str
-    return f"{row['along']}, " + " to ".join(map(text, sizes))
+    ends = " to ".join(map(text, (row["smallest"], row["largest"])))
+    own, column = where(summary.statuses, {"model": row["model"]}), axes.COLUMN[row["along"]]
+    own = own[axes.is_plain(summary.points, own)]
+    own = own[axes.held_at(own, row["along"], summary.configuration) == row["held"]]
+    cells = where(summary.cells, {"metric": row["metric"], "model": row["model"]})
+    known = set(own.loc[own["point"].isin(cells["point"]), column])
+    gaps = units.gaps(known, sorted(set(own[column])), text)
+    return ", ".join(filter(None, (row["along"], ends, gaps)))

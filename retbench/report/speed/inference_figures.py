@@ -65,9 +65,12 @@ def _front(summary: Summary) -> Figure:
     lost = sweeps.failures(summary, "batch", [""])
     said = [f"{row['status']} at {row['x']}" for row in records(lost)]
     x = Axis.scaled("TPOT", "s", latency["value"])
+    gaps = lost.rename(columns={"x": "batch_size"})
+    data = pd.concat([data, gaps]).drop_duplicates(["series", "batch_size"])
     return Figure.of(
         summary.meta, "pareto", "Decode throughput against latency",
-        (Panel("", "", x, Axis("decode tokens/s")),), data, curves=curves,
+        (Panel("", "", x, Axis("decode tokens/s")),),
+        data.sort_values("batch_size", kind="stable"), curves=curves,
         notes=("up and to the left is better", "grey: the batch size over the latency",
                axes.held(summary.meta, "batch")),
         failures=lost.assign(status=said, x=np.nan),

@@ -105,8 +105,10 @@ def test_a_line_is_interrupted_where_its_series_has_failed() -> None:
     ])  # fmt: skip
     whole = Figure("f", "f", (panel,), data, {"a": theme.GREY}, "")
     failed = pd.DataFrame([("", "a", 2.0, "timeout")], columns=FAILURES)
+    placeless = data.reindex([0, 2, 1]).fillna({"panel": "", "series": "a"})
     for figure, expected in (
         (whole, [1.0, 1.0]), (replace(whole, failures=failed), [1.0, np.nan, 1.0]),
+        (replace(whole, data=placeless), [1.0, np.nan, 1.0]),
     ):  # fmt: skip
         ax = Drawing().add_subplot()
         Marks(ax, figure, panel, {}, []).lines()

@@ -36,3 +36,11 @@ def test_the_table_is_in_the_report(make_run: MakeRun) -> None:
     growth = next(table for table in content_of(make_run()).tables if table.name == "exponents")
     row = next(row for row in growth.cells if row[:2] == ("State", "transformer"))
     assert row[2:] == ("context, 512 to 8k", "batch 1", "1.00 [1.00, 1.00]", "linear")
+
+
+def test_a_row_says_at_which_sizes_there_is_no_value(make_run: MakeRun) -> None:
+    lost = {("retnet", 1024, batch): "timeout" for batch in (1, 4, 16)}
+    growth = next(t for t in content_of(make_run(failures=lost)).tables if t.name == "exponents")
+    said = {row[1]: row[2] for row in growth.cells if row[0] == "TPOT" and row[3] == "batch 1"}
+    assert said["retnet"] == "context, 512 to 8k, no value at 1k"
+    assert said["transformer"] == "context, 512 to 8k"

@@ -382,6 +382,14 @@ def test_a_crossing_is_clipped_to_what_was_measured() -> None:
     assert (1.0, "<") in ends and (3.0, "|") in ends and "bracket" in note
 
 
+def test_a_batch_that_failed_interrupts_the_front(make_run: MakeRun) -> None:
+    front = named(make_run(failures={("retnet", 1024, 4): "timeout"}), "pareto")
+    own = front.data[front.data["series"] == "retnet"]
+    assert own["batch_size"].tolist() == [1, 4, 16]
+    assert own["value"].isna().tolist() == own["x"].isna().tolist() == [False, True, False]
+    assert drawn(front)
+
+
 def test_failures_stand_below_the_axis_and_change_no_limits() -> None:
     lost = pd.DataFrame(
         [("p", "h3", 2, "oom"), ("p", "h3", 4, "oom_implied")],

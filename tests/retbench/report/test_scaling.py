@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from retbench.report import export
@@ -181,6 +182,24 @@ def test_one_size_has_no_law(make: Make) -> None:
     assert Scaling(run).laws("parameters") == {}
     assert table(run, "crossing").cells[0][-1].startswith("not fitted")
     assert "laws" not in {found.name for found in scaling.content(run).tables}
+
+
+@pytest.mark.parametrize("models", [MODELS, MODELS[1:]])
+def test_a_size_without_a_value_is_named_and_joined_by_no_line(
+    make: Make, models: tuple[str, ...]
+) -> None:
+    lost = {(model, "1m", seed): "timeout" for model in models for seed in range(3)}
+    content = scaling.content(make(presets=FOUR, failures=lost))
+    said = {found.name: [" ".join(row) for row in found.cells] for found in content.tables}
+    assert all("better beyond; no value at 1m" in row for row in said["crossing"])
+    assert [", no value at 1m" in row for row in said["laws"]] == [m in models for m in MODELS] * 2
+    assert content.findings[-1].endswith("better beyond; no value at 1m")
+    for figure in content.figures():
+        if figure.name == "ratio_parameters":
+            assert figure.data["value"].isna().tolist() == [False, True, False, False]
+            continue
+        for model, curve in zip(MODELS, figure.curves, strict=True):
+            assert np.isnan(curve.value[[1, -1]]).tolist() == [model in models, False]
 
 
 # Tables, findings, numbers
