@@ -49,12 +49,16 @@ def read_sheets(document: Mapping[str, Any]) -> tuple[DataSheet, ...]:
 
     Raises:
         ValueError: an entry lacks a figure or has one too many, or one is of the wrong type or
-            less than 1.
+            less than 1; two have one key.
     """
     devices = document.get("device", [])
     if not isinstance(devices, list) or not all(isinstance(each, dict) for each in devices):
         raise ValueError("device must be a list of tables, each begun by [[device]]")
-    return tuple(map(_sheet, devices))
+    sheets = tuple(map(_sheet, devices))
+    keys = [sheet.key for sheet in sheets]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise ValueError(f"device {twice[0]!r} occurs twice")
+    return sheets
 
 
 def _sheet(given: Mapping[str, Any]) -> DataSheet:

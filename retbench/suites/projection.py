@@ -80,7 +80,7 @@ class ProjectionConfig(ModelsConfig):
             here: measures that of this machine.
 
         Raises:
-            UserError: an unknown device, or a file that is no list of data sheets.
+            UserError: an unknown device, a file that is no list of data sheets, or a key that is taken.
         """
         known = {sheet.key: sheet for sheet in data_sheets()}
         found: dict[str, DataSheet] = {}
@@ -88,7 +88,12 @@ class ProjectionConfig(ModelsConfig):
             if name == HERE:
                 found[name] = here()
             elif name.endswith(".toml"):
-                found |= {sheet.key: sheet for sheet in _read(Path(name))}
+                own = {sheet.key: sheet for sheet in _read(Path(name))}
+                if taken := own.keys() & {HERE, *known, *found}:
+                    raise UserError(
+                        f"{name}: another device is called {min(taken)!r}", "give it another key"
+                    )
+                found |= own
             elif name in known:
                 found[name] = known[name]
             else:
@@ -106,7 +111,7 @@ _LIKE = "write it as retbench/machine/devices.toml"
 
 def _read(file: Path) -> tuple[DataSheet, ...]:
     try:
-        sheets = read_sheets(parse_toml(file.read_text(encoding="utf-8")))
+        sheets = read_sheets(parse_toml(file.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise UserError(f"hardware: cannot read {file}: {error.strerror}") from None
     except ValueError as problem:

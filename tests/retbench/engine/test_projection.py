@@ -190,9 +190,13 @@ def test_the_derivation_is_printed_where_it_is_asked_for(command: Command, tmp_p
 
 def test_devices_of_ones_own_come_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
-    file.write_text(OTHER)
+    file.write_text(OTHER, encoding="utf-8-sig")
     run = projected(tmp_path / "run", hardware=f"{file},h200")
     assert list(run.meta["hardware"]) == ["slow", "h200"]
+    again = file.rename(tmp_path / "again.toml")
+    file.write_text(OTHER)
+    with pytest.raises(UserError, match="again.toml: another device is called 'slow'"):
+        projected(tmp_path / "other", hardware=f"{file},{again}")
 
 
 @pytest.mark.parametrize(
@@ -213,6 +217,9 @@ def test_devices_of_ones_own_come_from_a_file(tmp_path: Path) -> None:
         (OTHER, "", "holds no"),
         ("[[device]]", "x = " + "[" * 10_000, "nested too deeply"),
         ("bfloat16", "float64", "no bfloat16 rate of slow is known"),
+        (OTHER, OTHER * 2, "device 'slow' occurs twice"),
+        ("slow", "here", "another device is called 'here'"),
+        ("slow", "l4", "another device is called 'l4'"),
     ],
 )
 def test_a_device_that_cannot_be_is_one_line(tmp_path: Path, old: str, new: str, said: str) -> None:
