@@ -80,7 +80,8 @@ class ProjectionConfig(ModelsConfig):
             here: measures that of this machine.
 
         Raises:
-            UserError: an unknown device, a file that is no list of data sheets, or a key that is taken.
+            UserError: an unknown device, a file that is no list of data sheets, or a key that
+                another device has.
         """
         known = {sheet.key: sheet for sheet in data_sheets()}
         found: dict[str, DataSheet] = {}

@@ -195,7 +195,7 @@ def test_devices_of_ones_own_come_from_a_file(tmp_path: Path) -> None:
     assert list(run.meta["hardware"]) == ["slow", "h200"]
     again = file.rename(tmp_path / "again.toml")
     file.write_text(OTHER)
-    with pytest.raises(UserError, match="again.toml: another device is called 'slow'"):
+    with pytest.raises(UserError, match=r"again\.toml: another device is called 'slow'"):
         projected(tmp_path / "other", hardware=f"{file},{again}")
 
 
