@@ -13,6 +13,7 @@ from retbench.errors import UserError
 from retbench.report import drawing, figure_data, theme
 from retbench.report.export import escape
 from retbench.report.figure import Figure
+from retbench.store.files import write_text
 
 if TYPE_CHECKING:
     from retbench.store import Run
@@ -32,7 +33,7 @@ def write(figures: Iterable[Figure], run: Run, folder: Path) -> list[Path]:
         drawn, notes, marks = save(figure, stem)
         sidecar = figure_data.sidecar(figure, ends, notes) | {"marks": marks}
         text = json.dumps(sidecar, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-        stem.with_suffix(".json").write_text(text, encoding="utf-8")
+        write_text(stem.with_suffix(".json"), text)
         written += [*drawn, stem.with_suffix(".json")]
     return written
 
@@ -81,7 +82,7 @@ def write_for_print(figures: Iterable[Figure], folder: Path, width_in: float) ->
         captions.append(f"{named}{{{text}}}")
         written.append(path)
     path = folder / CAPTIONS
-    path.write_text("\n".join(captions) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(captions) + "\n")
     return [*written, path]
 
 

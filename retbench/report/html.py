@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from retbench.report import terms, units
 from retbench.report.content import Content
+from retbench.store.files import write_text
 
 _BROAD = 2.5  # ratio of width to height from which a figure takes a row of its own
 
@@ -46,7 +47,7 @@ def write(content: Content, figures: Sequence[Path], folder: Path) -> list[Path]
         tone=units.tone,
     )
     path = folder / "report.html"
-    path.write_text(text, encoding="utf-8", newline="\n")
+    write_text(path, text)
     return [path]
 
 

@@ -46,6 +46,25 @@ def replace_file(path: Path, temporary: Path, data: bytes) -> None:
         cannot_write(path, error)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write what can be made again; the old file stays where there is no room for the new one.
+
+    Args:
+        path: the file to replace or make.
+        text: in UTF-8 then; what that cannot hold, as of a file's name, is escaped.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    new = path.with_name(f"{path.name}.new")
+    try:
+        new.write_bytes(text.encode(errors="backslashreplace"))
+        os.replace(new, path)
+    finally:
+        with contextlib.suppress(OSError):
+            new.unlink()
+
+
 def sync_folder(folder: Path) -> None:
     """Put the names in a folder onto the disk, where its file system can do that for a folder."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -19,7 +19,7 @@ from retbench.report.figure import Axis, Figure, Panel
 from retbench.report.frames import Row
 from retbench.report.tables import Column, Table, name
 from retbench.report.theme import Style
-from retbench.store.files import cannot_write
+from retbench.store.files import cannot_write, write_text
 from retbench.store.results import RESULTS
 
 PAGE = "CLAIMS"
@@ -196,7 +196,7 @@ def write(entries: Sequence[Entry], said: Sequence[str], folder: Path | None = N
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         for suffix, content in texts.items():
-            stem.with_suffix(suffix).write_text(content + "\n", encoding="utf-8", newline="\n")
+            write_text(stem.with_suffix(suffix), content + "\n")
         files, *_ = figures.save(drawn, stem)
     except OSError as error:
         cannot_write(stem.parent, error)

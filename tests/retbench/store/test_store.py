@@ -14,7 +14,9 @@ from retbench.config.plan import Contender, Plan, Point
 from retbench.errors import UserError
 from retbench.metrics import COLUMNS, SCHEMA_VERSION
 from retbench.store import RunWriter, open_run
+from retbench.store.files import write_text
 
+from ..full_disk import full_disk
 from .run_files import Batch, lines_of, snapshot
 
 # What is written is what is read.
@@ -188,3 +190,11 @@ def test_tuples_of_a_configuration_are_the_lists_they_were_stored_as(
     run: Path, meta: dict[str, Any]
 ) -> None:
     RunWriter.resume(run, meta["configuration"] | {"context": (16, 32)}).close()
+
+
+def test_a_text_that_has_no_room_leaves_the_old_one(tmp_path: Path) -> None:
+    file = tmp_path / "CLAIMS.md"
+    file.write_text("old")
+    with full_disk(10), pytest.raises(OSError, match="File too large"):
+        write_text(file, "new" * 10)
+    assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
