@@ -13,6 +13,7 @@ number under the ids that it has in the samples, for texts that cannot drift fro
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ from retbench.report import terms, units
 from retbench.report.content import Content
 from retbench.report.frames import Row, edges_of
 from retbench.report.tables import Table
+from retbench.store import folder_name
+from retbench.store.files import write_text
 
 _ESCAPED = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -58,10 +61,10 @@ def write_tables(content: Content, folder: Path) -> list[Path]:
 def write_numbers(content: Content, folder: Path) -> list[Path]:
     """Write ``numbers.tex`` and ``numbers.json``, which has the frame of every table."""
     text = json.dumps(numbers(content), indent=1, allow_nan=False, ensure_ascii=False)
-    lines = [
-        *(f"% {line}" for line in content.stamp),
-        _CITE % re.sub(r"[^\w.-]", "-", folder.name, flags=re.A),
-    ]
+    name = folder_name(folder)
+    if (plain := re.sub(r"[^\w.-]", "-", name, flags=re.A)) != name:  # others may become it, too
+        plain += f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    lines = [*(f"% {line}" for line in content.stamp), _CITE % plain]
     lines += (
         f"\\retbenchset{{{key}}}{{{escape(text)}}}"
         for key, text in citations(content.tables).items()
@@ -73,7 +76,7 @@ def write_numbers(content: Content, folder: Path) -> list[Path]:
 
 
 def _written(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8", newline="\n")
+    write_text(path, text)
     return path
 
 

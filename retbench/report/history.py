@@ -20,7 +20,7 @@ from retbench.metrics import METRICS
 from retbench.report import change, units
 from retbench.report.frames import EDGES, Row, records
 from retbench.report.tables import Column, Table, name
-from retbench.store import Run
+from retbench.store import Run, folder_name
 
 NOTES = (
     "step: the run over the one before it, above 1 slower or larger; the verdicts of times of two "
@@ -85,7 +85,7 @@ def _row(run: Run, cell: Row, measured: float) -> Row:
     code = (commit["hash"] or "")[:7] if commit else ""
     return {
         **{key: cell[key] for key in (*_CELL, "seq_len", "batch_size", "unit")},
-        "run": run.path.name, "started": str(run.meta["started"]), "commit": code,
+        "run": folder_name(run.path), "started": str(run.meta["started"]), "commit": code,
         "measured": measured, **dict.fromkeys(EDGES, math.nan), "verdict": "",
     }  # fmt: skip
 

@@ -36,7 +36,7 @@ def bundle(run: Run, out: Path | None = None) -> Path:
         UserError: ``out`` exists, has another suffix, or cannot be written.
     """
     folder = run.path.resolve()
-    out = out or run.path.with_name(f"{folder.name}.tar.gz")
+    out = out or Path(os.path.normpath(run.path / ".."), f"{folder.name}.tar.gz")
     base, form = _format(out)
     if os.path.lexists(out):
         raise UserError(f"{out} exists", "name another file with --out")

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 SAMPLES_FILE = "samples.jsonl"
 _OF_A_CELL = ("suite", "preset", "mode", "seq_len", "batch_size", "dtype", "device")
 """What a cell's status row has from the plan and the configuration."""
+
+
+def folder_name(path: Path) -> str:
+    """What a folder is called, however it was pointed at; bytes that are no UTF-8 are escaped."""
+    return os.fsencode(path.resolve().name).decode(errors="backslashreplace")
 
 
 @dataclass(frozen=True)

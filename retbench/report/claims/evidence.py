@@ -14,7 +14,7 @@ import pandas as pd
 from retbench.report import content, units
 from retbench.report.claims.entries import SUBJECT, Claim, Number, Outcome, Test
 from retbench.report.frames import Row, edges_of, records, where
-from retbench.store import Run
+from retbench.store import Run, folder_name
 from retbench.suites.identities import IDENTITIES
 
 Role = Literal["paper", "strongest"]
@@ -117,7 +117,7 @@ def _search(
             outcome = "open"
         own_kind = role == "strongest" or baseline == baselines[0]
         return Evidence(
-            source.run.path.name, source.preset, baseline, place, number, outcome,
+            folder_name(source.run.path), source.preset, baseline, place, number, outcome,
             is_alike and is_there and own_kind,
         )  # fmt: skip
     return None

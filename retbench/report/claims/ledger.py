@@ -20,7 +20,7 @@ from retbench.machine.devices import data_sheets
 from retbench.report.claims.entries import Bound, Cell, Claim, Expectation, Number, Outcome
 from retbench.report.claims.evidence import Evidence, Role, Source, evidence
 from retbench.report.terms import is_smoke
-from retbench.store import RUN_FILE, Run, open_run, read_meta
+from retbench.store import RUN_FILE, Run, folder_name, open_run, read_meta
 from retbench.store.results import RESULTS
 from retbench.suites.projection import Bounds
 
@@ -106,10 +106,10 @@ def evidence_in(folders: Sequence[Path] | None = None) -> tuple[list[Run], dict[
         try:
             run = open_run(folder)
         except UserError as problem:
-            skipped[folder.name] = str(problem)
+            skipped[folder_name(folder)] = str(problem)
             continue
         if why := _unusable(run):
-            skipped[folder.name] = why
+            skipped[folder_name(folder)] = why
         else:
             usable.append(run)
     return sorted(usable, key=_rank, reverse=True), skipped

@@ -229,19 +229,22 @@ def test_what_can_be_no_evidence_is_named(make_run: MakeRun, tmp_path: Path) -> 
     runs, skipped = evidence_in([smoke, sound, broken])
     assert [run.path for run in runs] == [sound]
     assert skipped["smoke"] == "a SMOKE run" and str(broken) in skipped["broken"]
+    (smoke / "tables").mkdir()
+    assert evidence_in([smoke / "tables" / ".."])[1] == evidence_in([smoke])[1]
     with pytest.raises(UserError, match="does not exist"):
         evidence_in([tmp_path / "nothing"])
 
 
 def test_the_ledger_is_written_with_what_would_settle_the_rest(tmp_path: Path) -> None:
     found = ledger(claims(), [])
-    said = page.said(found, {"old": "not finished"})
+    said = page.said(found, {"old": "not finished", "bad": "q\udce9 is damaged"})
     files = page.write(found, said, tmp_path / "new")
     assert [file.name for file in files] == [
         "CLAIMS.md", "CLAIMS.json", "CLAIMS.png", "CLAIMS.svg",
     ]  # fmt: skip
     text = files[0].read_text()
     assert said[0] in text and "no evidence: old, not finished" in text
+    assert r"no evidence: bad, q\udce9 is damaged" in text
     assert all(f"| {claim.id} |" in text for claim in claims())
     kept = json.loads(files[1].read_text())
     assert [each["id"] for each in kept["claims"]] == [claim.id for claim in claims()]

@@ -357,3 +357,16 @@ def test_three_significant_digits(value: float | None, text: str) -> None:
 )  # fmt: skip
 def test_a_scale_suits_the_typical_value(unit: str, values: list[float], symbol: str) -> None:
     assert units.scale_for(unit, values).symbol == symbol
+
+
+def test_runs_have_one_name_each_in_latex_however_they_are_pointed_at(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, content = set(), content_of(run)
+    for name in ("plain", "lauf-ä", "lauf-ö", os.fsdecode(b"lauf-\xe9")):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        for folder in (tmp_path / name, Path(".")):
+            text = export.write_numbers(content, folder)[0].read_text()
+            found.add(re.findall(r"def.retbenchrun{(.*)}", text)[-1])
+    assert len(found) == 4 and "plain" in found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,6 +40,8 @@ def test_runs_stand_in_the_order_of_their_time_with_the_step_that_each_one_is(
     assert own["value"].iloc[2] == pytest.approx(1.5, rel=0.03)
     other = frame[(frame["model"] == "transformer") & (frame["run"] == "third")]
     assert "slower" not in set(other["verdict"])
+    here = replace(first, path=first.path / "..." / ".." / ".")
+    assert history([here, second]).frame.equals(history([first, second]).frame)
     (heading, *_), *_ = table.cells
     assert heading == "retnet, context=512,batch=1"
     assert set(history([first, second], "ttft_s").frame["metric"]) == {"ttft_s"}

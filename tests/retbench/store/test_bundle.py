@@ -41,9 +41,12 @@ def test_a_run_comes_back_as_it_was(tmp_path: Path, run: Run, suffix: str) -> No
 
 
 def test_by_default_it_lies_beside_the_folder_and_nothing_is_overwritten(
-    tmp_path: Path, run: Run
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = open_run(shutil.copytree(run.path, tmp_path / "copy"))
+    monkeypatch.chdir(copy.path)
+    assert bundle(open_run(".")).resolve() == tmp_path / "copy.tar.gz"
+    (tmp_path / "copy.tar.gz").unlink()
     assert bundle(copy) == tmp_path / "copy.tar.gz"
     with pytest.raises(UserError, match=r"copy.tar.gz exists"):
         bundle(copy)
