@@ -18,10 +18,18 @@ from typing import Any, Literal
 
 import numpy as np
 
+from retbench.errors import UserError
+
 # A notebook names a backend to whatever it starts, installed there or not; figures here need none.
 _BACKEND = os.environ.pop("MPLBACKEND", None)
-import matplotlib  # noqa: E402
-from matplotlib.colors import to_hex, to_rgb  # noqa: E402
+try:
+    import matplotlib
+    from matplotlib.colors import to_hex, to_rgb
+except (OSError, UnicodeError) as problem:
+    raise UserError(
+        f"matplotlib cannot read its settings, a file matplotlibrc: {problem}",
+        "mend or remove the one in this folder, or that MATPLOTLIBRC or your home names",
+    ) from problem
 
 if _BACKEND is not None:
     os.environ["MPLBACKEND"] = _BACKEND
@@ -183,7 +191,13 @@ def display(label: str) -> str:
 @contextmanager
 def fixed(*, paper: bool = False) -> Iterator[None]:
     """Matplotlib with these settings and no others, whatever the user's own say."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_RC | (_PAPER if paper else {}))
-        yield
+    # No date is written, and yet matplotlib fails where this is no number.
+    epoch = os.environ.pop("SOURCE_DATE_EPOCH", None)
+    try:
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(_RC | (_PAPER if paper else {}))
+            yield
+    finally:
+        if epoch is not None:
+            os.environ["SOURCE_DATE_EPOCH"] = epoch

@@ -27,6 +27,7 @@ from .conftest import CONTEXTS, MakeRun
 from .samples import Add, Ending, configuration, described, write
 from .scaling_run import write_scaling
 
+ROOT = Path(__file__).parents[3]
 NAMES = ("$x_{^$ \\frac", "_hidden", '<b>&"%#100%\\', "[red]x[/red] {a} | `q`")
 
 
@@ -132,6 +133,31 @@ def test_figures_need_no_backend_that_a_notebook_names(first: str) -> None:
     named = {"MPLBACKEND": "nowhere-to-be-found"}
     ended = subprocess.run(line, env=os.environ | named, capture_output=True, text=True)
     assert (ended.stdout.strip(), ended.returncode) == (named["MPLBACKEND"], 0), ended.stderr
+
+
+def test_settings_that_matplotlib_cannot_read_are_an_error_of_the_user(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run(blocks=1, trials=1, steps=1).path
+    (tmp_path / "matplotlibrc").write_bytes(b"# caf\xe9\n")
+    line = [sys.executable, "-m", "retbench", "plot", str(run)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    *its_own, said = ended.stderr.splitlines()  # matplotlib warns of the file, too
+    assert ended.returncode == 2 and "a file matplotlibrc: 'utf-8' codec" in said
+    assert len(its_own) <= 1
+
+
+@pytest.mark.parametrize("epoch", ["x", ""])
+def test_a_build_s_date_keeps_no_figure_from_being_drawn(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, epoch: str
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+    run = make_run(blocks=1, trials=1, steps=1)
+    first = next(iter(report.content_of(run).figures()))
+    figures.write([first], run, run.path)
+    figures.write_for_print([first], run.path, 3.0)
+    assert os.environ["SOURCE_DATE_EPOCH"] == epoch
 
 
 def test_whatever_keeps_a_figure_from_being_drawn_is_one_line_that_says_how_to_go_on(
