@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from retbench.errors import UserError
-from retbench.store.run import Run, open_run
+from retbench.store.run import Run, folder_name, open_run
 
 SUMS = "SHA256SUMS"
 _FORMATS = {".tar.gz": "gztar", ".zip": "zip"}
@@ -33,18 +33,30 @@ def bundle(run: Run, out: Path | None = None) -> Path:
         out: the archive, ``.tar.gz`` or ``.zip``; by default ``NAME.tar.gz`` beside the folder.
 
     Raises:
-        UserError: ``out`` exists, has another suffix, or cannot be written.
+        UserError: ``out`` exists, has another suffix, lies in the folder or cannot be written; a
+            file cannot be copied, or named in a line of the sums.
     """
-    folder = run.path.resolve()
-    out = out or Path(os.path.normpath(run.path / ".."), f"{folder.name}.tar.gz")
+    folder, called = run.path.resolve(), folder_name(run.path)
+    out = out or Path(os.path.normpath(run.path / ".."), f"{called}.tar.gz")
     base, form = _format(out)
     if os.path.lexists(out):
         raise UserError(f"{out} exists", "name another file with --out")
+    if out.resolve().is_relative_to(folder):
+        raise UserError(f"{out} lies inside of the run", "name another file with --out")
     with _scratch(out.parent) as scratch:
-        copy = scratch / folder.name
-        shutil.copytree(folder, copy)
-        (copy / SUMS).write_text("".join(f"{h}  {name}\n" for name, h in _hashes(copy).items()))
-        made = shutil.make_archive(str(scratch / base.name), form, scratch, folder.name)
+        copy = scratch / called
+        try:
+            shutil.copytree(folder, copy)
+        except shutil.Error as error:  # of every file that it could not copy
+            source, _, why = error.args[0][0]
+            raise UserError(f"cannot pack {source}: {why}", "remove it, or make room") from None
+        for path in copy.rglob("*"):
+            name = path.relative_to(copy).as_posix()
+            if name.encode(errors="replace").decode().splitlines() != [name]:
+                raise UserError(f"cannot pack {name!r}: its name is no line of UTF-8", "rename it")
+        sums = "".join(f"{digest}  {name}\n" for name, digest in _hashes(copy).items())
+        (copy / SUMS).write_text(sums, encoding="utf-8")
+        made = shutil.make_archive(str(scratch / base.name), form, scratch, called)
         shutil.move(made, out)
     return out
 
@@ -106,7 +118,7 @@ def _checked(file: Path, scratch: Path) -> Path:
     folders = list(scratch.iterdir())
     if len(folders) != 1 or not (folders[0] / SUMS).is_file():
         raise UserError(f"{file} is no bundle: it has no {SUMS}", "make one with retbench bundle")
-    lines = (folders[0] / SUMS).read_text(errors="replace").splitlines()
+    lines = (folders[0] / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
     told = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     found = _hashes(folders[0])
     for name in sorted(told.keys() | found.keys()):

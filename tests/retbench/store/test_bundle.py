@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tarfile
@@ -54,6 +55,39 @@ def test_by_default_it_lies_beside_the_folder_and_nothing_is_overwritten(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "copy.tar.gz"]
     with pytest.raises(UserError, match="copy is not empty"):
         verify(tmp_path / "copy.tar.gz", tmp_path / "copy")
+
+
+def _dangling(folder: Path) -> None:
+    (folder / "link").symlink_to("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "out", "said"),
+    [
+        (lambda _: None, "run/plots/x.tar.gz", "x.tar.gz lies inside of the run; name another"),
+        (lambda folder: os.mkfifo(folder / "pipe"), "x.zip", "run/pipe: .* is a named pipe"),
+        (_dangling, "x.zip", "run/link: .*No such file.*; remove it"),
+        (lambda f: (f / "a\nb").touch(), "x.zip", r"cannot pack 'a\\nb': .*; rename it"),
+        (lambda f: (f / os.fsdecode(b"\xe9")).mkdir(), "x.zip", r"cannot pack '\\udce9'"),
+    ],
+)
+def test_what_cannot_be_packed_is_one_line(
+    tmp_path: Path, run: Run, change: Callable[[Path], None], out: str, said: str
+) -> None:
+    copy = shutil.copytree(run.path, tmp_path / "run")
+    change(copy)
+    with pytest.raises(UserError, match=said) as told:
+        bundle(open_run(copy), tmp_path / out)
+    assert "\n" not in str(told.value) and [*tmp_path.iterdir()] == [copy]
+
+
+def test_a_folder_whose_name_is_no_utf_8_is_packed_under_one_that_is(
+    tmp_path: Path, run: Run
+) -> None:
+    copy = shutil.copytree(run.path, tmp_path / os.fsdecode(b"q\xe9"))
+    (copy / "über.txt").touch()
+    assert bundle(open_run(copy)).name == r"q\xe9.tar.gz"
+    assert verify(bundle(open_run(copy), tmp_path / "sent.zip")).meta == run.meta
 
 
 def _changed(folder: Path) -> None:
