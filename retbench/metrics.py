@@ -6,6 +6,7 @@ This module knows nothing of how a metric is measured and imports nothing heavy.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -74,6 +75,7 @@ class Metric:
         better: which direction wins; None where neither does.
         compared: its place among the metrics that models are compared by; None for any other.
         crosses: whether the context is looked for at which two models are equal in it.
+        most: the largest value of a share; None of what is none.
         formula: what a derived metric is computed by, see :attr:`needs`; None of a measured one.
     """
 
@@ -85,12 +87,21 @@ class Metric:
     better: Literal["lower", "higher"] | None = None
     compared: int | None = None
     crosses: bool = True
+    most: float | None = None
     formula: Callable[..., float] | None = None
 
     @property
     def centre(self) -> Literal["median", "max"]:
         """What of the values of all processes is a cell's: memory is the largest's (M14)."""
         return "max" if self.kind == "memory" else "median"
+
+    @cached_property
+    def range(self) -> tuple[float, float]:
+        """The least and the largest value that a sample may have: what is given can be counted."""
+        if self.kind == "input":
+            return 0.0, 2.0**63
+        most = sys.float_info.max
+        return (-most, most) if self.most is None else (0.0, self.most)
 
     @cached_property
     def needs(self) -> tuple[str, ...]:
@@ -259,7 +270,8 @@ _DECLARED = (
     Metric("first_occur_loss", "nat/token", "First-occurrence loss", "quality",
            "cross-entropy of a document's other tokens, in the same windows", "lower"),
     Metric("accuracy", "ratio", "Accuracy", "quality",
-           "share of the answers whose likeliest token is right, at a length and a load", "higher"),
+           "share of the answers whose likeliest token is right, at a length and a load", "higher",
+           most=1.0),
     Metric("answers", "1", "Answers", "input", "answers asked for at a length and a load"),
     # What the kernels suite measures of one operation.
     Metric("kernel_s", "s", "Time", "time",

@@ -76,17 +76,17 @@ def power_law(x: ArrayLike, y: ArrayLike, *, offset: bool = False) -> PowerLaw |
     if at.ndim != 1 or table.shape[1:] != at.shape:
         raise ValueError(f"{table.shape} losses do not fit {at.shape} sizes")
     least = LEAST_SIZES_OFFSET if offset else LEAST_SIZES
-    known = np.isfinite(table) & (table > 0)
-    enough = known.sum(axis=1) >= least
-    if not enough.any():
+    known = np.isfinite(table) & (table > 0) & np.isfinite(at) & (at > 0)
+    log = np.log(np.where(known.any(axis=0), at, 1.0))
+    sizes = np.array([len(np.unique(log[has])) for has in known])  # equal ones are one
+    if max(sizes, default=0) < least:
         return None
-    fullest = known.sum(axis=1) == known.sum(axis=1).max()
+    fullest = sizes == sizes.max()
     table, known = table[fullest], known[fullest]
-    used = at[known.any(axis=0)]
-    middle = float(np.log(used).mean())
+    used = known.any(axis=0)
+    middle = float(log[used].mean())
     fits = [
-        _fit(np.log(at[has]) - middle, row[has], offset)
-        for row, has in zip(table, known, strict=True)
+        _fit(log[has] - middle, row[has], offset) for row, has in zip(table, known, strict=True)
     ]
     lines = np.array([(height, slope) for _, height, slope in fits])
     offsets = np.array([irreducible for irreducible, _, _ in fits])
@@ -96,7 +96,7 @@ def power_law(x: ArrayLike, y: ArrayLike, *, offset: bool = False) -> PowerLaw |
         scale=scales.mapped(exp),
         offset=_mean(offsets).mapped(lambda value: max(value, 0.0)) if offset else None,
         lines=lines, offsets=offsets, middle=middle,
-        smallest=float(used.min()), largest=float(used.max()),
+        smallest=float(at[used].min()), largest=float(at[used].max()),
     )  # fmt: skip
 
 

@@ -181,7 +181,7 @@ def accuracy(correct: ArrayLike, answers: ArrayLike) -> Estimate:
     single = centre * (1 - centre)  # variance of one answer
     seeds = float(shares.var(ddof=1)) / n if n > 1 else 0.0
     df = satterthwaite([(seeds, n - 1), (single / questions, math.inf)])
-    effective = single / (seeds + single / questions) if single > 0 else questions
+    effective = single / (seeds + single / questions) if single / questions else questions
     low, high = _wilson(centre, effective, t_quantile(df))
     return Estimate(centre, min(low, centre), max(high, centre), n, "wilson")
 

@@ -14,7 +14,6 @@ import hashlib
 import itertools
 import json
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +38,8 @@ _TYPES: dict[str, set[type[Any]]] = {column: {str} for column in COLUMNS} | {
     "cause": {str, NoneType}, "flags": {list},
 }  # fmt: skip
 _LEAST = {"seq_len": 0, "batch_size": 1, "block": 0, "process": -1, "trial": 0, "index": 0}
-_MOST = sys.float_info.max
-_LINE_START = b'{"%s":"' % COLUMNS[0].encode()
 _DIGEST = re.compile(rb',"sha256":"([0-9a-f]{64})"}$')
+_LINE_START = b'{"%s":"' % COLUMNS[0].encode()
 
 
 @dataclass(frozen=True)
@@ -115,9 +113,6 @@ def _problem_in(columns: Columns) -> str | None:
     for column, types in _TYPES.items():
         if not set(map(type, columns[column])) <= types:
             return f"column {column!r} holds {columns[column][0]!r}"
-    values = (value for value in columns["value"] if value is not None)
-    if not all(-_MOST <= value <= _MOST for value in values):  # nor is NaN
-        return f"column 'value' holds {columns['value'][0]!r:.60}"
     for column, least in _LEAST.items():
         known = [value for value in columns[column] if value is not None]
         if known and not (least <= min(known) and max(known) < 2**63):
@@ -129,6 +124,11 @@ def _problem_in(columns: Columns) -> str | None:
     for tag, unit in set(zip(columns["metric"], columns["unit"], strict=True)):
         if tag not in METRICS or METRICS[tag].unit != unit:
             return f"no metric {tag!r} in {unit!r} is declared"
+    for tag, value in zip(columns["metric"], columns["value"], strict=True):
+        if value is not None:
+            least, most = METRICS[tag].range
+            if not least <= value <= most:  # nor is NaN
+                return f"column 'value' holds {columns['value'][0]!r:.60}"
     texts = {text for name, types in _TYPES.items() if str in types for text in columns[name]}
     texts.update(flag for flags in columns["flags"] for flag in flags)
     try:  # JSON has escapes for halves of surrogate pairs, which cannot be written anywhere

@@ -74,6 +74,7 @@ class Recall(Trainings):
         sequences = (self.meta["data"] or {}).get("sequences", np.inf)
         wide["answers"] = wide["answers"].clip(upper=sequences)
         wide["correct"] = wide["accuracy"] * wide["answers"]
+        wide = wide[wide["answers"] > 0]
         return wide[[*keys, "correct", "answers"]].astype({"load": "int64"})
 
     @cached_property

@@ -5,7 +5,6 @@ RETBENCH_CAMPAIGN=50 makes as many examples of each suite, others each time; by 
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from pathlib import Path
@@ -33,7 +32,7 @@ def test_any_values_and_any_failures_make_a_report(suite: str, tmp_path: Path) -
     cells = batches(sound)
     metrics = sorted({
         row["metric"] for cell in cells for row in cell
-        if row["value"] is not None and METRICS[row["metric"]].kind not in ("input", "analytic")
+        if row["value"] is not None and METRICS[row["metric"]].kind != "analytic"
     })  # fmt: skip
     models = sorted({cell[0]["model"] for cell in cells})
     points = sorted({cell[0]["point"] for cell in cells})
@@ -54,7 +53,7 @@ def test_any_values_and_any_failures_make_a_report(suite: str, tmp_path: Path) -
             if status is not None:
                 return [cell[-1] | {"status": status, "cause": "of the test", "value": None}]
             return [
-                row | {"value": sized(row["value"], sizes.get((row["model"], row["metric"]), 1.0))}
+                row | {"value": sized(row, sizes.get((row["model"], row["metric"]), 1.0))}
                 for row in cell
             ]
 
@@ -70,10 +69,28 @@ def test_any_values_and_any_failures_make_a_report(suite: str, tmp_path: Path) -
     reported()
 
 
-def sized(value: float | None, factor: float) -> float | None:
-    """A value times a factor, as far as a float goes."""
-    if value is None:
-        return None
-    return (
-        value if factor == 1.0 else min(value * factor, 1.7e308) if math.isfinite(value) else value
-    )
+@pytest.mark.parametrize(
+    ("suite", "metric", "value"),
+    [
+        ("scaling", "parameters", 0.0),
+        ("scaling", "parameters", 2.0**63),
+        ("scaling", "train_flops", 1.7e308),
+        ("recall", "accuracy", 5e-324),
+        ("recall", "answers", 0.0),
+    ],
+)
+def test_a_figure_that_is_one_in_every_cell_makes_a_report(
+    tmp_path: Path, suite: str, metric: str, value: float
+) -> None:
+    sound = SUITES[suite](tmp_path / "sound")
+    given = {metric: {"value": value}}
+    cells = [[row | given.get(row["metric"], {}) for row in cell] for cell in batches(sound)]
+    assert report.write_tables(rewritten(sound, tmp_path / "any", cells))
+
+
+def sized(row: Row, factor: float) -> float | None:
+    """A row's value times a factor, as far as its metric goes."""
+    value = row["value"]
+    if value is None or factor == 1.0:
+        return value
+    return min(value * factor, METRICS[row["metric"]].range[1])

@@ -19,6 +19,9 @@ from retbench.store.files import write_text
 from ..full_disk import full_disk
 from .run_files import Batch, lines_of, snapshot
 
+SHARE = {"metric": "accuracy", "unit": "ratio"}
+COUNT = {"metric": "test_tokens", "unit": "1"}
+
 # What is written is what is read.
 
 
@@ -95,6 +98,9 @@ def test_sound_samples_are_decoded_in_one_call(run: Path, monkeypatch: pytest.Mo
         (lambda rows: [rows[0] | {"metric": "speed"}, *rows[1:]], "no metric 'speed'"),
         (lambda rows: [rows[0] | {"unit": "ms"}, *rows[1:]], "'tpot_s' in 'ms'"),
         (lambda rows: [rows[0] | {"value": float("nan")}, *rows[1:]], "'value' holds nan"),
+        (lambda rows: [rows[0] | SHARE | {"value": 1.5}, *rows[1:]], "'value' holds 1.5"),
+        (lambda rows: [rows[0] | COUNT | {"value": -1}, *rows[1:]], "'value' holds -1"),
+        (lambda rows: [rows[0] | COUNT | {"value": 1.7e308}, *rows[1:]], "holds 1.7e.308"),
         (lambda rows: [rows[0] | {"status": "slow"}, *rows[1:]], "'status' holds 'slow'"),
         (lambda rows: [rows[0] | {"block": "0"}, *rows[1:]], "'block' holds '0'"),
     ],
