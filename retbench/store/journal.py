@@ -126,8 +126,8 @@ def _problem_in(columns: Columns) -> str | None:
             return f"no metric {tag!r} in {unit!r} is declared"
     for tag, value in zip(columns["metric"], columns["value"], strict=True):
         if value is not None:
-            least, most = METRICS[tag].range
-            if not least <= value <= most:  # nor is NaN
+            low, high = METRICS[tag].range
+            if not low <= value <= high:  # nor is NaN
                 return f"column 'value' holds {columns['value'][0]!r:.60}"
     texts = {text for name, types in _TYPES.items() if str in types for text in columns[name]}
     texts.update(flag for flags in columns["flags"] for flag in flags)
