@@ -8,6 +8,15 @@ run.frame()  # one row a sample: a pandas DataFrame
 
 from __future__ import annotations
 
+import os
+import sys
+
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:  # while Python looks for what ``-m`` names
+    # It puts the current folder first, where a module of the user's may be named like any of ours
+    # or of Python's.
+    sys.path.append(sys.path.pop(0))
+    sys.path.insert(0, os.path.dirname(__path__[0]))
+
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,6 @@
 """``python -m retbench``, and the command ``retbench``."""
 
 import sys
-from pathlib import Path
 from typing import NoReturn
 
 
@@ -18,7 +17,4 @@ def main() -> NoReturn:
 
 
 if __name__ == "__main__":
-    # ``-m`` puts the current folder first, where a module of the user's may be named like ours.
-    sys.path.append(str(Path(__file__).resolve().parents[1]))
-    sys.path.append(sys.path.pop(0))
     main()

@@ -192,7 +192,7 @@ def gpu() -> dict[str, Any] | None:
     described: dict[str, Any] = {}
     with contextlib.suppress(ValueError):
         described.update(
-            json.loads(host.output([sys.executable, "-c", _ASK_TORCH], timeout_s=120.0))
+            json.loads(host.output([sys.executable, "-P", "-c", _ASK_TORCH], timeout_s=120.0))
         )
     known = nvml.gpu(described.pop("uuid", None))
     if known is not None:

@@ -6,14 +6,17 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from retbench.machine import provenance
 from retbench.machine.threads import spin_limits
 
 STARTED = time.perf_counter()
 """When a worker's imports began."""
 
-WORKER_COMMAND = (sys.executable, "-m", "retbench.workers")
+START = (sys.executable, "-P", str(Path(__file__).with_name("start.py")))
+"""The beginning of a command that runs a module of this checkout; see its file."""
+
+WORKER_COMMAND = (*START, "retbench.workers")
 
 # glibc's malloc gives large tensors back to the kernel and takes them again, page by page, or does
 # not, as the heap of a process happens to lie: the same prefill took 70 ms in one process, 120 ms
@@ -29,6 +32,9 @@ ALLOCATOR = {
 
 CPUS = "RETBENCH_CPUS"
 """The variable that names the logical processors which a worker keeps to, commas between."""
+
+FOLDER = "RETBENCH_FOLDER"
+"""The variable that names the folder whose modules a worker finds last: the current, or none."""
 
 
 def variables(threads: int, cpus: Sequence[int] = ()) -> Mapping[str, str]:
@@ -49,14 +55,12 @@ def inherited() -> Mapping[str, str]:
 
 def _settled(threads: int, cpus: Sequence[int]) -> dict[str, str]:
     """What a worker's environment says, whatever this process's does."""
-    # Our own code first: a module of the user's beside the command may be named like one of it.
     here = os.getcwd() if {"", os.getcwd()} & set(sys.path) else ""
-    paths = [str(provenance.PROJECT_ROOT), os.environ.get("PYTHONPATH", ""), here]
     return ALLOCATOR | {
         "PYTHONHASHSEED": "0",  # the order of sets decides in which order memory is asked for
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         CPUS: ",".join(map(str, cpus)),
-        "PYTHONSAFEPATH": "1",
-        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "PYTHONSAFEPATH": "1",  # for the processes that a library starts from a worker
+        FOLDER: here,
     }

@@ -1,4 +1,4 @@
-"""Start of a worker process: ``python -m retbench.workers``, by the runner, never by hand."""
+"""Start of a worker process, by the runner, never by hand; see :mod:`retbench.workers`."""
 
 from __future__ import annotations
 

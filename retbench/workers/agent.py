@@ -24,7 +24,7 @@ from retbench.config.run import RunConfig
 from retbench.errors import UserError
 from retbench.machine.interrupts import Interrupts
 from retbench.machine.memory import oom_kills
-from retbench.workers import WORKER_COMMAND, variables
+from retbench.workers import START, WORKER_COMMAND, variables
 from retbench.workers.process import (
     DIED,
     PARENT,
@@ -103,7 +103,7 @@ def command(config: RunConfig, nodes: Nodes, worker: Sequence[str]) -> tuple[str
     group = (json.dumps(asdict(nodes)), str(config.world_size // nodes.count))
     # The runner gives up before a process that waits for another does.
     shared = (config.parallel, str(2 * config.timeout_s))
-    return (sys.executable, "-m", __name__, *group, *worker, *shared)
+    return (*START, __name__, *group, *worker, *shared)
 
 
 def serve(config: RunConfig, nodes: Nodes, tell: Callable[[str], None]) -> None:

@@ -1,7 +1,7 @@
 """The worker process: builds one contender's model, verifies it, and measures cell after cell.
 
-Started by the runner, never by hand: ``python -m retbench.workers``, in one of several processes
-with ``KIND TIMEOUT_S`` behind it (see :mod:`retbench.workers.agent`). Takes one JSON message a line
+Started by the runner, never by hand: see :mod:`retbench.workers`; in one of several processes with
+``KIND TIMEOUT_S`` as arguments (see :mod:`retbench.workers.agent`). Takes one JSON message a line
 from the socket that is its stdin, and answers there. Of several processes rank 0 does so, and hands
 each message on to the others. Ends when the socket closes, and dies with its parent.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,16 +26,36 @@ def test_a_worker_limits_spinning() -> None:
     assert {name: found[name] for name in threads.SPIN_LIMITS} == threads.SPIN_LIMITS
 
 
-def test_a_worker_finds_our_models_before_a_users_module_of_that_name(
+def test_a_worker_finds_a_users_modules_after_ours_and_pythons(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "models.py").write_text("raise SystemExit('not ours')")
+    for name in ("models", "random", "numpy"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not ours')")
+    (tmp_path / "mine.py").write_text("import models.config, numpy, random")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     ended = subprocess.run(
-        [sys.executable, "-m", "models.config"], env=workers.variables(1), capture_output=True
+        [*workers.START, "mine"], env=workers.variables(1), capture_output=True, text=True
     )
-    assert ended.returncode == 0, ended.stderr
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_checkout_whose_path_holds_a_colon_measures_itself(tmp_path: Path) -> None:
+    package = tmp_path / "a:b" / "retbench"
+    (package / "workers").mkdir(parents=True)
+    (package / "__init__.py").write_text("print(__file__)")
+    start = shutil.copy(workers.START[-1], package / "workers")
+    command = [*workers.START[:-1], start, "retbench"]
+    ended = subprocess.run(command, env=workers.variables(1), capture_output=True, text=True)
+    assert ended.stdout == f"{package / '__init__.py'}\n"
+
+
+def test_the_command_beside_a_module_named_like_pythons_takes_pythons(tmp_path: Path) -> None:
+    (tmp_path / "typing.py").write_text("raise SystemExit('not ours')")
+    path = os.environ | {"PYTHONPATH": str(Path(workers.__file__).parents[2])}
+    line = [sys.executable, "-m", "retbench", "--version"]
+    ended = subprocess.run(line, env=path, cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_a_script_beside_a_module_of_that_name_is_told_to_rename_it(tmp_path: Path) -> None:

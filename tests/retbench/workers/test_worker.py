@@ -21,7 +21,6 @@ from retbench.config.run import ModelsConfig, RunConfig
 from retbench.engine.resolve import resolve
 from retbench.engine.runner import WORKER_COMMAND
 from retbench.machine.interrupts import Interrupts
-from retbench.machine.provenance import PROJECT_ROOT
 from retbench.suites.quality import final_point
 from retbench.workers.process import PARENT, Message, Worker
 
@@ -31,7 +30,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone ends orp
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT_ROOT)}
+    return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def configuration(**given: Any) -> RunConfig:
@@ -295,8 +294,8 @@ def test_a_worker_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     # The worker shares its parent's stdin, whose other end stays open here: nothing but the
     # parent's death can end it.
     program = (
-        "import subprocess, sys, time\n"
-        "worker = subprocess.Popen([sys.executable, '-m', 'retbench.workers'])\n"
+        "import subprocess, time\n"
+        f"worker = subprocess.Popen({WORKER_COMMAND})\n"
         f"open({str(note)!r}, 'w').write(f'{{worker.pid}}\\n')\n"
         "time.sleep(600)\n"
     )
