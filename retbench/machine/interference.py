@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from retbench.machine import nvml
+from retbench.machine import host, nvml
 
 FOREIGN_PROCESS = "foreign_process"
 THREADS_WAIT = "threads_wait"
@@ -120,20 +120,15 @@ def stolen_cpu_s(stat: Path = Path("/proc/stat")) -> float | None:
 
 def _cpu_seconds(stat: Path) -> list[float] | None:
     """The first eight counters of all processors together, proc(5); None where there are none."""
-    if not stat.exists():
-        return None
-    ticks = stat.read_text().split("\n", 1)[0].split()[1:9]
-    return [int(count) / _CLOCK_TICKS_PER_S for count in ticks]
+    ticks = host.read(stat).partition("\n")[0].split()[1:9]
+    return [int(count) / _CLOCK_TICKS_PER_S for count in ticks] if len(ticks) == 8 else None
 
 
 def cpu_s(pid: int) -> float:
     """CPU seconds of another process of this machine; 0 once it has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    user, system = fields[11:13]  # counted from the state, which follows the name
-    return (int(user) + int(system)) / _CLOCK_TICKS_PER_S
+    fields = host.read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    # User and system time, counted from the state, which follows the name.
+    return sum(map(int, fields[11:13])) / _CLOCK_TICKS_PER_S
 
 
 def gpu_flags(own: int) -> list[str]:

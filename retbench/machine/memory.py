@@ -51,20 +51,15 @@ def available_memory_bytes(
 
 def _group_headroom(group: Path, version: int) -> int | None:
     """Limit less usage of one control group, its reclaimable file cache not counted as used."""
-    limit, usage = {
-        1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-        2: ("memory.max", "memory.current"),
+    limit, usage, cache = {
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        2: ("memory.max", "memory.current", "inactive_file"),
     }[version]
-    try:
-        bound = (group / limit).read_text().strip()
-        used = int((group / usage).read_text())
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except OSError:
+    bound, used = host.number(group / limit), host.number(group / usage)
+    if bound is None or used is None:
         return None
-    if bound == "max":
-        return None
-    reclaimable = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
-    return max(0, int(bound) - used + reclaimable)
+    cached = re.search(rf"^{cache} (\d+)$", host.read(group / "memory.stat"), re.MULTILINE)
+    return max(0, bound - used + (int(cached[1]) if cached else 0))
 
 
 def limit_further_memory(further_bytes: int) -> None:

@@ -15,8 +15,10 @@ from retbench.machine.interference import (
     FOREIGN_PROCESS,
     THROTTLED,
     Disturbances,
+    cpu_s,
     foreign_cpu_s,
     gpu_flags,
+    stolen_cpu_s,
 )
 
 BUSY_S = 0.3
@@ -89,6 +91,13 @@ def test_own_work_is_taken_off(tmp_path: Path) -> None:
 
 def test_a_system_that_does_not_tell_flags_nothing(tmp_path: Path) -> None:
     assert foreign_cpu_s(tmp_path / "absent") is None
+    (tmp_path / "empty").touch()
+    assert foreign_cpu_s(tmp_path / "empty") is stolen_cpu_s(tmp_path / "empty") is None
+
+
+def test_a_process_whose_file_is_empty_has_used_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "")
+    assert cpu_s(1) == 0
 
 
 @pytest.mark.parametrize(

@@ -290,6 +290,15 @@ def test_control_groups_of_version_1_are_read_too(tmp_path):
     assert available(tmp_path, "5:cpuset:/\n4:memory:/job\n0::/\n") == 400
 
 
+@pytest.mark.parametrize(
+    ("file", "left"), [("memory.max", 10 * 1024), ("memory.current", 10 * 1024), ("memory.stat", 0)]
+)
+def test_a_file_of_a_control_group_that_shows_nothing_limits_nothing(tmp_path, file, left):
+    group(tmp_path / "job", limit=1000, used=1000, cache=200)
+    (tmp_path / "job" / file).write_text("")
+    assert available(tmp_path, "0::/job\n") == left
+
+
 # Exceptions
 
 
