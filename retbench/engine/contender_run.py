@@ -15,6 +15,7 @@ from typing import cast
 from retbench import suites
 from retbench.config.plan import Point
 from retbench.engine.contender_worker import SETUP_METRICS, ContenderWorker, reported
+from retbench.machine.memory import says_no_thread
 from retbench.machine.provenance import anonymous
 from retbench.metrics import STATUSES, Sample, Status
 from retbench.store.journal import STATUS_METRIC, STATUS_PHASE, problem_of_batch
@@ -205,6 +206,9 @@ class ContenderRun(ContenderWorker):
     ) -> Outcome:
         """The batch of a cell: what its worker's start took, its samples, its status row."""
         elapsed_s = self._spent_s or None
+        limited = self._config.device == "cpu" and self._config.memory_limit_gib is not None
+        if status == "error" and limited and says_no_thread(cause or ""):
+            status = "oom"  # the run's limit counts the stacks
         row = self._row(STATUS_PHASE, STATUS_METRIC, elapsed_s)
         row["status"], row["flags"] = status, list(flags)
         row["cause"] = None if cause is None else anonymous(cause)

@@ -122,31 +122,32 @@ def is_out_of_memory(exception: BaseException) -> bool:
 def says_out_of_memory(text: str) -> bool:
     """Whether a message is one that the allocator or the kernel ends with for want of memory.
 
-    All that is guessed from a message is here. A library that is not mapped has met a memory limit,
-    unless its file system lets nothing be executed; where that cannot be told it is no want of
-    memory.
+    All that is guessed from a message is here. A library that is not mapped, and does not say why,
+    has met a memory limit, unless its file system lets nothing be executed; where that cannot be
+    told it is no want of memory.
     """
-    unmapped = re.search(r"(/\S+): failed to map segment", text)
+    unmapped = re.search(r"(/\S+): failed to map segment from shared object(?!:)", text)
     if unmapped is not None:
         try:
             if not os.statvfs(unmapped[1]).f_flag & os.ST_NOEXEC:
                 return True
         except OSError:
             pass
-    said = text.lower().replace(_FIXED_ROOM, "")
-    return any(phrase in said for phrase in _OUT_OF_MEMORY_PHRASES)
+    return _OUT_OF_MEMORY.search(text.lower().replace(_FIXED_ROOM, "")) is not None
+
+
+def says_no_thread(text: str) -> bool:
+    """Whether a message is one for a thread that the system did not start.
+
+    It says so where there is no memory for the stack, and where there are too many threads.
+    """
+    return re.search(r"thread creation failed|can't start new thread", text, re.I) is not None
 
 
 # How Python, torch's CPU allocator, the C library and its loader, the C++ library, the CUDA driver
-# and cuBLAS say it.
-_OUT_OF_MEMORY_PHRASES = (
-    "memoryerror",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "not enough memory",
-    "bad_alloc",
-    "out of memory",
-    "cublas_status_alloc_failed",
-    "cannot map zero-fill pages",
+# and the libraries of CUDA and ROCm say it.
+_OUT_OF_MEMORY = re.compile(
+    "memoryerror|can't allocate memory|cannot allocate memory|not enough memory|bad_alloc|"
+    r"(?<!\brun )out of memory|\b(cu|hip)\w+_alloc_failed|cannot map zero-fill pages"
 )
 _FIXED_ROOM = "cannot allocate memory in static tls block"  # which is full, whatever memory is free

@@ -14,6 +14,7 @@ import ctypes
 import json
 import math
 import os
+import re
 import select
 import signal
 import socket
@@ -42,6 +43,11 @@ _LONGEST_POLL_S = 3600.0
 _PR_SET_PDEATHSIG = 1
 _LOG_TAIL_BYTES = 8192
 _LONGEST_REPLY_BYTES = 1 << 26
+# How a line begins that says why a process ends: Python's of an exception, perhaps behind its rank,
+# the C++ library's, the loader's, or that of the OpenMP runtime.
+_LAST_WORDS = re.compile(
+    r"(\[rank\d+\]: ?)?[\w.]*Error\b|terminate called|what\(\):|.*: error while loading|libgomp:"
+)
 _LATE_REPLIES = 100  # far more than a cell has phases to tell of
 
 
@@ -231,7 +237,8 @@ def failure_of(code: int, log: BinaryIO, kills_before: int | None) -> WorkerFail
             cause = "killed by signal 9, most likely by the kernel for want of memory"
             return WorkerFailure("oom", cause, presumed=True)
         return WorkerFailure("error", cause)
-    status: Status = "oom" if says_out_of_memory(last) else "error"
+    raised = (code >= 0 or code == -signal.SIGABRT) and _LAST_WORDS.match(last)
+    status: Status = "oom" if raised and says_out_of_memory(last) else "error"
     how = f"exit status {code}" if code >= 0 else f"killed by signal {-code}"
     return WorkerFailure(status, f"{how}: {last}" if last else how)
 

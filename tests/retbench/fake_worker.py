@@ -69,6 +69,8 @@ def misbehave(action):
         sys.exit(3)
     if action == "memory":
         sys.exit("MemoryError: 8 GiB")
+    if action == "no thread":
+        sys.exit("libgomp: Thread creation failed: Resource temporarily unavailable")
     if action == "hang":
         note(do="hang")
         time.sleep(HANG_S)

@@ -72,6 +72,15 @@ def test_a_failing_worker_costs_its_cell_only(
         assert statuses(run, other) == ["ok"] * 3
 
 
+@pytest.mark.parametrize(("limit_gib", "status"), [(None, "error"), (1.0, "oom")])
+def test_a_thread_that_cannot_be_started_is_want_of_memory_where_that_is_limited(
+    drive: ModuleType, tmp_path: Path, misbehave: Misbehave, limit_gib: float | None, status: str
+) -> None:
+    misbehave({"retnet": {THIRD: "no thread"}})
+    run = drive.execute(tmp_path / "run", plan=drive.THREE, memory_limit_gib=limit_gib)
+    assert statuses(run) == ["ok", "ok", status]
+
+
 def test_a_cell_that_is_prepared_without_phases_costs_itself_only(
     drive: ModuleType, tmp_path: Path, misbehave: Misbehave
 ) -> None:
