@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import torch
@@ -14,7 +15,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _OFF = ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE")
 _FALLS_BACK = "TORCHDYNAMO_SUPPRESS_ERRORS"
-_OVERRIDES = ("TORCH_COMPILE_OVERRIDE_BACKENDS", "TORCH_COMPILE_OVERRIDE_DYNAMO_CONFIGS")
+_OVERRIDES = (
+    "TORCH_COMPILE_OVERRIDE_BACKENDS", "TORCH_COMPILE_OVERRIDE_DYNAMO_CONFIGS",
+    "TORCH_COMPILE_OVERRIDE_INDUCTOR_CONFIGS", "TORCHDYNAMO_DEBUG_FUNCTION",
+)  # fmt: skip
 
 
 def compiled(function: Function, **options: Any) -> Function:
@@ -36,7 +40,7 @@ def require_compiler() -> None:
 
     Raises:
         ConfigError: a variable turns the compiler off, lets it fall back, or puts another backend
-            in its place.
+            or another way to compile in its place.
     """
     for name in _OFF:
         if os.environ.get(name) == "1":
@@ -46,3 +50,17 @@ def require_compiler() -> None:
     for name in _OVERRIDES:
         if os.environ.get(name):
             raise ConfigError(f"{name} may let what is called compiled run eagerly")
+
+
+@contextmanager
+def making_graphs(expected: bool) -> Iterator[None]:
+    """Refuse, where compilation is expected inside, that torch made no graph of anything.
+
+    Raises:
+        ConfigError: all of it ran eagerly.
+    """
+    made = torch._dynamo.utils.counters["stats"] if expected else {}
+    before = made.get("unique_graphs")
+    yield
+    if expected and made.get("unique_graphs") == before:
+        raise ConfigError("torch.compile has compiled nothing: what is called compiled ran eagerly")

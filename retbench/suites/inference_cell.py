@@ -16,7 +16,9 @@ from functools import partial
 
 import torch
 
+from models.compiler import making_graphs
 from retbench.config.plan import Point
+from retbench.config.run import COMPILED_MODES
 from retbench.data import prompt_tokens
 from retbench.machine.clock import Timing
 from retbench.suites.base import CellFailure, require_close
@@ -139,10 +141,11 @@ def _first_calls(rows: Rows, run: Execution, prompt: torch.Tensor) -> Timing:
     """
     session = rows.session
     started = time.perf_counter()
-    run.ready()
-    first = session.clock.time(lambda: run.prefill(prompt))
-    peaks = session.meter.peak_bytes(), session.meter.reserved_peak_bytes()
-    session.clock.time(run.step)
+    with making_graphs(session.config.mode in COMPILED_MODES):
+        run.ready()
+        first = session.clock.time(lambda: run.prefill(prompt))
+        peaks = session.meter.peak_bytes(), session.meter.reserved_peak_bytes()
+        session.clock.time(run.step)
     rows.add("setup", "cold_start_s", time.perf_counter() - started)
     if session.config.mode == "eager" and session.reads_memory:
         _add_memory(rows, "prefill_peak_bytes", peaks[0])

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from models.compiler import making_graphs
 from retbench.data.batches import RandomWindows, prefetch
 from retbench.distributed.process_group import ALONE
 from retbench.machine.clock import Timing
@@ -181,7 +182,8 @@ def _stage(rows: Rows) -> _Staged:
 def _first_step(rows: Rows, staged: _Staged, progress: Progress) -> Timing:
     """The first step, which must be right; its time is the cold start."""
     progress("first step")
-    first = rows.session.time(lambda: _require_finite(staged.step(*staged.batch)))
+    with making_graphs(staged.config.compile):
+        first = rows.session.time(lambda: _require_finite(staged.step(*staged.batch)))
     rows.add("setup", "cold_start_s", first.seconds)
     if staged.config.compile:
         progress("check")

@@ -16,6 +16,8 @@ from models.config import ConfigError
         ("TORCH_COMPILE_DISABLE", "1", r"TORCH_COMPILE_DISABLE=1 turns torch\.compile off"),
         ("TORCHDYNAMO_SUPPRESS_ERRORS", "1", "lets what cannot be compiled run eagerly"),
         ("TORCH_COMPILE_OVERRIDE_BACKENDS", ">=0:eager", "may let what is called compiled run"),
+        ("TORCH_COMPILE_OVERRIDE_INDUCTOR_CONFIGS", "0:x=1", "may let what is called compiled run"),
+        ("TORCHDYNAMO_DEBUG_FUNCTION", "none", "may let what is called compiled run eagerly"),
         ("TORCH_COMPILE_OVERRIDE_DYNAMO_CONFIGS", "0:disable=True", "may let what is called comp"),
     ],
 )

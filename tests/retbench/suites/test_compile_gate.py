@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.config import ConfigError
 from retbench.config.plan import Contender, Point
 from retbench.distributed.process_group import Ranks
 from retbench.engine.resolve import resolve
@@ -52,6 +53,7 @@ def miscompiled(monkeypatch: pytest.MonkeyPatch) -> Callable[[Change], None]:
 
         def compile_(function: Callable[..., Any], **_: Any) -> Callable[..., Any]:
             def compiled(*arguments: Any, **named: Any) -> Any:
+                torch._dynamo.utils.counters["stats"]["unique_graphs"] += 1
                 wrong.append(None)
                 try:
                     return function(*arguments, **named)
@@ -94,6 +96,12 @@ def test_a_compiled_step_that_is_right_passes_and_is_compiled_once(
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     with torch._dynamo.config.patch(error_on_recompile=True):
         prepare(dtype)
+
+
+def test_a_step_of_which_nothing_was_compiled_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    with pytest.raises(ConfigError, match="compiled nothing"):
+        prepare()
 
 
 def test_layers_that_are_compiled_one_by_one_are_compared_with_eager_ones(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from models.config import ConfigError
 from retbench.config.plan import Contender, Point
 from retbench.config.run import RunConfig
 from retbench.engine.resolve import resolve
@@ -416,6 +417,12 @@ def test_a_vocabulary_that_lacks_the_text_is_unsupported() -> None:
 def test_a_cache_that_grows_can_be_neither_compiled_nor_captured() -> None:
     with pytest.raises(Misfit, match="mode compile is impossible for transformer-paper"):
         configuration(models="transformer-paper", mode="compile")
+
+
+def test_a_cell_of_which_nothing_was_compiled_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    with pytest.raises(ConfigError, match="compiled nothing"):
+        MEASURER.prepare(Rows(session(mode="compile"), Point(64, 1)), lambda phase: None)
 
 
 def test_the_record_of_a_model_says_what_ran() -> None:
