@@ -66,10 +66,16 @@ def machine(device: str | None, threads: int | None) -> tuple[str, int]:
     device = device or host.default_device()
     require_known("device", device, DEVICES)
     _require_gpu(device)
+    processes = processes_here()
     if threads is not None:
-        check_threads(threads, here=True)
+        check_threads(threads, here=True, processes=processes)
+    return device, threads or own_cores(processes)
+
+
+def processes_here() -> int:
+    """How many processes of this command torchrun has started on this machine."""
     launched = launch()
-    return device, threads or own_cores(launched.local_size if launched else 1)
+    return launched.local_size if launched else 1
 
 
 def check_device(config: RunConfig, here: bool) -> None:
@@ -84,14 +90,20 @@ def check_device(config: RunConfig, here: bool) -> None:
         )
 
 
-def check_threads(threads: int, here: bool) -> None:
+def check_threads(threads: int, here: bool, processes: int = 1) -> None:
     """More threads than processors only get in each other's way: no number would mean a thing."""
     if threads < 1:
         raise Misfit(f"threads: must be at least 1, not {threads}", keys=("threads",))
-    usable = host.granted_cores()
-    if here and threads > usable:
-        problem = f"threads: {threads} are more than the {usable} processors one may use here"
+    if here and threads > most_threads(processes):
+        each = f" in each of {processes} processes" if processes > 1 else ""
+        usable = host.granted_cores()
+        problem = f"threads: {threads}{each} are more than the {usable} processors one may use here"
         raise Misfit(problem, "use fewer", keys=("threads",))
+
+
+def most_threads(processes: int) -> int:
+    """The threads of each of so many processes on this machine that have a processor each."""
+    return max(1, host.granted_cores() // processes)
 
 
 def check_processes(config: RunConfig) -> None:

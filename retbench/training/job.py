@@ -31,7 +31,7 @@ from retbench.data.dataset import Dataset, require_windows
 from retbench.data.vocabulary import Tokenizer, line_end
 from retbench.distributed.process_group import ALONE, Ranks
 from retbench.errors import Interrupted, UserError
-from retbench.machine import host, provenance
+from retbench.machine import provenance
 from retbench.machine.interrupts import Interrupts
 from retbench.machine.memory import enough_memory
 from retbench.store import documents
@@ -343,8 +343,9 @@ def _continued(out: Path, asked: dict[str, Any]) -> TrainJob:
             "continue it unchanged, or begin a new training with another --out",
         )
     sources = asked.get("plugins") or plugins.located(record["plugins"], out)
-    threads = asked.get("threads") or min(settings.threads, host.granted_cores())
-    requirements.check_threads(threads, here=True)
+    processes = requirements.processes_here()
+    threads = asked.get("threads") or min(settings.threads, requirements.most_threads(processes))
+    requirements.check_threads(threads, here=True, processes=processes)
     data = asked.get("data", settings.data)
     settings = replace(settings, plugins=tuple(sources), data=data, threads=threads)
     return TrainJob(settings, out, resume=True)

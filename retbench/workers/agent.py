@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from retbench.config.requirements import check_threads
 from retbench.config.run import RunConfig
 from retbench.errors import UserError
 from retbench.machine.interrupts import Interrupts
@@ -63,7 +64,7 @@ class Nodes:
     rendezvous: str = ""
 
     def check(self, config: RunConfig) -> None:
-        """Raise the user's error where these machines cannot share a run, or this has not its GPUs.
+        """Raise the user's error where these machines cannot share a run, or this is too small.
 
         Raises:
             UserError: one of those.
@@ -80,11 +81,13 @@ class Nodes:
                 f"processes: {config.world_size} cannot be shared equally by {self.count} machines",
                 f"use a multiple of {self.count}",
             )
+        processes = config.world_size // self.count
+        check_threads(config.threads, here=True, processes=processes)
         if config.device != "cuda" or config.parallel == "none":
             return
         import torch
 
-        processes, count = config.world_size // self.count, torch.cuda.device_count()
+        count = torch.cuda.device_count()
         if processes > count:
             raise UserError(
                 f"device cuda: {processes} processes on a machine with {count} "

@@ -75,6 +75,8 @@ def test_processes_of_a_machine_share_its_cores(launched: Callable[..., None]) -
     launched(WORLD_SIZE="16", LOCAL_WORLD_SIZE="2")
     assert requirements.machine("cpu", None) == ("cpu", max(1, cores // 2))
     assert requirements.machine("cpu", 1) == ("cpu", 1)
+    with pytest.raises(UserError, match="in each of 2 processes are more than the"):
+        requirements.machine("cpu", max(1, host.granted_cores() // 2) + 1)
 
 
 def test_others_that_cannot_be_reached_are_given_up(launched: Callable[..., None]) -> None:

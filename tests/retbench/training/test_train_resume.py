@@ -16,6 +16,7 @@ import pytest
 
 from retbench.cli.app import main
 from retbench.cli.training_display import TrainingDisplay
+from retbench.config import requirements
 from retbench.errors import UserError
 from retbench.machine import host
 from retbench.training import job, model_folder
@@ -199,6 +200,17 @@ def test_a_training_goes_on_with_the_threads_that_there_are_now(
     assert job.prepare(out=stopped, resume=True).settings.threads == 1
     with pytest.raises(UserError, match="2 are more than the 1 processors"):
         job.prepare(out=stopped, resume=True, threads=2)
+
+
+def test_processes_that_go_on_share_the_processors(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = model_folder.read_record(stopped)
+    record["settings"]["threads"] = 2
+    model_folder.write_record(stopped, record)
+    monkeypatch.setattr(host, "granted_cores", lambda: 2)
+    monkeypatch.setattr(requirements, "processes_here", lambda: 2)
+    assert job.prepare(out=stopped, resume=True).settings.threads == 1
 
 
 def test_other_data_are_refused(command: Command, text: Path, stopped: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from retbench.cli import app
 from retbench.config.run import RunConfig
 from retbench.engine.resolve import resolve
 from retbench.errors import Misfit, UserError
+from retbench.machine import host
 from retbench.machine.interrupts import Interrupts
 from retbench.store import Run, open_run
 from retbench.workers import agent
@@ -363,6 +365,16 @@ def test_machines_that_are_no_group_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=says):
         nodes.check(configuration)
+
+
+def test_the_threads_of_all_processes_of_a_machine_are_held_to_its_processors(
+    configuration: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "granted_cores", lambda: 2)
+    two = replace(configuration, threads=2)
+    Nodes(2, 0, "host:1").check(two)
+    with pytest.raises(UserError, match="threads: 2 in each of 2 processes are more than the 2"):
+        agent.ONE_NODE.check(two)
 
 
 def test_under_torchrun_it_names_the_flag(
