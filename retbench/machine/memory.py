@@ -13,6 +13,13 @@ from pathlib import Path
 from retbench.errors import UserError
 from retbench.machine import host
 
+# By version of control groups: the files of limit and usage, and the field of reclaimable memory.
+_GROUP_FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
+_NO_LIMIT = 2**62  # version 1 shows the most pages that it can count, which is more
+
 
 def oom_kills() -> int | None:
     """How many processes the kernel has killed for want of memory since it started.
@@ -49,12 +56,23 @@ def available_memory_bytes(
     return min([available, *(room for room in rooms if room is not None)])
 
 
+def limit_bytes(
+    groups: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> int | None:
+    """The tightest limit of the process's control groups; None where none limits it.
+
+    Args:
+        groups: where the control groups are mounted, version 1 or 2.
+        membership: the process's ``cgroup`` file.
+    """
+    found = host.control_groups("memory", groups, membership)
+    bounds = [host.number(group / _GROUP_FILES[version][0]) for version, group in found]
+    return min((b for b in bounds if b is not None and b < _NO_LIMIT), default=None)
+
+
 def _group_headroom(group: Path, version: int) -> int | None:
     """Limit less usage of one control group, its reclaimable file cache not counted as used."""
-    limit, usage, cache = {
-        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-        2: ("memory.max", "memory.current", "inactive_file"),
-    }[version]
+    limit, usage, cache = _GROUP_FILES[version]
     bound, used = host.number(group / limit), host.number(group / usage)
     if bound is None or used is None:
         return None

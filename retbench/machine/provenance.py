@@ -23,15 +23,18 @@ from pathlib import Path
 from shutil import which
 from typing import Any
 
-from retbench.machine import energy, host, nvml
+from retbench.machine import energy, host, memory, nvml
 from retbench.machine.threads import wait_policy
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = (
-    "MALLOC_*", "TCMALLOC_*", "MIMALLOC_*", "GLIBC_TUNABLES", "LD_PRELOAD", "LD_LIBRARY_PATH",
+    "MALLOC_*", "TCMALLOC_*", "MIMALLOC_*", "_RJEM_MALLOC_CONF", "GLIBC_TUNABLES", "LD_PRELOAD",
+    "LD_LIBRARY_PATH", "LD_AUDIT", "LD_BIND_NOW", "PYTHONMALLOC", "PYTHONTRACEMALLOC",
+    "PYTHONDEVMODE", "PYTHONOPTIMIZE", "COVERAGE_PROCESS_START",
     "OMP_*", "GOMP_*", "KMP_*", "MKL_*", "DNNL_*", "ONEDNN_*", "OPENBLAS_*", "BLIS_*",
-    "ATEN_CPU_CAPABILITY", "CUDA_*", "CUBLAS_*", "CUDNN_*", "NCCL_*", "GLOO_*",
+    "ATEN_CPU_CAPABILITY", "CUDA_*", "CUBLAS*", "CUDNN_*", "NCCL_*", "GLOO_*",
     "NVIDIA_TF32_OVERRIDE", "DISABLE_ADDMM_CUDA_LT", "HIP_*", "HSA_*", "ROC*", "MIOPEN_*",
+    "AMD_*", "GPU_MAX_HW_QUEUES",
     "TORCH*", "TRITON_*", "PYTORCH_*", "FLA_*", "CC", "CXX",
 )  # fmt: skip
 """Variables of the environment that decide how fast something computes."""
@@ -215,7 +218,7 @@ def _memory() -> dict[str, int | None]:
         "total_bytes": host.field_bytes(meminfo, "MemTotal"),
         "available_bytes": host.field_bytes(meminfo, "MemAvailable"),
         "swap_bytes": host.field_bytes(meminfo, "SwapTotal"),
-        "limit_bytes": host.number("/sys/fs/cgroup/memory.max"),
+        "limit_bytes": memory.limit_bytes(),
     }
 
 

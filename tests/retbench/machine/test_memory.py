@@ -290,6 +290,14 @@ def test_control_groups_of_version_1_are_read_too(tmp_path):
     assert available(tmp_path, "5:cpuset:/\n4:memory:/job\n0::/\n") == 400
 
 
+@pytest.mark.parametrize(("outer", "limit"), [(3000, 3000), (2**63 - 4096, None)])
+def test_the_tightest_limit_is_told_and_none_where_there_is_none(tmp_path, outer, limit):
+    group(tmp_path / "memory/a", limit=outer, used=0, version=1)
+    group(tmp_path / "memory/a/b", limit=2**63 - 4096, used=0, version=1)
+    (tmp_path / "cgroup").write_text("4:memory:/a/b\n")
+    assert memory.limit_bytes(tmp_path, tmp_path / "cgroup") == limit
+
+
 @pytest.mark.parametrize(
     ("file", "left"), [("memory.max", 10 * 1024), ("memory.current", 10 * 1024), ("memory.stat", 0)]
 )

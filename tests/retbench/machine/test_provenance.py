@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from retbench.machine import host, provenance
+from retbench.machine import host, memory, provenance
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +158,20 @@ def test_variables_that_decide_speed_are_recorded_without_paths() -> None:
         "LD_PRELOAD": "a.so:b.so", "OMP_NUM_THREADS": "2", "TORCHDYNAMO_DISABLE": "1",
         "CXX": "g++-13", "LD_LIBRARY_PATH": "lib64:lib", "ROCBLAS_LAYER": "0", "FLA_X": "1",
     }  # fmt: skip
+
+
+def test_the_memory_has_the_limit_of_the_control_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "limit_bytes", lambda: 3)
+    assert provenance._memory()["limit_bytes"] == 3
+
+
+def test_so_are_those_of_python_the_loader_and_the_libraries() -> None:
+    names = (
+        "PYTHONMALLOC", "PYTHONTRACEMALLOC", "PYTHONDEVMODE", "PYTHONOPTIMIZE", "LD_AUDIT",
+        "LD_BIND_NOW", "CUBLASLT_WORKSPACE_SIZE", "GPU_MAX_HW_QUEUES", "AMD_DIRECT_DISPATCH",
+        "_RJEM_MALLOC_CONF", "COVERAGE_PROCESS_START",
+    )  # fmt: skip
+    assert provenance.environment(dict.fromkeys(names, "1")) == dict.fromkeys(names, "1")
 
 
 def test_a_commit_that_cannot_be_told_has_a_reason(
