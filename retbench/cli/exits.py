@@ -15,6 +15,7 @@ import typer
 
 from retbench.distributed.launch import leave_to_first
 from retbench.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, Interrupted, UserError
+from retbench.machine.memory import is_out_of_memory, says_no_thread
 
 # The base of typer's usage errors: click's own class, or the one typer carries since 0.2x.
 UsageProblem: type[Exception] = typer.BadParameter.__mro__[2]
@@ -37,6 +38,8 @@ def end(error: BaseException) -> NoReturn:
     if isinstance(error, OSError) and error.filename is None and error.errno == errno.ENOSPC:
         _discard_output()
         fail("cannot print: the disk that stdout goes to is full", EXIT_USER_ERROR)
+    if is_out_of_memory(error) or says_no_thread(str(error)):
+        fail("there is not enough memory; raise `ulimit -v`, or the group's limit", EXIT_USER_ERROR)
     fail(f"a bug: {type(error).__name__}: {error}; add --debug to see where")
 
 

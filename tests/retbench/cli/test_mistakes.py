@@ -360,6 +360,19 @@ def test_a_bug_is_one_line_unless_debug_is_asked_for(
     assert "Traceback" in debugged.err
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])
+def test_want_of_memory_in_the_command_itself_is_the_users(
+    command: Command, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(api, "prepare", broken)
+    ended = command("run")
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "there is not enough memory; raise" in ended.err
+
+
 def test_a_ctrl_c_while_libraries_are_being_imported_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "typer.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
     ended = subprocess.run(
