@@ -61,7 +61,7 @@ class QualityMeasurer(Measurer):
         return super().describe(session) | {"training": untuned}
 
     def verify(self, session: Session) -> float:
-        """No model may see the future: a changed last token moves no earlier logit."""
+        """No model may see the future: changed tokens move no earlier logit."""
         return check_causality(session)
 
     def prepare(self, rows: Rows, progress: Progress) -> Cell:

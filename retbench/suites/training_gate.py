@@ -25,7 +25,13 @@ from retbench.suites.session import Session
 from retbench.training.config import TrainingConfig
 from retbench.training.step import Step, next_token_loss
 
-CAUSAL_TOKENS = 64
+CAUSAL_TOKENS = 384
+"""Tokens that a model is asked about at least: three chunks, for what is right in the first may be
+wrong in those that begin with a state, or end before the last."""
+
+CAUSAL_FORM_TOKENS = 64
+"""Tokens of the forms that the run does not compute: a recurrence goes through them one by one."""
+
 CAUSAL_TOLERANCE = 1e-5
 """How far an earlier logit may move, relative to the largest beside it, when a later token changes:
 what rounding does where a kernel's tiling depends on values it masks."""
@@ -88,21 +94,39 @@ def check_causality(session: Session) -> float:
 
 
 def _moved(session: Session) -> float:
-    """The largest change of an earlier logit; NaN where one is."""
+    """The largest change of an earlier logit; NaN where one is.
+
+    At the run's shortest context: for the logits of a longer one there may be no room.
+    """
     model = session.model
-    length = min(CAUSAL_TOKENS, model.config.max_len)
+    length = min(max(CAUSAL_TOKENS, min(session.config.context)), model.config.max_len)
     generator = torch.Generator().manual_seed(session.config.seed)
-    vocab = model.config.vocab_size
-    tokens = torch.randint(vocab, (1, length), generator=generator).to(session.device)
-    changed = tokens.clone()
-    changed[:, -1] = (changed[:, -1] + 1) % vocab
-    moved = []
+    tokens = torch.randint(model.config.vocab_size, (1, length), generator=generator)
+    tokens = tokens.to(session.device)
     with torch.inference_mode():
-        for form in (None, *getattr(model, "forms", ())):
-            before, after = model(tokens, form=form), model(changed, form=form)
-            change, size = (before - after).abs().amax(-1), before.abs().amax(-1)
-            moved.append(torch.where(change == 0, 0, change / size))
-    return float(torch.stack(moved)[:, :, :-1].max())
+        moved = [_moved_before(model, tokens, None)]
+        for form in getattr(model, "forms", ()):
+            moved.append(_moved_before(model, tokens[:, :CAUSAL_FORM_TOKENS], form))
+    return float(torch.stack(moved).max())
+
+
+def _moved_before(model: LanguageModel, tokens: Tensor, form: str | None) -> Tensor:
+    """How far the logits before a place move when the tokens from there on change; at the worst.
+
+    Places are in the first chunk, in the middle and at the end: a fault of other chunks alone is
+    not seen. They are odd, for a change where a chunk begins shows nothing of what the tokens
+    within one see of each other.
+    """
+    length = tokens.shape[1]
+    before = model(tokens, form=form)
+    size = before.abs().amax(-1)
+    moved = []
+    for place in {min(63, length - 1), length // 2 | 1, length - 1}:
+        changed = tokens.clone()
+        changed[:, place:] = (changed[:, place:] + 1) % model.config.vocab_size
+        change = (model(changed, form=form) - before)[:, :place].abs().amax(-1)
+        moved.append(torch.where(change == 0, 0, change / size[:, :place]).max())
+    return torch.stack(moved).max()
 
 
 def check_gradients(session: Session) -> float:

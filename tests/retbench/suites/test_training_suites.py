@@ -194,24 +194,28 @@ def test_a_text_too_short_to_test_on_is_refused_before_anything_is_trained(
 
 
 class Seer:
-    """A model whose outputs depend on the token after, or are always the same."""
+    """A model whose outputs are of the token after at some positions, or always the same."""
 
     seen = None
+    sees = slice(None)
 
-    config = type("Config", (), {"max_len": 64, "vocab_size": 8})()
+    config = type("Config", (), {"max_len": 600, "vocab_size": 8})()
 
     def __call__(self, tokens: Any, *, form: str | None = None) -> Any:
         import torch
 
         if self.seen is not None:
             return torch.full((*tokens.shape, 8), self.seen())
-        return torch.nn.functional.one_hot(tokens.roll(-1, 1), 8).float()
+        read = tokens.clone()
+        read[:, self.sees] = tokens.roll(-1, 1)[:, self.sees]
+        return torch.nn.functional.one_hot(read, 8).float()
 
 
-def of(model: Any, dtype: str = "float32") -> Session:
+def of(model: Any, dtype: str = "float32", context: int = 32) -> Session:
     """A session of a model of any kind."""
     session = object.__new__(Session)
-    session.config, session.subject = small("perplexity", dtype=dtype), model
+    session.config = small("perplexity", dtype=dtype, context=context)
+    session.subject = model
     session.device = __import__("torch").device("cpu")
     return session
 
@@ -221,8 +225,19 @@ def test_a_transform_whose_last_digits_bfloat16_rounds_apart_sees_no_future() ->
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_model_that_sees_the_future_is_never_trained(dtype: str) -> None:
-    session = of(Seer(), dtype)
+@pytest.mark.parametrize(
+    ("sees", "context"),
+    [
+        (slice(None), 32), (slice(64), 32), (slice(64, None), 32), (slice(192, 256), 32),
+        (slice(256, 320), 512), (slice(448, 512), 512),
+    ],
+)  # fmt: skip
+def test_a_model_that_sees_the_future_is_never_trained(
+    dtype: str, sees: slice, context: int
+) -> None:
+    model = Seer()
+    model.sees = sees
+    session = of(model, dtype, context)
     with pytest.raises(CellFailure, match="the model sees the future"):
         check_causality(session)
 
@@ -237,8 +252,8 @@ def test_a_model_whose_logits_are_all_zero_sees_no_future() -> None:
 def test_a_model_without_numbers_is_never_trained(form: int) -> None:
     model = Seer()
     model.forms = ("chunkwise",)  # type: ignore[attr-defined]
-    calls = iter(range(4))
-    model.seen = lambda: float("nan") if next(calls) // 2 == form else 1.0  # type: ignore[attr-defined]
+    calls = iter(range(8))
+    model.seen = lambda: float("nan") if next(calls) // 4 == form else 1.0  # type: ignore[attr-defined]
     with pytest.raises(CellFailure, match="logits are no numbers"):
         check_causality(of(model))
 
