@@ -25,7 +25,7 @@ from retbench.suites.cell import Cell, Phase
 from retbench.suites.measurer import Measurer, Progress
 from retbench.suites.session import Rows, Session
 from retbench.suites.training import LOADER, UNSHARED, TrainingThroughputConfig
-from retbench.suites.training_gate import check_causality, check_compiled, check_gradients
+from retbench.suites.training_gate import check_causality, check_gradients, check_step
 from retbench.training.config import TrainingConfig
 from retbench.training.step import Step, changed_layers, make_optimizer
 
@@ -180,14 +180,18 @@ def _stage(rows: Rows) -> _Staged:
 
 
 def _first_step(rows: Rows, staged: _Staged, progress: Progress) -> Timing:
-    """The first step, which must be right; its time is the cold start."""
+    """The first step, which must be right; its time is the cold start.
+
+    In eager mode one of a single sequence is what :func:`check_gradients` has seen but for its
+    length.
+    """
     progress("first step")
     with making_graphs(staged.config.compile):
         first = rows.session.time(lambda: _require_finite(staged.step(*staged.batch)))
     rows.add("setup", "cold_start_s", first.seconds)
-    if staged.config.compile:
+    if staged.config.compile or (rows.verify and len(staged.batch[0]) > 1):
         progress("check")
-        check_compiled(staged.step, staged.model, staged.batch, staged.config, rows.session.ranks)
+        check_step(staged.step, staged.model, staged.batch, staged.config, rows.session.ranks)
     return first
 
 

@@ -1,16 +1,17 @@
 """What is checked before a model is trained, or its training timed.
 
-A model does not see the future; its gradients are those of its formula; and those of a compiled
-step are the eager one's. Of the last a loss says little: at initialisation it is about ln V
-whatever the mixer does. Weights' gradients follow from everything that a step computes, forward and
-backward; and they are asked for with the very function that is timed, whose targets are scored for
-some sequences at a time.
+A model does not see the future; its gradients are those of its formula; and those of the step that
+is timed are an eager one's, of a sequence alone. A loss says little of that: at initialisation it is
+about ln V whatever the mixer does. Weights' gradients follow from everything that a step computes,
+forward and backward; and they are asked for with the very function that is timed, whose targets are
+scored for some sequences at a time.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -66,7 +67,8 @@ WEIGHT_FLOOR = {"float32": 1e-4, "bfloat16": 3e-2}
 
 PARTS = 8
 """Parts of a batch that are asked about one by one. What is wrong in one sequence of n is a part of
-1 / n of its part's gradients at least: up to 64 sequences stand out of bfloat16's rounding."""
+1 / n of its part's gradients at least: up to 64 sequences stand out of bfloat16's rounding. The
+last sequence, in what a tiled kernel has left over, is asked about alone as well."""
 
 Gradients = dict[str, Tensor]
 
@@ -253,23 +255,26 @@ def _gradients(
     )
 
 
-def check_compiled(
+def check_step(
     step: Step,
     model: nn.Module,
     batch: tuple[Tensor, Tensor],
     config: TrainingConfig,
     ranks: Ranks = ALONE,
 ) -> None:
-    """Compare the gradients of a compiled step with those of an eager one.
+    """Compare the gradients of a step at its own batch with those of an eager one of a part of it.
 
-    Rounding is no fault, and grows with depth in bfloat16: the compiled step may be as far from an
-    eager one in float32 as :func:`wrong_weight` says, which knows how
-    far the eager one in the training's type is. The eager ones take in no more than a part of the
-    batch, and what is kept of them is in the host's memory: a step that fits can be checked. Leaves
-    no gradients.
+    Of an eager step the part is the last sequence: what is wrong in others alone is not seen, nor
+    what a sequence alone gets wrong too; that the function is right :func:`check_gradients` says,
+    at its own length. Of a compiled one there are ``PARTS`` more.
+
+    Rounding is no fault, and grows with depth in bfloat16: the step may be as far from an eager one
+    in float32 as :func:`wrong_weight` says, which knows how far the eager one in the training's
+    type is. The eager ones take in no more than a part of the batch, and what is kept of them is in
+    the host's memory: a step that fits can be checked. Leaves no gradients.
 
     Args:
-        step: the compiled step; there are no gradients yet.
+        step: the step; there are no gradients yet.
         model: holds the parameters.
         batch: inputs and targets that the step is timed with, both (batch, time).
         config: how the step is computed.
@@ -287,16 +292,25 @@ def check_compiled(
     scored = torch.empty_strided(
         targets.shape, targets.stride(), dtype=targets.dtype, device=targets.device
     )
-    for rows in torch.arange(len(inputs), device=inputs.device).chunk(PARTS):
+    every = torch.arange(len(inputs), device=inputs.device)
+    parts = every.chunk(PARTS) if config.compile else ()
+    if not parts or len(parts[-1]) > 1:
+        parts = (*parts, every[-1:])
+    for rows in parts:
         part = inputs[rows], targets[rows]
-        with torch.compiler.set_stance("force_eager"):  # layers that are compiled one by one too
+        with _eager(config):
             exact = _step_gradients(exact_step, model, part, ranks, Tensor.cpu)
             own = exact
             if config.dtype != "float32":
                 own = _step_gradients(own_step, model, part, ranks, Tensor.cpu)
         scored.fill_(IGNORED)[rows] = targets[rows]
         found = _step_gradients(step, model, (inputs, scored), ranks)
-        _require_equal(exact, own, found, config.dtype, ranks)
+        _require_equal(exact, own, found, config, ranks)
+
+
+def _eager(config: TrainingConfig) -> AbstractContextManager[object]:
+    """Where nothing is compiled, nor layers one by one; it loads the compiler only where it is."""
+    return torch.compiler.set_stance("force_eager") if config.compile else nullcontext()
 
 
 def _step_gradients(
@@ -318,7 +332,11 @@ def _step_gradients(
 
 
 def _require_equal(
-    exact: Mapping[str, Tensor], own: Gradients, found: Gradients, dtype: str, ranks: Ranks
+    exact: Mapping[str, Tensor],
+    own: Gradients,
+    found: Gradients,
+    config: TrainingConfig,
+    ranks: Ranks,
 ) -> None:
     wrong = None
     if exact.keys() != found.keys():
@@ -327,11 +345,19 @@ def _require_equal(
     else:
         for name, gradient in exact.items():
             if gradient.numel() and (
-                far := wrong_weight(gradient, own[name], found[name].to(gradient.device), dtype)
+                far := wrong_weight(
+                    gradient, own[name], found[name].to(gradient.device), config.dtype
+                )
             ):
-                wrong = f"relative error {far[0]:.2g}, allowed {far[1]:.2g} in {dtype} at {name}"
+                error, limit = far
+                wrong = (
+                    f"relative error {error:.2g}, allowed {limit:.2g} in {config.dtype} at {name}"
+                )
                 break
     told = [each for each in ranks.all_gather(wrong) if each]
     if told:
-        cause = f"the compiled step's gradients are not the eager one's: {told[0]}"
-        raise CellFailure("error", cause)
+        if config.compile:
+            what = "the compiled step's gradients are not the eager one's"
+        else:
+            what = "the gradients of a sequence in the batch are not those of the sequence alone"
+        raise CellFailure("error", f"{what}: {told[0]}")

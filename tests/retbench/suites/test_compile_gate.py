@@ -23,15 +23,15 @@ Change = Callable[[Tensor], Tensor]
 BATCH = 10  # more than parts, so that some have two sequences
 
 
-def prepare(dtype: str = "float32") -> None:
+def prepare(dtype: str = "float32", batch: int = BATCH) -> None:
     """Have a cell checked whose step goes through ``torch.compile``."""
     config = resolve(
-        "training", preset="tiny", context=32, batch=BATCH, batch_context=32, modes="compile",
-        tokens_per_step=32 * BATCH, profile="smoke", threads=1, device="cpu", models="retnet",
+        "training", preset="tiny", context=32, batch=batch, batch_context=32, modes="compile",
+        tokens_per_step=32 * batch, profile="smoke", threads=1, device="cpu", models="retnet",
         tokenizer="byte", variants="parallel", dtype=dtype,
     )  # fmt: skip
     session = open_session(config, Contender("retnet", "retnet"), 0, 0)
-    rows = Rows(session, Point(32, BATCH, (("mode", "compile"),)))
+    rows = Rows(session, Point(32, batch, (("mode", "compile"),)))
     with rows.closing:
         TrainingMeasurer().prepare(rows, lambda _: None)
     assert all(weight.grad is None for weight in session.subject.parameters())
@@ -86,6 +86,15 @@ def test_a_compiled_step_whose_mixing_is_wrong_is_not_timed(
     miscompiled(change)
     with pytest.raises(CellFailure, match="compiled step's gradients are not the eager one's: "):
         prepare(dtype)
+
+
+def test_the_last_of_many_sequences_is_judged_alone(
+    miscompiled: Callable[[Change], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retbench.suites.training_gate.PARTS", 1)
+    miscompiled(one_sequence)
+    with pytest.raises(CellFailure, match="compiled step's gradients are not the eager one's: "):
+        prepare("bfloat16", 80)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -246,6 +246,25 @@ def test_the_gate_finds_a_weight_whose_gradient_is_wrong_alone(weight: str, rows
         suites.measurer_of("training").verify(found)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("wrong", [slice(1, None), slice(-1, None)])
+def test_a_step_that_is_wrong_in_a_batch_alone_is_not_timed(
+    monkeypatch: pytest.MonkeyPatch, wrong: slice, dtype: str
+) -> None:
+    from models.mixers.multiscale import MultiScaleRetention
+
+    right = MultiScaleRetention.forward
+
+    def lost(self: Any, x: torch.Tensor, *others: Any) -> torch.Tensor:
+        kept = x.new_ones(len(x), 1, 1)
+        kept[wrong] = float(len(x) == 1)
+        return right(self, x, *others) * kept
+
+    monkeypatch.setattr(MultiScaleRetention, "forward", lost)
+    with pytest.raises(CellFailure, match="in the batch are not those of the sequence alone: "):
+        measured(Point(32, 4), dtype=dtype)
+
+
 def test_where_energy_is_counted_a_step_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     class Meter:
         source = "rapl"
