@@ -1,10 +1,10 @@
 """What is checked before a model is trained, or its training timed.
 
 A model does not see the future; its gradients are those of its formula; and those of the step that
-is timed are an eager one's, of a sequence alone. A loss says little of that: at initialisation it is
-about ln V whatever the mixer does. Weights' gradients follow from everything that a step computes,
-forward and backward; and they are asked for with the very function that is timed, whose targets are
-scored for some sequences at a time.
+is timed are an eager one's, of a sequence alone. A loss says little of that: at initialisation it
+is about ln V whatever the mixer does. Weights' gradients follow from everything that a step
+computes, forward and backward; and they are asked for with the very function that is timed, whose
+targets are scored for some sequences at a time.
 """
 
 from __future__ import annotations

@@ -92,9 +92,9 @@ def test_the_last_of_many_sequences_is_judged_alone(
     miscompiled: Callable[[Change], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("retbench.suites.training_gate.PARTS", 1)
-    miscompiled(one_sequence)
+    miscompiled(lambda out: torch.cat((out[:-1], out[-1:] * 0.85)))  # lost in the others' rounding
     with pytest.raises(CellFailure, match="compiled step's gradients are not the eager one's: "):
-        prepare("bfloat16", 80)
+        prepare("bfloat16", 40)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
