@@ -12,7 +12,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
+from itertools import count
 
 import torch
 
@@ -32,7 +34,10 @@ GATE_STEPS = 16
 GATE_TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 """Largest relative L2 distance of one position's logits from the full forward's: the dtype's
 rounding, grown over the layers of a deep model. A wrong cache, mask or state is off by 0.1 or
-more."""
+more in a model of few layers; one head of one layer of many is by less."""
+
+SHALLOW_VOCABULARY = 256
+"""Entries of the shallow model's vocabulary: a head of the model's own size tells no more."""
 
 MATH_LIMIT = 512
 """Tokens of context from which attention's math kernel on a GPU is a failure, not a baseline."""
@@ -44,22 +49,22 @@ class InferenceMeasurer(Measurer):
     def verify(self, session: Session) -> float:
         """Decoding a short text must reproduce the full forward, in this mode and dtype.
 
+        So must that of a shallow model with the same heads, mode, dtype and kernels: in a deep one
+        a head that is wrong in one layer hides in the rounding of all, and in a compiled or
+        captured step no layer can be looked at. It has weights of its own; what one of the deep
+        model's layers does wrong alone only its own decoding shows.
+
         Nor may the model's attention fall back to the math kernel on a GPU.
         """
         _require_fused(session)
         tokens = _prompt(session, Point(GATE_PROMPT + GATE_STEPS, 1))
-        run = _execution(session, Point(GATE_PROMPT, 1), GATE_STEPS)
-        run.ready()
-        with torch.inference_mode():
-            expected = session.model(tokens)[0, GATE_PROMPT - 1 :].double()
-            run.prefill(tokens[:, :GATE_PROMPT])
-            decoded = [run.prompt_logits[0].double()]
-            for position in range(GATE_PROMPT, GATE_PROMPT + GATE_STEPS):
-                run.token.copy_(tokens[:, position])
-                run.step()
-                decoded.append(run.step_logits[0].double())
-            error = worst_distance(torch.stack(decoded), expected)
-        _require_close(session, error, "decoding does not reproduce the full forward")
+        what = "decoding does not reproduce the full forward"
+        error = _decoding_error(session, tokens)
+        _require_close(session, error, what)
+        shallow = _shallow(session)
+        found = _decoding_error(shallow, tokens % shallow.model.config.vocab_size)
+        layers = shallow.model.config.n_layers
+        _require_close(session, found, f"{what} of {layers} of its layers")
         return error
 
     def prepare(self, rows: Rows, progress: Progress) -> Cell:
@@ -84,6 +89,32 @@ class InferenceMeasurer(Measurer):
             _generation(rows, run),
         )  # fmt: skip
         return Cell(rows, *phases)
+
+
+def _decoding_error(session: Session, tokens: torch.Tensor) -> float:
+    """How far a prefill and steps are from the full forward, at the worst position."""
+    run = _execution(session, Point(GATE_PROMPT, 1), GATE_STEPS)
+    run.ready()
+    with torch.inference_mode():
+        expected = session.model(tokens)[0, GATE_PROMPT - 1 :].double()
+        run.prefill(tokens[:, :GATE_PROMPT])
+        decoded = [run.prompt_logits[0].double()]
+        for position in range(GATE_PROMPT, GATE_PROMPT + GATE_STEPS):
+            run.token.copy_(tokens[:, position])
+            run.step()
+            decoded.append(run.step_logits[0].double())
+        return worst_distance(torch.stack(decoded), expected)
+
+
+def _shallow(session: Session) -> Session:
+    """The session of a model of a small vocabulary and as few layers as have all kinds of them."""
+    config = session.model.config
+    kinds = len(set(config.layers))
+    few = (replace(config, n_layers=n, vocab_size=SHALLOW_VOCABULARY) for n in count(1))
+    small = next(each for each in few if len(set(each.layers)) == kinds)
+    dtype = getattr(torch, session.config.dtype)
+    model = small.build(device=session.device, dtype=dtype, seed=session.config.seed)
+    return replace(session, subject=model)
 
 
 def _require_fused(session: Session) -> None:

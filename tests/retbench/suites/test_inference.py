@@ -24,7 +24,7 @@ from retbench.suites.base import CellFailure
 from retbench.suites.cell import Cell, Phase
 from retbench.suites.execution import Execution, Generation, worst_distance
 from retbench.suites.inference import SUITE
-from retbench.suites.inference_cell import InferenceMeasurer
+from retbench.suites.inference_cell import GATE_STEPS, InferenceMeasurer
 from retbench.suites.session import Rows, Session
 from retbench.workers.worker import open_session
 
@@ -119,6 +119,26 @@ def test_a_model_that_forgets_its_prompt_fails_the_gate(family: str) -> None:
     with pytest.raises(CellFailure, match="does not reproduce the full forward") as failure:
         MEASURER.verify(broken)
     assert failure.value.status == "error"
+
+
+def test_a_head_that_is_wrong_in_a_layer_of_many_fails_the_gate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from models.mixers import multihead
+
+    right, layers, calls = multihead.decode_attention, 24, count()
+    last = {layers * step + layers - 1 for step in range(GATE_STEPS)}  # of each step's
+
+    def without_a_head(*given: Any) -> torch.Tensor:
+        call, mixed = next(calls), right(*given)
+        wrong = call in last or call >= layers * GATE_STEPS  # those of the shallow model
+        return mixed.index_fill(1, torch.tensor([0]), 0.0) if wrong else mixed
+
+    overrides = {"d_model": 128, "n_heads": 16, "n_layers": layers}
+    one = session("transformer", dtype="bfloat16", overrides=overrides)
+    monkeypatch.setattr(multihead, "decode_attention", without_a_head)
+    with pytest.raises(CellFailure, match="the full forward of 1 of its layers"):
+        MEASURER.verify(one)
 
 
 def test_a_model_that_gives_nan_fails_the_gate() -> None:
