@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import gc
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -25,6 +26,8 @@ limit_spinning()
 # Nor is there memory for each to hold gigabytes of.
 pages.MOST_BYTES = 0
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell has what it starts in the background ignore Ctrl-C, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # What xdist starts from here keeps its heap, as workers do: half of the time of small trainings.
 os.environ.update(ALLOCATOR)
 

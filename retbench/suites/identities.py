@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,9 @@ def normalisers() -> float:
     smaller the row.
 
     Returns:
-        The largest relative L2 distance between with and without, of the output and of the
-        gradients of queries, keys and values.
+        The least power of ten that is not below the relative L2 distances between with and
+        without, of the output and of the gradients of queries, keys and values: their digits are
+        of a processor's rounding.
     """
     import torch
 
@@ -51,7 +53,7 @@ def normalisers() -> float:
 
     with torch.enable_grad():
         pairs = zip(mixed(scaled=True), mixed(scaled=False), strict=True)
-    return max(float((a - b).norm() / b.norm()) for a, b in pairs)
+    return 10.0 ** math.ceil(max(math.log10(float((a - b).norm() / b.norm())) for a, b in pairs))
 
 
 IDENTITIES: Mapping[str, Callable[[], float]] = {"normalisers": normalisers}

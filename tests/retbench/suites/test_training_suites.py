@@ -378,7 +378,8 @@ def test_a_text_that_changes_ends_the_run_and_costs_no_cell(tmp_path: Path, afte
     options = given("perplexity") | {
         "data": text, "tokenizer": "byte", "overrides": {"n_layers": 1}, "lr": "1e-3",
     }  # fmt: skip
-    with workers_here():
+    with workers_here() as patch:
+        patch.setattr("retbench.api.write_derived", lambda run: None)
         with pytest.raises(UserError, match=r"the text changed .*; restore it and continue with: "):
             retbench.run("perplexity", out=out, observer=Rewrites(text, after), **options)
         assert set(open_run(out).statuses()["status"]) == {"ok"}
