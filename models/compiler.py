@@ -56,6 +56,9 @@ def require_compiler() -> None:
 def making_graphs(expected: bool) -> Iterator[None]:
     """Refuse, where compilation is expected inside, that torch made no graph of anything.
 
+    Args:
+        expected: whether what is called inside is called compiled for the first time.
+
     Raises:
         ConfigError: all of it ran eagerly.
     """

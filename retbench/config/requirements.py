@@ -91,7 +91,16 @@ def check_device(config: RunConfig, here: bool) -> None:
 
 
 def check_threads(threads: int, here: bool, processes: int = 1) -> None:
-    """More threads than processors only get in each other's way: no number would mean a thing."""
+    """More threads than processors only get in each other's way: no number would mean a thing.
+
+    Args:
+        threads: of each process.
+        here: whether this machine computes; another's processors are not known.
+        processes: of them on this machine.
+
+    Raises:
+        Misfit: there are none, or more than processors that this process may use.
+    """
     if threads < 1:
         raise Misfit(f"threads: must be at least 1, not {threads}", keys=("threads",))
     if here and threads > most_threads(processes):

@@ -22,13 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from retbench.data.corpus import plays
-from retbench.data.unpacking import (
-    BLOCK_BYTES,
-    LOOKED_FOR,
-    Content,
-    contents_of,
-    is_sought,
-)
+from retbench.data.unpacking import BLOCK_BYTES, LOOKED_FOR, Content, contents_of, is_sought
 from retbench.errors import UserError
 
 EMBEDDED = "shakespeare"
@@ -109,7 +103,7 @@ def files_of(source: str) -> list[Path]:
     """
     path = Path(source)
     if os.path.isdir(path):
-        files = sorted(_walk(path))
+        files = _once(_walk(path))
         if not files:
             raise UserError(f"data: the folder {source} holds no text", LOOKED_FOR)
         return files
@@ -117,12 +111,16 @@ def files_of(source: str) -> list[Path]:
         return [path]
     if os.path.exists(path):
         raise UserError(f"data: {source} is no regular file", "write its content to one first")
-    matches = {os.path.realpath(match): Path(match) for match in glob.glob(source, recursive=True)}
-    files = sorted(match for match in matches.values() if os.path.isfile(match))
+    files = _once(filter(os.path.isfile, map(Path, glob.iglob(source, recursive=True))))
     if not files:
         what = "no file matches" if glob.has_magic(source) else "there is no file or folder"
         raise UserError(f"data: {what} {source}", "name a text, a folder or a pattern")
     return files
+
+
+def _once(files: Iterable[Path]) -> list[Path]:
+    """Files in the order of their names, each under the first of them."""
+    return sorted({os.path.realpath(file): file for file in sorted(files, reverse=True)}.values())
 
 
 def _walk(top: Path) -> Iterator[Path]:

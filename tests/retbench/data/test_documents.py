@@ -46,6 +46,7 @@ def test_links_are_followed_each_once(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "a.txt").write_text("a")
+    (tmp_path / "elsewhere" / "z.txt").symlink_to(tmp_path / "elsewhere" / "a.txt")
     (tmp_path / "texts" / "there").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "round").symlink_to(tmp_path / "elsewhere")
     assert names(str(tmp_path / "texts")) == ["a.txt"]
