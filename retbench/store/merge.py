@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from retbench import store
 from retbench.config.plan import Contender, Plan, Point
-from retbench.config.run import RunConfig
+from retbench.config.run import RunConfig, TimedConfig
 from retbench.errors import UserError
 from retbench.machine import ceilings
 from retbench.metrics import Sample, Status, sample_key
@@ -71,6 +71,14 @@ class Part:
             content = journal.read(self.path / store.SAMPLES_FILE)
             self.batches = {sample_key(rows[-1]): rows for rows in content.batches()}
             self._read_bytes = size
+
+    def asked(self, meta: store.RunMeta) -> tuple[object, dict[str, Any]]:
+        """What a part has in common with its run: the text and what is set, not where plugins are.
+
+        Where nothing is timed each machine may have its own number of threads.
+        """
+        own = {"plugins"} if isinstance(self._config, TimedConfig) else {"plugins", "threads"}
+        return meta["data"], {k: v for k, v in meta["configuration"].items() if k not in own}
 
     def lose(self, status: Status, cause: str) -> None:
         """Give up the cells that are not there: nobody will measure them."""
@@ -141,7 +149,7 @@ def _adopt(writer: store.RunWriter, part: Part) -> None:
     earlier = records.get(part.block)
     if part.meta is None or (earlier and earlier["finished"] >= part.finished):
         return
-    if _asked(part.meta) != _asked(writer.meta):
+    if part.asked(part.meta) != part.asked(writer.meta):
         raise UserError(
             f"{part.path} was measured with another text or configuration than {writer.path} was "
             "begun with",
@@ -168,15 +176,6 @@ def _adopt(writer: store.RunWriter, part: Part) -> None:
     elif part.finished and part.meta["ceilings"] is not None:
         changes["ceilings"] = ceilings.merge(meta["ceilings"], part.meta["ceilings"])
     writer.update(**changes, warnings=list(dict.fromkeys(warnings)))
-
-
-def _asked(meta: store.RunMeta) -> tuple[object, dict[str, Any]]:
-    """What a part has in common with its run: the text and, but for a machine's own, what is set.
-
-    The number of threads is the machine's where nothing is timed, and the place of plugins always.
-    """
-    kept = {k: v for k, v in meta["configuration"].items() if k not in ("plugins", "threads")}
-    return meta["data"], kept
 
 
 def _differences(meta: store.RunMeta, theirs: store.RunMeta) -> list[str]:

@@ -365,13 +365,16 @@ def test_parts_of_other_hardware_are_a_warning(
     assert warning.startswith("block 1 was measured on other hardware, NVIDIA T4 (machine another)")
 
 
-@pytest.mark.parametrize("key", ["data", "configuration"])
+@pytest.mark.parametrize(
+    ("key", "other"),
+    [("data", {"seed": 7}), ("configuration", {"seed": 7}), ("configuration", {"threads": 7})],
+)
 def test_a_part_of_another_text_or_configuration_is_refused(
-    drive: ModuleType, tmp_path: Path, launched: tuple[Path, Any], key: str
+    drive: ModuleType, tmp_path: Path, launched: tuple[Path, Any], key: str, other: Any
 ) -> None:
     run = Path(shutil.copytree(launched[0], tmp_path / "run"))
     meta: Any = open_run(run / "parts" / "block-1").meta
-    change_meta(run / "parts" / "block-1", **{key: (meta[key] or {}) | {"seed": 7}})
+    change_meta(run / "parts" / "block-1", **{key: (meta[key] or {}) | other})
     change_meta(run, parts=[])
     forget_all_but(run, 0)
     with pytest.raises(UserError, match=r"block-1 was measured with another text or .*; delete"):
