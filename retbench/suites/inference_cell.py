@@ -26,15 +26,18 @@ from retbench.machine.clock import Timing
 from retbench.suites.base import CellFailure, require_close
 from retbench.suites.cell import Cell, Phase
 from retbench.suites.execution import Execution, Generation, worst_distance
-from retbench.suites.measurer import Measurer, Progress
+from retbench.suites.measurer import Measurer, Progress, state_dtypes
 from retbench.suites.session import Rows, Session
 
 GATE_PROMPT = 240
 GATE_STEPS = 16
-GATE_TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
-"""Largest relative L2 distance of one position's logits from the full forward's: the dtype's
-rounding, grown over the layers of a deep model. A wrong cache, mask or state is off by 0.1 or
-more in a model of few layers; one head of one layer of many is by less."""
+GATE_TOLERANCE = {
+    "float64": 1e-10, "float32": 1e-4, "float16": 1e-2, "int8": 2e-2, "bfloat16": 5e-2,
+}  # fmt: skip
+"""Largest relative L2 distance of one position's logits from the full forward's: the rounding of
+the coarsest type that computes or keeps the state, grown over the layers of a deep model. A wrong
+cache, mask or state is off by 0.1 or more in a model of few layers; one head of one layer of many
+is by less."""
 
 SHALLOW_VOCABULARY = 256
 """Entries of the shallow model's vocabulary: a head of the model's own size tells no more."""
@@ -142,8 +145,9 @@ def _check_steps(rows: Rows, run: Execution, prompt: torch.Tensor) -> None:
 
 
 def _require_close(session: Session, error: float, what: str) -> None:
-    dtype = session.config.dtype
-    require_close(what, error, GATE_TOLERANCE[dtype], dtype)
+    dtypes = {session.config.dtype, *state_dtypes(session.model)}
+    coarsest = max(dtypes, key=GATE_TOLERANCE.__getitem__)
+    require_close(what, error, GATE_TOLERANCE[coarsest], coarsest)
 
 
 def _prompt(session: Session, point: Point) -> torch.Tensor:

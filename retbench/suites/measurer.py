@@ -68,7 +68,7 @@ class Measurer(ABC):
             "parameters": model.num_parameters(),
             "parameters_embedding": model.num_parameters(embeddings=True) - model.num_parameters(),
             "weights_dtype": ",".join(weights),
-            "state_dtype": ",".join(_state_dtypes(model)),
+            "state_dtype": ",".join(state_dtypes(model)),
             "implementation": {
                 "prefill": model.implementation("prefill"),
                 "decode": model.implementation("decode"),
@@ -104,8 +104,11 @@ class Measurer(ABC):
         """
 
 
-def _state_dtypes(model: LanguageModel) -> list[str]:
-    """The types of a state's tensors; none for a model that can only be trained and scored."""
+def state_dtypes(model: LanguageModel) -> list[str]:
+    """The names of the types of a state's tensors, sorted, such as ``["float32", "int8"]``.
+
+    None for a model that can only be trained and scored.
+    """
     try:
         state = model.init_state(1, 1)
     except NotImplementedError:

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from models import families
+from models.attention import Int8Cache
 from models.config import ConfigError
 from retbench.config.plan import Contender, Point
 from retbench.config.run import RunConfig
@@ -103,6 +105,27 @@ def test_blocks_are_those_of_the_profile_and_with_minutes_as_many_more_as_it_all
 def test_every_family_passes_the_gate_in_every_dtype(family: str, dtype: str) -> None:
     error = MEASURER.verify(session(family, dtype=dtype))
     assert error <= {"float64": 1e-12, "float32": 1e-5}.get(dtype, 0.05)
+
+
+@pytest.mark.parametrize("family", families())
+def test_every_contender_passes_the_gate_as_a_processor_runs_it(family: str) -> None:
+    # No further off than its numbers are rounded: those of an 8-bit cache to 1/254 of their range.
+    assert MEASURER.verify(session(family)) <= (4e-3 if "8bit" in family else 1e-5)
+
+
+def test_a_head_that_an_8_bit_cache_lacks_is_not_within_its_rounding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read = Int8Cache.read
+
+    def without_a_head(cache: Int8Cache, *given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        keys, values = read(cache, *given)
+        return keys, values.index_fill(1, torch.tensor([0]), 0.0)
+
+    one = session("transformer-gqa-8bit-cache", overrides={"d_model": 128, "n_heads": 16})
+    monkeypatch.setattr(Int8Cache, "read", without_a_head)
+    with pytest.raises(CellFailure, match=r"allowed 0\.02 in int8"):
+        MEASURER.verify(one)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
