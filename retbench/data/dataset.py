@@ -38,6 +38,7 @@ from retbench.data.vocabulary import (
 )
 from retbench.errors import UserError
 from retbench.store import documents
+from retbench.store.files import user_cache
 
 SEVERAL = 4
 """Documents that an interval over documents takes at least."""
@@ -233,10 +234,9 @@ def cache_folder() -> Path:
         UserError: $RETBENCH_CACHE cannot be written.
     """
     named = os.environ.get("RETBENCH_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = Path(named) if named else Path(base) / "retbench"
+    folder = Path(os.path.expanduser(named)) if named else user_cache()
     try:
-        if base.startswith("~") and not named:  # neither a HOME nor an entry among the users
+        if folder is None:
             raise OSError
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -215,8 +215,22 @@ class TiktokenTokenizer(Tokenizer):
         )
 
     def decode_bytes(self, tokens: Sequence[int] | NDArray[Any]) -> bytes:
-        """See :class:`Tokenizer`."""
-        return self._encoding.decode_bytes([int(token) for token in tokens])
+        """See :class:`Tokenizer`.
+
+        A number that stands for nothing, of which cl100k_base and o200k_base have some below their
+        last, becomes U+FFFD: a model may choose it.
+        """
+        numbers = [int(token) for token in tokens]
+        try:
+            return self._encoding.decode_bytes(numbers)
+        except KeyError:
+            return b"".join(map(self._bytes_of, numbers))
+
+    def _bytes_of(self, token: int) -> bytes:
+        try:
+            return self._encoding.decode_single_token_bytes(token)
+        except KeyError:
+            return "\N{REPLACEMENT CHARACTER}".encode()
 
     def to_json(self) -> dict[str, Any]:
         """See :class:`Tokenizer`."""

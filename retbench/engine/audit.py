@@ -25,7 +25,7 @@ from retbench.config.plan import Plan, Point
 from retbench.config.run import RunConfig
 from retbench.errors import Interrupted, UserError
 from retbench.store import documents
-from retbench.store.files import replace_file
+from retbench.store.files import replace_file, user_cache
 from retbench.store.meta import Audit, misfit
 
 if TYPE_CHECKING:
@@ -44,11 +44,10 @@ def cache_file() -> Path:
     Raises:
         UserError: the user has no home.
     """
-    try:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:
-        raise UserError("no home folder for the audit", "set XDG_CACHE_HOME") from None
-    return Path(home) / "retbench" / "audit.json"
+    folder = user_cache()
+    if folder is None:
+        raise UserError("no home folder for the audit", "set XDG_CACHE_HOME")
+    return folder / "audit.json"
 
 
 def known(config: RunConfig, machine_id: str) -> dict[str, Any] | None:

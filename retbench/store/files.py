@@ -15,6 +15,18 @@ _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EISDIR)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def user_cache() -> Path | None:
+    """The folder in the user's cache that is ours; None for a user without a home.
+
+    The cache is $XDG_CACHE_HOME, or ``~/.cache`` where that is not absolute (XDG Base Directory
+    Specification 0.8: a relative path is to be ignored).
+    """
+    for base in (os.environ.get("XDG_CACHE_HOME", ""), "~/.cache"):
+        if os.path.isabs(found := os.path.expanduser(base)):
+            return Path(found) / "retbench"
+    return None
+
+
 def cannot_write(path: Path, error: OSError) -> NoReturn:
     """Raise the user's error for a disk that is full, read-only or gone."""
     remedy = "make room" if error.errno in _FULL else "make it writable"

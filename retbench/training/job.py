@@ -87,9 +87,9 @@ class Trained:
     Attributes:
         folder: see :mod:`retbench.training.model_folder`.
         training: the loss curves and how they ended.
-        results: ``train_loss`` and ``dev_loss`` in nat/token, ``bits_per_byte`` of the dev split,
-            ``tokens_per_s`` of all processes, ``processes``, ``train_s``; empty where the training
-            diverged.
+        results: ``train_loss`` and ``dev_loss`` in nat/token, ``bits_per_byte`` of the same
+            tokens, ``tokens_per_s`` of all processes, ``processes``, ``train_s``; empty where the
+            training diverged.
         sample: text from the model; rank 0's alone.
         flags: what a command that uses the model must say besides its folder.
     """
@@ -310,11 +310,12 @@ def _results(
 ) -> dict[str, float]:
     with autocast(torch.device(work.device), config):
         dev_loss = work.dev_loss(model, FINAL_TOKENS)
-    dev = work.dataset.dev
+    scored = work.dataset.dev.tokens[1 : FINAL_TOKENS + 1]
+    size = len(work.dataset.tokenizer.decode_bytes(scored))
     return {
         "train_loss": training.records[-1].train_loss,
         "dev_loss": dev_loss,
-        "bits_per_byte": dev_loss * (dev.tokens.size / int(dev.bytes.sum())) / math.log(2),
+        "bits_per_byte": dev_loss * scored.size / size / math.log(2),
         "tokens_per_s": training.tokens_per_s,
         "processes": work.ranks.size,
         "train_s": training.seconds,

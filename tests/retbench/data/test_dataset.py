@@ -187,6 +187,18 @@ def test_an_encoded_text_that_has_changed_is_encoded_anew(name: str) -> None:
     assert load_dataset(None, "byte").train.tokens.tolist() == first
 
 
+def test_a_cache_below_home_may_be_named_by_a_tilde(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RETBENCH_CACHE", "~/mine")
+    assert dataset.cache_folder() == tmp_path / "mine"
+    dataset.cache_folder.cache_clear()
+    monkeypatch.delenv("RETBENCH_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert dataset.cache_folder() == tmp_path / ".cache" / "retbench"
+
+
 def test_without_a_home_a_temporary_folder_is_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,15 @@ def test_a_tokenizer_is_made_again_from_json(name: str) -> None:
     assert np.array_equal(again.encode(TEXT), tokenizer.encode(TEXT))
 
 
+def test_a_number_that_stands_for_nothing_is_a_replacement_character() -> None:
+    ranks = {bytes([value]): value for value in range(256)}
+    gaps = tiktoken.Encoding(
+        "cl100k_base", pat_str=".", mergeable_ranks=ranks, special_tokens={"<|end|>": 260}
+    )
+    tokenizer = vocabulary.TiktokenTokenizer("cl100k_base", gaps)
+    assert tokenizer.decode([97, 258, 98, 260]) == "a\ufffdb<|end|>"
+
+
 def test_characters_are_numbered_in_their_order() -> None:
     tokenizer = made("char", "hello")
     assert tokenizer.encode("ehlo").tolist() == [0, 1, 2, 3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -240,6 +241,21 @@ def test_a_text_that_changed_is_read_anew_in_the_same_process(
         job.carry_out(asked)
         read.append(record_of(tmp_path / word)["data"]["sha256"])
     assert read[0] != read[1]
+
+
+def test_bits_per_byte_are_those_of_the_tokens_whose_loss_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RETBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(job, "FINAL_TOKENS", 64)
+    # Characters of one byte to the middle of the dev split, then of three.
+    (tmp_path / "text.txt").write_text("abc " * 1000 + "かな漢字" * 27)
+    asked = job.prepare(
+        out="run", preset="tiny", data="text.txt", tokenizer="char", context=16, steps=1, threads=1
+    )
+    found = job.carry_out(asked).results
+    assert found["bits_per_byte"] == pytest.approx(found["dev_loss"] / math.log(2))
 
 
 def test_from_python(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
