@@ -101,23 +101,30 @@ class Block:
         """How each run's cell ended; None where several do not fit into memory side by side."""
         outcomes: dict[ContenderRun, Outcome] = {}
         phases: dict[ContenderRun, list[str]] = {}
+
+        def too_large() -> bool:
+            return len(runs) > 1 and any(found.status == "oom" for found in outcomes.values())
+
         order = [c.label for c in self._plan.order(self._block, point.id)]
         for run in sorted(runs, key=lambda run: order.index(run.contender.label)):
             prepared = run.prepare(point, companions=len(runs) - 1)
-            if not isinstance(prepared, Outcome):
-                phases[run] = prepared
-            elif prepared.status == "oom" and len(runs) > 1:
-                # Perhaps for what the others' workers hold: it is to be tried alone.
-                for other in phases:
-                    other.discard()
-                return None
-            else:
+            if isinstance(prepared, Outcome):
                 outcomes[run] = prepared
-        draw = self._plan.shuffler(self._block, point.id)
-        outcomes |= take_turns(phases, PROFILES[self._config.profile], draw)
-        left = [run for run in phases if run not in outcomes]
-        flags = (ALONE,) if len(left) == 1 < len(runs) else ()
-        return outcomes | {run: run.finish().flagged(*flags) for run in left}
+            else:
+                phases[run] = prepared
+            if too_large():
+                break
+        else:
+            draw = self._plan.shuffler(self._block, point.id)
+            outcomes |= take_turns(phases, PROFILES[self._config.profile], draw)
+            left = [run for run in phases if run not in outcomes]
+            flags = (ALONE,) if len(left) == 1 < len(runs) else ()
+            outcomes |= {run: run.finish().flagged(*flags) for run in left}
+        if too_large():  # perhaps for what the others' workers hold: each is to be tried alone
+            for run in phases:
+                run.discard()
+            return None
+        return outcomes
 
     def _one_by_one(self, contender: Contender, points: Sequence[Point]) -> Iterator[list[Ended]]:
         """Points that one contender is measured at while no other one's worker is alive."""

@@ -2,8 +2,8 @@
 
 Messages and replies go over a socket, which is the worker's stdin, so that whatever a library
 prints cannot be mistaken for a reply. stdout and stderr go to an unnamed temporary file, whose last
-line becomes the cause when the worker dies. While the worker measures, the parent sleeps in one
-``poll``: no thread, no timer, nothing that could disturb the clock. The worker may be an agent for
+line becomes the cause when the worker dies. While the worker measures, the parent sleeps in
+``poll``: no thread, nothing that could disturb a slice of time. The worker may be an agent for
 several (:mod:`retbench.workers.agent`), which inherit the socket; the first of them uses it.
 """
 
@@ -39,7 +39,8 @@ DIED = "died"
 """The event in which an agent tells why a worker has died; what it has, `WorkerFailure` has."""
 
 _EXIT_GRACE_S = 5.0
-_LONGEST_POLL_S = 3600.0
+_LONGEST_POLL_S = 10.0  # after which the parent looks whether it was stopped
+_OVERSLEPT_S = 1.0  # more than a busy machine delays it
 _PR_SET_PDEATHSIG = 1
 _LOG_TAIL_BYTES = 8192
 _LONGEST_REPLY_BYTES = 1 << 26
@@ -165,8 +166,12 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         poll.register(self._socket, select.POLLIN)
         poll.register(self._interrupts.descriptor, select.POLLIN)
         while True:
-            left_s = min(max(self._deadline - time.monotonic(), 0.0), _LONGEST_POLL_S)
+            begun = time.monotonic()
+            left_s = min(max(self._deadline - begun, 0.0), _LONGEST_POLL_S)
             ready = dict(poll.poll(math.ceil(left_s * 1000)))
+            overslept_s = time.monotonic() - begun - left_s
+            if overslept_s > _OVERSLEPT_S:  # stopped, suspended or frozen, and the worker with it
+                self._deadline += overslept_s
             if self._socket.fileno() in ready:
                 return
             self._interrupts.check()

@@ -101,6 +101,7 @@ def hours_pass(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
 
     monkeypatch.setattr(process, "time", SimpleNamespace(monotonic=monotonic))
     monkeypatch.setattr(process, "_LONGEST_POLL_S", 0.02)
+    monkeypatch.setattr(process, "_OVERSLEPT_S", 86_400.0)  # they do, and nothing was stopped
 
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=("prepare", "slice", "finish"))
@@ -153,10 +154,11 @@ def alive_beside(requests: list[dict[str, Any]], point: int) -> set[int]:
     return set(last.values())
 
 
+@pytest.mark.parametrize("moment", MOMENTS, ids=("prepare", "slice", "finish"))
 def test_who_runs_out_of_memory_beside_others_is_measured_alone_and_so_are_they(
-    drive: ModuleType, tmp_path: Path, misbehave: Misbehave, requests: Requests
+    drive: ModuleType, tmp_path: Path, misbehave: Misbehave, requests: Requests, moment: str
 ) -> None:
-    misbehave({"retnet": {SECOND: "oom beside others"}})
+    misbehave({"retnet": {SECOND + moment: "oom beside others"}})
     run = drive.execute(tmp_path / "run", plan=drive.THREE)
     assert {row["status"] for row in run.endings.values()} == {"ok"}
     assert flags(run, FIRST) == all_flagged([])

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import select
 import signal
 import tempfile
+import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from retbench.workers.process import failure_of
+from retbench.machine.interrupts import Interrupts
+from retbench.workers import process
+from retbench.workers.process import Worker, WorkerFailure, failure_of
 
 
 @pytest.mark.parametrize(
@@ -28,3 +34,39 @@ def test_a_process_died_for_want_of_memory_where_its_last_words_say_so(
         log.write(f"{said}\n".encode())
         log.flush()
         assert failure_of(code, log, None).status == status
+
+
+@pytest.mark.parametrize(("stopped_s", "answered"), [(900.0, True), (0.0, False)])
+def test_time_in_which_all_was_stopped_does_not_count(
+    monkeypatch: pytest.MonkeyPatch, stopped_s: float, answered: bool
+) -> None:
+    slept: list[int] = []
+
+    class Poll:
+        """Sleeps for as long as it is asked, and is stopped in the first sleep; then as usual."""
+
+        def __init__(self) -> None:
+            self._real = select.poll()
+
+        def register(self, *given: Any) -> None:
+            self._real.register(*given)
+
+        def poll(self, milliseconds: int) -> list[tuple[int, int]]:
+            slept.append(milliseconds)
+            if len(slept) < 6:
+                clock.now += milliseconds / 1000 + stopped_s * (len(slept) == 1)
+                return []
+            return self._real.poll()
+
+    clock = SimpleNamespace(now=time.monotonic(), monotonic=lambda: clock.now)
+    monkeypatch.setattr(process, "time", clock)
+    monkeypatch.setattr(process, "select", SimpleNamespace(poll=Poll, POLLIN=select.POLLIN))
+    reply = ["sh", "-c", """read line; echo '{"event": "done"}' >&0"""]
+    with Interrupts() as interrupts, Worker(reply, {}, interrupts) as worker:
+        worker.send({"do": "work"}, 60.0 if answered else 50.0)
+        if answered:
+            assert worker.receive() == {"event": "done"}
+        else:
+            with pytest.raises(WorkerFailure, match="not done within 50 s"):
+                worker.receive()
+    assert slept[:5] == [10_000] * 5
