@@ -280,7 +280,7 @@ class _Session:
         still_open = self._call.settled(store.open_run(self.writer.path), alpha)
         if not still_open:
             known = units.rough(cast(TimedConfig, self.config).precision)
-            why = f"every ratio has a verdict or is known within {known}"
+            why = f"every ratio that was measured has a verdict or is known within {known}"
         if why is not None:
             self.writer.update(
                 stopped={"blocks": block + 1, "alpha": alpha, "why": why, "open": still_open}

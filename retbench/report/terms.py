@@ -43,6 +43,17 @@ def threshold(meta: Mapping[str, Any], metric: str) -> float:
     return max(margin(meta), math.expm1(floors(meta).get(metric, 0.0)))
 
 
+def was_looked_at(meta: Mapping[str, Any]) -> bool:
+    """Whether a run might have ended before it did, had all been settled."""
+    least = meta["plan"].get("least")
+    return bool(meta["stopped"]) or (least is not None and len(meta["block_s"]) >= least)
+
+
 def alpha(meta: Mapping[str, Any]) -> float:
-    """Share of a run's intervals that may miss the truth, by how often it was looked at."""
-    return float((meta["stopped"] or {}).get("alpha", comparison.ALPHA))
+    """Share of a run's intervals that may miss the truth, by how often it was looked at.
+
+    One that was interrupted has that of a last look.
+    """
+    if meta["stopped"]:
+        return float(meta["stopped"]["alpha"])
+    return comparison.LAST if was_looked_at(meta) else comparison.ALPHA

@@ -29,8 +29,8 @@ _OVERFLOWS = 709.0  # natural logarithm of the largest float64, rounded down
 
 
 def exp(value: float) -> float:
-    """``math.exp``, infinite where it overflows."""
-    return math.exp(value) if value < _OVERFLOWS else math.inf
+    """``math.exp``, infinite where it overflows; NaN of NaN."""
+    return math.inf if value >= _OVERFLOWS else math.exp(value)
 
 
 def t_quantile(df: float, confidence: float = CONFIDENCE) -> float:
@@ -39,8 +39,8 @@ def t_quantile(df: float, confidence: float = CONFIDENCE) -> float:
 
 
 def expm1(value: float) -> float:
-    """``math.expm1``, infinite where it overflows."""
-    return math.expm1(value) if value < _OVERFLOWS else math.inf
+    """``math.expm1``, infinite where it overflows; NaN of NaN."""
+    return math.inf if value >= _OVERFLOWS else math.expm1(value)
 
 
 @dataclass(frozen=True)

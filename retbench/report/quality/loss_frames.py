@@ -213,11 +213,13 @@ class Losses(Trainings):
                 row["note"] = "not measured"
                 continue
             gaps = difference(above, below)
+            if not len(gaps):
+                row["note"] = "no seed of which both have a loss"
+                continue
             found = crossed(gaps, above.tokens)
             row |= dict(zip(EDGES, edges(found.mapped(exp)), strict=True))
             row |= {"n": found.n, "verdict": NO_CLAIM}
-            if found.n:
-                judged.append((row, gaps, above.tokens))
+            judged.append((row, gaps, above.tokens))
         if not is_smoke(self.meta):
             verdicts = quality.loss_verdicts([(gaps, tokens) for _, gaps, tokens in judged])
             for (row, *_), verdict in zip(judged, verdicts, strict=True):

@@ -106,7 +106,7 @@ def ratio_notes(ratios: pd.DataFrame, meta: Mapping[str, Any]) -> list[str]:
     """How to read a table of ratios, and what its blocks could have told."""
     timed = ratios[ratios["metric"].isin(compare.TIMES)]
     interval = f"[low, high]: {100 * (1 - terms.alpha(meta)):.4g}% interval over blocks"
-    if meta.get("stopped"):
+    if terms.was_looked_at(meta):
         interval += ", of a run that might have ended at an earlier look: 94% of such hold"
     notes = [stamp.HOW_TO_READ, interval, _family(timed)]
     if told := resolution(timed):

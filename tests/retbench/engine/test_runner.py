@@ -321,7 +321,7 @@ def test_blocks_are_added_until_every_ratio_is_settled(
     assert blocks_of(run) == set(range(blocks))
     assert run.meta["stopped"] == {
         "blocks": blocks, "alpha": alpha, "open": [],
-        "why": "every ratio has a verdict or is known within 2%",
+        "why": "every ratio that was measured has a verdict or is known within 2%",
     }  # fmt: skip
     assert set(run.meta["block_s"]) == {str(block) for block in range(blocks)}
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from retbench import report
 from retbench.metrics import METRICS, STATUSES
 from retbench.report import drawing, theme
+from retbench.report.quality.loss_frames import Losses
 
 from .every_suite import SUITES, Row, batches, rewritten
 
@@ -94,3 +95,21 @@ def sized(row: Row, factor: float) -> float | None:
     if value is None or factor == 1.0:
         return value
     return min(value * factor, METRICS[row["metric"]].range[1])
+
+
+@pytest.mark.parametrize("suite", ["scaling", "perplexity"])
+def test_models_without_a_seed_in_common_have_no_ratio(suite: str, tmp_path: Path) -> None:
+    sound = SUITES[suite](tmp_path / "sound")
+    subject = sound.meta["plan"]["contenders"][0]["label"]
+
+    def ended(cell: list[Row]) -> list[Row]:
+        """The subject's first block and the others' second one alone have values."""
+        row = cell[-1]
+        if "stage=tune" in row["point"] or (row["block"] == 0) == (row["model"] == subject):
+            return cell
+        return [row | {"status": "timeout", "cause": "late", "value": None}]
+
+    run = rewritten(sound, tmp_path / "any", [ended(cell) for cell in batches(sound)])
+    found = Losses(run).ratios
+    assert found["value"].isna().all() and not found["verdict"].any()
+    assert set(found["note"]) == {"no seed of which both have a loss"}

@@ -196,6 +196,17 @@ def test_a_run_that_looked_whether_to_stop_has_wider_intervals(make_run: MakeRun
     assert looked.loc[timed & ~fixed["primary"], "confidence"].unique() == pytest.approx([0.96])
 
 
+def test_an_interrupted_run_that_had_looked_whether_to_stop_has_wider_intervals_too(
+    make_run: MakeRun,
+) -> None:
+    plan = make_run("fixed").meta["plan"]
+    for least, confidence in ((3, 0.96), (4, 0.95)):
+        run = make_run(f"l{least}", plan=plan | {"least": least}, state="interrupted")
+        ratios = summarise(run).ratios
+        others = ratios["metric"].isin(compare.TIMES) & ~ratios["primary"]
+        assert ratios.loc[others, "confidence"].unique() == pytest.approx([confidence])
+
+
 def test_memory_ratios_have_words_of_their_own(make_run: MakeRun) -> None:
     summary = summarise(make_run())
     assert ratio(summary, "state_bytes", "transformer", 4096)["verdict"] == "smaller"
