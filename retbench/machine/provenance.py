@@ -32,12 +32,20 @@ ENVIRONMENT = (
     "LD_LIBRARY_PATH", "LD_AUDIT", "LD_BIND_NOW", "PYTHONMALLOC", "PYTHONTRACEMALLOC",
     "PYTHONDEVMODE", "PYTHONOPTIMIZE", "COVERAGE_PROCESS_START",
     "OMP_*", "GOMP_*", "KMP_*", "MKL_*", "DNNL_*", "ONEDNN_*", "OPENBLAS_*", "BLIS_*",
-    "ATEN_CPU_CAPABILITY", "CUDA_*", "CUBLAS*", "CUDNN_*", "NCCL_*", "GLOO_*",
-    "NVIDIA_TF32_OVERRIDE", "DISABLE_ADDMM_CUDA_LT", "HIP_*", "HSA_*", "ROC*", "MIOPEN_*",
-    "AMD_*", "GPU_MAX_HW_QUEUES",
-    "TORCH*", "TRITON_*", "PYTORCH_*", "FLA_*", "CC", "CXX",
+    "ATEN_CPU_CAPABILITY", "CUDA_*", "CUBLAS_*", "CUBLASLT_*", "CUDNN_*", "NCCL_*",
+    "GLOO_*", "NVIDIA_TF32_OVERRIDE", "DISABLE_ADDMM_CUDA_LT", "HIP_*", "HIPBLASLT_*", "HSA_*",
+    "ROC_*", "ROCM_*", "ROCBLAS_*", "ROCR_*", "ROCP_*", "MIOPEN_*", "AMD_*", "GPU_MAX_HW_QUEUES",
+    "TORCH_*", "TORCHDYNAMO_*", "TORCHINDUCTOR_*", "TRITON_*", "PYTORCH_*", "FLA_*", "CC", "CXX",
 )  # fmt: skip
-"""Variables of the environment that decide how fast something computes."""
+"""Variables of the environment that decide how fast something computes.
+
+A pattern ends in an underscore, so that no other program's names begin as it does.
+"""
+
+_CONFIDENTIAL = re.compile(
+    r"PASSW|PASSPH|SECRET|TOKEN|CREDENTIAL|AUTH|(API|ACCESS|PRIVATE)_?KEY|_HOST(ID)?$"
+)
+_ADDRESS = re.compile(r"(?<=://)\S+")  # of a cache, say, and with it a password
 
 COMMIT_VARIABLE = "RETBENCH_COMMIT"
 
@@ -108,11 +116,16 @@ def provenance(
 
 
 def environment(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Those of :data:`ENVIRONMENT` that are set, by name; paths in them shortened."""
+    """Those of :data:`ENVIRONMENT` that are set, by name, each value one line; paths shortened.
+
+    It gets published: a variable whose name speaks of a credential or a host is left out, and of
+    an address in a value its scheme alone is kept.
+    """
     return {
-        name: anonymous(variables[name])
+        name: " ".join(anonymous(_ADDRESS.sub("...", variables[name])).split())
         for name in sorted(variables)
         if any(fnmatchcase(name, pattern) for pattern in ENVIRONMENT)
+        and not _CONFIDENTIAL.search(name)
     }
 
 

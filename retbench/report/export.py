@@ -64,7 +64,7 @@ def write_numbers(content: Content, folder: Path) -> list[Path]:
     name = folder_name(folder)
     if (plain := re.sub(r"[^\w.-]", "-", name, flags=re.A)) != name:  # others may become it, too
         plain += f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    lines = [*(f"% {line}" for line in content.stamp), _CITE % plain]
+    lines = [*(f"% {_line(text)}" for text in content.stamp), _CITE % plain]
     lines += (
         f"\\retbenchset{{{key}}}{{{escape(text)}}}"
         for key, text in citations(content.tables).items()
@@ -73,6 +73,11 @@ def write_numbers(content: Content, folder: Path) -> list[Path]:
         _written(folder / "numbers.tex", "\n".join(lines) + "\n"),
         _written(folder / "numbers.json", text + "\n"),
     ]
+
+
+def _line(text: str) -> str:
+    """``text`` on one line: what a run says must not end the comment, quote or cell it is in."""
+    return " ".join(text.splitlines())
 
 
 def _written(path: Path, text: str) -> Path:
@@ -122,7 +127,7 @@ def overview(content: Content) -> str:
     ):  # fmt: skip
         if lines:
             parts += ["", f"## {title}", "", *(f"- {line}" for line in lines)]
-    return "\n".join(parts) + "\n"
+    return "\n".join(map(_line, parts)) + "\n"
 
 
 def markdown(table: Table, stamp: Sequence[str]) -> str:
@@ -131,7 +136,7 @@ def markdown(table: Table, stamp: Sequence[str]) -> str:
     lines = [f"## {table.title}", "", *(f"> {note}  " for note in (*table.reading, *stamp)), ""]
     for cells in (table.header, rule, *table.cells):
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(_line, lines)) + "\n"
 
 
 def latex(table: Table, stamp: Sequence[str]) -> str:
@@ -167,8 +172,8 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def escape(text: str) -> str:
-    r"""``text`` for LaTeX; an opening bracket is hidden from ``\\``, which would take it."""
-    return "".join(_ESCAPED.get(character, character) for character in text)
+    r"""``text`` for LaTeX, on one line; a bracket is hidden from ``\\``, which would take it."""
+    return "".join(_ESCAPED.get(character, character) for character in _line(text))
 
 
 def citations(tables: Sequence[Table]) -> dict[str, str]:

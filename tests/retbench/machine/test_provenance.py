@@ -160,6 +160,24 @@ def test_variables_that_decide_speed_are_recorded_without_paths() -> None:
     }  # fmt: skip
 
 
+def test_neither_a_credential_nor_an_address_nor_another_programs_variable_is_recorded() -> None:
+    found = provenance.environment({
+        "ROCKETCHAT_PASSWORD": "x", "TORCHSERVE_X": "x", "TORCHELASTIC_RUN_ID": "x",
+        "CUBLASX": "x", "TRITON_API_KEY": "x", "CUDA_AUTH_TOKEN": "x", "TRITON_REDIS_HOST": "x",
+        "TORCHINDUCTOR_REDIS_URL": "redis://me:s3cret@cache/0 gz", "ROCM_X": "1",
+        "TRITON_REDIS_KEY_FORMAT": "{k}", "CC": "gcc\n-O2\r\n", "ROC_ACTIVE_WAIT_TIMEOUT": "9",
+    })  # fmt: skip
+    assert found == {
+        "TORCHINDUCTOR_REDIS_URL": "redis://... gz", "ROCM_X": "1", "CC": "gcc -O2",
+        "TRITON_REDIS_KEY_FORMAT": "{k}", "ROC_ACTIVE_WAIT_TIMEOUT": "9",
+    }  # fmt: skip
+
+
+def test_a_pattern_is_a_name_or_ends_in_an_underscore() -> None:
+    patterns = [pattern for pattern in provenance.ENVIRONMENT if "*" in pattern]
+    assert all(pattern.endswith("_*") and pattern.count("*") == 1 for pattern in patterns)
+
+
 def test_the_memory_has_the_limit_of_the_control_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "limit_bytes", lambda: 3)
     assert provenance._memory()["limit_bytes"] == 3

@@ -278,6 +278,19 @@ def test_latex_hides_its_special_characters() -> None:
     assert export.escape("a_b & 5% [µs]") == r"a\_b \& 5\% {[}\ensuremath{\mu}s]"
 
 
+def test_what_a_run_says_ends_no_comment_quote_or_cell(run: Run, make_run: MakeRun) -> None:
+    said = "fused\n\n\\input{x} | # head"
+    other = make_run(
+        implementations={"retnet": said},
+        provenance=run.meta["provenance"] | {"environment": {"MKL_NOTE": said}},
+    )
+    write_tables(other)
+    texts = {file.name: file.read_text() for file in other.path.rglob("*.[mt]*")}
+    assert {"numbers.tex", "README.md", "cells.md", "setup.tex"} <= texts.keys()
+    for name, text in texts.items():
+        assert not re.search(r"^\\(input|textbackslash)", text, re.MULTILINE), name
+
+
 def test_a_number_is_cited_by_the_ids_of_its_samples(run: Run) -> None:
     summary = summarise(run)
     cited = export.citations(content_of(run).tables)
