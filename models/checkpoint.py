@@ -111,6 +111,8 @@ def load(
 
 
 def _read_values(file: Path) -> dict[str, Any]:
+    if os.path.exists(file) and not os.path.isfile(file):  # a pipe would be waited for
+        raise CheckpointError(f"{file} cannot be read: not a regular file")
     try:
         values = json.loads(file.read_text())
     except OSError as error:

@@ -38,7 +38,7 @@ from retbench.data.vocabulary import (
 )
 from retbench.errors import UserError
 from retbench.store import documents
-from retbench.store.files import user_cache
+from retbench.store.files import sha256, user_cache
 
 SEVERAL = 4
 """Documents that an interval over documents takes at least."""
@@ -263,7 +263,7 @@ def manifest_of(folder: Path) -> dict[str, Any] | None:
         manifest = documents.unsealed(file, documents.read(file, ""), "")
         if (manifest["format"], manifest["folder"]) != (FORMAT, folder.name):
             return None
-        files = {split: _digest(folder / f"{split}.bin") for split in SPLITS}
+        files = {split: sha256(folder / f"{split}.bin") for split in SPLITS}
     except (OSError, UserError, KeyError):
         return None
     return manifest if manifest["files"] == files else None
@@ -339,7 +339,7 @@ def _write(
             sizes[split]["bytes"].append(length)
     return {
         "format": FORMAT,
-        "files": {split: _digest(folder / f"{split}.bin") for split in SPLITS},
+        "files": {split: sha256(folder / f"{split}.bin") for split in SPLITS},
         "tokenizer": tokenizer.to_json(),
         "dtype": dtype.name,
         "tokens": content.hexdigest(),
@@ -361,8 +361,3 @@ def _move(new: Path, folder: Path) -> None:
                 os.rename(folder, damaged)
             shutil.rmtree(damaged, ignore_errors=True)
     os.rename(new, folder)
-
-
-def _digest(file: Path) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

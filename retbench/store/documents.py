@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from retbench.errors import UserError
+from retbench.store.files import read_file
 
 SEAL = "sha256"
 
@@ -45,9 +46,7 @@ def read(file: Path, remedy: str) -> dict[str, Any]:
         UserError: it cannot be read, or is damaged; names the file.
     """
     try:
-        content = parse(file.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from error
+        content = parse(read_file(file))
     except ValueError as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
         known = isinstance(error, (json.JSONDecodeError, UnicodeDecodeError))

@@ -1,10 +1,14 @@
-"""Files that survive a kill or a full disk: atomic replacement, an append that can be undone."""
+"""Files that survive a kill or a full disk: atomic replacement, an append that can be undone.
+
+What is opened for a run or a cache is a regular file: a pipe in its place would be waited for.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 from pathlib import Path
 from typing import NoReturn
@@ -34,6 +38,36 @@ def cannot_write(path: Path, error: OSError) -> NoReturn:
     raise UserError(f"cannot write {path}: {error.strerror or error}", hint) from error
 
 
+def regular(path: str, flags: int) -> int:
+    """An opener for :func:`open` that refuses what is no regular file.
+
+    Raises:
+        OSError: what is there is another thing, or it cannot be opened.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return os.open(path, flags, 0o666)
+
+
+def read_file(path: Path) -> bytes:
+    """What a regular file holds.
+
+    Raises:
+        UserError: it cannot be read, or is another thing; names it.
+    """
+    try:
+        with open(path, "rb", opener=regular) as file:
+            return file.read()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a regular file, however large; raises :class:`OSError` as :func:`open`."""
+    with open(path, "rb", opener=regular) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def replace_file(path: Path, temporary: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` as a whole: any reader, and any crash, sees the old or the new.
 
@@ -46,7 +80,7 @@ def replace_file(path: Path, temporary: Path, data: bytes) -> None:
         UserError: it cannot be written; the old file stays.
     """
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "wb", opener=regular) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -70,7 +104,8 @@ def write_text(path: Path, text: str) -> None:
     """
     new = path.with_name(f"{path.name}.new")
     try:
-        new.write_bytes(text.encode(errors="backslashreplace"))
+        with open(new, "wb", opener=regular) as file:
+            file.write(text.encode(errors="backslashreplace"))
         os.replace(new, path)
     finally:
         with contextlib.suppress(OSError):
@@ -159,7 +194,7 @@ class CommitLog:
             return
         cut = os.pread(self._descriptor, excess, committed_bytes)
         try:
-            with open(keep, "ab") as file:
+            with open(keep, "ab", opener=regular) as file:
                 file.write(cut)
                 file.flush()
                 os.fsync(file.fileno())

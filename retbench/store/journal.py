@@ -22,6 +22,7 @@ from typing import Any, cast
 
 from retbench.errors import UserError
 from retbench.metrics import COLUMNS, METRICS, STATUSES, Sample, sample_key
+from retbench.store.files import read_file
 
 Key = tuple[int, str, str]
 Columns = dict[str, list[Any]]
@@ -176,10 +177,7 @@ def read(path: Path) -> Journal:
             has lost lines or is not what was written, or a cell occurs twice; names the file and
             the line.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    data = read_file(path)
     *lines, _ = data.split(b"\n")
     while lines and not _DIGEST.search(lines[-1]):  # uncommitted, whatever a crash has made of it
         lines.pop()

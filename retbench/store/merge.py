@@ -21,6 +21,7 @@ from retbench.errors import UserError
 from retbench.machine import ceilings
 from retbench.metrics import Sample, Status, sample_key
 from retbench.store import journal
+from retbench.store.files import regular
 from retbench.store.journal import STATUS_METRIC, STATUS_PHASE, Key
 from retbench.store.samples import NO_PROCESS, new_sample
 
@@ -227,5 +228,8 @@ def _size_bytes(file: Path) -> int:
 
     Opened, for a network file system answers a mere ``stat`` from what it remembers.
     """
-    with open(file, "rb") as opened:
-        return os.fstat(opened.fileno()).st_size
+    try:
+        with open(file, "rb", opener=regular) as opened:
+            return os.fstat(opened.fileno()).st_size
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from error

@@ -33,7 +33,7 @@ from models.checkpoint import CONFIG, WEIGHTS, seal
 from retbench.distributed.process_group import ALONE, Ranks
 from retbench.errors import UserError
 from retbench.store import documents
-from retbench.store.files import cannot_write, sync_folder
+from retbench.store.files import cannot_write, read_file, sha256, sync_folder
 from retbench.training.config import Record
 
 MOMENTS = "training.safetensors"
@@ -189,9 +189,7 @@ def write_tensors(
 
 def _read_tensors(path: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
     try:
-        with open(path, "rb") as file:
-            intact = hashlib.file_digest(file, "sha256").hexdigest() == content["files"][path.name]
-        if not intact:
+        if sha256(path) != content["files"][path.name]:
             raise _damaged(path, "its content is not what was written")
         # Copies: what lies in a mapped file is not aligned as a kernel may like it.
         return {name: tensor.clone() for name, tensor in load_file(path).items()}
@@ -208,8 +206,8 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _read_progress(path: Path) -> dict[str, Any]:
     try:
-        content = documents.parse((path / PROGRESS).read_bytes())
-    except (OSError, ValueError) as error:
+        content = documents.parse(read_file(path / PROGRESS))
+    except (UserError, ValueError) as error:
         raise _damaged(path / PROGRESS, str(error)) from error
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
         raise _damaged(path / PROGRESS, f"no progress of schema version {SCHEMA_VERSION}")

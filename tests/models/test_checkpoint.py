@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,12 @@ def changed(**fields: Any) -> Callable[[Path], object]:
     return apply
 
 
+def pipe(file: Path) -> None:
+    """Damage: a named pipe, which nobody writes to, in place of the file."""
+    file.unlink()
+    os.mkfifo(file)
+
+
 def flipped(file: Path) -> None:
     """Damage: another sign of one weight."""
     content = bytearray(file.read_bytes())
@@ -73,6 +80,7 @@ def flipped(file: Path) -> None:
     ("name", "damage", "complaint"),
     [
         (CONFIG, Path.unlink, "No such file"),
+        (CONFIG, pipe, "config.json cannot be read: not a regular file"),
         (CONFIG, lambda f: f.write_text("{"), "Expecting"),
         (CONFIG, lambda f: f.write_text("[1]"), "not a JSON object"),
         (CONFIG, lambda f: f.write_bytes(b"\xff\xfe"), "can't decode"),
@@ -87,6 +95,7 @@ def flipped(file: Path) -> None:
         (WEIGHTS, flipped, "has changed"),
         (WEIGHTS, lambda f: f.write_bytes(f.read_bytes().replace(b'"F', b'"I')), "of integers"),
         (WEIGHTS, Path.unlink, "is missing"),
+        (WEIGHTS, pipe, "is missing"),
         (WEIGHTS, lambda f: f.write_bytes(b""), "damaged"),
         (WEIGHTS, lambda f: f.write_bytes(f.read_bytes()[:-9]), "damaged"),
         (WEIGHTS, lambda f: f.write_bytes(b"not weights" * 99), "damaged"),

@@ -280,6 +280,10 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
     train.write_bytes(b"short")
     forget()
     assert load_dataset(None, "byte").sha256 == first.sha256
+    train.unlink()
+    os.mkfifo(train)  # which would be waited for
+    forget()
+    assert load_dataset(None, "byte").sha256 == first.sha256
 
 
 def _load(folder: str, start: object, found: object) -> None:

@@ -127,6 +127,14 @@ def test_a_damaged_file_is_named_and_left(cache: Path, text: str) -> None:
     assert file.read_text() == text
 
 
+def test_a_pipe_in_place_of_the_file_is_not_waited_for(cache: Path) -> None:
+    audit.cache_file().parent.mkdir(parents=True)
+    os.mkfifo(audit.cache_file())
+    for attempt in (audit.require_storable, lambda: audit.known(config(), "one")):
+        with pytest.raises(UserError, match=r"cannot read .*audit\.json: not a regular file"):
+            attempt()
+
+
 @pytest.mark.parametrize("floor", ["x", {"tpot_s": "x"}, {"tpot_s": -1.0}, {"speed": 0.1}])
 def test_a_floor_that_cannot_be_is_refused_before_anything_is_measured(floor: Any) -> None:
     audit.remember(record(config(), floor=floor))

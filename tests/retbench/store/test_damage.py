@@ -1,6 +1,7 @@
 """Damage to a run is named by file and line."""
 
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 
 from retbench.errors import UserError
 from retbench.metrics import SCHEMA_VERSION
-from retbench.store import RunWriter, journal, open_run, read_meta, write_meta
+from retbench.store import RunWriter, journal, merge, open_run, read_meta, write_meta
+from retbench.store.files import write_text
 
 from .run_files import Batch, lines_of, set_lines, snapshot
 
@@ -237,6 +239,30 @@ def test_missing_samples_are_named(run: Path) -> None:
     (run / "samples.jsonl").unlink()
     with pytest.raises(UserError, match=r"cannot read .*samples\.jsonl: No such file"):
         open_run(run)
+
+
+def test_a_pipe_in_place_of_a_file_is_named_and_not_waited_for(
+    run: Path, meta: dict[str, Any]
+) -> None:
+    set_lines(run, [*lines_of(run), b"cut"], state="running")
+    os.mkfifo(run / "samples.jsonl.cut")
+    with pytest.raises(UserError, match=r"cannot write .*jsonl\.cut: not a regular file"):
+        RunWriter.resume(run, meta["configuration"])
+    (run / "samples.jsonl").unlink()
+    os.mkfifo(run / "samples.jsonl")
+    for attempt in (
+        open_run,
+        lambda run: RunWriter.resume(run, meta["configuration"]),
+        lambda run: merge._size_bytes(run / "samples.jsonl"),  # of a part
+    ):
+        with pytest.raises(UserError, match=r"cannot read .*samples\.jsonl: not a regular file"):
+            attempt(run)
+    os.mkfifo(run / "run.json.tmp")
+    with pytest.raises(UserError, match=r"cannot write .*run\.json: not a regular file"):
+        write_meta(run, read_meta(run))
+    os.mkfifo(run / "numbers.tex.new")
+    with pytest.raises(OSError, match="not a regular file"):
+        write_text(run / "numbers.tex", "")
 
 
 def test_a_run_whose_samples_are_missing_is_not_resumed(run: Path, meta: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -214,7 +215,12 @@ def _flip(file: Path) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [_truncate, _flip, Path.unlink])
+def _pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+@pytest.mark.parametrize("damage", [_truncate, _flip, Path.unlink, _pipe])
 @pytest.mark.parametrize("name", ["model.safetensors", "training.safetensors", "progress.json"])
 def test_damage_is_named(
     small: ModuleType, interrupted: Path, damage: Callable[[Path], None], name: str
