@@ -6,7 +6,6 @@ The hashes stand in ``SHA256SUMS``, which ``sha256sum --check`` reads too.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import lzma
 import os
 import platform
@@ -19,9 +18,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from retbench.errors import UserError
+from retbench.store.files import regular, sha256
 from retbench.store.run import Run, folder_name, open_run
 
 SUMS = "SHA256SUMS"
+_MOST_BYTES = 2 * 10**9
+"""No file of a run is that large: samples and figures have megabytes, weights are not kept."""
+
 _FORMATS = {".tar.gz": "gztar", ".zip": "zip"}
 
 
@@ -34,7 +37,7 @@ def bundle(run: Run, out: Path | None = None) -> Path:
 
     Raises:
         UserError: ``out`` exists, has another suffix, lies in the folder or cannot be written; a
-            file cannot be copied, or named in a line of the sums.
+            file is too large, cannot be copied, or cannot be named in a line of the sums.
     """
     folder, called = run.path.resolve(), folder_name(run.path)
     out = out or Path(os.path.normpath(run.path / ".."), f"{called}.tar.gz")
@@ -54,6 +57,8 @@ def bundle(run: Run, out: Path | None = None) -> Path:
             name = path.relative_to(copy).as_posix()
             if name.encode(errors="replace").decode().splitlines() != [name]:
                 raise UserError(f"cannot pack {name!r}: its name is no line of UTF-8", "rename it")
+            if (size := path.stat().st_size) > _MOST_BYTES:
+                raise UserError(f"cannot pack {name}: it has {_gb(size)}", "move it elsewhere")
         sums = "".join(f"{digest}  {name}\n" for name, digest in _hashes(copy).items())
         (copy / SUMS).write_text(sums, encoding="utf-8")
         made = shutil.make_archive(str(scratch / base.name), form, scratch, called)
@@ -72,7 +77,8 @@ def verify(file: Path, out: Path | None = None) -> Run:
         The run; its samples are read, its folder remains only where ``out`` is given.
 
     Raises:
-        UserError: the archive is damaged, or no bundle; a file in it differs from its hash.
+        UserError: the archive is damaged, or no bundle; a file in it is too large for a run, or
+            differs from its hash.
     """
     _, form = _format(file)
     with _scratch(out.parent if out else None) as scratch:
@@ -88,11 +94,23 @@ def verify(file: Path, out: Path | None = None) -> Run:
 
 
 def _unpack(file: Path, folder: Path, form: str) -> None:
+    def require_small(name: str, size: int) -> None:
+        if size > _MOST_BYTES:
+            raise UserError(f"{file} is no bundle: {name} would be {_gb(size)}", "get it anew")
+
+    def checked(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+        require_small(member.name, member.size)
+        return tarfile.data_filter(member, path)
+
     try:
+        open(file, "rb", opener=regular).close()  # a pipe would be waited for
         if form == "zip":  # members that lead outside are left out
+            with zipfile.ZipFile(file) as archive:
+                for entry in archive.infolist():
+                    require_small(entry.filename, entry.file_size)
             shutil.unpack_archive(file, folder, form)
         elif hasattr(tarfile, "data_filter"):
-            shutil.unpack_archive(file, folder, form, filter="data")
+            shutil.unpack_archive(file, folder, form, filter=checked)
         else:  # Python 3.11 before 3.11.4
             raise UserError(
                 f"{file}: this Python ({platform.python_version()}) cannot keep a tar archive from "
@@ -133,10 +151,11 @@ def _checked(file: Path, scratch: Path) -> Path:
 def _hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every file but the sums themselves, by its path in the folder, sorted."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / SUMS)
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-    }
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
 
 
 def _format(file: Path) -> tuple[Path, str]:

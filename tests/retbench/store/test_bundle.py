@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 from retbench.errors import UserError
 from retbench.store import Run, open_run
+from retbench.store import bundle as bundles
 from retbench.store.bundle import SUMS, bundle, verify
 
 from ..report.conftest import write_run
@@ -81,6 +84,34 @@ def test_what_cannot_be_packed_is_one_line(
     assert "\n" not in str(told.value) and [*tmp_path.iterdir()] == [copy]
 
 
+@pytest.mark.parametrize("suffix", [".tar.gz", ".zip"])
+def test_a_file_that_no_run_has_the_size_of_is_neither_packed_nor_unpacked(
+    tmp_path: Path, run: Run, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = open_run(shutil.copytree(run.path, tmp_path / "run"))
+    with open(copy.path / "big", "wb") as file:
+        file.truncate(3_000_000)
+    packed = bundle(copy, tmp_path / f"sent{suffix}")
+    assert packed.stat().st_size < 100_000 and verify(packed).meta == run.meta
+    monkeypatch.setattr(bundles, "_MOST_BYTES", 2_000_000)
+    with pytest.raises(UserError, match=r"is no bundle: run/big would be 0.0 GB; get it anew"):
+        verify(packed)
+    with pytest.raises(UserError, match=r"cannot pack big: it has 0.0 GB; move it elsewhere"):
+        bundle(copy, tmp_path / f"again{suffix}")
+
+
+def test_a_large_file_is_hashed_in_little_memory(tmp_path: Path) -> None:
+    with open(tmp_path / "big", "wb") as file:
+        file.truncate(64_000_000)
+    tracemalloc.start()
+    try:
+        digest = bundles._hashes(tmp_path)["big"]
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    finally:
+        tracemalloc.stop()
+    assert digest == hashlib.sha256(bytes(64_000_000)).hexdigest()
+
+
 def test_a_folder_whose_name_is_no_utf_8_is_packed_under_one_that_is(
     tmp_path: Path, run: Run
 ) -> None:
@@ -142,6 +173,10 @@ def test_a_damaged_archive_of_another_packing_is_refused(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["a.tar.gz", "a.zip"])
 def test_what_is_no_archive_is_refused(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=r"cannot be unpacked: .*not a regular file"):
+        verify(tmp_path / name)
+    (tmp_path / name).unlink()
     (tmp_path / name).write_bytes(b"not an archive")
     with pytest.raises(UserError, match="cannot be unpacked"):
         verify(tmp_path / name)
