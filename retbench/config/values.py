@@ -7,6 +7,7 @@ completes "context: ...".
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import math
 import os
@@ -173,7 +174,7 @@ def ascending_floats(raw: Any) -> tuple[float, ...]:
     """Numbers above 0: ``1e-3,3e-3``, one number, or a sequence.
 
     Returns:
-        Each number once, ascending.
+        Each number once, ascending; no two are the same in the six digits of a point's id.
     """
     if isinstance(raw, str):
         try:
@@ -182,10 +183,13 @@ def ascending_floats(raw: Any) -> tuple[float, ...]:
             raise ValueError(f"{raw!r} is no list of numbers such as 1e-3,3e-3") from None
     else:
         items = _sequence([raw] if isinstance(raw, int | float) else raw)
-    found = {positive_float(item) for item in items}
+    found = sorted({positive_float(item) for item in items})
     if not found:
         raise ValueError("needs at least one value")
-    return tuple(sorted(found))
+    for one, other in itertools.pairwise(found):
+        if f"{one:g}" == f"{other:g}":
+            raise ValueError(f"{one!r} and {other!r} are the same to six digits; leave one out")
+    return tuple(found)
 
 
 def names(raw: Any) -> tuple[str, ...]:

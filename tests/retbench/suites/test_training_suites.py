@@ -130,6 +130,7 @@ def test_without_any_rate_there_is_no_final_training() -> None:
         ("perplexity", {"overrides": {"vocab_size": 7}}, "vocab_size follows from the tokenizer"),
         ("perplexity", {"context": 200_000}, "exceeds the 131072 tokens that retnet can hold"),
         ("perplexity", {"lr": "fast"}, "lr: 'fast' is no list of numbers"),
+        ("perplexity", {"lr": "2e-3,1e-3,0.0010000001"}, "0.001 and 0.0010000001 are the same to"),
         ("recall", {"tasks": "mqr"}, "unknown task 'mqr'; did you mean 'mqar'"),
         ("recall", {"context": 4}, "4 tokens are too few for the task mqar"),
         ("recall", {"data": "x.txt"}, "data: the suite recall has no use for it"),
