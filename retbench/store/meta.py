@@ -21,6 +21,7 @@ except ImportError:  # with pydantic, which comes with it: only seals are checke
     Ge = Gt = Le = Len = Predicate = lambda *_: None  # type: ignore[misc, assignment]
 
 RUN_FILE = "run.json"
+SAMPLES_FILE = "samples.jsonl"
 
 _RESTORE = "restore it from a copy"
 TEMPORARY = "run.json.tmp"
@@ -250,10 +251,14 @@ def read_meta(path: str | Path) -> RunMeta:
     """
     file = Path(path) / RUN_FILE
     if not os.path.isfile(file):
-        problem = "does not exist"
+        problem, hint = "does not exist", "name the folder of a run"
         if os.path.exists(path):
             problem = "holds no run.json" if os.path.isdir(path) else "is a file"
-        raise UserError(f"{path} {problem}", "name the folder of a run")
+        samples = Path(path) / SAMPLES_FILE
+        if os.path.isfile(samples) and not os.path.getsize(samples):  # killed between the two
+            problem += ", and nothing was measured"
+            hint = "begin the run anew, without --resume"
+        raise UserError(f"{path} {problem}", hint)
     content = documents.read(file, _RESTORE)
     _require_schema(file, content)
     meta = documents.unsealed(file, content, _RESTORE)

@@ -20,13 +20,12 @@ from retbench.errors import UserError
 from retbench.metrics import COLUMNS
 from retbench.store import journal
 from retbench.store.journal import STATUS_METRIC, STATUS_PHASE, Columns, Journal, Key
-from retbench.store.meta import RUN_FILE, RunMeta, read_meta
+from retbench.store.meta import RUN_FILE, SAMPLES_FILE, RunMeta, read_meta
 from retbench.store.samples import new_sample
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SAMPLES_FILE = "samples.jsonl"
 _OF_A_CELL = ("suite", "preset", "mode", "seq_len", "batch_size", "dtype", "device")
 """What a cell's status row has from the plan and the configuration."""
 

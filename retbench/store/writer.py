@@ -22,8 +22,16 @@ from retbench.metrics import SCHEMA_VERSION, Sample, sample_key
 from retbench.store import journal
 from retbench.store.files import CommitLog, cannot_write
 from retbench.store.journal import Key
-from retbench.store.meta import RUN_FILE, TEMPORARY, RunMeta, State, read_meta, write_meta
-from retbench.store.run import SAMPLES_FILE, check_samples, continue_command
+from retbench.store.meta import (
+    RUN_FILE,
+    SAMPLES_FILE,
+    TEMPORARY,
+    RunMeta,
+    State,
+    read_meta,
+    write_meta,
+)
+from retbench.store.run import check_samples, continue_command
 
 CUT_FILE = "samples.jsonl.cut"
 # A run's folder, or a plugin's, may be moved or named otherwise when it is resumed.

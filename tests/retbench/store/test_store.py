@@ -167,6 +167,8 @@ def test_what_a_kill_before_run_json_leaves_is_no_obstacle(
 ) -> None:
     (tmp_path / "samples.jsonl").touch()
     (tmp_path / "run.json.tmp").write_text('{"schema_v')
+    with pytest.raises(UserError, match=r"no run\.json, and nothing was measured; begin"):
+        RunWriter.resume(tmp_path, meta["configuration"])
     RunWriter.create(tmp_path, meta).close()
     assert open_run(tmp_path).meta["state"] == "running"
 
