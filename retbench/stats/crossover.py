@@ -17,8 +17,9 @@ class Crossover:
     """The length at which the ratio subject / baseline crosses 1.
 
     Attributes:
-        status: ``reached`` (in every block), ``always below`` or ``always above`` (1, at every
-            length of every block, so not reached), or ``unclear``.
+        status: ``reached`` (in every block), ``always below`` or ``always above`` (1, at some
+            length, and at none on its other side, so not reached), ``always equal``, or
+            ``unclear``.
         value: the crossover length; the geometric median of the blocks'; None unless reached.
         low: lower end of its interval, None for a single block.
         high: upper end of its interval, None where ``low`` is.
@@ -28,7 +29,7 @@ class Crossover:
         reason: why it is unclear, a clause; empty where it is not.
     """
 
-    status: Literal["reached", "always below", "always above", "unclear"]
+    status: Literal["reached", "always below", "always above", "always equal", "unclear"]
     value: float | None
     low: float | None
     high: float | None
@@ -56,12 +57,15 @@ def crossover(lengths: ArrayLike, ratios: ArrayLike, confidence: float = CONFIDE
     n = len(curves)
     if not n:
         return Crossover("unclear", None, None, None, None, 0, "nothing was measured")
-    if all((logs < 0).all() for _, logs in curves):
+    every = np.concatenate([logs for _, logs in curves])
+    if not every.any():
+        return Crossover("always equal", None, None, None, None, n)
+    if (every <= 0).all():
         return Crossover("always below", None, None, None, None, n)
-    if all((logs > 0).all() for _, logs in curves):
+    if (every >= 0).all():
         return Crossover("always above", None, None, None, None, n)
     crossings = [_last_crossing(x, logs) for x, logs in curves]
-    ends_below = [bool(logs[-1] < 0) for _, logs in curves]
+    ends_below = [bool((logs[logs != 0][-1:] < 0).any()) for _, logs in curves]
     places = np.array([place for place in crossings if place is not None])
     if reason := _disagreement(n, len(places), sum(ends_below)):
         return Crossover("unclear", None, None, None, None, n, reason)
@@ -92,10 +96,14 @@ def _disagreement(n: int, crossing: int, ending_below: int) -> str:
 
 
 def _last_crossing(log_lengths: Floats, logs: Floats) -> float | None:
-    """Log length of the last sign change, None where the curve ends on the side it began on."""
-    below = logs < 0
-    if below[0] == below[-1]:
+    """Log length of the last sign change, None where the curve ends on the side it began on.
+
+    A ratio of 1 is on neither side.
+    """
+    apart = np.flatnonzero(logs)
+    below = logs[apart] < 0
+    if not len(apart) or below[0] == below[-1]:
         return None
-    i = int(np.flatnonzero(below[1:] != below[:-1])[-1])
+    i = int(apart[np.flatnonzero(below[1:] != below[:-1])[-1] + 1]) - 1
     share = logs[i] / (logs[i] - logs[i + 1])
     return float(log_lengths[i] + share * (log_lengths[i + 1] - log_lengths[i]))

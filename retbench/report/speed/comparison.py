@@ -161,7 +161,7 @@ def crossing(row: Mapping[str, Any]) -> str:
         return f"unclear: {row['reason']}"
     if row["status"] == "not seen":
         return f"no crossing seen; {row['reason']}"
-    side = lower if row["status"] == "always below" else higher
+    side = {"always below": lower, "always above": higher}.get(row["status"], "the same")
     where = f"every context that has a value; {row['reason']}" if row["reason"] else "every context"
     return f"not reached: {side} at {where}"
 

@@ -44,14 +44,30 @@ def test_the_direction_says_who_wins_beyond_the_crossover():
     assert crossover(LENGTHS, rising).direction == "worse"
 
 
-@pytest.mark.parametrize(("ratio", "status"), [(0.5, "always below"), (2.0, "always above")])
-def test_ratios_on_one_side_never_cross(ratio, status):
-    result = crossover(LENGTHS, np.full((3, 5), ratio))
+@pytest.mark.parametrize(
+    ("ratios", "status"),
+    [
+        ([0.5] * 5, "always below"),
+        ([2.0] * 5, "always above"),
+        ([1.0] * 5, "always equal"),
+        ([1.0, 1.1, 1.2, 1.2, 1.2], "always above"),
+        ([1.2, 1.1, 1.1, 1.1, 1.0], "always above"),
+        ([0.9, 0.9, 1.0, 0.95, 1.0], "always below"),
+    ],
+)
+def test_ratios_on_one_side_never_cross_where_they_touch_one_either(ratios, status):
+    result = crossover(LENGTHS, np.tile(ratios, (3, 1)))
     assert (result.status, result.value, result.direction) == (status, None, None)
 
 
 def test_a_length_at_which_the_ratio_is_exactly_one_is_the_crossover():
     assert crossover(LENGTHS, [[4.0, 2.0, 1.0, 0.5, 0.25]]).value == pytest.approx(2048)
+
+
+def test_a_ratio_that_begins_and_ends_at_one_crosses_where_its_side_changes():
+    result = crossover(LENGTHS, [[1.0, 2.0, 0.5, 0.25, 1.0]])
+    assert (result.status, result.direction) == ("reached", "better")
+    assert result.value == pytest.approx(math.sqrt(1024 * 2048))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +83,7 @@ def test_a_length_at_which_the_ratio_is_exactly_one_is_the_crossover():
         ),
         ([[2.0, 2.0, 0.5, 2.0, 2.0]], "the ratio returns to the side that it began on"),
         ([[0.5] * 5, [2.0] * 5], "blocks disagree: 1 of 2 end below 1"),
-        ([[1.0] * 5], "the ratio returns to the side that it began on"),
+        ([[2.0, 0.5, 2.0, 2.0, 1.0]], "the ratio returns to the side that it began on"),
         ([[math.nan] * 5], "nothing was measured"),
     ],
 )
