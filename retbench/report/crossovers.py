@@ -7,7 +7,7 @@ told only where it says enough.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from retbench.report.summary import Summary
 
 WINS, LOSES = {"faster", "smaller"}, {"slower", "larger"}
-_THROUGHOUT = {"always below": WINS, "always above": LOSES}
+SAME = {"equivalent"}
+_THROUGHOUT = {"always below": WINS, "always above": LOSES, "always equal": SAME}
 WIDEST = 1.5  # factor from low to high beyond which a crossover's interval says too little
 
 COLUMNS = [
@@ -80,9 +81,8 @@ def crossing(
 
     Returns:
         Status (as of :class:`retbench.stats.crossover.Crossover`, or "not seen", or "no claim"),
-        value, low, high, direction, and the reason where there is no claim, or which contexts
-        between others have no value; then the shortest and the longest context, and the number of
-        blocks.
+        value, low, high, direction, and the reason where there is no claim, or which planned
+        contexts have no value; then the shortest and the longest context, and the number of blocks.
     """
     finite = paired[np.isfinite(column(paired, "ratio"))]
     known = by_block(finite, "seq_len", "ratio")
@@ -96,25 +96,27 @@ def crossing(
     found = crossover(known.columns.to_numpy(), known.to_numpy(), 1 - terms.alpha(meta))
     status: str = found.status
     reason = found.reason
+    planned = sorted(meta["configuration"]["context"])
+    lost = units.lacking(said, planned, units.tokens)
     if terms.is_smoke(meta):
         status, reason = NO_CLAIM, ""
     elif status == "reached" and (reason := _vagueness(found) or _undecided(found, said)):
         status = "unclear"
-    elif status in _THROUGHOUT and (reason := _others(said, _THROUGHOUT[status])):
-        status = "not seen"
+    elif status in _THROUGHOUT and (reason := _others(said, _THROUGHOUT[status], planned)):
+        status, reason = "not seen", "; ".join(filter(None, (reason, lost)))
     elif status != "unclear":
-        reason = units.gaps(said, sorted(meta["configuration"]["context"]), units.tokens)
+        reason = lost
     claim: tuple[Any, ...] = (None, None, None, None)
     if status not in (NO_CLAIM, "unclear", "not seen"):
         claim = found.value, found.low, found.high, found.direction
     return status, *claim, reason, known.columns.min(), known.columns.max(), found.n
 
 
-def _others(said: Mapping[int, str], side: set[str]) -> str:
+def _others(said: Mapping[int, str], side: set[str], planned: Collection[int]) -> str:
     """Which contexts have a verdict of no such side, as a clause; empty where none has."""
-    alike = [size for size, verdict in said.items() if verdict == "equivalent"]
-    undecided = [size for size, verdict in said.items() if verdict not in {"equivalent", *side}]
-    if len(undecided) == len(said):
+    alike = [size for size, verdict in said.items() if verdict in SAME - side]
+    undecided = [size for size, verdict in said.items() if verdict not in SAME | side]
+    if len(undecided) == len(said) and said.keys() >= set(planned):
         return "open at every context"
     return "; ".join(
         f"{what} at {', '.join(map(units.tokens, sizes))}"

@@ -287,8 +287,12 @@ def place(point: Point) -> str:
 def gaps(known: Collection[T], planned: Sequence[T], text: Callable[[T], str] = str) -> str:
     """At which planned values, ascending, between known ones there is none; empty where at none."""
     places = [place for place, each in enumerate(planned) if each in known]
-    between = planned[places[0] : places[-1]] if places else ()
-    lost = [text(each) for each in between if each not in known]
+    return lacking(known, planned[places[0] : places[-1]] if places else (), text)
+
+
+def lacking(known: Collection[T], planned: Sequence[T], text: Callable[[T], str] = str) -> str:
+    """At which planned values there is none, those at the ends too; empty where at none."""
+    lost = [text(each) for each in planned if each not in known]
     return f"no value at {', '.join(lost)}" if lost else ""
 
 

@@ -90,10 +90,10 @@ class Scaling(Losses):
         sizes = self.scalars.groupby("preset", sort=False)["parameters"].max().ffill()
         return list(sizes.sort_values(kind="stable", na_position="first").index)
 
-    def gaps(self, *models: str) -> str:
-        """Which sizes one of these models lacks, between those that all have; empty where none."""
+    def tested_presets(self, *models: str) -> set[str]:
+        """The presets at which all of these models were tested."""
         known = (set(self.cells.loc[self.cells["model"] == model, "preset"]) for model in models)
-        return units.gaps(set.intersection(*known), self.presets)
+        return set.intersection(*known)
 
     def laws(self, along: Along, *, offset: bool = False) -> dict[str, PowerLaw]:
         """The power law over a size of each model that has one.
@@ -236,8 +236,9 @@ def _laws(scaling: Scaling) -> Table:
 
 
 def _sizes(scaling: Scaling, row: Row) -> str:
+    known = scaling.tested_presets(row["model"])
     ends = " to ".join(_sized(row[end], row["along"]) for end in ("smallest", "largest"))
-    return ", ".join(filter(None, (ends, scaling.gaps(row["model"]))))
+    return ", ".join(filter(None, (ends, units.gaps(known, scaling.presets))))
 
 
 def _sized(size: float, along: Along) -> str:
@@ -268,7 +269,12 @@ def _crossings(scaling: Scaling) -> Table:
 
 
 def _meets(scaling: Scaling, row: Row) -> str:
-    """A crossing in words."""
+    """A crossing in words, and at which sizes one of the two has no value."""
+    known = scaling.tested_presets(scaling.models[0], row["baseline"])
+    return "; ".join(filter(None, (_met(row), units.lacking(known, scaling.presets))))
+
+
+def _met(row: Row) -> str:
     if not isinstance(row["status"], str):
         return "not fitted: it takes two sizes of both models"
     if row["status"] == "outside":
@@ -279,8 +285,7 @@ def _meets(scaling: Scaling, row: Row) -> str:
     if not units.is_missing(row["low"]) and not units.is_missing(row["high"]):
         at += f" [{_sized(row['low'], row['along'])}, {_sized(row['high'], row['along'])}]"
     noun = " parameters" if row["along"] == "parameters" else ""
-    said = f"{at}{noun}, {row['beyond']} beyond" + (", from one seed" if row["n"] < 2 else "")
-    return "; ".join(filter(None, (said, scaling.gaps(scaling.models[0], row["baseline"]))))
+    return f"{at}{noun}, {row['beyond']} beyond" + (", from one seed" if row["n"] < 2 else "")
 
 
 def _figures(scaling: Scaling) -> Iterator[Figure]:

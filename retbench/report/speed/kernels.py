@@ -147,7 +147,10 @@ def _findings(kernels: Kernels) -> Iterator[str]:
             if not fastest or fastest[-1][0] != best:
                 fastest.append((str(best), int(context)))
         if fastest:
-            yield f"{_setting(kernels).cell(setting)}: {_succession(fastest)}"
+            known = set(where(times, setting)["seq_len"])
+            lost = units.lacking(known, kernels.planned("seq_len"), units.tokens)
+            said = f"{_setting(kernels).cell(setting)}: {_succession(fastest)}"
+            yield "; ".join(filter(None, (said, lost)))
 
 
 def _succession(fastest: list[tuple[str, int]]) -> str:

@@ -124,6 +124,16 @@ def test_findings_say_who_has_the_lowest_time_from_where_on(make: Make) -> None:
     )
 
 
+def test_where_no_operation_has_a_value_nobody_is_the_fastest(make: Make) -> None:
+    late = lambda model, context, direction: (  # noqa: E731
+        ("timeout", "too long") if context == 4096 else ("ok", None)
+    )
+    content = content_of(make(models=MODELS[:2], endings=late))
+    assert all(line.endswith("from 2k on; no value at 4k") for line in content.findings)
+    (crossed,) = (table for table in content.tables if table.name == "crossover")
+    assert all(row[-1].endswith("beyond; no value at 4k") for row in crossed.cells)
+
+
 def test_an_audit_of_another_suite_s_times_says_nothing_of_these(make: Make) -> None:
     assert not any("not audited" in line for line in content_of(make()).warnings)
     of_another = AUDIT | {"floor": {"tpot_s": 0.004}, "found": 18}

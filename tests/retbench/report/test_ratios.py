@@ -258,6 +258,47 @@ def test_a_crossover_not_reached_keeps_its_direction(make_run: MakeRun) -> None:
     assert said == "not reached: faster at every context"
 
 
+def _equal_states(row: dict[str, Any]) -> float:
+    """What makes the state of all models 1 GiB, and retnet's the smaller one at 4k."""
+    if row["metric"] != "state_bytes":
+        return 1.0
+    smaller = row["seq_len"] == CONTEXTS[-2] and row["model"] == "retnet"
+    return float(2**30 / row["value"] * (0.5 if smaller else 1.0))
+
+
+@pytest.mark.parametrize(
+    ("contexts", "said"),
+    [
+        (CONTEXTS[:3], "not reached: the same at every context"),
+        (CONTEXTS, "no crossing seen; the same at 512, 1k, 2k, 8k"),
+    ],
+)
+def test_a_ratio_of_one_is_on_neither_side(
+    make_run: MakeRun, contexts: tuple[int, ...], said: str
+) -> None:
+    run = make_run(change=_equal_states, configuration={"context": contexts})
+    rows = summarise(run).crossovers
+    row = rows[(rows["metric"] == "state_bytes") & (rows["baseline"] == "transformer")]
+    assert crossing(row.iloc[0].to_dict()) == said
+
+
+@pytest.mark.parametrize(
+    ("factors", "said"),
+    [
+        ((0.5, 0.5, 0.5), "not reached: faster at every context that has a value; "),
+        ((0.9, 0.99, 0.5), "no crossing seen; open at 512, 1k, 2k, 4k; "),
+    ],
+)
+@pytest.mark.parametrize("model", ["retnet", "transformer"])
+def test_a_side_is_not_claimed_at_the_longest_context_where_a_model_has_failed(
+    make_run: MakeRun, factors: tuple[float, ...], said: str, model: str
+) -> None:
+    lost = {(model, CONTEXTS[-1], 1): "timeout"}
+    found = summarise(make_run(change=_at(CONTEXTS, factors), failures=lost)).crossovers
+    row = found.set_index(["metric", "baseline"]).loc[("ttft_s", "transformer")].to_dict()
+    assert crossing(row | {"metric": "ttft_s"}) == f"{said}no value at 8k"
+
+
 def _at(contexts: tuple[int, ...], factors: tuple[float, ...]) -> Callable[[dict[str, Any]], float]:
     """TTFT of retnet as a share of what it would be, one factor a block, at some contexts."""
     place = {"metric": "ttft_s", "model": "retnet"}

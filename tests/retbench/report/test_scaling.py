@@ -184,6 +184,13 @@ def test_one_size_has_no_law(make: Make) -> None:
     assert "laws" not in {found.name for found in scaling.content(run).tables}
 
 
+@pytest.mark.parametrize("preset", ["tiny", "3m"])
+def test_a_crossing_names_a_size_at_the_end_that_has_no_value(make: Make, preset: str) -> None:
+    lost = {("transformer", preset, seed): "timeout" for seed in range(3)}
+    run = make(presets=FOUR, failures=lost)
+    assert all(row[-1].endswith(f"; no value at {preset}") for row in table(run, "crossing").cells)
+
+
 @pytest.mark.parametrize("models", [MODELS, MODELS[1:]])
 def test_a_size_without_a_value_is_named_and_joined_by_no_line(
     make: Make, models: tuple[str, ...]
