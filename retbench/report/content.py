@@ -125,20 +125,20 @@ def _title(meta: Mapping[str, Any], models: Sequence[str]) -> str:
     return f"{meta['suite']}, {subject} against {named}"
 
 
-def open_line(count: int, of: str, settled: int, option: str) -> str:
+def open_line(count: int, of: str, settled: int, way: str) -> str:
     """How many comparisons are open and how to settle them; empty where none is.
 
     Args:
         count: of the open ones.
         of: how many there are, and what they are.
-        settled: how many a repeated run would settle.
-        option: with which it would.
+        settled: how many of the open ones can be settled.
+        way: how, as one is told to.
     """
     if not count:
         return ""
     said = f"open: {count} of {of}"
     which = "it" if count == 1 else "all" if settled == count else f"{settled} of them"
-    return f"{said}; to settle {which} repeat the run with {option}" if settled else said
+    return f"{said}; to settle {which} {way}" if settled else said
 
 
 def _definitions(tables: Sequence[Table], here: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -117,20 +117,26 @@ def compared(row: Row) -> str:
     return f"perplexity {units.change(row)}, {units.verdict(row, 'seed')}"
 
 
-def still_open(judged: pd.DataFrame) -> str:
-    """How many comparisons are open, and the profile whose seeds would settle them.
+def still_open(found: Trainings, judged: pd.DataFrame) -> str:
+    """How many comparisons are open, and the seeds that would settle them.
 
-    Empty where none is open.
+    They are those that the run has planned and lacks, else those of a profile with more. Empty
+    where none is open.
 
     Args:
+        found: the trainings.
         judged: ``verdict`` and ``n_needed``, one row a comparison.
     """
+    planned, known = found.run.plan.blocks, found.endings["ok_blocks"]
+    missing = int((planned - known[known > 0]).sum())
+    ways = {f"measure the {units.counted(missing, 'missing seed')}": planned} if missing else {}
+    ways |= {
+        f"repeat the run with --profile {profile.name}": profile.blocks
+        for profile in PROFILES.values()
+        if profile.blocks > planned
+    }
     unsettled = judged[judged["verdict"] == "inconclusive"]
     needed = unsettled["n_needed"].dropna()
-    settling = {
-        profile.name: int((needed <= profile.blocks).sum()) for profile in PROFILES.values()
-    }
-    name = next((name for name, settled in settling.items() if settled), "")
-    return open_line(
-        len(unsettled), f"{len(judged)} comparisons", settling.get(name, 0), f"--profile {name}"
-    )
+    settling = {way: int((needed <= seeds).sum()) for way, seeds in ways.items()}
+    way = next((way for way, settled in settling.items() if settled), "")
+    return open_line(len(unsettled), f"{len(judged)} comparisons", settling.get(way, 0), way)

@@ -66,7 +66,7 @@ def content(run: Run) -> Content:
         (_losses(found), lengths(found), _contexts(found), _bigrams(found), _tuning(found),
          _trainings(found)),
         partial(_figures, found), stamp=_stamped(found), findings=_findings(found),
-        unsettled=still_open(found.ratios), warnings=of_trainings(found),
+        unsettled=still_open(found, found.ratios), warnings=of_trainings(found),
     )  # fmt: skip
 
 

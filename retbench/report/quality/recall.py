@@ -51,7 +51,7 @@ def content(run: Run) -> Content:
     return made(
         run, recall.models, (_accuracies(recall), _limits(recall), _trainings(recall)),
         partial(_figures, recall), stamp=(stamp.conditions(run.meta),), findings=_findings(recall),
-        unsettled=still_open(recall.differences),
+        unsettled=still_open(recall, recall.differences),
         warnings=(*of_trainings(recall), *_not_learned(recall)),
     )  # fmt: skip
 

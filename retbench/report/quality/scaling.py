@@ -148,7 +148,7 @@ def content(run: Run) -> Content:
     return made(
         run, scaling.models, (_losses(scaling), _ratios(scaling), crossings, _laws(scaling)),
         partial(_figures, scaling), stamp=(scaling.conditions,),
-        findings=_findings(scaling, crossings.frame), unsettled=still_open(scaling.ratios),
+        findings=_findings(scaling, crossings.frame), unsettled=still_open(scaling, scaling.ratios),
         warnings=of_trainings(scaling),
     )  # fmt: skip
 

@@ -239,10 +239,12 @@ def unsettled(summary: Summary) -> str:
     undecided = timed[timed["verdict"] == "inconclusive"]
     needed = undecided["minutes_needed"].dropna()
     taken = sum(summary.meta.get("block_s", {}).values()) / 60
-    options = f"--minutes {math.ceil(taken + needed.max())}" if len(needed) else ""
+    way = "repeat the run with"
+    if len(needed):
+        way += f" --minutes {math.ceil(taken + needed.max())}"
     if len(precisions := undecided["precision_needed"].dropna()):
-        options += f" --precision {units.below(precisions.min())}"
-    return open_line(len(undecided), f"{len(timed)} ratios of times", len(needed), options)
+        way += f" --precision {units.below(precisions.min())}"
+    return open_line(len(undecided), f"{len(timed)} ratios of times", len(needed), way)
 
 
 def still_open(run: Run, alpha: float) -> list[str]:

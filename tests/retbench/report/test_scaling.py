@@ -236,6 +236,21 @@ def test_findings_give_the_ratio_at_every_size_and_the_crossing(make: Make) -> N
     assert crossing.startswith("the laws of retnet and transformer meet: ")
 
 
+@pytest.mark.parametrize(
+    ("profile", "seeds", "lost", "said"),
+    [
+        ("quick", 3, (), "3 of 3 comparisons; to settle all repeat the run with --profile report"),
+        ("report", 5, (1, 2), "1 of 3 comparisons; to settle it measure the 2 missing seeds"),
+    ],
+)
+def test_what_would_settle_a_comparison_is_not_the_profile_that_the_run_had(
+    make: Make, profile: str, seeds: int, lost: tuple[int, ...], said: str
+) -> None:
+    failures = {("retnet", "3m", seed): "timeout" for seed in lost}
+    run = make(seeds=seeds, failures=failures, configuration={"profile": profile})
+    assert scaling.content(run).unsettled == f"open: {said}"
+
+
 def test_numbers_are_json_and_hold_laws(make: Make) -> None:
     numbers = export.numbers(scaling.content(make(presets=FOUR)))
     json.dumps(numbers, allow_nan=False)
