@@ -6,7 +6,7 @@ What weakens a number stands in its own sentence, so that it cannot be left out 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -31,7 +31,9 @@ _PAPER = """@misc{sun2023retentive,
   archivePrefix = {arXiv}
 }"""
 
-_Flags = Mapping[tuple[str, Any], str]
+_CELL = ("model", "point", "preset", "task")
+_Cells = Mapping[tuple[Any, ...], Row]
+"""How each cell or training ended, and its flags, by what it has of :data:`_CELL`."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class _Number:
-    """A number of a table that can be cited: its quantity, and the row that it is of."""
+    """A number of a table that can be cited, or a comparison that has none.
+
+    It is its quantity, and the row that it is of.
+    """
 
     quantity: str
     name: str
@@ -84,7 +89,15 @@ class _Number:
     @property
     def is_ratio(self) -> bool:
         """Whether it compares two models."""
-        return self.name == "value" and bool(self.given("verdict"))
+        is_judged = self.name == "value" and "verdict" in self.row
+        return is_judged and any(map(self.given, ("subject", "baseline")))
+
+    @property
+    def lost(self) -> str:
+        """Why a comparison has no number or no verdict; empty where it has both."""
+        if not self.is_ratio or (self.given("verdict") and not units.is_missing(self.row["value"])):
+            return ""
+        return str(self.given("note") or "not measured")
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -107,6 +120,8 @@ class _Number:
 def sentences(content: Content, wanted: Wanted, form: str = "text") -> list[str]:
     """The numbers that are wanted, a sentence each and one on how it was measured.
 
+    A comparison that has none is a sentence too, which says why.
+
     Args:
         content: of a run's report.
         wanted: where it asks for nothing, the comparisons that were named before the run, or all
@@ -119,18 +134,14 @@ def sentences(content: Content, wanted: Wanted, form: str = "text") -> list[str]
     numbers = list(_numbers(content))
     found = [number for number in numbers if wanted.has(number)]
     if wanted == Wanted():
+        is_named = bool(content.meta.get("primary"))
         compared = [number for number in numbers if number.is_ratio]
-        found = [number for number in compared if number.row.get("primary")] or compared
+        found = [number for number in compared if number.row.get("primary") or not is_named]
+    cells = _cells(content)
     if not found:
-        known = ", ".join(dict.fromkeys(number.quantity for number in numbers))
-        raise UserError(f"{content.path} has no such number", f"its metrics are {known or 'none'}")
-    flags = {
-        (number.sides[0], number.row.get("point")): str(number.row["flags"])
-        for number in numbers
-        if "flags" in number.row
-    }
+        raise _refusal(content, wanted, numbers, cells)
     said = (
-        f"{_sentence(number, content.meta, flags)} {_made(number, content.meta)}"
+        f"{_sentence(number, content.meta, cells)} {_made(number, content.meta)}"
         for number in found
     )
     return [FORMATS[form](sentence) for sentence in dict.fromkeys(said)]
@@ -148,6 +159,26 @@ def bibtex(meta: Mapping[str, Any]) -> str:
 {_PAPER}"""
 
 
+def _refusal(content: Content, wanted: Wanted, numbers: list[_Number], cells: _Cells) -> UserError:
+    """That there is no such number, and what of the cells that would have it failed."""
+    at = replace(wanted, metric=None)
+    failed: list[str] = []
+    if not numbers or any(map(Wanted(wanted.metric).has, numbers)):
+        ends = [row for row in cells.values() if at.has(_Number("", "", row, ()))]
+        failed = [f"{row['model']} {units.ending(row)}" for row in ends if row["status"] != "ok"]
+    is_named = wanted == Wanted() and content.meta.get("primary")
+    what = "no comparison that was named before it" if is_named else "no such number"
+    because = f" ({', '.join(dict.fromkeys(failed))})" if failed else ""
+    known = ", ".join(dict.fromkeys(number.quantity for number in numbers))
+    return UserError(f"{content.path} has {what}{because}", f"its metrics are {known or 'none'}")
+
+
+def _cells(content: Content) -> _Cells:
+    frames = [table.frame for table in content.tables if "ok_blocks" in table.frame]
+    rows = (row for frame in frames for row in records(frame))
+    return {tuple(map(row.get, _CELL)): row for row in rows}
+
+
 def _numbers(content: Content) -> Iterator[_Number]:
     """Every number of a model or of two; a crossover, a law or a count is none."""
     for table in content.tables:
@@ -155,27 +186,27 @@ def _numbers(content: Content) -> Iterator[_Number]:
             for name, quantity in table.cited.items():
                 named = quantity or row.get("metric", row.get("quantity"))
                 number = _Number(str(named), name, row, tuple(table.ids))
-                # Beside a model's own number a row may have the ratio that it is part of.
-                is_of_one = number.given("model") and not (
-                    name == "value" and number.given("baseline")
-                )
                 has_interval = edges_of(name)[0] in row
-                is_known = named and not units.is_missing(row[name])
-                if is_known and has_interval and (number.is_ratio or is_of_one):
+                is_known = not units.is_missing(row[name]) or number.lost
+                is_of_models = number.is_ratio or number.given("model")
+                if named and is_known and has_interval and is_of_models:
                     yield number
 
 
-def _sentence(number: _Number, meta: Mapping[str, Any], flags: _Flags) -> str:
-    place, value = _place(number), _value(number)
-    if number.is_ratio and number.quantity == "difference":
+def _sentence(number: _Number, meta: Mapping[str, Any], cells: _Cells) -> str:
+    place, value = _place(number), "" if number.lost else _value(number)
+    if number.lost:
+        said = "the {} of {} is not compared with that of {}".format(number.title, *number.sides)
+    elif number.is_ratio and number.quantity == "difference":
         said = f"the accuracy of {number.sides[0]} less that of {number.sides[1]} is {value}"
     elif number.is_ratio:
         said = f"the {number.title} of {number.sides[0]} is {value} times that of {number.sides[1]}"
     else:
         said = f"the {number.title} of {number.sides[0]} is {value}"
     said = ", ".join([*place, said])
-    parts = [f"{said[0].upper()}{said[1:]} ({_basis(number)})", _verdict(number)]
-    parts += _weaknesses(number, meta, flags)
+    why = number.lost or _basis(number)
+    parts = [f"{said[0].upper()}{said[1:]} ({why})", _verdict(number)]
+    parts += _weaknesses(number, meta, cells)
     return "; ".join(filter(None, parts)) + "."
 
 
@@ -229,21 +260,24 @@ def _basis(number: _Number) -> str:
 
 def _verdict(number: _Number) -> str:
     said = number.given("verdict") if number.is_ratio else None
-    if said in (None, compare.NO_CLAIM):
+    if not said or said == compare.NO_CLAIM:
         return ""
     if said == "inconclusive":
         return "the comparison is inconclusive"
     return "the two are equivalent" if said == "equivalent" else f"{number.sides[0]} is {said}"
 
 
-def _weaknesses(number: _Number, meta: Mapping[str, Any], flags: _Flags) -> Iterator[str]:
+def _weaknesses(number: _Number, meta: Mapping[str, Any], cells: _Cells) -> Iterator[str]:
     """What forbids or weakens a claim from this number."""
     if terms.is_smoke(meta):
         yield "a SMOKE run: no claim can be made from it"
     if number.given("alone"):
         yield f"measured {compare.ALONE}, not in turns"
     for side in number.sides:
-        for flag in flags.get((side, number.row.get("point")), "").split(", "):
+        cell = cells.get((side, *map(number.row.get, _CELL[1:])), {"status": "ok"})
+        if cell["status"] != "ok" and f"{side}: " not in number.lost:
+            yield f"{side}: {units.ending(cell, 'blocks' if 'flags' in cell else 'seeds')}"
+        for flag in "" if number.lost else cell.get("flags", "").split(", "):
             if meaning := MEANING.get(flag.partition(" ")[0]):
                 yield f"cells of {side} are flagged {spoken(flag)}: {meaning}"
 

@@ -13,6 +13,7 @@ from retbench.report.citing import Wanted, bibtex, sentences
 from retbench.store import open_run
 
 from .conftest import MakeRun, write_run
+from .scaling_run import write_scaling
 
 RESULTS = Path(__file__).parents[3] / "results"
 SHORT = {"trials": 4, "steps": 4}
@@ -64,6 +65,44 @@ def test_without_a_wish_the_comparisons_that_were_named_before_the_run_are_cited
 ) -> None:
     said = sentences(content, Wanted())
     assert len(said) == 4 and all("context of 8,192 tokens" in line for line in said)
+
+
+@pytest.mark.parametrize("model", ["retnet", "transformer"])
+def test_a_named_comparison_that_failed_says_so_and_no_other_stands_in_for_it(
+    make_run: MakeRun, model: str
+) -> None:
+    lost = report.content_of(make_run(failures={(model, 8192, 1): "timeout"}, **SHORT))
+    said = sentences(lost, Wanted())
+    assert len(said) == 4 and all("context of 8,192 tokens" in line for line in said)
+    reason = f"TPOT of retnet is not compared with that of transformer ({model}: timeout). "
+    assert reason in said[0] and reason in sentences(lost, Wanted("tpot_s", 8192, model=model))[0]
+    assert sum("is not compared" in line for line in said) == (4 if model == "retnet" else 2)
+    refused = rf"no such number \({model} timeout\); its metrics are tpot_s"
+    with pytest.raises(UserError, match=refused):
+        sentences(lost, Wanted("decode_tokens_per_s", 8192, model=model))
+
+
+def test_where_no_named_comparison_was_measured_none_is_cited(make_run: MakeRun) -> None:
+    run = make_run(primary=[["tpot_s", "context=16384,batch=1"]], **SHORT)
+    with pytest.raises(UserError, match="has no comparison that was named before it; its metrics"):
+        sentences(report.content_of(run), Wanted())
+
+
+def test_a_number_says_of_how_many_blocks_or_seeds_its_sides_have_no_value(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    failures = {("transformer", 8192, 1): {0: "timeout", 2: "oom"}}
+    timed = report.content_of(make_run(failures=failures, **SHORT))
+    said = sentences(timed, Wanted("tpot_s", 8192, model="transformer"))
+    assert len(said) == 2 and all("; transformer: timeout in 2 of 3 blocks" in s for s in said)
+    assert not any("timeout" in s for s in sentences(timed, Wanted("tpot_s", 4096)))
+    lost = {("retnet", "3m", seed): "timeout" for seed in (1, 2)}
+    trained = report.content_of(write_scaling(tmp_path / "trained", seeds=5, failures=lost))
+    said = sentences(trained, Wanted(model="retnet"))
+    assert [("retnet: timeout in 2 of 5 seeds" in s) for s in said] == [
+        "preset 3m" in s for s in said
+    ]
+    assert any("over 3 seeds" in s for s in said)
 
 
 def test_what_weakens_a_number_stands_in_its_sentence(make_run: MakeRun) -> None:
