@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import IO, Any, NoReturn
 
+from retbench.data.streams import open_streams
 from retbench.errors import UserError
 
 BLOCK_BYTES = 1 << 20
@@ -34,10 +35,11 @@ LOOKED_FOR = f"it looks for {', '.join(f'*{suffix}' for suffix in TEXT_SUFFIXES 
 
 _PACKED: tuple[tuple[str, re.Pattern[bytes], Any], ...] = (
     (".gz", re.compile(rb"\x1f\x8b"), gzip.open),
-    (".bz2", re.compile(rb"BZh[1-9]1AY&SY"), bz2.open),
-    (".xz", re.compile(rb"\xfd7zXZ\0"), lzma.open),
-    (".lzma", re.compile(rb"\x5d\0\0"), lzma.open),
-)
+    (".bz2", re.compile(rb"BZh[1-9]1AY&SY"), partial(open_streams, begin=bz2.BZ2Decompressor)),
+    (".xz", re.compile(rb"\xfd7zXZ\0"),
+     partial(open_streams, begin=lzma.LZMADecompressor, padding=bytes(4))),
+    (".lzma", re.compile(rb"\x5d\0\0"), partial(open_streams, begin=lzma.LZMADecompressor)),
+)  # fmt: skip
 _ZIP = re.compile(rb"PK(\x03\x04|\x05\x06)")
 _UNPACK = "unpack it and give the folder"
 _UNPACKERS = {
@@ -188,7 +190,7 @@ def contents_of(file: Path) -> Iterator[Content]:
     else:
         inner = Path(file.stem).suffix.lower() if by_name else plain.suffix
         unpacked = by_content or ([] if is_text else by_name)
-        opened = partial(unpacked[0], file, "rb") if unpacked else plain.open
+        opened = partial(unpacked[0], file) if unpacked else plain.open
         found = [Content(plain.name, inner, opened)]
     for content in found:
         head = content.head(_TOLD_BYTES)
@@ -237,11 +239,11 @@ def _named(name: str) -> Iterator[None]:
     try:
         yield
     except (
-        EOFError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+        EOFError, OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
         UnicodeDecodeError,  # of the name of an archive's member
     ) as error:  # fmt: skip
+        if isinstance(error, OSError) and error.strerror:  # the system's, not gzip's or bz2's
+            raise UserError(f"data: cannot read {name}: {error.strerror}") from None
         raise UserError(f"data: {name} is damaged: {error}", "restore it from a copy") from None
-    except OSError as error:
-        raise UserError(f"data: cannot read {name}: {error.strerror or error}") from None
     except (RuntimeError, NotImplementedError) as error:  # zipfile's: a password, a rare packing
         raise UserError(f"data: cannot read {name}: {error}", _UNPACK) from None
