@@ -1,0 +1,132 @@
+"""Rows of JSON and CSV, and the text in each.
+
+JSON may be one value a line, values one after another over several lines, or an array; a value is a
+row with the text under a key, or the text itself.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from retbench.data.unpacking import Content
+from retbench.errors import UserError
+
+_DELIMITED = (".csv", ".tsv")
+_JSON = (".json", ".jsonl", ".ndjson")
+_LETTER = rb'(?:[^"\\\x00-\x1f]|\\.)'
+_JSON_START = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*(?:"
+    rb'(?:\[\s*)?\{\s*(?:"%b*"\s*:|\}\s*[\n,])'  # a row, or a list of them
+    rb'|(?:\[\s*){1,2}"%b*"\s*(?:,\s*"|\]\s*\Z)'  # or one of texts
+    rb'|\[\s*"%b{2000,}\Z)' % (_LETTER, _LETTER, _LETTER)  # of which the first is long
+)
+
+
+def rows_of(content: Content, key: str) -> Iterator[tuple[str, str]] | None:
+    """The place and the text of every row of JSON or CSV; None of what has no rows.
+
+    Raises:
+        UserError: while the rows are read, one is damaged, or has no text under the key.
+    """
+    if content.suffix in _DELIMITED:
+        return _delimited(content, key)
+    if content.suffix in _JSON or _JSON_START.match(content.head()):
+        return _json(content, key)
+    return None
+
+
+def text_in(row: Any, key: str, place: str) -> str:
+    """The text of a row, sound.
+
+    Raises:
+        UserError: names the place of a row without it, and of a text with halves of characters.
+    """
+    text = row.get(key) if isinstance(row, dict) else row
+    if not isinstance(text, str):
+        named = ", ".join(map(str, row)) if isinstance(row, dict) else ""
+        raise UserError(
+            f"data: {place}: it has no text in the field {key!r}",
+            f"name one with --text-key; its fields are {named}" if named else None,
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON may hold halves of characters, UTF-8 may not
+        half = text[error.start].encode("unicode_escape").decode()
+        raise UserError(
+            f"data: {place}: character {error.start} of its text is {half}, half of one",
+            "repair the line, or leave it out",
+        ) from None
+    return text
+
+
+def _json(content: Content, key: str) -> Iterator[tuple[str, str]]:
+    """The place and the text of every row: by lines where the first is a value, else at once."""
+    lines = ((n, line) for n, line in enumerate(content.lines(), start=1) if line.strip())
+    for nth, (number, line) in enumerate(lines):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            if nth:
+                raise UserError(f"data: {content.name}:{number}: not JSON") from None
+            yield from _values(content, key)
+            return
+        if nth and isinstance(value, list) and any(isinstance(field, str) for field in value):
+            raise UserError(
+                f"data: {content.name}:{number}: a row without names of its fields",
+                'write rows such as {"text": "..."}',
+            )
+        yield from _texts(value, key, f"{content.name}:{number}")
+
+
+def _values(content: Content, key: str) -> Iterator[tuple[str, str]]:
+    text, at, line = "".join(content.texts()), 0, 1
+    read = json.JSONDecoder().raw_decode
+    while rest := re.compile(r"\S").search(text, at):
+        line += text.count("\n", at, rest.start())
+        try:
+            value, end = read(text, rest.start())
+        except json.JSONDecodeError as error:
+            place = f"{content.name}:{error.lineno}"
+            raise UserError(f"data: {place}: not JSON: {error.msg}") from None
+        except RecursionError:
+            raise UserError(f"data: {content.name}:{line}: too deeply nested") from None
+        except ValueError:  # Python reads no number of 5,000 digits
+            raise UserError(f"data: {content.name}:{line}: a number is too long") from None
+        yield from _texts(value, key, f"{content.name}:{line}")
+        line, at = line + text.count("\n", rest.start(), end), end
+
+
+def _texts(value: Any, key: str, place: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, list):
+        for number, row in enumerate(value):
+            yield f"{place}[{number}]", text_in(row, key, f"{place}[{number}]")
+    else:
+        yield place, text_in(value, key, place)
+
+
+def _delimited(content: Content, key: str) -> Iterator[tuple[str, str]]:
+    """Rows below a line of names, between which stand commas, semicolons or (in TSV) tabs."""
+    csv.field_size_limit(sys.maxsize)
+    header = next(content.lines(), "")
+    delimiter = "\t" if content.suffix == ".tsv" else max(",;\t", key=header.count)
+    reader = csv.DictReader(
+        content.lines(), delimiter=delimiter, strict=True, skipinitialspace=True
+    )
+    try:
+        if (reader.fieldnames or []).count(key) > 1:
+            raise UserError(f"data: {content.name}:1: two fields are called {key!r}")
+        for row in reader:
+            place = f"{content.name}:{reader.line_num}"
+            if None in row or None in row.values():
+                many = "more" if None in row else "fewer"
+                raise UserError(
+                    f"data: {place}: the row has {many} fields than the first line names"
+                )
+            yield place, text_in(row, key, place)
+    except csv.Error as error:
+        raise UserError(f"data: {content.name}:{reader.line_num}: not CSV: {error}") from None
