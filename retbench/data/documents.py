@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from retbench.data.corpus import plays
 from retbench.data.rows import rows_of, text_in
@@ -85,7 +85,7 @@ def files_of(source: str) -> list[Path]:
     but for hidden folders and those of runs and of trained models. Each is there once.
 
     Raises:
-        UserError: there are none, or a folder cannot be listed.
+        UserError: there are none, or a folder that may hold one cannot be listed.
     """
     path = Path(source)
     if os.path.isdir(path):
@@ -97,7 +97,7 @@ def files_of(source: str) -> list[Path]:
         return [path]
     if os.path.exists(path):
         raise UserError(f"data: {source} is no regular file", "write its content to one first")
-    files = _once(filter(os.path.isfile, map(Path, glob.iglob(source, recursive=True))))
+    files = _once(_matching(source))
     if not files:
         what = "no file matches" if glob.has_magic(source) else "there is no file or folder"
         raise UserError(f"data: {what} {source}", "name a text, a folder or a pattern")
@@ -110,23 +110,37 @@ def _once(files: Iterable[Path]) -> list[Path]:
 
 
 def _walk(top: Path) -> Iterator[Path]:
-    """The files of a folder that are sought; a link that leads nowhere is one, to be told of."""
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"data: cannot read {error.filename}: {error.strerror}") from None
-
+    """The files of a folder that are sought."""
     seen = set()
-    for folder, below, names in os.walk(top, onerror=refuse, followlinks=True):
+    for folder, below, names in os.walk(top, onerror=_refuse, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen or any(made <= {*names} for made in _MADE_HERE):
             below.clear()
             continue
         seen.add(real)
         below[:] = sorted(name for name in below if not name.startswith("."))
-        for name in filter(is_sought, names):
-            file = Path(folder, name)
-            if os.path.isfile(file) or (file.is_symlink() and not os.path.exists(file)):
-                yield file
+        yield from filter(_is_file, (Path(folder, name) for name in names if is_sought(name)))
+
+
+def _matching(pattern: str) -> Iterator[Path]:
+    """The files that a pattern matches; glob passes over what it cannot list, so list it before."""
+    whole = Path(pattern)
+    for part in (whole, *whole.parents):
+        if glob.has_magic(str(part)):
+            listed = part if part.name == "**" else part.parent
+            for folder in glob.iglob(str(listed), recursive=True):
+                if os.path.isdir(folder):
+                    next(os.walk(folder, onerror=_refuse), None)
+    yield from filter(_is_file, map(Path, glob.iglob(pattern, recursive=True)))
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it can be read, or is a link that leads nowhere: reading it will tell."""
+    return os.path.isfile(path) or not os.path.exists(os.path.realpath(path))
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise UserError(f"data: cannot read {error.filename}: {error.strerror}") from None
 
 
 def _short(place: str, file: Path) -> str:

@@ -8,8 +8,11 @@ import io
 import itertools
 import json
 import lzma
+import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,8 +55,9 @@ def test_links_are_followed_each_once(tmp_path: Path) -> None:
     assert names(str(tmp_path / "texts")) == ["a.txt"]
     assert names(str(tmp_path / "elsewhere" / "**" / "*.txt")) == ["a.txt"]
     (tmp_path / "texts" / "b.txt").symlink_to(tmp_path / "not-fetched")
-    with pytest.raises(UserError, match=r"cannot read .*b.txt: No such file"):
-        names(str(tmp_path / "texts"))
+    for source in ("", "*.txt", "**"):
+        with pytest.raises(UserError, match=r"cannot read .*b.txt: No such file"):
+            names(str(tmp_path / "texts" / source))
 
 
 @pytest.mark.parametrize("files", ["run.json samples.jsonl", "training.json tokenizer.json"])
@@ -67,16 +71,41 @@ def test_what_a_run_or_a_training_wrote_among_the_texts_is_none_of_them(
     assert names(str(tmp_path)) == ["training.json:1[0]"]
 
 
+@pytest.mark.parametrize("source", ["", "*/*.txt", "**/*.txt", "**", "c/*", "?/a.txt"])
 def test_a_folder_that_cannot_be_listed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:
+        if str(path).rstrip("/").endswith("c"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    for folder in ("b", "c"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.txt").write_text("to be")
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(UserError, match=rf"data: cannot read {tmp_path}/c: Permission denied"):
+        names(str(tmp_path / source))
+    assert names(str(tmp_path / "b*" / "*.txt")) == ["a.txt"]
+
+
+def test_a_file_that_cannot_be_looked_at_is_not_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: object) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
+    def refusing(look: Callable[..., Any]) -> Callable[..., Any]:
+        def refuse(path: Any, **how: Any) -> Any:
+            if str(path).endswith("a.txt"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return look(path, **how)
+
+        return refuse
 
     (tmp_path / "a.txt").write_text("to be")
-    monkeypatch.setattr("os.scandir", refuse)
-    with pytest.raises(UserError, match=rf"data: cannot read {tmp_path}: Permission denied"):
-        names(str(tmp_path))
+    for look in ("stat", "lstat"):
+        monkeypatch.setattr(os, look, refusing(getattr(os, look)))
+    assert documents.files_of(str(tmp_path)) == [tmp_path / "a.txt"]  # which reading then names
 
 
 PACKING = {
