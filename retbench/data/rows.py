@@ -16,7 +16,8 @@ from typing import Any
 from retbench.data.unpacking import Content
 from retbench.errors import UserError
 
-_DELIMITED = (".csv", ".tsv")
+_TABBED = (".tsv", ".tab")
+_DELIMITED = (".csv", *_TABBED)
 _JSON = (".json", ".jsonl", ".ndjson")
 _LETTER = rb'(?:[^"\\\x00-\x1f]|\\.)'
 _JSON_START = re.compile(
@@ -65,39 +66,46 @@ def text_in(row: Any, key: str, place: str) -> str:
 
 
 def _json(content: Content, key: str) -> Iterator[tuple[str, str]]:
-    """The place and the text of every row: by lines where the first is a value, else at once."""
-    lines = ((n, line) for n, line in enumerate(content.lines(), start=1) if line.strip())
-    for nth, (number, line) in enumerate(lines):
+    """The place and the text of every row: by lines as long as each is a value, then at once."""
+    lines = enumerate(content.lines(), start=1)
+    for nth, (number, line) in enumerate((n, line.rstrip()) for n, line in lines if line.strip()):
+        place = f"{content.name}:{number}"
         try:
             value = json.loads(line)
-        except (ValueError, RecursionError):
-            if nth:
-                raise UserError(f"data: {content.name}:{number}: not JSON") from None
-            yield from _values(content, key)
+        except (ValueError, RecursionError) as error:
+            if (
+                isinstance(error, json.JSONDecodeError)
+                and error.msg != "Extra data"
+                and error.pos < len(line)  # so that no line that follows can mend it
+            ):
+                raise UserError(f"data: {place}: not JSON: {error.msg}") from None
+            rest = "".join([line, "\n", *(after for _, after in lines)])
+            yield from _values(rest, number, content.name, key)
             return
         if nth and isinstance(value, list) and any(isinstance(field, str) for field in value):
             raise UserError(
-                f"data: {content.name}:{number}: a row without names of its fields",
+                f"data: {place}: a row without names of its fields",
                 'write rows such as {"text": "..."}',
             )
-        yield from _texts(value, key, f"{content.name}:{number}")
+        yield from _texts(value, key, place)
 
 
-def _values(content: Content, key: str) -> Iterator[tuple[str, str]]:
-    text, at, line = "".join(content.texts()), 0, 1
+def _values(text: str, line: int, name: str, key: str) -> Iterator[tuple[str, str]]:
+    """The place and the text of every row of values that begin at a line of a file."""
+    first, at = line, 0
     read = json.JSONDecoder().raw_decode
     while rest := re.compile(r"\S").search(text, at):
         line += text.count("\n", at, rest.start())
         try:
             value, end = read(text, rest.start())
         except json.JSONDecodeError as error:
-            place = f"{content.name}:{error.lineno}"
+            place = f"{name}:{first - 1 + error.lineno}"
             raise UserError(f"data: {place}: not JSON: {error.msg}") from None
         except RecursionError:
-            raise UserError(f"data: {content.name}:{line}: too deeply nested") from None
+            raise UserError(f"data: {name}:{line}: too deeply nested") from None
         except ValueError:  # Python reads no number of 5,000 digits
-            raise UserError(f"data: {content.name}:{line}: a number is too long") from None
-        yield from _texts(value, key, f"{content.name}:{line}")
+            raise UserError(f"data: {name}:{line}: a number is too long") from None
+        yield from _texts(value, key, f"{name}:{line}")
         line, at = line + text.count("\n", rest.start(), end), end
 
 
@@ -112,13 +120,14 @@ def _texts(value: Any, key: str, place: str) -> Iterator[tuple[str, str]]:
 def _delimited(content: Content, key: str) -> Iterator[tuple[str, str]]:
     """Rows below a line of names, between which stand commas, semicolons or (in TSV) tabs."""
     csv.field_size_limit(sys.maxsize)
-    header = next(content.lines(), "")
-    delimiter = "\t" if content.suffix == ".tsv" else max(",;\t", key=header.count)
-    reader = csv.DictReader(
-        content.lines(), delimiter=delimiter, strict=True, skipinitialspace=True
-    )
+    header, lines = next(content.lines(), ""), content.lines()
+    delimiter = "\t" if content.suffix in _TABBED else max(",;\t", key=header.count)
+    if content.suffix not in _TABBED:
+        lines = _unpadded(lines, delimiter)
+    reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
     try:
-        if (reader.fieldnames or []).count(key) > 1:
+        reader.fieldnames = [name.lstrip(" ") for name in reader.fieldnames or []]
+        if reader.fieldnames.count(key) > 1:
             raise UserError(f"data: {content.name}:1: two fields are called {key!r}")
         for row in reader:
             place = f"{content.name}:{reader.line_num}"
@@ -129,4 +138,20 @@ def _delimited(content: Content, key: str) -> Iterator[tuple[str, str]]:
                 )
             yield place, text_in(row, key, place)
     except csv.Error as error:
-        raise UserError(f"data: {content.name}:{reader.line_num}: not CSV: {error}") from None
+        place = f"{content.name}:{reader.reader.line_num}"
+        what = str(error).partition(" - ")[0]  # from there on it advises programmers
+        remedy = "convert its line ends, for example with tr '\\r' '\\n'"
+        raise UserError(
+            f"data: {place}: not CSV: {what}", remedy if "new-line" in what else None
+        ) from None
+
+
+def _unpadded(lines: Iterator[str], delimiter: str) -> Iterator[str]:
+    """Lines without the blanks before a quote that opens a field; all others are a field's own."""
+    quoted = re.compile(rf'(^|{re.escape(delimiter)}) *("(?:[^"]+|"")*+("?))')
+    opened = ""
+    for line in lines:
+        whole = opened + line  # of the field that an earlier line leaves open, as if it opened it
+        yield quoted.sub(r"\1\2", whole).removeprefix(opened)
+        closed = [field[3] for field in quoted.finditer(whole)]
+        opened = "" if all(closed) else '"'

@@ -29,7 +29,7 @@ _TOLD_BYTES = 1 << 16
 
 TEXT_SUFFIXES = (".txt", ".text", ".md")
 _MARKUP_SUFFIXES = (".html", ".htm", ".xhtml", ".xml", ".svg")
-ROW_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
+ROW_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".tab")
 LOOKED_FOR = f"it looks for {', '.join(f'*{suffix}' for suffix in TEXT_SUFFIXES + ROW_SUFFIXES)}"
 """What is taken for a text, in words."""
 

@@ -151,6 +151,9 @@ TABLES = {
     "a.jsonl": "\ufeff" + "\n\n".join(map(json.dumps, ROWS)),
     "a.JSONL.gz": "\r\n".join(map(json.dumps, ROWS)),
     "a.ndjson": "\n".join(json.dumps(row, indent=1) for row in ROWS),
+    "one-then-several-lines.jsonl": "\n".join(
+        json.dumps(row, indent=nth or None) for nth, row in enumerate(ROWS)
+    ),
     "a.json": json.dumps(ROWS),
     "a.Json.xz": json.dumps(ROWS, indent=2),
     "strings.json": json.dumps([row["text"] for row in ROWS]),
@@ -160,6 +163,7 @@ TABLES = {
     "a.csv": 'id,text\n1,one\n2, "zwei ü\n"\n',
     "a.CSV.bz2": 'text;id\r\none;1\r\n"zwei ü\n";2\r\n',
     "a.tsv": 'id\ttext\n1\tone\n2\t"zwei ü\n"\n',
+    "a.TAB": 'id\ttext\n1\tone\n2\t"zwei ü\n"\n',
 }
 
 
@@ -173,9 +177,22 @@ def test_a_table_has_a_document_a_row(tmp_path: Path, name: str) -> None:
 
 
 def test_in_tsv_a_tab_is_what_separates_even_where_there_is_one_column(tmp_path: Path) -> None:
-    (tmp_path / "a.tsv").write_text("text\nto be, or not\nto be; that, is\n")
-    found = ["".join(document.pieces()) for document in read_documents(str(tmp_path / "a.tsv"))]
+    found = found_in(tmp_path / "a.tsv", "text\nto be, or not\nto be; that, is\n")
     assert found == ["to be, or not", "to be; that, is"]
+
+
+def found_in(file: Path, text: str) -> list[str]:
+    file.write_text(text)
+    return ["".join(document.pieces()) for document in read_documents(str(file))]
+
+
+def test_the_blanks_of_a_field_are_its_own_but_for_those_before_a_quote(tmp_path: Path) -> None:
+    rows = ["    return x", ' said, "no"\n , "so, "', "", "   ", 'a "b" , c']
+    written = [rows[0], '  "' + rows[1].replace('"', '""') + '"', "", "   ", ' "a ""b"" , c"']
+    table = "".join(f"{row},{nth}\n" for nth, row in enumerate(written))
+    assert found_in(tmp_path / "a.csv", "text, id\n" + table) == rows
+    assert found_in(tmp_path / "b.csv", ' "id", text\n' + "1,  to be\n") == ["  to be"]
+    assert found_in(tmp_path / "a.tsv", 'id\ttext\n1\t  to be\n2\t "so\n') == ["  to be", ' "so']
 
 
 def test_a_row_is_named_with_its_place_and_its_text_may_have_another_key(tmp_path: Path) -> None:
@@ -215,9 +232,9 @@ def test_a_file_that_is_a_list_of_one_text_is_a_list(tmp_path: Path) -> None:
 
 
 def test_a_key_where_no_file_has_rows_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.tab").write_text("id\treview\n1\tto be\n")
-    with pytest.raises(UserError, match=r"a.tab has no rows, so none with the field 'review'"):
-        list(read_documents(str(tmp_path / "a.tab"), text_key="review"))
+    (tmp_path / "a.dat").write_text("id\treview\n1\tto be\n")
+    with pytest.raises(UserError, match=r"a.dat has no rows, so none with the field 'review'"):
+        list(read_documents(str(tmp_path / "a.dat"), text_key="review"))
 
 
 def test_a_long_row_comes_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +356,10 @@ def _zip_of(*names: str, content: bytes = b"x") -> bytes:
     ("name", "content", "said"),
     [
         ("a.jsonl", b'{"text": "x"}\n{"body": "y"}\n', "a.jsonl:2: it has no text in the field"),
-        ("a.jsonl", b'{"text": "x"}\nnot json\n', "a.jsonl:2: not JSON"),
+        ("a.jsonl", b'{"text": "x"}\nnot json\n', "a.jsonl:2: not JSON: Expecting value"),
+        ("a.jsonl", b'{"text": "x"}\n{\n"text":\n oops}\n', "a.jsonl:4: not JSON: Expecting val"),
+        ("a.jsonl", b'{"text": "x"}\n\n{\n"text": 1}\n', "a.jsonl:3: it has no text"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": "y"}}\n', "a.jsonl:2: not JSON: Expecting value"),
         ("a.txt.gz", b"no\0gzip", "a.txt.gz is damaged"),
         ("a.txt.gz", b"", "a.txt.gz is damaged: it is empty"),
         ("a.zip", b"not\0zip", "a.zip is damaged"),
@@ -367,7 +387,9 @@ def _zip_of(*names: str, content: bytes = b"x") -> bytes:
             b'{"cells": []}',
             "no text in the field 'text'; name one .* its fields are cells",
         ),
-        ("a.csv", b'id,text\n1,"x', "a.csv:1: not CSV: unexpected end of data"),
+        ("a.csv", b'id,text\n1,"x', "a.csv:2: not CSV: unexpected end of data"),
+        ("a.csv", b"id,text\r1,x\r2,y\r", r"a.csv:1: not CSV: new-line .* field; .* tr '.r' '.n'$"),
+        ("a.csv", b"id,text\n1,x\ry\n", "a.csv:2: not CSV: new-line"),
         ("a.csv", b"id,text\n1,x\n2,y,z\n", "a.csv:3: the row has more fields"),
         ("a.csv", b"id,text\n1\n", "a.csv:2: the row has fewer fields"),
         ("a.csv", b"text,text\nx,y\n", "a.csv:1: two fields are called 'text'"),
