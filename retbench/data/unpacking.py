@@ -14,6 +14,7 @@ import lzma
 import re
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -33,18 +34,20 @@ ROW_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".tab")
 LOOKED_FOR = f"it looks for {', '.join(f'*{suffix}' for suffix in TEXT_SUFFIXES + ROW_SUFFIXES)}"
 """What is taken for a text, in words."""
 
-_PACKED: tuple[tuple[str, re.Pattern[bytes], Any], ...] = (
-    (".gz", re.compile(rb"\x1f\x8b"), gzip.open),
-    (".bz2", re.compile(rb"BZh[1-9]1AY&SY"), partial(open_streams, begin=bz2.BZ2Decompressor)),
-    (".xz", re.compile(rb"\xfd7zXZ\0"),
+_PACKED: tuple[tuple[tuple[str, ...], re.Pattern[bytes], Any], ...] = (
+    ((".gz", ".gzip"), re.compile(rb"\x1f\x8b"), gzip.open),
+    ((".bz2", ".bzip2"), re.compile(rb"BZh[1-9]1AY&SY"),
+     partial(open_streams, begin=bz2.BZ2Decompressor)),
+    ((".xz",), re.compile(rb"\xfd7zXZ\0"),
      partial(open_streams, begin=lzma.LZMADecompressor, padding=bytes(4))),
-    (".lzma", re.compile(rb"\x5d\0\0"), partial(open_streams, begin=lzma.LZMADecompressor)),
+    ((".lzma",), re.compile(rb"\x5d\0\0"), partial(open_streams, begin=lzma.LZMADecompressor)),
 )  # fmt: skip
 _ZIP = re.compile(rb"PK(\x03\x04|\x05\x06)")
 _UNPACK = "unpack it and give the folder"
+_ROWS = "write its rows as JSON lines"
 _UNPACKERS = {
-    ".zst": "zstd -d", ".lz4": "lz4 -d", ".z": "gzip -d", ".br": "brotli -d", ".lz": "lzip -d",
-    ".lzo": "lzop -d", ".sz": "snzip -d",
+    ".zst": "zstd -d", ".zstd": "zstd -d", ".lz4": "lz4 -d", ".z": "gzip -d", ".br": "brotli -d",
+    ".lz": "lzip -d", ".lzo": "lzop -d", ".sz": "snzip -d",
 }  # fmt: skip
 _ZEROS = (
     "no text: it holds zero bytes, as binary files and UTF-16 do",
@@ -54,12 +57,14 @@ _REFUSED = (
     (re.compile(rb"\x28\xb5\x2f\xfd"), "packed with zstd", "unpack it with zstd -d"),
     (re.compile(rb"\x04\x22\x4d\x18"), "packed with lz4", "unpack it with lz4 -d"),
     (re.compile(rb"\x1f\x9d"), "packed with compress", "unpack it with gzip -d"),
-    (re.compile(rb".{257}ustar", re.DOTALL), "a tar archive", _UNPACK),
+    (re.compile(rb"x(\x01|\x9c|\xda[^\x80-\xbf])"), "packed with zlib",
+     "unpack it, for example with pigz -dc"),
+    (re.compile(rb".{257}ustar(\0|  \0)", re.DOTALL), "a tar archive", _UNPACK),
     (re.compile(rb"!<arch>\n"), "an ar archive", _UNPACK),
     (re.compile(rb"7z\xbc\xaf\x27\x1c"), "a 7-Zip archive", _UNPACK),
     (re.compile(rb"Rar!\x1a\x07"), "a RAR archive", _UNPACK),
-    (re.compile(rb"PAR1"), "a Parquet table", "write its rows as JSON lines"),
-    (re.compile(rb"ARROW1"), "an Arrow table", "write its rows as JSON lines"),
+    (re.compile(rb"PAR1\x15"), "a Parquet table", _ROWS),
+    (re.compile(rb"(ARROW|FEA)1\0"), "an Arrow table", _ROWS),
     (re.compile(rb"WARC/\d"), "a web archive (WARC)", "extract the texts of its records"),
     (re.compile(rb"version https://git-lfs\.github\.com/"), "a pointer of Git LFS, not the text",
      "fetch the text with git lfs pull"),
@@ -80,11 +85,11 @@ _REFUSED = (
     (re.compile(rb"\xff\xfe\0\0|\0\0\xfe\xff"), "UTF-32, not UTF-8",
      "convert it with iconv -f UTF-32"),
     (re.compile(rb"\xff\xfe|\xfe\xff"), "UTF-16, not UTF-8", "convert it with iconv -f UTF-16"),
-    (re.compile(rb"[^\0]*\0"), *_ZEROS),
 )  # fmt: skip
-_KINDS = (*TEXT_SUFFIXES, *ROW_SUFFIXES, ".tar", ".parquet")
-_PACKINGS = ("", *_UNPACKERS, *(suffix for suffix, _, _ in _PACKED))
-_ARCHIVES = (".zip", ".7z", ".rar", ".tgz", ".tbz", ".tbz2", ".txz")
+_TABLES = (".parquet", ".arrow", ".feather", ".orc", ".avro")
+_KINDS = (*TEXT_SUFFIXES, *ROW_SUFFIXES, ".tar", *_TABLES)
+_PACKINGS = ("", *_UNPACKERS, *(suffix for suffixes, _, _ in _PACKED for suffix in suffixes))
+_ARCHIVES = (".zip", ".7z", ".rar", ".tgz", ".tbz", ".tbz2", ".txz", ".tlz", ".tzst")
 _SOUGHT = (*_ARCHIVES, *(kind + packed for kind in _KINDS for packed in _PACKINGS))
 
 
@@ -94,7 +99,8 @@ class Content:
 
     Attributes:
         name: for messages: the path, with the member's of an archive.
-        suffix: of the name, in small letters, without that of a packing program.
+        suffix: of the name, in small letters, without that of a packing program, whether or not it
+            is packed: a browser unpacks some, and keeps the name.
         open: the unpacked bytes from their beginning; can be called again.
     """
 
@@ -172,38 +178,51 @@ def contents_of(file: Path) -> Iterator[Content]:
     Raises:
         UserError: it is no text, and what it is can be told; it holds none; it cannot be read.
     """
-    plain = Content(str(file), file.suffix.lower(), lambda: file.open("rb"))
-    head = plain.head(_TOLD_BYTES)
-    by_name = [opened for suffix, _, opened in _PACKED if plain.suffix == suffix]
-    if (by_name or plain.suffix == ".zip") and not head:
+    plain = _content(str(file), lambda: file.open("rb"))
+    head, suffix = plain.head(_TOLD_BYTES), file.suffix.lower()
+    by_name = [opened for suffixes, _, opened in _PACKED if suffix in suffixes]
+    if (by_name or suffix == ".zip") and not head:
         raise UserError(f"data: {file} is damaged: it is empty", "restore it from a copy")
     by_content = [opened for _, magic, opened in _PACKED if magic.match(head)]
-    is_text = _is_text(head)
-    if not (by_content or is_text or _ZIP.match(head)):
-        for magic, what, remedy in _REFUSED[:-1]:  # whatever its name says
-            if magic.match(head):
-                plain.refuse(what, remedy)
-        if unpacker := _UNPACKERS.get(plain.suffix):
-            plain.refuse("packed, as its name says", f"unpack it with {unpacker}")
-    if _ZIP.match(head) or (plain.suffix == ".zip" and not by_content and not is_text):
+    is_text, is_zip = _is_text(head), _ZIP.match(head)
+    if not (by_content or is_text or is_zip):
+        _refuse(plain, head)  # whatever its name says
+    if is_zip or (suffix == ".zip" and not by_content and not is_text):
         found = _members(file)
     else:
-        inner = Path(file.stem).suffix.lower() if by_name else plain.suffix
         unpacked = by_content or ([] if is_text else by_name)
-        opened = partial(unpacked[0], file) if unpacked else plain.open
-        found = [Content(plain.name, inner, opened)]
+        found = [_content(plain.name, partial(unpacked[0], file) if unpacked else plain.open)]
     for content in found:
         head = content.head(_TOLD_BYTES)
-        for magic, what, remedy in _REFUSED:
-            if magic.match(head):
-                content.refuse(what, remedy)
+        _refuse(content, head)
+        if b"\0" in head:
+            content.refuse(*_ZEROS)
         if content.suffix in _MARKUP_SUFFIXES:
             content.refuse("markup, not plain text", "extract its text")
         yield content
 
 
+def _content(name: str, opened: Callable[[], IO[bytes]]) -> Content:
+    path = PurePath(name.lower())
+    packed = path.suffix in (*_PACKINGS, *_ARCHIVES)
+    return Content(name, PurePath(path.stem).suffix if packed else path.suffix, opened)
+
+
+def _refuse(content: Content, head: bytes) -> None:
+    """Refuse what is no text and can be told: by its beginning, or else by its name."""
+    for magic, what, remedy in _REFUSED:
+        if magic.match(head):
+            content.refuse(what, remedy)
+    if _is_text(head):
+        return
+    if unpacker := _UNPACKERS.get(PurePath(content.name).suffix.lower()):
+        content.refuse("packed, as its name says", f"unpack it with {unpacker}")
+    if content.suffix in _TABLES:
+        content.refuse("a table in binary, as its name says", _ROWS)
+
+
 def _is_text(head: bytes) -> bool:
-    """Whether a file can be a text by its beginning: a browser unpacks some, and keeps the name."""
+    """Whether a file can be a text by its beginning."""
     try:
         codecs.utf_8_decode(head, "strict", False)
     except UnicodeDecodeError:
@@ -222,10 +241,13 @@ def _members(file: Path) -> list[Content]:
         kept = shown
     if not kept:
         raise UserError(f"data: the archive {file} holds no text", LOOKED_FOR)
-    return [
-        Content(f"{file}:{name}", names[name].suffix.lower(), partial(archive.open, name))
-        for name in kept
-    ]
+    times = Counter(entry.filename for entry in every)
+    for name in kept:
+        if times[name] > 1:  # by its name only the last can be opened
+            raise UserError(
+                f"data: {file}:{name} is there {times[name]} times", "pack it with each name once"
+            )
+    return [_content(f"{file}:{name}", partial(archive.open, name)) for name in kept]
 
 
 def _is_hidden(path: PurePath) -> bool:

@@ -10,6 +10,7 @@ import json
 import lzma
 import os
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,42 @@ PACKING = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "data-00000-of-00001.arrow",
+            b"\xff\xff\xff\xff\x78\1\0\0",
+            "a table in binary, as its name",
+        ),
+        ("a.feather", b"ARROW1\0\0", "an Arrow table"),
+        (
+            "a.orc",
+            b"ORC\n\x1c\0",
+            "a table in binary, as its name says; write its rows as JSON lines",
+        ),
+        ("a.avro", b"Obj\1\4\x14avro.codec\0", "a table in binary"),
+        ("a.jsonl.zstd", b"\x28\xb5\x2f\xfd\4", "packed with zstd"),
+        ("a.txt.zstd", b"\x50\x2a\x4d\x18\0\0\0\0", "packed, as its name says; .* zstd -d"),
+        ("a.tzst", b"\x28\xb5\x2f\xfd\4", "packed with zstd"),
+        ("a.tlz", lzma.compress(b"a".ljust(257, b"\0") + b"ustar  \0", 2), "a tar archive"),
+    ],
+)
+def test_what_a_folder_holds_beside_its_texts_is_refused_and_not_passed_over(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    (tmp_path / "README.md").write_text("a card")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} is {said}"):
+        names(str(tmp_path))
+
+
+def test_the_long_names_of_packings_are_known(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gzip").write_bytes(gzip.compress(b'{"text": "x"}'))
+    (tmp_path / "b.csv.bzip2").write_bytes(bz2.compress(b"text\nx\n"))
+    assert names(str(tmp_path)) == ["a.jsonl.gzip:1", "b.csv.bzip2:2"]
+
+
 @pytest.mark.parametrize("packed", PACKING)
 @pytest.mark.parametrize("told", [True, False])
 def test_a_packed_text_is_unpacked_whether_or_not_its_name_says_so(
@@ -143,7 +180,12 @@ def test_a_name_that_tells_of_another_packing_is_not_believed(
 def test_below_a_name_of_another_packing_a_table_is_a_table(tmp_path: Path) -> None:
     for packed, name in (("", "a.jsonl.gz"), (".xz", "b.jsonl.gz")):
         (tmp_path / name).write_bytes(PACKING[packed](b'{"text": "x"}\n'))
-    assert names(str(tmp_path)) == ["a.jsonl.gz:1", "b.jsonl.gz:1"]
+    unpacked = [f"t.csv{packed}" for packed in (".br", ".gz", ".tgz", ".zip", ".zst")]
+    for name in unpacked:
+        (tmp_path / name).write_text("id,text\n1,one\n")
+    found = ["a.jsonl.gz:1", "b.jsonl.gz:1", *(f"{name}:2" for name in unpacked)]
+    assert names(str(tmp_path)) == found
+    assert names(zipped(tmp_path, {"t.csv.gz": "id,text\n1,one\n"})) == ["a.zip:t.csv.gz:2"]
 
 
 ROWS = [{"text": "one"}, {"id": 2, "text": "zwei ü\n"}]
@@ -216,6 +258,13 @@ def test_a_row_is_named_with_its_place_and_its_text_may_have_another_key(tmp_pat
         '["Epigraph"]\nTo be',
         '["To be\n", "or not to be"',
         "[To be], or {not}",
+        "x" * 256 + "mustard is yellow",
+        "x" * 257 + "ustar  is no word",
+        "PAR1S, ville lumière",
+        "ARROW1 and FEA1",
+        "ORCHIDS",
+        "x^2",
+        "x\u06a9",
         "a < b, <i>or</i> not",
     ],
 )
@@ -289,6 +338,9 @@ def test_an_archive_gives_its_texts_in_the_order_of_their_names(tmp_path: Path) 
         (b'\x1e{"text": "to be"}\n', "is a JSON text sequence; delete"),
         ("\u751f\u304d\u308b".encode("iso-2022-jp"), "is ISO-2022, not UTF-8"),
         ("to be".encode("utf-32"), "is UTF-32, not UTF-8; convert it with iconv -f UTF-32"),
+        (zlib.compress(b"to be or not to be"), "is packed with zlib; unpack it"),
+        (zlib.compress(b"to be or not to be", 9), "is packed with zlib; unpack it"),
+        (zlib.compress(b"to be or not to be", 0), "is packed with zlib; unpack it"),
         (b"PAR1\x15\x04", "is a Parquet table; write its rows as JSON lines"),
         (b"%PDF-1.7\n", "is a PDF"),
         (b"<!DOCTYPE html>\n<p>to be", "is markup, not plain text; extract its text"),
@@ -378,6 +430,7 @@ def _zip_of(*names: str, content: bytes = b"x") -> bytes:
         ("a.json", b"[" * 100_000, "a.json:1: too deeply nested"),
         ("a.json", b'{"id": %b, "text": "x"}' % (b"9" * 5000), "a.json:1: a number is too long"),
         ("a.zip", _zip_of("x\u00e9.txt").replace("x\u00e9".encode(), b"x\xff\xff"), "is damaged"),
+        ("a.zip", _zip_of("b.txt", "c.txt").replace(b"c.t", b"b.t"), "a.zip:b.txt is there 2 t"),
         ("a.zip", _zip_of("."), "the archive .*a.zip holds no text"),
         ("a.zip", _zip_of("q.txt").replace(b"q.t", b"\0.t"), "the archive .*a.zip holds no text"),
         ("a.md", b'{}\n{"text": "x"}\n', "a.md:1: it has no text in the field"),
