@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtr
 
 from retbench.stats.comparison import ALPHA, Verdict, verdict_of
-from retbench.stats.estimate import Effect, Floats, holm, satterthwaite, t_quantile
+from retbench.stats.estimate import Effect, Floats, exp, holm, satterthwaite, t_quantile
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ def _p_value(effect: Effect, beyond: float) -> float:
 
 def _change(effect: Effect, level: float | None, bounds: tuple[float, float]) -> Change:
     """A row at its level; None where it has no spread."""
-    value = math.exp(effect.centre)
+    value = exp(effect.centre)
     if level is None:
         return Change(value, math.nan, math.nan, math.nan, "inconclusive")
     reach = t_quantile(effect.df, 1 - level) * effect.error
     low, high = effect.centre - reach, effect.centre + reach
-    return Change(value, math.exp(low), math.exp(high), 1 - level, verdict_of(low, high, bounds))
+    return Change(value, exp(low), exp(high), 1 - level, verdict_of(low, high, bounds))

@@ -47,6 +47,12 @@ def test_a_side_of_one_block_gives_no_interval_and_equal_blocks_an_exact_one() -
     assert exact.verdict == "slower" and exact.low == exact.high
 
 
+def test_few_blocks_that_are_far_apart_have_an_interval_without_an_end() -> None:
+    found, *_ = judge([([0.0, 0.001], [0.0, 1.4])] * 80, margin=0.01)
+    assert (found.verdict, found.high) == ("inconclusive", math.inf)
+    assert 0 <= found.low < 1e-300 and found.value == pytest.approx(math.exp(0.6995))
+
+
 def test_a_difference_below_the_floor_is_not_told() -> None:
     rows = [(np.array([0.0, 0.001]), np.array([0.05, 0.051]))] * 2
     assert [one.verdict for one in judge(rows, 0.01, [0.1, 0.0])] == ["inconclusive", "slower"]
