@@ -7,7 +7,7 @@ blocks allow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ NOTES = (
     "the blocks of a run share its hour: what other programs did meanwhile shows as a difference",
 )
 _NAN = float("nan")
+_GONE = "not in the second run"
 _CELL = ["metric", "model", "point"]
 # Where run.json says it; what is another at every moment of a machine is left out.
 _SAID = {
@@ -59,7 +60,7 @@ class Change:
         after: the second's.
         differing: what is another in the second run, by kind of thing, a line each.
         warnings: what a reader must know before believing the ratios, a line each.
-        table: one row per metric and cell that both runs have, and per cell that one has lost.
+        table: one row per metric and cell that both runs have, and per cell that the second has lost.
     """
 
     before: Path
@@ -92,22 +93,29 @@ def between(before: Run, after: Run, margin: float | None = None) -> Change:
     Raises:
         UserError: they are of different suites, or have no time or memory in common.
     """
-    suites = before.meta["suite"], after.meta["suite"]
-    if len(set(suites)) > 1:
-        raise UserError(f"{before.path} is of the suite {suites[0]}, {after.path} of {suites[1]}")
-    metas = before.meta, after.meta
-    margin = margin or max(map(terms.margin, metas))
-    rows = _rows(Summary(before), Summary(after), margin)
-    if not rows:
+    require_one_suite(before, after)
+    rows = judged(Summary(before), Summary(after), margin)
+    if all(row["note"] == _GONE for row in rows):
         raise UserError(
             f"{before.path} and {after.path} have no cell with a time or memory in common",
             "compare runs of the same models and points",
         )
     frame = pd.DataFrame(rows, columns=COLUMNS)
     return Change(
-        before.path, after.path, _differing(*metas), tuple(_warnings(before, after)),
-        _table(frame, after),
+        before.path, after.path, differing(before.meta, after.meta),
+        tuple(_warnings(before, after)), _table(frame, before, after),
     )  # fmt: skip
+
+
+def require_one_suite(before: Run, after: Run) -> None:
+    """Two runs can be compared only where they are of one suite.
+
+    Raises:
+        UserError: they are not.
+    """
+    suites = before.meta["suite"], after.meta["suite"]
+    if len(set(suites)) > 1:
+        raise UserError(f"{before.path} is of the suite {suites[0]}, {after.path} of {suites[1]}")
 
 
 def said(found: Change) -> list[str]:
@@ -127,8 +135,18 @@ def markdown(found: Change) -> str:
     return "\n".join([*head, "", export.markdown(found.table, ())]).rstrip()
 
 
-def _rows(before: Summary, after: Summary, margin: float) -> list[Row]:
+def judged(before: Summary, after: Summary, margin: float | None = None) -> list[Row]:
+    """A row for each metric and cell that both runs have, then one for each cell that is lost.
+
+    Lost is one that fails more often in the second run, or that it has not tried.
+
+    Args:
+        before: what the run says that counts as 1.
+        after: what the run says that is judged.
+        margin: as :func:`between` has it.
+    """
     metas = before.meta, after.meta
+    margin = margin or max(map(terms.margin, metas))
     old, new = _by_cell(before), _by_cell(after)
     centres = [lookup(side.measured, _CELL, "value") for side in (before, after)]
     places = {(row["model"], row["point"]): row for row in records(after.statuses)}
@@ -153,21 +171,34 @@ def _rows(before: Summary, after: Summary, margin: float) -> list[Row]:
             row["note"] = f"{compare.ALONE} in one run"
         else:
             timed.append(key)
-    judged = unpaired.judge(
+    found = unpaired.judge(
         [(np.log(old[key]), np.log(new[key])) for key in timed],
         margin,
         [max(terms.floors(meta).get(metric, 0.0) for meta in metas) for metric, *_ in timed],
     )
     no_claim = {"verdict": compare.NO_CLAIM} if any(map(terms.is_smoke, metas)) else {}
-    for key, one in zip(timed, judged, strict=True):
+    for key, one in zip(timed, found, strict=True):
         rows[key] |= asdict(one) | no_claim
-    ended = lookup(before.statuses, ["model", "point"], "status")
-    failed = [
-        _row(place, "") | {"verdict": "failed", "note": f"failed: {place['status']}"}
-        for key, place in places.items()
-        if ended.get(key) == "ok" and place["status"] != "ok"
-    ]
-    return [*rows.values(), *failed]
+    return [*rows.values(), *_lost(records(before.statuses), places)]
+
+
+def _lost(before: Sequence[Row], after: Mapping[tuple[str, str], Row]) -> Iterator[Row]:
+    """The cells that had been measured and fail more often now, or were not tried."""
+    for then in before:
+        now = after.get((then["model"], then["point"]))
+        if now is None and then["ok_blocks"]:
+            yield _row(then, "") | {"note": _GONE}
+        elif now is not None and _fails_more(then, now):
+            ending = units.ending(now, "blocks")
+            yield _row(now, "") | {"verdict": "failed", "note": f"failed: {ending}"}
+
+
+def _fails_more(then: Row, now: Row) -> bool:
+    """Whether the last block that ended ok is gone, or more blocks fail, and more of them all."""
+    if not now["ok_blocks"]:
+        return bool(then["ok_blocks"])
+    failed, failing = (row["blocks"] - row["ok_blocks"] for row in (then, now))
+    return bool(failing > failed and failing * then["blocks"] > failed * now["blocks"])
 
 
 def _row(place: Row, metric: str) -> Row:
@@ -187,7 +218,7 @@ def _by_cell(found: Summary) -> _Cells:
     return dict(sorted(cells.items(), key=lambda cell: (order[cell[0][0]], at[cell[0][1:]])))
 
 
-def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[str]]:
+def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[str]]:
     """What is another in the second run, by kind of thing; of a kind where that is nothing, none.
 
     Args:
@@ -244,7 +275,7 @@ def _warnings(before: Run, after: Run) -> Iterator[str]:
         yield from (f"{path}: {line}" for line in warnings.claims(meta, "process"))
 
 
-def _table(frame: pd.DataFrame, run: Run) -> Table:
+def _table(frame: pd.DataFrame, before: Run, after: Run) -> Table:
     def metric(row: Row) -> str:
         return METRICS[row["metric"]].title if row["metric"] else "Status"
 
@@ -253,7 +284,7 @@ def _table(frame: pd.DataFrame, run: Run) -> Table:
         name("Model", "model"),
         CONTEXT,
         BATCH,
-        name("Settings", partial(axes.settings, run.points)),
+        name("Settings", partial(axes.settings, {**before.points, **after.points})),
         Column("Before", lambda row: units.scaled(row["before"], row["unit"]), rank=0),
         Column("After", lambda row: units.scaled(row["after"], row["unit"]), rank=0),
         Column("Ratio", units.ratio_of, rank=0),

@@ -79,6 +79,67 @@ def test_a_cell_that_now_fails_is_a_regression_and_one_that_took_no_turns_has_no
     assert set(timed["note"]) == {"alone in one run"} and timed["verdict"].isna().all()
 
 
+CELL = ("transformer", 8192, 1)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "said"),
+    [
+        ({1}, {0, 1, 2, 3, 4}, "failed: oom"),
+        ({1}, {0, 1}, "failed: oom in 2 of 5 blocks"),
+        (set(), {4}, "failed: oom in 1 of 5 blocks"),
+        ({1}, {4}, ""),
+        ({0, 1, 2, 3, 4}, {0, 1, 2, 3, 4}, ""),
+        ({0, 1}, set(), ""),
+    ],
+)
+def test_a_cell_that_fails_more_often_is_a_regression(
+    make_run: MakeRun, then: set[int], now: set[int], said: str
+) -> None:
+    runs = [
+        make_run(name, blocks=5, failures={CELL: dict.fromkeys(blocks, "oom")}, **SHORT)
+        for name, blocks in (("a", then), ("b", now))
+    ]
+    frame = change.between(*runs).table.frame
+    assert "".join(frame.loc[frame["verdict"] == "failed", "note"]) == said
+
+
+def test_as_many_failures_among_fewer_blocks_and_a_smaller_share_of_more_are_no_regression(
+    make_run: MakeRun,
+) -> None:
+    short = make_run("a", blocks=2, failures={CELL: {1: "oom"}}, **SHORT)
+    long = make_run("b", blocks=5, failures={CELL: {1: "oom", 2: "oom"}}, **SHORT)
+    assert "failed" not in change.between(short, long).counts
+    long = make_run("c", blocks=5, failures={CELL: {1: "oom"}}, **SHORT)
+    assert "failed" not in change.between(long, short).counts
+
+
+def test_a_cell_that_the_second_run_has_not_tried_is_named(
+    make_run: MakeRun, before: Run
+) -> None:
+    shorter = make_run("b", blocks=3, configuration={"context": (512, 1024)}, **SHORT)
+    found = change.between(before, shorter)
+    gone = found.table.frame[found.table.frame["note"] == "not in the second run"]
+    assert set(gone["seq_len"]) == {2048, 4096, 8192} and gone["verdict"].isna().all()
+    assert "| Status | retnet | 8k |" in change.markdown(found)
+    assert "not in the second run" not in change.markdown(change.between(shorter, before))
+    other = make_run("c", blocks=1, configuration={"context": (64,), "batch": (1,),
+                                                   "batch_context": 64}, **SHORT)  # fmt: skip
+    with pytest.raises(UserError, match="no cell with a time or memory in common"):
+        change.between(before, other)
+
+
+def test_a_block_that_is_far_off_ends_no_comparison(make_run: MakeRun) -> None:
+    def far(row: dict[str, Any]) -> float:
+        return 1e3 if row["block"] and row["metric"] == "tpot_s" else 1.0
+
+    runs = make_run("a", blocks=2, **SHORT), make_run("b", blocks=2, change=far, **SHORT)
+    found = change.between(*runs)
+    times = found.table.frame[found.table.frame["metric"] == "tpot_s"]
+    assert (times["high"] == float("inf")).any() and "slower" not in set(times["verdict"])
+    assert "inconclusive" in change.markdown(found)
+
+
 def test_a_smoke_run_earns_no_verdict_of_times(make_run: MakeRun, before: Run) -> None:
     after = make_run("b", blocks=2, configuration={"profile": "smoke"}, **SLOWER)
     assert "slower" not in change.between(before, after).counts
