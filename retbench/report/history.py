@@ -1,34 +1,37 @@
 """One metric over the runs of one suite in the order of their time, with every step that it took.
 
-A step is what :mod:`retbench.report.change` says of a run against the one before it, on the same
-machine and in the same configuration; between others there is no verdict. A cell that failed in a
-run has no row there.
+A step is what :mod:`retbench.report.change` says of a run against the last one before it that has
+the cell, on the same machine and in the same configuration; between others there is no verdict. A
+cell that failed in a run has a row there that says how.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from itertools import chain, pairwise
 
 import pandas as pd
 
 from retbench.config.values import nearest
 from retbench.errors import UserError
-from retbench.metrics import METRICS
+from retbench.metrics import METRICS, compared
 from retbench.report import change, units
-from retbench.report.frames import EDGES, Row, records
+from retbench.report.frames import EDGES, Row, lookup, records
+from retbench.report.summary import Summary
 from retbench.report.tables import Column, Table, name
 from retbench.store import Run, folder_name
 
 NOTES = (
-    "step: the run over the one before it, above 1 slower or larger; the verdicts of times of two "
-    "neighbours hold together (Holm)",
-    "no verdict between runs that differ in machine, configuration or models",
+    "step: the run over the last one before it that has the cell, above 1 slower or larger; the "
+    "verdicts of times of two runs hold together (Holm)",
+    "no verdict between runs that differ in machine, environment, configuration or models",
 )
-_INCOMPARABLE = ("hardware", "configuration", "models")
+_INCOMPARABLE = ("hardware", "environment", "configuration", "models")
 _CELL = ["metric", "model", "point"]
+_Key = tuple[str, str, str]
 
 
 def history(runs: Sequence[Run], metric: str | None = None) -> Table:
@@ -44,49 +47,81 @@ def history(runs: Sequence[Run], metric: str | None = None) -> Table:
     if len(runs) < 2:
         raise UserError("a history needs two runs or more", "name their folders")
     ordered = sorted(runs, key=lambda run: str(run.meta["started"]))
-    steps = [change.between(*pair) for pair in pairwise(ordered)]
-    frame = pd.DataFrame(list(_rows(ordered, steps)))
-    if frame.empty:
-        raise UserError("no two neighbours among the runs have a cell in common", "name others")
-    known = list(dict.fromkeys(frame["metric"]))
+    for pair in pairwise(ordered):
+        change.require_one_suite(*pair)
+    found = [Summary(run) for run in ordered]
+    values = [lookup(each.measured, _CELL, "value") for each in found]
+    shared = {key[0] for key, count in Counter(chain(*values)).items() if count > 1}
+    known = [tag for tag in compared() if tag in shared]
+    if not known:
+        raise UserError("no two of the runs have a cell in common", "name others")
     wanted = metric or known[0]
     if wanted not in known:
         raise UserError(
             f"no two of the runs have {wanted!r}", nearest(wanted, known) or f"name {known[0]}"
         )
-    own = frame[frame["metric"] == wanted]
-    place = own.groupby(["model", "point"], sort=False).ngroup()
-    own = own.assign(place=place).sort_values(["place", "started"], kind="stable")
+    frame = pd.DataFrame(list(_rows(found, values, wanted)))
     title = f"{METRICS[wanted].title} over {len(ordered)} runs"
-    return Table("history", title, own.drop(columns="place"), _COLUMNS, NOTES, grouped=True)
+    notes = (*NOTES, *_other_versions(ordered))
+    return Table("history", title, frame, _COLUMNS, notes, grouped=True)
 
 
-def _rows(ordered: Sequence[Run], steps: Sequence[change.Change]) -> Iterator[Row]:
-    """What each step says of its second run, and of its first one where none came before."""
-    seen: set[tuple[Any, ...]] = set()
-    for (before, after), step in zip(pairwise(ordered), steps, strict=True):
-        apart = next((kind for kind in _INCOMPARABLE if kind in step.differing), None)
-        for row in records(step.table.frame):
-            if not row["metric"]:
+def _rows(
+    found: Sequence[Summary], values: Sequence[Mapping[_Key, float]], metric: str
+) -> Iterator[Row]:
+    """For each cell that a run has, how it went in every run that tried it: measured, or failed."""
+    tried = [{(row["model"], row["point"]): row for row in records(s.statuses)} for s in found]
+    steps = cache(lambda before, after: _steps(found[before], found[after]))
+    for cell in dict.fromkeys(chain(*tried)):
+        key = (metric, *cell)
+        if not any(key in own for own in values):
+            continue
+        last = None
+        for i, run in enumerate(found):
+            if cell not in tried[i]:
                 continue
-            cell = tuple(row[key] for key in _CELL)
-            if (before.path, cell) not in seen:  # the first, or the first after a gap
-                yield _row(before, row, row["before"])
-            seen.add((after.path, cell))
-            verdict = row["note"] or row["verdict"]
-            if apart is not None:
-                verdict = f"another {'machine' if apart == 'hardware' else apart}"
-            ratio = {key: row[key] for key in EDGES}
-            yield _row(after, row, row["after"]) | ratio | {"verdict": verdict}
+            place = tried[i][cell]
+            row = _row(run.run, place, metric)
+            if key not in values[i]:
+                failed = place["status"] != "ok"
+                yield row | {"verdict": units.ending(place) if failed else "not measured"}
+                continue
+            step = {} if last is None else steps(last, i).get(key, {})
+            yield row | {"measured": values[i][key]} | step
+            last = i
 
 
-def _row(run: Run, cell: Row, measured: float) -> Row:
+def _steps(before: Summary, after: Summary) -> dict[_Key, Row]:
+    """The ratio and the verdict of each metric and cell that two runs have."""
+    differing = change.differing(before.meta, after.meta)
+    apart = next((kind for kind in _INCOMPARABLE if kind in differing), "")
+    other = f"another {'machine' if apart == 'hardware' else apart}" if apart else ""
+    return {
+        (row["metric"], row["model"], row["point"]): {
+            **{edge: row[edge] for edge in EDGES},
+            "verdict": other or row["note"] or row["verdict"],
+        }
+        for row in change.judged(before, after)
+        if row["metric"]
+    }
+
+
+def _other_versions(ordered: Sequence[Run]) -> Iterator[str]:
+    """Which versions are others than in the run before: a difference may be theirs."""
+    for before, after in pairwise(ordered):
+        if lines := change.differing(before.meta, after.meta).get("versions"):
+            yield f"{folder_name(after.path)} has other versions: {'; '.join(lines)}"
+
+
+def _row(run: Run, place: Row, metric: str) -> Row:
     commit = run.meta["provenance"].get("commit")
     code = (commit["hash"] or "")[:7] if commit else ""
     return {
-        **{key: cell[key] for key in (*_CELL, "seq_len", "batch_size", "unit")},
-        "run": folder_name(run.path), "started": str(run.meta["started"]), "commit": code,
-        "measured": measured, **dict.fromkeys(EDGES, math.nan), "verdict": "",
+        "metric": metric,
+        **{key: place[key] for key in ("model", "point", "seq_len", "batch_size")},
+        "unit": METRICS[metric].unit, "run": folder_name(run.path),
+        "started": str(run.meta["started"]), "commit": code,
+        "measured": math.nan, **dict.fromkeys(EDGES, math.nan), "verdict": "",
     }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from retbench.errors import UserError
 from retbench.report.history import history
 
-from .conftest import MakeRun
+from .conftest import BATCHES, CONTEXTS, MODELS, MakeRun
 
 SHORT = {"trials": 4, "steps": 6}
 MACHINE = {"machine_id": "m", "commit": {"hash": "0123456789", "dirty": False}}
@@ -52,6 +53,47 @@ def test_there_is_no_verdict_between_machines(make_run: MakeRun) -> None:
     second = later(make_run, "second", 2, provenance={"machine_id": "n"})
     steps = history([first, second]).frame
     assert set(steps[steps["run"] == "second"]["verdict"]) == {"another machine"}
+
+
+def test_there_is_none_between_environments_and_other_versions_are_named(make_run: MakeRun) -> None:
+    first = later(make_run, "first", 1)
+    second = later(make_run, "second", 2, provenance=MACHINE | {"versions": {"torch": "3.0"}})
+    third = later(make_run, "third", 3, provenance=second.meta["provenance"] | {
+        "environment": {"ATEN_CPU_CAPABILITY": "default"}})  # fmt: skip
+    table = history([first, second, third])
+    frame = table.frame
+    assert set(frame[frame["run"] == "third"]["verdict"]) == {"another environment"}
+    assert "another environment" not in set(frame[frame["run"] == "second"]["verdict"])
+    assert table.notes[-1] == "second has other versions: versions.torch: none, then 3.0"
+
+
+def test_a_run_in_which_a_cell_failed_has_a_row_and_the_next_is_judged_by_the_one_before(
+    make_run: MakeRun,
+) -> None:
+    first = later(make_run, "first", 1)
+    second = later(make_run, "second", 2, failures={("retnet", 8192, 1): "oom"})
+    third = later(make_run, "third", 3, change=lambda row: 2.0 if row["unit"] == "s" else 1.0)
+    frame = history([first, second, third]).frame
+    own = frame[(frame["model"] == "retnet") & (frame["point"] == "context=8192,batch=1")]
+    assert list(own["verdict"]) == ["", "oom", "slower"]
+    assert own["value"].iloc[2] == pytest.approx(2.0, rel=0.03)
+    other = frame[(frame["model"] == "retnet") & (frame["point"] == "context=512,batch=1")]
+    assert list(other["verdict"])[::2] == ["", "slower"] and other["verdict"].iloc[1] != "oom"
+    left = later(make_run, "left", 4, configuration={"context": (512,)}, audit=None)
+    again = history([first, second, left]).frame
+    assert list(again[again["point"] == "context=8192,batch=1"]["run"].unique()) == [
+        "first", "second"]  # fmt: skip
+
+
+def test_a_run_that_has_nothing_ends_no_history(make_run: MakeRun) -> None:
+    cells = dict.fromkeys(product(MODELS, CONTEXTS, BATCHES), "timeout")
+    first, third = later(make_run, "first", 1), later(make_run, "third", 3)
+    second = later(make_run, "second", 2, failures=cells)
+    frame = history([first, second, third]).frame
+    assert set(frame[frame["run"] == "second"]["verdict"]) == {"timeout"}
+    assert frame[frame["run"] == "third"]["value"].notna().all()
+    with pytest.raises(UserError, match="no two of the runs have a cell in common"):
+        history([first, second])
 
 
 def test_one_run_has_no_history_and_an_unknown_metric_none(make_run: MakeRun) -> None:
