@@ -60,7 +60,7 @@ class Change:
         after: the second's.
         differing: what is another in the second run, by kind of thing, a line each.
         warnings: what a reader must know before believing the ratios, a line each.
-        table: one row per metric and cell that both runs have, and per cell that the second has lost.
+        table: one row per metric and cell that both runs have, and per cell that is lost.
     """
 
     before: Path

@@ -72,23 +72,22 @@ def _rows(
     """For each cell that a run has, how it went in every run that tried it: measured, or failed."""
     tried = [{(row["model"], row["point"]): row for row in records(s.statuses)} for s in found]
     steps = cache(lambda before, after: _steps(found[before], found[after]))
-    for cell in dict.fromkeys(chain(*tried)):
-        key = (metric, *cell)
+    for cell in dict.fromkeys(place for own in tried for place in own):
+        key = (metric, cell[0], cell[1])
         if not any(key in own for own in values):
             continue
-        last = None
-        for i, run in enumerate(found):
-            if cell not in tried[i]:
-                continue
-            place = tried[i][cell]
-            row = _row(run.run, place, metric)
-            if key not in values[i]:
-                failed = place["status"] != "ok"
-                yield row | {"verdict": units.ending(place) if failed else "not measured"}
-                continue
-            step = {} if last is None else steps(last, i).get(key, {})
-            yield row | {"measured": values[i][key]} | step
-            last = i
+        last: int | None = None
+        for i in (i for i, own in enumerate(tried) if cell in own):
+            ended = tried[i][cell]
+            row = _row(found[i].run, ended, metric)
+            if key in values[i]:
+                row["measured"] = values[i][key]
+                row |= {} if last is None else steps(last, i).get(key, {})
+                last = i
+            else:
+                failed = ended["status"] != "ok"
+                row["verdict"] = units.ending(ended) if failed else "not measured"
+            yield row
 
 
 def _steps(before: Summary, after: Summary) -> dict[_Key, Row]:

@@ -27,6 +27,9 @@ Coordinate = tuple[tuple[str, Setting], ...]
 """The settings of a point besides its stage and rate: its preset or its task."""
 
 TUNE, FINAL = "tune", "final"
+DIVERGED = "the training diverged"
+"""How a cell's cause begins whose learning rate was too large, which is known of it then."""
+
 # What the run decides on, for all trainings alike.
 _SETTLED = ("steps", "batch_size", "seq_len", "learning_rate", "seed", "dtype", "compile")
 

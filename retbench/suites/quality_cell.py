@@ -16,7 +16,7 @@ from retbench.data.recall import RecallBatches
 from retbench.suites.base import CellFailure
 from retbench.suites.cell import Cell
 from retbench.suites.measurer import Measurer, Progress
-from retbench.suites.quality import FINAL, training_config
+from retbench.suites.quality import DIVERGED, FINAL, training_config
 from retbench.suites.session import Rows, Session
 from retbench.suites.training_gate import check_causality
 from retbench.training.config import Record, TrainingConfig
@@ -95,13 +95,13 @@ class QualityMeasurer(Measurer):
         done = train(model, stuff.source, config, dev=lambda: stuff.dev(model), observe=observe)  # type: ignore[arg-type]
         rows.add("train", "learning_rate", config.learning_rate)
         if done.cause is not None:
-            raise CellFailure("error", f"the training diverged: {done.cause}")
+            raise CellFailure("error", f"{DIVERGED}: {done.cause}")
         rows.add("train", "train_tokens_per_s", done.tokens_per_s)
         model.eval()  # type: ignore[attr-defined]
         with torch.inference_mode(), session.autocast():
             loss = stuff.final_dev(model)
         if not math.isfinite(loss):
-            raise CellFailure("error", f"the loss on the dev split is {loss}")
+            raise CellFailure("error", f"{DIVERGED}: the loss on the dev split is {loss}")
         rows.add("train", "final_dev_loss", loss)
         return model
 

@@ -14,6 +14,8 @@ import pandas as pd
 from retbench.report import content, units
 from retbench.report.claims.entries import SUBJECT, Claim, Number, Outcome, Test
 from retbench.report.frames import Row, edges_of, records, where
+from retbench.report.quality.trained import Trainings
+from retbench.report.quality.warnings import at_an_end
 from retbench.store import Run, folder_name
 from retbench.suites.identities import IDENTITIES
 
@@ -72,13 +74,13 @@ class Source:
             return self.run.frame()
         return self._tables.get(name, pd.DataFrame())
 
+    @cached_property
+    def _at_edge(self) -> set[str]:
+        return {model for model, *_ in at_an_end(Trainings(self.run).tuning)}
+
     def is_at_edge(self, model: str) -> bool:
-        """Whether a model was trained at an end of the grid of learning rates."""
-        tried = where(self.frame("tuning"), {"model": model})
-        if tried.empty:
-            return False
-        chosen = tried.loc[tried["chosen"].astype(bool), "learning_rate"]
-        return bool(chosen.isin([tried["learning_rate"].min(), tried["learning_rate"].max()]).any())
+        """Whether a model was trained at an end of the grid of learning rates, at any size."""
+        return model in self._at_edge
 
 
 def evidence(claim: Claim, sources: Sequence[Source]) -> dict[Role, Evidence]:
@@ -127,11 +129,14 @@ def _may_turn(outcome: Outcome, test: Test, source: Source, baseline: str) -> bo
     """Whether a better learning rate could turn the outcome.
 
     It could make a model's loss lower whose rate is the grid's smallest or largest: so what a ratio
-    of losses says of the upper model's being worse, or of the lower one's, does not stand then.
+    of losses says of the upper model's being worse, or of the lower one's, does not stand then;
+    nor does a trend over sizes, each of which has rates of its own.
     """
     sides = (SUBJECT, baseline) if baseline else (str(test.where.get("model")), SUBJECT)
     if sides[0] == sides[1] or test.expect.relation == "at":
         return False
+    if test.take == "trend":
+        return any(map(source.is_at_edge, sides))
     is_above_wanted = (outcome == "holds") == (test.expect.relation == "above")
     return source.is_at_edge(sides[0] if is_above_wanted else sides[1])
 

@@ -13,6 +13,7 @@ from retbench.report.content import open_line
 from retbench.report.frames import Row, edges_of
 from retbench.report.quality.loss_frames import Losses
 from retbench.report.quality.trained import Trainings
+from retbench.report.quality.warnings import at_an_end
 from retbench.report.tables import Column
 from retbench.stats import tuning
 
@@ -37,12 +38,14 @@ def quantity(title: str, key: str, unit: str = "", *, rank: int = 1, metric: str
 def learning_rate(found: Trainings, rank: int) -> Column:
     """A column of the rate that was chosen for each model and place, and where in the grid."""
     grid = found.meta["configuration"]["learning_rates"]
+    edges = {(model, at) for model, at, *_ in at_an_end(found.tuning)}
 
     def text(row: Row) -> str:
         rate = row.get("learning_rate")
         if units.is_missing(rate):
             return units.DASH
-        return f"{rate:g} {'inside' if min(grid) < rate < max(grid) else 'at the edge'}"
+        at = f"{found.setting}={row[found.setting]}" if found.setting in row else ""
+        return f"{rate:g} {'at the edge' if (row['model'], at) in edges else 'inside'}"
 
     fitted = len(grid) >= tuning.LEAST
     how = "is lowest on a parabola through the dev losses" if fitted else "has the lowest dev loss"

@@ -10,6 +10,7 @@ import pandas as pd
 from retbench.report import units
 from retbench.report.frames import groups
 from retbench.report.warnings import PARAMETERS, claims, recorded
+from retbench.suites.quality import DIVERGED
 
 if TYPE_CHECKING:
     from retbench.report.quality.trained import Trainings
@@ -27,6 +28,7 @@ def of_trainings(found: Trainings) -> tuple[str, ...]:
         *_order(frame),
         *_epochs(found.meta, frame),
         *edge_of_grid(found.tuning),
+        *_failed_tunings(found.tuning),
         *_failed_trainings(found),
         *_not_finite(frame),
         *recorded(found.meta),
@@ -74,22 +76,38 @@ def _epochs(meta: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[str]:
         )
 
 
+def at_an_end(tried: pd.DataFrame) -> Iterator[tuple[str, str, float, str]]:
+    """Each chosen learning rate that is an end of its grid: model, coordinate, rate, which end.
+
+    A grid ends where nothing is known beyond: a rate counts that has a dev loss, or at which the
+    training diverged; one that ran out of time or memory does not.
+
+    Args:
+        tried: as :attr:`retbench.report.quality.trained.Trainings.tuning` has it.
+    """
+    known = tried[tried["final_dev_loss"].notna() | _diverged(tried)]
+    for (model, at), group in groups(known, ["model", "at"]):
+        rates = group["learning_rate"]
+        for end, name in ((rates.min(), "smallest"), (rates.max(), "largest")):
+            if (rates[group["chosen"]] == end).any():
+                yield model, at, float(end), name
+
+
+def _diverged(tried: pd.DataFrame) -> pd.Series[bool]:
+    return tried["cause"].astype(str).str.startswith(DIVERGED)
+
+
 def edge_of_grid(tried: pd.DataFrame) -> Iterator[str]:
     """Which models have the grid's smallest or largest learning rate, so may have a better beyond.
 
-    One line for all.
+    One line for all; none where there was but one rate.
     """
+    if tried["learning_rate"].nunique() < 2:
+        return
     found: dict[str, dict[str, list[str]]] = {}
-    for (model, at), group in groups(tried, ["model", "at"]):
-        known = group[group["final_dev_loss"].notna()]
-        chosen = known.loc[known["chosen"], "learning_rate"]
-        if chosen.empty or len(group) < 2:
-            continue
-        rate, rates = float(chosen.iloc[0]), group["learning_rate"]
-        for end, name in ((rates.min(), "smallest"), (rates.max(), "largest")):
-            if rate == end:
-                places = found.setdefault(f"its {name}, {rate:g}", {})
-                places.setdefault(model, []).append(at.partition("=")[2])
+    for model, at, rate, name in at_an_end(tried):
+        places = found.setdefault(f"its {name}, {rate:g}", {})
+        places.setdefault(model, []).append(at.partition("=")[2])
     ends = []
     for end, places in found.items():
         named = [f"{model} ({', '.join(at)})" if any(at) else model for model, at in places.items()]
@@ -99,6 +117,16 @@ def edge_of_grid(tried: pd.DataFrame) -> Iterator[str]:
             "a better learning rate may lie beyond the grid, so no claim should rest on these: "
             + "; ".join(ends)
         )
+
+
+def _failed_tunings(tried: pd.DataFrame) -> Iterator[str]:
+    """The learning rates of which nothing is known."""
+    lost = tried[(tried["status"] != "ok") & ~_diverged(tried)]
+    for (at, model, status), group in groups(lost, ["at", "model", "status"]):
+        place = f"{at.replace('=', ' ')}: " if at else ""
+        rates = ", ".join(f"{rate:g}" for rate in group["learning_rate"])
+        cause = f": {group['cause'].iloc[0]}" if isinstance(group["cause"].iloc[0], str) else ""
+        yield f"{place}{model} {status.replace('_', ' ')} in tuning at {rates}{cause}"
 
 
 def _failed_trainings(found: Trainings) -> Iterator[str]:

@@ -114,9 +114,7 @@ def test_as_many_failures_among_fewer_blocks_and_a_smaller_share_of_more_are_no_
     assert "failed" not in change.between(long, short).counts
 
 
-def test_a_cell_that_the_second_run_has_not_tried_is_named(
-    make_run: MakeRun, before: Run
-) -> None:
+def test_a_cell_that_the_second_run_has_not_tried_is_named(make_run: MakeRun, before: Run) -> None:
     shorter = make_run("b", blocks=3, configuration={"context": (512, 1024)}, **SHORT)
     found = change.between(before, shorter)
     gone = found.table.frame[found.table.frame["note"] == "not in the second run"]

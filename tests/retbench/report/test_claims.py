@@ -10,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from models.layers import rms_norm
@@ -30,9 +29,12 @@ from retbench.report.claims.ledger import (
     evidence_in,
     ledger,
 )
+from retbench.report.quality import scaling
 from retbench.store import Run
 
 from .conftest import MakeRun
+from .every_suite import batches, rewritten
+from .scaling_run import write_scaling
 
 BY_ID = {claim.id: claim for claim in claims()}
 ABLATED = {f"retnet-{part}" for part in config_for("retnet", "tiny").ablations()}
@@ -303,10 +305,34 @@ def test_a_ratio_of_fused_code_to_unfused_is_no_evidence_unless_asked_for(
     }  # fmt: skip
 
 
-def test_the_end_of_a_grid_is_read_from_the_reports_table(make_run: MakeRun) -> None:
-    source = Source(make_run(trials=4, steps=4))
-    assert not source.is_at_edge("retnet")  # nothing was tuned
-    rates = {"learning_rate": [1e-3, 2e-3, 4e-3], "model": "retnet"}
-    for chosen, is_edge in (([False, True, False], False), ([False, False, True], True)):
-        source._tables["tuning"] = pd.DataFrame(rates | {"chosen": chosen})
-        assert source.is_at_edge("retnet") is is_edge
+RATES = {"learning_rates": (0.001, 0.003, 0.009)}
+
+
+def test_a_grid_ends_where_no_rate_beyond_has_told_anything(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    assert not Source(make_run(trials=4, steps=4)).is_at_edge("retnet")  # nothing was tuned
+    run = write_scaling(tmp_path / "inside", configuration=RATES)
+    source, cells = Source(run), batches(run)
+    assert not source.is_at_edge("retnet")
+    assert _outcome(source) != "open"
+    for cause, is_edge in (("took longer than 600 s", True), ("the training diverged: x", False)):
+        failed = {"status": "error", "cause": cause, "value": None}
+        lost = [
+            [cell[-1] | failed]
+            if "lr=0.009" in cell[-1]["point"] and cell[-1]["model"] == "retnet" else cell
+            for cell in cells
+        ]  # fmt: skip
+        run = rewritten(run, tmp_path / str(is_edge), lost)
+        found = scaling.content(run)
+        said = "\n".join(found.warnings)
+        assert ("retnet (1m, 3m, tiny) at its largest, 0.003" in said) is is_edge
+        assert ("retnet error in tuning at 0.009: took longer than 600 s" in said) is is_edge
+        (sized,) = (table for table in found.tables if table.name == "scaling")
+        assert ("0.003 at the edge" in str(sized.cells)) is is_edge
+        assert Source(run).is_at_edge("retnet") is is_edge
+        assert (_outcome(Source(run)) == "open") is is_edge
+
+
+def _outcome(source: Source) -> str:
+    return evidence(BY_ID["qua2"], [source])["paper"].outcome

@@ -128,7 +128,7 @@ def test_learning_rates_at_an_end_of_the_grid_take_one_line() -> None:
             ("retnet", "mqar"): 4e-3, ("transformer", "mqar"): 1e-3}  # fmt: skip
     tried = pd.DataFrame([
         {"model": model, "at": f"task={task}", "learning_rate": rate, "final_dev_loss": 1.0,
-         "chosen": rate == best}
+         "chosen": rate == best, "cause": None}
         for (model, task), best in ends.items() for rate in (1e-3, 2e-3, 4e-3)
     ])  # fmt: skip
     beyond = "a better learning rate may lie beyond the grid, so no claim should rest on these: "
@@ -140,6 +140,7 @@ def test_learning_rates_at_an_end_of_the_grid_take_one_line() -> None:
         f"{beyond}h3 at its largest, 0.004"
     ]
     assert not list(edge_of_grid(tried[tried["model"] == "none"]))
+    assert not list(edge_of_grid(tried[tried["learning_rate"] == 4e-3]))  # nothing was tuned
 
 
 def test_a_flag_is_spoken_of_in_words(make_run: MakeRun) -> None:
