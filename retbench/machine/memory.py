@@ -13,10 +13,11 @@ from pathlib import Path
 from retbench.errors import UserError
 from retbench.machine import host
 
-# By version of control groups: the files of limit and usage, and the field of reclaimable memory.
+# By version of control groups: the files of limits and usage, and the field of reclaimable memory.
+# Above memory.high nothing is killed, but all is throttled to a crawl.
 _GROUP_FILES = {
-    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    2: ("memory.max", "memory.current", "inactive_file"),
+    1: (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"),
+    2: (("memory.max", "memory.high"), "memory.current", "inactive_file"),
 }
 _NO_LIMIT = 2**62  # version 1 shows the most pages that it can count, which is more
 
@@ -66,14 +67,20 @@ def limit_bytes(
         membership: the process's ``cgroup`` file.
     """
     found = host.control_groups("memory", groups, membership)
-    bounds = [host.number(group / _GROUP_FILES[version][0]) for version, group in found]
+    bounds = [_group_limit(group, version) for version, group in found]
     return min((b for b in bounds if b is not None and b < _NO_LIMIT), default=None)
+
+
+def _group_limit(group: Path, version: int) -> int | None:
+    """The least limit of one control group."""
+    bounds = [host.number(group / limit) for limit in _GROUP_FILES[version][0]]
+    return min((bound for bound in bounds if bound is not None), default=None)
 
 
 def _group_headroom(group: Path, version: int) -> int | None:
     """Limit less usage of one control group, its reclaimable file cache not counted as used."""
-    limit, usage, cache = _GROUP_FILES[version]
-    bound, used = host.number(group / limit), host.number(group / usage)
+    _, usage, cache = _GROUP_FILES[version]
+    bound, used = _group_limit(group, version), host.number(group / usage)
     if bound is None or used is None:
         return None
     cached = re.search(rf"^{cache} (\d+)$", host.read(group / "memory.stat"), re.MULTILINE)

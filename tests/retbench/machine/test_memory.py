@@ -249,7 +249,7 @@ def test_available_memory_is_part_of_the_machines():
     assert 0 < memory.available_memory_bytes("cpu") <= total
 
 
-def group(folder, *, limit, used, cache=0, version=2):
+def group(folder, *, limit, used, cache=0, version=2, high=None):
     """Writes a control group's files."""
     folder.mkdir(parents=True, exist_ok=True)
     names = {
@@ -259,6 +259,8 @@ def group(folder, *, limit, used, cache=0, version=2):
     (folder / names[0]).write_text(f"{limit}\n")
     (folder / names[1]).write_text(f"{used}\n")
     (folder / "memory.stat").write_text(f"anon 1\n{names[2]} {cache}\n")
+    if high is not None:
+        (folder / "memory.high").write_text(f"{high}\n")
 
 
 def available(root, membership):
@@ -283,6 +285,15 @@ def test_the_tightest_of_nested_control_groups_counts(tmp_path):
 def test_a_control_group_without_a_limit_leaves_the_machines(tmp_path):
     group(tmp_path / "job", limit="max", used=700)
     assert available(tmp_path, "0::/job\n") == 10 * 1024
+
+
+@pytest.mark.parametrize(
+    ("most", "high", "least"), [("max", 1000, 1000), (800, 1000, 800), (900, "max", 900)]
+)
+def test_what_a_control_group_is_throttled_at_is_a_limit_too(tmp_path, most, high, least):
+    group(tmp_path / "job", limit=most, high=high, used=700)
+    assert available(tmp_path, "0::/job\n") == least - 700
+    assert memory.limit_bytes(tmp_path, tmp_path / "self/cgroup") == least
 
 
 def test_control_groups_of_version_1_are_read_too(tmp_path):
