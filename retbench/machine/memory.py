@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
@@ -129,7 +130,8 @@ def enough_memory(purpose: str, hint: str) -> Iterator[None]:
 def is_out_of_memory(exception: BaseException) -> bool:
     """Whether an exception, or the one it was raised from or after, says that memory ran out.
 
-    After: where a CUDA graph's capture is short of memory, ending it may fail for its own reason.
+    After: where a CUDA graph's capture is short of memory, ending it may fail for its own reason,
+    with a RuntimeError. What else fails after a want of memory that was met has met another.
     """
     torch = sys.modules.get("torch")
     kinds = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
@@ -140,17 +142,22 @@ def is_out_of_memory(exception: BaseException) -> bool:
     told = isinstance(exception, (RuntimeError, ImportError, OSError))
     if told and says_out_of_memory(str(exception)):
         return True
-    earlier = exception.__cause__ or exception.__context__
+    earlier = exception.__cause__
+    if isinstance(exception, RuntimeError) and not exception.__suppress_context__:
+        earlier = exception.__context__
     return earlier is not None and is_out_of_memory(earlier)
 
 
 def says_out_of_memory(text: str) -> bool:
     """Whether a message is one that the allocator or the kernel ends with for want of memory.
 
-    All that is guessed from a message is here. A library that is not mapped, and does not say why,
-    has met a memory limit, unless its file system lets nothing be executed; where that cannot be
-    told it is no want of memory.
+    All that is guessed from a message is here. An error of the system has a number, whatever the
+    names say that follow it. A library that is not mapped, and does not say why, has met a memory
+    limit, unless its file system lets nothing be executed; where that cannot be told it is no want
+    of memory.
     """
+    if numbered := re.search(r"\[Errno (\d+)\]", text):
+        return int(numbered[1]) == errno.ENOMEM
     unmapped = re.search(r"(/\S+): failed to map segment from shared object(?!:)", text)
     if unmapped is not None:
         try:
@@ -169,10 +176,12 @@ def says_no_thread(text: str) -> bool:
     return re.search(r"thread creation failed|can't start new thread", text, re.I) is not None
 
 
-# How Python, torch's CPU allocator, the C library and its loader, the C++ library, the CUDA driver
-# and the libraries of CUDA and ROCm say it.
+# How Python, torch's CPU allocator, the C library and its loader, the C++ library, the CUDA driver,
+# the libraries of CUDA and ROCm, NCCL and OpenBLAS say it.
 _OUT_OF_MEMORY = re.compile(
     "memoryerror|can't allocate memory|cannot allocate memory|not enough memory|bad_alloc|"
-    r"(?<!\brun )out of memory|\b(cu|hip)\w+_alloc_failed|cannot map zero-fill pages"
+    r"(?<!\brun )out of memory|\b(cu|hip)\w+_alloc(ation)?_failed|cannot map zero-fill pages|"
+    r"failed to (malloc|cuda calloc|cuda host alloc)\b|"
+    "openblas error: memory allocation still failed|openblas: malloc failed"
 )
 _FIXED_ROOM = "cannot allocate memory in static tls block"  # which is full, whatever memory is free

@@ -42,13 +42,16 @@ _EXIT_GRACE_S = 5.0
 _LONGEST_POLL_S = 10.0  # after which the parent looks whether it was stopped
 _OVERSLEPT_S = 1.0  # more than a busy machine delays it
 _PR_SET_PDEATHSIG = 1
-_LOG_TAIL_BYTES = 8192
+_LOG_TAIL_BYTES = 1 << 16
 _LONGEST_REPLY_BYTES = 1 << 26
 # How a line begins that says why a process ends: Python's of an exception, perhaps behind its rank,
-# the C++ library's, the loader's, or that of the OpenMP runtime.
+# the C++ library's, the loader's, or that of OpenMP's runtime or of OpenBLAS.
 _LAST_WORDS = re.compile(
-    r"(\[rank\d+\]: ?)?[\w.]*Error\b|terminate called|what\(\):|.*: error while loading|libgomp:"
+    r"(\[rank\d+\]: ?)?[\w.]*Error\b|terminate called|what\(\):|.*: error while loading|libgomp:|"
+    r"OpenBLAS( error)?:"
 )
+# What faulthandler adds at a signal: where it was, not why.
+_WHERE = re.compile(r"^Fatal Python error: [\w -]+$.*\Z", re.M | re.S)
 _LATE_REPLIES = 100  # far more than a cell has phases to tell of
 
 
@@ -231,7 +234,7 @@ def failure_of(code: int, log: BinaryIO, kills_before: int | None) -> WorkerFail
         log: what it wrote; the last line may say why.
         kills_before: what :func:`retbench.machine.memory.oom_kills` said before it was started.
     """
-    last = _last_line(log)
+    last = _last_line(log, code)
     if code == -signal.SIGKILL:
         kills = oom_kills()
         if kills is None or kills_before is None:
@@ -248,10 +251,11 @@ def failure_of(code: int, log: BinaryIO, kills_before: int | None) -> WorkerFail
     return WorkerFailure(status, f"{how}: {last}" if last else how)
 
 
-def _last_line(log: BinaryIO) -> str:
+def _last_line(log: BinaryIO, code: int) -> str:
     size = os.fstat(log.fileno()).st_size
     tail = os.pread(log.fileno(), _LOG_TAIL_BYTES, max(size - _LOG_TAIL_BYTES, 0))
-    lines = [line.strip() for line in tail.decode(errors="replace").splitlines()]
+    told = tail.decode(errors="replace")
+    lines = [line.strip() for line in (_WHERE.sub("", told) if code < 0 else told).splitlines()]
     return anonymous(next((line for line in reversed(lines) if line), ""))[:300]
 
 

@@ -1,5 +1,6 @@
 """Memory figures of this process, limits on it, and the exceptions that say it ran out."""
 
+import errno
 import gc
 import os
 import subprocess
@@ -329,6 +330,8 @@ def test_every_way_of_saying_out_of_memory_is_recognised():
         RuntimeError("CUDA error: out of memory"),
         RuntimeError("std::bad_alloc"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        OSError("libx.so: cannot map zero-fill pages"),
     ):
         assert memory.is_out_of_memory(exception), exception
 
@@ -351,6 +354,14 @@ def test_every_way_of_saying_out_of_memory_is_recognised():
         ("ImportError: /tmp/x.so: cannot map zero-fill pages", 0, True),
         ("ImportError: /tmp/x.so: cannot allocate memory in static TLS block", 0, False),
         ("a room without memory of it", 0, False),
+        ("FileNotFoundError: [Errno 2] No such file or directory: 'out of memory'", 0, False),
+        ("OSError: [Errno 28] No space left on device: '/x/MemoryError-repro/out'", 0, False),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED", 0, True),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", 0, True),
+        ("unhandled cuda error\nLast error:\nFailed to CUDA calloc async 2432 bytes", 0, True),
+        ("unhandled system error\nLast error:\nFailed to malloc 64 bytes", 0, True),
+        ("OpenBLAS error: Memory allocation still failed after 10 retries, giving up.", 0, True),
+        ("OpenBLAS: malloc failed in gemm_driver", 0, True),
     ],
 )
 def test_only_the_allocators_and_the_kernels_words_are_want_of_memory(
@@ -381,7 +392,28 @@ def test_an_error_while_cleaning_up_after_want_of_memory_is_one():
 
 
 @pytest.mark.parametrize(
-    "exception", [RuntimeError("shapes differ"), ValueError("out of memory"), KeyError("x")]
+    ("later", "cause"), [(KeyError("x"), "kept"), (RuntimeError("shapes differ"), "hidden")]
+)
+def test_an_error_after_a_want_of_memory_that_was_met_is_none(later, cause):
+    with pytest.raises(type(later)) as caught:
+        try:
+            raise MemoryError
+        except MemoryError:
+            if cause == "hidden":
+                raise later from None
+            raise later  # noqa: B904 (its context is what is tested)
+    assert not memory.is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(
+    "exception",
+    [
+        RuntimeError("shapes differ"),
+        ValueError("out of memory"),
+        KeyError("x"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "/home/u/out of memory/a.txt"),
+        OSError(errno.ENOSPC, "No space left on device", "/x/MemoryError-repro/out"),
+    ],
 )
 def test_other_errors_are_not_want_of_memory(exception):
     assert not memory.is_out_of_memory(exception)

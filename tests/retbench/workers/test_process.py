@@ -15,6 +15,15 @@ from retbench.machine.interrupts import Interrupts
 from retbench.workers import process
 from retbench.workers.process import Worker, WorkerFailure, failure_of
 
+WHERE = """Fatal Python error: Aborted
+
+Current thread 0x00007f0e6ab41740 (most recent call first):
+  File "x.py", line 3 in <module>
+
+Extension modules: numpy._core._multiarray_umath, numpy.linalg._umath_linalg (total: 2)
+"""
+"""What Python adds at a signal where PYTHONFAULTHANDLER is set."""
+
 
 @pytest.mark.parametrize(
     ("code", "said", "status"),
@@ -24,6 +33,10 @@ from retbench.workers.process import Worker, WorkerFailure, failure_of
         (127, "python: error while loading shared libraries: x: cannot map zero-fill pages", "oom"),
         (-signal.SIGABRT, "terminate called\n  what():  std::bad_alloc", "oom"),
         (-signal.SIGSEGV, "MemoryError", "error"),
+        (-signal.SIGABRT, f"  what():  std::bad_alloc\n{WHERE}", "oom"),
+        (-signal.SIGABRT, "MemoryError\nFatal Python error: none_dealloc: a bug", "error"),
+        (1, "OpenBLAS error: Memory allocation still failed after 10 retries, giving up.", "oom"),
+        (1, "OSError: [Errno 28] No space left on device: '/x/MemoryError/out'", "error"),
         (1, "x.py:3: UserWarning: the pool is out of memory, falling back to malloc", "error"),
     ],
 )
