@@ -258,8 +258,9 @@ def _commit(root: Path = PROJECT_ROOT) -> dict[str, Any] | None:
     """The commit of the checkout this code is in, and whether it was changed since.
 
     Runs under ``results/`` do not count: the one that is being made would always be a change.
-    For a copy that left its history behind, ``RETBENCH_COMMIT`` may say which commit it is of;
-    whether it was changed is then unknown.
+    What is ignored is for the checkout's own ``.gitignore`` to say, not for the user's settings;
+    where git was told not to look at a file, whether anything was changed is unknown. So it is for
+    a copy that left its history behind, of which ``RETBENCH_COMMIT`` may say the commit.
     """
     # A hook of git's, and who calls one, names another repository in GIT_DIR.
     own = {name: told for name, told in os.environ.items() if not name.startswith("GIT_")}
@@ -267,14 +268,19 @@ def _commit(root: Path = PROJECT_ROOT) -> dict[str, Any] | None:
     def git(*words: str) -> str:
         return host.output(["git", "--no-optional-locks", "-C", str(root), *words], environment=own)
 
-    top = git("rev-parse", "--show-toplevel")
+    below_top = git("rev-parse", "--show-prefix")
     commit = git("rev-parse", "--verify", "--quiet", "HEAD")
-    if not commit or Path(top) != root:
+    if not commit or below_top:
         told = os.environ.get(COMMIT_VARIABLE)
         return {"hash": told, "dirty": None} if told else None
+    code = ("--", ".", ":!results")
     # The branch comes first, whatever was changed: nothing at all means that git has failed.
-    told = git("status", "--porcelain", "--branch", "--", ".", ":!results")
-    return {"hash": commit, "dirty": len(told.splitlines()) > 1 if told else None}
+    told = git("status", "--porcelain", "--branch", "--untracked-files=no", *code)
+    listed = git("ls-files", "-v", "-c", "-o", "--exclude-per-directory=.gitignore", *code)
+    tags = {line[0] for line in listed.splitlines()}  # "?" of a new file, "H" of one looked at
+    if len(told.splitlines()) > 1 or "?" in tags:
+        return {"hash": commit, "dirty": True}
+    return {"hash": commit, "dirty": False if told and tags == {"H"} else None}
 
 
 def why_no_commit(root: Path = PROJECT_ROOT) -> str:

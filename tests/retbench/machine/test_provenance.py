@@ -135,6 +135,55 @@ def test_the_commit_and_whether_the_tree_was_changed(tmp_path: Path) -> None:
     assert provenance._commit(tmp_path) == commit | {"dirty": True}
 
 
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    git(tmp_path, "init", "checkout")
+    (tmp_path / "checkout" / "code.py").write_text("1")
+    git(tmp_path / "checkout", "add", ".")
+    git(tmp_path / "checkout", "commit", "-m", "first")
+    return tmp_path / "checkout"
+
+
+def dirty(checkout: Path) -> bool | None:
+    commit = provenance._commit(checkout)
+    assert commit is not None
+    known: bool | None = commit["dirty"]
+    return known
+
+
+@pytest.mark.parametrize(
+    "setting", [("status.showUntrackedFiles", "no"), ("core.excludesFile", "hidden"), None]
+)
+def test_a_new_file_is_a_change_whatever_the_users_settings_hide(
+    checkout: Path, tmp_path: Path, setting: tuple[str, str] | None
+) -> None:
+    (tmp_path / "hidden").write_text("new_*.py\n")
+    if setting is None:
+        (checkout / ".git" / "info").mkdir(exist_ok=True)
+        (tmp_path / "hidden").rename(checkout / ".git" / "info" / "exclude")
+    else:
+        name, value = setting
+        git(checkout, "config", name, str(tmp_path / value) if value == "hidden" else value)
+    assert dirty(checkout) is False
+    (checkout / "new_mixer.py").write_text("1")
+    assert dirty(checkout) is True
+
+
+def test_what_the_checkout_itself_ignores_is_no_change(checkout: Path) -> None:
+    (checkout / ".gitignore").write_text("*.pyc\n")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-m", "second")
+    (checkout / "code.pyc").write_text("1")
+    assert dirty(checkout) is False
+
+
+@pytest.mark.parametrize("flag", ["--assume-unchanged", "--skip-worktree"])
+def test_where_git_may_not_look_a_change_is_unknown(checkout: Path, flag: str) -> None:
+    git(checkout, "update-index", flag, "code.py")
+    (checkout / "code.py").write_text("2")
+    assert dirty(checkout) is None
+
+
 def test_the_commit_is_not_that_of_the_repository_whose_hook_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
