@@ -142,8 +142,9 @@ def output(
     """What a command prints; empty if it is not there, fails or takes too long."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_s, check=True,
+            command, capture_output=True, timeout=timeout_s, check=True,
             stdin=subprocess.DEVNULL, env=environment,
+            encoding="utf-8", errors="surrogateescape",  # whatever the locale can write
         )  # fmt: skip
     except (OSError, ValueError, subprocess.SubprocessError):
         return ""

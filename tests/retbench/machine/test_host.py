@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,18 @@ def test_of_hyperthreads_one_stands_for_their_core(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(host, "usable_cpus", lambda: {1, 2, 3, 4, 5})
     monkeypatch.setattr(host, "_siblings", lambda cpu: str(cpu % 4))
     assert host.cpu_of_each_core() == [1, 2, 3, 4]
+
+
+def test_what_a_command_prints_is_read_whatever_the_locale_can_write() -> None:
+    program = (
+        "from retbench.machine import host; "
+        r"print(ascii(host.output(['printf', r'H\303\251l\303\250ne \377'])))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True,
+        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0"},
+    )  # fmt: skip
+    assert (ended.stdout, ended.stderr) == (r"'H\xe9l\xe8ne \udcff'" + "\n", "")
 
 
 def test_idle_ticks_are_those_of_each_processor(tmp_path: Path) -> None:
