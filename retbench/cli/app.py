@@ -150,9 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # Accepted behind the command as well: that is where one adds it to a line that failed.
     words = [word for word in words if word != "--debug"]
     try:
-        for word in words:
-            if not is_writable(word):
-                raise UserError(f"{word!r} is not UTF-8")
+        _require_surroundings(words)
         status = _invoke(words)
         sys.stdout.flush()  # what it cannot hold is better known now than while Python ends
     except SystemExit:
@@ -162,6 +160,19 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             traceback.print_exc()
         end(error)
     sys.exit(status)
+
+
+def _require_surroundings(words: Sequence[str]) -> None:
+    """What is asked for must be text, and asked for from somewhere."""
+    try:
+        os.getcwd()
+    except OSError as problem:
+        raise UserError(f"the current folder is gone: {problem.strerror}", "cd to another") from None
+    encoding = sys.getfilesystemencoding()
+    for word in words:
+        if not is_writable(word):
+            hint = "" if encoding == "utf-8" else "set LC_ALL=C.UTF-8, or PYTHONUTF8=1"
+            raise UserError(f"{word!r} is not {encoding.upper()}", hint)
 
 
 def _invoke(words: list[str]) -> int:

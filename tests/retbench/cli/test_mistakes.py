@@ -360,6 +360,28 @@ def test_a_bug_is_one_line_unless_debug_is_asked_for(
     assert "Traceback" in debugged.err
 
 
+@pytest.mark.parametrize("words", [("list",), ("run", "--preset", "tiny", "--dry-run")])
+def test_a_current_folder_that_is_gone_is_one_line(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    ended = command(*words, *(["--out", tmp_path / "out"] if "run" in words else []))
+    assert (ended.status, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert "the current folder is gone: No such file or directory; cd to another" in ended.err
+
+
+def test_a_word_that_the_locale_cannot_write_names_the_locales_encoding() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "retbench", "table", "H\u00e9l\u00e8ne".encode()],
+        env={"PYTHONPATH": str(ROOT), "LC_ALL": "C", "PYTHONUTF8": "0"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+    assert "is not ASCII; set LC_ALL=C.UTF-8, or PYTHONUTF8=1" in ended.stderr
+
+
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])
 def test_want_of_memory_in_the_command_itself_is_the_users(
     command: Command, monkeypatch: pytest.MonkeyPatch, error: Exception
