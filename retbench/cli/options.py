@@ -15,7 +15,7 @@ from typer.core import TyperCommand
 from retbench import suites
 from retbench.config import values as value
 from retbench.config.run import HOW_SURE, OUTPUT, SWEEP, WHAT, WHERE, ModelsConfig, TimedConfig
-from retbench.config.settings import ByDevice, Settings, Spec
+from retbench.config.settings import ByDevice, Settings, Spec, first_line
 
 Folder = Annotated[Path, typer.Argument(help="A run directory.", metavar="DIR")]
 Quiet = Annotated[
@@ -209,7 +209,7 @@ class RunCommand(GroupedCommand):
             config = suites.get(name).config
             own = " ".join(_flag(key) for key in options(config) if key not in shown)
             title = "Suites, each with options of its own (retbench run SUITE --help)"
-            yield title, (name, f"{str(config.__doc__).splitlines()[0]} {own}")
+            yield title, (name, f"{first_line(config)} {own}")
 
 
 def _shared() -> dict[str, Spec]:

@@ -238,6 +238,15 @@ class _Known(dict[str, Any]):
         return self[name]
 
 
+def first_line(described: type) -> str:
+    """The first line of a dataclass's docstring; empty where it has none, as under ``-OO``.
+
+    ``dataclass`` then writes one that lists the fields.
+    """
+    said = described.__doc__ or ""
+    return "" if said.startswith(f"{described.__name__}(") else said.partition("\n")[0]
+
+
 def contradictions(
     stored: Mapping[str, Any], asked: Mapping[str, Any], flag: Callable[[str], str] = str
 ) -> list[str]:

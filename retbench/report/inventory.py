@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from retbench import suites
 from retbench.config import plugins
+from retbench.config.settings import first_line
 from retbench.config.values import nearest
 from retbench.errors import UserError
 from retbench.metrics import METRICS
@@ -30,18 +31,14 @@ def inventory(kind: str | None = None) -> dict[str, list[tuple[str, str]]]:
 
 def _suites() -> Lines:
     for name in suites.names():
-        yield name, _first_line(suites.get(name).config)
+        yield name, first_line(suites.get(name).config)
 
 
 def _models() -> Lines:
     from models.registry import config_for
 
     for family in plugins.families():
-        yield family, _first_line(type(config_for(family, "tiny")))
-
-
-def _first_line(described: type) -> str:
-    return str(described.__doc__).splitlines()[0]
+        yield family, first_line(type(config_for(family, "tiny")))
 
 
 def _presets() -> Lines:

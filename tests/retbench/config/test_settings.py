@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from retbench.config import values as value
-from retbench.config.settings import Settings, changed, first_of, setting
+from retbench.config.settings import Settings, changed, first_line, first_of, setting
 from retbench.errors import Misfit, UserError
 
 
@@ -25,6 +25,11 @@ class Derived(Base):
     modes: tuple[str, ...] = setting(value.names, default=("compile", "eager"))
     mode: str = first_of(Base, "mode", "modes")
     steps: int = changed(Base, "steps", default=6)
+
+
+def test_a_class_without_a_docstring_says_nothing_of_itself() -> None:
+    assert first_line(Derived) == first_line(type("Bare", (), {})) == ""
+    assert first_line(Settings) == str(Settings.__doc__).splitlines()[0]
 
 
 def test_a_default_is_the_devices_and_others_follow_from_it() -> None:
