@@ -236,7 +236,9 @@ def test_so_are_those_of_python_the_loader_and_the_libraries() -> None:
     names = (
         "PYTHONMALLOC", "PYTHONTRACEMALLOC", "PYTHONDEVMODE", "PYTHONOPTIMIZE", "LD_AUDIT",
         "LD_BIND_NOW", "CUBLASLT_WORKSPACE_SIZE", "GPU_MAX_HW_QUEUES", "AMD_DIRECT_DISPATCH",
-        "_RJEM_MALLOC_CONF", "COVERAGE_PROCESS_START",
+        "_RJEM_MALLOC_CONF", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG", "PYTHON_JIT",
+        "PYTHON_GIL", "PYTHONPERFSUPPORT", "ENABLE_PERSISTENT_TMA_MATMUL", "CUTLASS_EPILOGUE_FUSION",
+        "CUTEDSL_ENABLE_AUTOTUNING", "AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "INDUCTOR_PROVENANCE",
     )  # fmt: skip
     assert provenance.environment(dict.fromkeys(names, "1")) == dict.fromkeys(names, "1")
 
