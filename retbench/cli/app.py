@@ -167,7 +167,9 @@ def _require_surroundings(words: Sequence[str]) -> None:
     try:
         os.getcwd()
     except OSError as problem:
-        raise UserError(f"the current folder is gone: {problem.strerror}", "cd to another") from None
+        raise UserError(
+            f"the current folder is gone: {problem.strerror}", "cd to another"
+        ) from None
     encoding = sys.getfilesystemencoding()
     for word in words:
         if not is_writable(word):
