@@ -113,11 +113,11 @@ def generate(
     if top_p is not None and not 0 < top_p <= 1:
         raise UserError(f"top-p: must be above 0 and at most 1, not {top_p:g}")
     device, threads = requirements.machine(given.get("device"), given.get("threads"))
-    torch.set_num_threads(threads)
     with enough_memory("this model and its state", "ask for fewer --tokens or a shorter --prompt"):
         model, known = model_folder.load(
             folder, device=device, tokenizer=tokenizer, plugin_sources=given.get("plugin", ())
         )
+        torch.set_num_threads(threads)  # whatever a plugin has set
         start = line_end(known) if prompt is None else _encoded(prompt, known)
         if len(start) + tokens > model.config.max_len:
             raise UserError(

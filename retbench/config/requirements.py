@@ -11,8 +11,9 @@ from retbench.config import plugins
 from retbench.config.run import CAPTURED_MODES, DEVICES, RunConfig, own_cores, presets
 from retbench.config.values import nearest
 from retbench.distributed.launch import launch
-from retbench.errors import Misfit
+from retbench.errors import Misfit, UserError
 from retbench.machine import host
+from retbench.machine.threads import hindrance
 
 
 def require_known(what: str, name: str, known: Iterable[str], *, key: str | None = None) -> None:
@@ -61,15 +62,15 @@ def machine(device: str | None, threads: int | None) -> tuple[str, int]:
     """The device and threads asked for, or this machine's; its cores are shared by torchrun's.
 
     Raises:
-        UserError: an unknown device, a GPU that is not there, or no threads.
+        UserError: an unknown device, a GPU that is not there, or threads that cannot be.
     """
     device = device or host.default_device()
     require_known("device", device, DEVICES)
     _require_gpu(device)
     processes = processes_here()
-    if threads is not None:
-        check_threads(threads, here=True, processes=processes)
-    return device, threads or own_cores(processes)
+    threads = own_cores(processes) if threads is None else threads
+    check_threads(threads, here=True, processes=processes)
+    return device, threads
 
 
 def processes_here() -> int:
@@ -100,9 +101,12 @@ def check_threads(threads: int, here: bool, processes: int = 1) -> None:
 
     Raises:
         Misfit: there are none, or more than processors that this process may use.
+        UserError: a variable of the environment keeps so many from computing.
     """
     if threads < 1:
         raise Misfit(f"threads: must be at least 1, not {threads}", keys=("threads",))
+    if here and (variable := hindrance(threads)):
+        raise UserError(f"{variable} lets fewer than {threads} threads compute", "unset it")
     if here and threads > most_threads(processes):
         each = f" in each of {processes} processes" if processes > 1 else ""
         usable = host.granted_cores()

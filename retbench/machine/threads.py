@@ -11,6 +11,7 @@ others nothing is lost.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -38,6 +39,28 @@ def limit_spinning() -> None:
     """Limit it in this process, whose OpenMP runtime reads its environment when it is loaded."""
     if "torch" not in sys.modules:
         os.environ.update(spin_limits())
+
+
+def hindrance(threads: int, environment: Mapping[str, str] = os.environ) -> str | None:
+    """The variable, with its value, that keeps so many threads from computing; None without one.
+
+    torch counts them all none the less. Other ways to place threads are the user's choice.
+    """
+    placed = re.findall(r"(\d+)(?:-(\d+))?(?::(\d+))?", environment.get("GOMP_CPU_AFFINITY", ""))
+    cpus = {
+        cpu
+        for first, last, step in placed
+        for cpu in range(int(first), int(last or first) + 1, int(step or 1) or 1)
+    }
+    limit = environment.get("OMP_THREAD_LIMIT", "")
+    hinders = {
+        "OMP_THREAD_LIMIT": limit.isdigit() and int(limit) < threads,
+        "OMP_DYNAMIC": environment.get("OMP_DYNAMIC", "").lower() == "true",
+        "OMP_MAX_ACTIVE_LEVELS": environment.get("OMP_MAX_ACTIVE_LEVELS") == "0",
+        "GOMP_CPU_AFFINITY": 0 < len(cpus) < threads,
+    }
+    found = next((name for name, true in hinders.items() if true and threads > 1), None)
+    return found and f"{found}={environment[found]}"
 
 
 def mean_cores(cpu_s: Callable[[], float | None], seconds: float = _LOOK_S) -> float | None:

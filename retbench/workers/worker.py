@@ -270,10 +270,10 @@ def prepare_process(config: RunConfig) -> None:
 
     from models.registry import families, load_plugin
 
-    torch.set_num_threads(config.threads)
     families()
     for plugin in config.plugins:
         load_plugin(plugin)
+    torch.set_num_threads(config.threads)  # whatever a plugin has set
     keep_to_cpus(os.environ.get(CPUS, ""))
 
 

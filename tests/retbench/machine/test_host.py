@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from retbench.config.requirements import check_threads
-from retbench.errors import Misfit
+from retbench.config.requirements import check_threads, machine
+from retbench.errors import Misfit, UserError
 from retbench.machine import host
 
 
@@ -61,6 +61,20 @@ def test_threads_beyond_the_quota_are_refused(monkeypatch: pytest.MonkeyPatch) -
     check_threads(2, here=True)
     with pytest.raises(Misfit, match="3 are more than the 2 processors"):
         check_threads(3, here=True)
+
+
+@pytest.mark.parametrize("asked", [2, None])
+def test_threads_that_a_variable_keeps_from_computing_are_refused(
+    monkeypatch: pytest.MonkeyPatch, asked: int | None
+) -> None:
+    monkeypatch.setattr(host, "usable_cpus", lambda: {0, 1})
+    monkeypatch.setattr(host, "quota_cores", lambda: None)
+    monkeypatch.setattr(host, "_siblings", str)
+    monkeypatch.setenv("OMP_THREAD_LIMIT", "1")
+    with pytest.raises(UserError, match="OMP_THREAD_LIMIT=1 lets fewer than 2 threads compute"):
+        machine("cpu", asked)
+    check_threads(2, here=False)
+    assert machine("cpu", 1) == ("cpu", 1)
 
 
 def test_a_system_that_does_not_say_which_processors_gives_all(

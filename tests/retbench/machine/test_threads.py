@@ -156,6 +156,26 @@ def test_all_threads_of_a_worker_keep_to_the_cpus_that_its_environment_names(ask
     assert done.stdout.strip() == f"{kept} {kept}"
 
 
+@pytest.mark.parametrize(
+    ("count", "environment", "found"),
+    [
+        (2, {"OMP_THREAD_LIMIT": "1"}, "OMP_THREAD_LIMIT=1"),
+        (2, {"OMP_THREAD_LIMIT": "2", "OMP_DYNAMIC": "false"}, None),
+        (2, {"OMP_DYNAMIC": "TRUE"}, "OMP_DYNAMIC=TRUE"),
+        (2, {"OMP_MAX_ACTIVE_LEVELS": "0"}, "OMP_MAX_ACTIVE_LEVELS=0"),
+        (2, {"GOMP_CPU_AFFINITY": "0"}, "GOMP_CPU_AFFINITY=0"),
+        (5, {"GOMP_CPU_AFFINITY": "0 3 4-8:2"}, None),
+        (6, {"GOMP_CPU_AFFINITY": "0 3 4-8:2"}, "GOMP_CPU_AFFINITY=0 3 4-8:2"),
+        (1, {"OMP_THREAD_LIMIT": "1", "OMP_DYNAMIC": "true", "GOMP_CPU_AFFINITY": "0"}, None),
+        (2, {"OMP_PROC_BIND": "close", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}, None),
+    ],
+)
+def test_what_keeps_threads_from_computing_is_named(
+    count: int, environment: dict[str, str], found: str | None
+) -> None:
+    assert threads.hindrance(count, environment) == found
+
+
 def test_a_shortage_of_threads_is_a_sentence() -> None:
     assert threads.shortage(2, 2) is None
     assert threads.shortage(1, 2) == ("threads: 1 instead of 2, for other programs keep cores busy")

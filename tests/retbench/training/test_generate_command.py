@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from models import build, checkpoint
+from retbench.cli import training_display
 from retbench.cli.training_display import stream_text
 from retbench.data.vocabulary import tokenizer_named
+from retbench.machine.threads import cpu_threads
 from retbench.store import documents
 from retbench.training import model_folder
 
@@ -47,6 +49,23 @@ def test_it_continues_the_prompt(command: Command, saved: Callable[..., Path], n
     again = command("generate", folder, "--prompt", "to be", "--tokens", "20", "--seed", "3")
     other = command("generate", folder, "--prompt", "to be", "--tokens", "20", "--seed", "4")
     assert first.out == again.out != other.out
+
+
+def test_a_plugin_that_sets_threads_leaves_the_command_its_own(
+    command: Command, saved: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[int] = []
+    loaded = model_folder.load
+    monkeypatch.setattr(
+        model_folder, "load",
+        lambda *given, **named: (torch.set_num_threads(3), loaded(*given, **named))[1],
+    )  # fmt: skip
+    monkeypatch.setattr(
+        training_display, "stream_text", lambda *_: computed.append(torch.get_num_threads())
+    )
+    with cpu_threads(2):
+        assert command("generate", saved(), "--threads", "1").status == 0
+    assert computed == [1]
 
 
 def test_without_a_prompt_it_begins_where_the_vocabulary_knows_no_line(

@@ -10,8 +10,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
+from retbench.config import requirements
 from retbench.errors import UserError
+from retbench.machine.threads import cpu_threads
 from retbench.training import job, model_folder
 
 from ..full_disk import full_disk
@@ -241,6 +244,22 @@ def test_a_text_that_changed_is_read_anew_in_the_same_process(
         job.carry_out(asked)
         read.append(record_of(tmp_path / word)["data"]["sha256"])
     assert read[0] != read[1]
+
+
+def test_a_plugin_that_sets_threads_leaves_a_training_its_own(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RETBENCH_CACHE", str(tmp_path / "cache"))
+    asked = job.prepare(out="run", preset="tiny", data=text, context=16, steps=1, threads=1)
+    # A rank that has not prepared the training itself loads plugins only now.
+    loaded = requirements.require_models
+    monkeypatch.setattr(
+        requirements, "require_models", lambda *given: loaded(*given) or torch.set_num_threads(3)
+    )
+    monkeypatch.setattr(job, "_train", lambda *_: torch.get_num_threads())
+    with cpu_threads(2):
+        assert job.carry_out(asked) == 1
 
 
 def test_bits_per_byte_are_those_of_the_tokens_whose_loss_is_taken(

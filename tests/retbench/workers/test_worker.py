@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from models import operations, registry
 from retbench import suites
@@ -21,8 +23,10 @@ from retbench.config.run import ModelsConfig, RunConfig
 from retbench.engine.resolve import resolve
 from retbench.engine.runner import WORKER_COMMAND
 from retbench.machine.interrupts import Interrupts
+from retbench.machine.threads import cpu_threads
 from retbench.suites.quality import final_point
 from retbench.workers.process import PARENT, Message, Worker
+from retbench.workers.worker import prepare_process
 
 TIMEOUT_S = 120.0
 Bare = tuple[subprocess.Popen[bytes], socket.socket]
@@ -128,6 +132,14 @@ def answer(worker: Worker, message: Message) -> Message:
     while reply["event"] == "phase":
         reply = worker.receive()
     return reply
+
+
+def test_a_plugin_that_sets_threads_leaves_a_worker_its_own(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import torch\ntorch.set_num_threads(1)\n")
+    config = replace(configuration(), threads=2, plugins=(str(tmp_path / "slow.py"),))
+    with cpu_threads(3):
+        prepare_process(config)
+        assert torch.get_num_threads() == 2
 
 
 def test_a_worker_builds_verifies_and_measures_slice_by_slice(lasting: Worker) -> None:
