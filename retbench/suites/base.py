@@ -157,6 +157,10 @@ class Suite(ABC, Generic[Config]):
         """
         return {}
 
+    def compiled(self, config: Config) -> set[str]:
+        """The contenders, by label, that each process compiles anew whatever the run's mode is."""
+        return set()
+
     def size(self, config: Config, contender: Contender, point: Point | None = None) -> Any:
         """What :meth:`cost` reckons with: a model's configuration, at a point's own preset.
 

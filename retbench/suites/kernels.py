@@ -184,6 +184,12 @@ class KernelsSuite(Suite[KernelsConfig]):
                 )
                 raise Misfit(problem, "use a multiple of 16", keys=("head_dims",))
 
+    def compiled(self, config: KernelsConfig) -> set[str]:
+        """The operations that say so of themselves."""
+        from models import operations
+
+        return {name for name in config.operations if operations.get(name).compiles}
+
     def size(self, config: KernelsConfig, contender: Contender, point: Point | None = None) -> Size:
         """The operation and its case at a point, at the plan's first where None."""
         from models import operations

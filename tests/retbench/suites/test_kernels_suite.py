@@ -18,6 +18,7 @@ from models.retention import log_decays, retention_chunkwise, retention_parallel
 from retbench import suites
 from retbench.config.plan import Contender, Point
 from retbench.config.run import RunConfig
+from retbench.engine.contender_worker import Verified
 from retbench.engine.forecast import forecast
 from retbench.engine.resolve import resolve
 from retbench.errors import UserError
@@ -79,6 +80,14 @@ def test_an_operation_is_not_called_compiled_where_the_compiler_is_off(
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
     with pytest.raises(ConfigError, match="compile off"):
         session(name)
+
+
+def test_an_operation_that_compiles_is_verified_in_each_process() -> None:
+    verified = Verified(configuration(operations="retention-compiled,retention-chunkwise"))
+    for name in ("retention-compiled", "retention-chunkwise"):
+        verified.add(name)
+        verified.add(name, "a point")
+        assert verified.lacks(name) == verified.lacks(name, "a point") == ("compiled" in name)
 
 
 # The plan
