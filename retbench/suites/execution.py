@@ -15,7 +15,10 @@ from torch import Tensor
 from models.compiler import compiled
 from models.protocol import LanguageModel, State
 from retbench.config.run import CAPTURED_MODES, COMPILED_MODES
+from retbench.suites.base import require_close
 from retbench.suites.inference import PREFILL_TOKENS
+from retbench.suites.measurer import state_dtypes
+from retbench.suites.session import Session
 
 STATE_ALIGNMENT = 16
 """States hold a multiple of so many tokens where the model can, for the kernels' sake."""
@@ -26,6 +29,25 @@ GRAPH_WARM_UP_CALLS = 3
 CAPTURED_PREFILL_TOKENS = 4096
 """Most tokens of a prefill that is captured: on more a GPU computes longer than its host launches,
 and a graph keeps the memory of all activations."""
+
+GATE_TOLERANCE = {
+    "float64": 1e-10, "float32": 1e-4, "float16": 1e-2, "int8": 2e-2, "bfloat16": 5e-2,
+}  # fmt: skip
+"""Largest relative L2 distance of one position's logits from the full forward's: the rounding of
+the coarsest type that computes or keeps the state, grown over the layers of a deep model. A wrong
+cache, mask or state is off by 0.1 or more in a model of few layers; one head of one layer of many
+is by less."""
+
+BLOCK = 16
+"""Entries of a vector that are judged together besides: a kernel's last tile may have as few."""
+
+BLOCK_ROUNDING = 5.0
+"""How much farther than its whole vector a block may be. Rounding takes the worst of 50,000 blocks
+1.3 to 3.6 times as far at sizes ``tiny`` and ``1m``, 3.5 times where errors and entries are drawn
+from normal distributions, of a million blocks 4.6 times. One that is wholly wrong is off by 1."""
+
+SMALL = 0.1
+"""A block's norm counts as so much of the largest block's at least."""
 
 
 class Execution:
@@ -94,6 +116,21 @@ class Execution:
             return
         self.prompt_logits = self._prefill_by_parts(prompt, self._prefill)
         self.token.copy_(self.prompt_logits.argmax(-1))
+
+    @torch.inference_mode()
+    def prefill_error(self, prompt: Tensor) -> float:
+        """How far a prefill is from an eager one of a token less, and an eager step with that.
+
+        To be asked for after :meth:`prefill` of ``prompt``, whose state it is afterwards.
+
+        Returns:
+            The distance of the logits, see :func:`worst_distance`.
+        """
+        self.state.reset()
+        if prompt.shape[1] > 1:
+            self._prefill_by_parts(prompt[:, :-1], self._model.prefill)
+        expected = self._model.step(prompt[:, -1], self.state)
+        return worst_distance(self.prompt_logits.double(), expected.double())
 
     @torch.inference_mode()
     def step_error(self, prompt: Tensor) -> float:
@@ -212,14 +249,41 @@ class Execution:
         return graph
 
 
+def require_rounding(session: Session, error: float, what: str) -> None:
+    """Raise a CellFailure where logits are farther off than by their types' rounding.
+
+    Args:
+        session: whose model gave them.
+        error: as :func:`worst_distance` says.
+        what: is then wrong, in words.
+    """
+    dtypes = {session.config.dtype, *state_dtypes(session.model)}
+    coarsest = max(dtypes, key=GATE_TOLERANCE.__getitem__)
+    require_close(what, error, GATE_TOLERANCE[coarsest], coarsest)
+
+
 def worst_distance(computed: Tensor, exact: Tensor) -> float:
     """The largest relative L2 distance of any vector, each by its own norm; NaN where one is NaN.
+
+    Or the largest of any ``BLOCK`` successive entries of one over ``BLOCK_ROUNDING``, where that is
+    more: among a vocabulary's, a tile of a kernel that is wholly wrong would be within the rounding
+    of the others.
 
     Args:
         computed: (vectors, size) float64.
         exact: shaped like ``computed``.
     """
-    return float(((computed - exact).norm(dim=-1) / exact.norm(dim=-1)).max())
+    off = computed - exact
+    whole = off.norm(dim=-1) / exact.norm(dim=-1)
+    blocks_off, norms = (_blocks(each).norm(dim=-1) for each in (off, exact))
+    blocks = blocks_off / norms.maximum(SMALL * norms.amax(-1, keepdim=True))
+    return float(whole.maximum(blocks.amax(-1) / BLOCK_ROUNDING).max())
+
+
+def _blocks(vectors: Tensor) -> Tensor:
+    """Vectors (vectors, size) in blocks of successive entries, the last one to the very end."""
+    size = min(BLOCK, vectors.shape[-1])
+    return torch.cat((vectors.unfold(-1, size, size), vectors[:, None, -size:]), dim=1)
 
 
 class Generation:

@@ -20,25 +20,17 @@ import torch
 
 from models.compiler import making_graphs
 from retbench.config.plan import Point
-from retbench.config.run import COMPILED_MODES
+from retbench.config.run import CAPTURED_MODES, COMPILED_MODES
 from retbench.data import prompt_tokens
 from retbench.machine.clock import Timing
-from retbench.suites.base import CellFailure, require_close
+from retbench.suites.base import CellFailure
 from retbench.suites.cell import Cell, Phase
-from retbench.suites.execution import Execution, Generation, worst_distance
-from retbench.suites.measurer import Measurer, Progress, state_dtypes
+from retbench.suites.execution import Execution, Generation, require_rounding, worst_distance
+from retbench.suites.measurer import Measurer, Progress
 from retbench.suites.session import Rows, Session
 
 GATE_PROMPT = 240
 GATE_STEPS = 16
-GATE_TOLERANCE = {
-    "float64": 1e-10, "float32": 1e-4, "float16": 1e-2, "int8": 2e-2, "bfloat16": 5e-2,
-}  # fmt: skip
-"""Largest relative L2 distance of one position's logits from the full forward's: the rounding of
-the coarsest type that computes or keeps the state, grown over the layers of a deep model. A wrong
-cache, mask or state is off by 0.1 or more in a model of few layers; one head of one layer of many
-is by less."""
-
 SHALLOW_VOCABULARY = 256
 """Entries of the shallow model's vocabulary: a head of the model's own size tells no more."""
 
@@ -63,11 +55,11 @@ class InferenceMeasurer(Measurer):
         tokens = _prompt(session, Point(GATE_PROMPT + GATE_STEPS, 1))
         what = "decoding does not reproduce the full forward"
         error = _decoding_error(session, tokens)
-        _require_close(session, error, what)
+        require_rounding(session, error, what)
         shallow = _shallow(session)
         found = _decoding_error(shallow, tokens % shallow.model.config.vocab_size)
         layers = shallow.model.config.n_layers
-        _require_close(session, found, f"{what} of {layers} of its layers")
+        require_rounding(session, found, f"{what} of {layers} of its layers")
         return error
 
     def prepare(self, rows: Rows, progress: Progress) -> Cell:
@@ -132,22 +124,20 @@ def _require_fused(session: Session) -> None:
 def _check_steps(rows: Rows, run: Execution, prompt: torch.Tensor) -> None:
     """A step is that of a prefill of one token more, at this context, batch size, mode and kernel.
 
-    So is one of a generation where it has a state of its own; others are the same call.
+    So is one of a generation where it has a state of its own; others are the same call. And the
+    prefill's own logits are those of a step behind one of a token less.
     """
     session, point = rows.session, rows.point
+    error = run.prefill_error(prompt)
+    what = f"a prefill at {point.id} is not one of a token less and a step"
+    require_rounding(session, error, what)
     if session.config.mode == "eager":
         error = Generation(run, point.seq_len).error(prompt)
         what = f"a step of a generation at {point.id} does not continue a prefill"
-        _require_close(session, error, what)
+        require_rounding(session, error, what)
     error = run.step_error(prompt)
     rows.add("setup", "step_error", error)
-    _require_close(session, error, f"a step at {point.id} does not continue its prefill")
-
-
-def _require_close(session: Session, error: float, what: str) -> None:
-    dtypes = {session.config.dtype, *state_dtypes(session.model)}
-    coarsest = max(dtypes, key=GATE_TOLERANCE.__getitem__)
-    require_close(what, error, GATE_TOLERANCE[coarsest], coarsest)
+    require_rounding(session, error, f"a step at {point.id} does not continue its prefill")
 
 
 def _prompt(session: Session, point: Point) -> torch.Tensor:
@@ -172,14 +162,19 @@ def _execution(session: Session, point: Point, new_tokens: int) -> Execution:
 def _first_calls(rows: Rows, run: Execution, prompt: torch.Tensor) -> Timing:
     """Compilation or capture, the first prefill and the first step: the cold start; that prefill.
 
-    The peak of the prefill's memory is read here where nothing was compiled meanwhile.
+    The peak of the prefill's memory is read here where nothing was compiled meanwhile. Each of the
+    two must be compiled where the mode says so; a step that is captured is when it is made ready.
     """
     session = rows.session
+    compiles = session.config.mode in COMPILED_MODES
+    captures = session.config.mode in CAPTURED_MODES
     started = time.perf_counter()
-    with making_graphs(session.config.mode in COMPILED_MODES):
+    with making_graphs(compiles and captures):
         run.ready()
+    with making_graphs(compiles):
         first = session.clock.time(lambda: run.prefill(prompt))
-        peaks = session.meter.peak_bytes(), session.meter.reserved_peak_bytes()
+    peaks = session.meter.peak_bytes(), session.meter.reserved_peak_bytes()
+    with making_graphs(compiles and not captures):
         session.clock.time(run.step)
     rows.add("setup", "cold_start_s", time.perf_counter() - started)
     if session.config.mode == "eager" and session.reads_memory:

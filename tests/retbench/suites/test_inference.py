@@ -333,8 +333,8 @@ def test_exactly_the_prompt_is_prefilled_from_an_empty_state() -> None:
 
     one.model.prefill = watched  # type: ignore[method-assign]
     cell(one, Point(64, 1))
-    # All but the prompt check a step, one of them of a generation, and are not timed.
-    assert seen == {(64, 0), (65, 0), (8, 0), (9, 0)}
+    # All but the prompt check it and a step, one of them of a generation, and are not timed.
+    assert seen == {(64, 0), (63, 0), (65, 0), (8, 0), (9, 0)}
 
 
 SLOW = {
@@ -400,7 +400,7 @@ def broken_step(one: Session, is_broken: Callable[[int], bool]) -> None:
 def test_logits_that_are_not_finite_are_an_error() -> None:
     one = session()
     steps = count()
-    broken_step(one, lambda position: next(steps) > 1)  # all but the two that are checked
+    broken_step(one, lambda position: next(steps) > 2)  # all but the three that are checked
     with pytest.raises(CellFailure, match="not finite"):
         cell(one, Point(64, 1))
 
@@ -423,6 +423,21 @@ def test_a_generations_step_is_checked_in_its_own_state(family: str) -> None:
         cell(one, Point(300, 3))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prefills_own_logits_are_checked_at_the_context_that_is_timed(family: str) -> None:
+    one = session(family, context="300")
+    prefill = one.model.prefill
+
+    def another_positions(tokens: torch.Tensor, state: Any) -> torch.Tensor:
+        logits = prefill(tokens, state)
+        return 3 * logits.roll(1, -1) if tokens.shape[1] == 300 else logits
+
+    one.model.prefill = another_positions  # type: ignore[method-assign]
+    assert MEASURER.verify(one) < 1e-5
+    with pytest.raises(CellFailure, match="prefill at context=300,batch=2 is not one of a token l"):
+        cell(one, Point(300, 2))
+
+
 @pytest.mark.parametrize("family", WITH_PAPER)
 @pytest.mark.parametrize("context", [1, 3, 64])
 def test_a_generations_step_is_that_of_a_prefill(family: str, context: int) -> None:
@@ -432,6 +447,7 @@ def test_a_generations_step_is_that_of_a_prefill(family: str, context: int) -> N
     run.prefill(prompt)
     run.step()
     logits = run.step_logits
+    assert 0 <= run.prefill_error(prompt) < 1e-5
     assert 0 <= Generation(run, context).error(prompt) < 1e-5
     assert run.step_logits is logits
     assert run.step_error(prompt) < 1e-5  # as if nothing had come between
@@ -450,6 +466,22 @@ def test_one_wrong_sequence_among_many_is_not_within_the_others_rounding() -> No
     assert math.isnan(worst_distance(wrong.log() * 0, exact))
 
 
+@pytest.mark.parametrize("entries", [slice(50240, None), slice(0, 64), slice(25024, 25056)])
+def test_a_tile_of_a_vocabulary_is_not_within_the_others_rounding(entries: slice) -> None:
+    generator = torch.Generator().manual_seed(0)
+    exact, noise = torch.randn(2, 17, 50257, generator=generator, dtype=torch.float64)
+    rounded = exact + 0.03 * noise
+    assert worst_distance(rounded, exact) < 0.031  # of a whole vector: no block is far off
+    rounded[3, entries] = 0
+    assert worst_distance(rounded, exact) > 0.1
+
+
+def test_a_block_of_small_entries_is_judged_beside_the_largest() -> None:
+    exact = torch.ones(1, 64, dtype=torch.float64)
+    exact[:, 16:32] = 1e-9
+    assert worst_distance(exact + 1e-6, exact) == pytest.approx(2e-6)
+
+
 def test_a_vocabulary_that_lacks_the_text_is_unsupported() -> None:
     small = Contender("retnet", "retnet", {"vocab_size": 100})
     with pytest.raises(CellFailure, match="vocabulary") as failure:
@@ -466,6 +498,34 @@ def test_a_cell_of_which_nothing_was_compiled_is_not_timed(monkeypatch: pytest.M
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     with pytest.raises(ConfigError, match="compiled nothing"):
         MEASURER.prepare(Rows(session(mode="compile"), Point(64, 1)), lambda phase: None)
+
+
+def graphs_of(monkeypatch: pytest.MonkeyPatch, eager: str) -> None:
+    """Has torch make a graph of whatever it compiles, but for one of the model's calls."""
+
+    def compile_(function: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+        def called(*given: Any) -> Any:
+            if function.__name__ != eager:
+                torch._dynamo.utils.counters["stats"]["unique_graphs"] += 1
+            return function(*given)
+
+        return called
+
+    monkeypatch.setattr(torch, "compile", compile_)
+
+
+@pytest.mark.parametrize("mode", ["compile", "compile-cudagraph"])
+@pytest.mark.parametrize("eager", ["prefill", "step"])
+def test_a_prefill_that_is_compiled_does_not_stand_for_the_step_nor_it_for_the_prefill(
+    fake_graphs: Any, monkeypatch: pytest.MonkeyPatch, mode: str, eager: str
+) -> None:
+    no_memory_is_read = 2
+    one = replace(session(), config=replace(configuration(), mode=mode), block=no_memory_is_read)
+    graphs_of(monkeypatch, eager)
+    with pytest.raises(ConfigError, match="compiled nothing"):
+        MEASURER.prepare(Rows(one, Point(64, 1)), lambda phase: None)
+    graphs_of(monkeypatch, "neither")
+    MEASURER.prepare(Rows(one, Point(64, 1)), lambda phase: None)
 
 
 def test_the_record_of_a_model_says_what_ran() -> None:
