@@ -69,7 +69,8 @@ def final_states(log_pole: Tensor, gain: Tensor, u: Tensor, state: Tensor) -> Te
     coarse, fine = _powers(log_pole, time)
     ages = F.pad(u.flip(-1), (0, coarse.shape[-2] * fine.shape[-1] - time))
     blocks = torch.unflatten(ages, -1, (-1, fine.shape[-1]))
-    inner = torch.complex(*(blocks @ part.transpose(-1, -2) for part in (fine.real, fine.imag)))
+    with torch.autocast(u.device.type, enabled=False):  # no complex number has bfloat16's parts
+        inner = torch.complex(*(blocks @ part.transpose(-1, -2) for part in (fine.real, fine.imag)))
     return gain * (inner * coarse).sum(-2) + (log_pole * time).exp() * state
 
 
