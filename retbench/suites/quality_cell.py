@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from models.compiler import making_graphs
 from models.protocol import LanguageModel
 from retbench.data.batches import RandomWindows
 from retbench.data.recall import RecallBatches
@@ -18,7 +19,7 @@ from retbench.suites.cell import Cell
 from retbench.suites.measurer import Measurer, Progress
 from retbench.suites.quality import DIVERGED, FINAL, training_config
 from retbench.suites.session import Rows, Session
-from retbench.suites.training_gate import check_causality
+from retbench.suites.training_gate import check_causality, check_gradients, check_step
 from retbench.training.config import Record, TrainingConfig
 from retbench.training.loop import train
 
@@ -61,8 +62,9 @@ class QualityMeasurer(Measurer):
         return super().describe(session) | {"training": untuned}
 
     def verify(self, session: Session) -> float:
-        """No model may see the future: changed tokens move no earlier logit."""
-        return check_causality(session)
+        """No model sees the future, or another sequence; its gradients are those of its formula."""
+        check_causality(session)
+        return check_gradients(session)
 
     def prepare(self, rows: Rows, progress: Progress) -> Cell:
         """Train; then, unless this is a tuning cell, test. Nothing is timed in turns."""
@@ -92,7 +94,17 @@ class QualityMeasurer(Measurer):
             )
 
         progress("training")
-        done = train(model, stuff.source, config, dev=lambda: stuff.dev(model), observe=observe)  # type: ignore[arg-type]
+        if config.compile:
+            torch.compiler.reset()  # what an earlier cell compiled is of another model
+        with making_graphs(config.compile):
+            done = train(
+                model,  # type: ignore[arg-type]
+                stuff.source,
+                config,
+                dev=lambda: stuff.dev(model),
+                observe=observe,
+                check=lambda step, batch: check_step(step, model, batch, config),  # type: ignore[arg-type]
+            )
         rows.add("train", "learning_rate", config.learning_rate)
         if done.cause is not None:
             raise CellFailure("error", f"{DIVERGED}: {done.cause}")

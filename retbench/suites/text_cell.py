@@ -7,16 +7,18 @@ from functools import partial
 from typing import ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from models.config import ModelConfig
 from models.protocol import LanguageModel
 from retbench.data.batches import RandomWindows
 from retbench.data.dataset import Documents
+from retbench.suites.execution import require_rounding, worst_distance
 from retbench.suites.measurer import Progress
 from retbench.suites.perplexity import LENGTHS, test_documents
 from retbench.suites.quality_cell import Material, QualityMeasurer
-from retbench.suites.session import Rows
+from retbench.suites.session import Rows, Session
+from retbench.suites.training_gate import GATE_TOKENS
 from retbench.training.evaluation import (
     by_position,
     carried_nats,
@@ -67,6 +69,13 @@ class PerplexityMeasurer(TextMeasurer):
     """
 
     lengths: ClassVar[Sequence[float]] = LENGTHS
+
+    def verify(self, session: Session) -> float:
+        """As in any training; and a state that is carried on makes no difference."""
+        error = super().verify(session)
+        if len(self.lengths) > 1 and _carries_a_state(session.model, session.config.context[0]):
+            _check_carried(session)
+        return error
 
     def test(self, rows: Rows, model: LanguageModel, progress: Progress) -> None:
         """As :class:`TextMeasurer` does, then from more and more tokens and at every length."""
@@ -139,7 +148,7 @@ def _add_lengths(
         if length in (context, fitting[-1]):
             for edge, loss in by_position(nats, length).items():
                 rows.add("position", "position_loss", loss, index=edge, seq_len=length)
-    if len(fitting) > 1 and _state_is_constant(config, context) and hasattr(model, "score"):
+    if len(fitting) > 1 and _carries_a_state(model, context):
         progress("test with the state carried on")
         carried = [carried_nats(model, tokens, window=context) for tokens, _ in documents.parts]
         _add_documents(rows, "carried", carried, context, f"carried,window={context}")
@@ -169,6 +178,26 @@ def _add_documents(
         )  # fmt: skip
 
 
-def _state_is_constant(config: ModelConfig, context: int) -> bool:
-    """Whether what a model carries from token to token stays the same size at any length."""
-    return config.state_bytes(1, context) == config.state_bytes(1, 8 * context)
+def _carries_a_state(model: LanguageModel, context: int) -> bool:
+    """Whether a model can score with a state, and that stays the same size at any length."""
+    short, long = (model.config.state_bytes(1, length) for length in (context, 8 * context))
+    return short == long and hasattr(model, "score")
+
+
+def _check_carried(session: Session) -> None:
+    """Scored in three parts, each longer than a chunk, tokens have the full forward's logits."""
+    model = session.model
+    size = min(session.config.context[0], GATE_TOKENS // 2)
+    length = min(3 * size, model.config.max_len)
+    generator = torch.Generator().manual_seed(session.config.seed)
+    tokens = torch.randint(model.config.vocab_size, (1, length), generator=generator)
+    parts = tokens.to(session.device).split(size, dim=1)
+    with torch.inference_mode(), session.autocast():
+        state = model.init_state(1, length)
+        errors = [
+            worst_distance(model.score(part, state)[0].double(), exact.double())  # type: ignore[attr-defined]
+            for part, exact in zip(parts, model(torch.cat(parts, 1))[0].split(size), strict=True)
+        ]
+    for error in errors:  # one may be NaN
+        what = "scoring with the state carried on does not reproduce the full forward"
+        require_rounding(session, error, what)

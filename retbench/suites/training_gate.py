@@ -30,6 +30,10 @@ CAUSAL_TOKENS = 384
 """Tokens that a model is asked about at least: three chunks, for what is right in the first may be
 wrong in those that begin with a state, or end before the last."""
 
+CAUSAL_BATCH = 4
+"""Sequences of them: windows of one document are scored side by side, and what one of them saw of
+the next would be its future."""
+
 CAUSAL_FORM_TOKENS = 64
 """Tokens of the forms that the run does not compute: a recurrence goes through them one by one."""
 
@@ -74,12 +78,14 @@ Gradients = dict[str, Tensor]
 
 
 def check_causality(session: Session) -> float:
-    """The largest change of an earlier logit, relative to its position's largest, over all forms.
+    """The largest change of a logit that has not seen a change, relative to its position's largest.
+
+    Over all forms; those are the logits of earlier positions, and of the batch's other sequences.
 
     Computed in the type that the run trains in, and in float32 where rounding may be all it is.
 
     Raises:
-        CellFailure: if a model sees the future.
+        CellFailure: if a model sees the future, or another sequence.
     """
     with session.autocast():
         worst = _moved(session)
@@ -90,20 +96,21 @@ def check_causality(session: Session) -> float:
     if not worst <= CAUSAL_TOLERANCE:
         raise CellFailure(
             "error",
-            f"the model sees the future: a changed token moves earlier logits by {worst:.2g}",
+            "the model sees the future, or another sequence: a changed token moves logits before "
+            f"it, or of the others, by {worst:.2g}",
         )
     return worst
 
 
 def _moved(session: Session) -> float:
-    """The largest change of an earlier logit; NaN where one is.
+    """The largest change of a logit that should not have moved; NaN where one is.
 
     At the run's shortest context: for the logits of a longer one there may be no room.
     """
     model = session.model
     length = min(max(CAUSAL_TOKENS, min(session.config.context)), model.config.max_len)
     generator = torch.Generator().manual_seed(session.config.seed)
-    tokens = torch.randint(model.config.vocab_size, (1, length), generator=generator)
+    tokens = torch.randint(model.config.vocab_size, (CAUSAL_BATCH, length), generator=generator)
     tokens = tokens.to(session.device)
     with torch.inference_mode():
         moved = [_moved_before(model, tokens, None)]
@@ -115,19 +122,23 @@ def _moved(session: Session) -> float:
 def _moved_before(model: LanguageModel, tokens: Tensor, form: str | None) -> Tensor:
     """How far the logits before a place move when the tokens from there on change; at the worst.
 
-    Places are in the first chunk, in the middle and at the end: a fault of other chunks alone is
-    not seen. They are odd, for a change where a chunk begins shows nothing of what the tokens
-    within one see of each other.
+    Each sequence has a place of its own. They are in the first chunk, in the middle and at the end:
+    a fault of other chunks alone is not seen. They are odd, for a change where a chunk begins shows
+    nothing of what the tokens within one see of each other. One sequence is left as it is, and is
+    between others that are not: it moves where a batch's sequences see each other.
     """
     length = tokens.shape[1]
-    before = model(tokens, form=form)
-    size = before.abs().amax(-1)
+    last, first, middle = length - 1, min(63, length // 4 | 1), length // 2 | 1
+    places = last, first, length, middle
+    changed = tokens.clone()
+    for row, place in enumerate(places):
+        changed[row, place:] = (changed[row, place:] + 1) % model.config.vocab_size
+    before, after = model(tokens, form=form), model(changed, form=form)
     moved = []
-    for place in {min(63, length - 1), length // 2 | 1, length - 1}:
-        changed = tokens.clone()
-        changed[:, place:] = (changed[:, place:] + 1) % model.config.vocab_size
-        change = (model(changed, form=form) - before)[:, :place].abs().amax(-1)
-        moved.append(torch.where(change == 0, 0, change / size[:, :place]).max())
+    for row, place in enumerate(places):
+        kept = before[row, :place]
+        change = (after[row, :place] - kept).abs().amax(-1)
+        moved.append(torch.where(change == 0, 0, change / kept.abs().amax(-1)).max())
     return torch.stack(moved).max()
 
 

@@ -42,6 +42,8 @@ DIVERGENCE_SHARE = 0.1
 DIVERGENCE_RECORDS = 5
 """... and in so many records in a row: a short training may well begin with a stumble."""
 
+Check = Callable[[Step, tuple[torch.Tensor, torch.Tensor]], None]
+
 _SUM_BITS = 45
 """Digits of a sum of float32 losses, of 24 bits each: float64 adds them up without rounding."""
 
@@ -56,6 +58,7 @@ def train(
     checkpoint: Checkpoints | None = None,
     stopping: Callable[[], bool] | None = None,
     ranks: Ranks = ALONE,
+    check: Check | None = None,
 ) -> Training:
     """Train a model in place.
 
@@ -78,6 +81,8 @@ def train(
         ranks: the processes that train it together. On every rank the model begins with the same
             weights, the source gives the whole batch, and ``dev`` the same estimate. The model may
             come back with its parameters sharded: see :meth:`Ranks.unshard`.
+        check: given the step before the first is made, where one pass is made and forgotten, with a
+            part of its batch; may raise, and leaves no gradients.
 
     Returns:
         The loss curves and how it ended. A training that diverges is stopped and leaves the model
@@ -90,7 +95,7 @@ def train(
     was_training = model.training
     model.train()
     try:
-        return loop.run(source, dev, observe, stopping)
+        return loop.run(source, dev, observe, stopping, check)
     finally:
         model.train(was_training)
 
@@ -142,6 +147,7 @@ class _Loop:
         dev: Callable[[], float] | None,
         observe: Callable[[Record], None] | None,
         stopping: Callable[[], bool] | None,
+        check: Check | None,
     ) -> Training:
         """Make all steps, or those until the training has diverged."""
         config, records = self._config, self._records
@@ -150,7 +156,7 @@ class _Loop:
             stack.enter_context(changed_layers(self._model, config, self._ranks))
             steps = range(self._made, config.steps)
             if steps and (config.compile or self._device.type != "cpu"):
-                self._warm_up(source)
+                self._warm_up(source, check)
             batches = prefetch(source, steps, self._device, self._ranks)
             stack.enter_context(closing(batches))
             begun = time.perf_counter()
@@ -175,7 +181,7 @@ class _Loop:
                 begun = time.perf_counter()
         return Training(records)
 
-    def _warm_up(self, source: BatchSource) -> None:
+    def _warm_up(self, source: BatchSource, check: Check | None) -> None:
         """One pass forward and backward whose results are dropped: all is as before but compiled.
 
         The model's buffers and torch's random generators are put back; the gradients go, of which
@@ -187,6 +193,9 @@ class _Loop:
         with torch.random.fork_rng(devices=used), closing(first) as batches:
             for inputs, targets in batches:
                 self._step.discarded(inputs, targets)
+                if check:
+                    parts = self._config.accumulate
+                    check(self._step, (inputs.chunk(parts)[0], targets.chunk(parts)[0]))
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)

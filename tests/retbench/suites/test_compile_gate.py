@@ -15,8 +15,10 @@ from retbench.config.plan import Contender, Point
 from retbench.distributed.process_group import Ranks
 from retbench.engine.resolve import resolve
 from retbench.suites.base import CellFailure
+from retbench.suites.quality import tuning_points
 from retbench.suites.session import Rows
 from retbench.suites.step_cell import TrainingMeasurer
+from retbench.suites.text_cell import PerplexityMeasurer
 from retbench.workers.worker import open_session
 
 Change = Callable[[Tensor], Tensor]
@@ -105,6 +107,39 @@ def test_a_compiled_step_that_is_right_passes_and_is_compiled_once(
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     with torch._dynamo.config.patch(error_on_recompile=True):
         prepare(dtype)
+
+
+def train_one() -> None:
+    """Have a cell of a suite of quality trained, its steps through ``torch.compile``."""
+    config = resolve(
+        "perplexity", preset="tiny", context=32, batch=BATCH, steps=2, lr="1e-3", mode="compile",
+        profile="smoke", threads=1, device="cpu", models="retnet", tokenizer="byte",
+    )  # fmt: skip
+    session = open_session(config, Contender("retnet", "retnet"), 0, 0)
+    point = tuning_points(config, ())[0]
+    rows = Rows(session, point, {"steps": 2, "learning_rate": 1e-3})
+    PerplexityMeasurer().prepare(rows, lambda _: None)
+
+
+@pytest.mark.parametrize("change", [torch.zeros_like, one_sequence])
+def test_a_training_whose_compiled_step_is_wrong_is_not_made(
+    miscompiled: Callable[[Change], None], change: Change
+) -> None:
+    miscompiled(change)
+    with pytest.raises(CellFailure, match="compiled step's gradients are not the eager one's: "):
+        train_one()
+
+
+def test_trainings_whose_steps_are_compiled_are_made_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        train_one()
+        train_one()
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    with pytest.raises(ConfigError, match="compiled nothing"):
+        train_one()
 
 
 def test_a_step_of_which_nothing_was_compiled_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
