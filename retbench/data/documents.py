@@ -123,20 +123,32 @@ def _walk(top: Path) -> Iterator[Path]:
 
 
 def _matching(pattern: str) -> Iterator[Path]:
-    """The files that a pattern matches; glob passes over what it cannot list, so list it before."""
+    """The files that a pattern matches; glob passes over what it cannot look at, so look before."""
     whole = Path(pattern)
     for part in (whole, *whole.parents):
-        if glob.has_magic(str(part)):
-            listed = part if part.name == "**" else part.parent
-            for folder in glob.iglob(str(listed), recursive=True):
-                if os.path.isdir(folder):
-                    next(os.walk(folder, onerror=_refuse), None)
+        if not glob.has_magic(str(part)):
+            continue
+        looked_at = part if part.name == "**" else part.parent
+        for folder in filter(os.path.isdir, glob.iglob(str(looked_at), recursive=True)):
+            if glob.has_magic(part.name):
+                next(os.walk(folder, onerror=_refuse), None)
+            else:
+                _look_for(Path(folder, part.name))
     yield from filter(_is_file, map(Path, glob.iglob(pattern, recursive=True)))
 
 
 def _is_file(path: Path) -> bool:
     """Whether it can be read, or is a link that leads nowhere: reading it will tell."""
     return os.path.isfile(path) or not os.path.exists(os.path.realpath(path))
+
+
+def _look_for(path: Path) -> None:
+    try:
+        os.stat(path)
+    except PermissionError as error:  # whether it is there cannot be known
+        _refuse(error)
+    except OSError:
+        pass
 
 
 def _refuse(error: OSError) -> NoReturn:

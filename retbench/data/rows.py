@@ -66,28 +66,39 @@ def text_in(row: Any, key: str, place: str) -> str:
 
 
 def _json(content: Content, key: str) -> Iterator[tuple[str, str]]:
-    """The place and the text of every row: by lines as long as each is a value, then at once."""
+    """The place and the text of every row: a line a value, or what the first begins at once."""
     lines = enumerate(content.lines(), start=1)
     for nth, (number, line) in enumerate((n, line.rstrip()) for n, line in lines if line.strip()):
         place = f"{content.name}:{number}"
         try:
             value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            if (
-                isinstance(error, json.JSONDecodeError)
-                and error.msg != "Extra data"
-                and error.pos < len(line)  # so that no line that follows can mend it
-            ):
-                raise UserError(f"data: {place}: not JSON: {error.msg}") from None
-            rest = "".join([line, "\n", *(after for _, after in lines)])
-            yield from _values(rest, number, content.name, key)
-            return
+        except (ValueError, RecursionError):
+            text = f"{line}\n"
+            while _goes_on(text) and (after := next(lines, None)):
+                text += after[1]
+                if not nth:  # it may be all that there is, such as an array
+                    text += "".join(last for _, last in lines)
+            yield from _values(text, number, content.name, key)
+            continue
         if nth and isinstance(value, list) and any(isinstance(field, str) for field in value):
             raise UserError(
                 f"data: {place}: a row without names of its fields",
                 'write rows such as {"text": "..."}',
             )
         yield from _texts(value, key, place)
+
+
+def _goes_on(text: str) -> bool:
+    """Whether the last of a text's values does not end in it, so that more lines may end it."""
+    read, at = json.JSONDecoder().raw_decode, 0
+    while rest := re.compile(r"\S").search(text, at):
+        try:
+            _, at = read(text, rest.start())
+        except json.JSONDecodeError as error:
+            return error.pos >= len(text.rstrip())
+        except (ValueError, RecursionError):
+            return False
+    return False
 
 
 def _values(text: str, line: int, name: str, key: str) -> Iterator[tuple[str, str]]:

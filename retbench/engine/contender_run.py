@@ -114,11 +114,12 @@ class ContenderRun(ContenderWorker):
         Raises:
             WorkerFailure: the worker is gone, late, or makes no sense.
         """
-        assert self._worker is not None
+        worker = self._worker
+        assert worker is not None
         begun = time.monotonic()
         try:
-            self._worker.send(request, max(0.0, self._config.timeout_s - self._spent_s))
-            reply = self._receive(self._worker)
+            worker.send(request, max(0.0, self._config.timeout_s - self._spent_s))
+            reply = self._receive(worker)
         except WorkerFailure as failure:
             if failure.status != "timeout":
                 raise
@@ -126,7 +127,7 @@ class ContenderRun(ContenderWorker):
             cause = f"not done within {self._config.timeout_s:g} s"
             raise WorkerFailure("timeout", cause) from None
         finally:
-            self._spent_s += time.monotonic() - begun
+            self._spent_s += time.monotonic() - begun - worker.stopped_s
         if reply["event"] == "cell" and reply.get("status") in STATUSES:
             return self._told(reply)
         if reply["event"] != expected:

@@ -117,7 +117,7 @@ class Block:
         else:
             draw = self._plan.shuffler(self._block, point.id)
             outcomes |= take_turns(phases, PROFILES[self._config.profile], draw)
-            left = [run for run in phases if run not in outcomes]
+            left = [] if too_large() else [run for run in phases if run not in outcomes]
             flags = (ALONE,) if len(left) == 1 < len(runs) else ()
             outcomes |= {run: run.finish().flagged(*flags) for run in left}
         if too_large():  # perhaps for what the others' workers hold: each is to be tried alone
@@ -157,7 +157,8 @@ def take_turns(
         draw: of the orders of rounds.
 
     Returns:
-        How the cells of those ended that did not come to the end.
+        How the cells of those ended that did not come to the end; at once where one of several is
+        out of memory, for then all are to be tried alone.
     """
     outcomes: dict[ContenderRun, Outcome] = {}
     for phase in dict.fromkeys(chain.from_iterable(phases.values())):
@@ -175,6 +176,9 @@ def take_turns(
             order = order[::-1] if number % 2 else draw.sample(turns, len(turns))
             for run in (run for run in order if run in turns):
                 failed = run.slice(phase, number)
-                if failed is not None:
-                    outcomes[run] = failed
+                if failed is None:
+                    continue
+                outcomes[run] = failed
+                if failed.status == "oom" and len(phases) > 1:
+                    return outcomes
     return outcomes

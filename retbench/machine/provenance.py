@@ -47,7 +47,7 @@ A pattern ends in an underscore, so that no other program's names begin as it do
 """
 
 _CONFIDENTIAL = re.compile(
-    r"PASSW|PASSPH|SECRET|TOKEN|CREDENTIAL|AUTH|(API|ACCESS|PRIVATE)_?KEY|_HOST(ID)?$"
+    r"PASSW|PASSPH|SECRET|TOKEN|CREDENTIAL|AUTH|(API|ACCESS|PRIVATE)_?KEY|_HOST(ID)?$|_COMM_ID$"
 )
 _ADDRESS = re.compile(r"(?<=://)\S+")  # of a cache, say, and with it a password
 

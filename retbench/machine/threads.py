@@ -54,10 +54,10 @@ def hindrance(threads: int, environment: Mapping[str, str] = os.environ) -> str 
     }
     limit = environment.get("OMP_THREAD_LIMIT", "")
     hinders = {
-        "OMP_THREAD_LIMIT": limit.isdigit() and int(limit) < threads,
-        "OMP_DYNAMIC": environment.get("OMP_DYNAMIC", "").lower() == "true",
+        "OMP_THREAD_LIMIT": limit.isdecimal() and int(limit) < threads,
+        "OMP_DYNAMIC": environment.get("OMP_DYNAMIC", "").lower() in ("true", "1", "yes", "on"),
         "OMP_MAX_ACTIVE_LEVELS": environment.get("OMP_MAX_ACTIVE_LEVELS") == "0",
-        "GOMP_CPU_AFFINITY": 0 < len(cpus) < threads,
+        "GOMP_CPU_AFFINITY": sys.platform == "linux" and 0 < len(cpus) < threads,
     }
     found = next((name for name, true in hinders.items() if true and threads > 1), None)
     return found and f"{found}={environment[found]}"

@@ -39,14 +39,18 @@ NOTES = (
 _NAN = float("nan")
 _GONE = "not in the second run"
 _CELL = ["metric", "model", "point"]
-# Where run.json says it; what is another at every moment of a machine is left out.
+# Where run.json says it; what is another at every moment of a machine is left out, what says where
+# and not how fast something computes, and how threads wait, which is a word of its own.
 _SAID = {
     "hardware": ("processor", "gpu", "memory.total_bytes", "memory.limit_bytes", "machine_id"),
     "versions": ("python", "system", "versions", "wait_policy"),
     "environment": ("environment",),
     "commit": ("commit",),
 }
-_PASSING = ("temperature.gpu", "clocks.sm", "clocks.mem")
+_PASSING = (
+    "temperature.gpu", "clocks.sm", "clocks.mem", "_VISIBLE_DEVICES", "_CACHE_DIR",
+    "GOMP_SPINCOUNT", "KMP_BLOCKTIME",
+)  # fmt: skip
 
 _Cells = dict[tuple[str, str, str], Floats]
 

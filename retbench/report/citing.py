@@ -196,7 +196,8 @@ def _numbers(content: Content) -> Iterator[_Number]:
 def _sentence(number: _Number, meta: Mapping[str, Any], cells: _Cells) -> str:
     place, value = _place(number), "" if number.lost else _value(number)
     if number.lost:
-        said = "the {} of {} is not compared with that of {}".format(number.title, *number.sides)
+        what = "accuracy" if number.quantity == "difference" else number.title
+        said = "the {} of {} is not compared with that of {}".format(what, *number.sides)
     elif number.is_ratio and number.quantity == "difference":
         said = f"the accuracy of {number.sides[0]} less that of {number.sides[1]} is {value}"
     elif number.is_ratio:
@@ -259,7 +260,7 @@ def _basis(number: _Number) -> str:
 
 
 def _verdict(number: _Number) -> str:
-    said = number.given("verdict") if number.is_ratio else None
+    said = number.given("verdict") if number.is_ratio and not number.lost else None
     if not said or said == compare.NO_CLAIM:
         return ""
     if said == "inconclusive":
@@ -275,7 +276,8 @@ def _weaknesses(number: _Number, meta: Mapping[str, Any], cells: _Cells) -> Iter
         yield f"measured {compare.ALONE}, not in turns"
     for side in number.sides:
         cell = cells.get((side, *map(number.row.get, _CELL[1:])), {"status": "ok"})
-        if cell["status"] != "ok" and f"{side}: " not in number.lost:
+        is_said = f"{side}: " in number.lost or number.lost.startswith("both: ")
+        if cell["status"] != "ok" and not is_said:
             yield f"{side}: {units.ending(cell, 'blocks' if 'flags' in cell else 'seeds')}"
         for flag in "" if number.lost else cell.get("flags", "").split(", "):
             if meaning := MEANING.get(flag.partition(" ")[0]):

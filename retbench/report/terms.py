@@ -46,7 +46,8 @@ def threshold(meta: Mapping[str, Any], metric: str) -> float:
 def was_looked_at(meta: Mapping[str, Any]) -> bool:
     """Whether a run might have ended before it did, had all been settled."""
     least = meta["plan"].get("least")
-    return bool(meta["stopped"]) or (least is not None and len(meta["block_s"]) >= least)
+    whole = map(int, meta["block_s"])  # one that was made in two parts has no length
+    return bool(meta["stopped"]) or (least is not None and max(whole, default=-1) + 1 >= least)
 
 
 def alpha(meta: Mapping[str, Any]) -> float:

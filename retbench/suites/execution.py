@@ -141,7 +141,7 @@ class Execution:
         of the longer prompt afterwards.
 
         Returns:
-            The relative L2 distance of the logits of the worst sequence; NaN where one is NaN.
+            The distance of the logits, see :func:`worst_distance`.
         """
         tokens = torch.cat([prompt, self.prompt_logits.argmax(-1, keepdim=True)], dim=1)
         self.state.reset()
@@ -159,7 +159,7 @@ class Execution:
             prompt: token ids, (batch, time), at least ``position + 1`` of time.
 
         Returns:
-            The relative L2 distance of the logits of the worst sequence; NaN where one is NaN.
+            The distance of the logits, see :func:`worst_distance`.
         """
         tokens, kept = prompt[:, : position + 1], self.step_logits
         self.state.reset()
@@ -259,7 +259,7 @@ def require_rounding(session: Session, error: float, what: str) -> None:
         what: is then wrong, in words.
     """
     dtypes = {session.config.dtype, *state_dtypes(session.model)}
-    coarsest = max(dtypes, key=GATE_TOLERANCE.__getitem__)
+    coarsest = max(dtypes, key=lambda dtype: GATE_TOLERANCE.get(dtype, 0.0))  # none of a count
     require_close(what, error, GATE_TOLERANCE[coarsest], coarsest)
 
 

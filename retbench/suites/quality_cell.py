@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from models.compiler import making_graphs
 from models.protocol import LanguageModel
 from retbench.data.batches import RandomWindows
 from retbench.data.recall import RecallBatches
@@ -19,7 +18,7 @@ from retbench.suites.cell import Cell
 from retbench.suites.measurer import Measurer, Progress
 from retbench.suites.quality import DIVERGED, FINAL, training_config
 from retbench.suites.session import Rows, Session
-from retbench.suites.training_gate import check_causality, check_gradients, check_step
+from retbench.suites.training_gate import check_model, check_step
 from retbench.training.config import Record, TrainingConfig
 from retbench.training.loop import train
 
@@ -63,8 +62,7 @@ class QualityMeasurer(Measurer):
 
     def verify(self, session: Session) -> float:
         """No model sees the future, or another sequence; its gradients are those of its formula."""
-        check_causality(session)
-        return check_gradients(session)
+        return check_model(session)
 
     def prepare(self, rows: Rows, progress: Progress) -> Cell:
         """Train; then, unless this is a tuning cell, test. Nothing is timed in turns."""
@@ -94,17 +92,14 @@ class QualityMeasurer(Measurer):
             )
 
         progress("training")
-        if config.compile:
-            torch.compiler.reset()  # what an earlier cell compiled is of another model
-        with making_graphs(config.compile):
-            done = train(
-                model,  # type: ignore[arg-type]
-                stuff.source,
-                config,
-                dev=lambda: stuff.dev(model),
-                observe=observe,
-                check=lambda step, batch: check_step(step, model, batch, config),  # type: ignore[arg-type]
-            )
+        done = train(
+            model,  # type: ignore[arg-type]
+            stuff.source,
+            config,
+            dev=lambda: stuff.dev(model),
+            observe=observe,
+            check=lambda step, batch: check_step(step, model, batch, config),  # type: ignore[arg-type]
+        )
         rows.add("train", "learning_rate", config.learning_rate)
         if done.cause is not None:
             raise CellFailure("error", f"{DIVERGED}: {done.cause}")

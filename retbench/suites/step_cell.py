@@ -25,7 +25,7 @@ from retbench.suites.cell import Cell, Phase
 from retbench.suites.measurer import Measurer, Progress
 from retbench.suites.session import Rows, Session
 from retbench.suites.training import LOADER, UNSHARED, TrainingThroughputConfig
-from retbench.suites.training_gate import check_causality, check_gradients, check_step
+from retbench.suites.training_gate import check_model, check_step
 from retbench.training.config import TrainingConfig
 from retbench.training.step import Step, changed_layers, make_optimizer
 
@@ -74,8 +74,7 @@ class TrainingMeasurer(Measurer):
 
     def verify(self, session: Session) -> float:
         """No model sees the future, and its gradients are those of its formula."""
-        check_causality(session)
-        return check_gradients(session)
+        return check_model(session)
 
     def prepare(self, rows: Rows, progress: Progress) -> Cell:
         """The loader, or a step: as a whole, in its parts, and its memory."""

@@ -185,7 +185,7 @@ def _carries_a_state(model: LanguageModel, context: int) -> bool:
 
 
 def _check_carried(session: Session) -> None:
-    """Scored in three parts, each longer than a chunk, tokens have the full forward's logits."""
+    """Scored in up to three parts, with the state, tokens have the full forward's logits."""
     model = session.model
     size = min(session.config.context[0], GATE_TOKENS // 2)
     length = min(3 * size, model.config.max_len)

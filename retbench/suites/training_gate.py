@@ -10,8 +10,8 @@ targets are scored for some sequences at a time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -105,31 +105,44 @@ def check_causality(session: Session) -> float:
 def _moved(session: Session) -> float:
     """The largest change of a logit that should not have moved; NaN where one is.
 
-    At the run's shortest context: for the logits of a longer one there may be no room.
+    Of several sequences side by side, and of one at the run's shortest context: for the logits of
+    more, or of a longer one, there may be no room.
     """
     model = session.model
+    short = min(CAUSAL_TOKENS, model.config.max_len)
     length = min(max(CAUSAL_TOKENS, min(session.config.context)), model.config.max_len)
     generator = torch.Generator().manual_seed(session.config.seed)
     tokens = torch.randint(model.config.vocab_size, (CAUSAL_BATCH, length), generator=generator)
     tokens = tokens.to(session.device)
-    with torch.inference_mode():
-        moved = [_moved_before(model, tokens, None)]
+    with torch.no_grad():  # no inference mode: a model may keep what it makes at its first call
+        moved = [_moved_before(model, tokens[:, :short], _places(short), None)]
+        if length > short:
+            for place in _places(length):
+                moved.append(_moved_before(model, tokens[:1], [place], None))
         for form in getattr(model, "forms", ()):
-            moved.append(_moved_before(model, tokens[:, :CAUSAL_FORM_TOKENS], form))
+            few = tokens[:, :CAUSAL_FORM_TOKENS]
+            moved.append(_moved_before(model, few, _places(few.shape[1]), form))
     return float(torch.stack(moved).max())
 
 
-def _moved_before(model: LanguageModel, tokens: Tensor, form: str | None) -> Tensor:
-    """How far the logits before a place move when the tokens from there on change; at the worst.
+def _places(length: int) -> tuple[int, ...]:
+    """From where on each of ``CAUSAL_BATCH`` sequences is to be changed.
 
-    Each sequence has a place of its own. They are in the first chunk, in the middle and at the end:
-    a fault of other chunks alone is not seen. They are odd, for a change where a chunk begins shows
-    nothing of what the tokens within one see of each other. One sequence is left as it is, and is
-    between others that are not: it moves where a batch's sequences see each other.
+    In the first chunk, in the middle and at the end: a fault of other chunks alone is not seen.
+    Places are odd, for a change where a chunk begins shows nothing of what the tokens within one
+    see of each other. One sequence is left as it is, and is between others that are not: it moves
+    where a batch's sequences see each other.
     """
-    length = tokens.shape[1]
-    last, first, middle = length - 1, min(63, length // 4 | 1), length // 2 | 1
-    places = last, first, length, middle
+    return length - 1, min(63, length // 4 | 1), length, length // 2 | 1
+
+
+def _moved_before(
+    model: LanguageModel, tokens: Tensor, places: Sequence[int], form: str | None
+) -> Tensor:
+    """How far logits before each sequence's place move when the tokens from there on change.
+
+    At the worst.
+    """
     changed = tokens.clone()
     for row, place in enumerate(places):
         changed[row, place:] = (changed[row, place:] + 1) % model.config.vocab_size
@@ -140,6 +153,19 @@ def _moved_before(model: LanguageModel, tokens: Tensor, form: str | None) -> Ten
         change = (after[row, :place] - kept).abs().amax(-1)
         moved.append(torch.where(change == 0, 0, change / kept.abs().amax(-1)).max())
     return torch.stack(moved).max()
+
+
+def check_model(session: Session) -> float:
+    """What is verified of a model before any of its steps: its causality and its gradients.
+
+    Returns:
+        How far its gradients are off, see :func:`check_gradients`.
+
+    Raises:
+        CellFailure: it sees the future, or its gradients are not those of its formula.
+    """
+    check_causality(session)
+    return check_gradients(session)
 
 
 def check_gradients(session: Session) -> float:
@@ -277,7 +303,8 @@ def check_step(
 
     Of an eager step the part is the last sequence: what is wrong in others alone is not seen, nor
     what a sequence alone gets wrong too; that the function is right :func:`check_gradients` says,
-    at its own length. Of a compiled one there are ``PARTS`` more.
+    at its own length. Of a compiled one there are ``PARTS`` more. An eager one is made without
+    dropout, whose draws for a part are others.
 
     Rounding is no fault, and grows with depth in bfloat16: the step may be as far from an eager one
     in float32 as :func:`wrong_weight` says, which knows how far the eager one in the training's
@@ -307,16 +334,27 @@ def check_step(
     parts = every.chunk(PARTS) if config.compile else ()
     if not parts or len(parts[-1]) > 1:
         parts = (*parts, every[-1:])
-    for rows in parts:
-        part = inputs[rows], targets[rows]
-        with _eager(config):
-            exact = _step_gradients(exact_step, model, part, ranks, Tensor.cpu)
-            own = exact
-            if config.dtype != "float32":
-                own = _step_gradients(own_step, model, part, ranks, Tensor.cpu)
-        scored.fill_(IGNORED)[rows] = targets[rows]
-        found = _step_gradients(step, model, (inputs, scored), ranks)
-        _require_equal(exact, own, found, config, ranks)
+    with nullcontext() if config.compile else _without_dropout(model):
+        for rows in parts:
+            part = inputs[rows], targets[rows]
+            with _eager(config):
+                exact = _step_gradients(exact_step, model, part, ranks, Tensor.cpu)
+                own = exact
+                if config.dtype != "float32":
+                    own = _step_gradients(own_step, model, part, ranks, Tensor.cpu)
+            scored.fill_(IGNORED)[rows] = targets[rows]
+            found = _step_gradients(step, model, (inputs, scored), ranks)
+            _require_equal(exact, own, found, config, ranks)
+
+
+@contextmanager
+def _without_dropout(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def _eager(config: TrainingConfig) -> AbstractContextManager[object]:

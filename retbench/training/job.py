@@ -148,11 +148,12 @@ def carry_out(job: TrainJob, watcher: Watcher | None = None, ranks: Ranks = ALON
     settings = job.settings
     ranks.require_shares(settings.batch_size, settings.accumulate)
     device = ranks.device(settings.device)
+    torch.set_num_threads(settings.threads)
     settings.forget()
     dataset = settings.dataset(watcher.data if watcher else None)
     require_windows(dataset, settings.seq_len)
     model = settings.model_config(dataset.tokenizer.vocab_size)
-    torch.set_num_threads(settings.threads)  # whatever a plugin has set that was loaded just now
+    torch.set_num_threads(settings.threads)  # whatever a plugin has set that was loaded meanwhile
     work = _Work(job, model, dataset, device, ranks)
     ranks.require_same(work.identity, "text, tokenizer or version of the program")
     with ExitStack() as held:

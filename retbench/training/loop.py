@@ -25,6 +25,7 @@ from contextlib import ExitStack, closing
 import torch
 from torch import nn
 
+from models.compiler import making_graphs
 from retbench.data.batches import BatchSource, prefetch
 from retbench.distributed.process_group import ALONE, Ranks
 from retbench.training.checkpointing import Checkpoints
@@ -81,8 +82,9 @@ def train(
         ranks: the processes that train it together. On every rank the model begins with the same
             weights, the source gives the whole batch, and ``dev`` the same estimate. The model may
             come back with its parameters sharded: see :meth:`Ranks.unshard`.
-        check: given the step before the first is made, where one pass is made and forgotten, with a
-            part of its batch; may raise, and leaves no gradients.
+        check: given the step before the first is made, where one pass is made and forgotten, with
+            what it takes in at once of its batch; may raise, and leaves no gradients. Not asked of
+            a single sequence in eager mode, which is all there is to compare with.
 
     Returns:
         The loss curves and how it ended. A training that diverges is stopped and leaves the model
@@ -184,18 +186,24 @@ class _Loop:
     def _warm_up(self, source: BatchSource, check: Check | None) -> None:
         """One pass forward and backward whose results are dropped: all is as before but compiled.
 
-        The model's buffers and torch's random generators are put back; the gradients go, of which
-        there are none between steps.
+        What was compiled before is of another model. The model's buffers and torch's random
+        generators are put back; the gradients go, of which there are none between steps.
         """
+        compiles = self._config.compile
+        if compiles:
+            torch.compiler.reset()
         first = prefetch(source, range(self._made, self._made + 1), self._device, self._ranks)
         buffers = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
         used = [self._device] if self._device.type == "cuda" else []
         with torch.random.fork_rng(devices=used), closing(first) as batches:
             for inputs, targets in batches:
-                self._step.discarded(inputs, targets)
-                if check:
-                    parts = self._config.accumulate
-                    check(self._step, (inputs.chunk(parts)[0], targets.chunk(parts)[0]))
+                with making_graphs(compiles):
+                    self._step.discarded(inputs, targets)
+                first_inputs, first_targets = (
+                    each.chunk(self._config.accumulate)[0] for each in (inputs, targets)
+                )
+                if check and (compiles or len(first_inputs) > 1):
+                    check(self._step, (first_inputs, first_targets))
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)

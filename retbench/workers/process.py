@@ -83,6 +83,9 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         environment: its environment variables; its parent's process id is added.
         interrupts: what ends a wait early.
 
+    Attributes:
+        stopped_s: seconds of the waits since the last message in which all was stopped.
+
     Raises:
         WorkerFailure: the process cannot be started.
     """
@@ -95,6 +98,7 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         self._late = 0
         self._timeout_s = 0.0
         self._deadline = math.inf
+        self.stopped_s = 0.0
         self._oom_kills = oom_kills()
         with contextlib.ExitStack() as opened:
             try:
@@ -133,7 +137,7 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
 
     def send(self, message: Message, timeout_s: float) -> None:
         """Send a message; :meth:`receive` gets its replies, for ``timeout_s`` from now on."""
-        self._timeout_s, self._late = timeout_s, 0
+        self._timeout_s, self._late, self.stopped_s = timeout_s, 0, 0.0
         self._deadline = time.monotonic() + timeout_s
         # A worker that is gone is noticed when its reply is read, and its cause found there.
         with contextlib.suppress(ConnectionError):
@@ -175,6 +179,7 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
             overslept_s = time.monotonic() - begun - left_s
             if overslept_s > _OVERSLEPT_S:  # stopped, suspended or frozen, and the worker with it
                 self._deadline += overslept_s
+                self.stopped_s += overslept_s
             if self._socket.fileno() in ready:
                 return
             self._interrupts.check()

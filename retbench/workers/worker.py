@@ -270,10 +270,11 @@ def prepare_process(config: RunConfig) -> None:
 
     from models.registry import families, load_plugin
 
+    torch.set_num_threads(config.threads)  # for what plugins compute
     families()
     for plugin in config.plugins:
         load_plugin(plugin)
-    torch.set_num_threads(config.threads)  # whatever a plugin has set
+    torch.set_num_threads(config.threads)  # whatever they have set
     keep_to_cpus(os.environ.get(CPUS, ""))
 
 

@@ -104,6 +104,8 @@ class Recall(Trainings):
             both = by_model[subject, *place].merge(
                 by_model[baseline, *place], on="block", suffixes=("", "_other")
             )
+            if both.empty:  # no seed of which both have answers
+                continue
             right, other, asked = (column(both, n) for n in ("correct", "correct_other", "answers"))
             found = quality.accuracy_difference(right, other, asked)
             rows.append(dict(zip((*PLACE, *EDGES), (*place, *edges(found)), strict=True)) | {

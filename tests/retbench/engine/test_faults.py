@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from retbench import suites
-from retbench.engine import runner
+from retbench.engine import contender_run, runner
 from retbench.engine.contender_run import ContenderRun
 from retbench.store import read_meta, write_meta
 from retbench.workers import process
@@ -102,6 +102,29 @@ def hours_pass(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
     monkeypatch.setattr(process, "time", SimpleNamespace(monotonic=monotonic))
     monkeypatch.setattr(process, "_LONGEST_POLL_S", 0.02)
     monkeypatch.setattr(process, "_OVERSLEPT_S", 86_400.0)  # they do, and nothing was stopped
+
+
+def test_time_in_which_a_run_was_suspended_is_no_time_of_its_cells(
+    drive: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suspended_s = 0.0
+
+    class Suspended(process.Worker):
+        """A worker that is suspended with its parent, for two hours in each request."""
+
+        def receive(self) -> Any:
+            nonlocal suspended_s
+            reply = super().receive()
+            suspended_s += 7200
+            self.stopped_s += 7200
+            return reply
+
+    monkeypatch.setattr(runner, "Worker", Suspended)
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + suspended_s)
+    monkeypatch.setattr(contender_run, "time", clock)
+    run = drive.execute(tmp_path / "run", plan=drive.THREE, timeout_s=3600)
+    assert statuses(run) == ["ok"] * 3 and suspended_s > 0
+    assert all(row["value"] < 3600 for row in run.endings.values())
 
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=("prepare", "slice", "finish"))

@@ -213,6 +213,7 @@ def test_neither_a_credential_nor_an_address_nor_another_programs_variable_is_re
     found = provenance.environment({
         "ROCKETCHAT_PASSWORD": "x", "TORCHSERVE_X": "x", "TORCHELASTIC_RUN_ID": "x",
         "CUBLASX": "x", "TRITON_API_KEY": "x", "CUDA_AUTH_TOKEN": "x", "TRITON_REDIS_HOST": "x",
+        "NCCL_COMM_ID": "10.0.0.1:5",
         "TORCHINDUCTOR_REDIS_URL": "redis://me:s3cret@cache/0 gz", "ROCM_X": "1",
         "TRITON_REDIS_KEY_FORMAT": "{k}", "CC": "gcc\n-O2\r\n", "ROC_ACTIVE_WAIT_TIMEOUT": "9",
     })  # fmt: skip

@@ -162,6 +162,7 @@ def test_all_threads_of_a_worker_keep_to_the_cpus_that_its_environment_names(ask
         (2, {"OMP_THREAD_LIMIT": "1"}, "OMP_THREAD_LIMIT=1"),
         (2, {"OMP_THREAD_LIMIT": "2", "OMP_DYNAMIC": "false"}, None),
         (2, {"OMP_DYNAMIC": "TRUE"}, "OMP_DYNAMIC=TRUE"),
+        (2, {"OMP_THREAD_LIMIT": "\u00b2", "OMP_DYNAMIC": "1"}, "OMP_DYNAMIC=1"),
         (2, {"OMP_MAX_ACTIVE_LEVELS": "0"}, "OMP_MAX_ACTIVE_LEVELS=0"),
         (2, {"GOMP_CPU_AFFINITY": "0"}, "GOMP_CPU_AFFINITY=0"),
         (5, {"GOMP_CPU_AFFINITY": "0 3 4-8:2"}, None),

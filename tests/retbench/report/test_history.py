@@ -60,8 +60,14 @@ def test_there_is_none_between_environments_and_other_versions_are_named(make_ru
     second = later(make_run, "second", 2, provenance=MACHINE | {"versions": {"torch": "3.0"}})
     third = later(make_run, "third", 3, provenance=second.meta["provenance"] | {
         "environment": {"ATEN_CPU_CAPABILITY": "default"}})  # fmt: skip
-    table = history([first, second, third])
+    elsewhere = later(make_run, "elsewhere", 4, provenance=third.meta["provenance"] | {
+        "environment": {
+            "ATEN_CPU_CAPABILITY": "default", "CUDA_VISIBLE_DEVICES": "3",
+            "TORCHINDUCTOR_CACHE_DIR": "job", "GOMP_SPINCOUNT": "0",
+        }})  # fmt: skip
+    table = history([first, second, third, elsewhere])
     frame = table.frame
+    assert "another environment" not in set(frame[frame["run"] == "elsewhere"]["verdict"])
     assert set(frame[frame["run"] == "third"]["verdict"]) == {"another environment"}
     assert "another environment" not in set(frame[frame["run"] == "second"]["verdict"])
     assert table.notes[-1] == "second has other versions: versions.torch: none, then 3.0"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retbench.report import compare, summarise, units, write_tables
+from retbench.report import compare, summarise, terms, units, write_tables
 from retbench.report.speed.comparison import crossing
 from retbench.stats.comparison import paired_centre
 
@@ -205,6 +205,9 @@ def test_an_interrupted_run_that_had_looked_whether_to_stop_has_wider_intervals_
         ratios = summarise(run).ratios
         others = ratios["metric"].isin(compare.TIMES) & ~ratios["primary"]
         assert ratios.loc[others, "confidence"].unique() == pytest.approx([confidence])
+    lengths = {"0": 60.0, "2": 60.0}  # the second block was made in two parts
+    run = make_run("parts", plan=plan | {"least": 3}, state="interrupted", block_s=lengths)
+    assert terms.alpha(run.meta) == pytest.approx(0.04)
 
 
 def test_memory_ratios_have_words_of_their_own(make_run: MakeRun) -> None:

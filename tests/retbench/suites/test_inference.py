@@ -22,6 +22,7 @@ from retbench.errors import Misfit
 from retbench.machine import ceilings, host, interference
 from retbench.machine.memory_meter import MemoryMeter
 from retbench.metrics import METRICS
+from retbench.suites import execution
 from retbench.suites.base import CellFailure
 from retbench.suites.cell import Cell, Phase
 from retbench.suites.execution import Execution, Generation, worst_distance
@@ -111,6 +112,13 @@ def test_every_family_passes_the_gate_in_every_dtype(family: str, dtype: str) ->
 def test_every_contender_passes_the_gate_as_a_processor_runs_it(family: str) -> None:
     # No further off than its numbers are rounded: those of an 8-bit cache to 1/254 of their range.
     assert MEASURER.verify(session(family)) <= (4e-3 if "8bit" in family else 1e-5)
+
+
+def test_a_state_of_other_types_than_those_that_round_is_judged_by_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(execution, "state_dtypes", lambda model: ["bool", "complex64", "int64"])
+    assert MEASURER.verify(session()) <= 1e-5
 
 
 def test_a_head_that_an_8_bit_cache_lacks_is_not_within_its_rounding(

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 import retbench
 from retbench import report, suites
@@ -181,6 +182,16 @@ def test_a_cell_leaves_the_weights_as_they_were() -> None:
     measure(rows)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert not model.training and all(p.grad is None for p in model.parameters())
+
+
+def test_a_model_that_draws_its_dropout_is_timed() -> None:
+    rows = Rows(session(), Point(32, 2))
+    model: Any = rows.session.model
+    dropout = nn.Dropout(0.5)
+    embedding = next(module for module in model.modules() if isinstance(module, nn.Embedding))
+    embedding.register_forward_hook(lambda _, given, out: dropout(out))
+    embedding.add_module("dropout", dropout)
+    assert measure(rows) is not None and not dropout.training
 
 
 def test_the_loader_is_a_cell_of_its_own() -> None:

@@ -252,6 +252,20 @@ def test_a_model_that_sees_the_future_is_never_trained(
         check_causality(session)
 
 
+def test_what_a_model_keeps_of_its_first_call_may_be_differentiated() -> None:
+    kept: list[torch.Tensor] = []
+
+    class Keeper(Seer):
+        sees = slice(0, 0)
+
+        def __call__(self, *given: Any, **options: Any) -> Any:
+            kept.append(torch.ones(1))
+            return super().__call__(*given, **options)
+
+    check_causality(of(Keeper()))
+    assert not any(tensor.is_inference() for tensor in kept)
+
+
 @pytest.mark.parametrize("of_row", [1, -1, 2])
 @pytest.mark.parametrize("sees", [slice(64, 128), slice(-1, None)])
 def test_a_model_that_sees_another_sequence_of_its_batch_is_never_trained(

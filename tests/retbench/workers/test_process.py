@@ -79,6 +79,7 @@ def test_time_in_which_all_was_stopped_does_not_count(
         worker.send({"do": "work"}, 60.0 if answered else 50.0)
         if answered:
             assert worker.receive() == {"event": "done"}
+            assert worker.stopped_s == pytest.approx(stopped_s)
         else:
             with pytest.raises(WorkerFailure, match="not done within 50 s"):
                 worker.receive()
