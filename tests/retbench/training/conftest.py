@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import importlib.util
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
-from retbench.training import model_folder
+from retbench.training import loop, model_folder
 
 from ..conftest import Command
 
@@ -21,6 +23,13 @@ SMALL = (
 """Of the command ``train``, before the text: a step takes milliseconds."""
 FILES = {"config.json", "model.safetensors", "tokenizer.json", "training.json"}
 """What a finished training leaves."""
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is to be compiled runs as it is, and counts as compiled."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    monkeypatch.setattr(loop, "making_graphs", lambda expected: nullcontext())
 
 
 def record_of(folder: Path) -> dict[str, Any]:

@@ -124,10 +124,9 @@ def test_a_parameter_without_a_gradient_has_no_moments_yet(
 
 
 def test_a_compiled_training_continues_bit_for_bit(
-    small: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: ModuleType, tmp_path: Path, uncompiled: None
 ) -> None:
     """Each process makes a pass before its first step, which must leave no trace."""
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     undisturbed, expected = trained(small)
     config, checkpoints = small.training(compile=True), Checkpoints(tmp_path, "same")
 

@@ -333,11 +333,6 @@ class Cold(nn.Module):
         return F.dropout(self.table[tokens], 0.3, self.training)
 
 
-@pytest.fixture
-def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-
-
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_cold_start_is_made_before_the_clock_and_changes_nothing(
     small: ModuleType, uncompiled: None, clock: list[float], accumulate: int
