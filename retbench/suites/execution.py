@@ -16,6 +16,7 @@ from models.compiler import compiled
 from models.protocol import LanguageModel, State
 from retbench.config.run import CAPTURED_MODES, COMPILED_MODES
 from retbench.suites.base import require_close
+from retbench.suites.distance import worst_distance
 from retbench.suites.inference import PREFILL_TOKENS
 from retbench.suites.measurer import state_dtypes
 from retbench.suites.session import Session
@@ -37,18 +38,6 @@ GATE_TOLERANCE = {
 the coarsest type that computes or keeps the state, grown over the layers of a deep model. A wrong
 cache, mask or state is off by 0.1 or more in a model of few layers; one head of one layer of many
 is by less."""
-
-BLOCK = 16
-"""Entries of a vector that are judged together besides: a kernel's last tile may have as few."""
-
-BLOCK_ROUNDING = 5.0
-"""How much farther than its whole vector a block may be. Rounding takes the worst of 50,000 blocks
-1.3 to 3.6 times as far at sizes ``tiny`` and ``1m``, and farther only where few logits differ at
-all; where errors and entries are drawn from normal distributions it is 3.5 times, of a million
-blocks 4.6 times. One that is wholly wrong is off by 1."""
-
-SMALL = 0.1
-"""A block's norm counts as so much of the largest block's at least."""
 
 
 class Execution:
@@ -261,30 +250,6 @@ def require_rounding(session: Session, error: float, what: str) -> None:
     dtypes = {session.config.dtype, *state_dtypes(session.model)}
     coarsest = max(dtypes, key=lambda dtype: GATE_TOLERANCE.get(dtype, 0.0))  # none of a count
     require_close(what, error, GATE_TOLERANCE[coarsest], coarsest)
-
-
-def worst_distance(computed: Tensor, exact: Tensor) -> float:
-    """The largest relative L2 distance of any vector, each by its own norm; NaN where one is NaN.
-
-    Or the largest of any ``BLOCK`` successive entries of one over ``BLOCK_ROUNDING``, where that is
-    more: among a vocabulary's, a tile of a kernel that is wholly wrong would be within the rounding
-    of the others.
-
-    Args:
-        computed: (vectors, size) float64.
-        exact: shaped like ``computed``.
-    """
-    off = computed - exact
-    whole = off.norm(dim=-1) / exact.norm(dim=-1)
-    blocks_off, norms = (_blocks(each).norm(dim=-1) for each in (off, exact))
-    blocks = blocks_off / norms.maximum(SMALL * norms.amax(-1, keepdim=True))
-    return float(whole.maximum(blocks.amax(-1) / BLOCK_ROUNDING).max())
-
-
-def _blocks(vectors: Tensor) -> Tensor:
-    """Vectors (vectors, size) in blocks of successive entries, the last one to the very end."""
-    size = min(BLOCK, vectors.shape[-1])
-    return torch.cat((vectors.unfold(-1, size, size), vectors[:, None, -size:]), dim=1)
 
 
 class Generation:

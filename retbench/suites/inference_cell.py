@@ -25,7 +25,8 @@ from retbench.data import prompt_tokens
 from retbench.machine.clock import Timing
 from retbench.suites.base import CellFailure
 from retbench.suites.cell import Cell, Phase
-from retbench.suites.execution import Execution, Generation, require_rounding, worst_distance
+from retbench.suites.distance import worst_distance
+from retbench.suites.execution import Execution, Generation, require_rounding
 from retbench.suites.measurer import Measurer, Progress
 from retbench.suites.session import Rows, Session
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from models.operations import Case, Mix
 from models.retention import log_decays
+from retbench.suites.distance import worst_block
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 """Largest relative L2 distance: a few times the type's rounding, grown over a sum of many terms.
@@ -30,8 +31,6 @@ CHUNK = 64
 
 BLOCKS = 16
 """Parts of a gradient, whose rows have fewer terms the later they are: one may be rounding."""
-
-SMALL = 0.1
 
 
 class Call:
@@ -99,30 +98,6 @@ class Call:
                     blocks = len(exact) if name == "out" else BLOCKS
                     found.append(worst_block(computed[name][here].double(), exact, blocks))
         return float(torch.stack(found).max())
-
-
-def worst_block(computed: Tensor, exact: Tensor, blocks: int) -> Tensor:
-    """The largest relative L2 error among so many blocks of successive rows.
-
-    A block is judged by its own norm, but for one that is small beside the largest: there, as in
-    the gradients of keys that decays have all but forgotten, the type's rounding is no share of it.
-
-    Args:
-        computed: (rows, dim) float64, of one head.
-        exact: shaped like ``computed``.
-        blocks: how many, at most.
-
-    Returns:
-        A number; NaN where one of ``computed`` is.
-    """
-    off, norm = (_block_norms(x, blocks) for x in (computed - exact, exact))
-    scale = norm.maximum(SMALL * norm.max())
-    return torch.where(off == 0, 0.0, off / scale).max()
-
-
-def _block_norms(x: Tensor, blocks: int) -> Tensor:
-    """The root mean square of a row in each block of them."""
-    return torch.stack([rows.mean() for rows in x.square().sum(-1).chunk(blocks)]).sqrt()
 
 
 def inputs(case: Case, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

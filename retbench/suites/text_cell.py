@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from models.protocol import LanguageModel
 from retbench.data.batches import RandomWindows
 from retbench.data.dataset import Documents
-from retbench.suites.execution import require_rounding, worst_distance
+from retbench.suites.distance import worst_distance
+from retbench.suites.execution import require_rounding
 from retbench.suites.measurer import Progress
 from retbench.suites.perplexity import LENGTHS, test_documents
 from retbench.suites.quality_cell import Material, QualityMeasurer

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from models.operations import Case, Direction, Kind
 from models.retention import log_decays, retention_chunkwise, retention_parallel
-from retbench.suites.kernels_gate import Call, checked_rows, exact_rows, inputs, worst_block
+from retbench.suites.distance import worst_block
+from retbench.suites.kernels_gate import Call, checked_rows, exact_rows, inputs
 
 CPU = torch.device("cpu")
 
