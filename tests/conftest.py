@@ -20,6 +20,8 @@ from retbench.workers import ALLOCATOR
 settings.register_profile("all tests", deadline=None, derandomize=True, database=None)
 settings.load_profile("all tests")
 
+# As in retbench/workers/start.py.
+gc.set_threshold(10_000)
 # Tests run beside each other: threads that spin there take minutes for what takes seconds, and a
 # second thread of each has no core to run on.
 limit_spinning()

@@ -6,6 +6,7 @@ and for each of its ranks, ``[status, stdout, stderr]``. A process that has
 been stopped is killed when the others of its program have ended, any at its limit.
 """
 
+import gc
 import json
 import os
 import runpy
@@ -55,6 +56,7 @@ def child(words, changes, out, err):
 
 
 def main(programs):
+    gc.freeze()  # what is imported: no child need search it for garbage, and thereby copy it
     running, stopped, outcomes = {}, set(), [[None] * count for count, _, _ in programs]
     # Listened on from the beginning: a port that is only looked for may be another's when needed.
     meetings = [socket.create_server(("127.0.0.1", 0)) for _ in programs]
