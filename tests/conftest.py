@@ -7,6 +7,7 @@ import fcntl
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -33,11 +34,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # What xdist starts from here keeps its heap, as workers do: half of the time of small trainings.
 os.environ.update(ALLOCATOR)
 
-import torch  # noqa: E402
+if "-n" not in sys.argv or "PYTEST_XDIST_WORKER" in os.environ:  # else it hands tests out to others
+    import torch
 
-if not torch.cuda.is_available():
-    # Read when Triton is imported, which torch.compile does too: so before any test.
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+    if not torch.cuda.is_available():
+        # Read when Triton is imported, which torch.compile does too: so before any test.
+        os.environ.setdefault("TRITON_INTERPRET", "1")
 
 RANKS = ("test_agent", "test_parallel_command", "test_parallel_loop", "test_failure")
 """Files whose programs are several processes each, which wait for one another: beside another of
