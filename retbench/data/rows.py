@@ -1,4 +1,4 @@
-"""Rows of JSON and CSV, and the text in each.
+"""Rows of JSON and CSV, and the text in each, whatever their file is called.
 
 JSON may be one value a line, values one after another over several lines, or an array; a value is a
 row with the text under a key, or the text itself.
@@ -34,11 +34,29 @@ def rows_of(content: Content, key: str) -> Iterator[tuple[str, str]] | None:
     Raises:
         UserError: while the rows are read, one is damaged, or has no text under the key.
     """
-    if content.suffix in _DELIMITED:
+    if content.suffix in _DELIMITED or _names_fields(content.head(), key):
         return _delimited(content, key)
     if content.suffix in _JSON or _JSON_START.match(content.head()):
         return _json(content, key)
     return None
+
+
+def _names_fields(head: bytes, key: str) -> bool:
+    """Whether a file begins with a line of names, the text's among them, and a row below it."""
+    header, _, rows = head.decode("utf-8-sig", "replace").partition("\n")
+    delimiter = _delimiter(header)
+    names = [name.strip(' "\r') for name in header.split(delimiter)]
+    return (
+        key in names
+        and len(names) > 1
+        and all(re.fullmatch(r"\w[\w.:-]*", name) for name in names)
+        and delimiter in rows
+    )
+
+
+def _delimiter(header: str) -> str:
+    """What separates the names of a first line: the one of three that it has most of."""
+    return max(",;\t", key=header.count)
 
 
 def text_in(row: Any, key: str, place: str) -> str:
@@ -132,7 +150,7 @@ def _delimited(content: Content, key: str) -> Iterator[tuple[str, str]]:
     """Rows below a line of names, between which stand commas, semicolons or (in TSV) tabs."""
     csv.field_size_limit(sys.maxsize)
     header, lines = next(content.lines(), ""), content.lines()
-    delimiter = "\t" if content.suffix in _TABBED else max(",;\t", key=header.count)
+    delimiter = "\t" if content.suffix in _TABBED else _delimiter(header)
     if content.suffix not in _TABBED:
         lines = _unpadded(lines, delimiter)
     reader = csv.DictReader(lines, delimiter=delimiter, strict=True)

@@ -70,6 +70,12 @@ _REFUSED = (
      "fetch the text with git lfs pull"),
     (re.compile(rb"\S*/annex/objects/"), "a pointer of git-annex, not the text",
      "fetch the text with git annex get"),
+    (re.compile(rb"(\xef\xbb\xbf)?(WEBVTT\b|\d+\r?\n(\d+:)?\d\d:\d\d[,.]\d{3} --> )"), "subtitles",
+     "extract their text"),
+    (re.compile(rb"(From \S+ .*\n)?([\w-]+: .*\n([ \t].*\n)*)*?"
+                rb"(MIME-Version|Content-Transfer-Encoding): ", re.IGNORECASE), "mail",
+     "extract the texts of its messages"),
+    (re.compile(rb"-----BEGIN [A-Z0-9 ]+-----\r?\n"), "encoded (PEM)", "decode it"),
     (re.compile(rb"%PDF-"), "a PDF", "extract its text, for example with pdftotext"),
     (re.compile(rb"\{\\rtf"), "RTF, not plain text", "extract its text"),
     (re.compile(rb"%!PS"), "PostScript", "extract its text, for example with ps2ascii"),

@@ -208,6 +208,8 @@ TABLES = {
     "a.CSV.bz2": 'text;id\r\none;1\r\n"zwei ü\n";2\r\n',
     "a.tsv": 'id\ttext\n1\tone\n2\t"zwei ü\n"\n',
     "a.TAB": 'id\ttext\n1\tone\n2\t"zwei ü\n"\n',
+    "csv.txt": '"id","text"\r\n1,one\r\n2,"zwei ü\n"\r\n',
+    "tsv.txt.gz": '\ufeffid\ttext\n1\tone\n2\t"zwei ü\n"\n',
 }
 
 
@@ -268,6 +270,13 @@ def test_a_row_is_named_with_its_place_and_its_text_may_have_another_key(tmp_pat
         "x^2",
         "x\u06a9",
         "a < b, <i>or</i> not",
+        "text, and no table",
+        "text,tile\nand no row",
+        "this text, or not to be\nthat, is",
+        "WEBVTTs",
+        "12\n12:30 --> noon",
+        "Date: today\n\nMIME-Version: to be",
+        "----- BEGIN -----\nto be",
     ],
 )
 def test_a_text_that_begins_like_markup_or_rows_is_a_text(tmp_path: Path, text: str) -> None:
@@ -284,8 +293,10 @@ def test_a_file_that_is_a_list_of_one_text_is_a_list(tmp_path: Path) -> None:
 
 def test_a_key_where_no_file_has_rows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.dat").write_text("id\treview\n1\tto be\n")
-    with pytest.raises(UserError, match=r"a.dat has no rows, so none with the field 'review'"):
-        list(read_documents(str(tmp_path / "a.dat"), text_key="review"))
+    (found,) = read_documents(str(tmp_path / "a.dat"), text_key="review")
+    assert found.name == "a.dat:2"
+    with pytest.raises(UserError, match=r"a.dat has no rows, so none with the field 'body'"):
+        list(read_documents(str(tmp_path / "a.dat"), text_key="body"))
 
 
 def test_a_long_row_comes_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,6 +356,11 @@ def test_an_archive_gives_its_texts_in_the_order_of_their_names(tmp_path: Path) 
         (zlib.compress(b"to be or not to be", 0), "is packed with zlib; unpack it"),
         (b"PAR1\x15\x04", "is a Parquet table; write its rows as JSON lines"),
         (b"%PDF-1.7\n", "is a PDF"),
+        (b"\xef\xbb\xbfWEBVTT\n\n00:01.000 --> 00:02.000\nto be", "is subtitles"),
+        (b"1\r\n00:00:01,000 --> 00:00:02,000\r\nto be", "is subtitles"),
+        (b"From: a@b\nSubject: to\n be\nMIME-Version: 1.0\n\nto be", "is mail"),
+        (b"From a@b Mon Jan 1\nTo: c\nContent-Transfer-Encoding: base64\n\ndG8=", "is mail"),
+        (b"-----BEGIN PGP MESSAGE-----\n\ndG8gYmU=", "is encoded"),
         (b"<!DOCTYPE html>\n<p>to be", "is markup, not plain text; extract its text"),
         (b'<?xml version="1.0"?>\n<p>to be', "is markup"),
         (b"\xef\xbb\xbf<!DOCTYPE html>\n<p>to be", "is markup"),
