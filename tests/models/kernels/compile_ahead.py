@@ -1,11 +1,11 @@
-"""Compiles kernels for a GPU without one, and says what each takes, a JSON line a launch.
+"""Compiles kernels for GPUs without one, and says what each takes, a JSON line a launch.
 
-    python compile_ahead.py CAPABILITY [--uncompiled] CASE...
+    python compile_ahead.py CAPABILITY CASE... [CAPABILITY CASE...] [--uncompiled ...]
 
     python compile_ahead.py 90 forward,bfloat16,1,8,256,512 attend,bfloat16,1,4,4,128,8224
 
-Uncompiled it says how many programs of how many warps are launched, at once. A case names what is
-launched, the type of numbers, the batch size, and then
+Of what stands behind ``--uncompiled`` it says how many programs of how many warps are launched, at
+once. A case names what is launched, the type of numbers, the batch size, and then
 
     forward, backward     heads, d_k, d_v of chunkwise retention
     gate                  heads, d_v of the gated norm, forward and backward
@@ -93,7 +93,7 @@ class AbsentGPU:
         return GPUTarget("cuda", self.capability, WARP)
 
     def get_current_device(self) -> int:
-        return 0
+        return self.capability  # Triton keeps what it has compiled by device
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -152,13 +152,19 @@ def _bits(line: str) -> int:
 class Report:
     """Stands in for every launch."""
 
-    gpu: Model
-    compiles: bool
+    capability: int = 0
     case: str = ""
+    compiles: bool = True
+
+    @property
+    def gpu(self) -> Model:
+        """The one that is compiled for."""
+        return MODELS[self.capability]
 
     def __call__(self, kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
         """Compile, and print what the kernel takes and how many programs run at once."""
-        line = {"gpu": self.gpu.name, "case": self.case, "kernel": kernel.__name__}
+        line = {"capability": self.capability, "gpu": self.gpu.name}
+        line |= {"case": self.case, "kernel": kernel.__name__}
         line |= {"programs": grid[0], "warps": options.get("num_warps", 4)}
         if not self.compiles:
             print(json.dumps(line))
@@ -233,23 +239,28 @@ def attend_(
     attend.launch(qkv, angles, angles, empty(1, dtype=torch.int64), keys, keys, out)
 
 
-def main(capability: int, cases: list[str]) -> None:
-    """Compile the cases for a GPU of a compute capability."""
-    gpu = MODELS[capability]
-    report = Report(gpu, compiles="--uncompiled" not in cases)
-    driver.set_active(AbsentGPU(capability))
+def main(words: list[str]) -> None:
+    """Compile the cases, each for a GPU of the compute capability that stands before it."""
+    report = Report()
     JITFunction.run = lambda kernel, *args, **options: report(kernel, *args, **options)
     chunk_op.unavailable = lambda device: None  # type: ignore[assignment]
     for module in (attend, chunk, plan, step):
-        module.gpu_at = lambda device: gpu  # type: ignore[attr-defined]
+        module.gpu_at = lambda device: report.gpu  # type: ignore[attr-defined]
     launches = {
         "forward": forward, "backward": backward, "gate": gate, "retain": retain,
         "attend": attend_,
     }  # fmt: skip
-    for report.case in (case for case in cases if not case.startswith("-")):
-        name, dtype, *sizes = report.case.split(",")
-        launches[name](getattr(torch, dtype), *map(int, sizes))
+    for word in words:
+        if word == "--uncompiled":
+            report.compiles = False
+        elif word.isdecimal():
+            report.capability = int(word)
+            driver.set_active(AbsentGPU(report.capability))
+        else:
+            report.case = word
+            name, dtype, *sizes = word.split(",")
+            launches[name](getattr(torch, dtype), *map(int, sizes))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2:])
+    main(sys.argv[1:])

@@ -15,7 +15,7 @@ import pytest
 
 from models.kernels.attend import RESIDENT
 
-from ...benchmarks.occupancy import CAPABILITIES, cases
+from ...benchmarks.occupancy import SCRIPT, cases, words
 from .compile_ahead import MODELS
 
 ROOT = Path(__file__).parents[3]
@@ -30,60 +30,71 @@ GATE = {"_gated_norm", "_gated_norm_backward"}
 STEP = {"_recur", "_finish", "_attend", "_combine"}
 
 
-@pytest.mark.parametrize(
-    ("capability", "tensor_cores", "own"),
-    [
-        (
-            90,
-            "wgmma",
-            [
-                # A state in tiles of every size that has rows enough for wgmma.
-                *(f"forward,bfloat16,1,{heads},256,512" for heads in (16, 8, 4)),
-                "forward,bfloat16,1,6,128,256",
-                "backward,bfloat16,1,8,256,512",
-                "gate,bfloat16,1,8,512",
-                "retain,bfloat16,1,8,1,256,512",
-                "retain,bfloat16,1,4,2,256,512",
-                "attend,bfloat16,1,16,1,128,8224",
-                "attend,bfloat16,1,4,4,128,8224",
-            ],
-        ),
-        (
-            80,
-            "mma",
-            [
-                "forward,bfloat16,1,8,256,512",
-                "backward,bfloat16,1,8,256,512",
-                "retain,bfloat16,1,8,1,256,512",
-                "attend,bfloat16,1,16,1,128,8224",
-                "attend,bfloat16,1,4,4,128,8224",
-            ],
-        ),
-        (
-            100,
-            "tcgen05",
-            [
-                "forward,bfloat16,1,8,256,512",
-                "backward,bfloat16,1,8,256,512",
-                "retain,bfloat16,1,8,1,256,512",
-                "attend,bfloat16,1,4,4,128,8224",
-            ],
-        ),
-        (
-            120,
-            "mma",
-            [
-                "forward,bfloat16,1,8,256,512",
-                "retain,bfloat16,1,8,1,256,512",
-                "attend,bfloat16,1,4,4,128,8224",
-            ],
-        ),
+OWN = {
+    90: [
+        # A state in tiles of every size that has rows enough for wgmma.
+        *(f"forward,bfloat16,1,{heads},256,512" for heads in (16, 8, 4)),
+        "forward,bfloat16,1,6,128,256",
+        "backward,bfloat16,1,8,256,512",
+        "gate,bfloat16,1,8,512",
+        "retain,bfloat16,1,8,1,256,512",
+        "retain,bfloat16,1,4,2,256,512",
+        "attend,bfloat16,1,16,1,128,8224",
+        "attend,bfloat16,1,4,4,128,8224",
     ],
+    80: [
+        "forward,bfloat16,1,8,256,512",
+        "backward,bfloat16,1,8,256,512",
+        "retain,bfloat16,1,8,1,256,512",
+        "attend,bfloat16,1,16,1,128,8224",
+        "attend,bfloat16,1,4,4,128,8224",
+    ],
+    100: [
+        "forward,bfloat16,1,8,256,512",
+        "backward,bfloat16,1,8,256,512",
+        "retain,bfloat16,1,8,1,256,512",
+        "attend,bfloat16,1,4,4,128,8224",
+    ],
+    120: [
+        "forward,bfloat16,1,8,256,512",
+        "retain,bfloat16,1,8,1,256,512",
+        "attend,bfloat16,1,4,4,128,8224",
+    ],
+}
+"""Cases that are compiled, by compute capability."""
+
+OTHERS = {
+    "float16": [
+        "forward,float16,1,6,64,128",
+        "gate,float16,1,6,128",
+        "retain,float16,1,8,1,256,512",
+        "attend,float16,1,4,4,128,96",
+    ],
+    "float32": [
+        "forward,float32,1,8,256,512",
+        "gate,float32,1,8,512",
+        "retain,float32,1,4,2,256,512",
+        "attend,float32,1,16,1,128,96",
+        "attend,float32,1,4,4,128,96",
+    ],
+    "tiny heads, those that must be masked, and the widest": [
+        "forward,bfloat16,1,4,16,32",
+        "retain,bfloat16,1,6,1,48,96",
+        "attend,bfloat16,1,2,4,48,96",
+        "attend,bfloat16,1,2,4,256,96",
+        "gate,bfloat16,1,6,96",
+    ],
+}
+"""Those of other types and heads, for the GPU with least shared memory."""
+
+
+@pytest.mark.parametrize(
+    ("capability", "tensor_cores"), [(90, "wgmma"), (80, "mma"), (100, "tcgen05"), (120, "mma")]
 )
 def test_the_kernels_fit_and_read_by_128_bits_into_tensor_cores(
-    capability: int, tensor_cores: str, own: list[str]
+    capability: int, tensor_cores: str
 ) -> None:
-    kernels = compiled(capability, *own)
+    kernels = compiled(capability, OWN[capability])
     for kernel in kernels:
         name = kernel["kernel"]
         if name in CHUNKWISE:
@@ -101,42 +112,15 @@ def test_the_kernels_fit_and_read_by_128_bits_into_tensor_cores(
             assert kernel["resident"] >= RESIDENT[rows], kernel
 
 
-@pytest.mark.parametrize(
-    "own",
-    [
-        [
-            "forward,float16,1,6,64,128",
-            "gate,float16,1,6,128",
-            "retain,float16,1,8,1,256,512",
-            "attend,float16,1,4,4,128,96",
-        ],
-        [
-            "forward,float32,1,8,256,512",
-            "gate,float32,1,8,512",
-            "retain,float32,1,4,2,256,512",
-            "attend,float32,1,16,1,128,96",
-            "attend,float32,1,4,4,128,96",
-        ],
-        # Tiny heads, those that must be masked, and the widest.
-        [
-            "forward,bfloat16,1,4,16,32",
-            "retain,bfloat16,1,6,1,48,96",
-            "attend,bfloat16,1,2,4,48,96",
-            "attend,bfloat16,1,2,4,256,96",
-            "gate,bfloat16,1,6,96",
-        ],
-    ],
-)
-def test_kernels_of_other_types_and_heads_fit_any_gpu(own: list[str]) -> None:
-    assert {kernel["kernel"] for kernel in compiled(120, *own)} == CHUNKWISE | GATE | STEP
+@pytest.mark.parametrize("kind", OTHERS)
+def test_kernels_of_other_types_and_heads_fit_any_gpu(kind: str) -> None:
+    assert {kernel["kernel"] for kernel in compiled(120, OTHERS[kind])} == CHUNKWISE | GATE | STEP
 
 
 def test_the_published_table_is_of_what_is_launched() -> None:
     """Every kernel of every preset, batch size and GPU, without a compilation."""
-    found = set()
-    for capability in CAPABILITIES:
-        for kernel in said(capability, "--uncompiled", *cases()):
-            found.add((capability, *(kernel[key] for key in PUBLISHED[:4])))
+    keys = ("capability", *PUBLISHED[:4])
+    found = {tuple(kernel[key] for key in keys) for kernel in said() if "fits" not in kernel}
     assert found == {row[:5] for row in published()}, "make it anew: tests/benchmarks/occupancy.py"
 
 
@@ -172,9 +156,13 @@ def published() -> set[tuple[Any, ...]]:
     }
 
 
-def compiled(capability: int, *own: str) -> list[dict[str, Any]]:
+def compiled(capability: int, own: list[str]) -> list[dict[str, Any]]:
     """What the script says of each kernel that it compiles, which fits and spills nothing."""
-    kernels = said(capability, *own)
+    kernels = [
+        kernel
+        for kernel in said()
+        if "fits" in kernel and kernel["capability"] == capability and kernel["case"] in own
+    ]
     assert {kernel["case"] for kernel in kernels} == set(own)
     for kernel in kernels:
         assert kernel["fits"] and kernel["stack_bytes"] <= SPILLED_BYTES, kernel
@@ -182,11 +170,14 @@ def compiled(capability: int, *own: str) -> list[dict[str, Any]]:
     return kernels
 
 
-def said(capability: int, *words: str) -> list[dict[str, Any]]:
-    """What the script says of each launch."""
+@cache
+def said() -> list[dict[str, Any]]:
+    """What the script says of each launch, those of the published table uncompiled."""
+    asked = [word for capability, own in OWN.items() for word in (str(capability), *own)]
+    asked += ["120", *(case for own in OTHERS.values() for case in own)]
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     run = subprocess.run(
-        [sys.executable, Path(__file__).with_name("compile_ahead.py"), str(capability), *words],
+        [sys.executable, SCRIPT, *asked, "--uncompiled", *words()],
         capture_output=True, text=True, env=environment | {"PYTHONPATH": str(ROOT)}, cwd=ROOT,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
