@@ -181,12 +181,13 @@ def test_a_text_too_short_to_test_on_is_refused_before_anything_is_trained(
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """A small run of each suite, made once."""
     folder = tmp_path_factory.mktemp("runs")
-    text = short_documents(folder, 300, 80)
+    text = short_documents(folder, 300, 65)
     made = {}
     with workers_here() as patch:
         patch.setenv("RETBENCH_CACHE", str(folder / "cache"))
         patch.setattr("retbench.engine.runner._Session._measure_ceilings", lambda self: None)
         patch.setattr("retbench.report.write_plots", lambda run, content=None: [])
+        patch.setattr("retbench.suites.text_cell.DEV_TOKENS", 512)
         patch.setattr("retbench.suites.recall_cell.TEST_SEQUENCES", 16)
         patch.setattr("retbench.suites.recall_cell.DEV_SEQUENCES", 16)
         one_part = {"no-gate": {"gate": False}}  # of the six, which differ in their options alone
@@ -304,6 +305,7 @@ def test_a_text_that_changes_ends_the_run_and_costs_no_cell(tmp_path: Path) -> N
     }  # fmt: skip
     with workers_here() as patch:
         patch.setattr("retbench.api.write_derived", lambda run: None)
+        patch.setattr("retbench.engine.runner._Session._measure_ceilings", lambda self: None)
         with pytest.raises(UserError, match=r"the text changed .*; restore it and continue with: "):
             retbench.run(
                 "perplexity", out=out, observer=Rewrites(text, "or not? " * 999), **options
