@@ -8,7 +8,6 @@ whole process, such as which attention may run, they would set for each other.
 
 from __future__ import annotations
 
-import gc
 import socket
 import tempfile
 import threading
@@ -34,9 +33,6 @@ class WorkerHere(Worker):
         self._interrupts = interrupts
         self._buffer, self._late = bytearray(), 0
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
-        # A process of its own would not have what is here, nor search it for garbage at each cell.
-        gc.collect(1)
-        gc.freeze()
         self._socket, theirs = socket.socketpair()
         self._thread = threading.Thread(target=_answer, args=(theirs,), daemon=True)
         self._thread.start()

@@ -9,6 +9,7 @@ each message on to the others. Ends when the socket closes, and dies with its pa
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -244,6 +245,9 @@ def open_session(
     options = suite.model_options(config)
     measurer.load(config)
     device = torch.device(ranks.device(config.device))
+    # What has been imported stays; else each cell would search it for garbage several times.
+    gc.collect()
+    gc.freeze()
     meter = meter_of(config.device)
     with meter.exact():
         subject = measurer.build(config, contender, options, device)

@@ -126,6 +126,14 @@ def requests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], li
 
 
 @pytest.fixture
+def quick_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the machine's ceilings measured at small sizes and once, where it takes three seconds."""
+    monkeypatch.setattr("retbench.machine.ceilings.CPU_WORKING_SETS", (2**22,))
+    monkeypatch.setattr("retbench.machine.ceilings.CPU_MATMUL_SIZES", (256,))
+    monkeypatch.setattr("retbench.machine.ceilings._BANDWIDTH_BUDGET_S", 0.0)
+
+
+@pytest.fixture
 def command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:

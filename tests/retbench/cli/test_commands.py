@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import retbench
-from retbench import api
+from retbench import api, report
 from retbench.cli import console, model_sizes
 from retbench.cli.console import PIPED_COLUMNS
 from retbench.engine import audit
@@ -36,7 +36,7 @@ def test_without_a_command_the_commands_are_listed(command: Command) -> None:
 
 
 def test_a_dry_run_shows_cells_minutes_and_memory_and_writes_nothing(
-    command: Command, tmp_path: Path
+    command: Command, tmp_path: Path, quick_ceilings: None
 ) -> None:
     ended = command("run", *SMALL, "--dry-run", "--json")
     forecast = json.loads(ended.out)
@@ -147,8 +147,9 @@ def test_output_that_goes_nowhere_is_no_bug(redirection: str, status: int, says:
 
 
 def test_a_run_of_which_nothing_came_fails_and_keeps_its_causes(
-    command: Command, tmp_path: Path
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(report, "write_plots", lambda run, content=None: [])
     ended = command("run", *SMALL, "--timeout", "0.01", "--quiet", "--out", tmp_path / "late")
     assert ended.status == 1
     assert re.fullmatch(
@@ -239,8 +240,12 @@ def test_an_audit_is_printed_and_stored_for_later_runs(
 
 
 def test_from_python_a_run_is_returned_that_records_the_audit_of_its_machine(
-    command: Command, tmp_path: Path, finished: tuple[Path, Outcome]
+    command: Command,
+    tmp_path: Path,
+    finished: tuple[Path, Outcome],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(report, "write_plots", lambda run, content=None: [])
     copy = Path(shutil.copytree(finished[0], tmp_path / "copy"))
     run = retbench.open_run(str(copy))
     key = audit._key(run.config, run.meta["provenance"]["machine_id"])

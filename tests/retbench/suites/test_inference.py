@@ -253,7 +253,7 @@ def test_a_step_faster_than_the_memory_allows_is_invalid(monkeypatch: pytest.Mon
     assert failure.value.status == "invalid"
 
 
-def test_ceilings_that_were_measured_too_low_condemn_nothing() -> None:
+def test_ceilings_that_were_measured_too_low_condemn_nothing(quick_ceilings: None) -> None:
     one = session()
     one.ceilings = SLOW
     assert cell(one, Point(64, 1))["tpot_s"]
