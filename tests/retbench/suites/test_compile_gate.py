@@ -30,9 +30,9 @@ def prepare(dtype: str = "float32", batch: int = BATCH) -> None:
     config = resolve(
         "training", preset="tiny", context=32, batch=batch, batch_context=32, modes="compile",
         tokens_per_step=32 * batch, profile="smoke", threads=1, device="cpu", models="retnet",
-        tokenizer="byte", variants="parallel", dtype=dtype,
+        tokenizer="byte", variants="parallel", dtype=dtype, overrides={"n_layers": 1},
     )  # fmt: skip
-    session = open_session(config, Contender("retnet", "retnet"), 0, 0)
+    session = open_session(config, Contender("retnet", "retnet", {"n_layers": 1}), 0, 0)
     rows = Rows(session, Point(32, batch, (("mode", "compile"),)))
     with rows.closing:
         TrainingMeasurer().prepare(rows, lambda _: None)
@@ -114,8 +114,9 @@ def train_one() -> None:
     config = resolve(
         "perplexity", preset="tiny", context=32, batch=BATCH, steps=2, lr="1e-3", mode="compile",
         profile="smoke", threads=1, device="cpu", models="retnet", tokenizer="byte",
+        overrides={"n_layers": 1},
     )  # fmt: skip
-    session = open_session(config, Contender("retnet", "retnet"), 0, 0)
+    session = open_session(config, Contender("retnet", "retnet", {"n_layers": 1}), 0, 0)
     point = tuning_points(config, ())[0]
     rows = Rows(session, point, {"steps": 2, "learning_rate": 1e-3})
     PerplexityMeasurer().prepare(rows, lambda _: None)
@@ -133,6 +134,8 @@ def test_a_training_whose_compiled_step_is_wrong_is_not_made(
 def test_trainings_whose_steps_are_compiled_are_made_one_after_the_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("retbench.suites.text_cell.DEV_TOKENS", 512)
+    monkeypatch.setattr("retbench.suites.text_cell.FINAL_DEV_TOKENS", 512)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     with torch._dynamo.config.patch(error_on_recompile=True):
         train_one()
