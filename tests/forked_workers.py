@@ -104,8 +104,12 @@ def _be(work: Callable[[], object]) -> NoReturn:
 
 @contextmanager
 def forked_workers() -> Iterator[pytest.MonkeyPatch]:
-    """Runs that begin in this context have such workers; gives what patches further."""
+    """Runs that begin in this context have such workers; gives what patches further.
+
+    They time slices of a millisecond, for no such test depends on a time.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("retbench.suites.cell.SLICE_S", 1e-3)
         if not torch.cuda.is_available():
             patch.setattr("retbench.engine.runner.Worker", WorkerForked)
         yield patch

@@ -69,8 +69,12 @@ def _batch(trials: int = 2, **own: Any) -> list[dict[str, Any]]:
 
 
 def measure(rows: Rows, rounds: int = 3) -> list[str]:
-    """Measure a cell to its end, as a worker does that takes turns with nobody; its flags."""
-    with rows.closing:
+    """Measure a cell to its end, as a worker does that takes turns with nobody; its flags.
+
+    Its slices are of a millisecond.
+    """
+    with rows.closing, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("retbench.suites.cell.SLICE_S", 1e-3)
         cell = suites.measurer_of(rows.session.config.suite).prepare(rows, lambda phase: None)
         cell.warm_up()
         for phase in cell.phases:

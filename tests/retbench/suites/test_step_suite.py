@@ -324,7 +324,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     with forked_workers() as patch:
         patch.setattr("retbench.engine.runner._Session._measure_ceilings", lambda self: None)
         patch.setattr("retbench.report.write_plots", lambda run, content=None: [])
-        retbench.run("training", out=str(out), **SMALL)
+        retbench.run("training", out=str(out), **SMALL, overrides={"n_layers": 1})
     return open_run(out)
 
 
