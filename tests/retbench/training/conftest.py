@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from retbench.training import loop, model_folder
+from retbench.training import job, loop, model_folder
 
 from ..conftest import Command
 
@@ -23,6 +23,12 @@ SMALL = (
 """Of the command ``train``, before the text: a step takes milliseconds."""
 FILES = {"config.json", "model.safetensors", "tokenizer.json", "training.json"}
 """What a finished training leaves."""
+
+
+@pytest.fixture(autouse=True)
+def _short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that has been trained in this process writes little: it took as long as training."""
+    monkeypatch.setattr(job, "SAMPLE_TOKENS", 20)
 
 
 @pytest.fixture
