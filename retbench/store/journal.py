@@ -40,6 +40,7 @@ _TYPES: dict[str, set[type[Any]]] = {column: {str} for column in COLUMNS} | {
 }  # fmt: skip
 _LEAST = {"seq_len": 0, "batch_size": 1, "block": 0, "process": -1, "trial": 0, "index": 0}
 _DIGEST = re.compile(rb',"sha256":"([0-9a-f]{64})"}$')
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _LINE_START = b'{"%s":"' % COLUMNS[0].encode()
 
 
@@ -151,22 +152,29 @@ def encode(rows: Sequence[Sample]) -> bytes:
     if problem is not None:
         raise ValueError(problem)
     ordered = ({column: row[column] for column in COLUMNS} for row in rows)  # type: ignore[literal-required]
-    lines = (json.dumps(row, separators=(",", ":"), allow_nan=False) for row in ordered)
+    lines = map(_ENCODER.encode, ordered)
     batch = "\n".join(lines).encode()
     return batch[:-1] + b',"sha256":"%s"}\n' % hashlib.sha256(batch).hexdigest().encode()
 
 
 def problem_of_batch(rows: Sequence[Sample]) -> str | None:
     """What keeps ``rows`` from being a batch, in a few words; None if nothing does."""
-    for row in rows:
-        problem = problem_of(row)
-        if problem is not None:
-            return f"not a sample: {problem}"
+    if not _all_samples(rows):
+        problem = next(filter(None, map(problem_of, rows)))
+        return f"not a sample: {problem}"
     if [is_status_row(row) for row in rows] != [False] * (len(rows) - 1) + [True]:
         return "a batch ends with its one status row"
     if len({sample_key(row) for row in rows}) != 1:
         return "a batch holds the rows of one cell in one block"
     return None
+
+
+def _all_samples(rows: Sequence[Any]) -> bool:
+    """Whether all rows are samples, asked of all at once."""
+    try:
+        return _problem_in(_transpose(rows)) is None
+    except (TypeError, KeyError, OverflowError):
+        return False
 
 
 def read(path: Path) -> Journal:
@@ -218,7 +226,7 @@ def _decode(path: Path, lines: list[bytes]) -> Columns:
     return columns if intact else _transpose(_decode_one_by_one(path, lines))
 
 
-def _transpose(rows: list[dict[str, Any]]) -> Columns:
+def _transpose(rows: Sequence[dict[str, Any]]) -> Columns:
     return {name: [row[name] for row in rows] for name in COLUMNS}
 
 
