@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,27 @@ Row = dict[str, Any]
 def published(name: str, models: int = 3) -> Callable[..., Run]:
     """Two blocks of a published run, of its first models, and of each series a few values."""
 
+    def write(path: Path, state: str = "finished") -> Run:
+        run, cells = _cut(name, models)
+        return rewritten(run, path, cells, state)
+
+    return write
+
+
+@cache
+def _cut(name: str, models: int) -> tuple[Run, list[list[Row]]]:
+    """A published run, and what :func:`published` keeps of its samples."""
+
     def kept(row: Row) -> bool:
         return (
             row["block"] < 2 and (row["trial"] or 0) < 3
             and (row["index"] is None or row["phase"] != "train" or row["index"] % 600 == 0)
         )  # fmt: skip
 
-    def write(path: Path, state: str = "finished") -> Run:
-        run = open_run(RESULTS / name)
-        named = [each["label"] for each in run.meta["plan"]["contenders"][:models]]
-        cells = [list(filter(kept, batch)) for batch in batches(run) if batch[0]["model"] in named]
-        return rewritten(run, path, cells, state)
-
-    return write
+    run = open_run(RESULTS / name)
+    named = [each["label"] for each in run.meta["plan"]["contenders"][:models]]
+    cells = [list(filter(kept, batch)) for batch in batches(run) if batch[0]["model"] in named]
+    return run, cells
 
 
 def batches(run: Run) -> list[list[Row]]:
