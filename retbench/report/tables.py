@@ -129,10 +129,21 @@ class Table:
             return self
         kept = [_short(column) if column.style == "verdict" else column for column in self.columns]
         table = replace(self, columns=kept)
-        while table.total() > width and len(kept) > self.grouped + 1:
-            ranks = [column.rank for column in kept]
-            del kept[len(ranks) - 1 - ranks[::-1].index(max(ranks))]
-            table = replace(self, columns=kept)
+        while table.total() > width and (count := len(table.columns)) > self.grouped + 1:
+            ranks = [column.rank for column in table.columns]
+            dropped = count - 1 - ranks[::-1].index(max(ranks))
+            table = table.only([i for i in range(count) if i != dropped])
+        return table
+
+    def only(self, kept: Sequence[int], **changes: Any) -> Table:
+        """The table with the columns at these places, whose texts are not made again.
+
+        Args:
+            kept: the places, in their order.
+            changes: other attributes to replace.
+        """
+        table = replace(self, columns=[self.columns[i] for i in kept], **changes)
+        vars(table)["cells"] = [tuple(cells[i] for i in kept) for cells in self.cells]
         return table
 
     def total(self) -> int:
@@ -168,9 +179,8 @@ class Table:
             return self
         said = [i for i in same if self.cells[0][i] != units.DASH]
         note = "; ".join(f"{self.columns[i].heading} {self.cells[0][i]}" for i in said)
-        return replace(
-            self,
-            columns=[column for i, column in enumerate(self.columns) if i not in same],
+        return self.only(
+            [i for i in range(len(self.columns)) if i not in same],
             notes=(*self.notes, f"in every row: {note}") if said else self.notes,
             noted=[self.columns[i].metric for i in said],
         )
