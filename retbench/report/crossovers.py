@@ -16,7 +16,7 @@ import pandas as pd
 from retbench import metrics
 from retbench.report import axes, terms, units
 from retbench.report.compare import NO_CLAIM
-from retbench.report.frames import by_block, column, groups, lookup, records
+from retbench.report.frames import by_block, column, groups, lookup
 from retbench.stats.crossover import Crossover, crossover
 
 if TYPE_CHECKING:
@@ -46,17 +46,18 @@ def crossovers(found: Summary) -> pd.DataFrame:
     if not found.configuration.get("compare_unfused"):
         along = along[along["unfused"] == ""]
     subject, *baselines = found.models
-    rows = []
     crossable = [tag for tag in metrics.compared() if metrics.METRICS[tag].crosses]
-    for metric, baseline in itertools.product(crossable, baselines):
-        own = along[(along["metric"] == metric) & (along["baseline"] == baseline)]
-        held = axes.held_at(own, "context", found.configuration)
-        for _, sweep in groups(own.assign(held=held), ["held"]):
+    order = list(itertools.product(crossable, baselines))
+    along = along[along["metric"].isin(crossable)]
+    along = along.assign(held=axes.held_at(along, "context", found.configuration))
+    sweeps = groups(along, ["metric", "baseline", "held"])
+    rows = []
+    for (metric, baseline, _), sweep in sorted(sweeps, key=lambda each: order.index(each[0][:2])):
+        crossed = crossing(sweep, found.ratios, found.meta)
+        if crossed is not None:
             sizes = sweep["batch_size"].unique()
-            crossed = crossing(sweep, found.ratios, found.meta)
-            if crossed is not None:
-                batch_size = sizes[0] if len(sizes) == 1 else None
-                rows.append((metric, subject, baseline, batch_size, *crossed))
+            batch_size = sizes[0] if len(sizes) == 1 else None
+            rows.append((metric, subject, baseline, batch_size, *crossed))
     return table(rows, COLUMNS)
 
 
@@ -85,15 +86,14 @@ def crossing(
         contexts have no value; then the shortest and the longest context, and the number of blocks.
     """
     finite = paired[np.isfinite(column(paired, "ratio"))]
-    known = by_block(finite, "seq_len", "ratio")
-    if known.shape[1] < 2:
+    contexts, known = by_block(finite, "seq_len", "ratio")
+    if len(contexts) < 2:
         return None
     verdict = lookup(ratios, ["metric", "baseline", "point"], "verdict")
-    said = {
-        row["seq_len"]: verdict.get((row["metric"], row["baseline"], row["point"]), "")
-        for row in records(finite.sort_values("seq_len"))
-    }
-    found = crossover(known.columns.to_numpy(), known.to_numpy(), 1 - terms.alpha(meta))
+    rows = (finite[name] for name in ("metric", "baseline", "point"))
+    at = dict(zip(finite["seq_len"], zip(*rows, strict=True), strict=True))
+    said = {size: verdict.get(at[size], "") for size in sorted(at)}
+    found = crossover(contexts, known, 1 - terms.alpha(meta))
     status: str = found.status
     reason = found.reason
     planned = sorted(meta["configuration"]["context"])
@@ -109,7 +109,7 @@ def crossing(
     claim: tuple[Any, ...] = (None, None, None, None)
     if status not in (NO_CLAIM, "unclear", "not seen"):
         claim = found.value, found.low, found.high, found.direction
-    return status, *claim, reason, known.columns.min(), known.columns.max(), found.n
+    return status, *claim, reason, int(contexts[0]), int(contexts[-1]), found.n
 
 
 def _others(said: Mapping[int, str], side: set[str], planned: Collection[int]) -> str:

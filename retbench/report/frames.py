@@ -91,12 +91,17 @@ def arrays(table: pd.DataFrame, keys: list[str], name: str) -> dict[tuple[Any, .
     return {key: values[rows] for key, rows in positions(table, keys).items()}
 
 
-def by_block(table: pd.DataFrame, columns: str, values: str = "value") -> pd.DataFrame:
-    """A row a block and a column for each of what stands in ``columns``; NaN where there is none.
+def by_block(table: pd.DataFrame, name: str, values: str = "value") -> tuple[Floats, Floats]:
+    """What stands in a column of numbers, each once, and a row a block of ``values``, one for each.
 
-    A block has one row of each.
+    A block has one row of each at most; NaN where it has none. The shapes are (numbers,) and
+    (blocks, numbers).
     """
-    return table.set_index(["block", columns])[values].unstack(columns)
+    blocks, row = np.unique(column(table, "block"), return_inverse=True)
+    numbers, place = np.unique(column(table, name), return_inverse=True)
+    found = np.full((len(blocks), len(numbers)), np.nan)
+    found[row, place] = column(table, values)
+    return numbers, found
 
 
 def in_blocks(processes: pd.DataFrame) -> dict[tuple[str, str, str], Floats]:

@@ -25,7 +25,16 @@ from retbench.config.plan import Point
 from retbench.metrics import METRICS
 from retbench.report import capacity, compare, crossovers, derive, efficiency, warnings
 from retbench.report import flags as flagging
-from retbench.report.frames import Floats, arrays, column, edges, groups, ordered, positions
+from retbench.report.frames import (
+    Floats,
+    arrays,
+    column,
+    edges,
+    groups,
+    ordered,
+    positions,
+    records,
+)
 from retbench.stats import intervals
 from retbench.store import Run
 
@@ -117,15 +126,19 @@ class Summary:
         """
         found = flagging.of_cells(self.kept, self.processes)
         rows = []
-        for key, group in groups(self.frame[self.frame["phase"] == "cell"], CELL):
-            failed = group[group["status"] != "ok"]
-            worst = "ok" if failed.empty else Counter(failed["status"]).most_common(1)[0][0]
-            causes = failed.loc[failed["status"] == worst, "cause"].dropna()
-            counts = Counter(flag for flags in group["flags"] for flag in flags)
+        ended = self.frame[self.frame["phase"] == "cell"]
+        cells = records(ended[["status", "cause", "flags"]])
+        for key, places in positions(ended, CELL).items():
+            group = [cells[place] for place in places]
+            failed = [cell for cell in group if cell["status"] != "ok"]
+            statuses = Counter(cell["status"] for cell in failed)
+            worst = statuses.most_common(1)[0][0] if failed else "ok"
+            causes = (cell["cause"] for cell in failed if cell["status"] == worst)
+            counts = Counter(flag for cell in group for flag in cell["flags"])
             flags = found.get((key[0], key[-1]), [])
             rows.append((
                 *key, worst, len(group) - len(failed), len(group),
-                None if causes.empty else causes.iloc[0],
+                next((cause for cause in causes if isinstance(cause, str)), None),
                 ", ".join([*flags, *(f"{flag} x{n}" for flag, n in sorted(counts.items()))]),
             ))  # fmt: skip
         table = pd.DataFrame(rows, columns=STATUS_COLUMNS)

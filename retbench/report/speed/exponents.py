@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import pandas as pd
 
 from retbench.config.plan import Axis
 from retbench.metrics import METRICS
 from retbench.report import axes, terms, units
-from retbench.report.frames import Row, by_block, groups, where
+from retbench.report.frames import Row, by_block, positions, records
 from retbench.report.summary import Summary
 from retbench.report.tables import Column, Table, name
 from retbench.stats.power_law import power_law
@@ -36,10 +38,14 @@ def table(summary: Summary, tags: Sequence[str]) -> Table:
         tags: the metrics, in the order of the rows.
     """
     frame = pd.DataFrame(fitted(summary, tags), columns=COLUMNS)
+    plain = summary.statuses[axes.is_plain(summary.points, summary.statuses)]
+    held = {axis: axes.held_at(plain, axis, summary.configuration) for axis in axes.COLUMN}
+    cells = (summary.cells[key] for key in ("metric", "model", "point"))
+    along = partial(_along, records(plain.assign(**held)), set(zip(*cells, strict=True)))
     columns = [
         name("Metric", lambda row: METRICS[row["metric"]].title),
         name("Model", "model"),
-        name("Along", partial(_along, summary)),
+        name("Along", along),
         Column("At", partial(_at, summary), style="name"),
         Column("Exponent", _exponent, rank=0),
         name("Growth", "word"),
@@ -60,17 +66,17 @@ def fitted(summary: Summary, tags: Sequence[str]) -> Iterator[Row]:
     if terms.is_smoke(summary.meta):
         return
     plain = summary.processes[axes.is_plain(summary.points, summary.processes)]
-    for tag in tags:
-        of_tag = plain[plain["metric"] == tag]
-        for model in summary.models:
-            own = of_tag[of_tag["model"] == model]
-            for axis in axes.COLUMN:
-                held_at = axes.held_at(own, axis, summary.configuration)
-                for (held,), along in groups(own.assign(held=held_at), ["held"]):
-                    fit = _fit(along, axis)
-                    if fit is not None:
-                        place = {"metric": tag, "model": model, "along": axis, "held": int(held)}
-                        yield place | fit
+    sweeps: dict[tuple[str, str], list[tuple[Axis, int, Any]]] = {}
+    for axis in axes.COLUMN:
+        held_at = plain.assign(held=axes.held_at(plain, axis, summary.configuration))
+        for (tag, model, held), rows in positions(held_at, ["metric", "model", "held"]).items():
+            sweeps.setdefault((tag, model), []).append((axis, int(held), rows))
+    numbers = plain[["block", *axes.COLUMN.values(), "value"]]
+    for tag, model in itertools.product(tags, summary.models):
+        for axis, held, rows in sweeps.get((tag, model), ()):
+            fit = _fit(numbers.iloc[rows], axis)
+            if fit is not None:
+                yield {"metric": tag, "model": model, "along": axis, "held": held} | fit
 
 
 def _at(summary: Summary, row: Row) -> str:
@@ -89,11 +95,10 @@ def _exponent(row: Row) -> str:
 
 
 def _fit(rows: pd.DataFrame, axis: Axis) -> Row | None:
-    if rows[axes.COLUMN[axis]].nunique() < LEAST_SIZES:
+    sizes, found = by_block(rows, axes.COLUMN[axis])
+    if len(sizes) < LEAST_SIZES:
         return None
-    found = by_block(rows, axes.COLUMN[axis])
-    sizes = found.columns.to_numpy(dtype=float)
-    law = power_law(sizes, found.to_numpy(dtype=float))
+    law = power_law(sizes, found)
     if law is None:
         return None
     exponent = law.exponent  # of a law that falls
@@ -113,14 +118,21 @@ def _word(low: float, high: float) -> str:
     return next(words, "")
 
 
-def _along(summary: Summary, row: Row) -> str:
-    """What a sweep varies, between which sizes, and at which of them there is no value."""
-    text = units.tokens if row["along"] == "context" else str
+def _along(planned: Sequence[Row], known: Collection[tuple[str, str, str]], row: Row) -> str:
+    """What a sweep varies, between which sizes, and at which of them there is no value.
+
+    Args:
+        planned: the plain cells, with what a sweep along each axis holds there.
+        known: metric, model and point of all that has a value.
+        row: of the table.
+    """
+    axis, model = row["along"], row["model"]
+    text = units.tokens if axis == "context" else str
     ends = " to ".join(map(text, (row["smallest"], row["largest"])))
-    own, column = where(summary.statuses, {"model": row["model"]}), axes.COLUMN[row["along"]]
-    own = own[axes.is_plain(summary.points, own)]
-    own = own[axes.held_at(own, row["along"], summary.configuration) == row["held"]]
-    cells = where(summary.cells, {"metric": row["metric"], "model": row["model"]})
-    known = set(own.loc[own["point"].isin(cells["point"]), column])
-    gaps = units.gaps(known, sorted(set(own[column])), text)
-    return ", ".join(filter(None, (row["along"], ends, gaps)))
+    points = {
+        cell[axes.COLUMN[axis]]: cell["point"]
+        for cell in planned
+        if cell["model"] == model and cell[axis] == row["held"]
+    }
+    found = {size for size, point in points.items() if (row["metric"], model, point) in known}
+    return ", ".join(filter(None, (axis, ends, units.gaps(found, sorted(points), text))))
