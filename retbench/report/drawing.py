@@ -70,7 +70,7 @@ def draw(figure: Figure, paper_in: float | None = None) -> tuple[Drawing, tuple[
         footer.set_color(theme.MUTED)
         taken += footer.get_window_extent().height / theme.DPI
     drawing.set_size_inches(size[0], size[1] + taken)
-    drawing.draw_without_rendering()
+    layout.execute(drawing)
     drawing.set_layout_engine(None)  # laid out once, for every format alike
     return drawing, tuple(notes)
 
