@@ -32,8 +32,17 @@ def edges(found: Estimate) -> tuple[float, float, float]:
 
 
 def records(table: pd.DataFrame) -> list[Row]:
-    """The rows as dictionaries."""
-    return cast(list[Row], table.to_dict("records"))
+    """The rows as dictionaries: those of ``table.to_dict("records")``, which takes far longer."""
+    columns = [_plain(table[name]) for name in table]
+    return [dict(zip(table, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _plain(values: pd.Series[Any]) -> list[Any]:
+    """The values of a column as plain Python, those of numpy among any objects too."""
+    found: list[Any] = values.tolist()
+    if values.dtype != object:
+        return found
+    return [each.item() if isinstance(each, np.generic) else each for each in found]
 
 
 def lookup(table: pd.DataFrame, keys: Sequence[str], name: str) -> dict[Any, Any]:
