@@ -188,10 +188,17 @@ def make_run(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeRu
         own = about.pop("models", {})
         models = {model: is_ | own.get(model, {}) for model, is_ in written.meta["models"].items()}
         shutil.copytree(written.path, path)
-        write_meta(path, written.meta | {"models": models} | about)
+        if about or own:
+            write_meta(path, written.meta | {"models": models} | about)
         return replace(written, path=path, meta=read_meta(path))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def summary(tmp_path_factory: pytest.TempPathFactory) -> Summary:
+    """That of the run that ``make_run()`` makes, for tests that only read it."""
+    return Summary(write_run(tmp_path_factory.mktemp("summary") / "run"))
 
 
 # A run in which a length, a batch and a single block have failed.

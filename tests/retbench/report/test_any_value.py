@@ -153,9 +153,9 @@ def test_a_build_s_date_keeps_no_figure_from_being_drawn(
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "x")
     run = make_run(blocks=1, trials=1, steps=1)
-    first = next(iter(report.content_of(run).figures()))
-    figures.write([first], run, run.path)
-    figures.write_for_print([first], run.path, 3.0)
+    least = min(report.content_of(run).figures(), key=lambda figure: len(figure.panels))
+    figures.write([least], run, run.path)
+    figures.write_for_print([least], run.path, 3.0)
     assert os.environ["SOURCE_DATE_EPOCH"] == "x"
 
 

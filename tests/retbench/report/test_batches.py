@@ -13,6 +13,7 @@ import pytest
 
 from retbench.cli.console import Console
 from retbench.report import capacity, content_of, summarise, write_tables
+from retbench.report.summary import Summary
 from retbench.suites.base import swept
 
 from .conftest import MakeRun
@@ -56,8 +57,8 @@ def test_where_none_fits_there_is_none() -> None:
     assert largest(ends) == (None, 1, "error", 4)
 
 
-def test_only_contexts_with_several_batch_sizes_count(make_run: MakeRun) -> None:
-    rows = summarise(make_run()).batches
+def test_only_contexts_with_several_batch_sizes_count(summary: Summary) -> None:
+    rows = summary.batches
     assert set(rows["seq_len"]) == {1024}
     assert list(rows["model"]) == ["retnet", "transformer", "transformer-gqa"]
 

@@ -6,16 +6,17 @@ import pytest
 
 from retbench.report import content_of, summarise
 from retbench.report.speed import exponents
+from retbench.report.summary import Summary
 
 from .conftest import MakeRun
 
 
 def test_an_exponent_is_fitted_to_each_block_and_has_a_word_where_it_is_whole(
-    make_run: MakeRun,
+    summary: Summary,
 ) -> None:
     found = {
         (row["metric"], row["model"], row["along"]): row
-        for row in exponents.fitted(summarise(make_run()), ("tpot_s", "state_bytes"))
+        for row in exponents.fitted(summary, ("tpot_s", "state_bytes"))
     }
     assert found["tpot_s", "retnet", "context"]["word"] == "constant"
     over_batch = found["tpot_s", "retnet", "batch"]  # the law is a square root

@@ -128,7 +128,7 @@ def test_a_figure_is_the_same_bytes_each_time_and_lists_what_it_shows(
 def test_for_print_there_are_the_same_pdfs_each_time_and_captions_in_latex(
     drawings: list[tuple[Figure, Drawing, str]], tmp_path: Path
 ) -> None:
-    found = [drawings[-1][0]]
+    found = [min((figure for figure, *_ in drawings), key=lambda figure: len(figure.panels))]
     one, two = (figures.write_for_print(found, tmp_path / name, 3.25) for name in "ab")
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
     pdf, captions = one

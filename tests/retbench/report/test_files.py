@@ -18,7 +18,7 @@ import pytest
 from retbench.report import (
     content_of,
     export,
-    figures,
+    figure_data,
     html,
     summarise,
     units,
@@ -199,12 +199,12 @@ def test_the_mean_over_a_generation_stands_beside_the_step(make_run: MakeRun) ->
     run = make_run(generation=True)
     content = content_of(run)
     write_tables(run, content)
-    shown = [f for f in content.figures() if f.name in ("tpot_context", "ratio_context")]
-    figures.write(shown, run, run.path / "plots")
-    tpot = json.loads((run.path / "plots" / "tpot_context.json").read_text())
-    assert {row["metric"] for row in tpot["shown"]} == {"tpot_s", "mean_tpot_s"}
-    ratio = json.loads((run.path / "plots" / "ratio_context.json").read_text())
-    assert {row["metric"] for row in ratio["shown"]} == {"tpot_s", "mean_tpot_s", "ttft_s"}
+    shown = {
+        figure.name: {row["metric"] for row in figure_data.sidecar(figure, [], [])["shown"]}
+        for figure in content.figures()
+    }
+    assert shown["tpot_context"] == {"tpot_s", "mean_tpot_s"}
+    assert shown["ratio_context"] == {"tpot_s", "mean_tpot_s", "ttft_s"}
     assert "Mean TPOT (ms)" in (run.path / "tables" / "cells.md").read_text()
     assert "{mean_tpot_s/retnet/context=8192,batch=1}" in (run.path / "numbers.tex").read_text()
 

@@ -12,18 +12,18 @@ import pytest
 
 from retbench.report import compare, summarise, terms, units, write_tables
 from retbench.report.speed.comparison import crossing
+from retbench.report.summary import Summary
 from retbench.stats.comparison import paired_centre
 
 from .conftest import AUDIT, CONTEXTS, FAILURES, MakeRun, ratio, step_s
 
 
-def test_ratios_are_paired_by_round_and_then_by_block_on_logs(make_run: MakeRun) -> None:
-    run = make_run()
-    frame = run.frame()
+def test_ratios_are_paired_by_round_and_then_by_block_on_logs(summary: Summary) -> None:
+    frame = summary.run.frame()
     rows = frame[(frame["metric"] == "tpot_s") & (frame["point"] == "context=4096,batch=1")]
     by_round = rows.set_index(["model", "block", "trial"])["value"]
     logs = np.log(by_round["retnet"] / by_round["transformer"]).groupby("block").agg(paired_centre)
-    found = ratio(summarise(run), "tpot_s", "transformer", 4096)
+    found = ratio(summary, "tpot_s", "transformer", 4096)
     assert found["value"] == pytest.approx(np.exp(logs.mean()))
     assert found["low"] < found["value"] < found["high"]
     assert found["n"] == 3
@@ -171,8 +171,8 @@ def test_memory_is_judged_by_the_margin_whatever_the_noise_of_times(make_run: Ma
     assert found["verdict"] == "smaller"
 
 
-def test_the_primary_family_holds_together_and_other_rows_for_themselves(make_run: MakeRun) -> None:
-    rows = summarise(make_run()).ratios
+def test_the_primary_family_holds_together_and_other_rows_for_themselves(summary: Summary) -> None:
+    rows = summary.ratios
     primary = rows[rows["primary"]]
     assert list(primary[["metric", "baseline", "point"]].itertuples(index=False, name=None)) == [
         (metric, baseline, "context=8192,batch=1")
@@ -210,8 +210,7 @@ def test_an_interrupted_run_that_had_looked_whether_to_stop_has_wider_intervals_
     assert terms.alpha(run.meta) == pytest.approx(0.04)
 
 
-def test_memory_ratios_have_words_of_their_own(make_run: MakeRun) -> None:
-    summary = summarise(make_run())
+def test_memory_ratios_have_words_of_their_own(summary: Summary) -> None:
     assert ratio(summary, "state_bytes", "transformer", 4096)["verdict"] == "smaller"
     assert ratio(summary, "state_bytes", "transformer", 512)["verdict"] == "equivalent"
     assert ratio(summary, "state_bytes", "transformer-gqa", 512)["verdict"] == "larger"

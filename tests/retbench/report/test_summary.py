@@ -8,18 +8,18 @@ import pytest
 
 from retbench.report import summarise
 from retbench.report.speed.inference import content
+from retbench.report.summary import Summary
 from retbench.stats import intervals
 
 from .conftest import FAILURES, MIB, PARAMETERS, MakeRun, cell
 from .samples import CEILINGS, PROVENANCE
 
 
-def test_a_value_is_the_median_of_process_medians_not_of_pooled_steps(make_run: MakeRun) -> None:
-    run = make_run()
-    frame = run.frame()
+def test_a_value_is_the_median_of_process_medians_not_of_pooled_steps(summary: Summary) -> None:
+    frame = summary.run.frame()
     rows = frame[(frame["metric"] == "tpot_s") & (frame["model"] == "retnet")]
     medians = rows[rows["point"] == "context=2048,batch=1"].groupby("process")["value"].median()
-    found = cell(summarise(run), "retnet", "tpot_s", 2048)
+    found = cell(summary, "retnet", "tpot_s", 2048)
     expected = intervals.estimate(medians.to_numpy())
     assert (found["value"], found["low"], found["high"]) == (
         expected.value, expected.low, expected.high,
@@ -28,16 +28,15 @@ def test_a_value_is_the_median_of_process_medians_not_of_pooled_steps(make_run: 
     assert found["samples"] == 36
 
 
-def test_percentiles_stand_only_where_the_samples_suffice(make_run: MakeRun) -> None:
-    found = cell(summarise(make_run()), "retnet", "tpot_s")  # 36 steps
+def test_percentiles_stand_only_where_the_samples_suffice(summary: Summary) -> None:
+    found = cell(summary, "retnet", "tpot_s")  # 36 steps
     assert math.isfinite(found["p90"])
     assert math.isnan(found["p95"])
 
 
 def test_a_rate_is_work_over_the_median_time_and_its_interval_is_turned_over(
-    make_run: MakeRun,
+    summary: Summary,
 ) -> None:
-    summary = summarise(make_run())
     time = cell(summary, "transformer", "tpot_s", batch=4)
     rate = cell(summary, "transformer", "decode_tokens_per_s", batch=4)
     assert rate["value"] == 4 / time["value"]
@@ -46,12 +45,11 @@ def test_a_rate_is_work_over_the_median_time_and_its_interval_is_turned_over(
     assert prefill["value"] == 4 * 1024 / cell(summary, "transformer", "ttft_s", batch=4)["value"]
 
 
-def test_memory_is_the_largest_process_with_the_range(make_run: MakeRun) -> None:
-    run = make_run()
-    frame = run.frame()
+def test_memory_is_the_largest_process_with_the_range(summary: Summary) -> None:
+    frame = summary.run.frame()
     rows = frame[(frame["metric"] == "prefill_peak_bytes") & (frame["model"] == "retnet")]
     values = rows.loc[rows["point"] == "context=1024,batch=1", "value"]
-    found = cell(summarise(run), "retnet", "prefill_peak_bytes")
+    found = cell(summary, "retnet", "prefill_peak_bytes")
     assert (found["value"], found["low"], found["high"]) == (
         values.max(), values.min(), values.max(),
     )  # fmt: skip
@@ -79,9 +77,8 @@ def test_a_prefill_is_bound_by_its_bytes_where_they_take_longer(make_run: MakeRu
 
 
 def test_utilisation_is_of_what_the_function_needs_or_of_what_its_form_computes(
-    make_run: MakeRun,
+    summary: Summary,
 ) -> None:
-    summary = summarise(make_run())
     share = cell(summary, "retnet", "prefill_matmul_share")["value"]
     time = cell(summary, "retnet", "ttft_s")["value"]
     assert share == pytest.approx(2 * PARAMETERS * 1024 / time / 2e11)
@@ -105,7 +102,8 @@ def test_mfu_takes_the_makers_peak_and_stands_only_where_it_is_known(
         provenance=PROVENANCE | {"gpu": {"name": name}},
     )
     summary = summarise(run)
-    titles = {column.title for table in content(run).tables for column in table.columns}
+    tables = content(run).tables
+    titles = {column.title for table in tables for column in table.columns}
     if peak is None:
         assert "prefill_mfu" not in set(summary.cells["metric"])
         assert not any("MFU" in title or "HFU" in title for title in titles)
@@ -113,7 +111,7 @@ def test_mfu_takes_the_makers_peak_and_stands_only_where_it_is_known(
         time = cell(summary, "retnet", "ttft_s")["value"]
         found = cell(summary, "retnet", "prefill_mfu")["value"]
         assert found == pytest.approx(2 * PARAMETERS * 1024 / time / peak)
-        notes = [note for table in content(run).tables for note in table.reading]
+        notes = [note for table in tables for note in table.reading]
         assert any(note.startswith("peak: 989 TFLOP/s in bfloat16 (NVIDIA H100") for note in notes)
         assert "Prefill MFU" in titles and "Prefill, share of matmul rate" not in titles
 
@@ -140,23 +138,21 @@ def test_a_failed_cell_keeps_its_analytic_bound(make_run: MakeRun) -> None:
 
 
 def test_setup_belongs_to_the_model_and_cold_start_is_the_first_of_a_process(
-    make_run: MakeRun,
+    summary: Summary,
 ) -> None:
-    setup = summarise(make_run()).setup.set_index(["model", "metric"])
+    setup = summary.setup.set_index(["model", "metric"])
     assert setup.loc[("retnet", "import_s"), "n"] == 3
     assert setup.loc[("retnet", "cold_start_s"), "value"] == pytest.approx(0.512)
 
 
-def test_a_step_says_how_much_of_it_is_not_bytes(make_run: MakeRun) -> None:
-    summary = summarise(make_run())
+def test_a_step_says_how_much_of_it_is_not_bytes(summary: Summary) -> None:
     time, bound = (cell(summary, "retnet", tag) for tag in ("tpot_s", "tpot_bound_s"))
     share = cell(summary, "retnet", "tpot_over_bound")
     assert share["value"] == pytest.approx(time["value"] / bound["value"])
     assert share["low"] == pytest.approx(time["low"] / bound["value"])
 
 
-def test_models_stand_in_the_order_of_the_plan(make_run: MakeRun) -> None:
-    summary = summarise(make_run())
+def test_models_stand_in_the_order_of_the_plan(summary: Summary) -> None:
     assert summary.models == ("retnet", "transformer", "transformer-gqa")
     assert tuple(dict.fromkeys(summary.cells["model"])) == summary.models
 
