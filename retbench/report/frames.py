@@ -33,8 +33,8 @@ def edges(found: Estimate) -> tuple[float, float, float]:
 
 def records(table: pd.DataFrame) -> list[Row]:
     """The rows as dictionaries: those of ``table.to_dict("records")``, which takes far longer."""
-    columns = [_plain(table[name]) for name in table]
-    return [dict(zip(table, row, strict=True)) for row in zip(*columns, strict=True)]
+    columns = {str(name): _plain(table[name]) for name in table}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _plain(values: pd.Series[Any]) -> list[Any]:
