@@ -86,7 +86,7 @@ def crossing(
         contexts have no value; then the shortest and the longest context, and the number of blocks.
     """
     finite = paired[np.isfinite(column(paired, "ratio"))]
-    contexts, known = by_block(finite, "seq_len", "ratio")
+    _, contexts, known = by_block(finite, "seq_len", "ratio")
     if len(contexts) < 2:
         return None
     verdict = lookup(ratios, ["metric", "baseline", "point"], "verdict")

@@ -100,17 +100,19 @@ def arrays(table: pd.DataFrame, keys: list[str], name: str) -> dict[tuple[Any, .
     return {key: values[rows] for key, rows in positions(table, keys).items()}
 
 
-def by_block(table: pd.DataFrame, name: str, values: str = "value") -> tuple[Floats, Floats]:
-    """What stands in a column of numbers, each once, and a row a block of ``values``, one for each.
+def by_block(
+    table: pd.DataFrame, name: str, values: str = "value"
+) -> tuple[Floats, Floats, Floats]:
+    """The blocks, what stands in a column of numbers, and in a row a block the value of each.
 
-    A block has one row of each at most; NaN where it has none. The shapes are (numbers,) and
-    (blocks, numbers).
+    A block has one row of each number at most; NaN where it has none. The shapes are (blocks,),
+    (numbers,) and (blocks, numbers), the first two ascending.
     """
     blocks, row = np.unique(column(table, "block"), return_inverse=True)
     numbers, place = np.unique(column(table, name), return_inverse=True)
     found = np.full((len(blocks), len(numbers)), np.nan)
     found[row, place] = column(table, values)
-    return numbers, found
+    return blocks, numbers, found
 
 
 def in_blocks(processes: pd.DataFrame) -> dict[tuple[str, str, str], Floats]:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from retbench.report.compare import NO_CLAIM
-from retbench.report.frames import EDGES, Floats, Row, edges, groups, ordered
+from retbench.report.frames import EDGES, Floats, Row, by_block, edges, groups, ordered
 from retbench.report.quality.trained import Trainings
 from retbench.report.terms import is_smoke
 from retbench.stats import quality
@@ -114,16 +114,18 @@ class Losses(Trainings):
             if (preset, model) not in documents:
                 continue
             tokens, sizes = documents[preset, model]
-            table = group.pivot_table(index="block", columns="index", values="value")
+            blocks, numbers, table = by_block(group, "index")
+            table, numbers = table[:, : len(tokens)], numbers[: len(tokens)]
             # A seed that lacks a document, as where its loss was not finite, says nothing of all.
-            table = table.reindex(columns=range(len(tokens))).dropna()
-            if table.empty:
+            known = ~np.isnan(table).any(axis=1)
+            if not np.array_equal(numbers, np.arange(len(tokens))) or not known.any():
                 continue
-            nats = table.to_numpy(dtype=np.float64)
+            # A column a document in memory: sums over documents depend on it in their last digit.
+            nats = np.asfortranarray(table[known])
             if group["metric"].iloc[0] in PER_TOKEN:
                 nats = nats * tokens
             found[str(preset), str(phase), int(length), str(model)] = Tested(
-                tuple(int(block) for block in table.index), nats, tokens, sizes,
+                tuple(map(int, blocks[known])), nats, tokens, sizes,
                 str(group["implementation"].iloc[0]),
             )  # fmt: skip
         return found

@@ -101,12 +101,12 @@ class Recall(Trainings):
         for baseline, place in itertools.product(baselines, places):
             if (subject, *place) not in by_model or (baseline, *place) not in by_model:
                 continue
-            both = by_model[subject, *place].merge(
-                by_model[baseline, *place], on="block", suffixes=("", "_other")
-            )
-            if both.empty:  # no seed of which both have answers
+            here, there = (by_model[model, *place] for model in (subject, baseline))
+            _, own, its = np.intersect1d(here["block"], there["block"], return_indices=True)
+            if not len(own):  # no seed of which both have answers
                 continue
-            right, other, asked = (column(both, n) for n in ("correct", "correct_other", "answers"))
+            right, asked = (column(here, name)[own] for name in ("correct", "answers"))
+            other = column(there, "correct")[its]
             found = quality.accuracy_difference(right, other, asked)
             rows.append(dict(zip((*PLACE, *EDGES), (*place, *edges(found)), strict=True)) | {
                 "subject": subject, "baseline": baseline, "n": found.n, "verdict": NO_CLAIM,

@@ -95,7 +95,7 @@ def _exponent(row: Row) -> str:
 
 
 def _fit(rows: pd.DataFrame, axis: Axis) -> Row | None:
-    sizes, found = by_block(rows, axes.COLUMN[axis])
+    _, sizes, found = by_block(rows, axes.COLUMN[axis])
     if len(sizes) < LEAST_SIZES:
         return None
     law = power_law(sizes, found)
