@@ -38,11 +38,14 @@ def records(table: pd.DataFrame) -> list[Row]:
 
 
 def _plain(values: pd.Series[Any]) -> list[Any]:
-    """The values of a column as plain Python, those of numpy among any objects too."""
+    """The values of a column as plain Python, those of numpy among any objects too; NA is None."""
     found: list[Any] = values.tolist()
-    if values.dtype != object:
+    if isinstance(values.dtype, np.dtype) and values.dtype != object:
         return found
-    return [each.item() if isinstance(each, np.generic) else each for each in found]
+    return [
+        None if each is pd.NA else each.item() if isinstance(each, np.generic) else each
+        for each in found
+    ]
 
 
 def lookup(table: pd.DataFrame, keys: Sequence[str], name: str) -> dict[Any, Any]:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure as Drawing
 from retbench import api, report
 from retbench.config.plan import Contender, Point
 from retbench.errors import EXIT_FAILED, UserError
-from retbench.report import drawing, figures, theme, units
+from retbench.report import drawing, figures, frames, theme, units
 from retbench.report.figure import FAILURES, Axis, Figure, Panel
 from retbench.report.marks import Marks
 from retbench.report.speed.comparison import crossing
@@ -123,16 +123,40 @@ def test_a_crossover_says_at_which_lengths_there_is_no_value(make_run: MakeRun) 
     assert "no value at 1k" in crossing(rows.iloc[0].to_dict())
 
 
-@pytest.mark.parametrize("first", ["theme", "quality.scaling", "claims.page"])
-def test_figures_need_no_backend_that_a_notebook_names(first: str) -> None:
-    line = [
-        sys.executable,
-        "-c",
-        f"import retbench.report.{first}, os; print(os.environ['MPLBACKEND'])",
-    ]
-    named = {"MPLBACKEND": "nowhere-to-be-found"}
+FIRST = """
+import importlib, os, sys
+import pandas  # takes the most time, and is not what is asked about
+assert "matplotlib" not in sys.modules
+for name in sys.argv[1:]:
+    if not (child := os.fork()):
+        importlib.import_module(f"retbench.report.{name}")
+        print(os.environ["MPLBACKEND"], flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, name
+"""
+
+
+def test_figures_need_no_backend_that_a_notebook_names() -> None:
+    modules = ("theme", "quality.scaling", "claims.page")  # each the first that is imported
+    named = {"MPLBACKEND": "nowhere-to-be-found", "PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-c", FIRST, *modules]
     ended = subprocess.run(line, env=os.environ | named, capture_output=True, text=True)
-    assert (ended.stdout.strip(), ended.returncode) == (named["MPLBACKEND"], 0), ended.stderr
+    said = [named["MPLBACKEND"]] * len(modules)
+    assert (ended.stdout.split(), ended.returncode) == (said, 0), ended.stderr
+
+
+def test_rows_are_plain_python_whatever_a_column_holds() -> None:
+    table = pd.DataFrame({
+        "whole": [1, 2], "real": [0.5, np.nan], "text": ["a", "b"], "truth": [True, False],
+        "some": pd.array([3, None], dtype="Int64"), "kind": pd.Categorical(["x", "y"]),
+        "any": pd.Series([np.int64(4), None], dtype=object), "list": [[], ["flag"]],
+    })  # fmt: skip
+    found = frames.records(table)
+    assert str(found) == str(table.to_dict("records"))  # NaN is equal to nothing
+    assert [type(value) for value in found[0].values()] == [
+        int, float, str, bool, int, str, int, list
+    ]  # fmt: skip
+    assert frames.records(table.iloc[:0]) == []
 
 
 def test_settings_that_matplotlib_cannot_read_are_an_error_of_the_user(
