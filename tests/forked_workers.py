@@ -2,104 +2,112 @@
 
 For runs in turns, whose workers need processes of their own: what several models set for a whole
 process, such as which attention may run, they would set for each other. A fresh interpreter spends
-three seconds of the processor on its imports; a fork none. Tests of how a worker starts, is
-watched, fails and ends have fresh ones. A process that uses a GPU cannot be forked.
+three seconds of the processor on its imports; a fork none. Tests of what a fresh one imports and
+finds in its environment have fresh ones. A process that uses a GPU cannot be forked.
 """
 
 from __future__ import annotations
 
-import math
+import gc
 import os
+import runpy
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 import torch
 
-from retbench.machine.interrupts import Interrupts
-from retbench.machine.memory import oom_kills
-from retbench.workers import worker as worker_process
-from retbench.workers.process import PARENT, Worker
+from retbench.workers.__main__ import _FIXED
 
-_POLL_S = 0.005
+Words = Sequence[str | Path]
 
 
-class WorkerForked(Worker):
-    """A worker process as the runner has it, begun where the imports are done."""
+class Forked(subprocess.Popen[Any]):
+    """A Python program in a fork of this process; any other program as ever.
+
+    Args:
+        args: a function; ``[sys.executable, FLAG, ..., FILE or "-m", MODULE, WORD, ...]``; or what
+            else ``subprocess.Popen`` takes.
+        env: its environment variables; this process's where None.
+        more: as of ``subprocess.Popen``.
+    """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], interrupts: Interrupts
+        self,
+        args: Callable[[], object] | Words,
+        *,
+        env: Mapping[str, str] | None = None,
+        **more: Any,
     ) -> None:
-        self._interrupts = interrupts
-        self._buffer, self._late = bytearray(), 0
-        self._timeout_s, self._deadline = 0.0, math.inf
-        self._oom_kills = oom_kills()
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
-        self._socket, theirs = socket.socketpair()
-        variables = {**environment, PARENT: str(os.getpid())}
-
-        def work() -> None:
-            self._socket.close()
-            os.setsid()
-            os.dup2(theirs.fileno(), 0)
-            for stream in (1, 2):
-                os.dup2(self._log.fileno(), stream)
-            os.environ.update(variables)
-            worker_process.main()
-
-        self._process = Fork(work)  # type: ignore[assignment]
-        theirs.close()
+        if callable(args):
+            more["preexec_fn"] = partial(_be, args, env)
+            args = ["a fork"]
+        elif args[0] == sys.executable:
+            more["preexec_fn"] = partial(_be, partial(_run, args[1:]), env)
+        super().__init__(args, env=env, **more)
 
 
-class Fork:
-    """A forked process, with what is asked of a ``subprocess.Popen``."""
-
-    def __init__(self, work: Callable[[], object]) -> None:
-        self._code: int | None = None
-        self.pid = os.fork()
-        if self.pid == 0:
-            _be(work)
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Its exit status, or minus the signal that ended it."""
-        until = math.inf if timeout is None else time.monotonic() + timeout
-        while self._code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self._code = os.waitstatus_to_exitcode(status)
-            elif time.monotonic() > until:
-                raise subprocess.TimeoutExpired("a fork", timeout or 0.0)
-            else:
-                time.sleep(_POLL_S)
-        return self._code
-
-
-def _be(work: Callable[[], object]) -> NoReturn:
-    """Be the fork: without the parent's signal handlers and captured streams, to the end."""
+def _be(work: Callable[[], object], env: Mapping[str, str] | None) -> NoReturn:
+    """Be the process, whose standard streams and folder are set, to its end."""
     status = 1
     try:
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
         sys.stdout, sys.stderr = (os.fdopen(stream, "w", closefd=False) for stream in (1, 2))
+        gc.freeze()  # no fork need search what is imported for garbage, and thereby copy it
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _let_go_of_files()
+        if env is not None:
+            os.environ.clear()
+            os.environ.update(env)
+        os.environ[_FIXED] = "1"  # with others it would begin anew
         work()
         status = 0
     except SystemExit as ended:
-        status = ended.code if isinstance(ended.code, int) else ended.code is not None
+        if isinstance(ended.code, int):
+            status = ended.code
+        elif ended.code is None:
+            status = 0
+        else:
+            print(ended.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def _let_go_of_files() -> None:
+    """As a program's start does, upon which Popen returns; who writes to a file writes nowhere."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number > 2 and number != nowhere:
+            os.dup2(nowhere, number, inheritable=False)
+
+
+def _run(words: Words) -> None:
+    """Run a program by the words of its command line behind ``python``."""
+    flags = list(takewhile(("-P", "-S", "-u").__contains__, words))
+    program, *more = (str(word) for word in words[len(flags) :])
+    sys.argv = [program, *more]
+    warnings.simplefilter("ignore", RuntimeWarning)  # runpy's, of what is imported already
+    if program == "-m":
+        sys.argv = more
+        runpy.run_module(more[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.path[:0] = [] if "-P" in flags else [str(Path(program).parent)]
+        runpy.run_path(program, run_name="__main__")
 
 
 @contextmanager
@@ -111,5 +119,5 @@ def forked_workers() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("retbench.suites.cell.SLICE_S", 1e-3)
         if not torch.cuda.is_available():
-            patch.setattr("retbench.engine.runner.Worker", WorkerForked)
+            patch.setattr("subprocess.Popen", Forked)
         yield patch

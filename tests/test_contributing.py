@@ -14,7 +14,7 @@ from retbench.cli.app import main
 from retbench.store import Run
 
 from .conftest import RANKS, SLOW
-from .forked_workers import Fork, forked_workers
+from .forked_workers import Forked, forked_workers
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text()
@@ -43,7 +43,7 @@ def follow(heading: str, folder: Path) -> Run:
             patch.setattr("retbench.report.write_plots", lambda run, content=None: [])
             main(words)
 
-    assert Fork(run).wait() == 0  # what is registered there is unknown here
+    assert Forked(run).wait() == 0  # what is registered there is unknown here
     found = retbench.open_run(str(folder / "run"))
     assert set(found.statuses()["status"]) == {"ok"}
     return found

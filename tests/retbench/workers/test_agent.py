@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import socket
@@ -28,8 +29,11 @@ from retbench.workers import agent
 from retbench.workers.agent import Nodes
 from retbench.workers.process import Message, Worker, WorkerFailure
 
+from ...forked_workers import forked_workers
+
 Ended = subprocess.CompletedProcess[str]
 LIMIT_S = 400.0
+HANDLER = "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler"
 BRIEF = (str(Path(__file__).parents[2] / "brief.py"),)
 KINDS = ("ddp", "fsdp")
 SMALL, BASE = "context=32,batch=2", "context=32,batch=4"
@@ -89,17 +93,36 @@ def words(out: str, batch: str, kind: str = "ddp", *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def environment(folder: Path, dies: str = "") -> dict[str, str]:
-    """Of a command; its processes are known by the mark."""
+def environment(dies: str = "") -> dict[str, str]:
     path = os.pathsep.join(sys.path)
-    own = {"DIES": dies, "MARK": str(folder), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    return os.environ | own
+    return os.environ | {"DIES": dies, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def _imported() -> None:
+    """What the forks would each import; torch's compiler is what an optimizer asks for."""
+    for name in ("torch._dynamo", "retbench.distributed.torch_group", HANDLER):
+        importlib.import_module(name)
+
+
+@pytest.fixture
+def _forks(_imported: None) -> Iterator[None]:
+    with forks():
+        yield
+
+
+@contextlib.contextmanager
+def forks() -> Iterator[None]:
+    """Commands, agents and workers that begin in this context are forks."""
+    with forked_workers() as patch:
+        patch.setattr(f"{HANDLER}.Popen", subprocess.Popen)
+        yield
 
 
 def begin(folder: Path, line: list[str], dies: str = "", *program: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *(program or BRIEF), *line],
-        cwd=folder, env=environment(folder, dies), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        cwd=folder, env=environment(dies), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True,
     )  # fmt: skip
 
@@ -112,15 +135,12 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def left(folder: Path) -> list[int]:
-    """The processes with a folder's mark that have not ended."""
+    """The other processes that are in a folder and have not ended."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
-        try:
-            marked = f"MARK={folder}\0".encode() in (process / "environ").read_bytes()
-        except OSError:
-            continue
-        if marked and process.name != str(os.getpid()):
-            found.append(int(process.name))
+        with contextlib.suppress(OSError):
+            if (process / "cwd").readlink() == folder and process.name != str(os.getpid()):
+                found.append(int(process.name))
     return found
 
 
@@ -134,7 +154,7 @@ def unused_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def ended(folder: Path) -> dict[str, Ended]:
+def ended(folder: Path, _imported: None) -> dict[str, Ended]:
     """Runs side by side, in which ranks misbehave: one of one machine, one of two."""
     address = f"127.0.0.1:{unused_port()}"
     machines = [
@@ -151,7 +171,7 @@ def ended(folder: Path) -> dict[str, Ended]:
         "second": (words("second", "2,6", "ddp", *machines[1]), "3@1:SIGKILL"),
     }
     found = {}
-    with ExitStack() as stack:
+    with forks(), ExitStack() as stack:
         running = {}
         for name, command in commands.items():
             running[name] = stack.enter_context(begin(folder, *command))
@@ -249,6 +269,7 @@ def test_the_report_says_what_the_processes_gain(runs: dict[str, Run], kind: str
     assert f"2 processes ({kind})" in content.stamp[0]
 
 
+@pytest.mark.usefixtures("_forks")
 def test_a_ctrl_c_ends_all_processes_and_the_run_continues_by_its_folder(folder: Path) -> None:
     with begin(folder, words("stopped", "2,8")) as process:
         wait_until(lambda: len(left(folder)) >= 4)  # the command, the agent and two workers
@@ -275,7 +296,7 @@ def configuration(folder: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
 def group(
     folder: Path, configuration: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Worker]:
-    for name, setting in environment(folder, "1@1:SIGSTOP").items():
+    for name, setting in environment("1@1:SIGSTOP").items():
         monkeypatch.setenv(name, setting)
     program = agent.command(configuration, agent.ONE_NODE, workers.WORKER_COMMAND)
     with Interrupts() as interrupts, Worker(program, workers.variables(1), interrupts) as running:
@@ -308,6 +329,7 @@ def test_a_rank_that_hangs_is_not_waited_for_and_ends(
     assert left(folder) == []
 
 
+@pytest.mark.usefixtures("_forks")
 def test_all_die_with_a_parent_that_is_killed(folder: Path, group: Worker) -> None:
     wait_until(lambda: len(left(folder)) == 3)
     os.kill(group._process.pid, signal.SIGKILL)  # whose children the workers are
