@@ -121,3 +121,13 @@ def forked_workers() -> Iterator[pytest.MonkeyPatch]:
         if not torch.cuda.is_available():
             patch.setattr("subprocess.Popen", Forked)
         yield patch
+
+
+@contextmanager
+def forked_agents() -> Iterator[None]:
+    """Agents of torchrun, too, that begin in this context have such workers."""
+    from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+
+    with forked_workers() as patch:
+        patch.setattr(subprocess_handler, "Popen", subprocess.Popen)
+        yield

@@ -18,6 +18,8 @@ from retbench.config.plan import Contender, Plan, Point
 from retbench.suites.inference import InferenceConfig
 from retbench.suites.session import Rows
 
+from ..forked_workers import forked_workers
+
 HERE = Path(__file__).parent
 
 CONFIG = InferenceConfig(
@@ -168,9 +170,10 @@ def forked() -> Callable[..., list[list[Outcome]]]:
     def run(programs: Iterable[list[Any]], folder: Path | None = None) -> list[list[Outcome]]:
         line = [sys.executable, str(HERE / "forked.py"), json.dumps(list(programs), default=str)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-        ended = subprocess.run(
-            line, capture_output=True, text=True, env=environment, cwd=folder, timeout=300
-        )
+        with forked_workers():
+            ended = subprocess.run(
+                line, capture_output=True, text=True, env=environment, cwd=folder, timeout=300
+            )
         assert ended.returncode == 0, ended.stderr
         return [[Outcome(*each) for each in ranks] for ranks in json.loads(ended.stdout)]
 

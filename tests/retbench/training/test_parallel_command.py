@@ -17,6 +17,8 @@ import retbench
 from retbench.machine.host import cuda_available
 from retbench.training import model_folder
 
+from ...forked_workers import forked_agents
+
 ROUNDING = 1e-6  # of losses in float32, as in test_ranks.py
 KINDS = ("ddp", "fsdp")
 LIMIT_S = 250
@@ -92,10 +94,11 @@ def torchrun(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    return subprocess.run(
-        [*line, "-m", "retbench", *words], cwd=folder, env=environment, capture_output=True,
-        text=True, timeout=LIMIT_S,
-    )  # fmt: skip
+    with forked_agents():
+        return subprocess.run(
+            [*line, "-m", "retbench", *words], cwd=folder, env=environment, capture_output=True,
+            text=True, timeout=LIMIT_S,
+        )  # fmt: skip
 
 
 def curve(folder: Path) -> tuple[list[int], list[float], list[float]]:

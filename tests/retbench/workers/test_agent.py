@@ -29,11 +29,10 @@ from retbench.workers import agent
 from retbench.workers.agent import Nodes
 from retbench.workers.process import Message, Worker, WorkerFailure
 
-from ...forked_workers import forked_workers
+from ...forked_workers import forked_agents
 
 Ended = subprocess.CompletedProcess[str]
 LIMIT_S = 400.0
-HANDLER = "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler"
 BRIEF = (str(Path(__file__).parents[2] / "brief.py"),)
 KINDS = ("ddp", "fsdp")
 SMALL, BASE = "context=32,batch=2", "context=32,batch=4"
@@ -101,21 +100,13 @@ def environment(dies: str = "") -> dict[str, str]:
 @pytest.fixture(scope="module")
 def _imported() -> None:
     """What the forks would each import; torch's compiler is what an optimizer asks for."""
-    for name in ("torch._dynamo", "retbench.distributed.torch_group", HANDLER):
+    for name in ("torch._dynamo", "retbench.distributed.torch_group"):
         importlib.import_module(name)
 
 
 @pytest.fixture
 def _forks(_imported: None) -> Iterator[None]:
-    with forks():
-        yield
-
-
-@contextlib.contextmanager
-def forks() -> Iterator[None]:
-    """Commands, agents and workers that begin in this context are forks."""
-    with forked_workers() as patch:
-        patch.setattr(f"{HANDLER}.Popen", subprocess.Popen)
+    with forked_agents():
         yield
 
 
@@ -171,7 +162,7 @@ def ended(folder: Path, _imported: None) -> dict[str, Ended]:
         "second": (words("second", "2,6", "ddp", *machines[1]), "3@1:SIGKILL"),
     }
     found = {}
-    with forks(), ExitStack() as stack:
+    with forked_agents(), ExitStack() as stack:
         running = {}
         for name, command in commands.items():
             running[name] = stack.enter_context(begin(folder, *command))
