@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ...forked_workers import Forked
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 FIRST, SECOND, THIRD = (f"context={n},batch=1" for n in (16, 32, 64))
@@ -33,7 +35,7 @@ def statuses(run: Any, model: str = "retnet") -> list[str]:
 
 def start(out: Path, *words: str, cell_s: float = 0.02, **environment: str) -> Any:
     """Start a run in a process of its own."""
-    return subprocess.Popen(
+    return Forked(
         [sys.executable, str(HERE.parent / "drive.py"), str(out), *words],
         env={**os.environ, "PYTHONPATH": str(ROOT), "FAKE_WORKER_S": str(cell_s), **environment},
         stderr=subprocess.PIPE,

@@ -27,6 +27,8 @@ from retbench.errors import UserError
 from retbench.store import Known, open_run, read_meta, write_meta
 from retbench.store.merge import Part
 
+from ...forked_workers import Forked
+
 submitit = pytest.importorskip("submitit")
 pytestmark = pytest.mark.usefixtures("importable")
 
@@ -276,7 +278,7 @@ def test_what_a_job_left_may_be_seen_later(
 
 def start(out: Path, *words: str, cell_s: float) -> Any:
     """Start a run over Slurm in a process of its own."""
-    return subprocess.Popen(
+    return Forked(
         [sys.executable, str(HERE.parent / "drive.py"), str(out), "slurm", *words],
         env={**os.environ, "FAKE_WORKER_S": str(cell_s)},
         stderr=subprocess.PIPE,

@@ -21,6 +21,7 @@ from retbench.training.checkpointing import Checkpoints, latest
 from retbench.training.loop import Record, Training, train
 from retbench.training.step import make_optimizer
 
+from ...forked_workers import Forked
 from ..full_disk import full_disk
 
 
@@ -76,7 +77,7 @@ def test_a_stopped_training_continues_bit_for_bit(
 def test_a_killed_training_continues_bit_for_bit(small: ModuleType, tmp_path: Path) -> None:
     undisturbed, expected = trained(small)
     line = [sys.executable, small.__file__, str(tmp_path / "kept")]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
+    with Forked(line, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for step in process.stdout:
             if int(step) >= 10:

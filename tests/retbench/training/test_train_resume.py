@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -22,36 +21,30 @@ from retbench.machine import host
 from retbench.training import job, model_folder
 from retbench.training.step import Step
 
+from ...forked_workers import Forked
 from .conftest import FILES, SMALL, Command, curve, record_of
 
-# A training that is killed when it tells of its 7th step, with a checkpoint behind it.
-_KILLED = """
-import os, signal
-from retbench.cli.app import main
-from retbench.cli.training_display import TrainingDisplay
 
-def record(self, record):
-    if record.step == 7:
-        os.kill(os.getpid(), signal.SIGKILL)
+def killed(*words: str | Path) -> None:
+    """Run a command in another process, killed at its 7th step, with a checkpoint behind it."""
 
-TrainingDisplay.record = record
-main()
-"""
+    def record(self: TrainingDisplay, record: Any) -> None:
+        if record.step == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
 
+    def work() -> None:
+        TrainingDisplay.record = record  # type: ignore[method-assign]
+        main([str(word) for word in words])
 
-def killed(text: Path, out: Path, *more: str) -> None:
-    """Train in another process, until a signal ends it."""
-    line = [sys.executable, "-c", _KILLED, "train", *SMALL, text, "--out", out, *more]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    ended = subprocess.run(line, env=environment, stdout=subprocess.DEVNULL, timeout=120)
-    assert ended.returncode == -signal.SIGKILL
+    ended = Forked(work, stdout=subprocess.DEVNULL)
+    assert ended.wait(timeout=120) == -signal.SIGKILL
 
 
 def test_a_killed_training_resumes_to_the_same_model(
     command: Command, text: Path, tmp_path: Path
 ) -> None:
     more = ("--steps", "12", "--eval-every", "5")
-    killed(text, tmp_path / "run", *more)
+    killed("train", *SMALL, text, "--out", tmp_path / "run", *more)
     assert record_of(tmp_path / "run")["state"] == "running"
     assert not (tmp_path / "run" / "model.safetensors").exists()
     ended = command("generate", "run", "--prompt", "the ", "--tokens", "5")
@@ -69,12 +62,9 @@ def test_every_session_is_on_record_though_it_is_killed(
     command: Command, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    killed(text, run, "--steps", "12", "--eval-every", "5")
+    killed("train", *SMALL, text, "--out", run, "--steps", "12", "--eval-every", "5")
     monkeypatch.setenv("MKL_VERBOSE", "0")  # which the second session alone has
-    resumed = [sys.executable, "-c", _KILLED, "train", "--resume", "--out", run]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    ended = subprocess.run(resumed, env=environment, stdout=subprocess.DEVNULL, timeout=120)
-    assert ended.returncode == -signal.SIGKILL
+    killed("train", "--resume", "--out", run)
     assert record_of(run)["state"] == "running"
     (second,) = record_of(run)["resumed"]
     assert second["environment"]["MKL_VERBOSE"] == "0"
