@@ -18,6 +18,7 @@ import time
 import traceback
 from pathlib import Path
 
+import functorch.compile  # noqa: F401 (torch.compile does)
 import torch._dynamo  # noqa: F401 (every optimizer does at its first step)
 from torch.distributed import TCPStore
 
