@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -13,32 +12,6 @@ import torch
 DEVICES: list[object] = ["cpu"] if os.environ.get("TRITON_INTERPRET") == "1" else []
 if torch.cuda.is_available():
     DEVICES.append(pytest.param("cuda", marks=pytest.mark.gpu))
-
-
-@pytest.fixture(scope="package", autouse=True)
-def _quicker_interpreter() -> Iterator[None]:
-    """Spare Triton's interpreter a quarter of its time, of which nothing comes.
-
-    Without ``debug`` it reckons whether each sum of integers overflows and drops the answer. Before
-    each call of a function in a kernel it replaces what Triton's language gives that: the kernel's
-    launch has done so, but for what Triton's own functions use, which stays replaced from then on.
-    """
-    from triton.runtime import interpreter
-
-    first, readied = interpreter.InterpretedFunction.__call__, set()
-
-    def call(self: Any, *arguments: Any, **named: Any) -> Any:
-        if self.fn in readied:
-            return self.rewrite()(*arguments, **named)
-        readied.add(self.fn)
-        return first(self, *arguments, **named)
-
-    options = interpreter.InterpreterOptions(sanitize_overflow=False)
-    assert not options.debug
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(interpreter.InterpretedFunction, "__call__", call)
-        patch.setattr(interpreter.interpreter_builder, "options", options)
-        yield
 
 
 @pytest.fixture(params=DEVICES)
