@@ -91,7 +91,7 @@ def _be(work: Callable[[], object], env: Mapping[str, str] | None) -> NoReturn:
 def _let_go_of_files() -> None:
     """As a program's start does, upon which Popen returns; who writes to a file writes nowhere."""
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for number in map(int, os.listdir("/proc/self/fd")):
+    for number in map(int, os.listdir("/dev/fd")):
         if number > 2 and number != nowhere:
             os.dup2(nowhere, number, inheritable=False)
 
