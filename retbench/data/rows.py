@@ -151,7 +151,7 @@ def _delimited(content: Content, key: str) -> Iterator[tuple[str, str]]:
     csv.field_size_limit(sys.maxsize)
     header, lines = next(content.lines(), ""), content.lines()
     delimiter = "\t" if content.suffix in _TABBED else _delimiter(header)
-    if content.suffix not in _TABBED:
+    if delimiter != "\t":
         lines = _unpadded(lines, delimiter)
     reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
     try:

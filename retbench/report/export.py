@@ -25,7 +25,7 @@ import pandas as pd
 
 from retbench.report import terms, units
 from retbench.report.content import Content
-from retbench.report.frames import Row, edges_of
+from retbench.report.frames import Row, edges_of, records
 from retbench.report.tables import Table
 from retbench.store import folder_name
 from retbench.store.files import write_text
@@ -87,7 +87,7 @@ def _written(path: Path, text: str) -> Path:
 
 def numbers(content: Content) -> dict[str, list[Row]]:
     """The rows of every table by its name, unrounded; None where there is no number."""
-    return {table.name: units.plain(table.frame.to_dict("records")) for table in content.tables}
+    return {table.name: units.plain(records(table.frame)) for table in content.tables}
 
 
 def document(content: Content, files: Sequence[Path]) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def citations(tables: Sequence[Table]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for table in tables:
-        for row in table.frame.to_dict("records") if table.cited else ():
+        for row in records(table.frame) if table.cited else ():
             ids = [str(row[name]) for name in table.ids if not pd.isna(row[name])]
             for name, quantity in table.cited.items():
                 key = "/".join([quantity, *ids] if quantity else ids)

@@ -154,6 +154,9 @@ class _Worker:
         if any(self._ranks.all_gather(_text_of(config) != message["data"])):
             self._say("text changed")
             return
+        # What has been imported stays; else each cell would search it for garbage several times.
+        gc.collect()
+        gc.freeze()
         started = time.perf_counter()
         session = open_session(
             config, contender, message["block"], message["process"], message.get("ceilings"),
@@ -245,9 +248,6 @@ def open_session(
     options = suite.model_options(config)
     measurer.load(config)
     device = torch.device(ranks.device(config.device))
-    # What has been imported stays; else each cell would search it for garbage several times.
-    gc.collect()
-    gc.freeze()
     meter = meter_of(config.device)
     with meter.exact():
         subject = measurer.build(config, contender, options, device)
